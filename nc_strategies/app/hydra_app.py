@@ -1,0 +1,100 @@
+"""The Hydra application; a module of its own so that launchers which start other processes can import it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from nc_strategies.app import status
+from nc_strategies.config import MetricsConfig, RunConfig
+from nc_strategies.registry import registry
+
+statuses: list[int] = []
+"""Exit statuses of the jobs of this process."""
+
+
+def conf_dir() -> Path:
+    """The configuration tree: in the package when installed from a wheel, else beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for place in (package / "conf", package.parent / "conf"):
+        if (place / "config.yaml").is_file():
+            return place
+    raise FileNotFoundError("nc_strategies: the configuration tree is missing from the installation")
+
+
+class PluginConfigs(SearchPathPlugin):
+    """Puts the configuration of third-party packages on Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """See Hydra's `SearchPathPlugin`."""
+        for name, path in registry().config_paths():
+            search_path.append(f"nc_strategies.{name}", path)
+
+
+def publish() -> None:
+    """Give Hydra the schemas of all components."""
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=RunConfig, provider="nc_strategies")
+    store.store(group="schema/metrics", name="base", node=MetricsConfig, provider="nc_strategies")
+    for (kind, name), component in registry().components.items():
+        if component.schema is not None:
+            store.store(group=f"schema/{kind}", name=name, node=component.schema, provider="nc_strategies")
+    Plugins.instance().register(PluginConfigs)
+
+
+def job(config: DictConfig) -> float:
+    """One job; what it returns is for Hydra's sweepers: the cost, lower is better."""
+    from nc_strategies.app.run import run_job
+
+    hydra_config = HydraConfig.get()
+    single = hydra_config.mode is RunMode.RUN
+    run_dir = Path(hydra_config.runtime.output_dir)
+    if single:
+        run_dir = Path(config.run_dir or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
+        code = run_job(config, run_dir)
+    else:
+        from nc_strategies.app.sweep import run_sweep_job
+
+        code = run_sweep_job(config, run_dir)
+    statuses.append(code)
+    return float(code)
+
+
+def _terminate(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    publish()
+    run = cast(Callable[[], Any], hydra.main(config_path=str(conf_dir()), config_name="config",
+                                             version_base="1.3")(job))
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.exit(status.INTERRUPTED)
+    finally:
+        logging.shutdown()
+    from nc_strategies.app import sweep
+
+    sys.exit(status.worst(statuses + sweep.statuses))

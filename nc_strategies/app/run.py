@@ -1,0 +1,147 @@
+"""One job: components from the configuration, the run, its result."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from nc_strategies.app import status
+from nc_strategies.app.logs import RunLog, redact
+from nc_strategies.config import RunConfig
+from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.problem import Trial
+from nc_strategies.registry import Registry, registry
+from nc_strategies.study.study import Study, StudyListener
+
+log = logging.getLogger(__name__)
+
+
+def run_job(config: DictConfig, run_dir: Path) -> int:
+    """Run one job and print its table.
+
+    Returns:
+        The exit status.
+    """
+    run_log = RunLog()
+    try:
+        return _run(config, run_dir, run_log)
+    except InputError as error:
+        print(redact(f"error: {error}"), file=sys.stderr)
+        return status.INPUT
+    except KeyboardInterrupt:
+        print("interrupted before anything was measured", file=sys.stderr)
+        return status.INTERRUPTED
+    except EngineError as error:
+        log.exception("the run failed")
+        print(redact(f"error: {first_line(error)}"), file=sys.stderr)
+        return status.INTERNAL
+    except Exception as error:  # the last line of defence: a bug ends in the log, one line on the terminal
+        log.exception("internal error")
+        where = run_dir / "nc_strategies.log"
+        hint = f"; traceback in {where}" if where.exists() else ""
+        print(redact(f"internal error: {type(error).__name__}: {first_line(error)}{hint}"), file=sys.stderr)
+        if not hint:
+            logging.getLogger().exception("traceback")
+        return status.INTERNAL
+    finally:
+        run_log.close()
+
+
+def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
+    from nc_strategies.report import result as results
+    from nc_strategies.report.table import render, show
+    from nc_strategies.study.folder import LOG, RunFolder
+    from nc_strategies.study.tune import Setup, tune
+
+    found = registry()
+    for name, why in found.broken.items():
+        print(redact(f"warning: plugin {name} is left out ({why})"), file=sys.stderr)
+    resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    resolved.pop("run_dir", None)
+    sections = {name: OmegaConf.to_object(config[name]) for name in ("metrics", "tuning", "space", "measure")}
+    settings = RunConfig(**cast(dict[str, Any], {**resolved, **sections}))
+    settings.validate()
+    folder = RunFolder(run_dir)
+    model = found.create("model", settings.model).load()
+    data_settings = found.settings("data", settings.data)
+    backend = found.create("backend", settings.backend, settings.measure.threads)
+    metric = found.create("metric", _metric(settings), key="metrics.accuracy")
+    strategy = found.settings("strategy", settings.strategy)
+    make = found.target(found.get("strategy", settings.strategy["name"]))
+    evaluation, calibration = found.target(found.get("data", settings.data["name"]))(data_settings).load()
+    setup = Setup(settings, backend, model, evaluation, calibration, data_settings.preprocess, metric,
+                  lambda problem: make(strategy, problem), found.create("executor", settings.executor), resolved)
+    earlier = _finished(folder, settings)
+    if earlier is not None:
+        folder.check(_identity(setup, folder))
+        show(render(earlier, str(run_dir)))
+        return status.of_result(earlier)
+    with ExitStack() as stack:
+        listener: StudyListener = _Observers(found, _progress(stack))
+        study = tune(setup, folder, listener, lambda: run_log.open(run_dir / LOG))
+    result = results.write(study, setup)
+    listener.finished(study)
+    show(render(result, str(run_dir)))
+    return status.of_result(result)
+
+
+def _metric(settings: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in settings.metrics.accuracy.items() if value is not None}
+
+
+def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
+    """The result of an earlier run here that used up the budget which is asked for now."""
+    earlier: dict[str, Any] | None = folder.result() if folder.resumes else None
+    if earlier is None or earlier.get("stop_reason") == "interrupted" or earlier.get("status") == "failed":
+        return None
+    tuning = settings.tuning
+    now = {"max_trials": tuning.max_trials, "timeout": tuning.timeout, "stop_when": tuning.stop_when}
+    return earlier if earlier.get("budget") == now or earlier.get("stop_reason") == "finished" else None
+
+
+def _identity(setup: Any, folder: Any) -> dict[str, Any]:
+    """The identity of this run without opening the model again: the space is taken as it was."""
+    from nc_strategies.study.tune import identity
+
+    before = folder.config["identity"]
+    return identity(setup, str(before.get("space")))
+
+
+def _progress(stack: ExitStack) -> StudyListener:
+    if not sys.stderr.isatty():
+        return StudyListener()
+    from nc_strategies.report.progress import ProgressLine
+
+    return stack.enter_context(ProgressLine())
+
+
+class _Observers(StudyListener):
+    """Passes events on to the progress line and to plugins."""
+
+    def __init__(self, found: Registry, progress: StudyListener) -> None:
+        self._found, self._progress = found, progress
+
+    def stage(self, text: str) -> None:
+        log.info("%s", text)
+        self._progress.stage(text)
+
+    def started(self, study: Study, max_trials: int, timeout: float) -> None:
+        self._progress.started(study, max_trials, timeout)
+
+    def trial_started(self, number: int, stage: str) -> None:
+        self._progress.trial_started(number, stage)
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        done = trial.evaluation
+        log.info("trial %d%s %s: %s", trial.number, " (resumed)" if trial.resumed else "", trial.note,
+                 trial.error or (done and f"{done.metric('accuracy'):.4f}, {1 / done.ratio('latency'):.2f} times fp32"))
+        self._progress.trial_finished(study, trial)
+        self._found.notify("ncs_trial_finished", study=study, trial=trial)
+
+    def finished(self, study: Study) -> None:
+        self._found.notify("ncs_study_finished", study=study)

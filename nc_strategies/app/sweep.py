@@ -1,0 +1,48 @@
+"""Sweeps: a failed job is a row, not the end, and the comparison stands in the sweep's folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from nc_strategies.app import status
+from nc_strategies.app.run import run_job
+
+log = logging.getLogger(__name__)
+statuses: list[int] = []
+"""Exit statuses of the jobs of a finished sweep, also of those that ran in other processes."""
+
+
+def run_sweep_job(config: DictConfig, run_dir: Path) -> int:
+    """Run one job of a sweep; one that leaves no result gets one that says it failed."""
+    from nc_strategies.report.result import failed, write_json
+    from nc_strategies.study.folder import RESULT
+
+    code = run_job(config, run_dir)
+    if not (run_dir / RESULT).exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+        reason = {status.INPUT: "bad input, see the error above", status.INTERRUPTED: "interrupted"}
+        result = failed(plain, reason.get(code, "internal error"))
+        write_json(run_dir / RESULT, {**result, "exit_status": code})
+    return code
+
+
+class ComparisonTable(Callback):
+    """Writes and prints the comparison when a sweep has ended."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """See Hydra's `Callback`."""
+        from nc_strategies.report import comparison, table
+
+        folder = Path(config.hydra.sweep.dir)
+        results = comparison.collect(folder)
+        comparison.write(folder, results)
+        statuses.extend(status.of_result(result) for result in results)
+        print(f"\ncomparison: {folder / 'comparison.md'}", file=sys.stderr)
+        table.show(table.comparison(results))

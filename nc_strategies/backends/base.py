@@ -1,0 +1,163 @@
+"""The interface of a backend."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.models import ModelSource
+from nc_strategies.space import Capabilities, Config
+
+Batch = Mapping[str, NDArray[Any]]
+"""Input name to array; the first axis counts samples."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    Args:
+        name: Its name.
+        shape: Its shape, None for a dimension that is free.
+        dtype: Its numpy type.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A loaded model's inputs and outputs."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch size the model takes, None when it takes any."""
+        return self.inputs[0].shape[0] if self.inputs[0].shape else None
+
+
+@dataclass(frozen=True)
+class ExecutedOps:
+    """The computing operators which an engine really ran, by type. Data movement and conversions do not count.
+
+    Args:
+        int8: Operator type to the number that executed in int8.
+        fp32: Operator type to the number that executed in floating point.
+        int8_names: Names of the model's operators among the former, where they can be told.
+        conversions: Number of quantize, dequantize and layout nodes that ran between them.
+    """
+
+    int8: Mapping[str, int] = field(default_factory=Counter)
+    fp32: Mapping[str, int] = field(default_factory=Counter)
+    int8_names: frozenset[str] = frozenset()
+    conversions: int = 0
+
+    @property
+    def int8_count(self) -> int:
+        """Operators that executed in int8."""
+        return sum(self.int8.values())
+
+    @property
+    def fp32_count(self) -> int:
+        """Operators that executed in floating point."""
+        return sum(self.fp32.values())
+
+
+class Executable(ABC):
+    """A graph, loaded into the engine and ready to run.
+
+    Attributes:
+        fingerprint: Hash of the executed graph: the same graph, the same fingerprint.
+        size_bytes: Size of the model as it would be saved, in bytes.
+    """
+
+    fingerprint: str
+    size_bytes: int
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
+        """Run the graph once; one array an output, in the model's order.
+
+        Raises:
+            EngineError: the engine could not run it.
+        """
+
+    @abstractmethod
+    def executed(self) -> ExecutedOps:
+        """What the engine executes, read from the engine, not from what was asked for."""
+
+    def close(self) -> None:  # noqa: B027 - optional, nothing to release by default
+        """Release the engine's memory."""
+
+
+class Backend(ABC):
+    """An engine: what it can run of a model, and how a configuration becomes a graph it runs.
+
+    Call `load` first, then `capabilities`, `calibrate`, and `realise` as often as needed.
+
+    Args:
+        settings: The backend's own settings, an instance of the schema it is registered with.
+        threads: Threads the engine may use for one run.
+    """
+
+    accepts: tuple[str, ...] = ()
+    """Model formats it can load, the preferred one first."""
+
+    def __init__(self, settings: Any, threads: int = 1) -> None:
+        self.settings = settings
+        self.threads = threads
+
+    @abstractmethod
+    def load(self, model: ModelSource) -> ModelInfo:
+        """Open the fp32 model.
+
+        Raises:
+            InputError: it is not a model this backend can work on.
+        """
+
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What can be chosen for the loaded model: every scheme offered is one the engine executes."""
+
+    @abstractmethod
+    def calibrate(self, batches: Sequence[Batch]) -> None:
+        """Run the fp32 model on calibration data and keep what every calibration algorithm needs."""
+
+    @abstractmethod
+    def reference(self) -> Executable:
+        """The model as it was given, run by the engine the way a user would run it."""
+
+    @abstractmethod
+    def realise(self, config: Config) -> Executable:
+        """The graph of a configuration.
+
+        Raises:
+            EngineError: the engine could not build it.
+        """
+
+    @abstractmethod
+    def save(self, config: Config, folder: Path) -> Path:
+        """Write the graph of a configuration so that the plain engine runs it as it was measured.
+
+        Returns:
+            The path a user opens.
+        """
+
+    @abstractmethod
+    def open(self, path: Path) -> Executable:
+        """Open a saved model with the engine's defaults, as a user would: what `save` promises is checked with it."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages the backend stands on."""
+        return {}

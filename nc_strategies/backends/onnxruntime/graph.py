@@ -1,0 +1,256 @@
+"""The fp32 model: opened, checked, folded by the engine's own basic optimizations, its operators found."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import numpy_helper, version_converter
+
+from nc_strategies.backends.base import ModelInfo, TensorSpec
+from nc_strategies.backends.onnxruntime import session
+from nc_strategies.errors import InputError, first_line
+
+MIN_OPSET, QDQ_OPSET = 11, 13
+LIMIT = 2**31 - 1
+WEIGHTED = {"Conv", "Gemm", "MatMul"}
+ELEMENTWISE = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"}
+OPT_IN = {"Softmax"}
+QUANTIZABLE = WEIGHTED | ELEMENTWISE | OPT_IN
+FOLLOWING = {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
+"""Operators that keep values as they are: they run in int8 wherever what they read is int8."""
+ACTIVATIONS = {"Relu", "Clip"}
+QUIET = ("Constant",)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """An operator with a choice of precision, and the activation function behind it, if any.
+
+    Args:
+        node: The operator.
+        inputs: Names of the tensors it reads as activations.
+        constants: Names of its other operands which are initializers, to be quantized like activations.
+        weight: Name of its weight, or None.
+        bias: Name of its bias, or None.
+        act: The Relu or Clip which alone reads its output.
+        low: Lower bound of `act`.
+        high: Upper bound of `act`.
+    """
+
+    node: onnx.NodeProto
+    inputs: tuple[str, ...]
+    constants: tuple[str, ...] = ()
+    weight: str | None = None
+    bias: str | None = None
+    act: onnx.NodeProto | None = None
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def name(self) -> str:
+        """The operator's name."""
+        return str(self.node.name)
+
+    @property
+    def type(self) -> str:
+        """The operator's type."""
+        return str(self.node.op_type)
+
+    @property
+    def raw(self) -> str:
+        """The operator's own output."""
+        return str(self.node.output[0])
+
+    @property
+    def output(self) -> str:
+        """What the rest of the graph reads: the output of `act` where there is one."""
+        return str(self.act.output[0]) if self.act is not None else self.raw
+
+
+@dataclass
+class Graph:
+    """A prepared fp32 model and the look-ups that building int8 graphs needs."""
+
+    model: onnx.ModelProto
+    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    consumers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    units: dict[str, Unit] = field(default_factory=dict)
+    _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        graph = self.model.graph
+        self.initializers = {i.name: i for i in graph.initializer}
+        for node in graph.node:
+            self.producers.update(dict.fromkeys(node.output, node))
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+        for info in [*graph.input, *graph.output, *graph.value_info]:
+            if info.type.HasField("tensor_type"):
+                self.shapes[info.name] = _shape(info)
+        self.outputs = {o.name for o in graph.output}
+        self.floats = _float_tensors(self.model)
+        for node in graph.node:
+            unit = self._unit(node)
+            if unit:
+                self.units[unit.name] = unit
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The values of an initializer."""
+        if name not in self._arrays:
+            self._arrays[name] = numpy_helper.to_array(self.initializers[name])
+        return self._arrays[name]
+
+    def _unit(self, node: onnx.NodeProto) -> Unit | None:
+        if node.op_type not in QUANTIZABLE or node.domain not in ("", "ai.onnx") or node.output[0] not in self.floats:
+            return None
+        weight = bias = None
+        names = list(node.input)
+        if node.op_type in WEIGHTED and names[1] in self.initializers:
+            weight, names = names[1], names[:1] + names[2:]
+            if node.op_type == "MatMul" and len(self.initializers[weight].dims) != 2:
+                return None
+            if len(names) > 1 and names[1]:
+                bias, names = names[1], names[:1]
+                if bias not in self.initializers or not self._plain_bias(node, bias):
+                    return None
+        elif node.op_type in ("Conv", "Gemm"):
+            return None
+        names = [n for n in names if n]
+        constants = tuple(n for n in names if n in self.initializers)
+        if len(constants) == len(names):
+            return None
+        act = self._activation(node.output[0])
+        low, high = self._bounds(act) if act is not None else (-np.inf, np.inf)
+        inputs = tuple(n for n in names if n not in self.initializers)
+        return Unit(node, inputs, constants, weight, bias, act, low, high)
+
+    def _plain_bias(self, node: onnx.NodeProto, bias: str) -> bool:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Gemm" and (attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0
+                                       or attributes.get("transA", 0)):
+            return False
+        return len(self.initializers[bias].dims) == 1
+
+    def _activation(self, name: str) -> onnx.NodeProto | None:
+        readers = self.consumers.get(name, [])
+        if name in self.outputs or len(readers) != 1 or readers[0].op_type not in ACTIVATIONS:
+            return None
+        node = readers[0]
+        known = all(not n or n in self.initializers for n in node.input[1:])
+        return node if known else None
+
+    def _bounds(self, act: onnx.NodeProto) -> tuple[float, float]:
+        if act.op_type == "Relu":
+            return 0.0, np.inf
+        limits = [float(self.array(n)) if n else None for n in act.input[1:]] + [None, None]
+        return (-np.inf if limits[0] is None else limits[0], np.inf if limits[1] is None else limits[1])
+
+    @property
+    def info(self) -> ModelInfo:
+        """Inputs and outputs."""
+        def spec(value: onnx.ValueInfoProto) -> TensorSpec:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            return TensorSpec(value.name, _shape(value), np.dtype(dtype))
+
+        return ModelInfo(tuple(spec(i) for i in self.model.graph.input), tuple(spec(o) for o in self.model.graph.output))
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Open a model file.
+
+    Raises:
+        InputError: not an ONNX model, truncated, over 2 GB, without nodes, or of an opset below 11.
+    """
+    key = f"model.path ({path})"
+    if path.stat().st_size > LIMIT:
+        raise InputError(key, "larger than 2 GB, the limit of the format", "models over 2 GB are not supported")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's parsers raise classes of their own
+        raise InputError(key, f"not an ONNX model, or a truncated one ({first_line(error)})") from None
+    if not model.graph.node or not model.opset_import:
+        raise InputError(key, "not an ONNX model: it holds no graph")
+    if model.ByteSize() + _external_bytes(model, path) > LIMIT:
+        raise InputError(key, "larger than 2 GB with its external data", "models over 2 GB are not supported")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # missing, escaping or truncated external data: onnx raises several classes
+        raise InputError(key, f"its external data cannot be read ({first_line(error)})") from None
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < MIN_OPSET:
+        raise InputError(key, f"has opset {opset}", f"opset {MIN_OPSET} or newer is needed")
+    if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
+        raise InputError(key, "is quantized already", "give the fp32 model")
+    return model
+
+
+def prepare(model: onnx.ModelProto) -> Graph:
+    """Fold what can be folded with the engine's basic optimizations, and name every node.
+
+    Initializers that are listed as inputs become constants; opsets below 13 are converted, because per-channel
+    dequantization starts there.
+
+    Raises:
+        InputError: the engine or the converter refuses the model.
+    """
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    constants = {i.name for i in own.graph.initializer}
+    real = [i for i in own.graph.input if i.name not in constants]
+    del own.graph.input[:]
+    own.graph.input.extend(real)
+    opset = next(o.version for o in own.opset_import if o.domain in ("", "ai.onnx"))
+    try:
+        if opset < QDQ_OPSET:
+            own = version_converter.convert_version(own, QDQ_OPSET)
+        folded = _fold(own)
+    except Exception as error:  # engine and converter raise classes of their own
+        raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
+    seen: Counter[str] = Counter()
+    for node in folded.graph.node:
+        base = node.name or f"{node.op_type}:{node.output[0]}"
+        seen[base] += 1
+        node.name = base if seen[base] == 1 else f"{base}#{seen[base]}"
+    return Graph(folded)
+
+
+def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    chosen = session.options(1)
+    chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory(prefix="ncs-fold-") as folder:
+        target = Path(folder) / "folded.onnx"
+        chosen.optimized_model_filepath = str(target)
+        ort.InferenceSession(model.SerializeToString(), chosen, providers=session.PROVIDERS)
+        folded = onnx.load(str(target))
+    folded = onnx.shape_inference.infer_shapes(folded)
+    return folded
+
+
+def _external_bytes(model: onnx.ModelProto, path: Path) -> int:
+    places = {entry.value for i in model.graph.initializer for entry in i.external_data if entry.key == "location"}
+    files = [path.parent / place for place in places]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _shape(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
+                 for d in info.type.tensor_type.shape.dim)
+
+
+def _float_tensors(model: onnx.ModelProto) -> set[str]:
+    graph = model.graph
+    known = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
+    for info in [*graph.input, *graph.output, *graph.value_info]:
+        if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            known.add(info.name)
+    return known

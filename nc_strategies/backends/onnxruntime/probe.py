@@ -1,0 +1,33 @@
+"""What this processor's int8 kernels do, found out by running them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from nc_strategies.backends.onnxruntime import session
+
+DEPTH = 64
+
+
+@cache
+def saturates() -> bool:
+    """Whether products of uint8 activations and int8 weights saturate on their way to int32.
+
+    Without VNNI, x86 kernels add pairs of products in 16 bits: 255 * 127 * 2 does not fit. 7-bit weights always do
+    (the ``reduce_range`` of onnxruntime's documentation, "Quantize ONNX models").
+    """
+    weight = np.full((DEPTH, DEPTH), 127, np.int8)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "probe",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [DEPTH, DEPTH])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [DEPTH, DEPTH])],
+        [onnx.numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    run = ort.InferenceSession(model.SerializeToString(), session.options(1), providers=session.PROVIDERS)
+    (product,) = run.run(None, {"x": np.full((DEPTH, DEPTH), 255, np.uint8)})
+    return bool(np.any(product != 255 * 127 * DEPTH))

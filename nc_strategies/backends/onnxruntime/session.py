@@ -1,0 +1,157 @@
+"""Sessions of ONNX Runtime, and what they execute."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Batch, ExecutedOps, Executable
+from nc_strategies.errors import EngineError, first_line
+
+PROVIDERS = ["CPUExecutionProvider"]
+CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput"}
+MOVEMENT = {
+    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Shape", "Gather", "Slice",
+    "Expand", "Constant", "ConstantOfShape", "Split", "Pad", "Tile", "DepthToSpace", "SpaceToDepth", "Range",
+    "Dropout",
+}
+PLAIN_TYPES = {
+    "FusedConv": "Conv", "NhwcFusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul", "QGemm": "Gemm",
+    "NhwcMaxPool": "MaxPool", "MatMulInteger": "MatMul", "MatMulIntegerToFloat": "MatMul", "ConvInteger": "Conv",
+    "DynamicQuantizeMatMul": "MatMul", "Sum": "Add",
+}
+INT8_ONLY = {"QGemm", "NhwcMaxPool", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeMatMul"}
+BARRIER = "/float_barrier"
+
+
+def options(threads: int) -> ort.SessionOptions:
+    """Session options with everything a user has by default but the number of threads, and a quiet log."""
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.inter_op_num_threads = 1
+    chosen.log_severity_level = 4
+    return chosen
+
+
+class OrtExecutable(Executable):
+    """A session with the engine's default optimizations.
+
+    Args:
+        model: A serialized model, or the path of one.
+        threads: Threads for one run.
+        fingerprint: Hash of the graph.
+        operators: Name of a node or of its output to the operator of the user's model it stands for.
+        probe: A batch to run once, to see what executes.
+
+    Raises:
+        EngineError: the engine refuses the model.
+    """
+
+    def __init__(self, model: bytes | Path, threads: int, fingerprint: str = "",
+                 operators: Mapping[str, str] | None = None, probe: Batch | None = None) -> None:
+        self.fingerprint = fingerprint
+        self.size_bytes = len(model) if isinstance(model, bytes) else model.stat().st_size
+        self._operators = operators or {}
+        self._executed: ExecutedOps | None = None
+        chosen = options(threads)
+        with tempfile.TemporaryDirectory(prefix="ncs-profile-") as folder:
+            if probe is not None:
+                chosen.enable_profiling = True
+                chosen.profile_file_prefix = str(Path(folder) / "profile")
+            try:
+                self._session = ort.InferenceSession(
+                    model if isinstance(model, bytes) else str(model), chosen, providers=PROVIDERS)
+            except Exception as error:  # onnxruntime raises a class of its own for every status code
+                raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
+            if probe is not None:
+                self.predict(probe)
+                profile = Path(self._session.end_profiling())
+                self._executed = read_profile(json.loads(profile.read_text()), self._operators)
+
+    @property
+    def session(self) -> ort.InferenceSession:
+        """The engine's session."""
+        return self._session
+
+    def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
+        """See `Executable.predict`."""
+        try:
+            outputs: Sequence[NDArray[Any]] = self._session.run(None, batch)
+        except Exception as error:  # as above
+            raise EngineError(f"onnxruntime could not run the model: {first_line(error)}") from error
+        return outputs
+
+    def executed(self) -> ExecutedOps:
+        """What ran, from the engine's own profile of a run.
+
+        Raises:
+            EngineError: the executable was made without a probe batch.
+        """
+        if self._executed is None:
+            raise EngineError("made without a probe batch: what it executes was not recorded")
+        return self._executed
+
+
+def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> ExecutedOps:
+    """Executed operators from the events of one profiled run."""
+    int8: Counter[str] = Counter()
+    fp32: Counter[str] = Counter()
+    names: set[str] = set()
+    conversions = 0
+    for event in events:
+        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+            continue
+        kind = event["args"]["op_name"]
+        name = event["name"].removesuffix("_kernel_time")
+        if kind in CONVERSIONS:
+            conversions += 1
+        elif kind not in MOVEMENT and not name.endswith(BARRIER):
+            types = [next(iter(shape)) for shape in event["args"].get("input_type_shape", [])]
+            if is_int8(kind, types):
+                int8[plain_type(kind)] += 1
+                names.add(operators.get(base_name(name), base_name(name)))
+            elif not types or types[0] in ("float", "float16", "double"):
+                fp32[plain_type(kind)] += 1
+    return ExecutedOps(int8, fp32, frozenset(names), conversions)
+
+
+def is_int8(kind: str, input_types: list[str]) -> bool:
+    """Whether a kernel of this type, given these inputs, computes in int8."""
+    return kind.startswith("QLinear") or kind in INT8_ONLY or bool(input_types and input_types[0] in ("uint8", "int8"))
+
+
+def plain_type(kind: str) -> str:
+    """An executed kernel's type in the words of the model."""
+    return PLAIN_TYPES.get(kind, kind.removeprefix("QLinear"))
+
+
+def base_name(name: str) -> str:
+    """A node's name without what the engine's optimizers append to it."""
+    name = name.removesuffix("_nchwc").removesuffix("_nhwc")
+    head, mark, tail = name.rpartition("_token_")
+    return head if mark and tail.isdigit() else name
+
+
+def optimize(model: bytes) -> onnx.ModelProto:
+    """The graph as the engine would run it, after all its default optimizations.
+
+    Raises:
+        EngineError: the engine refuses the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
+        target = Path(folder) / "optimized.onnx"
+        chosen = options(1)
+        chosen.optimized_model_filepath = str(target)
+        try:
+            ort.InferenceSession(model, chosen, providers=PROVIDERS)
+        except Exception as error:  # onnxruntime raises a class of its own for every status code
+            raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
+        return onnx.load(str(target))

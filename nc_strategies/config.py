@@ -1,0 +1,170 @@
+"""The configuration as classes: the schema of the command line's keys, and what Python callers fill in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nc_strategies.errors import InputError
+
+CRITERIA = ("relative", "absolute")
+STOP_WHEN = ("budget", "met")
+OBJECTIVES = ("latency", "throughput", "size")
+
+
+@dataclass
+class TuningConfig:
+    """How good, and how long.
+
+    Args:
+        criterion: ``relative`` (fractions of fp32's value) or ``absolute`` (the metric's unit).
+        tolerable_loss: Loss that is accepted; a negative one asks for a gain (``absolute`` only).
+        max_trials: Configurations to measure at most; 0 for no limit.
+        timeout: Seconds after which no new trial starts; 0 for no limit.
+        stop_when: ``budget``: go on looking for a faster model; ``met``: stop at the first that meets the goal.
+        max_consecutive_failures: Failed trials in a row after which the run stops; 0 for no limit.
+        seed: Seed of everything random.
+    """
+
+    criterion: str = "relative"
+    tolerable_loss: float = 0.01
+    max_trials: int = 100
+    timeout: float = 0.0
+    stop_when: str = "budget"
+    max_consecutive_failures: int = 10
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        _one_of("tuning.criterion", self.criterion, CRITERIA)
+        _one_of("tuning.stop_when", self.stop_when, STOP_WHEN)
+        _at_least("tuning.max_trials", self.max_trials, 0)
+        _at_least("tuning.timeout", self.timeout, 0)
+        _at_least("tuning.max_consecutive_failures", self.max_consecutive_failures, 0)
+        _at_least("tuning.seed", self.seed, 0)
+        if self.criterion == "relative" and not 0 <= self.tolerable_loss < 1:
+            raise InputError("tuning.tolerable_loss", f"is {self.tolerable_loss} with tuning.criterion=relative",
+                             "from 0 to below 1; to ask for a gain use tuning.criterion=absolute")
+        if not -1e12 < self.tolerable_loss < 1e12:
+            raise InputError("tuning.tolerable_loss", f"is {self.tolerable_loss}", "a finite number")
+        if self.max_trials == 0 and self.timeout == 0:
+            raise InputError("tuning.max_trials", "and tuning.timeout are both 0: the run would have no end",
+                             "set one of them")
+
+
+@dataclass
+class MeasureConfig:
+    """How latency and accuracy are measured.
+
+    Args:
+        threads: Threads of the engine for one run.
+        batch_size: Samples in one timed run.
+        latency_runs: Timed runs of a trial, and as many of fp32 between them.
+        final_runs: Timed runs of the finalists.
+        latency_timeout: Seconds after which a trial's timing stops, once there were 20 runs; finalists get three
+            times as long.
+        evaluation_batch_size: Samples in one run when accuracy is evaluated.
+    """
+
+    threads: int = 1
+    batch_size: int = 1
+    latency_runs: int = 100
+    final_runs: int = 300
+    latency_timeout: float = 20.0
+    evaluation_batch_size: int = 100
+
+    def validate(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        for name in ("threads", "batch_size", "evaluation_batch_size"):
+            _at_least(f"measure.{name}", getattr(self, name), 1)
+        for name in ("latency_runs", "final_runs"):
+            _at_least(f"measure.{name}", getattr(self, name), 20)
+        _at_least("measure.latency_timeout", self.latency_timeout, 0)
+
+
+@dataclass
+class SpaceConfig:
+    """The user's wishes; see `nc_strategies.space.Wishes`."""
+
+    op_type_dict: dict[str, Any] = field(default_factory=dict)
+    op_name_dict: dict[str, Any] = field(default_factory=dict)
+    excluded_precisions: list[str] = field(default_factory=list)
+
+
+@dataclass
+class MetricsConfig:
+    """A set of metrics: one that must hold and what is to be improved.
+
+    Args:
+        name: The set's name.
+        accuracy: Name and settings of the metric which is the constraint.
+        objectives: Any of ``latency``, ``throughput``, ``size``.
+        weights: Share of each objective; equal when left out.
+    """
+
+    name: str = "accuracy_latency"
+    accuracy: dict[str, Any] = field(default_factory=lambda: {"name": "top1", "higher_is_better": None})
+    objectives: list[str] = field(default_factory=lambda: ["latency"])
+    weights: list[float] | None = None
+
+    def validate(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        if not self.objectives:
+            raise InputError("metrics.objectives", "is empty", f"allowed: {', '.join(OBJECTIVES)}")
+        for objective in self.objectives:
+            _one_of("metrics.objectives", objective, OBJECTIVES)
+        if self.weights is not None and (len(self.weights) != len(self.objectives) or min(self.weights) <= 0):
+            raise InputError("metrics.weights", f"is {list(self.weights)}", "a positive number an objective")
+        if not self.accuracy.get("name"):
+            raise InputError("metrics.accuracy.name", "is missing", "the name of a registered metric")
+
+
+@dataclass
+class RunConfig:
+    """Everything a run is told; one field a configuration group or section.
+
+    The groups hold a component's name and its own settings, checked against the schema it is registered with.
+    """
+
+    strategy: Any = "???"
+    backend: Any = "???"
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    model: Any = "???"
+    data: Any = "???"
+    executor: Any = "???"
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    run_dir: str | None = None
+
+    def validate(self) -> None:
+        """Check all sections.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        self.tuning.validate()
+        self.measure.validate()
+        self.metrics.validate()
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(key, f"is {value!r}", f"allowed: {', '.join(allowed)}")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise InputError(key, f"is {value}", f"at least {least}")

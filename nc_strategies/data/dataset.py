@@ -1,0 +1,173 @@
+"""Samples and labels, in the form the model takes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Batch, ModelInfo, TensorSpec
+from nc_strategies.data.preprocess import Preprocess
+from nc_strategies.errors import InputError
+
+CACHE_BYTES = 2**30
+"""Preprocessed samples are kept in memory up to this size, else made again for each pass."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Samples as they are stored.
+
+    Args:
+        key: Configuration key to name in errors.
+        inputs: Array by input name; the single name ``x`` stands for a model's only input. First axis: samples.
+        labels: Shape (N, ...), or None.
+    """
+
+    key: str
+    inputs: Mapping[str, NDArray[Any]]
+    labels: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(array) for name, array in self.inputs.items()}
+        if not lengths or min(lengths.values()) == 0:
+            raise InputError(self.key, "holds no samples")
+        if len(set(lengths.values())) != 1:
+            raise InputError(self.key, f"inputs of different lengths: {lengths}")
+        if self.labels is not None and len(self.labels) != len(self):
+            raise InputError(self.key, f"{len(self.labels)} labels for {len(self)} samples", "one label a sample")
+        for name, array in [*self.inputs.items(), *([("y", self.labels)] if self.labels is not None else [])]:
+            if array.dtype.kind not in "fiub":
+                raise InputError(self.key, f"array {name!r} is of type {array.dtype}", "numbers are needed")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InputError(self.key, f"array {name!r} holds NaN or infinity")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def take(self, start: int, stop: int) -> Raw:
+        """Samples from `start` up to `stop`."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Raw(self.key, {name: array[start:stop] for name, array in self.inputs.items()}, labels)
+
+    def sha256(self) -> str:
+        """Hash of names, types, shapes and values."""
+        digest = hashlib.sha256()
+        arrays = {**self.inputs, **({"y": self.labels} if self.labels is not None else {})}
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+class Dataset:
+    """Samples ready for a model: preprocessed once, batched, with their labels.
+
+    Args:
+        raw: The samples.
+        preprocess: How they become what the model takes.
+        info: The model's inputs.
+
+    Raises:
+        InputError: the samples do not fit the model's inputs.
+    """
+
+    def __init__(self, raw: Raw, preprocess: Preprocess, info: ModelInfo) -> None:
+        self.raw = raw
+        self._preprocess = preprocess
+        self._specs = {spec.name: spec for spec in info.inputs}
+        self._batch_size = info.batch_size
+        self._sources = self._match(raw, info)
+        first = self._make(0, 1)
+        for name, array in first.items():
+            self._check(name, array)
+        bytes_each = sum(array.nbytes for array in first.values())
+        self._cache = self._make(0, len(raw)) if bytes_each * len(raw) <= CACHE_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """The labels.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.raw.labels is None:
+            raise InputError(self.raw.key, "has no labels", "array y is needed to evaluate")
+        return self.raw.labels
+
+    def batch(self, start: int, size: int) -> dict[str, NDArray[Any]]:
+        """`size` samples from `start`; round and round when there are not that many."""
+        stop = start + size
+        if stop <= len(self):
+            return self._slice(start, stop)
+        index = np.arange(start, stop) % len(self)
+        whole = self._slice(0, len(self)) if self._cache is not None else None
+        if whole is not None:
+            return {name: array[index] for name, array in whole.items()}
+        parts = [self._slice(i, i + 1) for i in index]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def batches(self, size: int) -> Iterator[tuple[Batch, NDArray[Any] | None, int]]:
+        """All samples in order, as (inputs, labels, number of samples that count).
+
+        A model of one batch size gets batches of just that; the last is then filled up with samples that do not
+        count.
+        """
+        size = self._batch_size or size
+        for start in range(0, len(self), size):
+            count = min(size, len(self) - start)
+            labels = None if self.raw.labels is None else self.raw.labels[start : start + count]
+            yield self.batch(start, size if self._batch_size else count), labels, count
+
+    def _slice(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        if self._cache is not None:
+            return {name: array[start:stop] for name, array in self._cache.items()}
+        return self._make(start, stop)
+
+    def _make(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        made = {}
+        for name, source in self._sources.items():
+            array = source[start:stop]
+            made[name] = self._preprocess(array).astype(self._specs[name].dtype, copy=False)
+        return made
+
+    def _match(self, raw: Raw, info: ModelInfo) -> dict[str, NDArray[Any]]:
+        names = [spec.name for spec in info.inputs]
+        if len(names) == 1 and len(raw.inputs) == 1:
+            return {names[0]: next(iter(raw.inputs.values()))}
+        missing = [name for name in names if name not in raw.inputs]
+        if missing:
+            raise InputError(raw.key, f"has no array for the model's input {', '.join(missing)}",
+                             f"it has {', '.join(raw.inputs)}; arrays are named as the inputs are")
+        return {name: raw.inputs[name] for name in names}
+
+    def _check(self, name: str, array: NDArray[Any]) -> None:
+        spec = self._specs[name]
+        got, want = array.shape[1:], spec.shape[1:]
+        if len(got) == len(want) and all(w in (None, g) for g, w in zip(got, want, strict=True)):
+            return
+        hint = _layout_hint(spec, got)
+        shown = tuple("any" if d is None else d for d in want)
+        raise InputError(self.raw.key, f"samples have shape {got} after preprocessing",
+                         f"input {name!r} takes {shown}{hint}".replace("'any'", "any"))
+
+
+def _layout_hint(spec: TensorSpec, got: tuple[int, ...]) -> str:
+    want = spec.shape[1:]
+    if len(got) != 3 or len(want) != 3:
+        return ""
+    swapped = {"nchw": (got[2], got[0], got[1]), "nhwc": (got[1], got[2], got[0])}
+    for layout, shape in swapped.items():
+        if all(w in (None, g) for g, w in zip(shape, want, strict=True)):
+            return f": set data.preprocess.layout={layout}"
+    if want[0] == got[0] or want[-1] == got[-1]:
+        size = want[:2] if want[-1] == got[-1] else want[1:]
+        return f": set data.preprocess.resize=[{size[0]},{size[1]}]"
+    return ""

@@ -1,0 +1,1 @@
+"""Measuring: metrics, accuracy and latency. It knows executables, no engine."""

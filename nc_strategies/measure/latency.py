@@ -1,0 +1,84 @@
+"""Latency by interleaved runs, and what can be said of a ratio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+WARM_UP = 5
+LEAST_RUNS = 20
+BLOCKS = 10
+T_95 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Two-sided 95 % quantiles of Student's t by degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of interleaved runs, shape (runs, models)."""
+
+    seconds: NDArray[np.float64]
+
+    @property
+    def runs(self) -> int:
+        """Runs of each model."""
+        return len(self.seconds)
+
+    def median_ms(self, model: int) -> float:
+        """Median latency of a model in milliseconds."""
+        return float(np.median(self.seconds[:, model]) * 1e3)
+
+    def interval_ms(self, model: int) -> tuple[float, float]:
+        """95 % interval of the median: order statistics by the normal approximation to the binomial."""
+        ordered = np.sort(self.seconds[:, model]) * 1e3
+        reach = 0.98 * np.sqrt(len(ordered))
+        low = int(max(0, np.floor(len(ordered) / 2 - reach)))
+        high = int(min(len(ordered) - 1, np.ceil(len(ordered) / 2 + reach)))
+        return float(ordered[low]), float(ordered[high])
+
+    def ratio(self, model: int, reference: int) -> float:
+        """Median of a model over median of a reference: below 1 is faster."""
+        medians = np.median(self.seconds, axis=0)
+        return float(medians[model] / medians[reference])
+
+    def ratio_interval(self, model: int, reference: int) -> tuple[float, float]:
+        """95 % interval of `ratio`.
+
+        The runs are cut into consecutive blocks, each gives the log ratio of its medians, and Student's t over the
+        blocks gives the interval: the method of batch means (Law, "Simulation Modeling and Analysis", ch. 9), which
+        holds where neighbouring runs are correlated, as they are on a shared machine.
+        """
+        count = min(BLOCKS, max(4, self.runs // 10))
+        blocks = np.array_split(self.seconds, count)
+        logs = np.array([np.log(np.median(b[:, model]) / np.median(b[:, reference])) for b in blocks])
+        reach = T_95[count - 1] * logs.std(ddof=1) / np.sqrt(count)
+        centre = np.log(self.ratio(model, reference))
+        return float(np.exp(centre - reach)), float(np.exp(centre + reach))
+
+
+def interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.Generator,
+               limit: float = 0.0) -> Timing:
+    """Time several callables side by side, in a new random order each round.
+
+    Args:
+        runs: What to time.
+        count: Rounds.
+        rng: Shuffles the order.
+        limit: Seconds after which to stop, once there were 20 rounds; 0 for none.
+    """
+    for run in runs:
+        for _ in range(WARM_UP):
+            run()
+    seconds = np.zeros((count, len(runs)))
+    start = time.perf_counter()
+    for index in range(count):
+        for model in rng.permutation(len(runs)):
+            before = time.perf_counter()
+            runs[model]()
+            seconds[index, model] = time.perf_counter() - before
+        if limit and index + 1 >= LEAST_RUNS and time.perf_counter() - start > limit:
+            return Timing(seconds[: index + 1])
+    return Timing(seconds)

@@ -1,0 +1,103 @@
+"""Model loaders: they name the files, the backend opens them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nc_strategies.errors import InputError
+
+FORMATS = ("onnx", "keras", "saved_model")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A trained fp32 model on disk.
+
+    Args:
+        name: For reports.
+        files: Format (``onnx``, ``keras``, ``saved_model``) to the file or folder which holds the model in it.
+            Several formats must hold the same function.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+
+    def pick(self, accepted: tuple[str, ...], backend: str) -> tuple[str, Path]:
+        """The first format that a backend accepts.
+
+        Raises:
+            InputError: none of the formats is accepted.
+        """
+        for kind in accepted:
+            if kind in self.files:
+                return kind, self.files[kind]
+        raise InputError("model", f"backend={backend} does not take a model in the form {'/'.join(self.files)}",
+                         f"it takes: {', '.join(accepted)}")
+
+    def sha256(self, kind: str) -> str:
+        """Hash of the model in one format: of the file, or of all files of the folder and their names."""
+        digest = hashlib.sha256()
+        root = self.files[kind]
+        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+            if path.is_file():
+                digest.update(str(path.relative_to(root)).encode())
+                with path.open("rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+        return digest.hexdigest()
+
+
+@dataclass
+class FileModelSettings:
+    """Settings of a model in a file of the user's."""
+
+    name: str = "onnx"
+    path: str = "???"
+
+
+class FileModel:
+    """A model file of the user's, in the format the option is named for.
+
+    Raises:
+        InputError: there is no such file.
+    """
+
+    def __init__(self, settings: FileModelSettings) -> None:
+        self.settings = settings
+
+    def load(self) -> ModelSource:
+        """The model's place on disk."""
+        path = Path(self.settings.path).expanduser()
+        if not path.exists():
+            raise InputError("model.path", f"no such file: {path}")
+        if self.settings.name == "onnx" and path.is_dir():
+            raise InputError("model.path", f"{path} is a folder", "expected an .onnx file")
+        return ModelSource(path.stem, {self.settings.name: path})
+
+
+@dataclass
+class SampleModelSettings:
+    """Settings of the bundled model: none."""
+
+    name: str = "sample"
+
+
+class SampleModel:
+    """The bundled Fashion-MNIST classifier, in every format."""
+
+    def __init__(self, settings: SampleModelSettings) -> None:
+        self.settings = settings
+
+    def load(self) -> ModelSource:
+        """The model's place on disk."""
+        return sample()
+
+
+def sample() -> ModelSource:
+    """The bundled classifier."""
+    from nc_strategies import samples
+
+    return ModelSource("fashion_cnn", {"onnx": samples.MODEL_ONNX, "keras": samples.MODEL_KERAS})

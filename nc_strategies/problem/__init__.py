@@ -1,0 +1,7 @@
+"""What is asked of a strategy, and what it is told back. Pure data."""
+
+from nc_strategies.problem.evaluation import Evaluation, Trial, TrialState
+from nc_strategies.problem.objective import Constraint, Goal, Objective
+from nc_strategies.problem.problem import Problem
+
+__all__ = ["Constraint", "Evaluation", "Goal", "Objective", "Problem", "Trial", "TrialState"]

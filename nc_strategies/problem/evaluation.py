@@ -1,0 +1,102 @@
+"""What measuring one configuration gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from nc_strategies.space import Config
+
+Pairs = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measured values of one model.
+
+    Args:
+        metrics: Pairs (metric name, value) over `samples` evaluation samples.
+        values: Pairs (name, value in the unit its name ends in): ``latency_ms``, ``size_bytes``, ``duration_s``, ...
+        ratios: Pairs (objective name, value relative to fp32 measured side by side; below 1 is better than fp32).
+        spread: Pairs (name, half-width of the 95 % interval), for the names in `ratios`, as a relative number.
+        samples: Evaluation samples that were read.
+        int8_ops: Operators which executed in int8.
+        fp32_ops: Operators which executed in floating point.
+        seconds: Pairs (stage, seconds): ``realise``, ``accuracy``, ``latency``.
+        graph: Fingerprint of the executed graph.
+    """
+
+    metrics: Pairs
+    values: Pairs = ()
+    ratios: Pairs = ()
+    spread: Pairs = ()
+    samples: int = 0
+    int8_ops: int = 0
+    fp32_ops: int = 0
+    seconds: Pairs = ()
+    graph: str = ""
+
+    def metric(self, name: str) -> float:
+        """A metric's value; KeyError when it was not measured."""
+        return dict(self.metrics)[name]
+
+    def value(self, name: str) -> float:
+        """A measured value; KeyError when it was not measured."""
+        return dict(self.values)[name]
+
+    def ratio(self, name: str) -> float:
+        """An objective relative to fp32, below 1 is better; KeyError when it was not measured."""
+        return dict(self.ratios)[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; the inverse of `from_dict`."""
+        pairs = {key: dict(getattr(self, key)) for key in _PAIRS}
+        return {**pairs, "samples": self.samples, "int8_ops": self.int8_ops, "fp32_ops": self.fp32_ops,
+                "graph": self.graph}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Evaluation:
+        """Read what `to_dict` wrote."""
+        pairs: dict[str, Any] = {key: tuple(data[key].items()) for key in _PAIRS}
+        return Evaluation(**pairs, **{key: data[key] for key in ("samples", "int8_ops", "fp32_ops", "graph")})
+
+
+_PAIRS = ("metrics", "values", "ratios", "spread", "seconds")
+
+
+class TrialState(StrEnum):
+    """How a trial ended: measured, broken, or stopped early as hopeless."""
+
+    OK = "ok"
+    FAILED = "failed"
+    PRUNED = "pruned"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration and what came of it.
+
+    Args:
+        number: Position in the run, from 1.
+        config: What was tried.
+        state: How it ended.
+        evaluation: What was measured; None when it failed.
+        error: One line saying why it failed.
+        resumed: It was measured by an earlier run in the same folder.
+        note: Why the strategy tried it, in a few words.
+    """
+
+    number: int
+    config: Config
+    state: TrialState
+    evaluation: Evaluation | None = None
+    error: str | None = None
+    resumed: bool = False
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was measured completely."""
+        return self.state is TrialState.OK and self.evaluation is not None

@@ -1,0 +1,131 @@
+"""The goal: constraints on metrics, objectives to be better in than fp32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nc_strategies.problem.evaluation import Evaluation, Trial
+
+LATENCY_TIE = 0.04
+"""Latencies closer than this, relative, are ties: one trial's timing cannot tell them apart."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A metric that must reach a threshold.
+
+    Args:
+        metric: Name of the metric.
+        threshold: Worst value that is accepted.
+        baseline: fp32's value.
+        higher_is_better: Direction of the metric.
+        criterion: How the threshold was stated: ``relative`` or ``absolute``.
+        tolerable_loss: The loss it was made of.
+    """
+
+    metric: str
+    threshold: float
+    baseline: float
+    higher_is_better: bool = True
+    criterion: str = "relative"
+    tolerable_loss: float = 0.01
+
+    @staticmethod
+    def from_baseline(metric: str, baseline: float, higher_is_better: bool, criterion: str,
+                      tolerable_loss: float) -> Constraint:
+        """The threshold for a tolerable loss from fp32's value.
+
+        A negative loss asks for a gain. ``relative`` counts in fractions of the absolute value of `baseline`.
+        """
+        loss = tolerable_loss * abs(baseline) if criterion == "relative" else tolerable_loss
+        threshold = baseline - loss if higher_is_better else baseline + loss
+        return Constraint(metric, threshold, baseline, higher_is_better, criterion, tolerable_loss)
+
+    def violation(self, value: float) -> float:
+        """How far a value misses the threshold, in the metric's unit; 0 when it is met."""
+        miss = self.threshold - value if self.higher_is_better else value - self.threshold
+        return max(0.0, miss) if miss > 1e-12 else 0.0
+
+    def loss(self, value: float) -> float:
+        """How much worse than fp32 a value is; negative for a gain."""
+        return self.baseline - value if self.higher_is_better else value - self.baseline
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A quantity to improve: ``latency``, ``throughput``, ``size`` or ``memory``.
+
+    Args:
+        name: The name of its ratio in `Evaluation.ratios`.
+        weight: Its share when there are several.
+        tie: Relative difference below which two measurements are equal.
+    """
+
+    name: str
+    weight: float = 1.0
+    tie: float = LATENCY_TIE
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Constraints and objectives, and the order of evaluations that follows from them."""
+
+    constraints: tuple[Constraint, ...]
+    objectives: tuple[Objective, ...]
+
+    @property
+    def tie(self) -> float:
+        """Relative difference in `cost` that counts as none."""
+        return max(o.tie for o in self.objectives)
+
+    def violation(self, evaluation: Evaluation) -> float:
+        """How far the constraints are missed in all; 0 when all are met."""
+        return sum(c.violation(evaluation.metric(c.metric)) for c in self.constraints)
+
+    def loss(self, evaluation: Evaluation) -> float:
+        """Loss of the first constraint's metric against fp32, in its unit; negative for a gain."""
+        first = self.constraints[0]
+        return first.loss(evaluation.metric(first.metric))
+
+    def feasible(self, evaluation: Evaluation) -> bool:
+        """Whether all constraints are met."""
+        return self.violation(evaluation) == 0.0
+
+    def cost(self, evaluation: Evaluation) -> float:
+        """Weighted mean of the objectives relative to fp32: 1 is fp32, lower is better."""
+        total = sum(o.weight for o in self.objectives)
+        return sum(o.weight * evaluation.ratio(o.name) for o in self.objectives) / total
+
+    def met(self, evaluation: Evaluation) -> bool:
+        """Whether the constraints are met and the objective is better than fp32."""
+        return self.feasible(evaluation) and self.cost(evaluation) < 1.0
+
+    def better(self, a: Evaluation, b: Evaluation) -> bool:
+        """Whether `a` is to be preferred to `b`.
+
+        A feasible one beats an infeasible one; of two infeasible ones the smaller violation wins; of two
+        feasible ones the smaller cost, and where the costs are ties the smaller loss.
+        """
+        va, vb = self.violation(a), self.violation(b)
+        if va != vb and (va > 0 or vb > 0):
+            return va < vb
+        ca, cb = self.cost(a), self.cost(b)
+        if abs(ca - cb) > self.tie * min(ca, cb):
+            return ca < cb
+        la, lb = self.loss(a), self.loss(b)
+        return la < lb if la != lb else ca < cb
+
+    def best(self, trials: list[Trial] | tuple[Trial, ...]) -> Trial | None:
+        """The trial to be preferred to all others, the earlier one where nothing tells them apart.
+
+        Among feasible trials only those whose cost is a tie with the lowest compete on loss, so that the
+        answer does not depend on the order in which the trials came.
+        """
+        done = [(t, t.evaluation) for t in trials if t.ok and t.evaluation is not None]
+        if not done:
+            return None
+        least = min(self.violation(e) for _, e in done)
+        level = [(t, e) for t, e in done if self.violation(e) == least]
+        lowest = min(self.cost(e) for _, e in level)
+        ties = [(t, e) for t, e in level if self.cost(e) <= lowest * (1 + self.tie)]
+        return min(ties, key=lambda pair: (self.loss(pair[1]), self.cost(pair[1])))[0]

@@ -1,0 +1,7 @@
+"""Components by name: built-ins and other distributions' plugins, through the same hooks."""
+
+from nc_strategies.registry.component import Component
+from nc_strategies.registry.hookspecs import hookimpl
+from nc_strategies.registry.registry import Registry, registry
+
+__all__ = ["Component", "Registry", "hookimpl", "registry"]

@@ -1,0 +1,182 @@
+"""The components that are installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import logging
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nc_strategies.errors import InputError, first_line
+from nc_strategies.registry import builtin, hookspecs
+from nc_strategies.registry.component import Component
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """Built-in components and those of every installed plugin.
+
+    A plugin that cannot be loaded, or whose hooks raise, is left out and kept in `broken` by name.
+
+    Args:
+        points: Entry points to load; those of the group ``nc_strategies`` when left out.
+    """
+
+    def __init__(self, points: list[EntryPoint] | None = None) -> None:
+        self.manager = pluggy.PluginManager(hookspecs.GROUP)
+        self.manager.add_hookspecs(hookspecs)
+        self.manager.register(builtin, name="nc_strategies")
+        self.broken: dict[str, str] = {}
+        self.components: dict[tuple[str, str], Component] = {}
+        self.owners: dict[tuple[str, str], str] = {}
+        for point in sorted(entry_points(group=hookspecs.GROUP) if points is None else points, key=lambda p: p.name):
+            self._load(point)
+        for implementation in self.manager.hook.ncs_components.get_hookimpls():
+            self._collect(implementation)
+
+    def _load(self, point: EntryPoint) -> None:
+        # pluggy's own loader stops at the first plugin that raises.
+        try:
+            self.manager.register(point.load(), name=point.name)
+            self.manager.check_pending()
+        except Exception as error:  # whatever a third party's import raises must not stop the tool
+            self._leave_out(point.name, error)
+
+    def _collect(self, implementation: pluggy.HookImpl) -> None:
+        name = implementation.plugin_name
+        try:
+            components = list(implementation.function())
+            for component in components:
+                if not isinstance(component, Component):
+                    raise TypeError(f"ncs_components gave {component!r}, not a Component")
+                key = (component.kind, component.name)
+                if key in self.components:
+                    raise ValueError(f"{component.kind} {component.name!r} is already registered by {self.owners[key]}")
+        except Exception as error:  # as above
+            self._leave_out(name, error)
+            return
+        for component in components:
+            self.components[component.kind, component.name] = component
+            self.owners[component.kind, component.name] = name
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self.broken[name] = f"{type(error).__name__}: {first_line(error)}"
+        if self.manager.has_plugin(name):
+            self.manager.unregister(name=name)
+
+    def names(self, kind: str) -> list[str]:
+        """Names of the components of a kind."""
+        return sorted(name for k, name in self.components if k == kind)
+
+    def get(self, kind: str, name: str, key: str = "") -> Component:
+        """A component.
+
+        Args:
+            kind: Its kind.
+            name: Its name.
+            key: Configuration key to name in the error.
+
+        Raises:
+            InputError: there is none of that name; the message lists those there are.
+        """
+        component = self.components.get((kind, name))
+        if component is None:
+            known = self.names(kind)
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InputError(key or kind, f"no {kind} {name!r}", f"{hint}available: {', '.join(known)}")
+        return component
+
+    def settings(self, kind: str, config: Any, key: str = "") -> Any:
+        """A component's settings, checked against its schema.
+
+        Raises:
+            InputError: unknown component, unknown key, wrong type, or a value that must be given is missing.
+        """
+        values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
+        assert isinstance(values, Mapping)
+        key = key or kind
+        component = self.get(kind, str(values.get("name")), f"{key}.name")
+        if component.schema is None:
+            return None
+        allowed = {f.name for f in dataclasses.fields(component.schema)}
+        values = {k: v for k, v in values.items() if k in allowed or v is not None}
+        for name in values:
+            if name not in allowed:
+                raise InputError(f"{key}.{name}", f"is not a setting of {kind} {component.name!r}",
+                                 f"allowed: {', '.join(sorted(allowed))}")
+        for name, value in values.items():
+            if value == "???":
+                raise InputError(f"{key}.{name}", "is missing", f"{kind} {component.name!r} needs it")
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(component.schema), OmegaConf.create(dict(values)))
+            return OmegaConf.to_object(merged)
+        except OmegaConfBaseException as error:
+            where = f"{key}.{error.full_key}" if getattr(error, "full_key", None) else key
+            raise InputError(where, first_line(error)) from None
+
+    def target(self, component: Component) -> Any:
+        """A component's class, imported now.
+
+        Raises:
+            InputError: a package it needs is not installed; the message says what to install.
+        """
+        module, _, attribute = component.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            if not component.extra:
+                raise
+            raise InputError(f"{component.kind}={component.name}", f"a package is missing ({first_line(error)})",
+                             f"pip install '{component.extra}'") from error
+
+    def create(self, kind: str, config: Any, *args: Any, key: str = "", **kwargs: Any) -> Any:
+        """Make a component from its part of the configuration.
+
+        Args:
+            kind: Its kind.
+            config: A mapping with its ``name`` and settings.
+            *args: Passed on behind the settings.
+            key: Where in the configuration it stands, for errors.
+            **kwargs: Passed on.
+
+        Raises:
+            InputError: see `settings` and `target`.
+        """
+        settings = self.settings(kind, config, key)
+        component = self.get(kind, str(config["name"]))
+        return self.target(component)(settings, *args, **kwargs)
+
+    def config_paths(self) -> list[tuple[str, str]]:
+        """Pairs (plugin name, search path) of third-party configuration."""
+        paths = []
+        for implementation in self.manager.hook.ncs_config_paths.get_hookimpls():
+            try:
+                paths += [(implementation.plugin_name, str(path)) for path in implementation.function()]
+            except Exception as error:  # whatever a third party's hook raises must not stop the tool
+                self.broken[implementation.plugin_name] = f"{type(error).__name__}: {first_line(error)}"
+        return paths
+
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Call an observer hook of every plugin; one that raises is logged and never breaks a run."""
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                wanted = {name: arguments[name] for name in implementation.argnames}
+                implementation.function(**wanted)
+            except Exception:  # as above
+                log.exception("plugin %s failed in %s; the run goes on", implementation.plugin_name, hook)
+
+
+@functools.cache
+def registry() -> Registry:
+    """The registry of this process."""
+    return Registry()

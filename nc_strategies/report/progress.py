@@ -1,0 +1,75 @@
+"""Progress on a terminal; nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from nc_strategies.problem import Trial
+from nc_strategies.study.study import Study, StudyListener
+
+
+class ProgressLine(StudyListener):
+    """Stage, trials done, best so far and time left, in one line on standard error."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+            TimeElapsedColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.fields[best]}"),
+            console=Console(file=sys.stderr), transient=True)
+        self._task = self._progress.add_task("starting", total=None, left="", best="")
+        self._begin = 0.0
+        self._limit = 0
+        self._timeout = 0.0
+        self._measured = 0
+
+    def __enter__(self) -> ProgressLine:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def stage(self, text: str) -> None:
+        """See `StudyListener.stage`."""
+        self._progress.update(self._task, description=text, left="")
+
+    def started(self, study: Study, max_trials: int, timeout: float) -> None:
+        """See `StudyListener.started`."""
+        self._begin, self._limit, self._timeout = time.monotonic(), max_trials, timeout
+        self._progress.update(self._task, total=max_trials or None)
+
+    def trial_started(self, number: int, stage: str) -> None:
+        """See `StudyListener.trial_started`."""
+        self._progress.update(self._task, description=stage or "tuning")
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        """See `StudyListener.trial_finished`."""
+        self._measured += not trial.resumed
+        self._progress.update(self._task, completed=len(study.trials), left=self._left(study), best=_best(study))
+
+    def _left(self, study: Study) -> str:
+        spent = time.monotonic() - self._begin
+        times = []
+        if self._limit and self._measured:
+            times.append((self._limit - len(study.trials)) * spent / self._measured)
+        if self._timeout:
+            times.append(self._timeout - spent)
+        return f"at most {_clock(max(0.0, min(times)))} left" if times else ""
+
+
+def _best(study: Study) -> str:
+    best = study.best
+    if best is None or best.evaluation is None:
+        return ""
+    done = best.evaluation
+    mark = "met" if study.goal.met(done) else "not met"
+    return f"best: {done.metric('accuracy'):.4f} at {1 / done.ratio('latency'):.2f}x ({mark})"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

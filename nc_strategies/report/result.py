@@ -1,0 +1,106 @@
+"""``result.json``: the run in one file, with a stable schema."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nc_strategies.backends.base import ExecutedOps
+from nc_strategies.problem import TrialState
+from nc_strategies.study.folder import RESULT, write_atomically
+from nc_strategies.study.measure import METRIC
+from nc_strategies.study.study import Final, Study
+from nc_strategies.study.tune import SCHEMA_VERSION, Setup
+
+
+def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
+    """The result as plain data."""
+    config, constraint = setup.config, study.goal.constraints[0]
+    resumed = sum(t.resumed for t in study.trials)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": str(study.status),
+        "stop_reason": study.stop_reason,
+        "strategy": config.strategy["name"],
+        "engine": study.engine or config.strategy["name"],
+        "backend": config.backend["name"],
+        "model": setup.model.name,
+        "data": config.data["name"],
+        "metrics": config.metrics.name,
+        "objectives": list(config.metrics.objectives),
+        "seed": config.tuning.seed,
+        "goal": {
+            "metric": config.metrics.accuracy["name"], "criterion": constraint.criterion,
+            "tolerable_loss": constraint.tolerable_loss, "threshold": constraint.threshold,
+            "higher_is_better": constraint.higher_is_better,
+        },
+        "baseline": _baseline(study),
+        "tuned": _tuned(study.final) if study.final else None,
+        "speedup": study.final.speedup if study.final else None,
+        "speedup_ci95": list(study.final.speedup_ci95) if study.final else None,
+        "trials": {
+            "total": len(study.trials), "ok": study.count(TrialState.OK), "failed": study.count(TrialState.FAILED),
+            "pruned": study.count(TrialState.PRUNED), "resumed": resumed,
+        },
+        "seconds": {stage: round(value, 3) for stage, value in study.seconds.items()},
+        "measure": {"threads": config.measure.threads, "batch_size": config.measure.batch_size,
+                    "samples": study.baseline.samples, "processors": os.cpu_count()},
+        "budget": {"max_trials": config.tuning.max_trials, "timeout": config.tuning.timeout,
+                   "stop_when": config.tuning.stop_when},
+        "model_path": os.path.relpath(study.model_path, study.run_dir) if study.model_path else None,
+        "hashes": {key: value for key, value in study.metadata.items() if key.endswith("sha256") or key == "space"},
+        "versions": study.versions,
+    }
+
+
+def write(study: Study, setup: Setup) -> dict[str, Any]:
+    """Write ``result.json`` and return what is in it."""
+    result = as_dict(study, setup)
+    write_json(study.run_dir / RESULT, result)
+    return result
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file in one move; a number that is not finite is an error."""
+    write_atomically(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def failed(config: dict[str, Any], error: str) -> dict[str, Any]:
+    """The result of a job that ended before anything was measured."""
+    def name(group: str) -> str:
+        part = config.get(group)
+        return str(part.get("name", "")) if isinstance(part, dict) else str(part or "")
+
+    return {"schema_version": SCHEMA_VERSION, "status": "failed", "stop_reason": "error", "error": error,
+            **{group: name(group) for group in ("strategy", "backend", "model", "data", "metrics")},
+            "baseline": None, "tuned": None, "speedup": None, "speedup_ci95": None}
+
+
+def _baseline(study: Study) -> dict[str, Any]:
+    base = study.baseline
+    return {
+        "accuracy": base.metric(METRIC), "latency_ms": base.value("latency_ms"),
+        "latency_ms_ci95": list(study.baseline_ci95), "duration_s": base.value("duration_s"),
+        "size_bytes": int(base.value("size_bytes")), "as_given_latency_ms": base.value("as_given_latency_ms"),
+        "all_float_latency_ms": base.value("all_float_latency_ms"),
+    }
+
+
+def _tuned(final: Final) -> dict[str, Any]:
+    done = final.evaluation
+    return {
+        "accuracy": done.metric(METRIC), "latency_ms": done.value("latency_ms"),
+        "latency_ms_ci95": list(final.latency_ci95), "duration_s": done.value("duration_s"),
+        "size_bytes": int(done.value("size_bytes")),
+        "accuracy_loss_ci95": list(final.accuracy_loss_ci95) if final.accuracy_loss_ci95 else None,
+        "int8_ops": final.executed.int8_count, "fp32_ops": final.executed.fp32_count,
+        "ops": _ops(final.executed), "trial": final.trial.number, "fingerprint": final.trial.config.fingerprint,
+        "config": final.trial.config.to_dict(),
+    }
+
+
+def _ops(executed: ExecutedOps) -> dict[str, dict[str, int]]:
+    kinds = sorted({*executed.int8, *executed.fp32})
+    return {kind: {"int8": executed.int8.get(kind, 0), "fp32": executed.fp32.get(kind, 0)} for kind in kinds}

@@ -1,0 +1,79 @@
+"""The tables a run ends with, for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+STYLES = {"met": "bold green", "missed": "bold yellow", "failed": "bold red"}
+
+
+def render(result: dict[str, Any], run_dir: str) -> RenderableType:
+    """The result of one run: verdict, comparison, operators by type."""
+    parts: list[RenderableType] = [verdict(result)]
+    if result["tuned"]:
+        parts += [comparison([result]), operators(result)]
+        parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
+    return Group(*parts)
+
+
+def verdict(result: dict[str, Any]) -> Text:
+    """One sentence: was the goal met, and how closely."""
+    status = str(result["status"])
+    if not result.get("tuned"):
+        return Text(f"failed: {result.get('error') or 'no configuration could be measured'}", STYLES["failed"])
+    goal, tuned = result["goal"], result["tuned"]
+    low, high = tuned["accuracy_loss_ci95"]
+    sign = ">=" if goal["higher_is_better"] else "<="
+    text = (f"goal {status}: {goal['metric']} {tuned['accuracy']:.4f} (asked {sign} {goal['threshold']:.4f}; "
+            f"loss {low:+.4f} to {high:+.4f} with 95 %), {result['speedup']:.2f} times as fast as fp32")
+    if status == "missed":
+        text += "; the closest model is saved"
+    return Text(text, STYLES[status])
+
+
+def comparison(results: list[dict[str, Any]]) -> Table:
+    """One row a run: the columns of the published comparison, and ours."""
+    table = Table(show_edge=False, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in ("strategy", "backend", "status") else "right")
+    for result in results:
+        table.add_row(*row(result))
+    return table
+
+
+COLUMNS = ("strategy", "backend", "FP32 baseline", "int8 accuracy", "int8 duration (s)", "fp32 duration (s)",
+           "speed-up", "95 %", "int8/fp32 ops", "trials", "seconds", "status")
+
+
+def row(result: dict[str, Any]) -> tuple[str, ...]:
+    """A run as the cells of `COLUMNS`."""
+    if not result.get("tuned"):
+        return (result["strategy"], result["backend"], *["-"] * 9, f"failed: {result.get('error', '')}".strip(": "))
+    base, tuned, trials = result["baseline"], result["tuned"], result["trials"]
+    low, high = result["speedup_ci95"]
+    return (result["strategy"], result["backend"], f"{base['accuracy']:.4f}", f"{tuned['accuracy']:.4f}",
+            f"{tuned['duration_s']:.2f}", f"{base['duration_s']:.2f}", f"{result['speedup']:.2f}",
+            f"{low:.2f}-{high:.2f}", f"{tuned['int8_ops']}/{tuned['fp32_ops']}", str(trials["total"]),
+            f"{result['seconds']['total']:.0f}", str(result["status"]))
+
+
+def operators(result: dict[str, Any]) -> Table:
+    """Executed operators by type."""
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("operator type", "int8", "fp32"):
+        table.add_column(name, justify="left" if name == "operator type" else "right")
+    for kind, count in result["tuned"]["ops"].items():
+        table.add_row(kind, str(count["int8"]), str(count["fp32"]))
+    return table
+
+
+def show(renderable: RenderableType) -> None:
+    """Print on standard output; wide enough that nothing is cut when it is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(renderable)

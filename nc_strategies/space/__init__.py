@@ -1,0 +1,9 @@
+"""What may be chosen: schemes, an engine's capabilities, the search space, one point of it. Pure data."""
+
+from nc_strategies.space.capabilities import Capabilities, OpCapability
+from nc_strategies.space.config import Config
+from nc_strategies.space.scheme import FLOAT, OpScheme, TensorScheme
+from nc_strategies.space.space import Space
+from nc_strategies.space.wishes import Wishes
+
+__all__ = ["FLOAT", "Capabilities", "Config", "OpCapability", "OpScheme", "Space", "TensorScheme", "Wishes"]

@@ -1,0 +1,74 @@
+"""How one tensor, and one operator, is quantized."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FP32 = "fp32"
+DTYPES = ("int8", "uint8", FP32)
+
+
+@dataclass(frozen=True, order=True)
+class TensorScheme:
+    """The quantization of one tensor.
+
+    Args:
+        dtype: ``int8``, ``uint8`` or ``fp32`` (not quantized; the other fields are then ``none``).
+        scheme: ``sym`` (zero point fixed at the middle) or ``asym``.
+        granularity: ``per_tensor`` (one scale) or ``per_channel`` (one scale an output channel).
+        algorithm: How the range is chosen: ``minmax``, ``percentile`` or ``kl``.
+    """
+
+    dtype: str
+    scheme: str = "sym"
+    granularity: str = "per_tensor"
+    algorithm: str = "minmax"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the tensor stays in floating point."""
+        return self.dtype == FP32
+
+    def __str__(self) -> str:
+        return FP32 if self.is_float else f"{self.dtype} {self.scheme} {self.granularity} {self.algorithm}"
+
+
+FLOAT_TENSOR = TensorScheme(FP32, "none", "none", "none")
+
+
+@dataclass(frozen=True, order=True)
+class OpScheme:
+    """The quantization of one operator: its activations (inputs) and, where it has one, its weight."""
+
+    activation: TensorScheme
+    weight: TensorScheme | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the operator runs in floating point."""
+        return self.activation.is_float
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; the inverse of `from_dict`."""
+        if self.is_float:
+            return {"dtype": FP32}
+        return {"activation": asdict(self.activation), "weight": asdict(self.weight) if self.weight else None}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> OpScheme:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError: the data is not of that form.
+        """
+        if data.get("dtype") == FP32:
+            return FLOAT
+        weight = data["weight"]
+        return OpScheme(TensorScheme(**data["activation"]), TensorScheme(**weight) if weight else None)
+
+    def __str__(self) -> str:
+        return FP32 if self.is_float else f"activation {self.activation}; weight {self.weight or 'none'}"
+
+
+FLOAT = OpScheme(FLOAT_TENSOR, FLOAT_TENSOR)

@@ -1,0 +1,132 @@
+"""The user's wishes in Neural Compressor's form, and what they leave of an engine's capabilities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nc_strategies.errors import InputError
+from nc_strategies.space.capabilities import Capabilities, OpCapability
+from nc_strategies.space.scheme import DTYPES, OpScheme, TensorScheme
+
+PARTS = ("activation", "weight")
+FIELDS = ("dtype", "scheme", "granularity", "algorithm")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks of operators.
+
+    Args:
+        op_type_dict: Regular expression on operator types to ``{part: {field: [allowed values]}}`` with
+            part ``activation`` or ``weight`` and field ``dtype``, ``scheme``, ``granularity`` or ``algorithm``.
+        op_name_dict: The same by operator name; where one matches, wishes by type no longer count.
+        excluded_precisions: Data types no operator may use: ``int8``, ``uint8``, ``fp32``.
+
+    A field that is not named stays free. ``fp32`` stays possible unless a ``dtype`` wish leaves it out.
+    """
+
+    op_type_dict: Mapping[str, Any] = field(default_factory=dict)
+    op_name_dict: Mapping[str, Any] = field(default_factory=dict)
+    excluded_precisions: tuple[str, ...] = ()
+
+    def apply(self, capabilities: Capabilities) -> tuple[OpCapability, ...]:
+        """The operators with the schemes that are left.
+
+        Raises:
+            InputError: a wish that is malformed, matches no operator, or leaves an operator without a scheme.
+        """
+        by_type = _parse("space.op_type_dict", self.op_type_dict)
+        by_name = _parse("space.op_name_dict", self.op_name_dict)
+        for precision in self.excluded_precisions:
+            if precision not in DTYPES:
+                raise InputError("space.excluded_precisions", f"unknown precision {precision!r}",
+                                 f"allowed: {', '.join(DTYPES)}")
+        _check_keys(by_type, sorted({op.type for op in capabilities.ops}), "operator type")
+        _check_keys(by_name, [op.name for op in capabilities.ops], "operator")
+        return tuple(self._narrow(op, by_type, by_name) for op in capabilities.ops)
+
+    def _narrow(self, op: OpCapability, by_type: list[_Wish], by_name: list[_Wish]) -> OpCapability:
+        wishes = [w for w in by_name if w.pattern.fullmatch(op.name)]
+        wishes = wishes or [w for w in by_type if w.pattern.fullmatch(op.type)]
+        schemes = op.schemes
+        asked = any("dtype" in fields for wish in wishes for fields in wish.parts.values())
+        if op.opt_in and not asked:
+            schemes = tuple(s for s in schemes if s.is_float)
+        for wish in wishes:
+            schemes = wish.narrow(op, schemes)
+        excluded = set(self.excluded_precisions)
+        kept = tuple(s for s in schemes if not excluded & {part.dtype for part in (s.activation, s.weight) if part})
+        if not kept:
+            raise InputError("space.excluded_precisions", f"leaves nothing for operator {op.name!r} ({op.type})",
+                             f"it can use {', '.join(sorted({s.activation.dtype for s in schemes}))}")
+        if op.opt_in and asked:
+            kept = tuple(sorted(kept, key=lambda scheme: scheme.is_float))
+        return replace(op, schemes=kept)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    key: str
+    pattern: re.Pattern[str]
+    parts: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+    def narrow(self, op: OpCapability, schemes: tuple[OpScheme, ...]) -> tuple[OpScheme, ...]:
+        for part, fields in self.parts.items():
+            for name, values in fields.items():
+                left = tuple(s for s in schemes if _allows(getattr(s, part), s.is_float, name, values))
+                if not left:
+                    possible = sorted({getattr(getattr(s, part), name) for s in op.schemes if getattr(s, part)})
+                    raise InputError(f"{self.key}.{self.pattern.pattern}.{part}.{name}",
+                                     f"{list(values)} is not possible for operator {op.name!r} ({op.type})",
+                                     f"possible: {', '.join(possible)}")
+                schemes = left
+        return schemes
+
+
+def _allows(part: TensorScheme | None, is_float: bool, name: str, values: tuple[str, ...]) -> bool:
+    if part is None or (is_float and name != "dtype"):
+        return True
+    return getattr(part, name) in values
+
+
+def _parse(key: str, wishes: Mapping[str, Any]) -> list[_Wish]:
+    parsed = []
+    for text, parts in wishes.items():
+        where = f"{key}.{text}"
+        try:
+            pattern = re.compile(str(text))
+        except re.error as error:
+            raise InputError(where, f"not a regular expression ({error})") from None
+        checked: dict[str, dict[str, tuple[str, ...]]] = {}
+        for part, fields in _items(where, parts, PARTS):
+            checked[part] = {name: _values(f"{where}.{part}.{name}", values)
+                             for name, values in _items(f"{where}.{part}", fields, FIELDS)}
+        parsed.append(_Wish(key, pattern, checked))
+    return parsed
+
+
+def _items(where: str, data: Any, allowed: Iterable[str]) -> list[tuple[str, Any]]:
+    if not isinstance(data, Mapping):
+        raise InputError(where, f"expected a mapping, got {data!r}", f"allowed keys: {', '.join(allowed)}")
+    for name in data:
+        if name not in allowed:
+            raise InputError(where, f"unknown key {name!r}", f"allowed: {', '.join(allowed)}")
+    return list(data.items())
+
+
+def _values(where: str, values: Any) -> tuple[str, ...]:
+    values = [values] if isinstance(values, str) else values
+    if not isinstance(values, (list, tuple)) or not values or not all(isinstance(v, str) for v in values):
+        raise InputError(where, f"expected a list of names, got {values!r}", "for example [int8] or [per_tensor]")
+    return tuple(values)
+
+
+def _check_keys(wishes: list[_Wish], names: list[str], what: str) -> None:
+    for wish in wishes:
+        if not any(wish.pattern.fullmatch(name) for name in names):
+            shown = ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
+            raise InputError(f"{wish.key}.{wish.pattern.pattern}", f"matches no {what} that can be quantized",
+                             f"there are: {shown or 'none'}")

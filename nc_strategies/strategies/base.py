@@ -1,0 +1,78 @@
+"""The interface of a strategy, and a form of it that reads from top to bottom."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from typing import Any
+
+from nc_strategies.problem import Problem, Trial
+from nc_strategies.space import Config
+
+Steps = Generator[Config, Trial, None]
+
+
+class Strategy(ABC):
+    """Proposes configurations and is told what came of them.
+
+    Args:
+        settings: The strategy's own settings, an instance of the schema it is registered with.
+        problem: What is to be solved.
+
+    A strategy must be deterministic in what it has observed and in ``problem.rng``: a resumed run shows it the
+    finished trials again and expects the same proposals. It may propose a configuration twice; the second
+    time is answered from the history and costs nothing.
+    """
+
+    stage: str = ""
+    """What the strategy is doing, in a word or two, for the progress line."""
+    note: str = ""
+    """Why it proposed the latest configuration, for the journal."""
+    engine: str = ""
+    """Which optimizer proposes, where the strategy has several; empty otherwise."""
+
+    def __init__(self, settings: Any, problem: Problem) -> None:
+        self.settings = settings
+        self.problem = problem
+
+    @abstractmethod
+    def propose(self) -> Config | None:
+        """The next configuration to measure.
+
+        None while trials are pending: wait for one of them. None with none pending: the strategy has finished.
+        """
+
+    @abstractmethod
+    def observe(self, trial: Trial) -> None:
+        """Learn what came of a proposed configuration, in any order, failed ones included."""
+
+    def close(self) -> None:  # noqa: B027 - optional, nothing to release by default
+        """Release what the strategy holds; called once, at the end of a run or after an error."""
+
+
+class StepwiseStrategy(Strategy):
+    """A strategy written as one generator: ``trial = yield config``.
+
+    Subclasses implement `steps`. Only one configuration is pending at a time.
+    """
+
+    def __init__(self, settings: Any, problem: Problem) -> None:
+        super().__init__(settings, problem)
+        self._steps = self.steps()
+        self._next = next(self._steps, None)
+
+    @abstractmethod
+    def steps(self) -> Steps:
+        """Yield configurations, receive their trials, return when finished."""
+
+    def propose(self) -> Config | None:
+        """See `Strategy.propose`."""
+        config, self._next = self._next, None
+        return config
+
+    def observe(self, trial: Trial) -> None:
+        """See `Strategy.observe`."""
+        try:
+            self._next = self._steps.send(trial)
+        except StopIteration:
+            self._next = None

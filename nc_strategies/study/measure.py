@@ -1,0 +1,199 @@
+"""Measuring configurations: fp32 once, then each trial side by side with it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Backend, Executable
+from nc_strategies.config import MeasureConfig, MetricsConfig
+from nc_strategies.data import Dataset
+from nc_strategies.errors import EngineError
+from nc_strategies.measure.accuracy import loss_interval, predict
+from nc_strategies.measure.latency import Timing, interleave
+from nc_strategies.measure.metrics import Metric
+from nc_strategies.problem import Evaluation, Goal, Trial
+from nc_strategies.space import Config, Space
+from nc_strategies.study.study import Final
+
+log = logging.getLogger(__name__)
+FLOAT_TOLERANCE = 1e-3
+METRIC = "accuracy"
+
+
+@dataclass
+class Baseline:
+    """fp32: the model as given and the backend's own all-float graph, and the faster of the two as the reference."""
+
+    as_given: Executable
+    all_float: Executable
+    reference: Executable
+    outputs: NDArray[Any]
+    evaluation: Evaluation
+    latency_ci95: tuple[float, float]
+
+
+class Measurer:
+    """Measures one model's configurations on one backend.
+
+    Args:
+        backend: Loaded and calibrated.
+        data: Evaluation samples.
+        metric: The metric that is the constraint.
+        higher_is_better: Its direction.
+        settings: How to measure.
+        metrics: The set of metrics, for its objectives.
+        rng: Orders the timed runs.
+    """
+
+    def __init__(self, backend: Backend, data: Dataset, metric: Metric, higher_is_better: bool,
+                 settings: MeasureConfig, metrics: MetricsConfig, rng: np.random.Generator) -> None:
+        self.backend = backend
+        self.data = data
+        self.metric = metric
+        self.higher_is_better = higher_is_better
+        self.settings = settings
+        self.metrics = metrics
+        self.rng = rng
+        self._batch = data.batch(0, settings.batch_size)
+        self._graphs: dict[str, Evaluation] = {}
+        self._baseline: Baseline | None = None
+
+    @property
+    def baseline(self) -> Baseline:
+        """fp32, once `measure_baseline` has been called."""
+        assert self._baseline is not None
+        return self._baseline
+
+    def remember(self, evaluation: Evaluation) -> None:
+        """Take an evaluation of an earlier run as measured."""
+        self._graphs[evaluation.graph] = evaluation
+
+    def measure_baseline(self, space: Space) -> Baseline:
+        """Measure fp32, as given and as the backend's all-float graph.
+
+        Raises:
+            EngineError: the two do not give the same outputs.
+        """
+        as_given, all_float = self.backend.reference(), self.backend.realise(space.all_float())
+        self._check_equal(as_given, all_float)
+        (found,) = predict([as_given], self.data, self.settings.evaluation_batch_size)
+        value = self.metric.compute(found.outputs, self.data.labels)
+        timing = self._time([as_given, all_float], self.settings.latency_runs)
+        faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
+        reference = (as_given, all_float)[faster]
+        executed = reference.executed()
+        evaluation = Evaluation(
+            metrics=((METRIC, value),),
+            values=(("latency_ms", timing.median_ms(faster)), ("duration_s", found.seconds),
+                    ("size_bytes", float(as_given.size_bytes)), ("as_given_latency_ms", timing.median_ms(0)),
+                    ("all_float_latency_ms", timing.median_ms(1))),
+            ratios=tuple((name, 1.0) for name in self.metrics.objectives),
+            samples=len(self.data), int8_ops=executed.int8_count, fp32_ops=executed.fp32_count,
+            graph=reference.fingerprint)
+        self._baseline = Baseline(as_given, all_float, reference, found.outputs, evaluation,
+                                  timing.interval_ms(faster))
+        return self._baseline
+
+    def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
+        for a, b in zip(as_given.predict(self._batch), all_float.predict(self._batch), strict=True):
+            scale = max(1.0, float(np.abs(a).max(initial=0.0)))
+            if not np.allclose(a, b, atol=FLOAT_TOLERANCE * scale, rtol=0, equal_nan=True):
+                raise EngineError("the backend's all-float graph does not compute what the model as given computes: "
+                                  f"outputs differ by {float(np.abs(a - b).max()):.2g}")
+
+    def measure(self, config: Config) -> Evaluation:
+        """Measure a configuration; the same executed graph is never measured twice.
+
+        Raises:
+            EngineError: the engine cannot build or run it.
+        """
+        start = time.perf_counter()
+        model = self.backend.realise(config)
+        realised = time.perf_counter() - start
+        known = self._graphs.get(model.fingerprint)
+        if known is not None:
+            log.info("the same executed graph was measured before")
+            model.close()
+            return known
+        start = time.perf_counter()
+        (found,) = predict([model], self.data, self.settings.evaluation_batch_size)
+        value = self.metric.compute(found.outputs, self.data.labels)
+        evaluated = time.perf_counter() - start
+        start = time.perf_counter()
+        timing = self._time([self.baseline.reference, model], self.settings.latency_runs)
+        seconds = (("realise", realised), ("accuracy", evaluated), ("latency", time.perf_counter() - start))
+        evaluation = self._evaluation(model, timing, 1, 0, value, found.seconds, seconds)
+        self._graphs[model.fingerprint] = evaluation
+        model.close()
+        return evaluation
+
+    def measure_finalists(self, trials: list[Trial], goal: Goal, tie: float) -> Final:
+        """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
+
+        Args:
+            trials: Candidates; the first is preferred where nothing tells them apart.
+            goal: Orders them.
+            tie: Relative difference in cost that still counts as none, now that more runs were timed.
+        """
+        models = [self.backend.realise(t.config) for t in trials]
+        base = self.baseline
+        references = [base.as_given, base.all_float]
+        timing = self._time([*references, *models], self.settings.final_runs, 3.0)
+        faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
+        candidates = []
+        for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
+            assert trial.evaluation is not None
+            value, duration = trial.evaluation.metric(METRIC), trial.evaluation.value("duration_s")
+            index = position + len(references)
+            evaluation = self._evaluation(model, timing, index, faster, value, duration, trial.evaluation.seconds)
+            candidates.append((trial, model, index, evaluation))
+        lowest = min(goal.cost(c[3]) for c in candidates)
+        level = [c for c in candidates if goal.cost(c[3]) <= lowest * (1 + tie)]
+        trial, model, index, _ = min(level, key=lambda c: goal.loss(c[3]))
+        fp32, int8 = predict([references[faster], model], self.data, self.settings.evaluation_batch_size)
+        labels = self.data.labels
+        interval = loss_interval(self.metric, fp32.outputs, int8.outputs, labels, self.higher_is_better, self.rng)
+        value = self.metric.compute(int8.outputs, labels)
+        assert trial.evaluation is not None
+        evaluation = self._evaluation(model, timing, index, faster, value, int8.seconds, trial.evaluation.seconds)
+        base.reference = references[faster]
+        base.latency_ci95 = timing.interval_ms(faster)
+        base.evaluation = self._rebase(base.evaluation, timing, faster, fp32.seconds)
+        low, high = timing.ratio_interval(index, faster)
+        return Final(trial, evaluation, model.executed(), 1 / timing.ratio(index, faster), (1 / high, 1 / low),
+                     interval, timing.interval_ms(index))
+
+    def _rebase(self, before: Evaluation, timing: Timing, faster: int, seconds: float) -> Evaluation:
+        values = {**dict(before.values), "latency_ms": timing.median_ms(faster), "duration_s": seconds,
+                  "as_given_latency_ms": timing.median_ms(0), "all_float_latency_ms": timing.median_ms(1)}
+        return Evaluation(before.metrics, tuple(values.items()), before.ratios, before.spread, before.samples,
+                          before.int8_ops, before.fp32_ops, before.seconds, before.graph)
+
+    def _time(self, models: list[Executable], runs: int, patience: float = 1.0) -> Timing:
+        def run(model: Executable) -> Callable[[], object]:
+            return lambda: model.predict(self._batch)
+
+        return interleave([run(m) for m in models], runs, self.rng, self.settings.latency_timeout * patience)
+
+    def _evaluation(self, model: Executable, timing: Timing, index: int, reference: int, value: float,
+                    duration: float, seconds: tuple[tuple[str, float], ...]) -> Evaluation:
+        ratio = timing.ratio(index, reference)
+        low, high = timing.ratio_interval(index, reference)
+        size = model.size_bytes / self.baseline.as_given.size_bytes
+        reach = max(high / ratio, ratio / low) - 1
+        ratios = {"latency": ratio, "throughput": ratio, "size": size}
+        spread = {"latency": reach, "throughput": reach, "size": 0.0}
+        executed = model.executed()
+        return Evaluation(
+            metrics=((METRIC, value),),
+            values=(("latency_ms", timing.median_ms(index)), ("fp32_latency_ms", timing.median_ms(reference)),
+                    ("duration_s", duration), ("size_bytes", float(model.size_bytes))),
+            ratios=tuple(ratios.items()), spread=tuple(spread.items()), samples=len(self.data),
+            int8_ops=executed.int8_count, fp32_ops=executed.fp32_count, seconds=seconds, graph=model.fingerprint)

@@ -1,0 +1,102 @@
+"""What a run knows while it goes on, and leaves when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from nc_strategies.backends.base import ExecutedOps
+from nc_strategies.problem import Evaluation, Goal, Trial, TrialState
+from nc_strategies.space import Space
+
+
+class Status(StrEnum):
+    """How a run ended: goal met, goal missed with the closest model saved, or no model at all."""
+
+    MET = "met"
+    MISSED = "missed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Final:
+    """The model that is returned, measured once more on everything.
+
+    Args:
+        trial: The trial it comes from.
+        evaluation: Its final measurement.
+        executed: What the engine executes of it.
+        speedup: fp32's latency over its latency.
+        speedup_ci95: 95 % interval of `speedup`.
+        accuracy_loss_ci95: 95 % interval of the paired loss against fp32, in the metric's unit.
+        latency_ci95: 95 % interval of its latency in milliseconds.
+    """
+
+    trial: Trial
+    evaluation: Evaluation
+    executed: ExecutedOps
+    speedup: float
+    speedup_ci95: tuple[float, float]
+    accuracy_loss_ci95: tuple[float, float] | None
+    latency_ci95: tuple[float, float]
+
+
+@dataclass
+class Study:
+    """A run.
+
+    Args:
+        run_dir: Where it leaves its files.
+        space: What may be chosen.
+        goal: What is wanted.
+        baseline: fp32, measured.
+        baseline_ci95: 95 % interval of fp32's latency in milliseconds.
+        trials: Finished trials in the order in which the strategy saw them.
+        seconds: Seconds by stage.
+    """
+
+    run_dir: Path
+    space: Space
+    goal: Goal
+    baseline: Evaluation
+    baseline_ci95: tuple[float, float]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    engine: str = ""
+    trials: list[Trial] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    stop_reason: str = ""
+    status: Status = Status.FAILED
+    final: Final | None = None
+    model_path: Path | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial to be preferred so far."""
+        return self.goal.best(self.trials)
+
+    def count(self, state: TrialState) -> int:
+        """Trials that ended in a state."""
+        return sum(t.state is state for t in self.trials)
+
+
+class StudyListener:
+    """Told what a run does; every method does nothing unless overridden."""
+
+    def stage(self, text: str) -> None:
+        """A stage begins: loading, calibrating, fp32 baseline, tuning, final measurement."""
+
+    def started(self, study: Study, max_trials: int, timeout: float) -> None:
+        """The baseline is measured, trials begin."""
+
+    def trial_started(self, number: int, stage: str) -> None:
+        """A trial begins."""
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        """A trial has ended and is in the journal."""
+
+    def finished(self, study: Study) -> None:
+        """The run has ended."""
