@@ -35,7 +35,8 @@ class RunLog:
     def __init__(self) -> None:
         self._logger = logging.getLogger("nc_strategies")
         self._logger.setLevel(logging.INFO)
-        self._memory: logging.handlers.MemoryHandler | None = logging.handlers.MemoryHandler(100_000, logging.CRITICAL + 1)
+        never = logging.CRITICAL + 1
+        self._memory: logging.handlers.MemoryHandler | None = logging.handlers.MemoryHandler(100_000, never)
         self._logger.addHandler(self._memory)
         self._file: logging.Handler | None = None
 

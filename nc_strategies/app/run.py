@@ -31,20 +31,20 @@ def run_job(config: DictConfig, run_dir: Path) -> int:
     try:
         return _run(config, run_dir, run_log)
     except InputError as error:
-        print(redact(f"error: {error}"), file=sys.stderr)
+        say(f"error: {error}")
         return status.INPUT
     except KeyboardInterrupt:
-        print("interrupted before anything was measured", file=sys.stderr)
+        say("interrupted before anything was measured")
         return status.INTERRUPTED
     except EngineError as error:
         log.exception("the run failed")
-        print(redact(f"error: {first_line(error)}"), file=sys.stderr)
+        say(f"error: {first_line(error)}")
         return status.INTERNAL
     except Exception as error:  # the last line of defence: a bug ends in the log, one line on the terminal
         log.exception("internal error")
         where = run_dir / "nc_strategies.log"
         hint = f"; traceback in {where}" if where.exists() else ""
-        print(redact(f"internal error: {type(error).__name__}: {first_line(error)}{hint}"), file=sys.stderr)
+        say(f"internal error: {type(error).__name__}: {first_line(error)}{hint}")
         if not hint:
             logging.getLogger().exception("traceback")
         return status.INTERNAL
@@ -60,7 +60,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
 
     found = registry()
     for name, why in found.broken.items():
-        print(redact(f"warning: plugin {name} is left out ({why})"), file=sys.stderr)
+        say(f"warning: plugin {name} is left out ({why})")
     resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     resolved.pop("run_dir", None)
     sections = {name: OmegaConf.to_object(config[name]) for name in ("metrics", "tuning", "space", "measure")}
@@ -118,6 +118,11 @@ def _progress(stack: ExitStack) -> StudyListener:
     from nc_strategies.report.progress import ProgressLine
 
     return stack.enter_context(ProgressLine())
+
+
+def say(text: str) -> None:
+    """One line on standard error, secrets masked."""
+    sys.stderr.write(f"{redact(text)}\n")
 
 
 class _Observers(StudyListener):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from nc_strategies.app import status
-from nc_strategies.app.run import run_job
+from nc_strategies.app.run import run_job, say
 
 log = logging.getLogger(__name__)
 statuses: list[int] = []
@@ -44,5 +43,5 @@ class ComparisonTable(Callback):
         results = comparison.collect(folder)
         comparison.write(folder, results)
         statuses.extend(status.of_result(result) for result in results)
-        print(f"\ncomparison: {folder / 'comparison.md'}", file=sys.stderr)
+        say(f"comparison: {folder / 'comparison.md'}")
         table.show(table.comparison(results))

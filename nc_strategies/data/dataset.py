@@ -111,7 +111,7 @@ class Dataset:
         whole = self._slice(0, len(self)) if self._cache is not None else None
         if whole is not None:
             return {name: array[index] for name, array in whole.items()}
-        parts = [self._slice(i, i + 1) for i in index]
+        parts = [self._slice(i, i + 1) for i in index.tolist()]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def batches(self, size: int) -> Iterator[tuple[Batch, NDArray[Any] | None, int]]:

@@ -71,8 +71,9 @@ class SampleData:
     def __init__(self, settings: SampleDataSettings) -> None:
         from nc_strategies import samples
 
-        self._files = NpzData(NpzSettings(path=str(samples.EVALUATION), calibration_path=str(samples.CALIBRATION),
-                                          calibration_samples=settings.calibration_samples))
+        self._files = NpzData(NpzSettings(
+            path=str(samples.evaluation_images()), calibration_path=str(samples.calibration_images()),
+            calibration_samples=settings.calibration_samples))
 
     def load(self) -> tuple[Raw, Raw]:
         """Evaluation and calibration samples."""

@@ -101,7 +101,7 @@ def resize_bilinear(x: NDArray[np.float32], height: int, width: int) -> NDArray[
         width: New width.
     """
     rows, columns = _weights(x.shape[1], height), _weights(x.shape[2], width)
-    return np.einsum("oh,nhwc,pw->nopc", rows, x, columns, optimize=True).astype(np.float32)
+    return np.asarray(np.einsum("oh,nhwc,pw->nopc", rows, x, columns, optimize=True), np.float32)
 
 
 def _weights(size: int, target: int) -> NDArray[np.float32]:

@@ -103,7 +103,7 @@ class TopK(MeanMetric):
         lower_index = np.arange(flat.shape[1]) < classes[:, None]
         ahead = higher + ((flat == own[:, None]) & lower_index).sum(1)
         valid = np.isfinite(own)
-        return ((ahead < self.settings.k) & valid).astype(np.float64)
+        return np.asarray((ahead < self.settings.k) & valid, np.float64)
 
 
 @dataclass
@@ -136,11 +136,13 @@ class ClassificationScore(Metric):
     def __init__(self, settings: SklearnSettings) -> None:
         super().__init__(settings)
         self.higher_is_better = settings.name != "log_loss"
+        from sklearn import metrics
+
+        self._sklearn = metrics
 
     def compute(self, outputs: Array, labels: Array) -> float:
         """See `Metric.compute`."""
-        from sklearn import metrics
-
+        metrics = self._sklearn
         flat, classes = class_scores(outputs, labels)
         if self.settings.name == "log_loss":
             total = flat.sum(1, keepdims=True)

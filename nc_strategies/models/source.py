@@ -100,4 +100,4 @@ def sample() -> ModelSource:
     """The bundled classifier."""
     from nc_strategies import samples
 
-    return ModelSource("fashion_cnn", {"onnx": samples.MODEL_ONNX, "keras": samples.MODEL_KERAS})
+    return ModelSource("fashion_cnn", {"onnx": samples.onnx_model(), "keras": samples.keras_model()})

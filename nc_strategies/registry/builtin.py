@@ -27,7 +27,8 @@ def ncs_components() -> list[Component]:
                   OnnxRuntimeSettings, "nc-strategies[onnxruntime]", "static int8 QDQ models on onnxruntime's CPU"),
         Component("metric", "top1", f"{METRICS}:Top1", PlainSettings, summary="accuracy"),
         Component("metric", "topk", f"{METRICS}:TopK", TopKSettings, summary="class among the k highest outputs"),
-        *(Component("metric", name, f"{METRICS}:ClassificationScore", SklearnSettings, summary=f"{name} (scikit-learn)")
+        *(Component("metric", name, f"{METRICS}:ClassificationScore", SklearnSettings,
+                    "nc-strategies[metrics]", f"{name} (scikit-learn)")
           for name in ("f1", "precision", "recall", "log_loss")),
         *(Component("metric", name, f"{METRICS}:RegressionError", PlainSettings, summary=text)
           for name, text in (("mae", "mean absolute error"), ("mse", "mean squared error"))),

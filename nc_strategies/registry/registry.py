@@ -7,9 +7,9 @@ import difflib
 import functools
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 from omegaconf import DictConfig, OmegaConf
@@ -48,20 +48,20 @@ class Registry:
         try:
             self.manager.register(point.load(), name=point.name)
             self.manager.check_pending()
-        except Exception as error:  # whatever a third party's import raises must not stop the tool
+        except Exception as error:  # noqa: BLE001 - whatever a third party's import raises must not stop the tool
             self._leave_out(point.name, error)
 
     def _collect(self, implementation: pluggy.HookImpl) -> None:
         name = implementation.plugin_name
         try:
-            components = list(implementation.function())
+            components = list(cast(Iterable[Component], implementation.function()))
             for component in components:
                 if not isinstance(component, Component):
                     raise TypeError(f"ncs_components gave {component!r}, not a Component")
                 key = (component.kind, component.name)
                 if key in self.components:
                     raise ValueError(f"{component.kind} {component.name!r} is already registered by {self.owners[key]}")
-        except Exception as error:  # as above
+        except Exception as error:  # noqa: BLE001 - as above
             self._leave_out(name, error)
             return
         for component in components:
@@ -102,8 +102,8 @@ class Registry:
         Raises:
             InputError: unknown component, unknown key, wrong type, or a value that must be given is missing.
         """
-        values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
-        assert isinstance(values, Mapping)
+        plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+        values = {str(name): value for name, value in cast(Mapping[Any, Any], plain).items()}
         key = key or kind
         component = self.get(kind, str(values.get("name")), f"{key}.name")
         if component.schema is None:
@@ -118,7 +118,7 @@ class Registry:
             if value == "???":
                 raise InputError(f"{key}.{name}", "is missing", f"{kind} {component.name!r} needs it")
         try:
-            merged = OmegaConf.merge(OmegaConf.structured(component.schema), OmegaConf.create(dict(values)))
+            merged = OmegaConf.merge(OmegaConf.structured(component.schema), OmegaConf.create(values))
             return OmegaConf.to_object(merged)
         except OmegaConfBaseException as error:
             where = f"{key}.{error.full_key}" if getattr(error, "full_key", None) else key
@@ -134,10 +134,13 @@ class Registry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except ImportError as error:
-            if not component.extra:
-                raise
-            raise InputError(f"{component.kind}={component.name}", f"a package is missing ({first_line(error)})",
-                             f"pip install '{component.extra}'") from error
+            raise self._missing(component, error) from error
+
+    def _missing(self, component: Component, error: ImportError) -> Exception:
+        if not component.extra:
+            return error
+        return InputError(f"{component.kind}={component.name}", f"a package is missing ({first_line(error)})",
+                          f"pip install '{component.extra}'")
 
     def create(self, kind: str, config: Any, *args: Any, key: str = "", **kwargs: Any) -> Any:
         """Make a component from its part of the configuration.
@@ -154,15 +157,19 @@ class Registry:
         """
         settings = self.settings(kind, config, key)
         component = self.get(kind, str(config["name"]))
-        return self.target(component)(settings, *args, **kwargs)
+        try:
+            return self.target(component)(settings, *args, **kwargs)
+        except ImportError as error:
+            raise self._missing(component, error) from error
 
     def config_paths(self) -> list[tuple[str, str]]:
         """Pairs (plugin name, search path) of third-party configuration."""
         paths = []
         for implementation in self.manager.hook.ncs_config_paths.get_hookimpls():
             try:
-                paths += [(implementation.plugin_name, str(path)) for path in implementation.function()]
-            except Exception as error:  # whatever a third party's hook raises must not stop the tool
+                found = cast(Iterable[str], implementation.function())
+                paths += [(implementation.plugin_name, str(path)) for path in found]
+            except Exception as error:  # noqa: BLE001 - whatever a third party's hook raises must not stop the tool
                 self.broken[implementation.plugin_name] = f"{type(error).__name__}: {first_line(error)}"
         return paths
 

@@ -51,7 +51,8 @@ class Space:
             seen[tuple(n for n in group_of.get(name, (name,)) if n in self.ops)] = None
         for group in seen:
             if not self.schemes(group):
-                raise InputError("space", f"the operators {', '.join(group)} must share one scheme and have none in common")
+                raise InputError("space", f"no scheme is left that {', '.join(group)} have in common",
+                                 "these operators must share one")
         return tuple(seen)
 
     def schemes(self, group: tuple[str, ...]) -> tuple[OpScheme, ...]:

@@ -59,10 +59,8 @@ class BasicStrategy(StepwiseStrategy):
             self.stage, self.note = stage, note
             trial = yield config
             self._tried[config.fingerprint] = trial
-            if trial.ok and trial.evaluation is not None and (
-                self._best is None or self._best.evaluation is None
-                or self.problem.goal.better(trial.evaluation, self._best.evaluation)
-            ):
+            best = self._best.evaluation if self._best is not None else None
+            if trial.evaluation is not None and (best is None or self.problem.goal.better(trial.evaluation, best)):
                 self._best = trial
         return self._tried[config.fingerprint]
 
@@ -70,7 +68,6 @@ class BasicStrategy(StepwiseStrategy):
     def _base(self) -> Config:
         return self._best.config if self._best is not None else self.problem.space.default()
 
-    @property
     def _met(self) -> bool:
         best = self._best
         return best is not None and best.evaluation is not None and self.problem.goal.feasible(best.evaluation)
@@ -119,10 +116,10 @@ class BasicStrategy(StepwiseStrategy):
             if trial.ok and trial.evaluation is not None:
                 effects.append((group, trial.evaluation))
         before = start.evaluation
-        if not self._met:
+        if not self._met():
             effects.sort(key=lambda e: (goal.loss(e[1]), goal.cost(e[1])))
-            yield from self._accumulate(base, [group for group, _ in effects], lambda: self._met)
-            if self._met:
+            yield from self._accumulate(base, [group for group, _ in effects], self._met)
+            if self._met():
                 yield from self._give_back(base)
         else:
             faster = [(g, e) for g, e in effects if goal.cost(e) < goal.cost(before)]

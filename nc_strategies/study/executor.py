@@ -31,6 +31,6 @@ class SerialExecutor(Executor):
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # a future carries whatever its function raised
+        except Exception as error:  # noqa: BLE001 - a future carries whatever its function raised
             future.set_exception(error)
         return future

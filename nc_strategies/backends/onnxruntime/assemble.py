@@ -60,15 +60,14 @@ class Assembler:
 
     Where an operator in floating point stands between int8 neighbours, the engine's optimizer would quantize it all
     the same. Two things keep it from that, in the model itself, so that they hold wherever it is opened: the
-    dequantization in front of a Conv or Gemm has its one scale repeated for every channel (its optimizer only
-    takes scalars) and is not moved over Reshapes and the like, and behind an elementwise operator stands a Max with the lowest number (Add becomes Sum), which
-    no int8 pattern contains.
+    dequantization in front of a Conv or Gemm has its one scale repeated for every channel (the optimizer takes
+    scalars only, and moves nothing else over Reshapes and the like), and behind an elementwise operator stands a Max
+    with the lowest number (Add becomes Sum), which no int8 pattern contains.
     """
 
     def __init__(self, graph: Graph, weights: WeightCache) -> None:
         self.graph = graph
         self.weights = weights
-        self.float_nodes = {n.name: n for n in graph.model.graph.node}
 
     def build(self, config: Config, ranges: Ranges) -> tuple[onnx.ModelProto, str]:
         """The graph of a configuration and its fingerprint."""

@@ -91,9 +91,9 @@ class OnnxRuntimeBackend(Backend):
         offered: dict[str, list[OpScheme]] = {name: [] for name in self.graph.units}
         reduce_range = self._reduce_range()
         for dtype, scheme in ACTIVATIONS:
-            plan = Config(
-                tuple((n, self._scheme(u, dtype, scheme, "per_channel", "minmax")) for n, u in self.graph.units.items()),
-                (("reduce_range", reduce_range[0]),))
+            everything = tuple((name, self._scheme(unit, dtype, scheme, "per_channel", "minmax"))
+                               for name, unit in self.graph.units.items())
+            plan = Config(everything, (("reduce_range", reduce_range[0]),))
             running = self._runs_int8(plan)
             for name, unit in self.graph.units.items():
                 if name in running:

@@ -162,7 +162,8 @@ class Graph:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             return TensorSpec(value.name, _shape(value), np.dtype(dtype))
 
-        return ModelInfo(tuple(spec(i) for i in self.model.graph.input), tuple(spec(o) for o in self.model.graph.output))
+        graph = self.model.graph
+        return ModelInfo(tuple(spec(i) for i in graph.input), tuple(spec(o) for o in graph.output))
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -176,7 +177,7 @@ def read(path: Path) -> onnx.ModelProto:
         raise InputError(key, "larger than 2 GB, the limit of the format", "models over 2 GB are not supported")
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's parsers raise classes of their own
+    except Exception as error:  # noqa: BLE001 - protobuf's parsers raise classes of their own
         raise InputError(key, f"not an ONNX model, or a truncated one ({first_line(error)})") from None
     if not model.graph.node or not model.opset_import:
         raise InputError(key, "not an ONNX model: it holds no graph")
@@ -184,7 +185,7 @@ def read(path: Path) -> onnx.ModelProto:
         raise InputError(key, "larger than 2 GB with its external data", "models over 2 GB are not supported")
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # missing, escaping or truncated external data: onnx raises several classes
+    except Exception as error:  # noqa: BLE001 - missing, escaping or truncated external data: onnx raises several classes
         raise InputError(key, f"its external data cannot be read ({first_line(error)})") from None
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < MIN_OPSET:
@@ -214,7 +215,7 @@ def prepare(model: onnx.ModelProto) -> Graph:
         if opset < QDQ_OPSET:
             own = version_converter.convert_version(own, QDQ_OPSET)
         folded = _fold(own)
-    except Exception as error:  # engine and converter raise classes of their own
+    except Exception as error:  # noqa: BLE001 - engine and converter raise classes of their own
         raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
     seen: Counter[str] = Counter()
     for node in folded.graph.node:

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Batch, ExecutedOps, Executable
+from nc_strategies.backends.base import Batch, Executable, ExecutedOps
 from nc_strategies.errors import EngineError, first_line
 
 PROVIDERS = ["CPUExecutionProvider"]

@@ -1,0 +1,19 @@
+"""For plugin authors: suites to inherit, and a backend without an engine. Needs pytest.
+
+Example:
+    A strategy's tests, complete::
+
+        from nc_strategies.testing import StrategySuite
+
+        class TestMine(StrategySuite):
+            strategy = MyStrategy
+            settings = MySettings()
+"""
+
+from nc_strategies.testing.backends import BackendSuite
+from nc_strategies.testing.metrics import MetricSuite
+from nc_strategies.testing.strategies import StrategySuite
+from nc_strategies.testing.toy import ToyBackend, ToyOp, ToySettings, toy_problem, toy_space
+
+__all__ = ["BackendSuite", "MetricSuite", "StrategySuite", "ToyBackend", "ToyOp", "ToySettings", "toy_problem",
+           "toy_space"]

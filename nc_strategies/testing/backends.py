@@ -1,0 +1,128 @@
+"""What every backend must do, on the bundled model or one of its author's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Backend, Batch
+from nc_strategies.models import ModelSource
+from nc_strategies.space import FLOAT, Config, Space
+
+
+class BackendSuite:
+    """Inherit, and implement `make`, `source` and `batches`.
+
+    Every test uses the real engine. ``expected_int8`` is the least number of operators that the default
+    configuration must execute in int8.
+    """
+
+    expected_int8 = 1
+    random_configs = 5
+    _ready: ClassVar[object] = None
+
+    def make(self) -> Backend:
+        """A fresh backend."""
+        raise AssertionError("a BackendSuite must implement make()")
+
+    def source(self) -> ModelSource:
+        """The model under test."""
+        raise AssertionError("a BackendSuite must implement source()")
+
+    def batches(self) -> list[Batch]:
+        """Calibration batches of the model's inputs."""
+        raise AssertionError("a BackendSuite must implement batches()")
+
+    def ready(self) -> tuple[Backend, Space]:
+        """A backend, loaded and calibrated, and its space; made once for the class."""
+        kept = vars(type(self)).get("_ready")
+        if kept is None:
+            backend = self.make()
+            backend.load(self.source())
+            space = Space(backend.capabilities())
+            backend.calibrate(self.batches())
+            kept = backend, space
+            type(self)._ready = kept
+        return cast(tuple[Backend, Space], kept)
+
+    def test_all_float_computes_what_the_model_as_given_computes(self) -> None:
+        backend, space = self.ready()
+        batch = self.batches()[0]
+        for a, b in zip(backend.reference().predict(batch), backend.realise(space.all_float()).predict(batch),
+                        strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+
+    def test_all_float_executes_nothing_in_int8(self) -> None:
+        backend, space = self.ready()
+        assert backend.realise(space.all_float()).executed().int8_count == 0
+
+    def test_the_default_executes_in_int8_what_it_asks_for(self) -> None:
+        backend, space = self.ready()
+        config = space.default()
+        executed = backend.realise(config).executed()
+        assert executed.int8_count >= self.expected_int8
+        assert set(config.int8_ops) <= executed.int8_names
+
+    def test_every_scheme_offered_executes(self) -> None:
+        backend, space = self.ready()
+        longest = max(len(op.schemes) for op in space.ops.values())
+        for index in range(longest):
+            chosen = {name: op.schemes[index] for name, op in space.ops.items() if index < len(op.schemes)}
+            allowed = {n: s for n, s in chosen.items() if s in space.schemes(space.group_of[n])}
+            config = space.default().with_ops(allowed)
+            self._check_executed(backend, space, config)
+
+    def test_mixed_configurations_execute_as_asked(self) -> None:
+        backend, space = self.ready()
+        rng = np.random.default_rng(0)
+        for _ in range(self.random_configs):
+            self._check_executed(backend, space, space.sample(rng))
+
+    def test_a_float_operator_between_int8_ones_stays_float(self) -> None:
+        backend, space = self.ready()
+        for name in space.default().int8_ops:
+            if FLOAT in space.schemes(space.group_of[name]):
+                self._check_executed(backend, space, space.fall_back(space.default(), name))
+
+    def test_realising_twice_gives_the_same_graph_and_outputs(self) -> None:
+        backend, space = self.ready()
+        first, second = backend.realise(space.default()), backend.realise(space.default())
+        assert first.fingerprint == second.fingerprint
+        for a, b in zip(first.predict(self.batches()[0]), second.predict(self.batches()[0]), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_different_graphs_have_different_fingerprints(self) -> None:
+        backend, space = self.ready()
+        prints = {backend.realise(c).fingerprint for c in (space.default(), space.all_float())}
+        assert len(prints) == 2
+
+    def test_the_saved_model_is_what_was_measured(self, tmp_path: Path) -> None:
+        backend, space = self.ready()
+        default = space.default()
+        config = space.fall_back(default, *default.int8_ops[::2])
+        measured, saved = backend.realise(config), backend.open(backend.save(config, tmp_path / "model"))
+        assert dict(saved.executed().int8) == dict(measured.executed().int8)
+        assert dict(saved.executed().fp32) == dict(measured.executed().fp32)
+        for batch in self.batches()[:2]:
+            for a, b in zip(measured.predict(batch), saved.predict(batch), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    def test_int8_is_close_to_fp32(self) -> None:
+        backend, space = self.ready()
+        batch = self.batches()[0]
+        fp32 = _flat(backend.reference().predict(batch)[0])
+        int8 = _flat(backend.realise(space.default()).predict(batch)[0])
+        assert np.linalg.norm(fp32 - int8) < 0.3 * np.linalg.norm(fp32)
+        assert not np.array_equal(fp32, int8)
+
+    def _check_executed(self, backend: Backend, space: Space, config: Config) -> None:
+        names = backend.realise(config).executed().int8_names & set(space.ops)
+        asked = set(config.int8_ops)
+        assert names == asked, f"not executed in int8: {asked - names}; int8 without being asked: {names - asked}"
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(len(array), -1).astype(np.float64)

@@ -1,0 +1,170 @@
+"""A backend without an engine: operators with a known price in accuracy and time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Backend, Batch, Executable, ExecutedOps, ModelInfo, TensorSpec
+from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.models import ModelSource
+from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Problem
+from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Space, TensorScheme, Wishes
+
+CLASSES = 2
+SCHEMES = tuple(
+    OpScheme(TensorScheme("uint8", "asym", "per_tensor", algorithm), TensorScheme("int8", "sym", granularity))
+    for algorithm in ("minmax", "percentile") for granularity in ("per_channel", "per_tensor")
+)
+
+
+@dataclass(frozen=True)
+class ToyOp:
+    """An operator of a toy model.
+
+    Args:
+        name: Its name.
+        type: Its type.
+        loss: Share of samples that int8 makes wrong.
+        time_us: Time in fp32, in microseconds.
+        int8_time_us: Time in int8, in microseconds.
+        fails: The engine cannot build a graph in which it is in int8.
+    """
+
+    name: str
+    type: str = "Conv"
+    loss: float = 0.0
+    time_us: float = 40.0
+    int8_time_us: float = 15.0
+    fails: bool = False
+
+
+@dataclass
+class ToySettings:
+    """Settings of `ToyBackend`: none."""
+
+    name: str = "toy"
+
+
+def toy_space(ops: Sequence[ToyOp], wishes: Wishes | None = None) -> Space:
+    """The space of a toy model."""
+    capabilities = Capabilities(
+        tuple(OpCapability(op.name, op.type, (*SCHEMES, FLOAT), parameters=10) for op in ops),
+        tuple((a.name, b.name) for a, b in pairwise(ops)))
+    return Space(capabilities, wishes)
+
+
+def toy_loss(ops: Sequence[ToyOp], config: Config) -> float:
+    """Share of samples a configuration makes wrong; per_tensor weights cost half as much again."""
+    total = 0.0
+    for op in ops:
+        scheme = config.schemes[op.name]
+        if scheme.weight is not None and not scheme.is_float:
+            total += op.loss * (1.5 if scheme.weight.granularity == "per_tensor" else 1.0)
+    return total
+
+
+def toy_time(ops: Sequence[ToyOp], config: Config) -> float:
+    """Seconds of one run."""
+    return sum(op.time_us if config.schemes[op.name].is_float else op.int8_time_us for op in ops) * 1e-6
+
+
+def toy_problem(ops: Sequence[ToyOp], tolerable_loss: float = 0.01, budget: int = 100, seed: int = 0,
+                **kwargs: Any) -> Problem:
+    """A tuning problem with the exact prices of a toy model; `toy_evaluation` measures its configurations."""
+    space = toy_space(ops)
+    goal = Goal((Constraint.from_baseline("accuracy", 0.9, True, "absolute", tolerable_loss),), (Objective("latency"),))
+    baseline = toy_evaluation(ops, space.all_float())
+    return Problem(space, goal, baseline, np.random.default_rng(seed), budget, **kwargs)
+
+
+def toy_evaluation(ops: Sequence[ToyOp], config: Config) -> Evaluation:
+    """What measuring a configuration without any noise would give."""
+    seconds, full = toy_time(ops, config), sum(op.time_us for op in ops) * 1e-6
+    return Evaluation((("accuracy", 0.9 - toy_loss(ops, config)),), (("latency_ms", seconds * 1e3),),
+                      (("latency", seconds / full),), (("latency", 0.0),), 1000, len(config.int8_ops),
+                      len(config.float_ops), (("realise", 0.0), ("accuracy", 0.0), ("latency", 0.0)),
+                      config.fingerprint)
+
+
+class ToyExecutable(Executable):
+    """Answers right except for a known share of samples, in a known time."""
+
+    def __init__(self, ops: Sequence[ToyOp], config: Config) -> None:
+        self._ops, self._config = ops, config
+        self.fingerprint = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        self.size_bytes = sum(100 if scheme.is_float else 25 for _, scheme in config.ops)
+
+    def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
+        """Scores of two classes, shape (N, 2); input: the right class plus a fraction that tells samples apart."""
+        end = time.perf_counter() + toy_time(self._ops, self._config)
+        x = batch["x"].astype(np.float64).reshape(-1)
+        right = np.floor(x).astype(int)
+        wrong = (x - right) < 0.1 + toy_loss(self._ops, self._config)
+        scores = np.zeros((len(x), CLASSES), np.float32)
+        scores[np.arange(len(x)), np.where(wrong, 1 - right, right)] = 1.0
+        while time.perf_counter() < end:
+            pass
+        return [scores]
+
+    def executed(self) -> ExecutedOps:
+        """Just what was asked for."""
+        kinds = {op.name: op.type for op in self._ops}
+        return ExecutedOps(Counter(kinds[n] for n in self._config.int8_ops),
+                           Counter(kinds[n] for n in self._config.float_ops), frozenset(self._config.int8_ops))
+
+
+class ToyBackend(Backend):
+    """Tunes ``.toy`` files: a JSON list of `ToyOp` fields. Use it to test strategies, loops and trackers."""
+
+    accepts = ("toy",)
+
+    def load(self, model: ModelSource) -> ModelInfo:
+        """See `Backend.load`."""
+        _, path = model.pick(self.accepts, "toy")
+        try:
+            self.ops = [ToyOp(**op) for op in json.loads(path.read_text())]
+        except (ValueError, TypeError) as error:
+            raise InputError("model.path", f"{path} is not a toy model ({first_line(error)})") from None
+        x = TensorSpec("x", (None,), np.dtype(np.float64))
+        return ModelInfo((x,), (TensorSpec("scores", (None, CLASSES), np.dtype(np.float32)),))
+
+    def capabilities(self) -> Capabilities:
+        """See `Backend.capabilities`."""
+        return toy_space(self.ops).capabilities
+
+    def calibrate(self, batches: Sequence[Batch]) -> None:
+        """Nothing to calibrate."""
+
+    def reference(self) -> ToyExecutable:
+        """See `Backend.reference`."""
+        return ToyExecutable(self.ops, toy_space(self.ops).all_float())
+
+    def realise(self, config: Config) -> ToyExecutable:
+        """See `Backend.realise`."""
+        broken = [op.name for op in self.ops if op.fails and not config.schemes[op.name].is_float]
+        if broken:
+            raise EngineError(f"{broken[0]} cannot run in int8")
+        return ToyExecutable(self.ops, config)
+
+    def save(self, config: Config, folder: Path) -> Path:
+        """See `Backend.save`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "model.toy"
+        path.write_text(json.dumps({"ops": [asdict(op) for op in self.ops], "config": config.to_dict()}))
+        return path
+
+    def open(self, path: Path) -> ToyExecutable:
+        """See `Backend.open`."""
+        saved: Mapping[str, Any] = json.loads(path.read_text())
+        return ToyExecutable([ToyOp(**op) for op in saved["ops"]], Config.from_dict(saved["config"]))

@@ -1,0 +1,136 @@
+"""Small real ONNX models, each with one thing that a backend may stumble over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Builder:
+    """Collects nodes and weights of a graph whose input is ``x`` and output ``y``."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def weight(self, name: str, *shape: int, scale: float | None = None) -> str:
+        fan_in = int(np.prod(shape[1:])) or 1
+        values = self.rng.normal(size=shape) * (scale or (2 / fan_in) ** 0.5)
+        self.weights.append(numpy_helper.from_array(values.astype(np.float32), name))
+        return name
+
+    def constant(self, name: str, values: object, dtype: type = np.float32) -> str:
+        self.weights.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{kind}_{output}", **attributes))
+        return output
+
+    def conv(self, x: str, name: str, cin: int, cout: int, size: int = 3, group: int = 1, bias: bool = True) -> str:
+        inputs = [x, self.weight(f"{name}_w", cout, cin // group, size, size)]
+        if bias:
+            inputs.append(self.weight(f"{name}_b", cout, scale=0.1))
+        self.nodes.append(helper.make_node("Conv", inputs, [name], name=f"conv_{name}", pads=[size // 2] * 4, group=group))
+        return name
+
+    def save(self, path: Path, shape: list[int | str], output: list[int | str], opset: int = 17,
+             initializers_as_inputs: bool = False, more_inputs: dict[str, list[int | str]] | None = None) -> Path:
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+        inputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (more_inputs or {}).items()]
+        if initializers_as_inputs:
+            inputs += [helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in self.weights]
+        outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)]
+        graph = helper.make_graph(self.nodes, "small", inputs, outputs, self.weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path))
+        return path
+
+
+def residual(path: Path, **kwargs: object) -> Path:
+    """Convs, a depthwise one with Relu6, a residual Add, MaxPool, global average pool, Gemm, Softmax."""
+    b = Builder()
+    x = b.node("Relu", [b.conv("x", "c1", 3, 16)], "r1")
+    b.constant("zero", 0.0)
+    b.constant("six", 6.0)
+    d = b.node("Clip", [b.conv(x, "dw", 16, 16, group=16), "zero", "six"], "r2")
+    s = b.node("Relu", [b.node("Add", [b.conv(d, "c2", 16, 16), x], "sum")], "r3")
+    p = b.node("MaxPool", [s], "pool", kernel_shape=[2, 2], strides=[2, 2])
+    g = b.node("GlobalAveragePool", [b.conv(p, "c3", 16, 32, size=1)], "gap")
+    f = b.node("Flatten", [g], "flat")
+    b.weight("fc_w", 32, 10)
+    b.weight("fc_b", 10, scale=0.1)
+    b.node("Softmax", [b.node("Gemm", [f, "fc_w", "fc_b"], "logits")], "y", axis=1)
+    return b.save(path, kwargs.pop("shape", ["N", 3, 16, 16]), ["N", 10], **kwargs)  # type: ignore[arg-type]
+
+
+def concat_and_average(path: Path) -> Path:
+    """Two branches joined by Concat, average pools, Sigmoid gate by Mul, an unused branch of HardSwish."""
+    b = Builder(1)
+    a = b.node("Relu", [b.conv("x", "a", 3, 8)], "ra")
+    c = b.node("AveragePool", [b.conv("x", "b", 3, 8, size=1)], "pb", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    j = b.node("Concat", [a, c], "joined", axis=1)
+    gate = b.node("Sigmoid", [b.conv(j, "gate", 16, 16, size=1)], "sig")
+    m = b.node("Mul", [j, gate], "gated")
+    h = b.node("HardSwish", [b.conv(m, "c", 16, 16)], "swish")
+    t = b.node("Transpose", [b.node("GlobalAveragePool", [h], "gap")], "moved", perm=[0, 2, 3, 1])
+    b.constant("shape", [0, -1], np.int64)
+    r = b.node("Reshape", [t, "shape"], "flat")
+    b.weight("fc_w", 16, 5)
+    b.node("MatMul", [r, "fc_w"], "y")
+    return b.save(path, ["N", 3, 12, 12], ["N", 5])
+
+
+def attention(path: Path) -> Path:
+    """One head of self-attention: MatMuls of two activations, and of weights on three axes; Softmax in the middle."""
+    b = Builder(2)
+    for name in ("q", "k", "v"):
+        b.weight(f"{name}_w", 32, 32)
+        b.node("MatMul", ["x", f"{name}_w"], name)
+    b.node("Transpose", ["k"], "kt", perm=[0, 2, 1])
+    b.constant("scale", 32**-0.5)
+    s = b.node("Mul", [b.node("MatMul", ["q", "kt"], "qk"), "scale"], "scaled")
+    a = b.node("MatMul", [b.node("Softmax", [s], "weights", axis=-1), "v"], "attended")
+    r = b.node("Add", [a, "x"], "residual")
+    b.weight("out_w", 32, 4)
+    b.node("MatMul", [r, "out_w"], "y")
+    return b.save(path, ["N", 6, 32], ["N", 6, 4])
+
+
+def chain(path: Path, convs: int = 6) -> Path:
+    """Convs and Relus only: the shape in which an excluded conv used to be quantized all the same."""
+    b = Builder(3)
+    x = "x"
+    for index in range(convs):
+        x = b.node("Relu", [b.conv(x, f"c{index}", 3 if index == 0 else 16, 16)], f"r{index}")
+    b.node("GlobalAveragePool", [x], "y")
+    return b.save(path, ["N", 3, 10, 10], ["N", 16, 1, 1])
+
+
+def two_inputs(path: Path) -> Path:
+    """A picture and a vector."""
+    b = Builder(4)
+    g = b.node("Flatten", [b.node("GlobalAveragePool", [b.node("Relu", [b.conv("x", "c", 3, 8)], "r")], "gap")], "flat")
+    j = b.node("Concat", [g, "extra"], "joined", axis=1)
+    b.weight("fc_w", 12, 3)
+    b.weight("fc_b", 3, scale=0.1)
+    b.node("Gemm", [j, "fc_w", "fc_b"], "y")
+    return b.save(path, ["N", 3, 8, 8], ["N", 3], more_inputs={"extra": ["N", 4]})
+
+
+def dead_channel(path: Path) -> Path:
+    """A conv with a channel of next to no weight and a real bias, which overflows a naive int32 bias."""
+    b = Builder(5)
+    b.conv("x", "c", 3, 4)
+    weight = numpy_helper.to_array(b.weights[0]).copy()
+    bias = numpy_helper.to_array(b.weights[1]).copy()
+    weight[2], bias[2] = 1e-12, 0.7
+    b.weights[0].CopyFrom(numpy_helper.from_array(weight, "c_w"))
+    b.weights[1].CopyFrom(numpy_helper.from_array(bias, "c_b"))
+    b.node("GlobalAveragePool", ["c"], "y")
+    return b.save(path, ["N", 3, 8, 8], ["N", 4, 1, 1])

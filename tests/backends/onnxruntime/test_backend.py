@@ -1,0 +1,309 @@
+"""The ONNX Runtime backend on real models: what it offers executes, what it saves is what it measured."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from nc_strategies import samples
+from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
+from nc_strategies.backends.onnxruntime.probe import saturates
+from nc_strategies.backends.onnxruntime.session import optimize
+from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
+from nc_strategies.errors import EngineError, InputError
+from nc_strategies.models import ModelSource
+from nc_strategies.space import Space, Wishes
+from nc_strategies.testing import BackendSuite
+
+spec = importlib.util.spec_from_file_location("small_models", Path(__file__).with_name("models.py"))
+models = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(models)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory):
+    return Path(tmp_path_factory.mktemp("models"))
+
+
+class OnnxSuite(BackendSuite):
+    """The shared suite on a model of this module."""
+
+    build = None
+    shape = (3, 16, 16)
+
+    def make(self):
+        return OnnxRuntimeBackend(OnnxRuntimeSettings())
+
+    def source(self):
+        path = Path(self.__class__.folder) / f"{self.__class__.__name__}.onnx"
+        if not path.exists():
+            self.__class__.build(path)
+        return ModelSource("small", {"onnx": path})
+
+    @pytest.fixture(autouse=True)
+    def place(self, folder):
+        type(self).folder = folder
+
+    def batches(self):
+        rng = np.random.default_rng(0)
+        return [{"x": rng.normal(size=(10, *self.shape)).astype(np.float32)} for _ in range(4)]
+
+
+class TestResidual(OnnxSuite):
+    build = staticmethod(models.residual)
+    expected_int8 = 7
+
+
+class TestConcatAndAverage(OnnxSuite):
+    build = staticmethod(models.concat_and_average)
+    shape = (3, 12, 12)
+    expected_int8 = 7
+
+
+class TestAttention(OnnxSuite):
+    build = staticmethod(models.attention)
+    shape = (6, 32)
+    expected_int8 = 5
+
+
+class TestChain(OnnxSuite):
+    build = staticmethod(models.chain)
+    shape = (3, 10, 10)
+    expected_int8 = 6
+    random_configs = 15
+
+
+class TestSample(OnnxSuite):
+    expected_int8 = 6
+
+    def source(self):
+        return ModelSource("sample", {"onnx": samples.onnx_model()})
+
+    def batches(self):
+        x = np.load(samples.calibration_images())["x"][:40].astype(np.float32) / 127.5 - 1
+        return [{"image": x[i : i + 10]} for i in range(0, 40, 10)]
+
+
+def ready(path, batches, settings=None):
+    backend = OnnxRuntimeBackend(settings or OnnxRuntimeSettings())
+    backend.load(ModelSource("small", {"onnx": path}))
+    space = Space(backend.capabilities())
+    backend.calibrate(batches)
+    return backend, space
+
+
+def pictures(count=20, shape=(3, 16, 16), seed=0):
+    return [{"x": np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)}]
+
+
+def test_half_the_convs_excluded_leaves_just_those_in_fp32_in_a_plain_session(tmp_path):
+    path = models.chain(tmp_path / "chain.onnx", convs=8)
+    backend = OnnxRuntimeBackend(OnnxRuntimeSettings())
+    backend.load(ModelSource("chain", {"onnx": path}))
+    wish = {"weight": {"dtype": ["fp32"]}, "activation": {"dtype": ["fp32"]}}
+    space = Space(backend.capabilities(), Wishes(op_name_dict={"conv_c[1357]": wish}))
+    backend.calibrate(pictures(shape=(3, 10, 10)))
+    saved = backend.save(space.default(), tmp_path / "model")
+    kinds = Counter(n.op_type for n in optimize(saved.read_bytes()).graph.node)
+    assert kinds["QLinearConv"] == 4
+    assert kinds["Conv"] + kinds["FusedConv"] == 4
+    executed = backend.realise(space.default()).executed()
+    assert (executed.int8["Conv"], executed.fp32["Conv"]) == (4, 4)
+
+
+def test_without_the_repeated_scales_the_engine_would_quantize_an_excluded_conv(tmp_path, monkeypatch):
+    """The trap is real: take the guard away and the excluded convs run in int8."""
+    from nc_strategies.backends.onnxruntime import assemble
+
+    backend, space = ready(models.chain(tmp_path / "chain.onnx"), pictures(shape=(3, 10, 10)))
+    config = space.fall_back(space.default(), "conv_c2")
+    assert "conv_c2" not in backend.realise(config).executed().int8_names
+    monkeypatch.setattr(assemble, "REQUANTIZED_WEIGHTS", set())
+    assert "conv_c2" in backend.realise(config).executed().int8_names
+
+
+def test_the_profile_counts_what_the_optimized_graph_holds(tmp_path):
+    backend, space = ready(models.residual(tmp_path / "r.onnx"), pictures())
+    config = space.fall_back(space.default(), "conv_c2", "Add_sum")
+    executed = backend.realise(config).executed()
+    nodes = optimize(backend.save(config, tmp_path / "model").read_bytes()).graph.node
+    kinds = Counter(n.op_type for n in nodes)
+    assert executed.int8["Conv"] == kinds["QLinearConv"] == 3
+    assert executed.fp32["Conv"] == kinds["Conv"] + kinds["FusedConv"] == 1
+    assert (executed.int8["Add"], executed.fp32["Add"]) == (0, 1)
+
+
+def test_softmax_stays_float_unless_asked(tmp_path):
+    path = models.residual(tmp_path / "r.onnx")
+    backend, space = ready(path, pictures())
+    assert space.default().schemes["Softmax_y"].is_float
+    asked = Space(backend.capabilities(), Wishes(op_type_dict={"Softmax": {"activation": {"dtype": ["uint8"]}}}))
+    assert "Softmax_y" in backend.realise(asked.default()).executed().int8_names
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 18])
+def test_opsets_from_eleven_on(tmp_path, opset):
+    backend, space = ready(models.residual(tmp_path / "r.onnx", opset=opset), pictures())
+    assert backend.realise(space.default()).executed().int8["Conv"] == 4
+
+
+def test_an_older_opset_is_refused(tmp_path):
+    path = models.residual(tmp_path / "r.onnx")
+    model = onnx.load(str(path))
+    model.opset_import[0].version = 9
+    onnx.save(model, str(path))
+    with pytest.raises(InputError, match="opset 11 or newer"):
+        OnnxRuntimeBackend(OnnxRuntimeSettings()).load(ModelSource("old", {"onnx": path}))
+
+
+def test_initializers_listed_as_inputs_are_weights(tmp_path):
+    path = models.residual(tmp_path / "r.onnx", initializers_as_inputs=True)
+    backend, space = ready(path, pictures())
+    assert [i.name for i in backend.graph.info.inputs] == ["x"]
+    assert backend.realise(space.default()).executed().int8["Conv"] == 4
+
+
+def test_a_fixed_batch_size(tmp_path):
+    path = models.residual(tmp_path / "r.onnx", shape=[4, 3, 16, 16])
+    backend, space = ready(path, pictures(4))
+    assert backend.graph.info.batch_size == 4
+    assert backend.realise(space.default()).predict(pictures(4)[0])[0].shape == (4, 10)
+
+
+def test_two_inputs(tmp_path):
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.normal(size=(5, 3, 8, 8)).astype(np.float32), "extra": rng.normal(size=(5, 4)).astype(np.float32)}
+    backend, space = ready(models.two_inputs(tmp_path / "t.onnx"), [batch])
+    fp32, int8 = backend.reference().predict(batch)[0], backend.realise(space.default()).predict(batch)[0]
+    assert np.linalg.norm(fp32 - int8) < 0.1 * np.linalg.norm(fp32)
+
+
+def test_a_channel_with_bias_and_no_weight_keeps_its_bias(tmp_path):
+    batches = pictures(8, (3, 8, 8))
+    backend, space = ready(models.dead_channel(tmp_path / "d.onnx"), batches)
+    wish = {"granularity": ["per_channel"]}
+    config = Space(backend.capabilities(), Wishes(op_type_dict={"Conv": {"weight": wish}})).default()
+    int8 = backend.realise(config).predict(batches[0])[0]
+    np.testing.assert_allclose(int8[:, 2], 0.7, atol=0.02)
+    assert space.contains(config)
+
+
+def test_external_data_beneath_the_model_is_read(tmp_path):
+    path = models.residual(tmp_path / "r.onnx")
+    model = onnx.load(str(path))
+    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=16)
+    backend, space = ready(path, pictures())
+    assert backend.realise(space.default()).executed().int8["Conv"] == 4
+
+
+def test_external_data_outside_the_folder_is_refused(tmp_path):
+    (tmp_path / "inner").mkdir()
+    path = models.residual(tmp_path / "inner" / "r.onnx")
+    model = onnx.load(str(path))
+    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=16)
+    (tmp_path / "inner" / "weights.bin").rename(tmp_path / "weights.bin")
+    model = onnx.load(str(path), load_external_data=False)
+    for weight in model.graph.initializer:
+        for entry in weight.external_data:
+            if entry.key == "location":
+                entry.value = "../weights.bin"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="external data"):
+        OnnxRuntimeBackend(OnnxRuntimeSettings()).load(ModelSource("r", {"onnx": path}))
+
+
+def test_a_model_over_two_gigabytes_is_refused_without_being_read(tmp_path):
+    path = tmp_path / "large.onnx"
+    with path.open("wb") as stream:
+        stream.truncate(2**31 + 10)
+    with pytest.raises(InputError, match="2 GB"):
+        OnnxRuntimeBackend(OnnxRuntimeSettings()).load(ModelSource("large", {"onnx": path}))
+
+
+def test_external_data_over_two_gigabytes_is_refused(tmp_path):
+    path = models.residual(tmp_path / "r.onnx")
+    model = onnx.load(str(path))
+    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=16)
+    with (tmp_path / "weights.bin").open("r+b") as stream:
+        stream.truncate(2**31 + 10)
+    with pytest.raises(InputError, match="2 GB"):
+        OnnxRuntimeBackend(OnnxRuntimeSettings()).load(ModelSource("r", {"onnx": path}))
+
+
+def test_a_quantized_model_is_refused(tmp_path):
+    backend, space = ready(models.residual(tmp_path / "r.onnx"), pictures())
+    saved = backend.save(space.default(), tmp_path / "model")
+    with pytest.raises(InputError, match="quantized already"):
+        OnnxRuntimeBackend(OnnxRuntimeSettings()).load(ModelSource("q", {"onnx": saved}))
+
+
+@pytest.mark.parametrize("cut", [10, 1000, -50])
+def test_a_truncated_file_is_refused_in_one_line(tmp_path, cut):
+    path = models.residual(tmp_path / "r.onnx")
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError) as caught:
+        OnnxRuntimeBackend(OnnxRuntimeSettings()).load(ModelSource("r", {"onnx": path}))
+    assert "\n" not in str(caught.value)
+
+
+def test_algorithms_give_different_ranges_and_graphs(tmp_path):
+    backend, space = ready(models.residual(tmp_path / "r.onnx"), pictures())
+    prints = set()
+    for algorithm in ("minmax", "percentile", "kl"):
+        wish = {".*": {"activation": {"algorithm": [algorithm], "dtype": ["uint8", "fp32"]}}}
+        config = Space(backend.capabilities(), Wishes(op_name_dict=wish)).default()
+        prints.add(backend.realise(config).fingerprint)
+    assert len(prints) == 3
+    assert space.size() > 3
+
+
+def test_the_same_graph_has_one_fingerprint_whatever_led_to_it(tmp_path):
+    """An algorithm that finds the same range asks for another configuration, not for another graph."""
+    path = tmp_path / "c.onnx"
+    models.chain(path, convs=2)
+    ones = [{"x": np.ones((4, 3, 10, 10), np.float32)}]
+    backend, space = ready(path, ones)
+    config = space.default()
+    name, scheme = next((n, s) for n, s in config.ops if not s.is_float)
+    others = [s for s in space.ops[name].schemes if not s.is_float and s.activation.algorithm == "percentile"
+              and s.activation.dtype == scheme.activation.dtype and s.weight == scheme.weight]
+    other = config.with_op(name, scheme=others[0])
+    assert other.fingerprint != config.fingerprint
+    if backend._range("x", "percentile") == backend._range("x", "minmax"):
+        assert backend.realise(other).fingerprint == backend.realise(config).fingerprint
+
+
+def test_realise_before_calibrate_says_so(tmp_path):
+    backend = OnnxRuntimeBackend(OnnxRuntimeSettings())
+    backend.load(ModelSource("r", {"onnx": models.residual(tmp_path / "r.onnx")}))
+    with pytest.raises(EngineError, match="calibrate first"):
+        backend.realise(Space(backend.capabilities()).default())
+
+
+def test_reduce_range_is_offered_where_the_processor_saturates(tmp_path):
+    backend, space = ready(models.residual(tmp_path / "r.onnx"), pictures())
+    assert space.options["reduce_range"] == ((True, False) if saturates() else (False,))
+    assert backend.realise(space.default()).fingerprint
+
+
+@pytest.mark.parametrize("settings", [{"percentile": 20.0}, {"percentile": 101.0}, {"reduce_range": "maybe"}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(InputError, match="backend"):
+        OnnxRuntimeBackend(OnnxRuntimeSettings(**settings))
+
+
+def test_the_saved_model_runs_as_fast_in_a_plain_session_as_it_was_measured(tmp_path):
+    """Not a figure, only the same kernels: executed types and outputs are compared, both sessions plain."""
+    backend, space = ready(models.residual(tmp_path / "r.onnx"), pictures())
+    config = space.fall_back(space.default(), "conv_c2")
+    path = backend.save(config, tmp_path / "model")
+    plain = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    batch = pictures(4, seed=5)[0]
+    np.testing.assert_array_equal(plain.run(None, batch)[0], backend.realise(config).predict(batch)[0])
+    assert optimize(path.read_bytes()).graph.node
