@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nc_strategies.backends.base import Backend, Batch, Executable, ExecutedOps, ModelInfo, TensorSpec
 from nc_strategies.backends.calibration import Histogram
-from nc_strategies.data import Dataset, Preprocess, Raw
+from nc_strategies.data.dataset import Dataset, Raw
+from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import EngineError, InputError, NcsError
 from nc_strategies.measure.metrics import MeanMetric, Metric
 from nc_strategies.models import ModelSource

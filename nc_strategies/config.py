@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from nc_strategies.errors import InputError
+import yaml
+
+from nc_strategies.errors import InputError, first_line
 
 CRITERIA = ("relative", "absolute")
 STOP_WHEN = ("budget", "met")
@@ -92,11 +94,24 @@ class MeasureConfig:
 
 @dataclass
 class SpaceConfig:
-    """The user's wishes; see `nc_strategies.space.Wishes`."""
+    """The user's wishes; see `nc_strategies.space.Wishes`.
 
-    op_type_dict: dict[str, Any] = field(default_factory=dict)
-    op_name_dict: dict[str, Any] = field(default_factory=dict)
+    The dictionaries are mappings, or texts which hold one in YAML or JSON: so they come from the command line, whose
+    own grammar knows no quoted keys.
+    """
+
+    op_type_dict: Any = None
+    op_name_dict: Any = None
     excluded_precisions: list[str] = field(default_factory=list)
+
+    def validate(self) -> None:
+        """Check the values, and turn texts into mappings.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        self.op_type_dict = _mapping("space.op_type_dict", self.op_type_dict)
+        self.op_name_dict = _mapping("space.op_name_dict", self.op_name_dict)
 
 
 @dataclass
@@ -158,6 +173,20 @@ class RunConfig:
         self.tuning.validate()
         self.measure.validate()
         self.metrics.validate()
+        self.space.validate()
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(key, f"cannot be read ({first_line(error)})", "a mapping in YAML or JSON") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(key, f"is {value!r}", "expected a mapping, such as {Conv: {weight: {dtype: [fp32]}}}")
+    return value
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -24,6 +24,7 @@ from nc_strategies.app import status
 from nc_strategies.config import MetricsConfig, RunConfig
 from nc_strategies.registry import registry
 
+WISHES = ("space.op_type_dict", "space.op_name_dict")
 statuses: list[int] = []
 """Exit statuses of the jobs of this process."""
 
@@ -56,9 +57,12 @@ def publish() -> None:
     store.store(name="base_config", node=RunConfig, provider="nc_strategies")
     store.store(group="schema/metrics", name="base", node=MetricsConfig, provider="nc_strategies")
     for (kind, name), component in registry().components.items():
-        if component.schema is not None:
+        if component.schema is not None and kind != "metric":
             store.store(group=f"schema/{kind}", name=name, node=component.schema, provider="nc_strategies")
     Plugins.instance().register(PluginConfigs)
+    # Hydra deep-copies its configuration sources, and with them this singleton, for every group it lists: more than
+    # a second for --help. The copies are read only, so one store serves them all.
+    store.__deepcopy__ = lambda _: store  # type: ignore[attr-defined]
 
 
 def job(config: DictConfig) -> float:
@@ -70,13 +74,35 @@ def job(config: DictConfig) -> float:
     run_dir = Path(hydra_config.runtime.output_dir)
     if single:
         run_dir = Path(config.run_dir or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
-        code = run_job(config, run_dir)
+        code = run_job(config, run_dir).status
     else:
         from nc_strategies.app.sweep import run_sweep_job
 
         code = run_sweep_job(config, run_dir)
     statuses.append(code)
     return float(code)
+
+
+def translate(arguments: list[str]) -> list[str]:
+    """Command-line arguments in the form that Hydra takes.
+
+    The mappings of wishes become quoted texts: Hydra's grammar takes neither quoted keys nor most characters of
+    regular expressions in a mapping, and wants a ``+`` to add keys to one. In a sweep, ``run_dir`` is the sweep's
+    folder, which Hydra decides before it looks at the jobs' own keys; ``-m`` may stand anywhere.
+    """
+    sweep = [a for a in arguments if a in ("-m", "--multirun")]
+    quoted = list(sweep)
+    for argument in arguments:
+        if argument in sweep:
+            continue
+        key, equals, value = argument.partition("=")
+        if equals and key.lstrip("+") in WISHES and value.startswith("{"):
+            escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
+            argument = f"{key.lstrip('+')}='{escaped}'"
+        elif sweep and equals and key == "run_dir":
+            argument = f"hydra.sweep.dir={value}"
+        quoted.append(argument)
+    return quoted
 
 
 def _terminate(_: int, __: FrameType | None) -> None:
@@ -86,6 +112,7 @@ def _terminate(_: int, __: FrameType | None) -> None:
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    sys.argv[1:] = translate(sys.argv[1:])
     publish()
     run = cast(Callable[[], Any], hydra.main(config_path=str(conf_dir()), config_name="config",
                                              version_base="1.3")(job))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,35 +23,43 @@ from nc_strategies.study.study import Study, StudyListener
 log = logging.getLogger(__name__)
 
 
-def run_job(config: DictConfig, run_dir: Path) -> int:
-    """Run one job and print its table.
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
 
-    Returns:
-        The exit status.
+    Args:
+        status: Exit status.
+        error: One line saying why there is no result; empty when there is one.
     """
+
+    status: int
+    error: str = ""
+
+
+def run_job(config: DictConfig, run_dir: Path) -> Outcome:
+    """Run one job and print its table, or one line that says why not."""
     run_log = RunLog()
     try:
-        return _run(config, run_dir, run_log)
+        return Outcome(_run(config, run_dir, run_log))
     except InputError as error:
-        say(f"error: {error}")
-        return status.INPUT
+        return _failed(status.INPUT, f"error: {error}")
     except KeyboardInterrupt:
-        say("interrupted before anything was measured")
-        return status.INTERRUPTED
+        return _failed(status.INTERRUPTED, "interrupted before anything was measured")
     except EngineError as error:
         log.exception("the run failed")
-        say(f"error: {first_line(error)}")
-        return status.INTERNAL
-    except Exception as error:  # the last line of defence: a bug ends in the log, one line on the terminal
+        return _failed(status.INTERNAL, f"error: {first_line(error)}")
+    except Exception as error:
         log.exception("internal error")
         where = run_dir / "nc_strategies.log"
-        hint = f"; traceback in {where}" if where.exists() else ""
-        say(f"internal error: {type(error).__name__}: {first_line(error)}{hint}")
-        if not hint:
-            logging.getLogger().exception("traceback")
-        return status.INTERNAL
+        hint = f"; traceback in {where}" if where.exists() else f"\n{traceback.format_exc()}"
+        return _failed(status.INTERNAL, f"internal error: {type(error).__name__}: {first_line(error)}{hint}")
     finally:
         run_log.close()
+
+
+def _failed(code: int, text: str) -> Outcome:
+    say(text)
+    return Outcome(code, redact(text.splitlines()[0]).removeprefix("error: "))
 
 
 def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
@@ -66,6 +76,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     sections = {name: OmegaConf.to_object(config[name]) for name in ("metrics", "tuning", "space", "measure")}
     settings = RunConfig(**cast(dict[str, Any], {**resolved, **sections}))
     settings.validate()
+    resolved["space"] = asdict(settings.space)
     folder = RunFolder(run_dir)
     model = found.create("model", settings.model).load()
     data_settings = found.settings("data", settings.data)

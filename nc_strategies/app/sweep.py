@@ -22,14 +22,12 @@ def run_sweep_job(config: DictConfig, run_dir: Path) -> int:
     from nc_strategies.report.result import failed, write_json
     from nc_strategies.study.folder import RESULT
 
-    code = run_job(config, run_dir)
+    outcome = run_job(config, run_dir)
     if not (run_dir / RESULT).exists():
         run_dir.mkdir(parents=True, exist_ok=True)
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
-        reason = {status.INPUT: "bad input, see the error above", status.INTERRUPTED: "interrupted"}
-        result = failed(plain, reason.get(code, "internal error"))
-        write_json(run_dir / RESULT, {**result, "exit_status": code})
-    return code
+        write_json(run_dir / RESULT, {**failed(plain, outcome.error), "exit_status": outcome.status})
+    return outcome.status
 
 
 class ComparisonTable(Callback):

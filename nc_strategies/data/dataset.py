@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Batch, ModelInfo, TensorSpec
-from nc_strategies.data.preprocess import Preprocess
+from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import InputError
 
 CACHE_BYTES = 2**30

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.data.dataset import Raw
-from nc_strategies.data.preprocess import Preprocess
+from nc_strategies.data.settings import NpzSettings, SampleDataSettings
 from nc_strategies.errors import InputError, first_line
-
-CALIBRATION_SAMPLES = 100
-
-
-@dataclass
-class NpzSettings:
-    """Settings of `NpzData`."""
-
-    name: str = "npz"
-    path: str = "???"
-    calibration_path: str | None = None
-    calibration_samples: int = CALIBRATION_SAMPLES
-    preprocess: Preprocess = field(default_factory=Preprocess)
 
 
 class NpzData:
@@ -54,15 +40,6 @@ class NpzData:
             raise InputError("data.calibration_samples", f"takes {wanted} of {len(evaluation)} samples",
                              "some must be left to evaluate; give data.calibration_path or fewer")
         return evaluation.take(wanted, len(evaluation)), evaluation.take(0, wanted)
-
-
-@dataclass
-class SampleDataSettings:
-    """Settings of `SampleData`."""
-
-    name: str = "sample"
-    calibration_samples: int = CALIBRATION_SAMPLES
-    preprocess: Preprocess = field(default_factory=Preprocess)
 
 
 class SampleData:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Executable
-from nc_strategies.data import Dataset
+from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError
 from nc_strategies.measure.metrics import Metric
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.errors import InputError
+from nc_strategies.measure.settings import PlainSettings, SklearnSettings, TopKSettings
 
 Array = NDArray[Any]
 
@@ -77,15 +77,6 @@ def class_scores(outputs: Array, labels: Array) -> tuple[Array, Array]:
     return flat, classes
 
 
-@dataclass
-class TopKSettings:
-    """Settings of `TopK`."""
-
-    name: str = "topk"
-    k: int = 5
-    higher_is_better: bool | None = None
-
-
 class TopK(MeanMetric):
     """Share of samples whose class is among the `k` highest outputs; ``top1`` is accuracy."""
 
@@ -106,28 +97,11 @@ class TopK(MeanMetric):
         return np.asarray((ahead < self.settings.k) & valid, np.float64)
 
 
-@dataclass
-class PlainSettings:
-    """Settings of a metric that has none of its own."""
-
-    name: str = "top1"
-    higher_is_better: bool | None = None
-
-
 class Top1(TopK):
     """Accuracy: share of samples whose highest output is their class."""
 
     def __init__(self, settings: PlainSettings | None = None) -> None:
         super().__init__(TopKSettings("top1", 1))
-
-
-@dataclass
-class SklearnSettings:
-    """Settings of `ClassificationScore`."""
-
-    name: str = "f1"
-    average: str = "macro"
-    higher_is_better: bool | None = None
 
 
 class ClassificationScore(Metric):

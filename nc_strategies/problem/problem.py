@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nc_strategies.problem.evaluation import Evaluation
 from nc_strategies.problem.objective import Goal
 from nc_strategies.space import Config, Space
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Sensitivity = Callable[[], Mapping[str, float]]
 LatencyModel = Callable[[Config], float]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
-from nc_strategies.data.loaders import NpzSettings, SampleDataSettings
-from nc_strategies.measure.metrics import PlainSettings, SklearnSettings, TopKSettings
+from nc_strategies.data.settings import NpzSettings, SampleDataSettings
+from nc_strategies.measure.settings import PlainSettings, SklearnSettings, TopKSettings
 from nc_strategies.models.source import FileModelSettings, SampleModelSettings
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.hookspecs import hookimpl

@@ -7,14 +7,16 @@ import json
 import math
 from collections.abc import Iterator
 from functools import cached_property
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nc_strategies.errors import InputError
 from nc_strategies.space.capabilities import Capabilities, OpCapability, OptionValue
 from nc_strategies.space.config import Config
 from nc_strategies.space.scheme import FLOAT, OpScheme
 from nc_strategies.space.wishes import Wishes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Space:

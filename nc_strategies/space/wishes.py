@@ -57,7 +57,8 @@ class Wishes:
             schemes = tuple(s for s in schemes if s.is_float)
         for wish in wishes:
             schemes = wish.narrow(op, schemes)
-        excluded = set(self.excluded_precisions)
+        # An operator that stays float because nobody asked for its int8 is not one that the exclusion is about.
+        excluded = set(self.excluded_precisions) if asked or not op.opt_in else set()
         kept = tuple(s for s in schemes if not excluded & {part.dtype for part in (s.activation, s.weight) if part})
         if not kept:
             raise InputError("space.excluded_precisions", f"leaves nothing for operator {op.name!r} ({op.type})",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Executable
 from nc_strategies.config import MeasureConfig, MetricsConfig
-from nc_strategies.data import Dataset
+from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError
 from nc_strategies.measure.accuracy import loss_interval, predict
 from nc_strategies.measure.latency import Timing, interleave

@@ -15,7 +15,8 @@ import numpy as np
 
 from nc_strategies.backends.base import Backend
 from nc_strategies.config import RunConfig
-from nc_strategies.data import Dataset, Preprocess, Raw
+from nc_strategies.data.dataset import Dataset, Raw
+from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measure.metrics import Metric
 from nc_strategies.models import ModelSource

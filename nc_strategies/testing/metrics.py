@@ -20,11 +20,11 @@ class MetricSuite:
     def outputs(self) -> NDArray[Any]:
         """Outputs of a model, shape (N, ...)."""
         scores = np.random.default_rng(0).random((60, 4))
-        return (scores / scores.sum(1, keepdims=True)).astype(np.float32)
+        return np.asarray(scores / scores.sum(1, keepdims=True), np.float32)
 
     def labels(self) -> NDArray[Any]:
         """Labels, shape (N, ...)."""
-        return np.random.default_rng(1).integers(4, size=60)
+        return np.asarray(np.random.default_rng(1).integers(4, size=60))
 
     def test_it_gives_a_finite_number(self) -> None:
         value = self.metric().compute(self.outputs(), self.labels())
