@@ -126,7 +126,7 @@ def test_a_metric_that_is_no_mean_over_samples_gets_a_bootstrap_interval_that_co
 
     rng, hits = np.random.default_rng(3), 0
     for _ in range(100):
-        labels = rng.integers(2, size=1500)
+        labels = rng.integers(2, size=500)
         fp32, int8 = classifier(rng, labels, 0.9), classifier(rng, labels, 0.8)
         low, high = loss_interval(Precision(), fp32, int8, labels, True, rng)
         hits += low <= 0.1 <= high
