@@ -90,14 +90,14 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     earlier = _finished(folder, settings)
     if earlier is not None:
         folder.check(_identity(setup, folder))
-        show(render(earlier, str(run_dir)))
+        show(lambda width: render(earlier, str(run_dir), width))
         return status.of_result(earlier)
     with ExitStack() as stack:
         listener: StudyListener = _Observers(found, _progress(stack))
         study = tune(setup, folder, listener, lambda: run_log.open(run_dir / LOG))
     result = results.write(study, setup)
     listener.finished(study)
-    show(render(result, str(run_dir)))
+    show(lambda width: render(result, str(run_dir), width))
     return status.of_result(result)
 
 

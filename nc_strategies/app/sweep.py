@@ -42,4 +42,4 @@ class ComparisonTable(Callback):
         comparison.write(folder, results)
         statuses.extend(status.of_result(result) for result in results)
         say(f"comparison: {folder / 'comparison.md'}")
-        table.show(table.comparison(results))
+        table.show(lambda width: table.comparison(results, width))

@@ -158,6 +158,9 @@ class Backend(ABC):
     def open(self, path: Path) -> Executable:
         """Open a saved model with the engine's defaults, as a user would: what `save` promises is checked with it."""
 
+    def keep(self, folder: Path) -> None:  # noqa: B027 - optional, nothing to keep by default
+        """Leave in the run's folder what the run made of the model to work on, such as its form in another format."""
+
     def versions(self) -> dict[str, str]:
         """Versions of the packages the backend stands on."""
         return {}

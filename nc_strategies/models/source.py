@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nc_strategies.errors import InputError
 
-FORMATS = ("onnx", "keras", "saved_model")
+FOLDERS = ("saved_model",)
+"""Formats that are a folder, not a file."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class ModelSource:
 
     Args:
         name: For reports.
-        files: Format (``onnx``, ``keras``, ``saved_model``) to the file or folder which holds the model in it.
+        files: Format (``onnx``, ``keras``, ``saved_model``, ``graph_def``) to the file or folder which holds the model in it.
             Several formats must hold the same function.
     """
 
@@ -70,11 +71,12 @@ class FileModel:
 
     def load(self) -> ModelSource:
         """The model's place on disk."""
-        path = Path(self.settings.path).expanduser()
+        path, kind = Path(self.settings.path).expanduser(), self.settings.name
         if not path.exists():
             raise InputError("model.path", f"no such file: {path}")
-        if self.settings.name == "onnx" and path.is_dir():
-            raise InputError("model.path", f"{path} is a folder", "expected an .onnx file")
+        if path.is_dir() != (kind in FOLDERS):
+            is_, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
+            raise InputError("model.path", f"{path} is a {is_}", f"model={kind} takes a {wanted}")
         return ModelSource(path.stem, {self.settings.name: path})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
+from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
 from nc_strategies.data.settings import NpzSettings, SampleDataSettings
 from nc_strategies.measure.settings import PlainSettings, SklearnSettings, TopKSettings
 from nc_strategies.models.source import FileModelSettings, SampleModelSettings
@@ -25,6 +26,9 @@ def ncs_components() -> list[Component]:
                   summary="uniform random search, the yardstick"),
         Component("backend", "onnxruntime", "nc_strategies.backends.onnxruntime.backend:OnnxRuntimeBackend",
                   OnnxRuntimeSettings, "nc-strategies[onnxruntime]", "static int8 QDQ models on onnxruntime's CPU"),
+        Component("backend", "tensorflow", "nc_strategies.backends.tensorflow.backend:TensorFlowBackend",
+                  TensorFlowSettings, "nc-strategies[tensorflow]",
+                  "SavedModels with TensorFlow's own fused int8 kernels"),
         Component("metric", "top1", f"{METRICS}:Top1", PlainSettings, summary="accuracy"),
         Component("metric", "topk", f"{METRICS}:TopK", TopKSettings, summary="class among the k highest outputs"),
         *(Component("metric", name, f"{METRICS}:ClassificationScore", SklearnSettings,
@@ -34,8 +38,9 @@ def ncs_components() -> list[Component]:
           for name, text in (("mae", "mean absolute error"), ("mse", "mean squared error"))),
         Component("model", "sample", "nc_strategies.models.source:SampleModel", SampleModelSettings,
                   summary="the bundled Fashion-MNIST classifier"),
-        Component("model", "onnx", "nc_strategies.models.source:FileModel", FileModelSettings,
-                  summary="an .onnx file"),
+        *(Component("model", name, "nc_strategies.models.source:FileModel", FileModelSettings, summary=text)
+          for name, text in (("onnx", "an .onnx file"), ("keras", "a .keras or .h5 file"),
+                             ("saved_model", "a SavedModel folder"), ("graph_def", "a frozen graph, a .pb file"))),
         Component("data", "sample", "nc_strategies.data.loaders:SampleData", SampleDataSettings,
                   summary="the bundled Fashion-MNIST pictures"),
         Component("data", "npz", "nc_strategies.data.loaders:NpzData", NpzSettings,

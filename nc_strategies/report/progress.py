@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nc_strategies.problem import Trial
 from nc_strategies.study.study import Study, StudyListener
 
 
 class ProgressLine(StudyListener):
-    """Stage, trials done, best so far and time left, in one line on standard error."""
+    """Stage, trials done, best so far and time left, in one line on standard error.
+
+    Drawn when something happens, not by a thread of its own, which would disturb what is timed.
+    """
 
     def __init__(self) -> None:
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.fields[best]}"),
-            console=Console(file=sys.stderr), transient=True)
+            console=Console(file=sys.stderr), transient=True, auto_refresh=False)
         self._task = self._progress.add_task("starting", total=None, left="", best="")
         self._begin = 0.0
         self._limit = 0
@@ -33,23 +37,26 @@ class ProgressLine(StudyListener):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def _show(self, **changes: Any) -> None:
+        self._progress.update(self._task, refresh=True, **changes)
+
     def stage(self, text: str) -> None:
         """See `StudyListener.stage`."""
-        self._progress.update(self._task, description=text, left="")
+        self._show( description=text, left="")
 
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         """See `StudyListener.started`."""
         self._begin, self._limit, self._timeout = time.monotonic(), max_trials, timeout
-        self._progress.update(self._task, total=max_trials or None)
+        self._show( total=max_trials or None)
 
     def trial_started(self, number: int, stage: str) -> None:
         """See `StudyListener.trial_started`."""
-        self._progress.update(self._task, description=stage or "tuning")
+        self._show( description=stage or "tuning")
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
         self._measured += not trial.resumed
-        self._progress.update(self._task, completed=len(study.trials), left=self._left(study), best=_best(study))
+        self._show( completed=len(study.trials), left=self._left(study), best=_best(study))
 
     def _left(self, study: Study) -> str:
         spent = time.monotonic() - self._begin

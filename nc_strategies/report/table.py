@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+WIDE = 150
 STYLES = {"met": "bold green", "missed": "bold yellow", "failed": "bold red"}
 
 
-def render(result: dict[str, Any], run_dir: str) -> RenderableType:
+def render(result: dict[str, Any], run_dir: str, width: int = WIDE) -> RenderableType:
     """The result of one run: verdict, comparison, operators by type."""
     parts: list[RenderableType] = [verdict(result)]
     if result["tuned"]:
-        parts += [comparison([result]), operators(result)]
+        parts += [comparison([result], width), operators(result)]
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
@@ -35,9 +37,17 @@ def verdict(result: dict[str, Any]) -> Text:
     return Text(text, STYLES[status])
 
 
-def comparison(results: list[dict[str, Any]]) -> Table:
-    """One row a run: the columns of the published comparison, and ours."""
+def comparison(results: list[dict[str, Any]], width: int = WIDE) -> Table:
+    """One row a run: the columns of the published comparison, and ours; on a narrow terminal one column a run."""
     table = Table(show_edge=False, pad_edge=False)
+    if width < WIDE:
+        table.add_column("")
+        cells = [row(result) for result in results]
+        for position in range(len(cells)):
+            table.add_column(f"run {position}" if len(cells) > 1 else "", justify="right")
+        for name, line in zip(COLUMNS, zip(*cells, strict=True), strict=True):
+            table.add_row(name, *line)
+        return table
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("strategy", "backend", "status") else "right")
     for result in results:
@@ -71,9 +81,9 @@ def operators(result: dict[str, Any]) -> Table:
     return table
 
 
-def show(renderable: RenderableType) -> None:
-    """Print on standard output; wide enough that nothing is cut when it is not a terminal."""
+def show(make: Callable[[int], RenderableType]) -> None:
+    """Print what `make` gives for the width of standard output; nothing is cut when that is not a terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(renderable)
+    console.print(make(console.width))

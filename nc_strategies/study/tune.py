@@ -113,6 +113,7 @@ class _Run:
             baseline = measurer.measure_baseline(space)
         self.folder.start(setup.resolved, facts)
         self.on_folder()
+        setup.backend.keep(self.folder.path)
         goal = self._goal(baseline.evaluation)
         study = Study(self.folder.path, space, goal, baseline.evaluation, baseline.latency_ci95, facts,
                       seconds=self.seconds)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ class OnnxRuntimeBackend(Backend):
         InputError: a setting that is not allowed.
     """
 
-    accepts = ("onnx",)
+    accepts = ("onnx", "keras", "saved_model", "graph_def")
     settings: OnnxRuntimeSettings
 
     def __init__(self, settings: OnnxRuntimeSettings, threads: int = 1) -> None:
@@ -53,6 +55,7 @@ class OnnxRuntimeBackend(Backend):
             raise InputError("backend.reduce_range", f"is {settings.reduce_range!r}",
                              f"allowed: {', '.join(REDUCE_RANGE)}")
         self._path = Path()
+        self._exported: tempfile.TemporaryDirectory[str] | None = None
         self._graph: Graph | None = None
         self._info: ModelInfo | None = None
         self._histograms: dict[str, Histogram] = {}
@@ -72,7 +75,9 @@ class OnnxRuntimeBackend(Backend):
 
     def load(self, model: ModelSource) -> ModelInfo:
         """See `Backend.load`."""
-        _, self._path = model.pick(self.accepts, "onnxruntime")
+        kind, self._path = model.pick(self.accepts, "onnxruntime")
+        if kind != "onnx":
+            self._path = self._export(model)
         self._graph = graphs.prepare(graphs.read(self._path))
         self._info = self.graph.info
         for spec in self._info.inputs:
@@ -85,6 +90,18 @@ class OnnxRuntimeBackend(Backend):
             for name in (unit.raw, f"{unit.raw}/open", unit.output, f"{unit.output}/open"):
                 self._operators[name] = unit.name
         return self._info
+
+    def _export(self, model: ModelSource) -> Path:
+        # TensorFlow models come in by TensorFlow's own backend, imported only for them.
+        from nc_strategies.backends.tensorflow.export import export_onnx
+
+        self._exported = tempfile.TemporaryDirectory(prefix="ncs-export-")
+        return export_onnx(model, Path(self._exported.name))
+
+    def keep(self, folder: Path) -> None:
+        """See `Backend.keep`: the ONNX form of a model that came in another."""
+        if self._exported is not None:
+            shutil.copyfile(self._path, folder / self._path.name)
 
     def capabilities(self) -> Capabilities:
         """See `Backend.capabilities`: every scheme was seen in the engine's optimized graph."""
