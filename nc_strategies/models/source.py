@@ -19,7 +19,7 @@ class ModelSource:
 
     Args:
         name: For reports.
-        files: Format (``onnx``, ``keras``, ``saved_model``, ``graph_def``) to the file or folder which holds the model in it.
+        files: Format (``onnx``, ``keras``, ``saved_model``, ``graph_def``) to the file or folder which holds it.
             Several formats must hold the same function.
     """
 

@@ -129,10 +129,14 @@ class BasicStrategy(StepwiseStrategy):
     def _order(self, base: Config) -> list[tuple[str, ...]]:
         groups = [g for g in self.problem.space.groups
                   if not base.schemes[g[0]].is_float and FLOAT in self.problem.space.schemes(g)]
-        if self.problem.sensitivity is None:
+        if self.problem.sensitivity is None or self.problem.budget == 0 or len(groups) < self._left():
             return groups
         loss = self.problem.sensitivity()
         return sorted(groups, key=lambda group: -sum(loss.get(name, 0.0) for name in group))
+
+    def _left(self) -> int:
+        """Trials left; the order only matters, and is only worth its price, when there are too few for all."""
+        return self.problem.budget - len(self._tried)
 
     def _accumulate(self, base: Config, groups: list[tuple[str, ...]], enough: Callable[[], bool]) -> Steps:
         config = base

@@ -19,6 +19,7 @@ from nc_strategies.data.dataset import Dataset, Raw
 from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measure.metrics import Metric
+from nc_strategies.measure.sensitivity import SAMPLES, output_noise
 from nc_strategies.models import ModelSource
 from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Problem, Trial
 from nc_strategies.problem.objective import LATENCY_TIE
@@ -90,6 +91,7 @@ class _Run:
         self.config = setup.config
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self._noise: Mapping[str, float] | None = None
         self.rng = np.random.default_rng([self.config.tuning.seed, 1])
 
     def run(self) -> Study:
@@ -119,7 +121,7 @@ class _Run:
                       seconds=self.seconds)
         study.versions = {"nc-strategies": _version("nc-strategies"), "python": platform.python_version(),
                           "numpy": np.__version__, **setup.backend.versions()}
-        self._search(study, measurer)
+        self._search(study, measurer, calibration)
         self._finish(study, measurer)
         return study
 
@@ -152,7 +154,16 @@ class _Run:
                            for name, weight in zip(metrics.objectives, weights, strict=True))
         return Goal((constraint,), objectives)
 
-    def _search(self, study: Study, measurer: Measurer) -> None:
+    def _sensitivity(self, space: Space, calibration: Dataset) -> Mapping[str, float]:
+        """Estimated once, when a strategy first asks."""
+        if self._noise is None:
+            self.listener.stage("estimating sensitivity")
+            with self._clock("sensitivity"):
+                batch, _, _ = next(calibration.batches(SAMPLES))
+                self._noise = output_noise(self.setup.backend, space, batch)
+        return self._noise
+
+    def _search(self, study: Study, measurer: Measurer, calibration: Dataset) -> None:
         config = self.config.tuning
         journal = Journal(self.folder.path, METRIC)
         finished = journal.read() if self.folder.resumes else []
@@ -160,7 +171,8 @@ class _Run:
             if trial.evaluation is not None:
                 measurer.remember(trial.evaluation)
         problem = Problem(study.space, study.goal, study.baseline, np.random.default_rng([config.seed, 0]),
-                          config.max_trials, self.setup.executor.workers, state_dir=self.folder.path,
+                          config.max_trials, self.setup.executor.workers,
+                          lambda: self._sensitivity(study.space, calibration), state_dir=self.folder.path,
                           metadata={"model": self.setup.model.name, "data": str(study.metadata["data_sha256"])[:16],
                                     "space": study.space.fingerprint})
         self.listener.started(study, config.max_trials, config.timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -242,3 +243,34 @@ def test_a_finished_run_is_shown_again_without_opening_the_model(small, tmp_path
     assert status in (0, 3)
     assert "speed-up" in out
     assert (tmp_path / "out" / "nc_strategies.log").read_text() == log
+
+
+def test_progress_is_shown_on_a_terminal_and_only_there(small, tmp_path):
+    terminal, other = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "nc_strategies", *own(small, "run_dir=out")], cwd=tmp_path,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=other, close_fds=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150"})
+    os.close(other)
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    process.communicate(timeout=120)
+    assert process.returncode in (0, 3)
+    for text in (b"loading the model", b"measuring fp32", b"default int8", b"2/2", b"best: "):
+        assert text in shown, text
+    assert run(*own(small, "run_dir=quiet"), cwd=tmp_path)[2] == ""
+
+
+def test_a_time_limit_ends_a_run(small, tmp_path):
+    begin = time.monotonic()
+    status, _, err = run(*own(small, "run_dir=out", "strategy=random", "tuning.max_trials=0", "tuning.timeout=4"),
+                         cwd=tmp_path)
+    assert status in (0, 3), err
+    assert result(tmp_path / "out")["stop_reason"] == "timeout"
+    assert time.monotonic() - begin < 60

@@ -124,7 +124,8 @@ class TestDataset:
         with pytest.raises(InputError) as caught:
             Dataset(Raw(KEY, {"x": np.zeros((2, *got))}), Preprocess(), info((None, *want)))
         message = str(caught.value)
-        assert message.startswith(f"data.path: samples have shape {got} after preprocessing; input 'image' takes {want}")
+        assert message.startswith(f"data.path: samples have shape {got} after preprocessing; "
+                                  f"input 'image' takes {want}")
         assert message.endswith(f": set {hint}")
         name, value = hint.removeprefix("data.preprocess.").split("=")
         mended = Preprocess(**{name: value if name == "layout" else [int(v) for v in value.strip("[]").split(",")]})

@@ -35,7 +35,8 @@ class Builder:
         inputs = [x, self.weight(f"{name}_w", cout, cin // group, size, size)]
         if bias:
             inputs.append(self.weight(f"{name}_b", cout, scale=0.1))
-        self.nodes.append(helper.make_node("Conv", inputs, [name], name=f"conv_{name}", pads=[size // 2] * 4, group=group))
+        pads = [size // 2] * 4
+        self.nodes.append(helper.make_node("Conv", inputs, [name], name=f"conv_{name}", pads=pads, group=group))
         return name
 
     def save(self, path: Path, shape: list[int | str], output: list[int | str], opset: int = 17,
