@@ -135,7 +135,11 @@ class Dataset:
         made = {}
         for name, source in self._sources.items():
             array = source[start:stop]
-            made[name] = self._preprocess(array).astype(self._specs[name].dtype, copy=False)
+            values, dtype = self._preprocess(array), self._specs[name].dtype
+            if dtype.kind in "iu" and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
+                raise InputError(self.raw.key, f"input {name!r} takes {dtype}, the data has fractions",
+                                 "see data.preprocess")
+            made[name] = values.astype(dtype, copy=False)
         return made
 
     def _match(self, raw: Raw, info: ModelInfo) -> dict[str, NDArray[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,13 @@ def read_npz(key: str, path: str) -> Raw:
         raise InputError(key, f"no such file: {file}")
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
+        with file.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(key, f"{file} is not an .npz archive", "arrays x and y saved by numpy.savez")
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zipfile.LargeZipFile,
+            zlib.error) as error:
         raise InputError(key, f"{file} cannot be read as .npz ({first_line(error)})",
                          "arrays x and y saved by numpy.savez") from None
     labels = arrays.pop("y", None)

@@ -25,7 +25,7 @@ class Preprocess:
         std: Divided by, one number or one a channel.
         resize: ``[height, width]``, or None to keep the size.
         layout: Layout the model takes, ``nhwc`` or ``nchw``, when it differs from the data's; None keeps the data's.
-            The data is taken to be in the other of the two.
+            Which one the data is in is seen from its 1, 3 or 4 channels; where that does not tell, it is the other.
     """
 
     scale: float = 1.0

@@ -66,7 +66,8 @@ def loss_interval(metric: Metric, reference: NDArray[Any], outputs: NDArray[Any]
     before, after = metric.scores(reference, labels), metric.scores(outputs, labels)
     if before is not None and after is not None:
         difference = sign * (before - after)
-        centre, reach = difference.mean(), Z_95 * difference.std(ddof=1) / np.sqrt(len(difference))
+        spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
+        centre, reach = difference.mean(), Z_95 * spread / np.sqrt(len(difference))
         return float(centre - reach), float(centre + reach)
     losses = []
     for _ in range(RESAMPLES):

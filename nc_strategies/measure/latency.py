@@ -39,10 +39,17 @@ class Timing:
         high = int(min(len(ordered) - 1, np.ceil(len(ordered) / 2 + reach)))
         return float(ordered[low]), float(ordered[high])
 
+    def _log_ratios(self, model: int, reference: int) -> NDArray[np.float64]:
+        count = min(BLOCKS, max(4, self.runs // 10))
+        blocks = np.array_split(self.seconds, count)
+        return np.array([np.log(np.median(b[:, model]) / np.median(b[:, reference])) for b in blocks])
+
     def ratio(self, model: int, reference: int) -> float:
-        """Median of a model over median of a reference: below 1 is faster."""
-        medians = np.median(self.seconds, axis=0)
-        return float(medians[model] / medians[reference])
+        """Latency of a model relative to a reference's, below 1 is faster: ratio of medians, block by block.
+
+        The machine's speed drifts; within a block of consecutive runs both models have met the same speed.
+        """
+        return float(np.exp(self._log_ratios(model, reference).mean()))
 
     def ratio_interval(self, model: int, reference: int) -> tuple[float, float]:
         """95 % interval of `ratio`.
@@ -51,12 +58,9 @@ class Timing:
         blocks gives the interval: the method of batch means (Law, "Simulation Modeling and Analysis", ch. 9), which
         holds where neighbouring runs are correlated, as they are on a shared machine.
         """
-        count = min(BLOCKS, max(4, self.runs // 10))
-        blocks = np.array_split(self.seconds, count)
-        logs = np.array([np.log(np.median(b[:, model]) / np.median(b[:, reference])) for b in blocks])
-        reach = T_95[count - 1] * logs.std(ddof=1) / np.sqrt(count)
-        centre = np.log(self.ratio(model, reference))
-        return float(np.exp(centre - reach)), float(np.exp(centre + reach))
+        logs = self._log_ratios(model, reference)
+        reach = T_95[len(logs) - 1] * logs.std(ddof=1) / np.sqrt(len(logs))
+        return float(np.exp(logs.mean() - reach)), float(np.exp(logs.mean() + reach))
 
 
 def interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.Generator,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.errors import InputError
+from nc_strategies.errors import InputError, first_line
 from nc_strategies.measure.settings import PlainSettings, SklearnSettings, TopKSettings
 
 Array = NDArray[Any]
@@ -71,6 +71,10 @@ def class_scores(outputs: Array, labels: Array) -> tuple[Array, Array]:
         raise InputError("data", f"labels of shape {np.shape(labels)} do not fit outputs of shape {outputs.shape}",
                          "one class number a sample")
     classes = classes[:, 0]
+    whole = classes.astype(np.int64)
+    if not np.array_equal(whole, classes):
+        raise InputError("data", "labels are not whole numbers", "one class number a sample")
+    classes = whole
     if len(classes) and (classes.min() < 0 or classes.max() >= flat.shape[1]):
         raise InputError("data", f"labels run from {classes.min()} to {classes.max()}",
                          f"the model has {flat.shape[1]} classes: 0 to {flat.shape[1] - 1}")
@@ -120,10 +124,17 @@ class ClassificationScore(Metric):
         flat, classes = class_scores(outputs, labels)
         if self.settings.name == "log_loss":
             total = flat.sum(1, keepdims=True)
+            if flat.min() < 0 or np.any(total <= 0):
+                raise InputError("metrics.accuracy.name", "is log_loss, but the model gives no probabilities",
+                                 "outputs of a softmax or sigmoid")
             return float(metrics.log_loss(classes, flat / total, labels=np.arange(flat.shape[1])))
         score = {"f1": metrics.f1_score, "precision": metrics.precision_score, "recall": metrics.recall_score}
         found = flat.argmax(1)
-        return float(score[self.settings.name](classes, found, average=self.settings.average, zero_division=0))
+        try:
+            return float(score[self.settings.name](classes, found, average=self.settings.average, zero_division=0))
+        except ValueError as error:
+            raise InputError("metrics.accuracy.average", f"is {self.settings.average!r} ({first_line(error)})",
+                             "macro, micro or weighted; binary for two classes") from None
 
 
 class RegressionError(MeanMetric):

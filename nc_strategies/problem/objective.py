@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nc_strategies.problem.evaluation import Evaluation, Trial
@@ -43,6 +44,8 @@ class Constraint:
 
     def violation(self, value: float) -> float:
         """How far a value misses the threshold, in the metric's unit; 0 when it is met."""
+        if math.isnan(value):
+            return math.inf
         miss = self.threshold - value if self.higher_is_better else value - self.threshold
         return max(0.0, miss) if miss > 1e-12 else 0.0
 

@@ -40,21 +40,28 @@ class Registry:
         self.owners: dict[tuple[str, str], str] = {}
         for point in sorted(entry_points(group=hookspecs.GROUP) if points is None else points, key=lambda p: p.name):
             self._load(point)
-        for implementation in self.manager.hook.ncs_components.get_hookimpls():
+        # Built-ins first, whatever order a plugin asks for: nobody takes their names.
+        for implementation in sorted(self.manager.hook.ncs_components.get_hookimpls(),
+                                     key=lambda found: found.plugin is not builtin):
             self._collect(implementation)
 
     def _load(self, point: EntryPoint) -> None:
         # pluggy's own loader stops at the first plugin that raises.
+        plugin = None
         try:
-            self.manager.register(point.load(), name=point.name)
+            plugin = point.load()
+            self.manager.register(plugin, name=point.name)
             self.manager.check_pending()
-        except Exception as error:  # noqa: BLE001 - whatever a third party's import raises must not stop the tool
-            self._leave_out(point.name, error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a third party raises must not stop the tool
+            self._leave_out(point.name, error, plugin)
 
     def _collect(self, implementation: pluggy.HookImpl) -> None:
         name = implementation.plugin_name
         try:
             components = list(cast(Iterable[Component], implementation.function()))
+            names = [(c.kind, c.name) for c in components if isinstance(c, Component)]
+            if len(set(names)) != len(names):
+                raise ValueError("ncs_components gave two components of one kind and name")
             for component in components:
                 if not isinstance(component, Component):
                     raise TypeError(f"ncs_components gave {component!r}, not a Component")
@@ -62,16 +69,16 @@ class Registry:
                 if key in self.components:
                     raise ValueError(f"{component.kind} {component.name!r} is already registered by {self.owners[key]}")
         except Exception as error:  # noqa: BLE001 - as above
-            self._leave_out(name, error)
+            self._leave_out(name, error, implementation.plugin)
             return
         for component in components:
             self.components[component.kind, component.name] = component
             self.owners[component.kind, component.name] = name
 
-    def _leave_out(self, name: str, error: Exception) -> None:
+    def _leave_out(self, name: str, error: BaseException, plugin: object) -> None:
         self.broken[name] = f"{type(error).__name__}: {first_line(error)}"
-        if self.manager.has_plugin(name):
-            self.manager.unregister(name=name)
+        if plugin is not None and self.manager.is_registered(plugin):
+            self.manager.unregister(plugin)
 
     def names(self, kind: str) -> list[str]:
         """Names of the components of a kind."""
@@ -103,10 +110,14 @@ class Registry:
             InputError: unknown component, unknown key, wrong type, or a value that must be given is missing.
         """
         plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-        values = {str(name): value for name, value in cast(Mapping[Any, Any], plain).items()}
         key = key or kind
+        if not isinstance(plain, Mapping):
+            raise InputError(key, f"is {plain!r}", "a mapping with a name and settings")
+        values = {str(name): value for name, value in plain.items()}
         component = self.get(kind, str(values.get("name")), f"{key}.name")
         if component.schema is None:
+            if set(values) - {"name"}:
+                raise InputError(f"{key}.{min(set(values) - {'name'})}", f"{kind} {component.name!r} has no settings")
             return None
         allowed = {f.name for f in dataclasses.fields(component.schema)}
         values = {k: v for k, v in values.items() if k in allowed or v is not None}
@@ -134,11 +145,11 @@ class Registry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except ImportError as error:
+            if not component.extra:
+                raise
             raise self._missing(component, error) from error
 
-    def _missing(self, component: Component, error: ImportError) -> Exception:
-        if not component.extra:
-            return error
+    def _missing(self, component: Component, error: ImportError) -> InputError:
         return InputError(f"{component.kind}={component.name}", f"a package is missing ({first_line(error)})",
                           f"pip install '{component.extra}'")
 
@@ -160,6 +171,8 @@ class Registry:
         try:
             return self.target(component)(settings, *args, **kwargs)
         except ImportError as error:
+            if not component.extra:
+                raise
             raise self._missing(component, error) from error
 
     def config_paths(self) -> list[tuple[str, str]]:

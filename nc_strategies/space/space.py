@@ -70,7 +70,8 @@ class Space:
     @property
     def quantizable(self) -> tuple[OpCapability, ...]:
         """Operators which can run in int8."""
-        return tuple(op for op in self.ops.values() if any(not s.is_float for s in op.schemes))
+        return tuple(op for op in self.ops.values()
+                     if any(not s.is_float for s in self.schemes(self.group_of[op.name])))
 
     def default(self) -> Config:
         """The first scheme of every operator and the first value of every option."""

@@ -46,6 +46,10 @@ class Wishes:
                                  f"allowed: {', '.join(DTYPES)}")
         _check_keys(by_type, sorted({op.type for op in capabilities.ops}), "operator type")
         _check_keys(by_name, [op.name for op in capabilities.ops], "operator")
+        for wish in by_type:
+            wish.check_values([op for op in capabilities.ops if wish.pattern.fullmatch(op.type)])
+        for wish in by_name:
+            wish.check_values([op for op in capabilities.ops if wish.pattern.fullmatch(op.name)])
         return tuple(self._narrow(op, by_type, by_name) for op in capabilities.ops)
 
     def _narrow(self, op: OpCapability, by_type: list[_Wish], by_name: list[_Wish]) -> OpCapability:
@@ -74,6 +78,17 @@ class _Wish:
     pattern: re.Pattern[str]
     parts: Mapping[str, Mapping[str, tuple[str, ...]]]
 
+    def check_values(self, ops: list[OpCapability]) -> None:
+        """See that each value is one that some matched operator has."""
+        for part, fields in self.parts.items():
+            for name, values in fields.items():
+                found = {getattr(getattr(s, part), name) for op in ops for s in op.schemes if getattr(s, part)}
+                for value in values:
+                    if found and value not in found:
+                        raise InputError(f"{self.key}.{self.pattern.pattern}.{part}.{name}",
+                                         f"{value!r} is not possible for any operator it matches",
+                                         f"possible: {', '.join(sorted(found - {'none'}))}")
+
     def narrow(self, op: OpCapability, schemes: tuple[OpScheme, ...]) -> tuple[OpScheme, ...]:
         for part, fields in self.parts.items():
             for name, values in fields.items():
@@ -94,6 +109,8 @@ def _allows(part: TensorScheme | None, is_float: bool, name: str, values: tuple[
 
 
 def _parse(key: str, wishes: Mapping[str, Any]) -> list[_Wish]:
+    if not isinstance(wishes, Mapping):
+        raise InputError(key, f"expected a mapping, got {wishes!r}", "regular expressions to wishes")
     parsed = []
     for text, parts in wishes.items():
         where = f"{key}.{text}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 
 from nc_strategies.problem import Evaluation, Trial
-from nc_strategies.space import FLOAT, Config, OpCapability, OpScheme
+from nc_strategies.space import FLOAT, Config, OpCapability, OpScheme, Space
 from nc_strategies.strategies.base import Steps, StepwiseStrategy
 
 MATMULS = ("Conv", "DepthwiseConv", "MatMul", "Gemm", "Dense")
@@ -47,6 +47,7 @@ class BasicStrategy(StepwiseStrategy):
         """See `StepwiseStrategy.steps`."""
         self._best: Trial | None = None
         self._tried: dict[str, Trial] = {}
+        self._saved: dict[tuple[str, ...], float] = {}
         yield from self._try(self.problem.space.default(), "default int8", "default int8 everywhere")
         yield from self._combinations()
         if self.settings.recipes:
@@ -84,7 +85,7 @@ class BasicStrategy(StepwiseStrategy):
             [(t, [op for op in ops if op.type == t]) for t in types] if len(types) > 1 else []
         )]:
             for field, change in _changes(part):
-                config = _changed(self._base, part, change)
+                config = _changed(space, self._base, part, change)
                 yield from self._try(config, "combinations", f"{field} for {label}")
 
     def _recipes(self) -> Steps:
@@ -115,12 +116,13 @@ class BasicStrategy(StepwiseStrategy):
             trial = yield from self._try(space.fall_back(base, *group), "fallback", f"{group[0]} in fp32")
             if trial.ok and trial.evaluation is not None:
                 effects.append((group, trial.evaluation))
+                self._saved[group] = goal.cost(trial.evaluation) - goal.cost(start.evaluation)
         before = start.evaluation
         if not self._met():
             effects.sort(key=lambda e: (goal.loss(e[1]), goal.cost(e[1])))
             yield from self._accumulate(base, [group for group, _ in effects], self._met)
             if self._met():
-                yield from self._give_back(base)
+                yield from self._give_back()
         else:
             faster = [(g, e) for g, e in effects if goal.cost(e) < goal.cost(before)]
             faster.sort(key=lambda e: goal.cost(e[1]))
@@ -146,13 +148,18 @@ class BasicStrategy(StepwiseStrategy):
             config = self.problem.space.fall_back(config, *group)
             yield from self._try(config, "accumulate", f"{count} operators in fp32, by effect")
 
-    def _give_back(self, base: Config) -> Steps:
-        """Operators back to int8, the costliest float ones first, for as long as the goal holds."""
-        changed = set(self._base.diff(base))
-        for group in self.problem.space.groups:
-            if changed & set(group):
-                config = self._base.with_ops({name: base.schemes[name] for name in group})
-                yield from self._try(config, "give back", f"{group[0]} back to int8")
+    def _give_back(self) -> Steps:
+        """Operators back to int8, those that save most time first, for as long as the goal holds."""
+        space, goal, int8 = self.problem.space, self.problem.goal, self.problem.space.default()
+        changed = {name for name, scheme in self._base.ops if scheme.is_float and not int8.schemes[name].is_float}
+        for group in sorted((g for g in space.groups if changed & set(g)), key=lambda g: -self._saved.get(g, 0.0)):
+            config = self._base.with_ops({name: int8.schemes[name] for name in group})
+            trial = yield from self._try(config, "give back", f"{group[0]} back to int8")
+            best = self._best.evaluation if self._best is not None else None
+            done = trial.evaluation
+            # Each gain alone may be a tie: what keeps the goal and is not slower is kept.
+            if done is not None and best is not None and goal.feasible(done) and goal.cost(done) <= goal.cost(best):
+                self._best = trial
 
 
 def _changes(ops: Iterable[OpCapability]) -> list[tuple[str, tuple[Choice, ...]]]:
@@ -170,8 +177,8 @@ def _changes(ops: Iterable[OpCapability]) -> list[tuple[str, tuple[Choice, ...]]
     return list(found.items())
 
 
-def _changed(base: Config, ops: Iterable[OpCapability], change: tuple[Choice, ...]) -> Config:
-    """The configuration with the change made for each operator where its schemes allow it."""
+def _changed(space: Space, base: Config, ops: Iterable[OpCapability], change: tuple[Choice, ...]) -> Config:
+    """The configuration with the change made for each operator, and those tied to it, where their schemes allow it."""
     schemes: dict[str, OpScheme] = {}
     for op in ops:
         old = base.schemes[op.name]
@@ -183,7 +190,7 @@ def _changed(base: Config, ops: Iterable[OpCapability], change: tuple[Choice, ..
                 weight = replace(weight, granularity=value) if weight else None
             else:
                 act = replace(act, **{field: value})
-        wanted = OpScheme(act, weight)
-        if wanted in op.schemes:
-            schemes[op.name] = wanted
+        wanted, group = OpScheme(act, weight), space.group_of[op.name]
+        if wanted in space.schemes(group):
+            schemes.update(dict.fromkeys(group, wanted))
     return base.with_ops(schemes)

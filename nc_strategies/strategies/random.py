@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nc_strategies.problem import Trial
+from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Strategy
 
@@ -18,23 +18,28 @@ class RandomSettings:
 
 
 class RandomStrategy(Strategy):
-    """Draws configurations uniformly, the default one first; any number of them at a time.
+    """Draws configurations uniformly, none twice, the default one first; any number of them at a time.
 
     Source: Bergstra and Bengio, "Random Search for Hyper-Parameter Optimization", JMLR 13 (2012).
     """
 
     settings: RandomSettings
-    _proposed = 0
+
+    def __init__(self, settings: RandomSettings, problem: Problem) -> None:
+        super().__init__(settings, problem)
+        self._proposed: set[str] = set()
 
     def propose(self) -> Config | None:
         """See `Strategy.propose`."""
         space = self.problem.space
-        if self._proposed >= space.size():
-            return None
-        self._proposed += 1
         self.stage = "random"
-        first = self._proposed == 1 and self.settings.default_first
-        return space.default() if first else space.sample(self.problem.rng)
+        config = space.default() if not self._proposed and self.settings.default_first else None
+        while config is None or config.fingerprint in self._proposed:
+            if len(self._proposed) >= space.size():
+                return None
+            config = space.sample(self.problem.rng)
+        self._proposed.add(config.fingerprint)
+        return config
 
     def observe(self, trial: Trial) -> None:
         """Random search learns nothing."""

@@ -15,6 +15,7 @@ from nc_strategies.errors import InputError, first_line
 
 CONFIG, RESULT, LOG = "config.yaml", "result.json", "nc_strategies.log"
 IDENTITY = "identity"
+PARTIAL = ".partial"
 
 
 class RunFolder:
@@ -29,11 +30,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.exists() and not path.is_dir():
-            raise InputError("run_dir", f"{path} is not a folder")
         self.config: dict[str, Any] = {}
-        if path.exists() and any(path.iterdir()):
-            self.config = self._earlier()
+        try:
+            if path.exists() and not path.is_dir():
+                raise InputError("run_dir", f"{path} is not a folder")
+            if path.exists() and any(not _is_leftover(p) for p in path.iterdir()):
+                self.config = self._earlier()
+        except OSError as error:
+            raise InputError("run_dir", f"{path} cannot be read ({error.strerror})") from None
         self._check_writable()
 
     @property
@@ -96,9 +100,14 @@ class RunFolder:
         write_atomically(self.path / CONFIG, text)
 
 
+def _is_leftover(path: Path) -> bool:
+    """Whether a file is one that `write_atomically` did not live to move to its place."""
+    return path.name.startswith(".") and path.name.endswith(PARTIAL)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a file beside its place and move it there, so that it is never seen half-written."""
-    beside = path.with_name(f".{path.name}.partial")
+    beside = path.with_name(f".{path.name}{PARTIAL}")
     with beside.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

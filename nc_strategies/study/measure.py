@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from nc_strategies.backends.base import Backend, Executable
 from nc_strategies.config import MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
-from nc_strategies.errors import EngineError
+from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measure.accuracy import loss_interval, predict
 from nc_strategies.measure.latency import Timing, interleave
 from nc_strategies.measure.metrics import Metric
@@ -85,6 +86,8 @@ class Measurer:
         self._check_equal(as_given, all_float)
         (found,) = predict([as_given], self.data, self.settings.evaluation_batch_size)
         value = self.metric.compute(found.outputs, self.data.labels)
+        if not math.isfinite(value):
+            raise InputError("metrics.accuracy.name", f"the metric is {value} for fp32 on this data")
         timing = self._time([as_given, all_float], self.settings.latency_runs)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         reference = (as_given, all_float)[faster]
@@ -117,22 +120,28 @@ class Measurer:
         start = time.perf_counter()
         model = self.backend.realise(config)
         realised = time.perf_counter() - start
-        known = self._graphs.get(model.fingerprint)
-        if known is not None:
-            log.info("the same executed graph was measured before")
+        try:
+            known = self._graphs.get(model.fingerprint)
+            if known is not None:
+                log.info("the same executed graph was measured before")
+                return replace(known, seconds=(("realise", realised),))
+            evaluation = self._measure(model, realised)
+        finally:
             model.close()
-            return known
+        self._graphs[model.fingerprint] = evaluation
+        return evaluation
+
+    def _measure(self, model: Executable, realised: float) -> Evaluation:
         start = time.perf_counter()
         (found,) = predict([model], self.data, self.settings.evaluation_batch_size)
         value = self.metric.compute(found.outputs, self.data.labels)
+        if not math.isfinite(value):
+            raise EngineError(f"the metric is {value} for this model")
         evaluated = time.perf_counter() - start
         start = time.perf_counter()
         timing = self._time([self.baseline.reference, model], self.settings.latency_runs)
         seconds = (("realise", realised), ("accuracy", evaluated), ("latency", time.perf_counter() - start))
-        evaluation = self._evaluation(model, timing, 1, 0, value, found.seconds, seconds)
-        self._graphs[model.fingerprint] = evaluation
-        model.close()
-        return evaluation
+        return self._evaluation(model, timing, 1, 0, value, found.seconds, seconds)
 
     def measure_finalists(self, trials: list[Trial], goal: Goal, tie: float) -> Final:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,6 +38,7 @@ FINALISTS = 3
 FINAL_TIE = 0.015
 """Relative difference in latency that counts as none between finalists, which are timed at least 300 times."""
 CALIBRATION_BATCH = 20
+LEAST_SAMPLES = 2
 
 
 @dataclass
@@ -96,9 +98,13 @@ class _Run:
 
     def run(self) -> Study:
         setup, config = self.setup, self.config
+        config.validate()
         info, space = self._load()
         evaluation = Dataset(setup.evaluation, setup.preprocess, info)
         calibration = Dataset(setup.calibration, setup.preprocess, info)
+        if len(evaluation) < LEAST_SAMPLES:
+            raise InputError("data", f"holds {len(evaluation)} evaluation samples",
+                             f"at least {LEAST_SAMPLES} are needed to tell a loss from chance")
         if info.batch_size not in (None, config.measure.batch_size):
             raise InputError("measure.batch_size", f"is {config.measure.batch_size}",
                              f"the model takes batches of {info.batch_size} only")
@@ -181,7 +187,8 @@ class _Run:
         study.engine = strategy.inner.engine
         try:
             tuner = Tuner(study, strategy, measurer.measure, journal, self.setup.executor,
-                          self.setup.executor.workers, config, self.listener, finished, deadline)
+                          self.setup.executor.workers, config, self.listener, finished,
+                          str(self.config.strategy["name"]), deadline)
             study.stop_reason = tuner.run()
         finally:
             strategy.close()
@@ -258,7 +265,7 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
     """
     config = setup.config
     kind, _ = setup.model.pick(setup.backend.accepts, config.backend["name"])
-    return {
+    facts = {
         "schema_version": SCHEMA_VERSION,
         "strategy": dict(config.strategy), "backend": dict(config.backend),
         "metrics": asdict(config.metrics), "criterion": config.tuning.criterion,
@@ -268,6 +275,8 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
         "preprocess": asdict(setup.preprocess), "space": space,
         "threads": config.measure.threads, "batch_size": config.measure.batch_size,
     }
+    # As it comes back from the file: tuples as lists, and the like.
+    return cast(dict[str, Any], json.loads(json.dumps(facts)))
 
 
 class _Clock:

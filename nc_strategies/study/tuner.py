@@ -36,12 +36,13 @@ class Tuner:
         budget: When to stop.
         listener: Told what happens.
         finished: Trials of an earlier run, which are not measured again.
+        name: The strategy's, for errors.
         deadline: `time.monotonic` after which no new trial starts; 0 for none.
     """
 
     def __init__(self, study: Study, strategy: Strategy, measure: Measure, journal: Journal, executor: Executor,
                  workers: int, budget: TuningConfig, listener: StudyListener, finished: list[Trial],
-                 deadline: float = 0.0) -> None:
+                 name: str = "", deadline: float = 0.0) -> None:
         self.study = study
         self.strategy = strategy
         self.measure = measure
@@ -50,11 +51,13 @@ class Tuner:
         self.workers = workers
         self.budget = budget
         self.listener = listener
+        self.name = name
         self.deadline = deadline
         self._finished = {trial.config.fingerprint: trial for trial in finished}
         self._seen: dict[str, Trial] = {}
         self._pending: dict[Future[Evaluation], tuple[int, Config, str]] = {}
         self._number = max((trial.number for trial in finished), default=0)
+        self._waiting: dict[str, int] = {}
         self._repeats = 0
         self._failures = 0
 
@@ -65,23 +68,26 @@ class Tuner:
             Why it stopped: ``budget``, ``timeout``, ``met``, ``failures``, ``finished`` or ``interrupted``.
         """
         try:
-            while True:
-                reason = self._stop_reason()
-                idle = reason or not self._propose()
-                if not self._pending:
-                    if reason:
-                        return reason
-                    if idle:
-                        return "finished"
-                    continue
-                done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._complete(future)
+            reason = self._loop()
         except KeyboardInterrupt:
             log.warning("interrupted: the trial under way is dropped, what was measured is kept")
             for future in self._pending:
                 future.cancel()
-            return "interrupted"
+            reason = "interrupted"
+        # A larger budget may lead a strategy another way: what was measured before still counts for the best.
+        self.study.trials += [t for f, t in self._finished.items() if f not in self._seen]
+        return reason
+
+    def _loop(self) -> str:
+        while True:
+            reason = self._stop_reason()
+            if not reason and self._propose():
+                continue
+            if not self._pending:
+                return reason or "finished"
+            done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._complete(future)
 
     def _stop_reason(self) -> str:
         used = len(self.study.trials) + len(self._pending)
@@ -105,7 +111,7 @@ class Tuner:
         if config is None:
             return False
         if not self.study.space.contains(config):
-            raise ValueError(f"strategy {type(self.strategy).__name__} proposed a configuration outside the space")
+            raise ValueError(f"strategy {self.name} proposed a configuration outside the space")
         fingerprint = config.fingerprint
         known = self._seen.get(fingerprint)
         if known is not None:
@@ -113,6 +119,9 @@ class Tuner:
             log.info("configuration %s was proposed again: answered from trial %d", fingerprint, known.number)
             self.strategy.observe(known)
             return self._repeats < MAX_REPEATS
+        if any(other.fingerprint == fingerprint for _, other, _ in self._pending.values()):
+            self._waiting[fingerprint] = self._waiting.get(fingerprint, 0) + 1
+            return False
         self._repeats = 0
         if fingerprint in self._finished:
             self._take(replace(self._finished[fingerprint], config=config))
@@ -141,5 +150,6 @@ class Tuner:
     def _take(self, trial: Trial) -> None:
         self.study.trials.append(trial)
         self._seen[trial.config.fingerprint] = trial
-        self.strategy.observe(trial)
+        for _ in range(1 + self._waiting.pop(trial.config.fingerprint, 0)):
+            self.strategy.observe(trial)
         self.listener.trial_finished(self.study, trial)

@@ -49,10 +49,9 @@ def test_the_interval_covers_the_true_ratio_nine_times_in_ten(runs, ratio):
     assert coverage(runs, ratio, drift=False) >= 0.9
 
 
-NOT_PAIRED = pytest.mark.xfail(strict=True, reason="the interval's width is that of a paired ratio, its centre is not")
 
 
-@pytest.mark.parametrize("runs", [LEAST_RUNS, pytest.param(100, marks=NOT_PAIRED), pytest.param(300, marks=NOT_PAIRED)])
+@pytest.mark.parametrize("runs", [LEAST_RUNS, 100, 300])
 def test_the_interval_covers_also_where_both_models_see_the_machine_drift(runs):
     assert coverage(runs, 0.6, drift=True) >= 0.9
 
@@ -81,9 +80,11 @@ def test_the_interval_of_the_median_covers_it():
     assert hits / SIMULATIONS >= 0.92
 
 
-def test_medians_are_in_milliseconds_and_ratios_of_medians():
-    timing = Timing(np.array([[1.0, 2.0], [1.0, 2.0], [50.0, 2.0]]) * 1e-3)
-    assert timing.runs == 3
+def test_medians_are_in_milliseconds_and_a_hiccup_does_not_move_the_ratio():
+    seconds = np.tile([1e-3, 2e-3], (40, 1))
+    seconds[[3, 17], [0, 1]] = 0.05
+    timing = Timing(seconds)
+    assert timing.runs == 40
     assert timing.median_ms(0) == pytest.approx(1.0)
     assert timing.ratio(1, 0) == pytest.approx(2.0)
     assert timing.ratio(0, 1) == pytest.approx(0.5)
@@ -105,7 +106,7 @@ def test_two_identical_callables_cannot_be_told_apart_and_different_ones_can():
     assert high >= 0.98
     assert 1.7 < timing.ratio(2, 0) < 2.3
     assert timing.ratio_interval(2, 0)[0] > 1.0
-    assert 0.3 <= timing.median_ms(0) < 0.45
+    assert 0.3 <= timing.median_ms(0) < 0.9
 
 
 def test_what_is_timed_is_the_callable_alone():

@@ -123,7 +123,6 @@ def test_class_numbers_come_in_several_forms(labels):
     assert Top1().compute(SCORES, labels) == sklearn.accuracy_score(LABELS, FOUND)
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="labels index the outputs as they are")
 @pytest.mark.parametrize("labels", [LABELS.astype(np.float32), LABELS.astype(np.float64)[:, None], LABELS > 2],
                          ids=["float32", "float64 column", "bool"])
 def test_class_numbers_may_be_stored_as_floats_or_truth_values(labels):
@@ -157,14 +156,12 @@ def test_regression_labels_that_do_not_fit_are_an_input_error():
         RegressionError(PlainSettings("mse")).compute(np.zeros((3, 4)), np.zeros((3, 2)))
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="scikit-learn's own ValueError comes through")
 @pytest.mark.parametrize("average", ["mean", "binary"])
 def test_an_average_that_does_not_fit_is_an_input_error(average):
     with pytest.raises(InputError, match=r"^metrics\.accuracy\.average"):
         ClassificationScore(SklearnSettings("f1", average)).compute(SCORES, LABELS)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="scores which are no probabilities are divided by their sum")
 def test_log_loss_of_outputs_that_are_no_probabilities_is_an_input_error():
     with pytest.raises(InputError, match="probabilities"):
         ClassificationScore(SklearnSettings("log_loss")).compute(RNG.normal(size=(300, 6)), LABELS)

@@ -46,6 +46,5 @@ def test_loss_is_positive_for_worse_than_fp32(higher, value, loss):
     assert Constraint("m", 0.0, 0.8, higher).loss(value) == pytest.approx(loss)
 
 
-@pytest.mark.xfail(strict=True, reason="NaN compares false with everything and so passes as feasible")
 def test_nan_never_meets_a_constraint():
     assert Constraint.from_baseline("m", 0.9, True, "relative", 0.01).violation(math.nan) > 0

@@ -1,0 +1,198 @@
+"""The basic strategy: which stage comes when, and from where each one starts."""
+
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+
+from nc_strategies.api import FLOAT, Capabilities, OpCapability, OpScheme, Space, TensorScheme, Trial, TrialState
+from nc_strategies.problem import Problem
+from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
+from nc_strategies.testing import ToyOp, toy_problem
+from nc_strategies.testing.toy import toy_evaluation
+
+
+def drive(problem, evaluate, settings=None, budget=500):
+    """All trials of a strategy, each with the stage that proposed it."""
+    strategy = BasicStrategy(settings or BasicSettings(), problem)
+    found = []
+    while (config := strategy.propose()) is not None and len(found) < budget:
+        assert problem.space.contains(config)
+        stage, note = strategy.stage, strategy.note
+        evaluation = evaluate(config)
+        state = TrialState.OK if evaluation is not None else TrialState.FAILED
+        trial = Trial(len(found) + 1, config, state, evaluation, note=note)
+        found.append((stage, trial))
+        strategy.observe(trial)
+    return found
+
+
+def toy(ops, settings=None, **kwargs):
+    problem = toy_problem(ops, **kwargs)
+    return problem, drive(problem, lambda config: toy_evaluation(ops, config), settings)
+
+
+def of(found, stage):
+    return [trial for name, trial in found if name == stage]
+
+
+# Together they cost 0.06; the goal leaves 0.01, so that both of the dear ones have to stay in fp32.
+HARD = [ToyOp("first", loss=0.001, time_us=50), ToyOp("dear", "MatMul", loss=0.03, time_us=40),
+        ToyOp("middle", loss=0.002, time_us=60), ToyOp("dearest", "MatMul", loss=0.04, time_us=50),
+        ToyOp("last", loss=0.001, time_us=50)]
+
+
+def test_the_stages_come_in_order():
+    problem, found = toy([*HARD, ToyOp("dear too", "MatMul", loss=0.035), ToyOp("end", loss=0.001)],
+                         tolerable_loss=0.01)
+    assert [stage for stage, _ in groupby(found, key=lambda pair: pair[0])] == [
+        "default int8", "combinations", "recipes", "fallback", "accumulate", "give back"]
+    assert found[0][1].config == problem.space.default()
+
+
+def test_every_trial_says_why_it_was_tried():
+    _, found = toy(HARD, tolerable_loss=0.01)
+    assert all(trial.note for _, trial in found)
+    assert found[0][1].note == "default int8 everywhere"
+
+
+def test_each_configuration_is_proposed_once():
+    for ops in (HARD, HARD[:1], [ToyOp("a"), ToyOp("b")]):
+        _, found = toy(ops, tolerable_loss=0.01)
+        prints = [trial.config.fingerprint for _, trial in found]
+        assert len(set(prints)) == len(prints)
+
+
+def test_operators_fall_back_in_the_order_of_their_effect_until_the_goal_is_met():
+    problem, found = toy(HARD, BasicSettings(recipes=False), tolerable_loss=0.01)
+    assert not any(problem.goal.feasible(t.evaluation) for stage, t in found if stage != "accumulate"
+                   and stage != "give back")
+    steps = of(found, "accumulate")
+    assert [set(t.config.float_ops) for t in steps] == [{"dearest", "dear"}]
+    assert problem.goal.met(steps[-1].evaluation)
+
+
+def test_accumulating_stops_as_soon_as_the_goal_is_met():
+    ops = [ToyOp(f"op{i}", loss=0.01 * (i + 1), time_us=100) for i in range(6)]
+    problem, found = toy(ops, BasicSettings(recipes=False), tolerable_loss=0.035)
+    steps = of(found, "accumulate")
+    assert [sorted(t.config.float_ops) for t in steps] == [["op4", "op5"], ["op3", "op4", "op5"],
+                                                           ["op2", "op3", "op4", "op5"]]
+    assert [problem.goal.feasible(t.evaluation) for t in steps] == [False, False, True]
+
+
+def test_each_operator_alone_is_priced_from_the_best_configuration_so_far():
+    problem, found = toy(HARD, BasicSettings(recipes=False), tolerable_loss=0.01)
+    alone = of(found, "fallback")
+    assert [t.config.float_ops for t in alone] == [(op.name,) for op in HARD]
+    best = problem.goal.best([t for stage, t in found if stage in ("default int8", "combinations")])
+    assert all(len(best.config.diff(t.config)) == 1 for t in alone)
+
+
+def test_an_operator_goes_back_to_int8_when_the_goal_holds_without_it():
+    # "x" hurts only beside "y" or "z": alone it has the largest effect, once those two are in fp32 it has none.
+    ops = [ToyOp(name, time_us=60) for name in "xyzu"]
+    problem = toy_problem(ops, tolerable_loss=0.01)
+
+    def evaluate(config):
+        base, int8 = toy_evaluation(ops, config), set(config.int8_ops)
+        loss = 0.02 * ("y" in int8) + 0.02 * ("z" in int8) + 0.03 * ("x" in int8 and bool({"y", "z"} & int8))
+        return replace(base, metrics=(("accuracy", 0.9 - loss),))
+
+    found = drive(problem, evaluate, BasicSettings(recipes=False))
+    assert of(found, "accumulate")[-1].config.float_ops == ("x", "y", "z")
+    assert next(t.config.float_ops for t in of(found, "give back")) == ("y", "z")
+    assert problem.goal.best([trial for _, trial in found]).config.float_ops == ("y", "z")
+
+
+def test_operators_of_recipes_go_back_to_int8_too():
+    problem, found = toy(HARD, tolerable_loss=0.01)
+    assert problem.goal.best([trial for _, trial in found]).config.float_ops == ("dear", "dearest")
+
+
+def test_once_the_goal_is_met_operators_that_are_faster_in_fp32_fall_back():
+    ops = [ToyOp("a", time_us=60), ToyOp("slow in int8", time_us=20, int8_time_us=60), ToyOp("b", time_us=60),
+           ToyOp("slower in int8", time_us=20, int8_time_us=90)]
+    problem, found = toy(ops, BasicSettings(recipes=False), tolerable_loss=0.01)
+    steps = of(found, "accumulate")
+    assert steps[-1].config.float_ops == ("slow in int8", "slower in int8")
+    assert problem.goal.best([t for _, t in found]) is steps[-1]
+
+
+def test_recipes_take_the_first_and_the_last_weighted_operator_and_what_is_around_them():
+    scheme = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
+    names = ["pre", "first", "inner", "last", "post"]
+    space = Space(Capabilities(tuple(OpCapability(n, "Any", (scheme, FLOAT), parameters=n in ("first", "inner", "last"))
+                                     for n in names)))
+    plain = toy_problem(HARD)
+    problem = Problem(space, plain.goal, plain.baseline, plain.rng)
+    ops = [ToyOp(n, loss=0.001, time_us=100) for n in names]
+    found = drive(problem, lambda config: toy_evaluation(ops, config))
+    assert [t.config.float_ops for t in of(found, "recipes")] == [
+        ("first",), ("last",), ("first", "last"), ("pre", "post")]
+
+
+def test_recipes_start_from_the_best_so_far():
+    _, found = toy(HARD, tolerable_loss=0.01)
+    assert [t.config.float_ops for t in of(found, "recipes")] == [("first",), ("first", "last")]
+
+
+def test_stages_can_be_left_out():
+    _, found = toy(HARD, BasicSettings(recipes=False, fallback=False), tolerable_loss=0.01)
+    assert {stage for stage, _ in found} == {"default int8", "combinations"}
+
+
+@pytest.mark.parametrize(("budget", "order"), [
+    (10, ["dearest", "dear", "middle", "first", "last"]), (100, [op.name for op in HARD]),
+    (0, [op.name for op in HARD])])
+def test_an_estimate_of_sensitivity_orders_the_operators_where_there_are_too_few_trials_for_all(budget, order):
+    asked = []
+
+    def sensitivity():
+        asked.append(True)
+        return {"first": 0.1, "dear": 0.5, "middle": 0.2, "dearest": 0.9, "last": 0.0}
+
+    _, found = toy(HARD, BasicSettings(recipes=False), tolerable_loss=0.01, budget=budget, sensitivity=sensitivity)
+    assert [t.config.float_ops[0] for t in of(found, "fallback")] == order
+    assert len(asked) == (budget == 10)
+
+
+def tied_problem(tied):
+    int8 = [OpScheme(TensorScheme("uint8", "asym", "per_tensor", a), TensorScheme("int8", "sym", "per_channel"))
+            for a in ("minmax", "kl")]
+    space = Space(Capabilities(tuple(OpCapability(n, t, (*int8, FLOAT), parameters=1)
+                                     for n, t in (("conv", "Conv"), ("add", "Add"), ("more", "Conv"))), tied=tied,
+                               options=(("fold", (True, False)),)))
+    plain = toy_problem([ToyOp("conv")])
+    return Problem(space, plain.goal, plain.baseline, plain.rng)
+
+
+def price(config):
+    ops = [ToyOp("conv", loss=0.02), ToyOp("add", "Add", loss=0.02), ToyOp("more", loss=0.001)]
+    return toy_evaluation(ops, config)
+
+
+def test_options_are_tried_before_combinations():
+    found = drive(tied_problem(()), price)
+    assert [stage for stage, _ in found][:3] == ["default int8", "options", "combinations"]
+    assert found[1][1].config.option("fold") is False
+
+
+@pytest.mark.parametrize("tied", [(("conv", "more"),)])
+def test_tied_operators_of_one_type_move_together(tied):
+    found = drive(tied_problem(tied), price)
+    assert all(t.config.schemes["conv"] == t.config.schemes["more"] for _, t in found)
+    assert any(t.config.schemes["conv"].is_float for _, t in found)
+
+
+def test_tied_operators_of_several_types_move_together():
+    found = drive(tied_problem((("conv", "add"),)), price)
+    assert all(t.config.schemes["conv"] == t.config.schemes["add"] for _, t in found)
+
+
+def test_a_failed_default_does_not_end_the_search():
+    problem = toy_problem(HARD, tolerable_loss=0.01)
+    default = problem.space.default()
+    found = drive(problem, lambda c: None if c == default else toy_evaluation(HARD, c))
+    assert not found[0][1].ok
+    assert problem.goal.met(problem.goal.best([t for _, t in found]).evaluation)

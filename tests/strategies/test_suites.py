@@ -1,0 +1,21 @@
+"""The built-in strategies do what every strategy must do."""
+
+from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
+from nc_strategies.strategies.random import RandomSettings, RandomStrategy
+from nc_strategies.testing import StrategySuite
+
+
+class TestBasic(StrategySuite):
+    strategy, settings = BasicStrategy, BasicSettings()
+
+
+class TestBasicWithoutRecipesAndFallback(StrategySuite):
+    strategy, settings, finds_goal = BasicStrategy, BasicSettings(recipes=False, fallback=False), False
+
+
+class TestRandom(StrategySuite):
+    strategy, settings = RandomStrategy, RandomSettings()
+
+
+class TestRandomWithoutDefault(StrategySuite):
+    strategy, settings = RandomStrategy, RandomSettings(default_first=False)
