@@ -1,0 +1,161 @@
+"""The backend: a model's operators on TensorFlow's own int8 kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nc_strategies.backends.base import Backend, Batch, Executable, ModelInfo
+from nc_strategies.backends.calibration import Histogram
+from nc_strategies.backends.tensorflow import loading, probe
+from nc_strategies.backends.tensorflow.assemble import Assembled, Assembler, Parts
+from nc_strategies.backends.tensorflow.capabilities import REDUCE_RANGE, describe, limits
+from nc_strategies.backends.tensorflow.collect import collect
+from nc_strategies.backends.tensorflow.fold import simplify
+from nc_strategies.backends.tensorflow.graph import Graph
+from nc_strategies.backends.tensorflow.kernels import REMAPPED
+from nc_strategies.backends.tensorflow.lazy import tensorflow, use_threads
+from nc_strategies.backends.tensorflow.saving import ServedModel, save
+from nc_strategies.backends.tensorflow.session import SessionExecutable
+from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
+from nc_strategies.backends.tensorflow.units import Matched, match
+from nc_strategies.backends.tensorflow.weights import WeightCache
+from nc_strategies.errors import EngineError, InputError
+from nc_strategies.models import ModelSource
+from nc_strategies.space import Capabilities, Config
+
+
+class TensorFlowBackend(Backend):
+    """Int8 by the fused quantized kernels that the stock TensorFlow wheel holds.
+
+    Args:
+        settings: Its settings.
+        threads: Threads for one run; fixed for the process by the first backend of it.
+
+    Raises:
+        InputError: a setting that is out of range.
+    """
+
+    accepts = ("keras", "saved_model", "graph_def", "h5")
+    settings: TensorFlowSettings
+
+    def __init__(self, settings: TensorFlowSettings, threads: int = 1) -> None:
+        super().__init__(settings, threads)
+        if not 50 < settings.percentile <= 100:
+            raise InputError("backend.percentile", f"is {settings.percentile}", "above 50, at most 100")
+        self._model: loading.FrozenModel | None = None
+        self._histograms: dict[str, Histogram] = {}
+        self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def load(self, model: ModelSource) -> ModelInfo:
+        """See `Backend.load`."""
+        kind, path = model.pick(self.accepts, "tensorflow")
+        probe.shared_probe()
+        use_threads(self.threads)
+        frozen = loading.load(kind, path)
+        _refuse_channels_first(frozen.graph, path)
+        graph, ends = simplify(
+            frozen.graph, [port.tensor for port in frozen.inputs], [port.tensor for port in frozen.outputs]
+        )
+        outputs = tuple(ends[port.tensor] for port in frozen.outputs)
+        self._model = frozen
+        self._histograms, self._ranges = {}, {}
+        matched = match(graph, outputs)
+        self._parts = Parts(graph, matched, outputs, WeightCache(graph), self._range)
+        return ModelInfo(tuple(port.spec for port in frozen.inputs), tuple(port.spec for port in frozen.outputs))
+
+    @property
+    def _loaded(self) -> loading.FrozenModel:
+        if self._model is None:
+            raise EngineError("no model is loaded")
+        return self._model
+
+    @property
+    def _matched(self) -> Matched:
+        return self._parts.matched
+
+    def capabilities(self) -> Capabilities:
+        """See `Backend.capabilities`; the kernels were tried in a child process."""
+        assert self._loaded
+        return describe(self._parts.graph, self._matched, probe.kernels())
+
+    def calibrate(self, batches: Sequence[Batch]) -> None:
+        """See `Backend.calibrate`."""
+        tensors = sorted(self._parts.tensors())
+        self._histograms = collect(self._parts.graph, self._loaded.inputs, tensors, batches, self.threads)
+        self._ranges.clear()
+
+    def _range(self, tensor: str, algorithm: str) -> tuple[float, float]:
+        key = (tensor, algorithm)
+        if key not in self._ranges:
+            if tensor not in self._histograms:
+                raise EngineError("realise needs calibrate first")
+            self._ranges[key] = self._histograms[tensor].range(algorithm, self.settings.percentile)
+        return self._ranges[key]
+
+    def reference(self) -> Executable:
+        """See `Backend.reference`: the frozen graph, in a session with TensorFlow's defaults."""
+        model = self._loaded
+        return SessionExecutable(
+            model.graph.to_def(), model.inputs, [port.tensor for port in model.outputs], self.threads, "as given"
+        )
+
+    def realise(self, config: Config) -> Executable:
+        """See `Backend.realise`."""
+        built = self._assemble(config)
+        return SessionExecutable(
+            built.graph.to_def(),
+            self._loaded.inputs,
+            built.outputs,
+            self.threads,
+            built.fingerprint,
+            frozenset(self._matched.units),
+            _rewriting(built),
+        )
+
+    def _assemble(self, config: Config) -> Assembled:
+        schemes = {name: scheme for name, scheme in config.ops if not scheme.is_float}
+        if unknown := set(schemes) - set(self._matched.units):
+            raise EngineError(f"the model has no operator {min(unknown)!r}")
+        reduce_range = bool(config.option(REDUCE_RANGE, True))
+        return Assembler(self._parts, schemes, limits(probe.kernels(), reduce_range)).build()
+
+    def save(self, config: Config, folder: Path) -> Path:
+        """See `Backend.save`: a SavedModel with the signature of the model as given."""
+        model, built = self._loaded, self._assemble(config)
+        return save(
+            built.graph.to_def(),
+            model.inputs,
+            model.outputs,
+            built.outputs,
+            sorted(self._matched.units),
+            model.signature,
+            folder,
+        )
+
+    def open(self, path: Path) -> Executable:
+        """See `Backend.open`."""
+        return ServedModel(path)
+
+    def versions(self) -> dict[str, str]:
+        """See `Backend.versions`."""
+        tf = tensorflow()
+        versions: dict[str, Any] = {"tensorflow": tf.__version__, "keras": tf.keras.__version__}
+        return versions
+
+
+def _rewriting(built: Assembled) -> str:
+    if not built.int8:
+        return "stock"
+    return "fuse" if any(node.op in REMAPPED for node in built.graph.nodes.values()) else "none"
+
+
+def _refuse_channels_first(graph: Graph, path: Path) -> None:
+    for node in graph.nodes.values():
+        if node.op in ("Conv2D", "DepthwiseConv2dNative") and node.attr["data_format"].s == b"NCHW":
+            raise InputError(
+                loading.KEY,
+                f"{path.name} computes {node.name!r} with channels first (NCHW)",
+                "expected channels last (NHWC), which TensorFlow's int8 kernels need",
+            )

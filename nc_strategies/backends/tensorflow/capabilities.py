@@ -1,0 +1,114 @@
+"""What may be chosen for a model: from its units and the kernels that this processor runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from nc_strategies.backends.calibration import ALGORITHMS
+from nc_strategies.backends.tensorflow.assemble import activation_dtype
+from nc_strategies.backends.tensorflow.executed import MOVES
+from nc_strategies.backends.tensorflow.graph import Graph, node_of
+from nc_strategies.backends.tensorflow.probe import Kernels
+from nc_strategies.backends.tensorflow.units import CARRIERS, Matched, Unit
+from nc_strategies.backends.tensorflow.weights import FULL, REDUCED
+from nc_strategies.errors import InputError
+from nc_strategies.space import FLOAT, Capabilities, OpCapability, OpScheme, TensorScheme
+
+GRANULARITIES = ("per_channel", "per_tensor")
+REDUCE_RANGE = "reduce_range"
+
+
+def describe(graph: Graph, matched: Matched, kernels: Kernels) -> Capabilities:
+    """The capabilities of a model.
+
+    An operator's ``activation.dtype`` is the type in which it reads its input: ``uint8`` where the input is never
+    negative (after ReLU and the like), ``int8`` elsewhere. It follows from the model and is no choice: the kernels have
+    no zero point, so that the other type would only waste half of the range or clip. Its output's type follows in the
+    same way. ``reduce_range`` keeps weights to 7 bits where products saturate otherwise.
+
+    Raises:
+        InputError: there is nothing that could run in int8, and why.
+    """
+    if not matched.units:
+        raise InputError(
+            "model.path",
+            "has no operator with an int8 kernel",
+            "expected Conv2D (NHWC), DepthwiseConv2D (depth multiplier 1) or MatMul with a constant float32 weight",
+        )
+    ops = []
+    for unit in matched.units.values():
+        dtype = activation_dtype(matched, unit.source)
+        if kernels.runs(unit.op, dtype):
+            ops.append(
+                OpCapability(
+                    unit.name, unit.op, (*_schemes(dtype), FLOAT), False, _size(graph, unit), _elements(matched, unit)
+                )
+            )
+    if not ops:
+        why = next(iter(kernels.failures.values()), "they give wrong results")
+        raise InputError(
+            "backend", f"TensorFlow's int8 kernels do not run on this machine ({why})", "try backend=onnxruntime"
+        )
+    known = {op.name for op in ops}
+    order, edges = _flow(graph, matched)
+    options = ((REDUCE_RANGE, (True, False)),) if _saturating(matched, kernels, known) else ()
+    return Capabilities(tuple(ops), tuple(e for e in edges if known.issuperset(e)), (), options, order)
+
+
+def limits(kernels: Kernels, reduce_range: bool) -> Callable[[str, str], int]:
+    """From (kind of kernel, activation type) to the largest weight to use.
+
+    A signed MatMul that saturates does so at nearly every product, because its kernel shifts activations by 128: it is
+    always kept to 7 bits.
+    """
+
+    def limit(kind: str, dtype: str) -> int:
+        reduced = kernels.saturates(kind, dtype) and (reduce_range or (kind == "MatMul" and dtype == "int8"))
+        return REDUCED if reduced else FULL
+
+    return limit
+
+
+def _schemes(dtype: str) -> tuple[OpScheme, ...]:
+    return tuple(
+        OpScheme(
+            TensorScheme(dtype, "sym", "per_tensor", algorithm), TensorScheme("int8", "sym", granularity, "minmax")
+        )
+        for algorithm in ALGORITHMS
+        for granularity in GRANULARITIES
+    )
+
+
+def _saturating(matched: Matched, kernels: Kernels, known: set[str]) -> bool:
+    pairs = {(unit.op, activation_dtype(matched, unit.source)) for unit in matched.units.values() if unit.name in known}
+    return any(limits(kernels, True)(*pair) != limits(kernels, False)(*pair) for pair in pairs)
+
+
+def _size(graph: Graph, unit: Unit) -> int:
+    weight = graph.value(unit.weight)
+    return 0 if weight is None else weight.size
+
+
+def _elements(matched: Matched, unit: Unit) -> int:
+    shape = matched.shapes.get(unit.output)
+    return 0 if shape is None or None in shape[1:] else math.prod(size or 1 for size in shape[1:])
+
+
+def _flow(graph: Graph, matched: Matched) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """Computing operators in execution order; and pairs of them between which a tensor goes."""
+    owner = {name: unit.name for unit in matched.units.values() for name in (unit.name, *unit.absorbed)}
+    makers: dict[str, frozenset[str]] = {}
+    order: dict[str, None] = {}
+    edges: dict[tuple[str, str], None] = {}
+    for node in graph.ordered():
+        sources = frozenset().union(*(makers.get(node_of(text), frozenset()) for text in node.input))
+        if node.op in MOVES or (node.op in CARRIERS and node.name not in owner):
+            makers[node.name] = sources
+            continue
+        name = owner.get(node.name, node.name)
+        order[name] = None
+        for source in sorted(sources - {name}):
+            edges[source, name] = None
+        makers[node.name] = frozenset({name})
+    return tuple(order), list(edges)

@@ -1,0 +1,116 @@
+"""What ran, counted from the graphs of the runtime."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from nc_strategies.backends.base import ExecutedOps
+from nc_strategies.backends.tensorflow.graph import Node
+
+CONVERSIONS = frozenset(
+    {
+        "QuantizeV2",
+        "Dequantize",
+        "Requantize",
+        "RequantizePerChannel",
+        "_MklToTf",
+        "_MklQuantizeV2",
+        "_MklDequantize",
+        "_MklRequantize",
+        "_MklInputConversion",
+    }
+)
+MOVES = frozenset(
+    {
+        "Const",
+        "Placeholder",
+        "PlaceholderWithDefault",
+        "_Arg",
+        "_Retval",
+        "_Recv",
+        "_Send",
+        "_HostRecv",
+        "_HostSend",
+        "NoOp",
+        "Identity",
+        "IdentityN",
+        "Reshape",
+        "Squeeze",
+        "ExpandDims",
+        "Shape",
+        "ShapeN",
+        "Size",
+        "Rank",
+        "StridedSlice",
+        "Slice",
+        "Pack",
+        "Unpack",
+        "Split",
+        "SplitV",
+        "Concat",
+        "ConcatV2",
+        "Transpose",
+        "Pad",
+        "PadV2",
+        "MirrorPad",
+        "Fill",
+        "Tile",
+        "Range",
+        "Cast",
+        "GatherV2",
+        "Gather",
+        "StopGradient",
+        "Snapshot",
+        "QuantizedConcatV2",
+        "QuantizedReshape",
+        "BroadcastTo",
+        "BroadcastArgs",
+        "ConcatOffset",
+        "Prod",
+        "ZerosLike",
+        "OnesLike",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "_ParallelConcatUpdate",
+        "ConjugateTranspose",
+        "Assert",
+        "TensorListFromTensor",
+        "TensorListStack",
+        "TensorListReserve",
+    }
+)
+NAMES = {"DepthwiseConv2D": "DepthwiseConv2dNative", "BatchMatMulV2": "BatchMatMul", "AddV2": "Add", "AddN": "Add"}
+
+
+def count(nodes: Iterable[Node], names: frozenset[str] = frozenset()) -> ExecutedOps:
+    """Sort the nodes of the executed graphs.
+
+    A fused kernel counts as one operator, of the type it is fused around, in int8 as in floating point.
+
+    Args:
+        nodes: All nodes that ran.
+        names: Node names that stand for operators of the model.
+    """
+    int8: Counter[str] = Counter()
+    fp32: Counter[str] = Counter()
+    found, conversions = set(), 0
+    for node in nodes:
+        plain = source_type(node.op)
+        if node.op in CONVERSIONS:
+            conversions += 1
+        elif node.op in MOVES or plain in MOVES:
+            continue
+        elif "Quantized" in node.op:
+            int8[plain] += 1
+            found.add(node.name)
+        else:
+            fp32[plain] += 1
+    return ExecutedOps(int8, fp32, frozenset(found & names if names else found), conversions)
+
+
+def source_type(op: str) -> str:
+    """The type of a model's operator behind a kernel of the runtime: ``_MklNativeFusedConv2D`` is a ``Conv2D``."""
+    for part in ("_Mkl", "_", "Native", "Fused", "Quantized"):
+        op = op.removeprefix(part)
+    return NAMES.get(op, op)

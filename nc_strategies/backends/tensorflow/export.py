@@ -1,0 +1,148 @@
+"""A TensorFlow model as ONNX, for engines that read that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nc_strategies.backends.base import Batch
+from nc_strategies.backends.tensorflow import loading
+from nc_strategies.backends.tensorflow.fold import simplify
+from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
+from nc_strategies.backends.tensorflow.loading import FrozenModel
+from nc_strategies.backends.tensorflow.session import SessionExecutable
+from nc_strategies.errors import InputError
+from nc_strategies.models import ModelSource
+
+FORMATS = ("keras", "saved_model", "graph_def", "h5")
+OPSET = 17
+TOLERANCE = 1e-4
+SAMPLES = 3
+FREE = 8
+"""Size given to free dimensions other than the batch when outputs are compared."""
+
+
+def export_onnx(source: ModelSource, folder: Path) -> Path:
+    """Write a model as ONNX and compare its outputs with the original's.
+
+    Args:
+        source: A model in one of `FORMATS`.
+        folder: Where ``<name>.onnx`` is written.
+
+    Returns:
+        The file. Its inputs and outputs have the names and free dimensions of the original's signature.
+
+    Raises:
+        InputError: the model cannot be loaded or expressed in ONNX, or its outputs differ by more than `TOLERANCE`.
+    """
+    kind, path = source.pick(FORMATS, "onnxruntime")
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise InputError(
+            "backend", f"tf2onnx cannot be imported ({error})", "pip install 'nc-strategies[tensorflow]'"
+        ) from error
+    model = loading.load(kind, path)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{source.name}.onnx"
+    names = {_full(port.tensor): port.spec.name for port in model.inputs}
+    graph_def, outputs = _with_outputs(model)
+    try:
+        proto, _ = tf2onnx.convert.from_graph_def(
+            graph_def, input_names=[_full(port.tensor) for port in model.inputs], output_names=outputs, opset=OPSET
+        )
+    except Exception as error:
+        raise InputError(loading.KEY, f"{path.name} cannot be converted to ONNX: {reason(error)}") from error
+    names |= dict(zip(outputs, (port.spec.name for port in model.outputs), strict=True))
+    _rename(proto, names)
+    _free_batch(proto, model)
+    target.write_bytes(proto.SerializeToString())
+    _compare(model, target, path)
+    return target
+
+
+def _with_outputs(model: FrozenModel) -> tuple[Any, list[str]]:
+    """The simplified graph with an Identity an output, so that an output can be named whatever else reads its tensor.
+
+    The converter leaves the BatchNorm after a depthwise convolution as Mul and Add: it is folded before.
+    """
+    tf = tensorflow()
+    graph, ends = simplify(model.graph, [port.tensor for port in model.inputs], [port.tensor for port in model.outputs])
+    for node in [node for node in graph.nodes.values() if node.op == "Erfc"]:
+        # The converter knows Erf only; Keras writes GELU with Erfc.
+        erf = graph.add("Erf", graph.free_name(f"{node.name}/erf"), list(node.input), T=tf.float32)
+        one = graph.constant(graph.free_name(f"{node.name}/one"), np.array(1, np.float32))
+        graph.add("Sub", node.name, [one, erf], T=tf.float32)
+    graph_def = graph.to_def()
+    names = []
+    for index, port in enumerate(model.outputs):
+        node = graph_def.node.add(op="Identity", name=f"nc_strategies_output_{index}")
+        node.input.append(ends[port.tensor])
+        node.attr["T"].type = tf.as_dtype(port.spec.dtype).as_datatype_enum
+        names.append(f"{node.name}:0")
+    return graph_def, names
+
+
+def _rename(proto: Any, names: dict[str, str]) -> None:
+    taken = {text for node in proto.graph.node for text in (*node.input, *node.output)} - set(names)
+    for name in taken & set(names.values()):
+        names[name] = f"{name}/inner"
+    for node in proto.graph.node:
+        for field in (node.input, node.output):
+            for index, text in enumerate(field):
+                field[index] = names.get(text, text)
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
+        value.name = names.get(value.name, value.name)
+
+
+def _free_batch(proto: Any, model: FrozenModel) -> None:
+    specs = {port.spec.name: port.spec for port in (*model.inputs, *model.outputs)}
+    for value in (*proto.graph.input, *proto.graph.output):
+        for index, (size, dim) in enumerate(
+            zip(specs[value.name].shape, value.type.tensor_type.shape.dim, strict=False)
+        ):
+            if size is None:
+                dim.dim_param = "batch" if index == 0 else f"{value.name}_{index}"
+
+
+def _compare(model: FrozenModel, target: Path, path: Path) -> None:
+    import onnxruntime
+
+    batch = _sample(model)
+    original = SessionExecutable(
+        model.graph.to_def(), model.inputs, [port.tensor for port in model.outputs], 1, "as given"
+    )
+    wanted = original.predict(batch)
+    original.close()
+    try:
+        session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+        given = session.run([port.spec.name for port in model.outputs], dict(batch))
+    except Exception as error:
+        raise InputError(
+            loading.KEY, f"{path.name} was converted to ONNX that onnxruntime refuses: {reason(error)}"
+        ) from error
+    for port, one, other in zip(model.outputs, wanted, given, strict=True):
+        difference = float(np.max(np.abs(one.astype(np.float64) - other), initial=0))
+        allowed = TOLERANCE * max(1.0, float(np.max(np.abs(one), initial=0)))
+        if one.shape != other.shape or not difference <= allowed:
+            raise InputError(
+                loading.KEY,
+                f"{path.name} converted to ONNX differs by {difference:.3g} in {port.spec.name!r}",
+                f"tolerated: {allowed:.3g}",
+            )
+
+
+def _sample(model: FrozenModel) -> Batch:
+    rng = np.random.default_rng(0)
+    batch = {}
+    for port in model.inputs:
+        shape = [size or (SAMPLES if index == 0 else FREE) for index, size in enumerate(port.spec.shape)]
+        values = rng.uniform(0, 1, shape) if port.spec.dtype.kind == "f" else rng.integers(0, 2, shape)
+        batch[port.spec.name] = values.astype(port.spec.dtype)
+    return batch
+
+
+def _full(tensor: str) -> str:
+    return tensor if ":" in tensor else f"{tensor}:0"

@@ -1,0 +1,216 @@
+"""TensorFlow's int8 kernels, attribute by attribute.
+
+The fused kernels are oneDNN's (``tensorflow/core/kernels/mkl`` in TensorFlow's sources). They know no zero point:
+``quint8`` spans ``[0, largest]``, ``qint8`` spans ``[-largest, largest]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nc_strategies.backends.tensorflow.graph import Graph, Node
+from nc_strategies.backends.tensorflow.lazy import tensorflow
+from nc_strategies.backends.tensorflow.units import Unit
+
+FUSED_FLOAT = ("Conv2D", "MatMul")
+"""Operators that stock TensorFlow fuses with bias and activation in floating point, with and without oneDNN."""
+
+
+REMAPPED = frozenset(
+    {
+        "Conv2D",
+        "MatMul",
+        "Mul",
+        "FusedBatchNormV3",
+        "BatchMatMulV2",
+        "Erf",
+        "Erfc",
+        "Tanh",
+        "Sigmoid",
+        "Softplus",
+        "LeakyRelu",
+        "Elu",
+    }
+)
+"""Operators in whose presence TensorFlow's graph optimizer may find more to fuse than `fused_float` writes."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 tensor.
+
+    Args:
+        values: The tensor of integers.
+        low: The tensor that holds its lowest real value.
+        high: The tensor that holds its highest real value.
+        dtype: ``uint8`` or ``int8``.
+        largest: The highest real value.
+    """
+
+    values: str
+    low: str
+    high: str
+    dtype: str
+    largest: float
+
+
+@dataclass
+class Arguments:
+    """What a fused kernel is given: first tensors, then their bounds, in the order of the fused operators."""
+
+    data: list[str] = field(default_factory=list)
+    types: list[Any] = field(default_factory=list)
+    bounds: list[str] = field(default_factory=list)
+    fused: list[str] = field(default_factory=list)
+
+    def take(self, tensor: str, dtype: Any, *bounds: str) -> None:
+        """Add a tensor and its bounds."""
+        self.data.append(tensor)
+        self.types.append(dtype)
+        self.bounds += bounds
+
+    @property
+    def host_types(self) -> list[Any]:
+        """The type of every input."""
+        return self.types + [tensorflow().float32] * len(self.bounds)
+
+
+def quantized_type(dtype: str) -> Any:
+    """The DType of an int8 tensor."""
+    tf = tensorflow()
+    return tf.quint8 if dtype == "uint8" else tf.qint8
+
+
+def quantize(out: Graph, name: str, source: str, low: str, high: str, dtype: str) -> None:
+    """Add a QuantizeV2."""
+    out.add(
+        "QuantizeV2",
+        name,
+        [source, low, high],
+        T=quantized_type(dtype),
+        mode="SCALED",
+        round_mode="HALF_TO_EVEN",
+        narrow_range=dtype == "int8",
+        axis=-1,
+        ensure_minimum_range=0.0,
+    )
+
+
+def dequantize(out: Graph, name: str, source: Quantized) -> None:
+    """Add a Dequantize."""
+    out.add(
+        "Dequantize",
+        name,
+        [source.values, source.low, source.high],
+        T=quantized_type(source.dtype),
+        mode="SCALED",
+        narrow_range=source.dtype == "int8",
+        axis=-1,
+        dtype=tensorflow().float32,
+    )
+
+
+def convolution(out: Graph, unit: Unit, node: Node, given: Arguments, dtype: str, addend: str) -> None:
+    """Add a convolution, plain or depthwise, with an int8 output.
+
+    Args:
+        out: Where to.
+        unit: The operator.
+        node: Its node in floating point.
+        given: Its arguments.
+        dtype: Type of the output.
+        addend: Type of the residual addend; that of the output without one.
+    """
+    tf = tensorflow()
+    padding, amounts = node.attr["padding"].s.decode(), list(node.attr["explicit_paddings"].list.i)
+    if unit.paddings:
+        padding, amounts = "EXPLICIT", [0, 0, *unit.paddings, 0, 0]
+    op = "_FusedQuantizedConv2D" if unit.op == "Conv2D" else "_FusedQuantizedDepthwiseConv2D"
+    out.add(
+        op,
+        unit.name,
+        given.data + given.bounds,
+        Tinput=given.types[0],
+        Tfilter=tf.qint8,
+        Tbias=tf.float32,
+        Tsummand=quantized_type(addend),
+        out_type=quantized_type(dtype),
+        Tdevice_inputs=[],
+        Thost_inputs=given.host_types,
+        Tdevice_outputs=[],
+        Thost_outputs=[quantized_type(dtype), tf.float32, tf.float32],
+        data_format="NHWC",
+        strides=list(node.attr["strides"].list.i),
+        is_filter_const=True,
+        is_bias_const=True,
+        padding=padding,
+        explicit_paddings=amounts if padding == "EXPLICIT" else [],
+        dilations=list(node.attr["dilations"].list.i) or [1, 1, 1, 1],
+        fused_ops=given.fused,
+        alpha=0.0,
+    )
+
+
+def matmul(out: Graph, unit: Unit, given: Arguments, dtype: str | None) -> None:
+    """Add a product with a constant matrix; its output in `dtype`, in floating point for None."""
+    tf = tensorflow()
+    result = tf.float32 if dtype is None else quantized_type(dtype)
+    out.add(
+        "_QuantizedMatMul",
+        unit.name,
+        given.data + given.bounds,
+        Tdevice_inputs=[],
+        Thost_inputs=given.host_types,
+        Tdevice_outputs=[],
+        Thost_outputs=[result] if dtype is None else [result, tf.float32, tf.float32],
+        T1=given.types[0],
+        T2=tf.qint8,
+        Tbias=tf.float32,
+        U=tf.float32,
+        Tout=result,
+        transpose_a=False,
+        transpose_b=False,
+        is_weight_const=True,
+        is_bias_const=True,
+        fused_ops=given.fused,
+        input_quant_mode="SCALED",
+        output_quant_mode="SCALED",
+        leakyrelu_alpha=0.2,
+    )
+
+
+def pool(out: Graph, node: Node, source: Quantized) -> bool:
+    """Add a MaxPool or AvgPool on an int8 tensor; whether the kernel takes it."""
+    if node.attr["data_format"].s not in (b"", b"NHWC") or node.attr["padding"].s not in (b"SAME", b"VALID"):
+        return False
+    out.add(
+        f"Quantized{node.op}",
+        node.name,
+        [source.values, source.low, source.high],
+        T=quantized_type(source.dtype),
+        ksize=list(node.attr["ksize"].list.i),
+        strides=list(node.attr["strides"].list.i),
+        padding=node.attr["padding"].s.decode(),
+    )
+    return True
+
+
+def fused_float(out: Graph, unit: Unit, node: Node, data: list[str]) -> None:
+    """Add the floating-point fusion that TensorFlow's graph optimizer would make, so that it need not run."""
+    fused = ["BiasAdd", *([unit.activation] if unit.activation and not unit.addend else [])]
+    made = out.nodes[out.add(f"_Fused{unit.op}", unit.name, data, num_args=1, fused_ops=fused)]
+    for key in (
+        "T",
+        "strides",
+        "padding",
+        "explicit_paddings",
+        "dilations",
+        "data_format",
+        "transpose_a",
+        "transpose_b",
+    ):
+        if key in node.attr:
+            made.attr[key].CopyFrom(node.attr[key])
+    if unit.op == "Conv2D":
+        made.attr["TArgs"].list.type.append(tensorflow().float32.as_datatype_enum)

@@ -1,0 +1,70 @@
+"""TensorFlow, imported when first needed and told once how many threads to use."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+from typing import Any
+
+from nc_strategies.errors import InputError, first_line
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def tensorflow() -> Any:
+    """The TensorFlow module, its start-up messages kept off the terminal.
+
+    Raises:
+        InputError: TensorFlow is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise InputError(
+            "backend", f"TensorFlow cannot be imported ({error})", "pip install 'nc-strategies[tensorflow]'"
+        ) from error
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    return tf
+
+
+def use_threads(threads: int) -> None:
+    """Fix the number of threads of every graph that this process runs.
+
+    TensorFlow sizes its pools when it first executes anything, once a process; a session's own setting no longer
+    counts after that.
+
+    Raises:
+        InputError: TensorFlow already runs with another number of threads in this process.
+    """
+    config = tensorflow().config.threading
+    try:
+        config.set_intra_op_parallelism_threads(threads)
+        config.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        running = config.get_intra_op_parallelism_threads()
+        if running == 0:
+            log.warning(
+                "TensorFlow was started before this backend, with threads of its own choosing: measure.threads=%d "
+                "may not hold",
+                threads,
+            )
+        elif running != threads:
+            raise InputError(
+                "measure.threads",
+                f"TensorFlow already runs with {running} threads in this process",
+                f"allowed here: {running}",
+            ) from None
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line; TensorFlow's own errors open with lines that say nothing."""
+    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
+    said = [
+        line
+        for line in lines
+        if line and not line.startswith(("Graph execution error", "Detected at", "<stack", "---"))
+    ]
+    return said[-1] if len(said) > 1 and said[0].startswith("File ") else (said[0] if said else first_line(error))

@@ -1,0 +1,195 @@
+"""A model on disk, as a frozen graph with the inputs and outputs its user knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nc_strategies.backends.base import TensorSpec
+from nc_strategies.backends.tensorflow.graph import Graph, node_of, tensor_name
+from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
+from nc_strategies.errors import InputError
+
+KEY = "model.path"
+DEFAULT_SIGNATURE = "serving_default"
+FRAME_OPS = frozenset({"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefMerge", "RefEnter"})
+RESOURCE_OPS = frozenset({"VarHandleOp", "VariableV2", "ReadVariableOp", "HashTableV2", "MutableHashTableV2"})
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: what its user calls it, and the tensor of the graph behind it."""
+
+    spec: TensorSpec
+    tensor: str
+
+
+@dataclass(frozen=True)
+class FrozenModel:
+    """A graph without variables.
+
+    Args:
+        graph: The graph as it was given; not to be edited.
+        inputs: Its inputs in the model's order.
+        outputs: Its outputs in the model's order.
+        signature: The signature's name in a SavedModel.
+    """
+
+    graph: Graph
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    signature: str = DEFAULT_SIGNATURE
+
+
+def load(kind: str, path: Path) -> FrozenModel:
+    """Open a model and turn its variables into constants.
+
+    Args:
+        kind: ``keras`` (``.keras`` or ``.h5``), ``saved_model`` (a folder) or ``graph_def`` (a frozen ``.pb``).
+        path: The file or folder.
+
+    Raises:
+        InputError: it is not such a model, or not one that a frozen graph can express.
+    """
+    if not path.exists():
+        raise InputError(KEY, f"no such file: {path}")
+    model = {"keras": _load_keras, "h5": _load_keras, "saved_model": _load_saved_model, "graph_def": _load_graph_def}[
+        kind
+    ](path)
+    ops = {node.op for node in model.graph.nodes.values()}
+    if found := ops & FRAME_OPS:
+        raise InputError(
+            KEY,
+            f"{path.name} holds control flow of TensorFlow 1 ({', '.join(sorted(found))})",
+            "expected functional control flow (While, If) or none",
+        )
+    if found := ops & RESOURCE_OPS:
+        raise InputError(KEY, f"{path.name} keeps state that cannot be frozen ({', '.join(sorted(found))})")
+    for port in model.inputs:
+        if port.spec.dtype.kind not in "fiub":
+            raise InputError(
+                KEY,
+                f"input {port.spec.name!r} of {path.name} is not numeric",
+                "expected floating point, integer or boolean inputs",
+            )
+    return model
+
+
+def _load_keras(path: Path) -> FrozenModel:
+    tf = tensorflow()
+    if not path.is_file():
+        raise InputError(KEY, f"{path} is a folder", "expected a .keras or .h5 file")
+    try:
+        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise InputError(KEY, f"Keras cannot load {path.name}: {reason(error)}") from error
+    structure = _input_structure(model)
+    if structure is None:
+        raise InputError(KEY, f"{path.name} does not say what its inputs are", "call the model once before saving it")
+    specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype, name=t.name), structure)
+    function = tf.function(lambda inputs: _named(model(inputs, training=False)), autograph=False)
+    return _freeze(path, function, specs, [spec.name for spec in tf.nest.flatten(specs)])
+
+
+def _input_structure(model: Any) -> Any:
+    """What the model is called with, in KerasTensors; None when it was never built."""
+    for attribute in ("input", "inputs"):
+        try:
+            found = getattr(model, attribute)
+        except (AttributeError, ValueError):
+            continue
+        return found[0] if isinstance(found, list) and len(found) == 1 else found
+    return None
+
+
+def _named(outputs: Any) -> dict[str, Any]:
+    if isinstance(outputs, Mapping):
+        return dict(outputs)
+    return {f"output_{i}": output for i, output in enumerate(tensorflow().nest.flatten(outputs))}
+
+
+def _load_saved_model(path: Path) -> FrozenModel:
+    tf = tensorflow()
+    try:
+        loaded = tf.saved_model.load(str(path))
+    except Exception as error:
+        raise InputError(KEY, f"{path} is not a SavedModel: {reason(error)}") from error
+    signatures: Mapping[str, Any] = loaded.signatures
+    name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in signatures else next(iter(signatures), "")
+    if not name or (name != DEFAULT_SIGNATURE and len(signatures) > 1):
+        raise InputError(
+            KEY, f"{path} has no signature {DEFAULT_SIGNATURE!r}", f"it has: {', '.join(signatures) or 'none'}"
+        )
+    signature = signatures[name]
+    specs = {
+        key: tf.TensorSpec(spec.shape, spec.dtype, name=key)
+        for key, spec in signature.structured_input_signature[1].items()
+    }
+    function = tf.function(lambda inputs: dict(signature(**inputs)), autograph=False)
+    return _freeze(path, function, specs, sorted(specs), name)
+
+
+def _freeze(
+    path: Path, function: Any, specs: Any, names: Sequence[str], signature: str = DEFAULT_SIGNATURE
+) -> FrozenModel:
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    try:
+        concrete = function.get_concrete_function(specs)
+        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    except Exception as error:
+        raise InputError(KEY, f"{path.name} cannot be frozen: {reason(error)}") from error
+    outputs = sorted(concrete.structured_outputs, key=_natural)
+    by_name = dict(zip(sorted(concrete.structured_outputs), frozen.outputs, strict=True))
+    return FrozenModel(
+        Graph.from_def(frozen.graph.as_graph_def()),
+        tuple(_port(name, tensor) for name, tensor in zip(names, frozen.inputs, strict=True)),
+        tuple(_port(name, by_name[name]) for name in outputs),
+        signature,
+    )
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    head, _, tail = name.rpartition("_")
+    return (head, int(tail), "") if tail.isdigit() else (name, -1, tail)
+
+
+def _load_graph_def(path: Path) -> FrozenModel:
+    tf = tensorflow()
+    graph_def = tf.compat.v1.GraphDef()
+    imported = tf.Graph()
+    try:
+        graph_def.ParseFromString(path.read_bytes())
+        with imported.as_default():
+            tf.import_graph_def(graph_def, name="")
+    except Exception as error:
+        raise InputError(KEY, f"{path.name} is not a frozen GraphDef: {reason(error)}") from error
+    graph = Graph.from_def(graph_def)
+    read = {node_of(text) for node in graph.nodes.values() for text in node.input}
+    inputs = [node.name for node in graph.nodes.values() if node.op == "Placeholder"]
+    outputs = [
+        node.name
+        for node in graph.nodes.values()
+        if node.name not in read
+        and node.op not in ("Placeholder", "Const")
+        and imported.get_operation_by_name(node.name).outputs
+    ]
+    if not inputs or not outputs:
+        raise InputError(KEY, f"{path.name} has no {'input' if not inputs else 'output'}")
+    tensors = {name: imported.get_tensor_by_name(f"{name}:0") for name in inputs + outputs}
+    return FrozenModel(
+        graph,
+        tuple(_port(name, tensors[name]) for name in inputs),
+        tuple(_port(name, tensors[name]) for name in outputs),
+    )
+
+
+def _port(name: str, tensor: Any) -> Port:
+    if tensor.shape.rank is None:
+        raise InputError(KEY, f"{name!r} has no known rank", "expected inputs and outputs of a known rank")
+    spec = TensorSpec(name, tuple(tensor.shape.as_list()), np.dtype(tensor.dtype.as_numpy_dtype))
+    return Port(spec, tensor_name(tensor.name))

@@ -1,0 +1,195 @@
+"""Which int8 kernels this processor and this TensorFlow really run, tried out in a child process.
+
+A kernel that meets what it does not support may abort the process it runs in, and 8-bit products may saturate: without
+VNNI, two products of u8 and s8 are added in 16 bits (oneDNN, "Nuances of int8 computations").
+
+Run as a module, it takes the names of cases to leave out and prints one line before and one after each case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+KINDS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+DTYPES = ("uint8", "int8")
+MODULE = "nc_strategies.backends.tensorflow.probe"
+SECONDS = 120
+EXACT, SATURATES, WRONG = "exact", "saturates", "wrong"
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What the probe found.
+
+    Args:
+        results: Case (``Conv2D/uint8``, ...) to ``exact``, ``saturates`` (right with weights up to half of the range
+            only) or ``wrong``; a case that failed or aborted is left out.
+        failures: Case to the reason it is left out.
+    """
+
+    results: Mapping[str, str] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def runs(self, kind: str, dtype: str) -> bool:
+        """Whether the kernel gives right results, with reduced weights at least."""
+        return self.results.get(f"{kind}/{dtype}") in (EXACT, SATURATES)
+
+    def saturates(self, kind: str, dtype: str) -> bool:
+        """Whether weights beyond half of the range overflow."""
+        return self.results.get(f"{kind}/{dtype}") == SATURATES
+
+
+class Probe:
+    """The child process, started at once and waited for when its result is needed."""
+
+    def __init__(self) -> None:
+        self._child = _start(())
+
+    def result(self) -> Kernels:
+        """Wait for the child; start another without the case that a child aborted on."""
+        results: dict[str, str] = {}
+        failures: dict[str, str] = {}
+        child = self._child
+        while True:
+            try:
+                output, _ = child.communicate(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                output, _ = child.communicate()
+            begun, finished = _read(output, results, failures)
+            if finished:
+                return Kernels(results, failures)
+            if not begun:
+                return Kernels(results, {"all": f"the probe ended with status {child.returncode}"} | failures)
+            failures[begun] = f"the kernel aborts the process (status {child.returncode})"
+            child = _start((*results, *failures))
+
+
+@cache
+def shared_probe() -> Probe:
+    """One probe a process."""
+    return Probe()
+
+
+@cache
+def kernels() -> Kernels:
+    """What the shared probe found."""
+    return shared_probe().result()
+
+
+def _start(skip: tuple[str, ...]) -> subprocess.Popen[str]:
+    paths = [entry for entry in sys.path if entry]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen(
+        [sys.executable, "-m", MODULE, *skip],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+
+
+def _read(output: str, results: dict[str, str], failures: dict[str, str]) -> tuple[str, bool]:
+    begun = ""
+    for line in output.splitlines():
+        if not line.startswith("{"):
+            continue
+        event = json.loads(line)
+        if "begin" in event:
+            begun = event["begin"]
+        elif "case" in event:
+            begun = ""
+            (failures if "error" in event else results)[event["case"]] = event.get("error") or event["result"]
+        elif "end" in event:
+            return "", True
+    return begun, False
+
+
+def main(skip: list[str]) -> None:
+    """Try every case."""
+    from nc_strategies.errors import EngineError
+
+    for kind in KINDS:
+        for dtype in DTYPES:
+            case = f"{kind}/{dtype}"
+            if case in skip:
+                continue
+            _print({"begin": case})
+            try:
+                _print({"case": case, "result": _classify(kind, dtype)})
+            except EngineError as error:
+                _print({"case": case, "error": str(error)[:200]})
+    _print({"end": True})
+
+
+def _print(event: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _classify(kind: str, dtype: str) -> str:
+    from nc_strategies.backends.tensorflow.weights import FULL, REDUCED
+
+    full, reduced = _ratio(kind, dtype, FULL), _ratio(kind, dtype, REDUCED)
+    if abs(reduced - 1) > 0.05:
+        return WRONG
+    return EXACT if abs(full - 1) < 0.05 else SATURATES
+
+
+def _ratio(kind: str, dtype: str, level: int) -> float:
+    """A sum of the largest activations times `level`, computed by the kernel, over its true value."""
+    import numpy as np
+
+    from nc_strategies.backends.base import TensorSpec
+    from nc_strategies.backends.tensorflow.assemble import Assembler, Parts
+    from nc_strategies.backends.tensorflow.graph import Graph
+    from nc_strategies.backends.tensorflow.lazy import tensorflow
+    from nc_strategies.backends.tensorflow.loading import Port
+    from nc_strategies.backends.tensorflow.session import SessionExecutable
+    from nc_strategies.backends.tensorflow.units import match
+    from nc_strategies.backends.tensorflow.weights import WeightCache
+    from nc_strategies.space import OpScheme, TensorScheme
+
+    tf, channels = tensorflow(), 32
+    shape, weight_shape = {
+        "Conv2D": ([4, 4, channels], [3, 3, channels, channels]),
+        "DepthwiseConv2dNative": ([4, 4, channels], [3, 3, channels, 1]),
+        "MatMul": ([channels * 8], [channels * 8, channels]),
+    }[kind]
+    graph = Graph()
+    graph.add("Placeholder", "x", [], dtype=tf.float32, shape=tf.TensorShape([None, *shape]))
+    source = graph.add("Relu", "relu", ["x"], T=tf.float32) if dtype == "uint8" else "x"
+    graph.constant("w", np.ones(weight_shape, np.float32))
+    if kind == "MatMul":
+        graph.add(kind, "y", [source, "w"], T=tf.float32, transpose_a=False, transpose_b=False)
+    else:
+        graph.add(
+            kind,
+            "y",
+            [source, "w"],
+            T=tf.float32,
+            strides=[1, 1, 1, 1],
+            padding="VALID",
+            data_format="NHWC",
+            dilations=[1, 1, 1, 1],
+        )
+    true = float(np.prod(weight_shape[:-1]) if kind != "DepthwiseConv2dNative" else 9)
+    matched = match(graph, ["y"])
+    parts = Parts(
+        graph, matched, ("y",), WeightCache(graph), lambda tensor, _: (-true, true) if tensor == "y" else (-1.0, 1.0)
+    )
+    scheme = OpScheme(TensorScheme(dtype), TensorScheme("int8", "sym", "per_channel"))
+    built = Assembler(parts, {"y": scheme}, lambda *_: level).build()
+    port = Port(TensorSpec("x", (None, *shape), np.dtype(np.float32)), "x")
+    executable = SessionExecutable(built.graph.to_def(), [port], built.outputs, 1, "", rewriting="none")
+    return float(executable.predict({"x": np.ones([2, *shape], np.float32)})[0].min()) / true
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

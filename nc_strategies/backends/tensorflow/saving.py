@@ -1,0 +1,143 @@
+"""A graph as a SavedModel, and a SavedModel as its user opens it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Batch, Executable, ExecutedOps
+from nc_strategies.backends.tensorflow.executed import count
+from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
+from nc_strategies.backends.tensorflow.loading import Port
+from nc_strategies.errors import EngineError, InputError
+
+ASSETS = "nc_strategies.json"
+
+
+def save(
+    graph_def: Any,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    tensors: Sequence[str],
+    names: Sequence[str],
+    signature: str,
+    folder: Path,
+) -> Path:
+    """Write a SavedModel with the original signature.
+
+    Args:
+        graph_def: The graph.
+        inputs: The signature's inputs, whose tensors the graph has.
+        outputs: The signature's outputs.
+        tensors: The graph's tensor for each output.
+        names: Nodes that stand for operators of the model.
+        signature: The signature's name.
+        folder: Where to write; an earlier SavedModel there is replaced.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    tf = tensorflow()
+    v1 = tf.compat.v1
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "saved_model.pb").exists():
+            raise InputError(
+                "run_dir", f"{folder} holds something that is not a SavedModel", "expected a new or empty folder"
+            )
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(graph_def, name="")
+        definition = meta_graph_pb2.SignatureDef(
+            inputs={port.spec.name: _info(graph, port.tensor) for port in inputs},
+            outputs={port.spec.name: _info(graph, tensor) for port, tensor in zip(outputs, tensors, strict=True)},
+            method_name=tf.saved_model.PREDICT_METHOD_NAME,
+        )
+        with v1.Session(graph=graph) as session:
+            builder = v1.saved_model.Builder(str(folder))
+            builder.add_meta_graph_and_variables(
+                session, [v1.saved_model.tag_constants.SERVING], {signature: definition}
+            )
+            builder.save()
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    order = {"signature": signature, "outputs": [port.spec.name for port in outputs], "int8": sorted(names)}
+    (extra / ASSETS).write_text(json.dumps(order, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _info(graph: Any, tensor: str) -> Any:
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    found = graph.get_tensor_by_name(tensor if ":" in tensor else f"{tensor}:0")
+    return meta_graph_pb2.TensorInfo(
+        name=found.name, dtype=found.dtype.as_datatype_enum, tensor_shape=found.shape.as_proto()
+    )
+
+
+class ServedModel(Executable):
+    """A SavedModel loaded with ``tf.saved_model.load`` and called through its signature.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        EngineError: TensorFlow cannot load it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        tf = tensorflow()
+        try:
+            loaded = tf.saved_model.load(str(path))
+            side = path / "assets.extra" / ASSETS
+            known = json.loads(side.read_text(encoding="utf-8")) if side.exists() else {}
+            name = known.get("signature") or next(iter(loaded.signatures))
+            self._call = loaded.signatures[name]
+        except (OSError, ValueError, KeyError, StopIteration, tf.errors.OpError) as error:
+            raise EngineError(f"{path} cannot be served: {reason(error)}") from error
+        self._loaded = loaded
+        self._path, self._signature = path, name
+        self._outputs = known.get("outputs") or sorted(self._call.structured_outputs)
+        self._names = frozenset(known.get("int8", ()))
+        self._specs = self._call.structured_input_signature[1]
+        self.fingerprint = "saved"
+        self.size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        self._last: dict[str, Any] | None = None
+
+    def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
+        """Call the signature once."""
+        tf = tensorflow()
+        self._last = {name: tf.constant(np.asarray(batch[name]), spec.dtype) for name, spec in self._specs.items()}
+        try:
+            result = self._call(**self._last)
+        except tf.errors.OpError as error:
+            raise EngineError(reason(error)) from error
+        return [np.asarray(result[name]) for name in self._outputs]
+
+    def executed(self) -> ExecutedOps:
+        """Count the nodes of the partitioned graphs, which the runtime shows at a function's first call only."""
+        from tensorflow.python.eager import context
+
+        tf = tensorflow()
+        feed = self._last or {
+            name: tf.zeros([size or 1 for size in spec.shape], spec.dtype) for name, spec in self._specs.items()
+        }
+        again = tf.saved_model.load(str(self._path))
+        eager = context.context()
+        eager.enable_graph_collection()
+        try:
+            again.signatures[self._signature](**feed)
+            metadata = eager.export_run_metadata()
+        finally:
+            eager.disable_graph_collection()
+        graphs = [graph for function in metadata.function_graphs for graph in function.partition_graphs]
+        return count((node for graph in graphs for node in graph.node), self._names)

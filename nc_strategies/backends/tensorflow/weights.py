@@ -1,0 +1,100 @@
+"""Int8 weights, made once for each operator, granularity and number of bits, and used by every configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.tensorflow.graph import Graph, Node
+from nc_strategies.backends.tensorflow.lazy import tensorflow
+from nc_strategies.backends.tensorflow.units import Unit
+
+FULL = 127
+REDUCED = 64
+"""Largest weight for which two products with 255 still fit in 16 bits: 2 * 255 * 64 = 32640."""
+SMALLEST = 1e-8
+MARKS = {
+    ("per_channel", FULL): 0.0,
+    ("per_channel", REDUCED): 1e-30,
+    ("per_tensor", FULL): 2e-30,
+    ("per_tensor", REDUCED): 3e-30,
+}
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """What an int8 kernel takes for its weight.
+
+    Args:
+        values: The integers, a constant.
+        bound: The real value of 127, for each channel or for all; a constant.
+        label: How it was quantized.
+        mark: A number too small to matter that differs between the quantizations of one weight.
+    """
+
+    values: Node
+    bound: Node
+    label: str
+    mark: float
+
+
+class WeightCache:
+    """Quantized weights of one graph.
+
+    Args:
+        graph: The simplified graph that holds the floating-point weights.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._made: dict[tuple[str, str, int], QuantizedWeight] = {}
+
+    def get(self, unit: Unit, granularity: str, limit: int) -> QuantizedWeight:
+        """The weight of a unit, symmetric in ``[-limit, limit]``.
+
+        Args:
+            unit: The operator.
+            granularity: ``per_channel`` or ``per_tensor``.
+            limit: `FULL` or `REDUCED`.
+        """
+        key = (unit.name, granularity, limit)
+        if key not in self._made:
+            self._made[key] = self._make(unit, granularity, limit)
+        return self._made[key]
+
+    def _make(self, unit: Unit, granularity: str, limit: int) -> QuantizedWeight:
+        weight = self._graph.value(unit.weight)
+        assert weight is not None
+        if unit.op == "MatMul" and self._graph.nodes[unit.name].attr["transpose_b"].b:
+            weight = np.ascontiguousarray(weight.T)
+        largest, values = quantize(
+            weight, 2 if unit.op == "DepthwiseConv2dNative" else weight.ndim - 1, granularity, limit
+        )
+        label = f"{unit.name}/{granularity}/{limit}"
+        # The kernels take the range for that of 127 whatever values are in use.
+        bound = (largest * (FULL / limit)).astype(np.float32)
+        part = Graph()
+        values_name = part.constant(f"{unit.name}/int8", values, tensorflow().qint8)
+        bound_name = part.constant(f"{unit.name}/bound", bound)
+        return QuantizedWeight(part.nodes[values_name], part.nodes[bound_name], label, MARKS[granularity, limit])
+
+
+def quantize(
+    weight: NDArray[np.float32], axis: int, granularity: str, limit: int = FULL
+) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Round a weight to integers of ``[-limit, limit]``.
+
+    Returns:
+        The largest magnitude, of shape (channels,) or (); and the integers, of the weight's shape.
+    """
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest: Any = np.abs(weight).max(axis=others if granularity == "per_channel" else None)
+    largest = np.maximum(largest, SMALLEST).astype(np.float32)
+    shape = [1] * weight.ndim
+    if granularity == "per_channel":
+        shape[axis] = -1
+    values = np.clip(np.rint(weight / (largest.reshape(shape) / np.float32(limit))), -limit, limit)
+    return largest, values.astype(np.int8)

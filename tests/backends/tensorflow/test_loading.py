@@ -1,0 +1,156 @@
+"""What is loaded, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nc_strategies.backends.tensorflow.backend import TensorFlowBackend
+from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
+from nc_strategies.errors import InputError
+from nc_strategies.models import ModelSource
+from nc_strategies.space import Space
+
+
+def backend_for(**files):
+    backend = TensorFlowBackend(TensorFlowSettings(), 1)
+    return backend, backend.load(ModelSource("model", files))
+
+
+def refused(key, words, **files):
+    with pytest.raises(InputError, match=words) as raised:
+        backend_for(**files)[0].capabilities()
+    assert raised.value.key == key
+    assert "\n" not in str(raised.value)
+
+
+def frozen(tmp_path, build):
+    import tensorflow as tf
+
+    graph = tf.Graph()
+    with graph.as_default():
+        build(tf)
+    path = tmp_path / "frozen.pb"
+    path.write_bytes(graph.as_graph_def().SerializeToString())
+    return path
+
+
+def test_settings_and_package_do_not_import_tensorflow():
+    code = (
+        "import sys, nc_strategies.backends.tensorflow.settings, nc_strategies.backends.tensorflow.backend;"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_onnx_file_is_refused(tmp_path):
+    refused("model", "backend=tensorflow does not take", onnx=tmp_path / "model.onnx")
+
+
+def test_files_that_are_not_what_they_are_called_are_refused(tmp_path):
+    for name in ("model.keras", "model.h5", "model.pb"):
+        (tmp_path / name).write_bytes(b"not a model")
+    refused("model.path", "no such file", keras=tmp_path / "missing.keras")
+    refused("model.path", "Keras cannot load", keras=tmp_path / "model.keras")
+    refused("model.path", "Keras cannot load", keras=tmp_path / "model.h5")
+    refused("model.path", "not a SavedModel", saved_model=tmp_path)
+    refused("model.path", "not a frozen GraphDef", graph_def=tmp_path / "model.pb")
+
+
+def test_code_hidden_in_a_keras_file_does_not_run(tmp_path):
+    import tensorflow as tf
+
+    keras = tf.keras
+    path = tmp_path / "lambda.keras"
+    keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(2)]).save(path)
+    refused("model.path", "Keras cannot load", keras=path)
+
+
+def test_a_model_without_weighted_operators_is_refused(tmp_path):
+    def build(tf):
+        tf.nn.softmax(tf.compat.v1.placeholder(tf.float32, (None, 4), "x"))
+
+    refused("model.path", "no operator with an int8 kernel", graph_def=frozen(tmp_path, build))
+
+
+def test_channels_first_is_refused(tmp_path):
+    def build(tf):
+        x = tf.compat.v1.placeholder(tf.float32, (None, 3, 8, 8), "x")
+        tf.nn.conv2d(x, tf.ones((3, 3, 3, 4)), 1, "VALID", data_format="NCHW")
+
+    refused("model.path", "channels first", graph_def=frozen(tmp_path, build))
+
+
+def test_control_flow_of_tensorflow_1_is_refused(tmp_path):
+    def build(tf):
+        from tensorflow.python.ops import control_flow_ops
+
+        x = tf.compat.v1.placeholder(tf.float32, (None, 4), "x")
+        off, on = control_flow_ops.switch(x, tf.constant(True))
+        control_flow_ops.merge([off @ tf.ones((4, 2)), on @ tf.ones((4, 2))])
+
+    refused("model.path", "control flow of TensorFlow 1", graph_def=frozen(tmp_path, build))
+
+
+def test_state_that_cannot_be_frozen_is_refused(tmp_path):
+    def build(tf):
+        x = tf.compat.v1.placeholder(tf.float32, (None, 4), "x")
+        tf.matmul(x, tf.compat.v1.get_variable("w", (4, 2), use_resource=True))
+
+    refused("model.path", "cannot be frozen", graph_def=frozen(tmp_path, build))
+
+
+def test_text_inputs_are_refused(tmp_path):
+    def build(tf):
+        tf.strings.length(tf.compat.v1.placeholder(tf.string, (None,), "x"))
+
+    refused("model.path", "not numeric", graph_def=frozen(tmp_path, build))
+
+
+def test_an_h5_file_is_taken(tmp_path, batch):
+    import tensorflow as tf
+
+    keras = tf.keras
+    model = keras.Sequential(
+        [keras.Input((4,), name="row"), keras.layers.Dense(3, activation="relu"), keras.layers.Dense(2)]
+    )
+    path = tmp_path / "model.h5"
+    model.save(path)
+    backend, info = backend_for(keras=path)
+    data = batch(info, 3)
+    np.testing.assert_allclose(backend.reference().predict(data)[0], model.predict(data["row"], verbose=0), atol=1e-5)
+
+
+def test_explicit_padding_of_a_depthwise_convolution_is_rewritten_before_it_can_abort(tmp_path, batch):
+    def build(tf):
+        x = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 4), "x")
+        rng = np.random.default_rng(0)
+        weight = tf.constant(rng.normal(0, 1, (3, 3, 4, 1)).astype(np.float32))
+        padded = tf.raw_ops.DepthwiseConv2dNative(
+            input=x, filter=weight, strides=[1, 2, 2, 1], padding="EXPLICIT", explicit_paddings=[0, 0, 0, 1, 0, 1, 0, 0]
+        )
+        tf.nn.relu(tf.nn.bias_add(padded, tf.constant(rng.normal(0, 1, 4).astype(np.float32))))
+
+    backend, info = backend_for(graph_def=frozen(tmp_path, build))
+    data = batch(info, 3)
+    backend.calibrate([data])
+    space = Space(backend.capabilities())
+    one, other = (backend.realise(config).predict(data)[0] for config in (space.all_float(), space.default()))
+    assert one.shape == (3, 4, 4, 4)
+    np.testing.assert_allclose(one, other, atol=0.05 * np.abs(one).max())
+
+
+def test_a_setting_out_of_range_is_refused():
+    with pytest.raises(InputError, match=r"backend\.percentile"):
+        TensorFlowBackend(TensorFlowSettings(percentile=10))
+
+
+def test_calibration_data_that_is_missing_or_not_finite_is_refused(model_path):
+    backend, _ = backend_for(keras=model_path("mlp"))
+    with pytest.raises(InputError, match="no calibration data"):
+        backend.calibrate([])
+    with pytest.raises(InputError, match="not finite"):
+        backend.calibrate([{"features": np.full((2, 20), np.nan, np.float32)}])

@@ -1,0 +1,124 @@
+"""The parts that need no whole model: folding, weights, what a probe's answer leads to."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from nc_strategies.backends.tensorflow import probe
+from nc_strategies.backends.tensorflow.capabilities import limits
+from nc_strategies.backends.tensorflow.executed import source_type
+from nc_strategies.backends.tensorflow.export import export_onnx
+from nc_strategies.backends.tensorflow.probe import Kernels
+from nc_strategies.backends.tensorflow.weights import FULL, REDUCED, quantize
+from nc_strategies.errors import InputError
+from nc_strategies.models import ModelSource
+
+
+def test_batchnorm_is_folded_and_nothing_is_left_of_it(loaded):
+    backend, _ = loaded("cnn")
+    ops = {node.op for node in backend._parts.graph.nodes.values()}
+    assert not ops & {"Mul", "Sub", "Rsqrt", "FusedBatchNormV3", "Identity"}
+
+
+def test_batchnorm_with_another_reader_is_not_folded(loaded):
+    backend, _ = loaded("unfoldable")
+    assert "Mul" in {node.op for node in backend._parts.graph.nodes.values()}
+
+
+def test_products_written_as_einsum_get_the_int8_kernel(loaded):
+    backend, _ = loaded("transformer")
+    capabilities = backend.capabilities()
+    assert len([op for op in capabilities.ops if op.type == "MatMul"]) == 7
+
+
+def test_quantized_weights_are_symmetric_and_within_half_a_step():
+    weight = np.random.default_rng(0).normal(0, 1, (3, 3, 4, 8)).astype(np.float32)
+    for limit in (FULL, REDUCED):
+        for granularity, shape in (("per_channel", (8,)), ("per_tensor", ())):
+            largest, values = quantize(weight, 3, granularity, limit)
+            assert largest.shape == shape
+            assert np.abs(values).max() == limit
+            assert np.abs(values * (largest / limit) - weight).max() <= np.max(largest) / limit / 2 + 1e-6
+
+
+def test_an_all_zero_channel_gives_zeros():
+    largest, values = quantize(np.zeros((4, 2), np.float32), 1, "per_channel")
+    assert np.isfinite(largest).all()
+    assert not values.any()
+
+
+def test_weights_are_reduced_only_where_products_saturate():
+    kernels = Kernels({"Conv2D/uint8": "saturates", "Conv2D/int8": "exact", "MatMul/int8": "saturates"})
+    assert limits(kernels, True)("Conv2D", "uint8") == REDUCED
+    assert limits(kernels, False)("Conv2D", "uint8") == FULL
+    assert limits(kernels, True)("Conv2D", "int8") == FULL
+    assert limits(kernels, False)("MatMul", "int8") == REDUCED
+    assert not Kernels({"Conv2D/uint8": "wrong"}).runs("Conv2D", "uint8")
+
+
+def test_a_processor_without_saturation_is_offered_no_reduced_range(loaded, monkeypatch):
+    backend, _ = loaded("cnn")
+    exact = Kernels({f"{kind}/{dtype}": "exact" for kind in probe.KINDS for dtype in probe.DTYPES})
+    monkeypatch.setattr(probe, "kernels", lambda: exact)
+    assert backend.capabilities().options == ()
+
+
+def test_kernels_that_do_not_run_are_not_offered_and_none_at_all_is_said(loaded, monkeypatch):
+    backend, _ = loaded("cnn")
+    monkeypatch.setattr(probe, "kernels", lambda: Kernels({"Conv2D/uint8": "exact"}, {}))
+    assert {op.type for op in backend.capabilities().ops} == {"Conv2D"}
+    monkeypatch.setattr(probe, "kernels", lambda: Kernels({}, {"Conv2D/uint8": "not registered"}))
+    with pytest.raises(InputError, match="do not run on this machine \\(not registered\\)"):
+        backend.capabilities()
+
+
+def test_a_kernel_that_aborts_its_process_is_left_out_and_the_others_are_still_tried(monkeypatch, tmp_path):
+    (tmp_path / "aborting_probe.py").write_text(
+        "import json, os, sys\n"
+        "for case in ('a', 'b', 'c'):\n"
+        "    if case in sys.argv: continue\n"
+        "    print(json.dumps({'begin': case}), flush=True)\n"
+        "    if case == 'b': os.abort()\n"
+        "    print(json.dumps({'case': case, 'result': 'exact'}), flush=True)\n"
+        "print(json.dumps({'end': True}))\n"
+    )
+    monkeypatch.setattr(probe, "MODULE", "aborting_probe")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    found = probe.Probe().result()
+    assert found.results == {"a": "exact", "c": "exact"}
+    assert "aborts" in found.failures["b"]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "op"),
+    [
+        ("_MklNativeFusedConv2D", "Conv2D"),
+        ("_FusedQuantizedConv2D", "Conv2D"),
+        ("_QuantizedMatMul", "MatMul"),
+        ("_FusedQuantizedDepthwiseConv2D", "DepthwiseConv2dNative"),
+        ("QuantizedMaxPool", "MaxPool"),
+        ("_MklMatMul", "MatMul"),
+        ("_FusedMatMul", "MatMul"),
+        ("Relu", "Relu"),
+    ],
+)
+def test_kernels_count_as_the_operator_they_compute(kernel, op):
+    assert source_type(kernel) == op
+
+
+@pytest.mark.parametrize("name", ["cnn", "two_by_two", "transformer"])
+def test_exported_onnx_has_the_signature_and_the_outputs_of_the_original(loaded, model_path, batch, tmp_path, name):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    backend, info = loaded(name)
+    path = export_onnx(ModelSource(name, {"keras": model_path(name)}), tmp_path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == [spec.name for spec in info.inputs]
+    assert [value.name for value in session.get_outputs()] == [spec.name for spec in info.outputs]
+    for count in (1, 5):
+        data = batch(info, count)
+        for one, other in zip(session.run(None, data), backend.reference().predict(data), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
