@@ -176,7 +176,10 @@ class Measurer:
         base.latency_ci95 = timing.interval_ms(faster)
         base.evaluation = self._rebase(base.evaluation, timing, faster, fp32.seconds)
         low, high = timing.ratio_interval(index, faster)
-        return Final(trial, evaluation, model.executed(), 1 / timing.ratio(index, faster), (1 / high, 1 / low),
+        executed = model.executed()
+        for finalist in models:
+            finalist.close()
+        return Final(trial, evaluation, executed, 1 / timing.ratio(index, faster), (1 / high, 1 / low),
                      interval, timing.interval_ms(index))
 
     def _rebase(self, before: Evaluation, timing: Timing, faster: int, seconds: float) -> Evaluation:

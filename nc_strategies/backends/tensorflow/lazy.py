@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -21,13 +24,35 @@ def tensorflow() -> Any:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import tensorflow as tf
+        with _quiet():
+            import tensorflow as tf
     except ImportError as error:
         raise InputError(
             "backend", f"TensorFlow cannot be imported ({error})", "pip install 'nc-strategies[tensorflow]'"
         ) from error
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return tf
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard error closed to native code, which writes there before its log level can be set.
+
+    TensorFlow's own import says that there is no GPU; a command that ends in one clear line must not say more.
+    """
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def use_threads(threads: int) -> None:
