@@ -35,6 +35,14 @@ class Strategy(ABC):
         self.settings = settings
         self.problem = problem
 
+    @classmethod  # noqa: B027 - optional, nothing to check by default
+    def check(cls, settings: Any) -> None:
+        """See that a run with these settings can begin, before a model is touched: accounts, servers, packages.
+
+        Raises:
+            InputError: it cannot.
+        """
+
     @abstractmethod
     def propose(self) -> Config | None:
         """The next configuration to measure.

@@ -22,7 +22,7 @@ def tensorflow() -> Any:
     Raises:
         InputError: TensorFlow is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with _quiet():
             import tensorflow as tf
