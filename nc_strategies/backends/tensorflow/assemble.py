@@ -283,7 +283,9 @@ class Assembler:
             if not kernels.pool(self._out, node, first):
                 return False
             self._int8.add(node.name)
-        else:
+        elif node.op != "Pad" or not kernels.pad(
+            self._out, node, first, self._parts.matched.shapes.get(data[0]), self._parts.graph.value(node.input[1])
+        ):
             copy = self._out.copy(node)
             copy.attr["T"].type = type_.as_datatype_enum
             for index, tensor in enumerate(tensors):

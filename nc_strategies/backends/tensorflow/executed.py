@@ -53,6 +53,7 @@ MOVES = frozenset(
         "Transpose",
         "Pad",
         "PadV2",
+        "Bitcast",
         "MirrorPad",
         "Fill",
         "Tile",

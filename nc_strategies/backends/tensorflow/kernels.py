@@ -9,14 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nc_strategies.backends.tensorflow.graph import Graph, Node
 from nc_strategies.backends.tensorflow.lazy import tensorflow
+from nc_strategies.backends.tensorflow.products import Shape
 from nc_strategies.backends.tensorflow.units import Unit
 
 FUSED_FLOAT = ("Conv2D", "MatMul")
 """Operators that stock TensorFlow fuses with bias and activation in floating point, with and without oneDNN."""
 
 
+WORD = 8
+"""8-bit values in one 64-bit number."""
 REMAPPED = frozenset(
     {
         "Conv2D",
@@ -193,6 +199,40 @@ def pool(out: Graph, node: Node, source: Quantized) -> bool:
         strides=list(node.attr["strides"].list.i),
         padding=node.attr["padding"].s.decode(),
     )
+    return True
+
+
+def pad(out: Graph, node: Node, source: Quantized, shape: Shape | None, amounts: NDArray[Any] | None) -> bool:
+    """Add a padding by zeros of an int8 tensor, eight channels at a time; whether it can be done so.
+
+    The kernel moves 8-bit values one by one, several times slower than floats. Read as 64-bit numbers, eight of them
+    are one, and eight zeros are a zero.
+
+    Args:
+        out: The graph.
+        node: The ``Pad``.
+        source: What it pads.
+        shape: The static shape of that, if known.
+        amounts: The constant paddings, shape (axes, 2), if known.
+    """
+    if shape is None or amounts is None or len(shape) < 2 or None in shape[1:] or amounts[[0, -1]].any():
+        return False
+    sizes = [int(size or 0) for size in shape]
+    if sizes[-1] % WORD:
+        return False
+    padded = [size + int(low + high) for size, (low, high) in zip(sizes[1:-1], amounts[1:-1], strict=True)]
+    tf = tensorflow()
+    narrow, words = quantized_type(source.dtype), sizes[-1] // WORD
+    given = np.array([-1, *sizes[1:-1], words, WORD], np.int32)
+    end = np.array([-1, *padded, sizes[-1]], np.int32)
+    name = node.name
+    out.add("Reshape", f"{name}/bytes", [source.values, out.constant(f"{name}/bytes_shape", given)], T=narrow,
+            Tshape=tf.int32)
+    out.add("Bitcast", f"{name}/words", [f"{name}/bytes"], T=narrow, type=tf.int64)
+    out.add("Pad", f"{name}/padded", [f"{name}/words", node.input[1]], T=tf.int64,
+            Tpaddings=tf.as_dtype(node.attr["Tpaddings"].type))
+    out.add("Bitcast", f"{name}/narrow", [f"{name}/padded"], T=tf.int64, type=narrow)
+    out.add("Reshape", name, [f"{name}/narrow", out.constant(f"{name}/shape", end)], T=narrow, Tshape=tf.int32)
     return True
 
 

@@ -127,7 +127,22 @@ def clipped() -> Any:
     return randomize(k.Model(inputs, layers.Dense(4, activation="relu6")(x)))
 
 
+def padded() -> Any:
+    """Paddings of unequal sides between int8 neighbours: of tensors with and without negative values."""
+    k = keras()
+    layers = k.layers
+    inputs = k.Input((9, 7, 4), name="picture")
+    x = layers.Conv2D(16, 3, activation="relu")(inputs)
+    x = layers.MaxPooling2D(2)(layers.ZeroPadding2D(((1, 2), (0, 3)))(x))
+    x = layers.ZeroPadding2D(((2, 0), (1, 1)))(layers.Conv2D(8, 1)(x))
+    x = layers.MaxPooling2D(2)(x)
+    x = layers.Conv2D(12, 1)(x)
+    x = layers.MaxPooling2D(2)(layers.ZeroPadding2D(1)(x))
+    return randomize(k.Model(inputs, layers.Conv2D(4, 1)(x)))
+
+
 BUILDERS = {
+    "padded": padded,
     "cnn": cnn,
     "mlp": mlp,
     "transformer": transformer,
