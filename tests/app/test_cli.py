@@ -274,3 +274,24 @@ def test_a_time_limit_ends_a_run(small, tmp_path):
     assert status in (0, 3), err
     assert result(tmp_path / "out")["stop_reason"] == "timeout"
     assert time.monotonic() - begin < 60
+
+
+@pytest.mark.slow
+def test_one_sweep_over_both_engines_takes_one_keras_model(small, tmp_path):
+    arguments = [a for a in own(small) if not a.startswith("model")]
+    status, _, err = run("-m", "backend=onnxruntime,tensorflow", "model=keras",
+                         f"model.path={samples.keras_model()}", *arguments, "run_dir=sweep", cwd=tmp_path)
+    assert status in (0, 3), err
+    rows = json.loads((tmp_path / "sweep" / "comparison.json").read_text())
+    assert [row["backend"] for row in rows] == ["onnxruntime", "tensorflow"]
+    assert all(row["tuned"]["int8_ops"] > 0 for row in rows)
+    assert all(row["baseline"]["accuracy"] == rows[0]["baseline"]["accuracy"] for row in rows)
+    assert "cuda" not in err.lower()
+    assert (tmp_path / "sweep" / "0" / "fashion_cnn.onnx").exists()
+
+
+def test_a_model_in_another_engines_format_is_refused(small, tmp_path):
+    status, _, err = run("backend=tensorflow", *own(small, "run_dir=out"), cwd=tmp_path)
+    assert status == 2
+    assert "backend=tensorflow does not take a model in the form onnx" in err
+    assert len(err.splitlines()) == 1

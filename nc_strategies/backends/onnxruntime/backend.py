@@ -92,11 +92,11 @@ class OnnxRuntimeBackend(Backend):
         return self._info
 
     def _export(self, model: ModelSource) -> Path:
-        # TensorFlow models come in by TensorFlow's own backend, imported only for them.
-        from nc_strategies.backends.tensorflow.export import export_onnx
+        # TensorFlow models come in by TensorFlow's own backend, which is imported for them only.
+        from nc_strategies.backends.tensorflow.export import export_in_child
 
         self._exported = tempfile.TemporaryDirectory(prefix="ncs-export-")
-        return export_onnx(model, Path(self._exported.name))
+        return export_in_child(model, Path(self._exported.name))
 
     def keep(self, folder: Path) -> None:
         """See `Backend.keep`: the ONNX form of a model that came in another."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ def export_onnx(source: ModelSource, folder: Path) -> Path:
         InputError: the model cannot be loaded or expressed in ONNX, or its outputs differ by more than `TOLERANCE`.
     """
     kind, path = source.pick(FORMATS, "onnxruntime")
+    tensorflow()
     try:
         import tf2onnx
     except ImportError as error:
@@ -61,6 +65,36 @@ def export_onnx(source: ModelSource, folder: Path) -> Path:
     target.write_bytes(proto.SerializeToString())
     _compare(model, target, path)
     return target
+
+
+def export_in_child(source: ModelSource, folder: Path) -> Path:
+    """`export_onnx` in a process of its own: TensorFlow fixes its threads, and keeps its memory, once a process.
+
+    Raises:
+        InputError: see `export_onnx`; or the converter took its process down.
+    """
+    kind, path = source.pick(FORMATS, "onnxruntime")
+    command = [sys.executable, "-m", __name__, source.name, kind, str(path), str(folder)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise InputError(
+            loading.KEY, f"{path.name} cannot be converted to ONNX: the converter ended with status {done.returncode}"
+        ) from None
+    if "error" in answer:
+        raise InputError(*answer["error"])
+    return Path(answer["path"])
+
+
+def main() -> None:
+    """The child's side: name, format, path and folder come as arguments, the answer goes to standard output."""
+    name, kind, path, folder = sys.argv[1:]
+    try:
+        answer: dict[str, Any] = {"path": str(export_onnx(ModelSource(name, {kind: Path(path)}), Path(folder)))}
+    except InputError as error:
+        answer = {"error": [error.key, error.problem, error.allowed]}
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")
 
 
 def _with_outputs(model: FrozenModel) -> tuple[Any, list[str]]:
@@ -146,3 +180,7 @@ def _sample(model: FrozenModel) -> Batch:
 
 def _full(tensor: str) -> str:
     return tensor if ":" in tensor else f"{tensor}:0"
+
+
+if __name__ == "__main__":
+    main()
