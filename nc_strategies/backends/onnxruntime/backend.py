@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class OnnxRuntimeBackend(Backend):
             raise InputError("backend.reduce_range", f"is {settings.reduce_range!r}",
                              f"allowed: {', '.join(REDUCE_RANGE)}")
         self._path = Path()
-        self._exported: tempfile.TemporaryDirectory[str] | None = None
+        self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
         self._graph: Graph | None = None
         self._info: ModelInfo | None = None
         self._histograms: dict[str, Histogram] = {}
@@ -95,8 +96,9 @@ class OnnxRuntimeBackend(Backend):
         # TensorFlow models come in by TensorFlow's own backend, which is imported for them only.
         from nc_strategies.backends.tensorflow.export import export_in_child
 
-        self._exported = tempfile.TemporaryDirectory(prefix="ncs-export-")
-        return export_in_child(model, Path(self._exported.name))
+        folder = Path(tempfile.mkdtemp(prefix="ncs-export-"))
+        self._exported = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return export_in_child(model, folder)
 
     def keep(self, folder: Path) -> None:
         """See `Backend.keep`: the ONNX form of a model that came in another."""
