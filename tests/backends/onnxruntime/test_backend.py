@@ -275,8 +275,8 @@ def test_the_same_graph_has_one_fingerprint_whatever_led_to_it(tmp_path):
               and s.activation.dtype == scheme.activation.dtype and s.weight == scheme.weight]
     other = config.with_op(name, scheme=others[0])
     assert other.fingerprint != config.fingerprint
-    if backend._range("x", "percentile") == backend._range("x", "minmax"):
-        assert backend.realise(other).fingerprint == backend.realise(config).fingerprint
+    assert backend._range("x", "percentile") == backend._range("x", "minmax")
+    assert backend.realise(other).fingerprint == backend.realise(config).fingerprint
 
 
 def test_realise_before_calibrate_says_so(tmp_path):
@@ -298,12 +298,10 @@ def test_settings_out_of_range_are_refused(settings):
         OnnxRuntimeBackend(OnnxRuntimeSettings(**settings))
 
 
-def test_the_saved_model_runs_as_fast_in_a_plain_session_as_it_was_measured(tmp_path):
-    """Not a figure, only the same kernels: executed types and outputs are compared, both sessions plain."""
+def test_the_saved_model_gives_the_measured_outputs_in_a_plain_session(tmp_path):
     backend, space = ready(models.residual(tmp_path / "r.onnx"), pictures())
     config = space.fall_back(space.default(), "conv_c2")
     path = backend.save(config, tmp_path / "model")
     plain = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     batch = pictures(4, seed=5)[0]
     np.testing.assert_array_equal(plain.run(None, batch)[0], backend.realise(config).predict(batch)[0])
-    assert optimize(path.read_bytes()).graph.node
