@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from nc_strategies.app import status
 from nc_strategies.config import MetricsConfig, RunConfig
 from nc_strategies.registry import registry
 
+SECRET_KEY = re.compile(r"(token|secret|password|api_key)$", re.IGNORECASE)
 WISHES = ("space.op_type_dict", "space.op_name_dict")
 statuses: list[int] = []
 """Exit statuses of the jobs of this process."""
@@ -105,6 +107,22 @@ def translate(arguments: list[str]) -> list[str]:
     return quoted
 
 
+def refuse_secrets(arguments: list[str]) -> None:
+    """End with one line when a secret stands on the command line, before Hydra prints or stores it.
+
+    Raises:
+        SystemExit: status 2.
+    """
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        key = key.lstrip("+~")
+        if equals and value not in ("", "null") and SECRET_KEY.search(key):
+            variable = key.rsplit(".")[-1].upper()
+            sys.stderr.write(f"error: {key}: is refused on the command line, where the process list, the shell's "
+                             f"history and the run's own files would show it; set {variable} in the environment\n")
+            sys.exit(status.INPUT)
+
+
 def _terminate(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -112,6 +130,7 @@ def _terminate(_: int, __: FrameType | None) -> None:
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    refuse_secrets(sys.argv[1:])
     sys.argv[1:] = translate(sys.argv[1:])
     publish()
     run = cast(Callable[[], Any], hydra.main(config_path=str(conf_dir()), config_name="config",

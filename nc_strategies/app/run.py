@@ -109,7 +109,7 @@ def _metric(settings: RunConfig) -> dict[str, Any]:
 def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
     """The result of an earlier run here that used up the budget which is asked for now."""
     earlier: dict[str, Any] | None = folder.result() if folder.resumes else None
-    if earlier is None or earlier.get("stop_reason") == "interrupted" or earlier.get("status") == "failed":
+    if earlier is None or earlier.get("stop_reason") in ("interrupted", "stopped") or earlier.get("status") == "failed":
         return None
     tuning = settings.tuning
     now = {"max_trials": tuning.max_trials, "timeout": tuning.timeout, "stop_when": tuning.stop_when}

@@ -30,6 +30,8 @@ class Strategy(ABC):
     """Why it proposed the latest configuration, for the journal."""
     engine: str = ""
     """Which optimizer proposes, where the strategy has several; empty otherwise."""
+    stopped: str = ""
+    """Why it proposes no more although it has not finished, such as a server that is gone; empty otherwise."""
 
     def __init__(self, settings: Any, problem: Problem) -> None:
         self.settings = settings

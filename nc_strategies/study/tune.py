@@ -308,6 +308,10 @@ class _Timed(Strategy):
     def note(self) -> str:  # type: ignore[override]
         return self.inner.note
 
+    @property
+    def stopped(self) -> str:  # type: ignore[override]
+        return self.inner.stopped
+
     def propose(self) -> Any:
         start = time.perf_counter()
         try:

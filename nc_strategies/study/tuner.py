@@ -65,7 +65,8 @@ class Tuner:
         """Run to the end.
 
         Returns:
-            Why it stopped: ``budget``, ``timeout``, ``met``, ``failures``, ``finished`` or ``interrupted``.
+            Why it stopped: ``budget``, ``timeout``, ``met``, ``failures``, ``finished``, ``stopped`` (by the
+            strategy, before its end) or ``interrupted``.
         """
         try:
             reason = self._loop()
@@ -84,7 +85,7 @@ class Tuner:
             if not reason and self._propose():
                 continue
             if not self._pending:
-                return reason or "finished"
+                return reason or ("stopped" if self.strategy.stopped else "finished")
             done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
             for future in done:
                 self._complete(future)

@@ -295,3 +295,12 @@ def test_a_model_in_another_engines_format_is_refused(small, tmp_path):
     assert status == 2
     assert "backend=tensorflow does not take a model in the form onnx" in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_secret_on_the_command_line_is_refused_before_it_is_shown_or_stored(tmp_path):
+    for more in (["--cfg", "job"], ["-m"], []):
+        status, out, err = run("strategy=random", "+strategy.some_api_token=hush-hush", *more, cwd=tmp_path)
+        assert status == 2
+        assert "set SOME_API_TOKEN in the environment" in err
+        assert "hush-hush" not in out + err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,74 @@
+"""The problem in the API's form: metrics, experiment, observations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nc_strategies.api import Evaluation, Problem, Trial
+from nc_strategies_sigopt.experiment import MARK
+from nc_strategies_sigopt.parameters import Parameters
+
+MOST_OPTIMIZED = 2
+COST = "cost"
+DEFAULT_BUDGET = 100
+LONGEST_VALUE = 500
+QUANTILE = 1.96
+
+
+def metrics(problem: Problem) -> list[dict[str, Any]]:
+    """Constraints with the goal's thresholds, and at most two quantities to minimize, relative to fp32."""
+    goal = problem.goal
+    constraints = [{"name": c.metric, "objective": "maximize" if c.higher_is_better else "minimize",
+                    "strategy": "constraint", "threshold": float(c.threshold)} for c in goal.constraints]
+    return [*constraints, *({"name": name, "objective": "minimize", "strategy": "optimize"}
+                            for name in _optimized(problem))]
+
+
+def _optimized(problem: Problem) -> list[str]:
+    names = [o.name for o in problem.goal.objectives]
+    return names if len(names) <= MOST_OPTIMIZED else [COST]
+
+
+def experiment(problem: Problem, parameters: Parameters, name: str, project: str | None, mark: str) -> dict[str, Any]:
+    """What creates the experiment."""
+    facts = {**problem.metadata, **parameters.aliases(), MARK: mark}
+    return {"name": name, **({"project": project} if project else {}), "parameters": parameters.definition(),
+            "metrics": metrics(problem), "observation_budget": problem.budget or DEFAULT_BUDGET,
+            "parallel_bandwidth": max(1, problem.workers),
+            "metadata": {key: str(value)[:LONGEST_VALUE] for key, value in facts.items()}}
+
+
+def outcome(problem: Problem, trial: Trial) -> dict[str, Any]:
+    """What came of a trial: finite values of all metrics, or a failure."""
+    done = trial.evaluation if trial.ok else None
+    found = values(problem, done) if done is not None else None
+    facts = {"trial": str(trial.number), "fingerprint": trial.config.fingerprint}
+    if found is None:
+        return {"failed": True, "metadata": {**facts, "error": (trial.error or "no finite values")[:LONGEST_VALUE]}}
+    return {"values": found, "metadata": facts}
+
+
+def values(problem: Problem, evaluation: Evaluation, baseline: bool = False) -> list[dict[str, Any]] | None:
+    """Values in plain Python floats; None when one is missing or not finite.
+
+    Args:
+        problem: What is to be solved.
+        evaluation: What was measured.
+        baseline: It is fp32, whose objectives are 1 by definition.
+    """
+    spread: Mapping[str, float] = dict(evaluation.spread)
+    found = []
+    try:
+        for constraint in problem.goal.constraints:
+            found.append({"name": constraint.metric, "value": float(evaluation.metric(constraint.metric))})
+        for name in _optimized(problem):
+            value = 1.0 if baseline else float(
+                problem.goal.cost(evaluation) if name == COST else evaluation.ratio(name))
+            sd = value * float(spread.get(name, 0.0)) / QUANTILE
+            found.append({"name": name, "value": value,
+                          **({"value_stddev": sd} if math.isfinite(sd) and sd > 0 else {})})
+    except KeyError:
+        return None
+    return found if all(math.isfinite(one["value"]) for one in found) else None  # type: ignore[arg-type]

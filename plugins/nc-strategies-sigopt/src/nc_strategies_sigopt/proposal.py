@@ -1,0 +1,73 @@
+"""A configuration to try, and whom to tell what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nc_strategies.api import Config, Goal, Trial
+from nc_strategies_sigopt.parameters import Parameters
+from nc_strategies_sigopt.refine import expected_units
+
+EVENT = "proposal"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration that was proposed.
+
+    Args:
+        mark: Its kind and what tells it apart: ``known int8``, ``suggestion 1a2b3c4d 7``, ``refinement 2``.
+        config: What to try.
+        note: Why, in a few words.
+        assignments: The same in the experiment's parameters; None where these cannot express it.
+        suggestion: The suggestion it comes from.
+        owner: Mark of the experiment that made the suggestion.
+    """
+
+    mark: str
+    config: Config
+    note: str
+    assignments: Mapping[str, Any] | None = None
+    suggestion: str | None = None
+    owner: str = ""
+
+    @property
+    def kind(self) -> str:
+        """``known``, ``suggestion`` or ``refinement``."""
+        return self.mark.split()[0]
+
+    def record(self) -> dict[str, Any]:
+        """A JSON-ready form; the inverse of `from_record`."""
+        return {"event": EVENT, "mark": self.mark, "config": self.config.to_dict(), "note": self.note,
+                "assignments": None if self.assignments is None else dict(self.assignments),
+                "suggestion": self.suggestion, "owner": self.owner}
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Proposal:
+        """Read what `record` gave."""
+        return Proposal(record["mark"], Config.from_dict(record["config"]), record["note"], record["assignments"],
+                        record["suggestion"], record["owner"])
+
+
+def known_points(parameters: Parameters, goal: Goal, trials: Mapping[str, Trial], skip: str = "") -> Iterator[Proposal]:
+    """Int8 everywhere; then, once that is measured, as much of it as the estimates say the goal allows.
+
+    Args:
+        parameters: The experiment's parameters.
+        goal: What is wanted.
+        trials: Finished trials by fingerprint; read when the next point is asked for.
+        skip: Mark of the point that was proposed last, by an earlier process.
+    """
+    chosen = parameters.all_int8()
+    config = parameters.config(chosen)
+    if not skip:
+        yield Proposal("known int8", config, "int8 everywhere", chosen)
+    trial = trials.get(config.fingerprint)
+    if skip == "known estimate" or trial is None or trial.evaluation is None:
+        return
+    first = goal.constraints[0]
+    wanted = expected_units(parameters.estimate, goal.loss(trial.evaluation), first.loss(first.threshold))
+    chosen = parameters.worthwhile(wanted)
+    yield Proposal("known estimate", parameters.config(chosen), "what the estimates expect", chosen)

@@ -1,0 +1,170 @@
+"""Operator by operator around the best: prices learnt from the trials, then a local search on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.api import Config, Problem, Trial
+from nc_strategies_sigopt.estimate import Array, Estimate
+from nc_strategies_sigopt.parameters import Parameters
+
+COST_NOISE = 0.01
+"""Standard deviation of one trial's relative latency (a hundred interleaved runs give 0.016 in the worst case)."""
+LOSS_NOISE = 0.05
+"""Standard deviation of one trial's loss by sampling, relative to the loss that is tolerated."""
+NOT_ADDITIVE = 0.1
+"""Part of a trial's loss beyond the tolerated one which the sum over its units may miss: large losses do not add up."""
+KNOB_SD = 0.3
+"""Standard deviation of a graph-wide choice's effect, relative to that of int8 everywhere."""
+Flags = NDArray[np.bool_]
+
+
+class Prices:
+    """Loss and saving by unit, by Gaussian linear regression on the trials so far.
+
+    Source: Bayesian linear regression, Bishop, "Pattern Recognition and Machine Learning", section 3.3; the prior's
+    mean is the estimate, scaled to the trials.
+
+    Args:
+        problem: What is to be solved.
+        parameters: The units and their estimates.
+        trials: Finished trials.
+    """
+
+    def __init__(self, problem: Problem, parameters: Parameters, trials: Sequence[Trial]) -> None:
+        goal, guess = problem.goal, parameters.estimate
+        done = [(t.config, t.evaluation) for t in trials if t.ok and t.evaluation is not None]
+        first = goal.constraints[0]
+        self.allowed = first.loss(first.threshold)
+        self._parameters = parameters
+        self._base = done[0][0] if done else problem.space.default()
+        units = np.array([self._row(config) for config, _ in done]).reshape(len(done), len(self._row(self._base)))
+        loss = np.array([goal.loss(e) for _, e in done])
+        cost = np.array([1.0 - goal.cost(e) for _, e in done])
+        beyond = np.maximum(np.abs(loss) - abs(self.allowed), 0.0)
+        noise = np.maximum(LOSS_NOISE * abs(self.allowed) + NOT_ADDITIVE * beyond, 1e-6)
+        self.loss, self.loss_cov = _regress(units, loss, guess.loss, guess.loss_sd, noise)
+        self.saved, _ = _regress(units, cost, guess.saved, guess.saved_sd,
+                                 np.full(len(cost), COST_NOISE))
+
+    def _row(self, config: Config) -> list[float]:
+        """A configuration as regressors: units in int8, and whether each graph-wide choice is another one."""
+        chosen = set(self._parameters.int8_units(config))
+        row = [float(i in chosen) for i in range(len(self._parameters.estimate.units))]
+        ours, theirs = _choices(self._parameters, config), _choices(self._parameters, self._base)
+        return row + [float(ours[name] != theirs[name]) for name in theirs]
+
+    def offset(self, config: Config) -> tuple[float, float]:
+        """Loss and saving of a configuration's graph-wide choices."""
+        row = np.array(self._row(config))
+        row[:len(self._parameters.estimate.units)] = 0.0
+        return float(row @ self.loss), float(row @ self.saved)
+
+
+def refine(problem: Problem, parameters: Parameters, trials: Sequence[Trial], known: set[str],
+           caution: float = 0.0) -> Config | None:
+    """An untried configuration near the best which should be better, or None.
+
+    Args:
+        problem: What is to be solved.
+        parameters: The units and their estimates.
+        trials: Finished trials.
+        known: Fingerprints of what was tried or is being tried.
+        caution: Standard deviations of the loss to keep from the limit.
+    """
+    best = problem.goal.best(list(trials))
+    if best is None or not parameters.estimate.units:
+        return None
+    prices = Prices(problem, parameters, trials)
+    count = len(parameters.estimate.units)
+    start = np.zeros(count, bool)
+    start[parameters.int8_units(best.config)] = True
+    loss0, _ = prices.offset(best.config)
+    worth = _Worth(prices.loss[:count], prices.loss_cov[:count, :count], prices.saved[:count],
+                   prices.allowed - loss0, caution)
+    top = worth.climb(start)
+    for flags in [top, *worth.near(top)]:
+        config = _with_units(parameters, best.config, flags)
+        if config.fingerprint not in known:
+            return config
+    return None
+
+
+class _Worth:
+    """Predicted saving of a set of units within the loss that is allowed, and a climb to the best set."""
+
+    def __init__(self, loss: Array, cov: Array, saved: Array, allowed: float, caution: float) -> None:
+        self.loss, self.cov, self.saved, self.allowed, self.caution = loss, cov, saved, allowed, caution
+        self.penalty = 10.0 * float(np.abs(saved).sum()) / max(float(np.abs(loss).sum()), 1e-12)
+
+    def of(self, sets: Flags) -> Array:
+        """Worth of sets, shape (N, units)."""
+        rows = sets.astype(float)
+        loss = rows @ self.loss
+        if self.caution:
+            loss = loss + self.caution * np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rows, self.cov, rows), 0.0))
+        return np.asarray(rows @ self.saved - self.penalty * np.maximum(loss - self.allowed, 0.0))
+
+    def climb(self, flags: Flags) -> Flags:
+        """The best set that one change after another leads to, a change being a flip of one unit or of two."""
+        value = float(self.of(flags[None])[0])
+        while True:
+            moves = _moves(flags)
+            values = self.of(moves)
+            best = int(values.argmax())
+            if values[best] <= value + 1e-12:
+                return flags
+            flags, value = moves[best], float(values[best])
+
+    def near(self, flags: Flags) -> list[Flags]:
+        """Neighbours of a set, the best first."""
+        moves = _moves(flags)
+        return [moves[i] for i in np.argsort(-self.of(moves), kind="stable")]
+
+
+def _moves(flags: Flags) -> Flags:
+    count = len(flags)
+    first, second = np.triu_indices(count)
+    moves = np.repeat(flags[None], len(first), axis=0)
+    rows = np.arange(len(first))
+    moves[rows, first] ^= True
+    other = first != second
+    moves[rows[other], second[other]] ^= True
+    return np.asarray(moves)
+
+
+def _regress(rows: Array, values: Array, guess: Array, relative_sd: float, noise: Array) -> tuple[Array, Array]:
+    """Posterior mean and covariance of the coefficients."""
+    units = len(guess)
+    totals = rows[:, :units] @ guess
+    scale = max(float(values @ totals) / max(float(totals @ totals), 1e-12), 1e-6) if len(values) else 1.0
+    mean = np.concatenate([guess * scale, np.zeros(rows.shape[1] - units)])
+    sd = np.concatenate([guess * scale * relative_sd, np.full(rows.shape[1] - units, KNOB_SD * scale)])
+    weighted = rows * (sd**2)
+    gain = np.linalg.solve(weighted @ rows.T + np.diag(noise**2), weighted)
+    cov = np.diag(sd**2) - weighted.T @ gain
+    return mean + gain.T @ (values - rows @ mean), cov
+
+
+def _choices(parameters: Parameters, config: Config) -> dict[str, object]:
+    """The graph-wide choices of a configuration, read off it."""
+    found: dict[str, object] = dict(config.options)
+    for name in parameters.knobs:
+        found[name] = parameters.knob_of(config, name)
+    return found
+
+
+def _with_units(parameters: Parameters, config: Config, flags: Flags) -> Config:
+    assignments = {name: parameters.knob_of(config, name) for name in parameters.knobs}
+    assignments.update({name: str(config.option(option)) for name, (option, _) in parameters.options.items()})
+    return parameters.compose([int(i) for i in np.flatnonzero(flags)], assignments)
+
+
+def expected_units(guess: Estimate, total_loss: float, allowed: float) -> int:
+    """How many of the most worthwhile units the estimate expects to fit into the loss that is allowed."""
+    if total_loss <= 0:
+        return len(guess.units)
+    return int(np.searchsorted(np.cumsum(guess.loss) * total_loss, allowed, side="right"))

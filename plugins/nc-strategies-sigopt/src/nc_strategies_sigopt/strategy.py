@@ -1,0 +1,173 @@
+"""The SigOpt strategy."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from nc_strategies.api import Config, Problem, Strategy, Trial, TrialState
+from nc_strategies_sigopt import access, form
+from nc_strategies_sigopt.estimate import estimate
+from nc_strategies_sigopt.parameters import Parameters
+from nc_strategies_sigopt.proposal import EVENT, Proposal, known_points
+from nc_strategies_sigopt.refine import refine
+from nc_strategies_sigopt.session import Report, Session
+from nc_strategies_sigopt.settings import SigOptSettings
+
+log = logging.getLogger("nc_strategies.sigopt")
+REFINED_SHARE = 1 / 3
+"""Share of the budget, its last, that goes into single operators around the best."""
+OPEN_END = 24
+"""Without a budget, so many trials are searched before every other one refines."""
+MOST_REPEATS = 30
+"""Suggestions in a row that stand for known configurations, after which the engine has run dry."""
+CAUTION = (0.0, 0.5)
+"""Standard deviations of the loss which refinements keep from the limit, in turn."""
+BASELINE = "fp32"
+
+
+class SigOptStrategy(Strategy):
+    """Searches groups of operators with SigOpt, then single operators around the best.
+
+    1. fp32 is reported as it was measured; int8 everywhere is tried; then what the estimates expect to be the best.
+    2. SigOpt suggests which groups of operators, alike in loss for what they save, run in int8, and with which
+       graph-wide choices. Every suggestion gets one observation, also a failed one.
+    3. In the last third of the budget, single operators change sides around the best trial, by prices learnt from
+       all trials.
+
+    `engine` says who suggests: ``http`` (a SigOpt server), ``local`` (the same API in this process) or ``lite``
+    (SigOpt's own optimizer in this process).
+
+    Source: grouping as in "SigOpt", Intel Neural Compressor's documentation of tuning strategies, which has one
+    parameter an operator; groups are what lets the optimizer leave its random opening within a usual budget.
+
+    Raises:
+        InputError: the token or the project is missing or refused.
+    """
+
+    settings: SigOptSettings
+    stopped: str = ""
+    """Why no more is proposed, when a server has failed and the settings say to stop."""
+
+    @classmethod
+    def check(cls, settings: SigOptSettings) -> None:
+        """See that a run can begin, before a model is touched.
+
+        Raises:
+            InputError: the token or the project is missing or refused.
+        """
+        access.check(settings)
+
+    def __init__(self, settings: SigOptSettings | None, problem: Problem) -> None:
+        super().__init__(settings or SigOptSettings(), problem)
+        self._seed = int(problem.rng.integers(2**31))
+        self._parameters = Parameters(problem.space, estimate(problem), problem.budget)
+        self._trials: dict[str, Trial] = {}
+        self._waiting: dict[str, list[Proposal]] = {}
+        self._proposed = 0
+        self._refined = 0
+        self._first = known_points(self._parameters, problem.goal, self._trials)
+        self._session = Session(self.settings, problem, self._parameters, self._seed)
+        self._earlier = deque(r for r in self._session.state.records if r["event"] == EVENT)
+        baseline = Trial(0, problem.space.all_float(), TrialState.OK, problem.baseline)
+        self._trials[baseline.config.fingerprint] = baseline
+        known = form.values(problem, problem.baseline, baseline=True)
+        if known is not None:
+            self._session.report(Report(BASELINE, self._parameters.all_float(),
+                                        {"values": known, "metadata": {"trial": BASELINE}}))
+
+    @property
+    def engine(self) -> str:  # type: ignore[override]
+        """Who suggests now."""
+        return self._session.engine
+
+    def propose(self) -> Config | None:
+        """See `Strategy.propose`."""
+        proposal = self._replayed()
+        if proposal is None and not self._session.stopped:
+            proposal = self._next()
+        if proposal is None:
+            self.note = self.stage = self.stopped = self._session.stopped
+            return None
+        self._proposed += 1
+        self.note = proposal.note
+        self.stage = proposal.kind
+        return proposal.config
+
+    def observe(self, trial: Trial) -> None:
+        """See `Strategy.observe`."""
+        fingerprint = trial.config.fingerprint
+        self._trials.setdefault(fingerprint, trial)
+        for proposal in self._waiting.pop(fingerprint, []):
+            self._tell(proposal, self._trials[fingerprint])
+
+    def _replayed(self) -> Proposal | None:
+        """What an earlier process proposed, in its order: finished trials, and those it left open."""
+        while self._earlier:
+            proposal = Proposal.from_record(self._earlier.popleft())
+            if proposal.kind == "known":
+                self._first = known_points(self._parameters, self.problem.goal, self._trials, proposal.mark)
+            self._refined += proposal.kind == "refinement"
+            if not self._expect(proposal):
+                return proposal
+        return None
+
+    def _next(self) -> Proposal | None:
+        if self._refines():
+            proposal = self._refinement()
+            if proposal is not None:
+                return proposal
+        else:
+            for proposal in self._first:
+                if not self._keep(proposal):
+                    return proposal
+        for _ in range(MOST_REPEATS):
+            suggestion = self._session.suggest()
+            if suggestion is None:
+                return None
+            owner, number = self._session.owner, suggestion.number
+            proposal = Proposal(f"suggestion {owner[:8]} {number}", self._parameters.config(suggestion.assignments),
+                                f"suggestion {number}", suggestion.assignments, number, owner)
+            if not self._keep(proposal):
+                return proposal
+        return self._refinement()
+
+    def _keep(self, proposal: Proposal) -> bool:
+        """Note a proposal before it is made; whether its configuration is known already."""
+        self._session.state.append(proposal.record())
+        return self._expect(proposal)
+
+    def _expect(self, proposal: Proposal) -> bool:
+        fingerprint = proposal.config.fingerprint
+        known = self._trials.get(fingerprint)
+        if known is not None:
+            log.info("%s stands for the configuration of trial %d: answered from there", proposal.mark, known.number)
+            self._tell(proposal, known)
+            return True
+        waiting = self._waiting.setdefault(fingerprint, [])
+        waiting.append(proposal)
+        return len(waiting) > 1
+
+    def _tell(self, proposal: Proposal, trial: Trial) -> None:
+        if proposal.assignments is None:
+            return
+        self._session.report(Report(proposal.mark, proposal.assignments, form.outcome(self.problem, trial),
+                                    proposal.suggestion, proposal.owner))
+
+    def _refines(self) -> bool:
+        budget = self.problem.budget
+        if budget:
+            return self._proposed >= budget - round(budget * REFINED_SHARE)
+        return self._proposed >= OPEN_END and self._proposed % 2 == 1
+
+    def _refinement(self) -> Proposal | None:
+        """See `refine`."""
+        known = {**self._trials, **self._waiting}
+        done = [trial for trial in self._trials.values() if trial.number > 0]
+        config = refine(self.problem, self._parameters, done, set(known), CAUTION[self._refined % len(CAUTION)])
+        if config is None:
+            return None
+        self._refined += 1
+        proposal = Proposal(f"refinement {self._refined}", config, f"refinement {self._refined} around the best")
+        self._keep(proposal)
+        return proposal

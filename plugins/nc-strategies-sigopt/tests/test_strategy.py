@@ -1,0 +1,170 @@
+"""The loop: what is asked of the engine, what it is told."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from driving import BUDGET, OPS, Run, assert_whole, http
+from nc_strategies_sigopt import SigOptSettings, form
+from nc_strategies_sigopt.strategy import SigOptStrategy
+
+from nc_strategies.api import Constraint, Evaluation, Goal, Objective, Trial, TrialState
+from nc_strategies.testing.toy import toy_evaluation, toy_problem
+
+RECORDED = {entry["name"]: entry for entry in json.loads((Path(__file__).parent / "recorded.json").read_text())}
+LOCAL = SigOptSettings(driver="local")
+
+
+def kinds(value):
+    """The form of a request: keys and types; a float may stand where the recording has an integer."""
+    if isinstance(value, dict):
+        return {key: kinds(item) for key, item in value.items()}
+    return "number" if type(value) in (int, float) else type(value).__name__
+
+
+def test_the_requests_have_the_recorded_forms(server, tmp_path):
+    Run(tmp_path, http(server), failing=(4,)).go()
+    wanted = RECORDED["experiment create"]["request"]
+    (made,) = server.sent("POST", "/experiments$")
+    assert set(made.body) == set(wanted)
+    for part in ("parameters", "metrics"):
+        forms = [sorted(item) for item in wanted[part]]
+        assert all(sorted(item) in forms for item in made.body[part])
+    by_form = [RECORDED[name]["request"] for name in ("observation", "obs failed", "obs by assignments")]
+    for request in server.sent("POST", "/observations$"):
+        assert any(set(request.body) - {"metadata"} == set(form) - {"metadata"} for form in by_form), request.body
+        for value in request.body.get("values", []):
+            assert kinds(value) in ({"name": "str", "value": "number"},
+                                    {"name": "str", "value": "number", "value_stddev": "number"})
+    assert all(r.body == {} for r in server.sent("POST", "/suggestions$"))
+    assert {r.status for r in server.requests} == {200}
+
+
+def test_the_experiment_is_the_problem(server, tmp_path):
+    run = Run(tmp_path, http(server, sigopt_experiment_name="mine"))
+    run.go(trials=2)
+    (made,) = server.sent("POST", "/experiments$")
+    goal = run.problem().goal
+    assert made.body["metrics"] == [
+        {"name": "accuracy", "objective": "maximize", "strategy": "constraint",
+         "threshold": goal.constraints[0].threshold},
+        {"name": "latency", "objective": "minimize", "strategy": "optimize"}]
+    assert (made.body["name"], made.body["observation_budget"], made.body["parallel_bandwidth"]) == ("mine", BUDGET, 1)
+    assert {"model", "data", "space"} <= set(made.body["metadata"])
+    assert "int" in [p["type"] for p in made.body["parameters"]]
+
+
+def test_fp32_and_all_int8_are_reported_as_assignments(server, tmp_path):
+    Run(tmp_path, http(server)).go(trials=1)
+    fp32, int8 = [r.body for r in server.sent("POST", "/observations$")]
+    groups = [name for name in fp32["assignments"] if name.startswith("group_")]
+    assert {fp32["assignments"][g] for g in groups} == {"fp32"}
+    assert {v["name"]: v["value"] for v in fp32["values"]} == {"accuracy": 0.9, "latency": 1.0}
+    assert {int8["assignments"][g] for g in groups} == {"int8"}
+
+
+def test_the_first_trial_is_the_default(tmp_path):
+    run = Run(tmp_path, LOCAL)
+    (first,) = run.go(trials=1)
+    assert first.config == run.problem().space.default()
+
+
+def test_every_suggestion_gets_one_observation_also_the_last_and_failed_ones(server, tmp_path):
+    Run(tmp_path, http(server), failing=(4, 5, 6)).go()
+    assert_whole(server)
+    assert {s["state"] for s in server.suggestions.values()} == {"closed"}
+    assert {o["suggestion"] for o in server.observations.values()} - {None} == set(server.suggestions)
+    assert sum(o["failed"] for o in server.observations.values()) >= 3
+
+
+def test_a_repeated_configuration_is_answered_from_history(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "_draw", lambda p: "int8" if p["type"] == "categorical" and
+                        p["name"].startswith("group") else p["bounds"]["min"] if p["bounds"] else
+                        p["categorical_values"][0]["name"])
+    run = Run(tmp_path, http(server))
+    trials = run.go()
+    assert len(trials) == len({t.config.fingerprint for t in trials}) == BUDGET
+    assert {s["state"] for s in server.suggestions.values()} == {"closed"}
+    assert_whole(server)
+
+
+def test_several_trials_at_a_time_are_told_apart(server, tmp_path):
+    run = Run(tmp_path, http(server), workers=3)
+    strategy = SigOptStrategy(run.settings, run.problem())
+    pending, number = [], 0
+    for _ in range(6):
+        while len(pending) < 3:
+            config = strategy.propose()
+            assert config.fingerprint not in [c.fingerprint for c in pending]
+            pending.append(config)
+        for config in [pending.pop(), pending.pop(0)]:
+            number += 1
+            strategy.observe(Trial(number, config, TrialState.OK, toy_evaluation(OPS, config)))
+    assert server.sent("POST", "/experiments$")[0].body["parallel_bandwidth"] == 3
+    assert_whole(server)
+    for observation in server.observations.values():
+        if observation["suggestion"]:
+            assert observation["assignments"] == server.suggestions[observation["suggestion"]]["assignments"]
+
+
+@pytest.fixture
+def problem():
+    return toy_problem(OPS, budget=10)
+
+
+def trial(problem, **changes):
+    config = problem.space.default()
+    return Trial(1, config, TrialState.OK, replace(toy_evaluation(OPS, config), **changes))
+
+
+def test_values_are_plain_floats(problem):
+    done = trial(problem, metrics=(("accuracy", np.float32(0.5)),), ratios=(("latency", np.float64(0.5)),))
+    assert [type(v["value"]) for v in form.outcome(problem, done)["values"]] == [float, float]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_is_a_failure(problem, bad):
+    assert form.outcome(problem, trial(problem, ratios=(("latency", bad),)))["failed"] is True
+
+
+def test_a_trial_without_all_metrics_is_a_failure(problem):
+    assert form.outcome(problem, trial(problem, ratios=()))["failed"] is True
+
+
+def test_the_spread_is_reported_as_a_standard_deviation(problem):
+    done = trial(problem, ratios=(("latency", 0.5),), spread=(("latency", 0.0392),))
+    assert form.outcome(problem, done)["values"][1]["value_stddev"] == pytest.approx(0.01)
+
+
+def test_a_metric_where_lower_is_better_is_minimized(problem):
+    goal = Goal((Constraint("mae", 1.1, 1.0, False),), (Objective("size"),))
+    assert form.metrics(replace(problem, goal=goal)) == [
+        {"name": "mae", "objective": "minimize", "strategy": "constraint", "threshold": 1.1},
+        {"name": "size", "objective": "minimize", "strategy": "optimize"}]
+
+
+@pytest.mark.parametrize(("names", "optimized"), [
+    (["latency", "size"], ["latency", "size"]), (["latency", "size", "throughput"], ["cost"])])
+def test_at_most_two_quantities_are_optimized(problem, names, optimized):
+    goal = replace(problem.goal, objectives=tuple(map(Objective, names)))
+    assert [m["name"] for m in form.metrics(replace(problem, goal=goal)) if m["strategy"] == "optimize"] == optimized
+    done = Evaluation((("accuracy", 0.9),), (), tuple((n, 0.5) for n in names))
+    assert form.values(replace(problem, goal=goal), done) == [
+        {"name": "accuracy", "value": 0.9}, *({"name": n, "value": 0.5} for n in optimized)]
+
+
+@pytest.mark.parametrize("objectives", [("latency", "size"), ("latency", "size", "throughput")])
+def test_several_objectives_run_to_the_end(tmp_path, objectives):
+    run = Run(tmp_path, LOCAL)
+    base = run.problem()
+    goal = replace(base.goal, objectives=tuple(map(Objective, objectives)))
+    strategy = SigOptStrategy(LOCAL, replace(base, goal=goal))
+    for number in range(1, BUDGET):
+        config = strategy.propose()
+        done = toy_evaluation(OPS, config)
+        share = 1 - 0.7 * len(config.int8_ops) / len(OPS)
+        strategy.observe(Trial(number, config, TrialState.OK, replace(done, ratios=(
+            *done.ratios, ("size", share), ("throughput", done.ratio("latency"))))))
