@@ -1,18 +1,70 @@
-"""All that a plugin imports. What is here keeps its names and meaning within a major version."""
+"""All that a plugin imports. What is here keeps its names and meaning within a major version.
+
+Names are imported when they are first used: a plugin's first module is loaded at every start, also for ``--help``.
+"""
 
 from __future__ import annotations
 
-from nc_strategies.backends.base import Backend, Batch, Executable, ExecutedOps, ModelInfo, TensorSpec
-from nc_strategies.backends.calibration import Histogram
-from nc_strategies.data.dataset import Dataset, Raw
-from nc_strategies.data.settings import Preprocess
-from nc_strategies.errors import EngineError, InputError, NcsError
-from nc_strategies.measure.metrics import MeanMetric, Metric
-from nc_strategies.models import ModelSource
-from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Problem, Trial, TrialState
-from nc_strategies.registry import Component, hookimpl
-from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Space, TensorScheme, Wishes
-from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nc_strategies.backends.base import Backend, Batch, Executable, ExecutedOps, ModelInfo, TensorSpec
+    from nc_strategies.backends.calibration import Histogram
+    from nc_strategies.data.dataset import Dataset, Raw
+    from nc_strategies.data.settings import Preprocess
+    from nc_strategies.errors import EngineError, InputError, NcsError
+    from nc_strategies.measure.metrics import MeanMetric, Metric
+    from nc_strategies.models import ModelSource
+    from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Problem, Trial, TrialState
+    from nc_strategies.registry import Component, hookimpl
+    from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Space, TensorScheme, Wishes
+    from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
+else:
+    _PLACES = {
+        "Backend": "nc_strategies.backends.base",
+        "Batch": "nc_strategies.backends.base",
+        "Capabilities": "nc_strategies.space",
+        "Component": "nc_strategies.registry",
+        "Config": "nc_strategies.space",
+        "Constraint": "nc_strategies.problem",
+        "Dataset": "nc_strategies.data.dataset",
+        "EngineError": "nc_strategies.errors",
+        "Evaluation": "nc_strategies.problem",
+        "Executable": "nc_strategies.backends.base",
+        "ExecutedOps": "nc_strategies.backends.base",
+        "FLOAT": "nc_strategies.space",
+        "Goal": "nc_strategies.problem",
+        "Histogram": "nc_strategies.backends.calibration",
+        "InputError": "nc_strategies.errors",
+        "MeanMetric": "nc_strategies.measure.metrics",
+        "Metric": "nc_strategies.measure.metrics",
+        "ModelInfo": "nc_strategies.backends.base",
+        "ModelSource": "nc_strategies.models",
+        "NcsError": "nc_strategies.errors",
+        "Objective": "nc_strategies.problem",
+        "OpCapability": "nc_strategies.space",
+        "OpScheme": "nc_strategies.space",
+        "Preprocess": "nc_strategies.data.settings",
+        "Problem": "nc_strategies.problem",
+        "Raw": "nc_strategies.data.dataset",
+        "Space": "nc_strategies.space",
+        "Steps": "nc_strategies.strategies.base",
+        "StepwiseStrategy": "nc_strategies.strategies.base",
+        "Strategy": "nc_strategies.strategies.base",
+        "TensorScheme": "nc_strategies.space",
+        "TensorSpec": "nc_strategies.backends.base",
+        "Trial": "nc_strategies.problem",
+        "TrialState": "nc_strategies.problem",
+        "Wishes": "nc_strategies.space",
+        "hookimpl": "nc_strategies.registry",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_PLACES[name]), name)
+
 
 __all__ = [
     "Component", "hookimpl",
