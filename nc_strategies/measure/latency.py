@@ -65,7 +65,7 @@ class Timing:
 
 def interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.Generator,
                limit: float = 0.0) -> Timing:
-    """Time several callables side by side, in a new random order each round.
+    """Time several callables side by side, in a new random order each round, each warm from a run of its own.
 
     Args:
         runs: What to time.
@@ -80,6 +80,8 @@ def interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.
     start = time.perf_counter()
     for index in range(count):
         for model in rng.permutation(len(runs)):
+            # Once untimed: the run before was another model's, and left the caches full of its weights.
+            runs[model]()
             before = time.perf_counter()
             runs[model]()
             seconds[index, model] = time.perf_counter() - before

@@ -115,12 +115,14 @@ def test_what_is_timed_is_the_callable_alone():
     assert timing.median_ms(1) < 1.0
 
 
-def test_each_round_runs_every_callable_once_in_an_order_that_changes():
+def test_each_round_warms_and_times_every_callable_in_an_order_that_changes():
     calls = []
     interleave([lambda: calls.append(0), lambda: calls.append(1), lambda: calls.append(2)], 50,
                np.random.default_rng(18))
     assert calls[: 3 * WARM_UP] == [0] * WARM_UP + [1] * WARM_UP + [2] * WARM_UP
-    rounds = [tuple(calls[i : i + 3]) for i in range(3 * WARM_UP, len(calls), 3)]
+    timed = calls[3 * WARM_UP :]
+    assert timed[::2] == timed[1::2]
+    rounds = [tuple(timed[i : i + 6 : 2]) for i in range(0, len(timed), 6)]
     assert len(rounds) == 50
     assert all(sorted(one) == [0, 1, 2] for one in rounds)
     assert len(set(rounds)) == 6
