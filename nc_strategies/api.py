@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from nc_strategies.errors import EngineError, InputError, NcsError
     from nc_strategies.measure.metrics import MeanMetric, Metric
     from nc_strategies.models import ModelSource
-    from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Problem, Trial, TrialState
+    from nc_strategies.problem import (
+        Boundary,
+        Constraint,
+        Evaluation,
+        Goal,
+        LatencyTerms,
+        Objective,
+        Problem,
+        Trial,
+        TrialState,
+    )
     from nc_strategies.registry import Component, hookimpl
     from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Space, TensorScheme, Wishes
     from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
@@ -24,6 +34,7 @@ else:
     _PLACES = {
         "Backend": "nc_strategies.backends.base",
         "Batch": "nc_strategies.backends.base",
+        "Boundary": "nc_strategies.problem",
         "Capabilities": "nc_strategies.space",
         "Component": "nc_strategies.registry",
         "Config": "nc_strategies.space",
@@ -37,6 +48,7 @@ else:
         "Goal": "nc_strategies.problem",
         "Histogram": "nc_strategies.backends.calibration",
         "InputError": "nc_strategies.errors",
+        "LatencyTerms": "nc_strategies.problem",
         "MeanMetric": "nc_strategies.measure.metrics",
         "Metric": "nc_strategies.measure.metrics",
         "ModelInfo": "nc_strategies.backends.base",
@@ -69,7 +81,7 @@ else:
 __all__ = [
     "Component", "hookimpl",
     "Strategy", "StepwiseStrategy", "Steps", "Problem", "Goal", "Constraint", "Objective", "Evaluation", "Trial",
-    "TrialState",
+    "TrialState", "LatencyTerms", "Boundary",
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Wishes", "FLOAT",
     "Backend", "Executable", "ExecutedOps", "ModelInfo", "TensorSpec", "Batch", "ModelSource", "Histogram",
     "Metric", "MeanMetric", "Dataset", "Raw", "Preprocess",

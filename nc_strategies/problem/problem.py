@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nc_strategies.problem.evaluation import Evaluation
+from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.problem.objective import Goal
 from nc_strategies.space import Config, Space
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Sensitivity = Callable[[], Mapping[str, float]]
 LatencyModel = Callable[[Config], float]
+Divergence = Callable[[Config], float]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Problem:
         sensitivity: Estimated loss by operator, larger is worse, or None where the backend has no estimate;
             costs nothing unless called.
         latency_model: Predicted cost of a configuration relative to fp32, or None; costs nothing unless called.
+        latency_terms: The terms which `latency_model` adds up, for a strategy that solves; None where there are none.
+        divergence: Noise-to-signal ratio of a configuration's outputs against fp32's on calibration data, larger is
+            worse, or None: what a configuration does to the outputs without evaluating it; some of a trial's cost.
         state_dir: A folder of the run in which a strategy may keep what it needs to resume; None without one.
         metadata: Facts of the run for strategies which report elsewhere: model, data, space, as short texts.
     """
@@ -44,5 +49,7 @@ class Problem:
     workers: int = 1
     sensitivity: Sensitivity | None = None
     latency_model: LatencyModel | None = None
+    latency_terms: Callable[[], LatencyTerms] | None = None
+    divergence: Divergence | None = None
     state_dir: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
