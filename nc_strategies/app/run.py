@@ -65,6 +65,7 @@ def _failed(code: int, text: str) -> Outcome:
 def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     from nc_strategies.report import result as results
     from nc_strategies.report.table import render, show
+    from nc_strategies.study.bench import LocalBench, Parts
     from nc_strategies.study.folder import LOG, RunFolder
     from nc_strategies.study.tune import Setup, tune
 
@@ -86,8 +87,9 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     backend = found.create("backend", settings.backend, settings.measure.threads)
     metric = found.create("metric", _metric(settings), key="metrics.accuracy")
     evaluation, calibration = found.target(found.get("data", settings.data["name"]))(data_settings).load()
-    setup = Setup(settings, backend, model, evaluation, calibration, data_settings.preprocess, metric,
-                  lambda problem: make(strategy, problem), found.create("executor", settings.executor), resolved)
+    bench = LocalBench(Parts(backend, model, evaluation, calibration, data_settings.preprocess, metric), settings)
+    setup = Setup(settings, bench, lambda problem: make(strategy, problem),
+                  found.create("executor", settings.executor), resolved)
     earlier = _finished(folder, settings)
     if earlier is not None:
         folder.check(_identity(setup, folder))

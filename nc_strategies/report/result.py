@@ -26,7 +26,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "strategy": config.strategy["name"],
         "engine": study.engine or config.strategy["name"],
         "backend": config.backend["name"],
-        "model": setup.model.name,
+        "model": study.model,
         "data": config.data["name"],
         "metrics": config.metrics.name,
         "objectives": list(config.metrics.objectives),

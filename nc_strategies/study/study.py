@@ -54,6 +54,8 @@ class Study:
         goal: What is wanted.
         baseline: fp32, measured.
         baseline_ci95: 95 % interval of fp32's latency in milliseconds.
+        metadata: Identity of the run.
+        model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
         seconds: Seconds by stage.
     """
@@ -64,6 +66,7 @@ class Study:
     baseline: Evaluation
     baseline_ci95: tuple[float, float]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
     engine: str = ""
     trials: list[Trial] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from nc_strategies.backends.base import Backend
 from nc_strategies.config import RunConfig
-from nc_strategies.data.dataset import Dataset, Raw
-from nc_strategies.data.settings import Preprocess
-from nc_strategies.errors import EngineError, InputError
-from nc_strategies.measure.metrics import Metric
-from nc_strategies.measure.sensitivity import SAMPLES, output_noise
-from nc_strategies.models import ModelSource
-from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Problem, Trial
+from nc_strategies.errors import InputError
+from nc_strategies.problem import Constraint, Goal, Objective, Problem, Trial
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.space import Space, Wishes
 from nc_strategies.strategies.base import Strategy
+from nc_strategies.study.bench import Bench, Clock, Measured
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
-from nc_strategies.study.measure import METRIC, Measurer
+from nc_strategies.study.measure import METRIC
 from nc_strategies.study.study import Status, Study, StudyListener
 from nc_strategies.study.tuner import Tuner
 
@@ -37,9 +29,6 @@ SCHEMA_VERSION = 1
 FINALISTS = 3
 FINAL_TIE = 0.015
 """Relative difference in latency that counts as none between finalists, which are timed at least 300 times."""
-CALIBRATION_BATCH = 20
-LEAST_SAMPLES = 2
-SAVED_TOLERANCE = 1e-5
 
 
 @dataclass
@@ -48,24 +37,14 @@ class Setup:
 
     Args:
         config: The whole configuration; its sections are read here, its groups are already made below.
-        backend: The engine.
-        model: The fp32 model.
-        evaluation: Labelled samples.
-        calibration: Samples to calibrate with.
-        preprocess: How samples become what the model takes.
-        metric: The constraint's metric.
+        bench: Measures.
         make_strategy: Makes the strategy for a problem.
         executor: Runs trials; has an attribute ``workers``.
         resolved: The configuration as plain data, for ``config.yaml``, free of secrets.
     """
 
     config: RunConfig
-    backend: Backend
-    model: ModelSource
-    evaluation: Raw
-    calibration: Raw
-    preprocess: Preprocess
-    metric: Metric
+    bench: Bench
     make_strategy: Callable[[Problem], Strategy]
     executor: Any
     resolved: Mapping[str, Any] = field(default_factory=dict)
@@ -94,100 +73,74 @@ class _Run:
         self.config = setup.config
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
-        self._noise: Mapping[str, float] | None = None
-        self.rng = np.random.default_rng([self.config.tuning.seed, 1])
 
     def run(self) -> Study:
-        setup, config = self.setup, self.config
+        setup, config, bench = self.setup, self.config, self.setup.bench
         config.validate()
-        info, space = self._load()
-        evaluation = Dataset(setup.evaluation, setup.preprocess, info)
-        calibration = Dataset(setup.calibration, setup.preprocess, info)
-        if len(evaluation) < LEAST_SAMPLES:
-            raise InputError("data", f"holds {len(evaluation)} evaluation samples",
-                             f"at least {LEAST_SAMPLES} are needed to tell a loss from chance")
-        if info.batch_size not in (None, config.measure.batch_size):
-            raise InputError("measure.batch_size", f"is {config.measure.batch_size}",
-                             f"the model takes batches of {info.batch_size} only")
-        assert evaluation.labels is not None
+        space = self._load()
         facts = identity(setup, space.fingerprint)
         self.folder.check(facts)
         self.listener.stage("calibrating")
         with self._clock("calibrate"):
-            setup.backend.calibrate([batch for batch, _, _ in calibration.batches(CALIBRATION_BATCH)])
+            bench.calibrate()
         self.listener.stage("measuring fp32")
-        measurer = Measurer(setup.backend, evaluation, setup.metric, self.higher_is_better, config.measure,
-                            config.metrics, self.rng)
         with self._clock("baseline"):
-            baseline = measurer.measure_baseline(space)
+            baseline = bench.baseline(space)
         self.folder.start(setup.resolved, facts)
         self.on_folder()
-        setup.backend.keep(self.folder.path)
-        goal = self._goal(baseline.evaluation)
-        study = Study(self.folder.path, space, goal, baseline.evaluation, baseline.latency_ci95, facts,
-                      seconds=self.seconds)
-        study.versions = {"nc-strategies": _version("nc-strategies"), "python": platform.python_version(),
-                          "numpy": np.__version__, **setup.backend.versions()}
-        self._search(study, measurer, calibration)
-        self._finish(study, measurer)
+        bench.keep(self.folder.path)
+        study = Study(self.folder.path, space, self._goal(baseline), baseline.evaluation, baseline.latency_ci95, facts,
+                      seconds=self.seconds, model=str(bench.facts()["model_name"]))
+        study.versions = dict(bench.versions())
+        self._search(study)
+        self._finish(study)
         return study
 
-    def _load(self) -> tuple[Any, Space]:
+    def _load(self) -> Space:
         self.listener.stage("loading the model")
         with self._clock("load"):
-            info = self.setup.backend.load(self.setup.model)
             wishes = self.config.space
-            capabilities = self.setup.backend.capabilities()
-            space = Space(capabilities, Wishes(wishes.op_type_dict, wishes.op_name_dict,
-                                               tuple(wishes.excluded_precisions)))
+            space = Space(self.setup.bench.load(), Wishes(wishes.op_type_dict, wishes.op_name_dict,
+                                                          tuple(wishes.excluded_precisions)))
         if not space.quantizable:
             raise InputError("space", "no operator of this model can run in int8 on this backend",
                              "see the wishes under space., or take another backend")
         log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
-        return info, space
+        return space
 
-    @property
-    def higher_is_better(self) -> bool:
-        asked = self.config.metrics.accuracy.get("higher_is_better")
-        return self.setup.metric.higher_is_better if asked is None else bool(asked)
-
-    def _goal(self, baseline: Evaluation) -> Goal:
+    def _goal(self, baseline: Measured) -> Goal:
         tuning, metrics = self.config.tuning, self.config.metrics
-        constraint = Constraint.from_baseline(METRIC, baseline.metric(METRIC), self.higher_is_better, tuning.criterion,
-                                              tuning.tolerable_loss)
+        constraint = Constraint.from_baseline(METRIC, baseline.evaluation.metric(METRIC), baseline.higher_is_better,
+                                              tuning.criterion, tuning.tolerable_loss)
         weights = metrics.weights or [1.0] * len(metrics.objectives)
         ties = {"size": 0.0}
         objectives = tuple(Objective(name, weight, ties.get(name, LATENCY_TIE))
                            for name, weight in zip(metrics.objectives, weights, strict=True))
         return Goal((constraint,), objectives)
 
-    def _sensitivity(self, space: Space, calibration: Dataset) -> Mapping[str, float]:
-        """Estimated once, when a strategy first asks."""
-        if self._noise is None:
-            self.listener.stage("estimating sensitivity")
-            with self._clock("sensitivity"):
-                batch, _, _ = next(calibration.batches(SAMPLES))
-                self._noise = output_noise(self.setup.backend, space, batch)
-        return self._noise
+    def _sensitivity(self) -> Mapping[str, float]:
+        self.listener.stage("estimating sensitivity")
+        with self._clock("sensitivity"):
+            return self.setup.bench.sensitivity()
 
-    def _search(self, study: Study, measurer: Measurer, calibration: Dataset) -> None:
+    def _search(self, study: Study) -> None:
         config = self.config.tuning
         journal = Journal(self.folder.path, METRIC)
         finished = journal.read() if self.folder.resumes else []
         for trial in finished:
             if trial.evaluation is not None:
-                measurer.remember(trial.evaluation)
+                self.setup.bench.remember(trial.evaluation)
         problem = Problem(study.space, study.goal, study.baseline, np.random.default_rng([config.seed, 0]),
                           config.max_trials, self.setup.executor.workers,
-                          lambda: self._sensitivity(study.space, calibration), state_dir=self.folder.path,
-                          metadata={"model": self.setup.model.name, "data": str(study.metadata["data_sha256"])[:16],
+                          self._sensitivity, state_dir=self.folder.path,
+                          metadata={"model": study.model, "data": str(study.metadata["data_sha256"])[:16],
                                     "space": study.space.fingerprint})
         self.listener.started(study, config.max_trials, config.timeout)
         deadline = time.monotonic() + config.timeout - (time.perf_counter() - self.begin) if config.timeout else 0.0
         strategy = _Timed(self.setup.make_strategy(problem))
         study.engine = strategy.inner.engine
         try:
-            tuner = Tuner(study, strategy, measurer.measure, journal, self.setup.executor,
+            tuner = Tuner(study, strategy, self.setup.bench.measure, journal, self.setup.executor,
                           self.setup.executor.workers, config, self.listener, finished,
                           str(self.config.strategy["name"]), deadline)
             study.stop_reason = tuner.run()
@@ -199,7 +152,7 @@ class _Run:
             self.seconds[stage] = sum(dict(t.evaluation.seconds).get(stage, 0.0) for t in study.trials
                                       if t.evaluation is not None and not t.resumed)
 
-    def _finish(self, study: Study, measurer: Measurer) -> None:
+    def _finish(self, study: Study) -> None:
         best = study.best
         if best is None:
             study.status = Status.FAILED
@@ -207,16 +160,16 @@ class _Run:
             return
         self.listener.stage("measuring the best again")
         with self._clock("final"):
-            study.final = measurer.measure_finalists(self._finalists(study, best), study.goal, FINAL_TIE)
-        study.baseline = measurer.baseline.evaluation
-        study.baseline_ci95 = measurer.baseline.latency_ci95
+            finish = self.setup.bench.finish(self._finalists(study, best), study.goal, FINAL_TIE)
+        study.final = finish.final
+        study.baseline, study.baseline_ci95 = finish.baseline.evaluation, finish.baseline.latency_ci95
         final = study.final.evaluation
         surely = replace(final, ratios=tuple((name, ratio * (1 + dict(final.spread)[name]))
                                              for name, ratio in final.ratios))
         study.status = Status.MET if study.goal.met(surely) else Status.MISSED
         self.listener.stage("saving")
         with self._clock("save"):
-            study.model_path = self._save(study, measurer)
+            study.model_path = self.setup.bench.save(study.final, self.folder.path / "model")
         self.seconds["total"] = time.perf_counter() - self.begin
 
     def _finalists(self, study: Study, best: Trial) -> list[Trial]:
@@ -233,30 +186,8 @@ class _Run:
             unique.setdefault(trial.evaluation.graph, trial)
         return list(unique.values())[:FINALISTS]
 
-    def _save(self, study: Study, measurer: Measurer) -> Path:
-        """Save the chosen model and see that, opened with the engine's defaults, it is what was measured."""
-        assert study.final is not None
-        target = self.folder.path / "model"
-        path = self.setup.backend.save(study.final.trial.config, target)
-        saved = self.setup.backend.open(path)
-        executed = saved.executed()
-        if (dict(executed.int8), dict(executed.fp32)) != (
-            dict(study.final.executed.int8), dict(study.final.executed.fp32)
-        ):
-            raise EngineError(f"the saved model executes {dict(executed.int8)} in int8 and {dict(executed.fp32)} in "
-                              f"fp32, the measured one {dict(study.final.executed.int8)} and "
-                              f"{dict(study.final.executed.fp32)}")
-        batch = measurer.data.batch(0, self.config.measure.batch_size)
-        measured = self.setup.backend.realise(study.final.trial.config)
-        for a, b in zip(measured.predict(batch), saved.predict(batch), strict=True):
-            # Not bit by bit: when it loads a model, an engine may add up float operators in another order.
-            scale = max(1.0, float(np.abs(a).max(initial=0.0)))
-            if not np.allclose(a, b, rtol=0, atol=SAVED_TOLERANCE * scale):
-                raise EngineError("the saved model does not give the outputs of the measured one")
-        return path
-
-    def _clock(self, stage: str) -> _Clock:
-        return _Clock(self.seconds, stage)
+    def _clock(self, stage: str) -> Clock:
+        return Clock(self.seconds, stage)
 
 
 def identity(setup: Setup, space: str) -> dict[str, Any]:
@@ -267,30 +198,16 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
         space: Fingerprint of the space.
     """
     config = setup.config
-    kind, _ = setup.model.pick(setup.backend.accepts, config.backend["name"])
+    held = {key: value for key, value in setup.bench.facts().items() if key != "model_name"}
     facts = {
         "schema_version": SCHEMA_VERSION,
         "strategy": dict(config.strategy), "backend": dict(config.backend),
         "metrics": asdict(config.metrics), "criterion": config.tuning.criterion,
         "tolerable_loss": config.tuning.tolerable_loss, "seed": config.tuning.seed,
-        "model_sha256": setup.model.sha256(kind),
-        "data_sha256": setup.evaluation.sha256(), "calibration_sha256": setup.calibration.sha256(),
-        "preprocess": asdict(setup.preprocess), "space": space,
-        "threads": config.measure.threads, "batch_size": config.measure.batch_size,
+        **held, "space": space, "threads": config.measure.threads, "batch_size": config.measure.batch_size,
     }
     # As it comes back from the file: tuples as lists, and the like.
     return cast(dict[str, Any], json.loads(json.dumps(facts)))
-
-
-class _Clock:
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self.seconds, self.stage = seconds, stage
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start
 
 
 class _Timed(Strategy):
@@ -329,9 +246,3 @@ class _Timed(Strategy):
     def close(self) -> None:
         self.inner.close()
 
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -10,6 +10,7 @@ from nc_strategies.api import ModelSource, Preprocess, Raw
 from nc_strategies.config import MeasureConfig, RunConfig, TuningConfig
 from nc_strategies.measure.metrics import Top1
 from nc_strategies.strategies.random import RandomSettings, RandomStrategy
+from nc_strategies.study.bench import LocalBench, Parts
 from nc_strategies.study.executor import SerialExecutor
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.tune import Setup, tune
@@ -31,9 +32,10 @@ def finished(tmp_path):
             executor={"name": "serial"}, tuning=TuningConfig(**{"max_trials": 4, "tolerable_loss": 0.1, **tuning}),
             measure=MeasureConfig(latency_runs=20, final_runs=20, evaluation_batch_size=200))
         config.validate()
-        setup = Setup(config, ToyBackend(ToySettings()), ModelSource("my model", {"toy": model}),
-                      Raw("data.path", {"x": x}, labels), Raw("data.path", {"x": x[:10]}), Preprocess(), Top1(),
-                      lambda problem: RandomStrategy(RandomSettings(), problem), SerialExecutor())
+        parts = Parts(ToyBackend(ToySettings()), ModelSource("my model", {"toy": model}),
+                      Raw("data.path", {"x": x}, labels), Raw("data.path", {"x": x[:10]}), Preprocess(), Top1())
+        setup = Setup(config, LocalBench(parts, config), lambda problem: RandomStrategy(RandomSettings(), problem),
+                      SerialExecutor())
         return tune(setup, RunFolder(tmp_path / name)), setup
 
     return make

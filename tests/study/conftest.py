@@ -11,6 +11,7 @@ from nc_strategies.config import MeasureConfig, RunConfig, TuningConfig
 from nc_strategies.measure.metrics import Top1
 from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
 from nc_strategies.strategies.random import RandomSettings, RandomStrategy
+from nc_strategies.study.bench import LocalBench, Parts
 from nc_strategies.study.executor import SerialExecutor
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.tune import Setup, tune
@@ -58,8 +59,9 @@ class Run:
         self.config.validate()
         kind, settings = STRATEGIES.get(strategy, (None, None))
         self.make = make or (lambda problem: kind(settings(), problem))
-        self.setup = Setup(self.config, self.backend, ModelSource("toy", {"toy": model}), Raw("data.path", {"x": x}, y),
-                           Raw("data.path", {"x": x[:20]}), Preprocess(), Top1(), self._remember,
+        self.parts = Parts(self.backend, ModelSource("toy", {"toy": model}), Raw("data.path", {"x": x}, y),
+                           Raw("data.path", {"x": x[:20]}), Preprocess(), Top1())
+        self.setup = Setup(self.config, LocalBench(self.parts, self.config), self._remember,
                            executor or SerialExecutor())
 
     def _remember(self, problem):

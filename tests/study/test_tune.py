@@ -100,7 +100,7 @@ class TestFailures:
                     raise ZeroDivisionError("no samples today\nmore")
                 return float((outputs.argmax(1) == labels).mean())
 
-        one.setup.metric = Moody()
+        one.parts.metric = Moody()
         study = one()
         assert [t.error for t in study.trials] == ["ZeroDivisionError: no samples today", None]
 
@@ -136,7 +136,7 @@ class TestFailures:
             def compute(self, outputs, labels):
                 return 0.9 if next(measured) != 1 else float("nan")
 
-        one.setup.metric = Nan()
+        one.parts.metric = Nan()
         assert [t.state for t in one().trials] == [TrialState.FAILED, TrialState.OK]
 
 
@@ -316,29 +316,29 @@ class TestResume:
     def test_other_data_in_the_same_folder_are_refused(self, run):
         run(max_trials=2)()
         other = run(max_trials=2)
-        labels = other.setup.evaluation.labels.copy()
+        labels = other.parts.evaluation.labels.copy()
         labels[0] = 1 - labels[0]
-        other.setup.evaluation = Raw("data.path", other.setup.evaluation.inputs, labels)
+        other.parts.evaluation = Raw("data.path", other.parts.evaluation.inputs, labels)
         with pytest.raises(InputError, match="other settings: data_sha256"):
             other()
 
     def test_settings_given_as_tuples_resume(self, run):
         for _ in range(2):
             one = run(max_trials=2)
-            one.setup.preprocess = Preprocess(mean=(0.0,), std=(1.0,))
+            one.parts.preprocess = Preprocess(mean=(0.0,), std=(1.0,))
             study = one()
         assert all(t.resumed for t in study.trials)
 
 
 class TestInput:
     @pytest.mark.parametrize("spoil", [
-        lambda one: setattr(one.setup, "evaluation", Raw("data.path", one.setup.evaluation.inputs)),
-        lambda one: setattr(one.setup, "evaluation", Raw("data.path", {"x": np.zeros((4, 3))}, np.zeros(4))),
-        lambda one: setattr(one.setup, "evaluation", Raw("data.path", one.setup.evaluation.inputs,
-                                                         one.setup.evaluation.labels + 5)),
+        lambda one: setattr(one.parts, "evaluation", Raw("data.path", one.parts.evaluation.inputs)),
+        lambda one: setattr(one.parts, "evaluation", Raw("data.path", {"x": np.zeros((4, 3))}, np.zeros(4))),
+        lambda one: setattr(one.parts, "evaluation", Raw("data.path", one.parts.evaluation.inputs,
+                                                         one.parts.evaluation.labels + 5)),
         lambda one: setattr(one.config.space, "op_type_dict", {"Gemm": {}}),
         lambda one: setattr(one.config.space, "excluded_precisions", ["int8", "uint8"]),
-        lambda one: one.setup.model.files["toy"].write_text("no model"),
+        lambda one: one.parts.model.files["toy"].write_text("no model"),
     ], ids=["no labels", "shape", "classes", "wish", "nothing left", "model"])
     def test_what_does_not_fit_is_an_input_error_that_leaves_nothing_behind(self, run, spoil):
         one = run()

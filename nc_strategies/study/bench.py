@@ -1,0 +1,286 @@
+"""The bench: a model, an engine and data, behind calls that take and give plain data.
+
+Everything heavy stands on the bench. What goes in and comes out can be pickled, so that a bench may as well be in
+another process, where an engine that dies takes no run with it.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nc_strategies.backends.base import Backend
+from nc_strategies.config import RunConfig
+from nc_strategies.data.dataset import Dataset, Raw
+from nc_strategies.data.settings import Preprocess
+from nc_strategies.errors import EngineError, InputError
+from nc_strategies.measure.metrics import Metric
+from nc_strategies.measure.sensitivity import SAMPLES, output_noise
+from nc_strategies.models import ModelSource
+from nc_strategies.problem import Evaluation, Goal, Trial
+from nc_strategies.space import Capabilities, Config, Space
+from nc_strategies.study.measure import Measurer
+from nc_strategies.study.study import Final
+
+CALIBRATION_BATCH = 20
+LEAST_SAMPLES = 2
+SAVED_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """fp32, measured, and the direction of the metric it was measured with.
+
+    Args:
+        evaluation: Its values.
+        latency_ci95: 95 % interval of its latency in milliseconds.
+        higher_is_better: Direction of the metric.
+    """
+
+    evaluation: Evaluation
+    latency_ci95: tuple[float, float]
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The chosen model, measured once more side by side with fp32."""
+
+    final: Final
+    baseline: Measured
+
+
+class Bench(Protocol):
+    """What a study measures with. Call the first four in this order."""
+
+    def load(self) -> Capabilities:
+        """Open the model and say what may be chosen.
+
+        Raises:
+            InputError: it cannot be worked on.
+        """
+
+    def facts(self) -> Mapping[str, Any]:
+        """What the bench holds, as plain data: hashes of model, data and calibration data, names, preprocessing."""
+
+    def calibrate(self) -> None:
+        """Bring model and data together, and run fp32 on the calibration data.
+
+        Raises:
+            InputError: they do not fit each other.
+        """
+
+    def baseline(self, space: Space) -> Measured:
+        """Measure fp32."""
+
+    def remember(self, evaluation: Evaluation) -> None:
+        """Take an evaluation of an earlier run as measured."""
+
+    def measure(self, config: Config) -> Evaluation:
+        """Measure a configuration.
+
+        Raises:
+            EngineError: the engine cannot build or run it.
+        """
+
+    def sensitivity(self) -> Mapping[str, float]:
+        """Estimated loss by operator; see `Problem.sensitivity`."""
+
+    def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
+        """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32."""
+
+    def save(self, final: Final, folder: Path) -> Path:
+        """Write the chosen model and see that, opened with the engine's defaults, it is what was measured.
+
+        Raises:
+            EngineError: it is not.
+        """
+
+    def keep(self, folder: Path) -> None:
+        """Leave in the run's folder what the run made of the model to work on."""
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of what measured."""
+
+    def close(self) -> None:
+        """Release everything."""
+
+
+@dataclass
+class Parts:
+    """What a bench in this process is made of.
+
+    Args:
+        backend: The engine.
+        model: The fp32 model.
+        evaluation: Labelled samples.
+        calibration: Samples to calibrate with.
+        preprocess: How samples become what the model takes.
+        metric: The constraint's metric.
+    """
+
+    backend: Backend
+    model: ModelSource
+    evaluation: Raw
+    calibration: Raw
+    preprocess: Preprocess
+    metric: Metric
+
+
+class LocalBench:
+    """A bench in this process. See `Bench`.
+
+    Args:
+        parts: What it is made of.
+        config: The whole configuration.
+    """
+
+    def __init__(self, parts: Parts, config: RunConfig) -> None:
+        self.parts, self.config = parts, config
+        self._rng = np.random.default_rng([config.tuning.seed, 1])
+        self._facts: dict[str, Any] | None = None
+        self._info: Any = None
+        self._space: Space | None = None
+        self._calibration: Dataset | None = None
+        self._measurer: Measurer | None = None
+        self._noise: dict[str, float] | None = None
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the metric: the user's word, else the metric's own."""
+        asked = self.config.metrics.accuracy.get("higher_is_better")
+        return self.parts.metric.higher_is_better if asked is None else bool(asked)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Bench.facts`; nothing needs to be loaded."""
+        if self._facts is not None:
+            return self._facts
+        parts = self.parts
+        kind, _ = parts.model.pick(parts.backend.accepts, self.config.backend["name"])
+        self._facts = {
+            "model_name": parts.model.name, "model_sha256": parts.model.sha256(kind),
+            "data_sha256": parts.evaluation.sha256(), "calibration_sha256": parts.calibration.sha256(),
+            "preprocess": asdict(parts.preprocess),
+        }
+        return self._facts
+
+    def load(self) -> Capabilities:
+        """See `Bench.load`."""
+        self._info = self.parts.backend.load(self.parts.model)
+        return self.parts.backend.capabilities()
+
+    def calibrate(self) -> None:
+        """See `Bench.calibrate`."""
+        parts, measure, info = self.parts, self.config.measure, self._info
+        evaluation = Dataset(parts.evaluation, parts.preprocess, info)
+        self._calibration = Dataset(parts.calibration, parts.preprocess, info)
+        if len(evaluation) < LEAST_SAMPLES:
+            raise InputError("data", f"holds {len(evaluation)} evaluation samples",
+                             f"at least {LEAST_SAMPLES} are needed to tell a loss from chance")
+        if info.batch_size not in (None, measure.batch_size):
+            raise InputError("measure.batch_size", f"is {measure.batch_size}",
+                             f"the model takes batches of {info.batch_size} only")
+        self._measurer = Measurer(parts.backend, evaluation, parts.metric, self.higher_is_better, measure,
+                                  self.config.metrics, self._rng)
+        # Asked for here, so that data without labels is refused before anything long begins.
+        assert evaluation.labels is not None
+        parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
+
+    @property
+    def measurer(self) -> Measurer:
+        """What measures, once calibrated."""
+        assert self._measurer is not None, "calibrate first"
+        return self._measurer
+
+    def baseline(self, space: Space) -> Measured:
+        """See `Bench.baseline`."""
+        self._space = space
+        found = self.measurer.measure_baseline(space)
+        return Measured(found.evaluation, found.latency_ci95, self.higher_is_better)
+
+    def remember(self, evaluation: Evaluation) -> None:
+        """See `Bench.remember`."""
+        self.measurer.remember(evaluation)
+
+    def measure(self, config: Config) -> Evaluation:
+        """See `Bench.measure`."""
+        return self.measurer.measure(config)
+
+    def sensitivity(self) -> dict[str, float]:
+        """See `Bench.sensitivity`; estimated once."""
+        if self._noise is None:
+            assert self._space is not None, "measure the baseline first"
+            assert self._calibration is not None
+            batch, _, _ = next(self._calibration.batches(SAMPLES))
+            self._noise = output_noise(self.parts.backend, self._space, batch)
+        return self._noise
+
+    def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
+        """See `Bench.finish`."""
+        final = self.measurer.measure_finalists(list(trials), goal, tie)
+        again = self.measurer.baseline
+        return Finish(final, Measured(again.evaluation, again.latency_ci95, self.higher_is_better))
+
+    def save(self, final: Final, folder: Path) -> Path:
+        """See `Bench.save`."""
+        backend, config = self.parts.backend, final.trial.config
+        path = backend.save(config, folder)
+        saved = backend.open(path)
+        executed, measured = saved.executed(), final.executed
+        if (dict(executed.int8), dict(executed.fp32)) != (dict(measured.int8), dict(measured.fp32)):
+            raise EngineError(f"the saved model executes {dict(executed.int8)} in int8 and {dict(executed.fp32)} in "
+                              f"fp32, the measured one {dict(measured.int8)} and {dict(measured.fp32)}")
+        batch = self.measurer.data.batch(0, self.config.measure.batch_size)
+        again = backend.realise(config)
+        for a, b in zip(again.predict(batch), saved.predict(batch), strict=True):
+            # Not bit by bit: when it loads a model, an engine may add up float operators in another order.
+            scale = max(1.0, float(np.abs(a).max(initial=0.0)))
+            if not np.allclose(a, b, rtol=0, atol=SAVED_TOLERANCE * scale):
+                raise EngineError("the saved model does not give the outputs of the measured one")
+        again.close()
+        saved.close()
+        return path
+
+    def keep(self, folder: Path) -> None:
+        """See `Bench.keep`."""
+        self.parts.backend.keep(folder)
+
+    def versions(self) -> dict[str, str]:
+        """See `Bench.versions`."""
+        return {"nc-strategies": _version("nc-strategies"), "python": platform.python_version(),
+                "numpy": np.__version__, **self.parts.backend.versions()}
+
+    def close(self) -> None:
+        """See `Bench.close`; the process's end releases the rest."""
+
+
+class Clock:
+    """Adds the seconds of a ``with`` block to a stage.
+
+    Args:
+        seconds: Seconds by stage, added to.
+        stage: The stage.
+    """
+
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self.seconds, self.stage = seconds, stage
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
