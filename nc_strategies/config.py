@@ -25,6 +25,7 @@ class TuningConfig:
         timeout: Seconds after which no new trial starts; 0 for no limit.
         stop_when: ``budget``: go on looking for a faster model; ``met``: stop at the first that meets the goal.
         max_consecutive_failures: Failed trials in a row after which the run stops; 0 for no limit.
+        early_stop: Stop evaluating a configuration as soon as the goal is out of its reach.
         seed: Seed of everything random.
     """
 
@@ -34,6 +35,7 @@ class TuningConfig:
     timeout: float = 0.0
     stop_when: str = "budget"
     max_consecutive_failures: int = 10
+    early_stop: bool = False
     seed: int = 0
 
     def validate(self) -> None:

@@ -16,7 +16,7 @@ from nc_strategies.app import status
 from nc_strategies.app.logs import RunLog, redact
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import EngineError, InputError, first_line
-from nc_strategies.problem import Trial
+from nc_strategies.problem import Trial, TrialState
 from nc_strategies.registry import Registry, registry
 from nc_strategies.study.study import Study, StudyListener
 
@@ -157,8 +157,9 @@ class _Observers(StudyListener):
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         done = trial.evaluation
-        log.info("trial %d%s %s: %s", trial.number, " (resumed)" if trial.resumed else "", trial.note,
-                 trial.error or (done and f"{done.metric('accuracy'):.4f}, {1 / done.ratio('latency'):.2f} times fp32"))
+        how = f" (stopped after {done.samples} samples)" if done and trial.state is TrialState.PRUNED else ""
+        log.info("trial %d%s %s: %s%s", trial.number, " (resumed)" if trial.resumed else "", trial.note, trial.error or
+                 (done and f"{done.metric('accuracy'):.4f}, {1 / done.ratio('latency'):.2f} times fp32"), how)
         self._progress.trial_finished(study, trial)
         self._found.notify("ncs_trial_finished", study=study, trial=trial)
 

@@ -71,13 +71,16 @@ class Dataset:
         raw: The samples.
         preprocess: How they become what the model takes.
         info: The model's inputs.
+        order: The order in which samples come, shape (N,); as they are stored when left out.
 
     Raises:
         InputError: the samples do not fit the model's inputs.
     """
 
-    def __init__(self, raw: Raw, preprocess: Preprocess, info: ModelInfo) -> None:
+    def __init__(self, raw: Raw, preprocess: Preprocess, info: ModelInfo,
+                 order: NDArray[np.intp] | None = None) -> None:
         self.raw = raw
+        self._order = order
         self._preprocess = preprocess
         self._specs = {spec.name: spec for spec in info.inputs}
         self._batch_size = info.batch_size
@@ -100,14 +103,16 @@ class Dataset:
         """
         if self.raw.labels is None:
             raise InputError(self.raw.key, "has no labels", "array y is needed to evaluate")
-        return self.raw.labels
+        return self.raw.labels if self._order is None else self.raw.labels[self._order]
 
     def batch(self, start: int, size: int) -> dict[str, NDArray[Any]]:
         """`size` samples from `start`; round and round when there are not that many."""
         stop = start + size
-        if stop <= len(self):
+        if stop <= len(self) and self._order is None:
             return self._slice(start, stop)
         index = np.arange(start, stop) % len(self)
+        if self._order is not None:
+            index = self._order[index]
         whole = self._slice(0, len(self)) if self._cache is not None else None
         if whole is not None:
             return {name: array[index] for name, array in whole.items()}
@@ -120,10 +125,10 @@ class Dataset:
         A model of one batch size gets batches of just that; the last is then filled up with samples that do not
         count.
         """
-        size = self._batch_size or size
+        size, every = self._batch_size or size, None if self.raw.labels is None else self.labels
         for start in range(0, len(self), size):
             count = min(size, len(self) - start)
-            labels = None if self.raw.labels is None else self.raw.labels[start : start + count]
+            labels = None if every is None else every[start : start + count]
             yield self.batch(start, size if self._batch_size else count), labels, count
 
     def _slice(self, start: int, stop: int) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +21,26 @@ Z_95 = 1.96
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's first output on every evaluation sample, and the engine's seconds for it.
+    """A model's first output on every evaluation sample that was read, and the engine's seconds for it.
 
     Args:
         outputs: Shape (N, ...).
-        seconds: Time inside the engine, for all samples.
+        seconds: Time inside the engine, for these samples.
     """
 
     outputs: NDArray[Any]
     seconds: float
 
 
-def predict(models: Sequence[Executable], data: Dataset, batch_size: int) -> list[Predictions]:
+def predict(models: Sequence[Executable], data: Dataset, batch_size: int,
+            enough: Callable[[NDArray[Any]], bool] | None = None) -> list[Predictions]:
     """Run models over all samples, batch by batch in turn, so that a drift of the machine's speed hits all alike.
+
+    Args:
+        models: What to run.
+        data: The samples.
+        batch_size: Samples in a run.
+        enough: Told the first model's outputs of each batch; the rest of the samples is not read once it says so.
 
     Raises:
         EngineError: an output is NaN or infinite, or has no axis for the samples.
@@ -51,6 +58,8 @@ def predict(models: Sequence[Executable], data: Dataset, batch_size: int) -> lis
             if not np.isfinite(output).all():
                 raise EngineError("the model's output holds NaN or infinity")
             parts[index].append(np.array(output[:count]))
+        if enough is not None and enough(parts[0][-1]):
+            break
     return [Predictions(np.concatenate(p), s) for p, s in zip(parts, seconds, strict=True)]
 
 

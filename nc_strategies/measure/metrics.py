@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -22,6 +23,8 @@ class Metric(ABC):
     """
 
     higher_is_better = True
+    score_range: tuple[float, float] = (-math.inf, math.inf)
+    """Lowest and highest value of `scores`: what is bounded can be stopped early; see `PairedTest`."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings = settings
@@ -84,6 +87,8 @@ def class_scores(outputs: Array, labels: Array) -> tuple[Array, Array]:
 class TopK(MeanMetric):
     """Share of samples whose class is among the `k` highest outputs; ``top1`` is accuracy."""
 
+    score_range = (0.0, 1.0)
+
     def __init__(self, settings: TopKSettings | None = None) -> None:
         super().__init__(settings or TopKSettings())
         if self.settings.k < 1:
@@ -141,6 +146,7 @@ class RegressionError(MeanMetric):
     """``mae`` or ``mse``: mean absolute or squared error; lower is better."""
 
     higher_is_better = False
+    score_range = (0.0, math.inf)
 
     def __init__(self, settings: PlainSettings) -> None:
         super().__init__(settings)

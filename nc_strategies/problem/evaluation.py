@@ -17,7 +17,8 @@ class Evaluation:
     """Measured values of one model.
 
     Args:
-        metrics: Pairs (metric name, value) over `samples` evaluation samples.
+        metrics: Pairs (metric name, value) over `samples` evaluation samples; estimated from them where these are not
+            all there are.
         values: Pairs (name, value in the unit its name ends in): ``latency_ms``, ``size_bytes``, ``duration_s``, ...
         ratios: Pairs (objective name, value relative to fp32 measured side by side; below 1 is better than fp32).
         spread: Pairs (name, half-width of the 95 % interval), for the names in `ratios`, as a relative number.
@@ -67,7 +68,7 @@ _PAIRS = ("metrics", "values", "ratios", "spread", "seconds")
 
 
 class TrialState(StrEnum):
-    """How a trial ended: measured, broken, or stopped early as hopeless."""
+    """How a trial ended: measured, broken, or stopped early as out of the goal's reach, its values then estimates."""
 
     OK = "ok"
     FAILED = "failed"

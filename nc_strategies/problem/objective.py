@@ -122,9 +122,12 @@ class Goal:
         """The trial to be preferred to all others, the earlier one where nothing tells them apart.
 
         Among feasible trials only those whose cost is a tie with the lowest compete on loss, so that the
-        answer does not depend on the order in which the trials came.
+        answer does not depend on the order in which the trials came. A pruned trial, of which only an estimate is
+        known, is the best only where no trial was measured completely.
         """
         done = [(t, t.evaluation) for t in trials if t.ok and t.evaluation is not None]
+        if not done:
+            done = [(t, t.evaluation) for t in trials if t.evaluation is not None]
         if not done:
             return None
         least = min(self.violation(e) for _, e in done)

@@ -114,7 +114,7 @@ class BasicStrategy(StepwiseStrategy):
         effects: list[tuple[tuple[str, ...], Evaluation]] = []
         for group in self._order(base):
             trial = yield from self._try(space.fall_back(base, *group), "fallback", f"{group[0]} in fp32")
-            if trial.ok and trial.evaluation is not None:
+            if trial.evaluation is not None:
                 effects.append((group, trial.evaluation))
                 self._saved[group] = goal.cost(trial.evaluation) - goal.cost(start.evaluation)
         before = start.evaluation

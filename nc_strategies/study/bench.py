@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend
 from nc_strategies.config import RunConfig
@@ -24,9 +25,9 @@ from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measure.metrics import Metric
 from nc_strategies.measure.sensitivity import SAMPLES, output_noise
 from nc_strategies.models import ModelSource
-from nc_strategies.problem import Evaluation, Goal, Trial
+from nc_strategies.problem import Constraint, Evaluation, Goal, Trial
 from nc_strategies.space import Capabilities, Config, Space
-from nc_strategies.study.measure import Measurer
+from nc_strategies.study.measure import METRIC, Measurer
 from nc_strategies.study.study import Final
 
 CALIBRATION_BATCH = 20
@@ -179,7 +180,7 @@ class LocalBench:
     def calibrate(self) -> None:
         """See `Bench.calibrate`."""
         parts, measure, info = self.parts, self.config.measure, self._info
-        evaluation = Dataset(parts.evaluation, parts.preprocess, info)
+        evaluation = Dataset(parts.evaluation, parts.preprocess, info, self._order())
         self._calibration = Dataset(parts.calibration, parts.preprocess, info)
         if len(evaluation) < LEAST_SAMPLES:
             raise InputError("data", f"holds {len(evaluation)} evaluation samples",
@@ -188,10 +189,23 @@ class LocalBench:
             raise InputError("measure.batch_size", f"is {measure.batch_size}",
                              f"the model takes batches of {info.batch_size} only")
         self._measurer = Measurer(parts.backend, evaluation, parts.metric, self.higher_is_better, measure,
-                                  self.config.metrics, self._rng)
+                                  self.config.metrics, self._rng,
+                                  self._limit if self.config.tuning.early_stop else None)
         # Asked for here, so that data without labels is refused before anything long begins.
         assert evaluation.labels is not None
         parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
+
+    def _order(self) -> NDArray[np.intp] | None:
+        """One random order for all trials, which an early stop needs."""
+        if not self.config.tuning.early_stop:
+            return None
+        return np.random.default_rng([self.config.tuning.seed, 2]).permutation(len(self.parts.evaluation))
+
+    def _limit(self, baseline: float) -> float:
+        tuning = self.config.tuning
+        constraint = Constraint.from_baseline(METRIC, baseline, self.higher_is_better, tuning.criterion,
+                                              tuning.tolerable_loss)
+        return constraint.loss(constraint.threshold)
 
     @property
     def measurer(self) -> Measurer:

@@ -17,8 +17,9 @@ from nc_strategies.config import MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measure.accuracy import loss_interval, predict
-from nc_strategies.measure.latency import Timing, interleave
+from nc_strategies.measure.latency import LEAST_RUNS, Timing, interleave
 from nc_strategies.measure.metrics import Metric
+from nc_strategies.measure.sequential import LEAST_SHARE, PairedTest, Verdict
 from nc_strategies.problem import Evaluation, Goal, Trial
 from nc_strategies.space import Config, Space
 from nc_strategies.study.study import Final
@@ -51,10 +52,13 @@ class Measurer:
         settings: How to measure.
         metrics: The set of metrics, for its objectives.
         rng: Orders the timed runs.
+        limit: The tolerable loss given fp32's value, in the metric's unit, beyond which a trial is stopped early; None
+            evaluates everything. The data is then in random order.
     """
 
     def __init__(self, backend: Backend, data: Dataset, metric: Metric, higher_is_better: bool,
-                 settings: MeasureConfig, metrics: MetricsConfig, rng: np.random.Generator) -> None:
+                 settings: MeasureConfig, metrics: MetricsConfig, rng: np.random.Generator,
+                 limit: Callable[[float], float] | None = None) -> None:
         self.backend = backend
         self.data = data
         self.metric = metric
@@ -62,6 +66,7 @@ class Measurer:
         self.settings = settings
         self.metrics = metrics
         self.rng = rng
+        self.limit = limit
         self._batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
@@ -133,15 +138,47 @@ class Measurer:
 
     def _measure(self, model: Executable, realised: float) -> Evaluation:
         start = time.perf_counter()
-        (found,) = predict([model], self.data, self.settings.evaluation_batch_size)
-        value = self.metric.compute(found.outputs, self.data.labels)
-        if not math.isfinite(value):
-            raise EngineError(f"the metric is {value} for this model")
+        value, duration, samples = self._evaluate(model, self._paired_test())
         evaluated = time.perf_counter() - start
         start = time.perf_counter()
-        timing = self._time([self.baseline.reference, model], self.settings.latency_runs)
+        runs = self.settings.latency_runs if samples == len(self.data) else LEAST_RUNS
+        timing = self._time([self.baseline.reference, model], runs)
         seconds = (("realise", realised), ("accuracy", evaluated), ("latency", time.perf_counter() - start))
-        return self._evaluation(model, timing, 1, 0, value, found.seconds, seconds)
+        return replace(self._evaluation(model, timing, 1, 0, value, duration, seconds), samples=samples)
+
+    def _paired_test(self) -> PairedTest | None:
+        """The test that stops a trial early; None where there is none for this metric."""
+        if self.limit is None:
+            return None
+        base = self.baseline
+        scores = self.metric.scores(base.outputs, self.data.labels)
+        if scores is None:
+            return None
+        test = PairedTest(scores, self.limit(base.evaluation.metric(METRIC)), self.metric.score_range,
+                          self.higher_is_better, least=math.ceil(LEAST_SHARE * len(self.data)))
+        return test if test.possible else None
+
+    def _evaluate(self, model: Executable, test: PairedTest | None = None) -> tuple[float, float, int]:
+        """The metric, seconds of an evaluation of all samples, samples read."""
+        labels, size = self.data.labels, self.settings.evaluation_batch_size
+
+        def enough(outputs: NDArray[Any]) -> bool:
+            assert test is not None
+            scores = self.metric.scores(outputs, labels[test.samples : test.samples + len(outputs)])
+            assert scores is not None
+            return test.read(scores) is Verdict.OUT_OF_REACH
+
+        (found,) = predict([model], self.data, size, enough if test else None)
+        read = len(found.outputs)
+        if test is None or read == len(self.data):
+            value = self.metric.compute(found.outputs, labels)
+        else:
+            # fp32's value on all samples less the paired loss: what these samples say of all of them.
+            loss = test.loss if self.higher_is_better else -test.loss
+            value = self.baseline.evaluation.metric(METRIC) - loss
+        if not math.isfinite(value):
+            raise EngineError(f"the metric is {value} for this model")
+        return value, found.seconds * len(self.data) / read, read
 
     def measure_finalists(self, trials: list[Trial], goal: Goal, tie: float) -> Final:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
@@ -160,9 +197,13 @@ class Measurer:
         for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
             assert trial.evaluation is not None
             value, duration = trial.evaluation.metric(METRIC), trial.evaluation.value("duration_s")
+            if trial.evaluation.samples < len(self.data):
+                value, duration, _ = self._evaluate(model)
             index = position + len(references)
             evaluation = self._evaluation(model, timing, index, faster, value, duration, trial.evaluation.seconds)
             candidates.append((trial, model, index, evaluation))
+        closest = min(goal.violation(c[3]) for c in candidates)
+        candidates = [c for c in candidates if goal.violation(c[3]) == closest]
         lowest = min(goal.cost(c[3]) for c in candidates)
         level = [c for c in candidates if goal.cost(c[3]) <= lowest * (1 + tie)]
         trial, model, index, _ = min(level, key=lambda c: goal.loss(c[3]))

@@ -175,7 +175,13 @@ class _Run:
     def _finalists(self, study: Study, best: Trial) -> list[Trial]:
         """The best, and what one trial's timing cannot tell from it; an interrupted run takes the best as it is."""
         assert best.evaluation is not None
-        if study.stop_reason == "interrupted" or study.goal.violation(best.evaluation) > 0:
+        if study.stop_reason == "interrupted":
+            return [best]
+        if not best.ok:
+            # Every trial was stopped early: the closest by their estimates are evaluated on everything.
+            pruned = [t for t in study.trials if t.evaluation is not None]
+            return sorted(pruned, key=lambda t: study.goal.violation(t.evaluation))[:FINALISTS]  # type: ignore[arg-type]
+        if study.goal.violation(best.evaluation) > 0:
             return [best]
         cost = study.goal.cost(best.evaluation) * (1 + study.goal.tie)
         level = [t for t in study.trials if t.ok and t.evaluation is not None and study.goal.feasible(t.evaluation)
@@ -203,7 +209,8 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "strategy": dict(config.strategy), "backend": dict(config.backend),
         "metrics": asdict(config.metrics), "criterion": config.tuning.criterion,
-        "tolerable_loss": config.tuning.tolerable_loss, "seed": config.tuning.seed,
+        "tolerable_loss": config.tuning.tolerable_loss, "early_stop": config.tuning.early_stop,
+        "seed": config.tuning.seed,
         **held, "space": space, "threads": config.measure.threads, "batch_size": config.measure.batch_size,
     }
     # As it comes back from the file: tuples as lists, and the like.

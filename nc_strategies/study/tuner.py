@@ -138,13 +138,15 @@ class Tuner:
         number, config, note = self._pending.pop(future)
         error = future.exception()
         if error is None:
-            trial = Trial(number, config, TrialState.OK, future.result(), note=note)
+            found = future.result()
+            state = TrialState.OK if found.samples >= self.study.baseline.samples else TrialState.PRUNED
+            trial = Trial(number, config, state, found, note=note)
         else:
             expected = isinstance(error, EngineError)
             text = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
             log.warning("trial %d failed: %s", number, text, exc_info=None if expected else error)
             trial = Trial(number, config, TrialState.FAILED, error=text, note=note)
-        self._failures = 0 if trial.ok else self._failures + 1
+        self._failures = self._failures + 1 if trial.state is TrialState.FAILED else 0
         self.journal.append(trial)
         self._take(trial)
 

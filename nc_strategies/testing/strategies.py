@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,11 @@ class StrategySuite:
         return self.strategy(self.settings, problem)
 
     def drive(self, problem: Problem, ops: list[ToyOp], budget: int,
-              failing: frozenset[int] = frozenset()) -> list[Trial]:
-        """Run a strategy without noise; trials whose number is in `failing` fail."""
+              failing: frozenset[int] = frozenset(), pruning: bool = False) -> list[Trial]:
+        """Run a strategy without noise.
+
+        Trials whose number is in `failing` fail; with `pruning`, those that miss the goal are stopped early.
+        """
         strategy = self.make(problem)
         trials: list[Trial] = []
         known: dict[str, Trial] = {}
@@ -51,7 +55,10 @@ class StrategySuite:
                 if number in failing:
                     trial = Trial(number, config, TrialState.FAILED, error="made to fail")
                 else:
-                    trial = Trial(number, config, TrialState.OK, toy_evaluation(ops, config))
+                    found = toy_evaluation(ops, config)
+                    pruned = pruning and not problem.goal.feasible(found)
+                    trial = (Trial(number, config, TrialState.PRUNED, replace(found, samples=found.samples // 10))
+                             if pruned else Trial(number, config, TrialState.OK, found))
                 known[config.fingerprint] = trial
                 trials.append(trial)
             strategy.observe(known[config.fingerprint])
@@ -81,6 +88,13 @@ class StrategySuite:
     def test_it_survives_a_run_in_which_every_trial_fails(self) -> None:
         ops = toy_ops(2)
         self.drive(toy_problem(ops, budget=20), ops, 20, frozenset(range(100)))
+
+    def test_it_copes_with_trials_that_are_stopped_early(self) -> None:
+        ops = toy_ops(2)
+        problem = toy_problem(ops, budget=20)
+        trials = self.drive(problem, ops, 20, pruning=True)
+        assert all(t.state is not TrialState.PRUNED or t.evaluation is not None for t in trials)
+        assert any(t.state is TrialState.PRUNED for t in trials)
 
     def test_it_copes_with_a_single_operator(self) -> None:
         ops = [ToyOp("only", loss=0.001)]

@@ -85,9 +85,11 @@ def test_equal_trials_leave_the_earlier_one(evaluation):
     assert GOAL.best([trial(1, same), trial(2, same)]).number == 1
 
 
-def test_failed_and_pruned_trials_are_never_the_best(evaluation):
+def test_failed_trials_are_never_the_best_and_pruned_ones_only_where_there_is_nothing_else(evaluation):
     good = evaluation(0.9, 0.1)
-    assert GOAL.best([trial(1, None, TrialState.FAILED), trial(2, good, TrialState.PRUNED)]) is None
+    far, near = (trial(n, evaluation(a, 0.1), TrialState.PRUNED) for n, a in ((2, 0.5), (3, 0.7)))
+    assert GOAL.best([trial(1, None, TrialState.FAILED)]) is None
+    assert GOAL.best([trial(1, None, TrialState.FAILED), far, near]).number == 3
     assert GOAL.best([trial(1, good, TrialState.PRUNED), trial(2, evaluation(0.5, 2.0))]).number == 2
     assert GOAL.best([]) is None
 

@@ -45,17 +45,18 @@ def samples(count):
 class Run:
     """One run, to be changed before it is started."""
 
-    def __init__(self, folder, ops=OPS, strategy="random", backend=None, make=None, executor=None, **tuning):
+    def __init__(self, folder, ops=OPS, strategy="random", backend=None, make=None, executor=None, count=500,
+                 **tuning):
         model = folder.parent / f"{folder.name}.toy"
         model.write_text(json.dumps([asdict(op) for op in ops]))
-        x, y = samples(500)
+        x, y = samples(count)
         self.backend = backend or CountingBackend()
         self.folder = folder
         self.strategies = []
         self.config = RunConfig(
             strategy={"name": strategy}, backend={"name": "toy"}, model={"name": "toy"}, data={"name": "numbers"},
             executor={"name": "serial"}, tuning=TuningConfig(**{"max_trials": 8, **tuning}),
-            measure=MeasureConfig(latency_runs=20, final_runs=20, evaluation_batch_size=500))
+            measure=MeasureConfig(latency_runs=20, final_runs=20, evaluation_batch_size=100 if count > 500 else 500))
         self.config.validate()
         kind, settings = STRATEGIES.get(strategy, (None, None))
         self.make = make or (lambda problem: kind(settings(), problem))

@@ -130,6 +130,13 @@ def test_a_value_that_is_not_finite_is_a_failure(problem, bad):
     assert form.outcome(problem, trial(problem, ratios=(("latency", bad),)))["failed"] is True
 
 
+def test_a_pruned_trial_is_an_observation_with_its_estimates(problem):
+    pruned = replace(trial(problem), state=TrialState.PRUNED)
+    sent = form.outcome(problem, pruned)
+    assert sent["values"] == form.outcome(problem, trial(problem))["values"]
+    assert sent["metadata"]["pruned_after"] == str(pruned.evaluation.samples)
+
+
 def test_a_trial_without_all_metrics_is_a_failure(problem):
     assert form.outcome(problem, trial(problem, ratios=()))["failed"] is True
 

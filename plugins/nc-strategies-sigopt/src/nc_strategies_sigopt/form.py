@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nc_strategies.api import Evaluation, Problem, Trial
+from nc_strategies.api import Evaluation, Problem, Trial, TrialState
 from nc_strategies_sigopt.experiment import MARK
 from nc_strategies_sigopt.parameters import Parameters
 
@@ -41,10 +41,14 @@ def experiment(problem: Problem, parameters: Parameters, name: str, project: str
 
 
 def outcome(problem: Problem, trial: Trial) -> dict[str, Any]:
-    """What came of a trial: finite values of all metrics, or a failure."""
-    done = trial.evaluation if trial.ok else None
+    """What came of a trial: finite values of all metrics, or a failure.
+
+    A pruned trial counts with its estimates: that it misses the goal is known, and about by how much.
+    """
+    done = trial.evaluation
     found = values(problem, done) if done is not None else None
-    facts = {"trial": str(trial.number), "fingerprint": trial.config.fingerprint}
+    facts = {"trial": str(trial.number), "fingerprint": trial.config.fingerprint,
+             **({"pruned_after": str(done.samples)} if done and trial.state is TrialState.PRUNED else {})}
     if found is None:
         return {"failed": True, "metadata": {**facts, "error": (trial.error or "no finite values")[:LONGEST_VALUE]}}
     return {"values": found, "metadata": facts}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.api import Config, Problem, Trial
+from nc_strategies.api import Config, Problem, Trial, TrialState
 from nc_strategies_sigopt.estimate import Array, Estimate
 from nc_strategies_sigopt.parameters import Parameters
 
@@ -15,6 +15,8 @@ COST_NOISE = 0.01
 """Standard deviation of one trial's relative latency (a hundred interleaved runs give 0.016 in the worst case)."""
 LOSS_NOISE = 0.05
 """Standard deviation of one trial's loss by sampling, relative to the loss that is tolerated."""
+PRUNED_NOISE = 0.27
+"""Part of a pruned trial's loss beyond the tolerated one that is sampling: it was stopped at about 3.7 deviations."""
 NOT_ADDITIVE = 0.1
 """Part of a trial's loss beyond the tolerated one which the sum over its units may miss: large losses do not add up."""
 KNOB_SD = 0.3
@@ -36,7 +38,8 @@ class Prices:
 
     def __init__(self, problem: Problem, parameters: Parameters, trials: Sequence[Trial]) -> None:
         goal, guess = problem.goal, parameters.estimate
-        done = [(t.config, t.evaluation) for t in trials if t.ok and t.evaluation is not None]
+        done = [(t.config, t.evaluation) for t in trials if t.evaluation is not None]
+        estimated = np.array([t.state is TrialState.PRUNED for t in trials if t.evaluation is not None], bool)
         first = goal.constraints[0]
         self.allowed = first.loss(first.threshold)
         self._parameters = parameters
@@ -45,7 +48,8 @@ class Prices:
         loss = np.array([goal.loss(e) for _, e in done])
         cost = np.array([1.0 - goal.cost(e) for _, e in done])
         beyond = np.maximum(np.abs(loss) - abs(self.allowed), 0.0)
-        noise = np.maximum(LOSS_NOISE * abs(self.allowed) + NOT_ADDITIVE * beyond, 1e-6)
+        rough = NOT_ADDITIVE + PRUNED_NOISE * estimated
+        noise = np.maximum(LOSS_NOISE * abs(self.allowed) + rough * beyond, 1e-6)
         self.loss, self.loss_cov = _regress(units, loss, guess.loss, guess.loss_sd, noise)
         self.saved, _ = _regress(units, cost, guess.saved, guess.saved_sd,
                                  np.full(len(cost), COST_NOISE))
