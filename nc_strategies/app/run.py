@@ -128,7 +128,7 @@ def _identity(setup: Any, folder: Any) -> dict[str, Any]:
 
 def _progress(stack: ExitStack) -> StudyListener:
     if not sys.stderr.isatty():
-        return StudyListener()
+        return _Said()
     from nc_strategies.report.progress import ProgressLine
 
     return stack.enter_context(ProgressLine())
@@ -137,6 +137,13 @@ def _progress(stack: ExitStack) -> StudyListener:
 def say(text: str) -> None:
     """One line on standard error, secrets masked."""
     sys.stderr.write(f"{redact(text)}\n")
+
+
+class _Said(StudyListener):
+    """No progress; only what the user should know now."""
+
+    def notice(self, text: str) -> None:
+        say(f"warning: {text}")
 
 
 class _Observers(StudyListener):
@@ -151,6 +158,10 @@ class _Observers(StudyListener):
 
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         self._progress.started(study, max_trials, timeout)
+
+    def notice(self, text: str) -> None:
+        log.warning("%s", text)
+        self._progress.notice(text)
 
     def trial_started(self, number: int, stage: str) -> None:
         self._progress.trial_started(number, stage)

@@ -44,6 +44,10 @@ class ProgressLine(StudyListener):
         """See `StudyListener.stage`."""
         self._show( description=text, left="")
 
+    def notice(self, text: str) -> None:
+        """See `StudyListener.notice`: a line above the progress line, which stays."""
+        self._progress.console.print(f"warning: {text}", markup=False, highlight=False)
+
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         """See `StudyListener.started`."""
         self._begin, self._limit, self._timeout = time.monotonic(), max_trials, timeout

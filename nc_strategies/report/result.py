@@ -34,7 +34,9 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "goal": {
             "metric": config.metrics.accuracy["name"], "criterion": constraint.criterion,
             "tolerable_loss": constraint.tolerable_loss, "threshold": constraint.threshold,
-            "higher_is_better": constraint.higher_is_better,
+            "higher_is_better": constraint.higher_is_better, "certain": study.certain,
+            "resolution": study.resolution.half_width if study.resolution else None,
+            "samples_needed": study.resolution.samples_needed if study.resolution else None,
         },
         "baseline": _baseline(study),
         "tuned": _tuned(study.final) if study.final else None,

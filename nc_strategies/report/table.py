@@ -34,6 +34,9 @@ def verdict(result: dict[str, Any]) -> Text:
             f"loss {low:+.4f} to {high:+.4f} with 95 %), {result['speedup']:.2f} times as fast as fp32")
     if status == "missed":
         text += "; the closest model is saved"
+    if goal.get("certain") is False:
+        needed = f"; about {goal['samples_needed']:,} samples would tell" if goal.get("samples_needed") else ""
+        text += f"; which side of the limit the loss is on is within the noise of these samples{needed}"
     return Text(text, STYLES[status])
 
 

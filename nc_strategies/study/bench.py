@@ -6,6 +6,7 @@ another process, where an engine that dies takes no run with it.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -43,11 +44,13 @@ class Measured:
         evaluation: Its values.
         latency_ci95: 95 % interval of its latency in milliseconds.
         higher_is_better: Direction of the metric.
+        score_range: Lowest and highest score of a sample; infinite where the metric is no mean of bounded scores.
     """
 
     evaluation: Evaluation
     latency_ci95: tuple[float, float]
     higher_is_better: bool = True
+    score_range: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ class LocalBench:
         """See `Bench.baseline`."""
         self._space = space
         found = self.measurer.measure_baseline(space)
-        return Measured(found.evaluation, found.latency_ci95, self.higher_is_better)
+        return Measured(found.evaluation, found.latency_ci95, self.higher_is_better, self.parts.metric.score_range)
 
     def remember(self, evaluation: Evaluation) -> None:
         """See `Bench.remember`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.backends.base import ExecutedOps
+from nc_strategies.measure.resolution import Resolution
 from nc_strategies.problem import Evaluation, Goal, Trial, TrialState
 from nc_strategies.space import Space
 
@@ -58,6 +59,7 @@ class Study:
         model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
         seconds: Seconds by stage.
+        resolution: What the evaluation samples can tell; None where nothing can be said of it.
     """
 
     run_dir: Path
@@ -75,11 +77,26 @@ class Study:
     final: Final | None = None
     model_path: Path | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    resolution: Resolution | None = None
 
     @property
     def best(self) -> Trial | None:
         """The trial to be preferred so far."""
         return self.goal.best(self.trials)
+
+    @property
+    def limit(self) -> float:
+        """The loss that is tolerated, in the metric's unit."""
+        constraint = self.goal.constraints[0]
+        return constraint.loss(constraint.threshold)
+
+    @property
+    def certain(self) -> bool | None:
+        """Whether the final loss is on its side of the limit with 95 % confidence; None without a final model."""
+        if self.final is None or self.final.accuracy_loss_ci95 is None:
+            return None
+        low, high = self.final.accuracy_loss_ci95
+        return not low <= self.limit < high
 
     def count(self, state: TrialState) -> int:
         """Trials that ended in a state."""
@@ -94,6 +111,9 @@ class StudyListener:
 
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         """The baseline is measured, trials begin."""
+
+    def notice(self, text: str) -> None:
+        """The user should know this now, in one sentence."""
 
     def trial_started(self, number: int, stage: str) -> None:
         """A trial begins."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import InputError
+from nc_strategies.measure import resolution
 from nc_strategies.problem import Constraint, Goal, Objective, Problem, Trial
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.space import Space, Wishes
@@ -92,6 +93,7 @@ class _Run:
         study = Study(self.folder.path, space, self._goal(baseline), baseline.evaluation, baseline.latency_ci95, facts,
                       seconds=self.seconds, model=str(bench.facts()["model_name"]))
         study.versions = dict(bench.versions())
+        self._resolve(study, baseline)
         self._search(study)
         self._finish(study)
         return study
@@ -117,6 +119,11 @@ class _Run:
         objectives = tuple(Objective(name, weight, ties.get(name, LATENCY_TIE))
                            for name, weight in zip(metrics.objectives, weights, strict=True))
         return Goal((constraint,), objectives)
+
+    def _resolve(self, study: Study, baseline: Measured) -> None:
+        study.resolution = resolution.assumed(study.baseline.samples, study.limit, baseline.score_range)
+        if study.resolution is not None and not study.resolution.enough:
+            self.listener.notice(f"the goal is finer than the data: {study.resolution.text()}")
 
     def _sensitivity(self) -> Mapping[str, float]:
         self.listener.stage("estimating sensitivity")
@@ -163,6 +170,9 @@ class _Run:
             finish = self.setup.bench.finish(self._finalists(study, best), study.goal, FINAL_TIE)
         study.final = finish.final
         study.baseline, study.baseline_ci95 = finish.baseline.evaluation, finish.baseline.latency_ci95
+        if study.final.accuracy_loss_ci95 is not None:
+            study.resolution = resolution.observed(study.baseline.samples, study.limit,
+                                                   study.final.accuracy_loss_ci95) or study.resolution
         final = study.final.evaluation
         surely = replace(final, ratios=tuple((name, ratio * (1 + dict(final.spread)[name]))
                                              for name, ratio in final.ratios))

@@ -14,7 +14,8 @@ from nc_strategies.testing import ToyOp
 TOP = {"schema_version", "status", "stop_reason", "strategy", "engine", "backend", "model", "data", "metrics", "seed",
        "goal", "baseline", "tuned", "speedup", "speedup_ci95", "trials", "seconds", "model_path", "versions"}
 PARTS = {
-    "goal": {"metric", "criterion", "tolerable_loss", "threshold", "higher_is_better"},
+    "goal": {"metric", "criterion", "tolerable_loss", "threshold", "higher_is_better", "certain", "resolution",
+             "samples_needed"},
     "baseline": {"accuracy", "latency_ms", "latency_ms_ci95", "duration_s", "size_bytes", "as_given_latency_ms",
                  "all_float_latency_ms"},
     "tuned": {"accuracy", "latency_ms", "latency_ms_ci95", "duration_s", "size_bytes", "accuracy_loss_ci95",

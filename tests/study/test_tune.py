@@ -411,3 +411,39 @@ def test_the_final_model_was_evaluated_on_all_samples_beside_fp32(run):
     assert final.speedup_ci95[0] <= final.speedup <= final.speedup_ci95[1]
     assert final.speedup > 1.0
     assert final.executed.int8_count == len(final.trial.config.int8_ops)
+
+
+class Noticed(StudyListener):
+    """Remembers what the user is told, and how many trials there were then."""
+
+    def __init__(self):
+        self.notices, self.trials = [], 0
+
+    def notice(self, text):
+        self.notices.append((self.trials, text))
+
+    def trial_finished(self, study, trial):
+        self.trials += 1
+
+
+class TestResolution:
+    def test_a_goal_finer_than_the_samples_is_announced_before_the_trials(self, run):
+        told = Noticed()
+        study = run(max_trials=2, tolerable_loss=0.003)(told)
+        ((when, text),) = told.notices
+        assert when == 0
+        assert "500 samples" in text
+        assert not study.resolution.enough
+
+    def test_a_goal_that_can_be_told_is_not(self, run):
+        told = Noticed()
+        study = run(max_trials=2, tolerable_loss=0.1)(told)
+        assert told.notices == []
+        assert study.certain is True
+
+    def test_a_loss_within_the_noise_of_the_limit_is_not_certain(self, run):
+        # One in a hundred is lost, twelve in a thousand are allowed: 500 samples cannot tell these apart.
+        study = run(ops=(ToyOp("a", loss=0.01, time_us=60),), max_trials=1, tolerable_loss=0.012,
+                    criterion="absolute")()
+        assert (study.status, study.certain) == (Status.MET, False)
+        assert study.resolution.observed
