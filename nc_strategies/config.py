@@ -11,6 +11,7 @@ from nc_strategies.errors import InputError, first_line
 
 CRITERIA = ("relative", "absolute")
 STOP_WHEN = ("budget", "met")
+ISOLATION = ("process", "none")
 OBJECTIVES = ("latency", "throughput", "size")
 
 
@@ -22,10 +23,14 @@ class TuningConfig:
         criterion: ``relative`` (fractions of fp32's value) or ``absolute`` (the metric's unit).
         tolerable_loss: Loss that is accepted; a negative one asks for a gain (``absolute`` only).
         max_trials: Configurations to measure at most; 0 for no limit.
-        timeout: Seconds after which no new trial starts; 0 for no limit.
+        timeout: Seconds after which no new trial starts, and one under way is dropped; 0 for no limit.
         stop_when: ``budget``: go on looking for a faster model; ``met``: stop at the first that meets the goal.
         max_consecutive_failures: Failed trials in a row after which the run stops; 0 for no limit.
         early_stop: Stop evaluating a configuration as soon as the goal is out of its reach.
+        trial_timeout: Seconds a trial may take before its process is ended and the trial has failed; 0 for no limit,
+            None for a minute and twenty times what measuring fp32 took.
+        stage_timeout: Seconds that loading, calibrating and measuring fp32 may take each; 0 for no limit.
+        memory_limit: Megabytes of memory the engine's process may take; 0 for no limit.
         seed: Seed of everything random.
     """
 
@@ -35,7 +40,10 @@ class TuningConfig:
     timeout: float = 0.0
     stop_when: str = "budget"
     max_consecutive_failures: int = 10
-    early_stop: bool = False
+    early_stop: bool = True
+    trial_timeout: float | None = None
+    stage_timeout: float = 3600.0
+    memory_limit: float = 0.0
     seed: int = 0
 
     def validate(self) -> None:
@@ -49,6 +57,10 @@ class TuningConfig:
         _at_least("tuning.max_trials", self.max_trials, 0)
         _at_least("tuning.timeout", self.timeout, 0)
         _at_least("tuning.max_consecutive_failures", self.max_consecutive_failures, 0)
+        if self.trial_timeout is not None:
+            _at_least("tuning.trial_timeout", self.trial_timeout, 0)
+        _at_least("tuning.stage_timeout", self.stage_timeout, 0)
+        _at_least("tuning.memory_limit", self.memory_limit, 0)
         _at_least("tuning.seed", self.seed, 0)
         if self.criterion == "relative" and not 0 <= self.tolerable_loss < 1:
             raise InputError("tuning.tolerable_loss", f"is {self.tolerable_loss} with tuning.criterion=relative",
@@ -153,6 +165,7 @@ class RunConfig:
     """Everything a run is told; one field a configuration group or section.
 
     The groups hold a component's name and its own settings, checked against the schema it is registered with.
+    `isolation` is ``process``, the engine in a process of its own, or ``none``: in this one, for debugging.
     """
 
     strategy: Any = "???"
@@ -164,6 +177,7 @@ class RunConfig:
     tuning: TuningConfig = field(default_factory=TuningConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    isolation: str = "none"
     run_dir: str | None = None
 
     def validate(self) -> None:
@@ -172,6 +186,7 @@ class RunConfig:
         Raises:
             InputError: a value that is not allowed.
         """
+        _one_of("isolation", self.isolation, ISOLATION)
         self.tuning.validate()
         self.measure.validate()
         self.metrics.validate()

@@ -25,6 +25,10 @@ class EngineError(NcsError):
     """The inference engine could not build or run a graph: a failed trial, not a failed run."""
 
 
+class OutOfTimeError(NcsError):
+    """The run's time ended while a call was under way; what it was doing is dropped."""
+
+
 def first_line(error: BaseException) -> str:
     """The first non-empty line of an error's text, for one-line messages; its type when it has no text."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -63,9 +63,9 @@ def _failed(code: int, text: str) -> Outcome:
 
 
 def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
+    from nc_strategies.app import bench as benches
     from nc_strategies.report import result as results
     from nc_strategies.report.table import render, show
-    from nc_strategies.study.bench import LocalBench, Parts
     from nc_strategies.study.folder import LOG, RunFolder
     from nc_strategies.study.tune import Setup, tune
 
@@ -82,30 +82,22 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     strategy = found.settings("strategy", settings.strategy)
     make = found.target(found.get("strategy", settings.strategy["name"]))
     make.check(strategy)
-    model = found.create("model", settings.model).load()
-    data_settings = found.settings("data", settings.data)
-    backend = found.create("backend", settings.backend, settings.measure.threads)
-    metric = found.create("metric", _metric(settings), key="metrics.accuracy")
-    evaluation, calibration = found.target(found.get("data", settings.data["name"]))(data_settings).load()
-    bench = LocalBench(Parts(backend, model, evaluation, calibration, data_settings.preprocess, metric), settings)
-    setup = Setup(settings, bench, lambda problem: make(strategy, problem),
-                  found.create("executor", settings.executor), resolved)
-    earlier = _finished(folder, settings)
-    if earlier is not None:
-        folder.check(_identity(setup, folder))
-        show(lambda width: render(earlier, str(run_dir), width))
-        return status.of_result(earlier)
     with ExitStack() as stack:
+        bench = benches.start(settings)
+        stack.callback(bench.close)
+        setup = Setup(settings, bench, lambda problem: make(strategy, problem),
+                      found.create("executor", settings.executor), resolved)
+        earlier = _finished(folder, settings)
+        if earlier is not None:
+            folder.check(_identity(setup, folder))
+            show(lambda width: render(earlier, str(run_dir), width))
+            return status.of_result(earlier)
         listener: StudyListener = _Observers(found, _progress(stack))
         study = tune(setup, folder, listener, lambda: run_log.open(run_dir / LOG))
     result = results.write(study, setup)
     listener.finished(study)
     show(lambda width: render(result, str(run_dir), width))
     return status.of_result(result)
-
-
-def _metric(settings: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in settings.metrics.accuracy.items() if value is not None}
 
 
 def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:

@@ -113,6 +113,15 @@ class Bench(Protocol):
     def versions(self) -> Mapping[str, str]:
         """Versions of what measured."""
 
+    def until(self, deadline: float) -> None:
+        """Drop what is still being measured when the run's time is over, where that is possible.
+
+        Calls which measure then raise `OutOfTimeError`.
+
+        Args:
+            deadline: As `time.monotonic` counts; 0 for none.
+        """
+
     def close(self) -> None:
         """Release everything."""
 
@@ -273,6 +282,9 @@ class LocalBench:
         """See `Bench.versions`."""
         return {"nc-strategies": _version("nc-strategies"), "python": platform.python_version(),
                 "numpy": np.__version__, **self.parts.backend.versions()}
+
+    def until(self, deadline: float) -> None:
+        """See `Bench.until`: in its own process, nothing can stop an engine."""
 
     def close(self) -> None:
         """See `Bench.close`; the process's end releases the rest."""

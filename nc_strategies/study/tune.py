@@ -144,6 +144,7 @@ class _Run:
                                     "space": study.space.fingerprint})
         self.listener.started(study, config.max_trials, config.timeout)
         deadline = time.monotonic() + config.timeout - (time.perf_counter() - self.begin) if config.timeout else 0.0
+        self.setup.bench.until(deadline)
         strategy = _Timed(self.setup.make_strategy(problem))
         study.engine = strategy.inner.engine
         try:
@@ -152,6 +153,7 @@ class _Run:
                           str(self.config.strategy["name"]), deadline)
             study.stop_reason = tuner.run()
         finally:
+            self.setup.bench.until(0.0)
             strategy.close()
             study.engine = strategy.inner.engine
         self.seconds["strategy"] = strategy.seconds

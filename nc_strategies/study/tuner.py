@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import replace
 
 from nc_strategies.config import TuningConfig
-from nc_strategies.errors import EngineError, first_line
+from nc_strategies.errors import EngineError, OutOfTimeError, first_line
 from nc_strategies.problem import Evaluation, Trial, TrialState
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Strategy
@@ -75,6 +75,8 @@ class Tuner:
             for future in self._pending:
                 future.cancel()
             reason = "interrupted"
+        except OutOfTimeError:
+            reason = "timeout"
         # A larger budget may lead a strategy another way: what was measured before still counts for the best.
         self.study.trials += [t for f, t in self._finished.items() if f not in self._seen]
         return reason
@@ -137,6 +139,9 @@ class Tuner:
     def _complete(self, future: Future[Evaluation]) -> None:
         number, config, note = self._pending.pop(future)
         error = future.exception()
+        if isinstance(error, OutOfTimeError):
+            log.info("trial %d is dropped: %s", number, error)
+            raise error
         if error is None:
             found = future.result()
             state = TrialState.OK if found.samples >= self.study.baseline.samples else TrialState.PRUNED

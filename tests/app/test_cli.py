@@ -269,7 +269,7 @@ def test_progress_is_shown_on_a_terminal_and_only_there(small, tmp_path):
 
 def test_a_time_limit_ends_a_run(small, tmp_path):
     begin = time.monotonic()
-    status, _, err = run(*own(small, "run_dir=out", "strategy=random", "tuning.max_trials=0", "tuning.timeout=4"),
+    status, _, err = run(*own(small, "run_dir=out", "strategy=random", "tuning.max_trials=0", "tuning.timeout=8"),
                          cwd=tmp_path)
     assert status in (0, 3), err
     assert result(tmp_path / "out")["stop_reason"] == "timeout"

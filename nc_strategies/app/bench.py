@@ -1,0 +1,51 @@
+"""The bench of a configuration: in this process, or in a worker's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from nc_strategies.config import RunConfig
+from nc_strategies.registry import registry
+from nc_strategies.study.bench import Bench, LocalBench, Parts
+from nc_strategies.study.remote import RemoteBench
+
+TARGET = f"{__name__}:build"
+
+
+def build(settings: RunConfig) -> LocalBench:
+    """The bench, in this process.
+
+    Raises:
+        InputError: a component cannot be made of its settings.
+    """
+    found = registry()
+    model = found.create("model", settings.model).load()
+    data_settings = found.settings("data", settings.data)
+    backend = found.create("backend", settings.backend, settings.measure.threads)
+    metric = found.create("metric", metric_settings(settings), key="metrics.accuracy")
+    evaluation, calibration = found.target(found.get("data", settings.data["name"]))(data_settings).load()
+    return LocalBench(Parts(backend, model, evaluation, calibration, data_settings.preprocess, metric), settings)
+
+
+def start(settings: RunConfig) -> Bench:
+    """The bench, where ``isolation`` says. Close it when done.
+
+    Raises:
+        InputError: unknown component, or settings it does not take.
+    """
+    if settings.isolation == "none":
+        return build(settings)
+    # Checked here, so that a slip of the pen costs no process.
+    found = registry()
+    for kind in ("model", "data", "backend"):
+        found.settings(kind, getattr(settings, kind))
+    found.settings("metric", metric_settings(settings), "metrics.accuracy")
+    # The worker knows nothing of the strategy, whose settings may hold secrets.
+    told = replace(settings, strategy={"name": settings.strategy["name"]})
+    return cast(Bench, RemoteBench(TARGET, told, settings.tuning))
+
+
+def metric_settings(settings: RunConfig) -> dict[str, Any]:
+    """The metric's name and settings."""
+    return {key: value for key, value in settings.metrics.accuracy.items() if value is not None}

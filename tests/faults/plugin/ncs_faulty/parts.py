@@ -1,0 +1,137 @@
+"""Imported when chosen."""
+
+import ctypes
+import os
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+
+from nc_strategies.api import InputError, ModelSource
+from nc_strategies.measure import latency
+from nc_strategies.testing.toy import ToyBackend, ToyExecutable, toy_time
+
+NONE, BLOCK = "", 64 * 2**20
+clock = types.SimpleNamespace(now=0.0)
+clock.perf_counter = lambda: clock.now
+
+
+def abort():
+    ctypes.CDLL(None).puts(b"toy engine: check failed: 1 == 2")
+    ctypes.CDLL(None).fflush(None)
+    os.abort()
+
+
+def segfault():
+    ctypes.string_at(0)
+
+
+def hang():
+    # Like native code that hangs for ever, gives Python's other threads no chance and hears no signal.
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+def sleep():
+    while True:
+        time.sleep(0.1)
+
+
+def eat():
+    kept = []
+    while True:
+        kept.append(np.ones(BLOCK, np.uint8))
+        time.sleep(0.01)
+
+
+def leave():
+    os._exit(3)
+
+
+def throw():
+    raise ZeroDivisionError("the toy engine divides by zero")
+
+
+FAULTS = {"abort": abort, "segfault": segfault, "hang": hang, "sleep": sleep, "eat": eat, "exit": leave,
+          "raise": throw, "nan": None}
+
+
+class Faulty(ToyBackend):
+    """The toy backend with a clock of its own, so that latencies are exact, and with faults."""
+
+    def __init__(self, settings, threads=1):
+        super().__init__(settings, threads)
+        latency.time = clock
+        self._kinds = [kind for kind in settings.faults.split(",") if kind]
+
+    def _at(self, stage):
+        if self.settings.stage == stage:
+            FAULTS[self._kinds[0]]()
+
+    def load(self, model):
+        self._at("load")
+        return super().load(model)
+
+    def calibrate(self, batches):
+        self._at("calibrate")
+
+    def reference(self):
+        self._at("reference")
+        return Exact(self.ops, super().reference()._config, self.settings.trial_seconds)
+
+    def fault(self, config):
+        number = int(config.fingerprint[:8], 16)
+        if self.settings.stage or not config.int8_ops or not self._kinds or number % 100 >= self.settings.share:
+            return NONE
+        return self._kinds[number // 100 % len(self._kinds)]
+
+    def realise(self, config):
+        super().realise(config)
+        return Exact(self.ops, config, self.settings.trial_seconds, self.fault(config))
+
+    def save(self, config, folder):
+        self._at("save")
+        return super().save(config, folder)
+
+    def open(self, path):
+        opened = super().open(path)
+        return Exact(opened._ops, opened._config)
+
+
+class Exact(ToyExecutable):
+    """Takes just the time it should, by the clock that latency is measured with."""
+
+    def __init__(self, ops, config, seconds=0.0, fault=NONE):
+        super().__init__(ops, config)
+        self._seconds, self._fault = seconds, fault
+
+    def predict(self, batch):
+        count = len(batch["x"])
+        clock.now += toy_time(self._ops, self._config)
+        if count > 1:
+            time.sleep(self._seconds)
+            if FAULTS.get(self._fault):
+                FAULTS[self._fault]()
+        x = batch["x"].astype(np.float64).reshape(-1)
+        right = np.floor(x).astype(int)
+        loss = sum(op.loss for op in self._ops if not self._config.schemes[op.name].is_float)
+        scores = np.zeros((count, 2), np.float32)
+        scores[np.arange(count), np.where(x - right < 0.1 + loss, 1 - right, right)] = 1.0
+        if self._fault == "nan" and count > 1:
+            scores[0] = np.nan
+        return [scores]
+
+
+class ToyModel:
+    """A toy model file."""
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def load(self):
+        path = Path(self.settings.path)
+        if not path.exists():
+            raise InputError("model.path", f"no such file: {path}")
+        return ModelSource(path.stem, {"toy": path})

@@ -1,0 +1,156 @@
+"""The engine in a process of its own: what happens to it is a failed trial, and nothing else."""
+
+import os
+import signal
+import time
+
+import pytest
+
+REASONS = {
+    "abort": "the engine crashed (SIGABRT): toy engine: check failed: 1 == 2",
+    "segfault": "the engine crashed (SIGSEGV)",
+    "hang": "the engine gave no answer within 2 seconds (tuning.trial_timeout): its process was killed",
+    "sleep": "the engine gave no answer within 2 seconds (tuning.trial_timeout): it was stopped",
+    "eat": "the engine took ",
+    "exit": "the engine's process ended with status 3",
+    "raise": "ZeroDivisionError: the toy engine divides by zero",
+    "nan": "the model's output holds NaN or infinity",
+}
+LIMITS = {"hang": ["tuning.trial_timeout=2"], "sleep": ["tuning.trial_timeout=2"], "eat": ["tuning.memory_limit=700"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["abort", "segfault", "hang", "sleep", "eat", "exit", "raise", "nan"])
+def test_a_faulty_trial_fails_with_its_reason_and_the_run_goes_on(lab, kind):
+    status, _, err = lab.run(*lab.toy("strategy=random", f"backend.faults={kind}", "backend.share=30",
+                                      "tuning.max_trials=8", *LIMITS.get(kind, []), "run_dir=run"))
+    assert status in (0, 3), err
+    assert err == ""
+    states = [line["state"] for line in lab.journal()]
+    assert len(states) == 8
+    assert {"ok", "failed"} == set(states)
+    assert all(reason.startswith(REASONS[kind]) for reason in lab.errors()), lab.errors()
+    assert lab.result()["trials"]["failed"] == states.count("failed")
+
+
+def test_a_run_whose_trials_all_die_stops_with_what_it_has(lab):
+    status, out, err = lab.run(*lab.toy("strategy=random", "backend.faults=abort", "backend.share=100",
+                                        "tuning.max_consecutive_failures=3", "run_dir=run"))
+    assert status == 1, (out, err)
+    assert "Traceback" not in out + err
+    assert lab.result()["stop_reason"] == "failures"
+    assert len(lab.journal()) == 3
+
+
+@pytest.mark.parametrize(("stage", "expected", "doing"), [
+    ("load", 2, "loading the model"), ("calibrate", 2, "running it on the calibration data"),
+    ("reference", 2, "measuring fp32"), ("save", 1, "saving the model")])
+def test_a_crash_outside_of_trials_is_one_line_with_its_status(lab, stage, expected, doing):
+    status, out, err = lab.run(*lab.toy("backend.faults=segfault", f"backend.stage={stage}", "tuning.max_trials=2",
+                                        "run_dir=run"))
+    assert (status, out) == (expected, "")
+    assert len(err.splitlines()) == 1
+    assert f"the engine crashed (SIGSEGV) while {doing}" in err
+    assert (lab.folder / "run").exists() == (stage == "save")
+    if stage == "save":
+        assert len(lab.journal()) == 2
+        status, _, err = lab.run(*lab.toy("tuning.max_trials=2", "run_dir=run"))
+        assert status == 2  # the backend's settings are another problem's
+
+
+def test_loading_that_hangs_ends_at_its_limit(lab):
+    begin = time.monotonic()
+    status, _, err = lab.run(*lab.toy("backend.faults=hang", "backend.stage=load", "tuning.stage_timeout=2",
+                                      "run_dir=run"))
+    assert status == 2
+    assert "gave no answer within 2 seconds (tuning.stage_timeout)" in err
+    assert time.monotonic() - begin < 30
+    assert not (lab.folder / "run").exists()
+
+
+def test_the_worker_never_outlives_a_killed_run(lab, tools):
+    process = lab.start(*lab.toy("backend.faults=hang", "backend.share=100", "run_dir=run"))
+    tools.wait_for(lambda: tools.workers(process.pid) and (lab.folder / "run" / "config.yaml").exists())
+    time.sleep(0.5)
+    (worker,) = tools.workers(process.pid)
+    process.kill()
+    process.communicate()
+    tools.wait_for(lambda: not _alive(worker), 5)
+
+
+@pytest.mark.parametrize("kind", ["hang", "sleep"])
+def test_an_interrupt_in_a_hung_trial_ends_the_run_with_the_best_saved(lab, tools, kind):
+    process = lab.start(*lab.toy("strategy=random", f"backend.faults={kind}", "backend.share=30", "run_dir=run"))
+    tools.wait_for(lambda: len(lab.journal()) >= 1)
+    _wait_until_stuck(lab, tools)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert lab.result()["stop_reason"] == "interrupted"
+    assert lab.result()["tuned"] is not None
+    assert time.monotonic() - begin < 30
+    assert "Traceback" not in out + err
+
+
+def test_a_second_interrupt_stops_at_once(lab, tools):
+    process = lab.start(*lab.toy("strategy=random", "backend.faults=hang", "backend.share=30", "run_dir=run"))
+    tools.wait_for(lambda: len(lab.journal()) >= 1)
+    _wait_until_stuck(lab, tools)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 3
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert tools.workers(process.pid) == []
+
+
+def test_the_runs_time_ends_inside_a_trial(lab):
+    begin = time.monotonic()
+    status, _, err = lab.run(*lab.toy("strategy=random", "backend.faults=sleep", "backend.share=100",
+                                      "tuning.max_trials=0", "tuning.timeout=4", "run_dir=run"))
+    assert status == 1, err  # nothing was measured
+    assert time.monotonic() - begin < 20
+    assert lab.result()["stop_reason"] == "timeout"
+    assert lab.journal() == []
+
+
+def test_the_worker_gets_no_secrets_and_its_log_reaches_the_runs(lab, tools):
+    process = lab.start(*lab.toy("strategy=random", "backend.trial_seconds=0.2", "tuning.max_trials=5", "run_dir=run"),
+                        env={"SIGOPT_API_TOKEN": "very-secret-token", "NCS_HARMLESS": "visible"})
+    tools.wait_for(lambda: len(lab.journal()) >= 1)
+    (worker,) = tools.workers(process.pid)
+    with open(f"/proc/{worker}/environ") as stream:
+        environment = stream.read()
+    with open(f"/proc/{worker}/cmdline") as stream:
+        assert "very-secret" not in stream.read()
+    process.communicate(timeout=60)
+    assert "NCS_HARMLESS" in environment
+    assert "very-secret" not in environment
+    assert not any("very-secret" in p.read_text(errors="replace") for p in (lab.folder / "run").rglob("*")
+                   if p.is_file())
+
+
+def _wait_until_stuck(lab, tools):
+    """Until no trial has ended for a second."""
+    seen = [len(lab.journal()), time.monotonic()]
+
+    def quiet():
+        count = len(lab.journal())
+        if count != seen[0]:
+            seen[:] = [count, time.monotonic()]
+        return time.monotonic() - seen[1] > 1.0
+
+    tools.wait_for(quiet)
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as stream:
+        return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
