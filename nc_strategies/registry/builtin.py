@@ -10,6 +10,7 @@ from nc_strategies.models.source import FileModelSettings, SampleModelSettings
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.hookspecs import hookimpl
 from nc_strategies.strategies.basic import BasicSettings
+from nc_strategies.strategies.ilp.settings import IlpSettings
 from nc_strategies.strategies.random import RandomSettings
 from nc_strategies.study.executor import SerialSettings
 
@@ -22,6 +23,8 @@ def ncs_components() -> list[Component]:
     return [
         Component("strategy", "basic", "nc_strategies.strategies.basic:BasicStrategy", BasicSettings,
                   summary="staged: default int8, combinations by operator type, recipes, fallback by operator"),
+        Component("strategy", "ilp", "nc_strategies.strategies.ilp.strategy:IlpStrategy", IlpSettings,
+                  summary="integer program: least predicted latency within the loss allowed, corrected by trials"),
         Component("strategy", "random", "nc_strategies.strategies.random:RandomStrategy", RandomSettings,
                   summary="uniform random search, the yardstick"),
         Component("backend", "onnxruntime", "nc_strategies.backends.onnxruntime.backend:OnnxRuntimeBackend",

@@ -63,13 +63,15 @@ class Strategy(ABC):
 class StepwiseStrategy(Strategy):
     """A strategy written as one generator: ``trial = yield config``.
 
-    Subclasses implement `steps`. Only one configuration is pending at a time.
+    Subclasses implement `steps`. Only one configuration is pending at a time. What follows a ``yield`` runs when the
+    next configuration is asked for, so that a run which ends with a trial pays for nothing after it.
     """
 
     def __init__(self, settings: Any, problem: Problem) -> None:
         super().__init__(settings, problem)
         self._steps = self.steps()
-        self._next = next(self._steps, None)
+        self._pending = False
+        self._trial: Trial | None = None
 
     @abstractmethod
     def steps(self) -> Steps:
@@ -77,12 +79,15 @@ class StepwiseStrategy(Strategy):
 
     def propose(self) -> Config | None:
         """See `Strategy.propose`."""
-        config, self._next = self._next, None
+        if self._pending:
+            return None
+        try:
+            config = self._steps.send(self._trial) if self._trial is not None else next(self._steps)
+        except StopIteration:
+            return None
+        self._pending, self._trial = True, None
         return config
 
     def observe(self, trial: Trial) -> None:
         """See `Strategy.observe`."""
-        try:
-            self._next = self._steps.send(trial)
-        except StopIteration:
-            self._next = None
+        self._pending, self._trial = False, trial

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 from nc_strategies.problem import Evaluation, Trial
-from nc_strategies.space import FLOAT, Config, OpCapability, OpScheme, Space
+from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.base import Steps, StepwiseStrategy
+from nc_strategies.strategies.choices import changed, changes
 
 MATMULS = ("Conv", "DepthwiseConv", "MatMul", "Gemm", "Dense")
-Choice = tuple[str, str]
+Group = tuple[str, ...]
 
 
 @dataclass
@@ -33,12 +34,15 @@ class BasicStrategy(StepwiseStrategy):
     1. The default int8 everywhere.
     2. Other schemes, algorithms, granularities and options, for all operators together and then type by type.
     3. Recipes: the first and the last convolution or matmul in fp32; pre- and post-processing in fp32.
-    4. One operator at a time in fp32: its price in accuracy and in time.
-    5. Those operators together, in the order of their effect, until the goal is met.
+    4. One operator at a time in fp32: its price in accuracy and in time. Where both are estimated, the estimates rank
+       the operators instead, by loss per time saved, and no trial is spent on that. Once the goal is met, only those
+       that a latency model expects to be faster in fp32 are tried.
+    5. Those operators together, in the order of their effect, until the goal is met; where the order is estimated,
+       their number is doubled, then halved.
     6. Once it is met, operators go back to int8 where accuracy allows and time gains.
 
     Source: the stages are those of Intel Neural Compressor's documentation, "Tuning Strategies", Basic; the last
-    is new.
+    and the ranking by two estimates are new.
     """
 
     settings: BasicSettings
@@ -47,7 +51,8 @@ class BasicStrategy(StepwiseStrategy):
         """See `StepwiseStrategy.steps`."""
         self._best: Trial | None = None
         self._tried: dict[str, Trial] = {}
-        self._saved: dict[tuple[str, ...], float] = {}
+        self._saved: dict[Group, float] = {}
+        self._loss: dict[Group, float] = {}
         yield from self._try(self.problem.space.default(), "default int8", "default int8 everywhere")
         yield from self._combinations()
         if self.settings.recipes:
@@ -60,18 +65,28 @@ class BasicStrategy(StepwiseStrategy):
             self.stage, self.note = stage, note
             trial = yield config
             self._tried[config.fingerprint] = trial
-            best = self._best.evaluation if self._best is not None else None
-            if trial.evaluation is not None and (best is None or self.problem.goal.better(trial.evaluation, best)):
+            if trial.evaluation is not None and self._preferred(trial):
                 self._best = trial
         return self._tried[config.fingerprint]
+
+    def _preferred(self, trial: Trial) -> bool:
+        """Whether a trial is to be preferred to the best; one that was stopped early has missed the goal."""
+        best = self._best
+        if best is None or self._feasible(trial) != self._feasible(best):
+            return best is None or self._feasible(trial)
+        assert trial.evaluation is not None
+        assert best.evaluation is not None
+        return self.problem.goal.better(trial.evaluation, best.evaluation)
+
+    def _feasible(self, trial: Trial) -> bool:
+        return trial.ok and trial.evaluation is not None and self.problem.goal.feasible(trial.evaluation)
 
     @property
     def _base(self) -> Config:
         return self._best.config if self._best is not None else self.problem.space.default()
 
     def _met(self) -> bool:
-        best = self._best
-        return best is not None and best.evaluation is not None and self.problem.goal.feasible(best.evaluation)
+        return self._best is not None and self._feasible(self._best)
 
     def _combinations(self) -> Steps:
         """One choice at a time: graph options, then each scheme field for all operators, then type by type."""
@@ -84,8 +99,8 @@ class BasicStrategy(StepwiseStrategy):
         for label, part in [("all operators", ops), *(
             [(t, [op for op in ops if op.type == t]) for t in types] if len(types) > 1 else []
         )]:
-            for field, change in _changes(part):
-                config = _changed(space, self._base, part, change)
+            for field, change in changes(part).items():
+                config = changed(space, self._base, part, change)
                 yield from self._try(config, "combinations", f"{field} for {label}")
 
     def _recipes(self) -> Steps:
@@ -111,14 +126,21 @@ class BasicStrategy(StepwiseStrategy):
         start = self._tried.get(base.fingerprint)
         if start is None or start.evaluation is None:
             return
-        effects: list[tuple[tuple[str, ...], Evaluation]] = []
-        for group in self._order(base):
+        met, before = self._met(), start.evaluation
+        groups = [g for g in space.groups if not base.schemes[g[0]].is_float and FLOAT in space.schemes(g)]
+        if not met and self._estimated(base, groups):
+            groups.sort(key=lambda g: -self._loss[g] / self._saved[g])
+            yield from self._double(base, groups)
+            if self._met():
+                yield from self._give_back()
+            return
+        effects: list[tuple[Group, Evaluation]] = []
+        for group in self._faster_in_fp32(base, groups) if met else self._order(groups):
             trial = yield from self._try(space.fall_back(base, *group), "fallback", f"{group[0]} in fp32")
             if trial.evaluation is not None:
                 effects.append((group, trial.evaluation))
-                self._saved[group] = goal.cost(trial.evaluation) - goal.cost(start.evaluation)
-        before = start.evaluation
-        if not self._met():
+                self._saved[group] = goal.cost(trial.evaluation) - goal.cost(before)
+        if not met and not self._met():
             effects.sort(key=lambda e: (goal.loss(e[1]), goal.cost(e[1])))
             yield from self._accumulate(base, [group for group, _ in effects], self._met)
             if self._met():
@@ -128,9 +150,51 @@ class BasicStrategy(StepwiseStrategy):
             faster.sort(key=lambda e: goal.cost(e[1]))
             yield from self._accumulate(base, [group for group, _ in faster], lambda: False)
 
-    def _order(self, base: Config) -> list[tuple[str, ...]]:
-        groups = [g for g in self.problem.space.groups
-                  if not base.schemes[g[0]].is_float and FLOAT in self.problem.space.schemes(g)]
+    def _estimated(self, base: Config, groups: list[Group]) -> bool:
+        """Ask for what each operator loses and saves in int8; False where either is not estimated."""
+        model, sensitivity = self.problem.latency_model, self.problem.sensitivity
+        if model is None or sensitivity is None or not groups:
+            return False
+        space, loss, cost = self.problem.space, sensitivity(), model(base)
+        self._loss = {g: max(0.0, *(loss.get(name, 0.0) for name in g)) for g in groups}
+        saved = {g: model(space.fall_back(base, *g)) - cost for g in groups}
+        least = 0.01 * max(*saved.values(), 1e-9)
+        self._saved = {g: max(s, least) for g, s in saved.items()}
+        return True
+
+    def _double(self, base: Config, groups: list[Group]) -> Steps:
+        """The fewest of the operators, in their order, in fp32: their number doubled until the goal is met."""
+
+        def feasible(count: int) -> Generator[Config, Trial, bool]:
+            config = self.problem.space.fall_back(base, *(name for g in groups[:count] for name in g))
+            if not config.int8_ops:
+                return True  # fp32 itself, which needs no trial
+            trial = yield from self._try(config, "accumulate", f"{count} operators in fp32, by estimated effect")
+            return self._feasible(trial)
+
+        low, high = 0, 1
+        while high < len(groups) and not (yield from feasible(high)):
+            low, high = high, 2 * high
+        if high >= len(groups):
+            high = len(groups)
+            yield from feasible(high)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if (yield from feasible(middle)):
+                high = middle
+            else:
+                low = middle
+
+    def _faster_in_fp32(self, base: Config, groups: list[Group]) -> list[Group]:
+        """Operators worth a trial once the goal is met: those a latency model expects to gain, or all without one."""
+        model = self.problem.latency_model
+        if model is None:
+            return groups
+        cost = {g: model(self.problem.space.fall_back(base, *g)) for g in groups}
+        limit = model(base)
+        return sorted((g for g in groups if cost[g] < limit), key=lambda g: cost[g])
+
+    def _order(self, groups: list[Group]) -> list[Group]:
         if self.problem.sensitivity is None or self.problem.budget == 0 or len(groups) < self._left():
             return groups
         loss = self.problem.sensitivity()
@@ -140,7 +204,7 @@ class BasicStrategy(StepwiseStrategy):
         """Trials left; the order only matters, and is only worth its price, when there are too few for all."""
         return self.problem.budget - len(self._tried)
 
-    def _accumulate(self, base: Config, groups: list[tuple[str, ...]], enough: Callable[[], bool]) -> Steps:
+    def _accumulate(self, base: Config, groups: list[Group], enough: Callable[[], bool]) -> Steps:
         config = base
         for count, group in enumerate(groups, 1):
             if enough():
@@ -149,48 +213,38 @@ class BasicStrategy(StepwiseStrategy):
             yield from self._try(config, "accumulate", f"{count} operators in fp32, by effect")
 
     def _give_back(self) -> Steps:
-        """Operators back to int8, those that save most time first, for as long as the goal holds."""
+        """Operators back to int8, those that save most time first, for as long as the goal holds.
+
+        Where losses are estimated, those that save most for what they lose come first, and those that are not
+        expected to fit into what is left of the tolerated loss last.
+        """
         space, goal, int8 = self.problem.space, self.problem.goal, self.problem.space.default()
         changed = {name for name, scheme in self._base.ops if scheme.is_float and not int8.schemes[name].is_float}
-        for group in sorted((g for g in space.groups if changed & set(g)), key=lambda g: -self._saved.get(g, 0.0)):
+        left = [g for g in space.groups if changed & set(g)]
+        while left:
+            group = min(left, key=self._reluctance)
+            left.remove(group)
             config = self._base.with_ops({name: int8.schemes[name] for name in group})
             trial = yield from self._try(config, "give back", f"{group[0]} back to int8")
             best = self._best.evaluation if self._best is not None else None
             done = trial.evaluation
             # Each gain alone may be a tie: what keeps the goal and is not slower is kept.
-            if done is not None and best is not None and goal.feasible(done) and goal.cost(done) <= goal.cost(best):
+            if done is not None and best is not None and self._feasible(trial) and goal.cost(done) <= goal.cost(best):
                 self._best = trial
 
+    def _reluctance(self, group: Group) -> tuple[bool, float]:
+        """Sorts operators to give back: the first to be tried has the least."""
+        saved, lost = self._saved.get(group, 0.0), self._loss.get(group, 0.0)
+        if not lost or self._best is None or self._best.evaluation is None:
+            return False, -saved
+        first = self.problem.goal.constraints[0]
+        slack = first.loss(first.threshold) - self.problem.goal.loss(self._best.evaluation)
+        return lost * self._scale() > slack, -saved / lost
 
-def _changes(ops: Iterable[OpCapability]) -> list[tuple[str, tuple[Choice, ...]]]:
-    """Choices that some operator of a set has: (text, what to change), in a fixed order."""
-    found: dict[str, tuple[Choice, ...]] = {}
-    for op in ops:
-        for scheme in op.schemes:
-            if scheme.is_float:
-                continue
-            act = scheme.activation
-            found.setdefault(f"{act.algorithm} calibration", (("algorithm", act.algorithm),))
-            found.setdefault(f"{act.dtype} {act.scheme} activations", (("dtype", act.dtype), ("scheme", act.scheme)))
-            if scheme.weight is not None:
-                found.setdefault(f"{scheme.weight.granularity} weights", (("granularity", scheme.weight.granularity),))
-    return list(found.items())
-
-
-def _changed(space: Space, base: Config, ops: Iterable[OpCapability], change: tuple[Choice, ...]) -> Config:
-    """The configuration with the change made for each operator, and those tied to it, where their schemes allow it."""
-    schemes: dict[str, OpScheme] = {}
-    for op in ops:
-        old = base.schemes[op.name]
-        if old.is_float:
-            continue
-        act, weight = old.activation, old.weight
-        for field, value in change:
-            if field == "granularity":
-                weight = replace(weight, granularity=value) if weight else None
-            else:
-                act = replace(act, **{field: value})
-        wanted, group = OpScheme(act, weight), space.group_of[op.name]
-        if wanted in space.schemes(group):
-            schemes.update(dict.fromkeys(group, wanted))
-    return base.with_ops(schemes)
+    def _scale(self) -> float:
+        """What the estimated losses have to be multiplied by to sum to that of the default."""
+        default = self._tried.get(self.problem.space.default().fingerprint)
+        total = sum(self._loss.values())
+        if default is None or default.evaluation is None or total <= 0:
+            return 1.0
+        return max(self.problem.goal.loss(default.evaluation), 0.0) / total

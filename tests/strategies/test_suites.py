@@ -1,6 +1,8 @@
 """The built-in strategies do what every strategy must do."""
 
 from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
+from nc_strategies.strategies.ilp.settings import IlpSettings
+from nc_strategies.strategies.ilp.strategy import IlpStrategy
 from nc_strategies.strategies.random import RandomSettings, RandomStrategy
 from nc_strategies.testing import StrategySuite
 
@@ -11,6 +13,10 @@ class TestBasic(StrategySuite):
 
 class TestBasicWithoutRecipesAndFallback(StrategySuite):
     strategy, settings, finds_goal = BasicStrategy, BasicSettings(recipes=False, fallback=False), False
+
+
+class TestIlp(StrategySuite):
+    strategy, settings, budget = IlpStrategy, IlpSettings(), 20
 
 
 class TestRandom(StrategySuite):

@@ -1,0 +1,114 @@
+"""The space as columns of a linear model: one for each choice of each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.problem import LatencyTerms
+from nc_strategies.space import Config, OpScheme, Space
+from nc_strategies.space.capabilities import OptionValue
+from nc_strategies.strategies.ilp.program import Conversion
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One choice of one unit: a scheme of tied operators, or a value of a graph option.
+
+    Args:
+        unit: Position of its unit.
+        names: The operators, or the option's name alone.
+        scheme: The scheme; None for an option.
+        value: The option's value; None for operators.
+        first: It is the unit's default.
+    """
+
+    unit: int
+    names: tuple[str, ...]
+    scheme: OpScheme | None
+    value: OptionValue | None
+    first: bool
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether it is an int8 scheme."""
+        return self.scheme is not None and not self.scheme.is_float
+
+
+class Columns:
+    """All columns of a space, operators first, then options.
+
+    Args:
+        space: The space.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        found: list[Column] = []
+        for unit, group in enumerate(space.groups):
+            found += [Column(unit, group, scheme, None, not k) for k, scheme in enumerate(space.schemes(group))]
+        for unit, (name, values) in enumerate(space.options.items(), len(space.groups)):
+            found += [Column(unit, (name,), None, value, not k) for k, value in enumerate(values)]
+        self.all = tuple(found)
+        self.owner = np.array([c.unit for c in found], float)
+        self.is_int8 = np.array([c.is_int8 for c in found], bool)
+        self._unit_of = {name: unit for unit, group in enumerate(space.groups) for name in group}
+
+    def row(self, config: Config) -> Array:
+        """A configuration as 0 and 1, shape (columns,)."""
+        options = dict(config.options)
+        return np.array([float(config.schemes[c.names[0]] == c.scheme if c.scheme is not None
+                               else options[c.names[0]] == c.value) for c in self.all])
+
+    def config(self, row: Array) -> Config:
+        """The inverse of `row`."""
+        chosen = [c for c, x in zip(self.all, row, strict=True) if x > 0.5]
+        config = self.space.default().with_ops({n: c.scheme for c in chosen if c.scheme is not None for n in c.names})
+        for column in chosen:
+            if column.value is not None:
+                config = config.with_option(column.names[0], column.value)
+        return config
+
+    def by_unit(self, values: Mapping[str, float]) -> Array:
+        """Sums over a unit's operators, shape (units of operators,)."""
+        return np.array([sum(values.get(name, 0.0) for name in group) for group in self.space.groups])
+
+    def costs(self, terms: LatencyTerms) -> Array:
+        """Each column's part of a latency model.
+
+        Raises:
+            KeyError: a scheme for which there is no term.
+        """
+        return np.array([sum(terms.ops[name][c.scheme] for name in c.names if name in terms.ops)
+                         if c.scheme is not None else terms.options.get((c.names[0], c.value), 0.0)  # type: ignore[arg-type]
+                         for c in self.all])
+
+    def conversions(self, terms: LatencyTerms) -> tuple[Conversion, ...]:
+        """A latency model's boundaries between units; operators outside the space count as float."""
+        found = []
+        for b in terms.boundaries:
+            producer = self._unit_of.get(b.producer) if b.producer is not None else None
+            inside = tuple(dict.fromkeys(self._unit_of[c] for c in b.consumers if c in self._unit_of))
+            outside = any(c not in self._unit_of for c in b.consumers)
+            found.append(Conversion(producer, inside, b.quantize, b.dequantize, b.float_consumer or outside))
+        return tuple(found)
+
+    def converting(self, row: Array, conversions: tuple[Conversion, ...]) -> float:
+        """What a configuration pays for conversions."""
+        int8 = {c.unit for c, x in zip(self.all, row, strict=True) if x > 0.5 and c.is_int8}
+        total = 0.0
+        for b in conversions:
+            if b.producer in int8:
+                total += b.dequantize * (b.float_consumer or any(c not in int8 for c in b.consumers))
+            else:
+                total += b.quantize * any(c in int8 for c in b.consumers)
+        return total
+
+    def each(self, value: Callable[[Column], float]) -> Array:
+        """A number a column."""
+        return np.array([value(c) for c in self.all])

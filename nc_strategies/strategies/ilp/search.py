@@ -1,0 +1,237 @@
+"""Which configuration to measure next: solutions of the program, weighed by what they can be expected to gain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+from nc_strategies.problem import Problem, Trial, TrialState
+from nc_strategies.space import FLOAT, Config
+from nc_strategies.strategies.ilp.columns import Array, Columns
+from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen
+from nc_strategies.strategies.ilp.priors import losses
+from nc_strategies.strategies.ilp.program import Cut, solve
+from nc_strategies.strategies.ilp.settings import IlpSettings
+
+MARGINS = (0.0, 0.7, 1.5)
+"""Standard deviations of the predicted loss which solutions keep from the limit."""
+PROOF = 2.0
+"""Standard deviations by which every prediction may be wrong in the better direction before a search has ended."""
+CLOSE = 0.01
+"""Slack that a solution may leave, relative to the limit."""
+TIGHTENINGS = 2
+"""Times a solution may be tightened or relaxed until it keeps just the margin."""
+CAUTION = 2
+"""Power of the excess over the accepted risk by which an expected gain is reduced."""
+DRAWS = 3
+"""Prices drawn from what is still possible: solutions that explore."""
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration and what is predicted of it.
+
+    Args:
+        config: The configuration.
+        cost: Predicted cost, relative to fp32.
+        loss: Predicted loss of the first constraint's metric.
+        cost_sd: Standard deviation of `cost`.
+        loss_sd: Standard deviation of `loss`.
+    """
+
+    config: Config
+    cost: float
+    loss: float
+    cost_sd: float = 0.0
+    loss_sd: float = 0.0
+
+
+class Search:
+    """The models, and what has been tried.
+
+    Args:
+        settings: The strategy's.
+        problem: What is to be solved; its estimates are asked for here.
+    """
+
+    def __init__(self, settings: IlpSettings, problem: Problem) -> None:
+        self._settings, self._problem = settings, problem
+        self._seed = int(problem.rng.integers(2**31))
+        self.columns = Columns(problem.space)
+        prior = losses(problem, self.columns, settings.probes)
+        self._losses = [LossModel(c, self.columns, prior) for c in problem.goal.constraints]
+        self._costs = CostModel(problem, self.columns)
+        self._tried: dict[str, tuple[Array, Trial]] = {}
+        self._float = self._all_float()
+
+    def _all_float(self) -> Array | None:
+        config = self._problem.space.all_float()
+        return self.columns.row(config) if self._problem.space.contains(config) else None
+
+    def tell(self, trial: Trial) -> None:
+        """Learn what came of a configuration."""
+        self._tried[trial.config.fingerprint] = self.columns.row(trial.config), trial
+
+    def fit(self) -> None:
+        """Correct both models by all trials."""
+        seen = [Seen(row, t.evaluation) for row, t in self._tried.values() if t.evaluation is not None]
+        if self._float is not None:
+            seen.append(Seen(self._float, self._problem.baseline))
+        self._costs.fit(seen)
+        for model in self._losses:
+            model.fit(seen)
+
+    @property
+    def incumbent(self) -> float:
+        """The lowest cost of a trial that met the constraints; fp32's where there is none."""
+        goal = self._problem.goal
+        return min((goal.cost(t.evaluation) for _, t in self._tried.values()
+                    if t.ok and t.evaluation is not None and goal.feasible(t.evaluation)), default=1.0)
+
+    def next(self) -> tuple[Point | None, str]:
+        """The configuration to measure next, or None where none can be better, and why."""
+        self.fit()
+        around, cuts = self._around(), self._cuts()
+        plain = self._solve(0.0, around, cuts)
+        if plain is None:
+            plain = self._least(cuts)
+        if plain is None:
+            return None, "finished: nothing is left to try"
+        bold = self._margin(-PROOF, plain, around, cuts)
+        target = self.incumbent * (1 - self._problem.goal.tie / 4)
+        cost, cost_sd = (float(v[0]) for v in self._costs.regression.predict(self._costs.rows([bold])))
+        if cost - PROOF * cost_sd >= target:
+            return None, (f"proved: no other configuration is predicted below {target:.3f}, "
+                          f"even where cost and loss are {PROOF:g} standard deviations better than expected")
+        rows = [bold, plain, *(self._margin(m, plain, around, cuts) for m in MARGINS), *self._drawn(around, cuts)]
+        unique = {row.tobytes(): row for row in rows if row is not None}
+        found = np.array(list(unique.values()))
+        gains, risks = self._gains(found, target)
+        careful = np.minimum(1.0, self._settings.risk / np.maximum(risks, 1e-12)) ** CAUTION
+        best = int(np.argmax(gains * careful))
+        point = self.point(found[best])
+        return point, (f"predicted cost {point.cost:.3f} (sd {point.cost_sd:.3f}), loss {point.loss:.4f} "
+                       f"(sd {point.loss_sd:.4f}) of {self._losses[0].limit:.4f}")
+
+    def point(self, row: Array) -> Point:
+        """What is predicted of a configuration."""
+        cost, cost_sd = self._costs.regression.predict(self._costs.rows([row]))
+        loss, loss_sd = self._losses[0].regression.predict(row[None])
+        return Point(self.columns.config(row), float(cost[0]), float(loss[0]), float(cost_sd[0]), float(loss_sd[0]))
+
+    def front(self, count: int = 20) -> list[Point]:
+        """Predicted Pareto front of cost and loss, the cheapest first, by one program a limit on the loss.
+
+        Source: the epsilon-constraint method, Haimes et al., IEEE Trans. SMC 1971.
+
+        Args:
+            count: Limits, from the least loss to that of the cheapest configuration.
+        """
+        self.fit()
+        model, around = self._losses[0], self._around()
+        cheapest = self._solve(np.inf, around, [])
+        if cheapest is None:
+            return []
+        most, found = max(self.point(cheapest).loss, 0.0), [cheapest]
+        for share in np.linspace(0.0, 1.0, count, endpoint=False):
+            row = self._solve(most * float(share) - model.limit, around, [])
+            if row is not None:
+                found.append(row)
+        points = sorted({p.config.fingerprint: p for p in map(self.point, found)}.values(),
+                        key=lambda p: (p.cost, p.loss))
+        front: list[Point] = []
+        for point in points:
+            if not front or point.loss < front[-1].loss:
+                front.append(point)
+        return front
+
+    def _around(self) -> Array:
+        """Where products are linearized: at the best trial."""
+        best = self._problem.goal.best([t for _, t in self._tried.values()])
+        return self._tried[best.config.fingerprint][0] if best is not None else self.columns.row(
+            self._problem.space.default())
+
+    def _solve(self, relaxed: float, around: Array, cuts: Sequence[Cut], prices: Sequence[Array] | None = None,
+               costs: Array | None = None) -> Array | None:
+        """The cheapest configuration whose predicted losses exceed their limits by no more than `relaxed`."""
+        cost, _, conversions = self._costs.prices if costs is None else self._costs.split(costs)
+        limited = [m.budgeted(m.limit + relaxed, around, None if prices is None else prices[k])
+                   for k, m in enumerate(self._losses)] if np.isfinite(relaxed) else []
+        return solve(self.columns.owner, self.columns.is_int8, cost, limited, conversions, cuts)
+
+    def _margin(self, margin: float, start: Array, around: Array, cuts: Sequence[Cut]) -> Array:
+        """The cheapest configuration whose predicted loss keeps a margin from the limit, by tightening or relaxing."""
+        row, relaxed, kept = start, 0.0, None
+        for _ in range(TIGHTENINGS):
+            slack = min(self._slack(model, row, margin) for model in self._losses)
+            if 0 <= slack <= CLOSE * abs(self._losses[0].limit):
+                return row
+            relaxed += slack
+            found = self._solve(relaxed, around, cuts)
+            if found is None:
+                break
+            row = found
+            if min(self._slack(model, row, margin) for model in self._losses) >= 0:
+                kept = row
+        return row if kept is None else kept
+
+    def _slack(self, model: LossModel, row: Array, margin: float) -> float:
+        loss, sd = model.regression.predict(row[None])
+        return float(model.limit - loss[0] - margin * sd[0])
+
+    def _least(self, cuts: Sequence[Cut]) -> Array | None:
+        """The untried configuration with the least predicted loss."""
+        loss = self._losses[0].regression.prices
+        return solve(self.columns.owner, self.columns.is_int8, loss, [], (), cuts)
+
+    def _drawn(self, around: Array, cuts: Sequence[Cut]) -> list[Array | None]:
+        """Solutions for prices drawn from what the trials leave possible (Thompson sampling)."""
+        rng = np.random.default_rng([self._seed, len(self._tried)])
+        rows = []
+        for _ in range(DRAWS):
+            prices = [m.regression.draw(m.root, rng) for m in self._losses]
+            rows.append(self._solve(0.0, around, cuts, prices, self._costs.regression.draw(self._costs.root, rng)))
+        return rows
+
+    def _gains(self, rows: Array, target: float) -> tuple[Array, Array]:
+        """Expected improvement of the cost, times the probability that all constraints hold, and the risk.
+
+        The risk is the highest probability that a configuration that measures within a limit is over it in truth.
+        Source: constrained expected improvement, Gardner et al., ICML 2014.
+        """
+        cost, sd = self._costs.regression.predict(self._costs.rows(list(rows)))
+        z = (target - cost) / np.maximum(sd, 1e-12)
+        gain = np.maximum((target - cost) * ndtr(z) + sd * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), 0.0)
+        risk = np.zeros(len(rows))
+        for model in self._losses:
+            loss, sd = model.regression.predict(rows)
+            true = loss[:, None] + sd[:, None] * NODES
+            seen = ndtr((model.limit - true) / np.maximum(model.sampling(loss, model.samples), 1e-12)[:, None])
+            accepted = seen @ WEIGHTS / WEIGHTS.sum()
+            right = (seen * (true <= model.limit)) @ WEIGHTS / WEIGHTS.sum()
+            gain, risk = gain * right, np.maximum(risk, 1 - right / np.maximum(accepted, 1e-12))
+        return gain, risk
+
+    def _cuts(self) -> list[Cut]:
+        """No configuration twice, none without int8, and at most half of what may be to blame for a failure."""
+        cuts = [Cut(_chosen(row), float(row.sum()) - 1) for row, _ in self._tried.values()]
+        works = np.zeros(len(self.columns.all)) if self._float is None else self._float.copy()
+        if self._float is not None:
+            floats = [k for k, c in enumerate(self.columns.all) if c.scheme == FLOAT]
+            cuts.append(Cut(tuple(floats), float(len(floats)) - 1))
+        for row, trial in self._tried.values():
+            if trial.state is not TrialState.FAILED:
+                works = np.maximum(works, row)
+        for row, trial in self._tried.values():
+            suspects = _chosen(row * (works == 0))
+            if trial.state is TrialState.FAILED and suspects:
+                cuts.append(Cut(suspects, float(len(suspects) // 2)))
+        return cuts
+
+
+def _chosen(row: Array) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(row > 0.5).tolist())

@@ -1,0 +1,86 @@
+"""The strategy: solve, measure, correct, solve again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from nc_strategies.problem import Problem, Trial
+from nc_strategies.strategies.base import Steps, StepwiseStrategy
+from nc_strategies.strategies.ilp.search import Point, Search
+from nc_strategies.strategies.ilp.settings import IlpSettings
+
+FRONT_FILE = "pareto.json"
+SCHEMA_VERSION = 1
+
+
+class IlpStrategy(StepwiseStrategy):
+    """The lowest predicted latency whose predicted loss keeps the limit, by integer programming.
+
+    1. The default int8 everywhere, before anything is estimated.
+    2. Sensitivity and latency terms are asked for; where there are other calibration algorithms, granularities or
+       graph options, their effect on the outputs is compared without trials.
+    3. An integer program chooses a scheme for each operator; the choice is measured; the measured loss and latency
+       correct the prices by Bayesian regression; and so on, the limit tightened by what the prediction may be wrong.
+    4. When no other configuration can be better within the model, the search has ended.
+
+    Source: Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021, section 3.4: an integer program
+    over operators under a constraint, with a perturbation a layer from second-order sensitivity and a table of
+    latencies of single layers. Here latency is minimized and the loss is the constraint; the latency terms are of
+    whole models, with conversions between int8 and fp32 charged once a tensor; every solution runs in real int8
+    kernels, and what is measured corrects both predictions.
+    """
+
+    settings: IlpSettings
+
+    def __init__(self, settings: IlpSettings | None, problem: Problem) -> None:
+        super().__init__(settings or IlpSettings(), problem)
+        self._search: Search | None = None
+
+    def steps(self) -> Steps:
+        """See `StepwiseStrategy.steps`."""
+        self.stage, self.note = "default int8", "default int8 everywhere"
+        trial = yield self.problem.space.default()
+        self.stage = "integer program"
+        search = Search(self.settings, self.problem)
+        self._search = search
+        search.tell(trial)
+        while True:
+            point, self.note = search.next()
+            if point is None:
+                self.stage = self.note.partition(":")[0]
+                return
+            yield point.config
+
+    def observe(self, trial: Trial) -> None:
+        """See `Strategy.observe`; learnt at once, so that `front` knows the last trial of a run too."""
+        super().observe(trial)
+        if self._search is not None:
+            self._search.tell(trial)
+
+    def front(self) -> list[Point]:
+        """Predicted cost and loss of configurations none of which is beaten in both, the cheapest first.
+
+        Empty until something was estimated: while the default is all that was tried, nothing is.
+        """
+        return self._search.front() if self._search is not None else []
+
+    def close(self) -> None:
+        """Leave the front in ``pareto.json`` of the run's folder."""
+        front = self.front() if self.problem.state_dir is not None else []
+        if self.problem.state_dir is None or not front:
+            return
+        first = self.problem.goal.constraints[0]
+        data = {"schema_version": SCHEMA_VERSION, "objectives": [o.name for o in self.problem.goal.objectives],
+                "metric": first.metric, "tolerated_loss": first.loss(first.threshold),
+                "points": [{"cost": p.cost, "cost_sd": p.cost_sd, "loss": p.loss, "loss_sd": p.loss_sd,
+                            "fingerprint": p.config.fingerprint, "config": p.config.to_dict()} for p in front]}
+        _write(self.problem.state_dir / FRONT_FILE, json.dumps(data, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
