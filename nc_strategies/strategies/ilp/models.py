@@ -19,6 +19,8 @@ SCALE_SD = 0.3
 """Relative standard deviation of the sum of all losses, once a trial has shown it."""
 UNSEEN_SCALE_SD = 1.0
 """The same before that."""
+SLOPE_SD = 0.2
+"""Standard deviation of the power of the estimates that losses follow: what the small ones have in common."""
 OWN_SD = 0.2
 """Relative standard deviation of what sets one int8 scheme of an operator apart from the others."""
 LEAST_PRICE = 0.05
@@ -120,7 +122,10 @@ class LossModel:
         units = len(self._columns.space.groups)
         shared = sorted({_choice(c) for c in columns if c.is_int8 and not c.first})
         sd = MEASURED if prior.measured else UNMEASURED
-        root = np.zeros((len(columns), units + len(shared) + 1 + len(columns)))
+        root = np.zeros((len(columns), units + len(shared) + 2 + len(columns)))
+        some = mean > 0
+        logs = np.log(np.where(some, mean, 1.0))
+        logs -= float(logs @ np.maximum(mean, 0.0)) / max(float(mean[some].sum()), 1e-300)
         for k, column in enumerate(columns):
             if column.scheme is None:
                 own = MEASURED if column.names[0] in prior.measured else UNMEASURED
@@ -128,6 +133,7 @@ class LossModel:
                 continue
             root[k, column.unit] = prior.error * mean[k]
             root[k, units + len(shared)] = scale_sd * mean[k]
+            root[k, -1] = SLOPE_SD * mean[k] * logs[k]
             if column.is_int8 and not column.first:
                 root[k, units + shared.index(_choice(column))] = sd * mean[k]
                 root[k, units + len(shared) + 1 + k] = OWN_SD * mean[k]

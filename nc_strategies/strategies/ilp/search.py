@@ -16,17 +16,17 @@ from nc_strategies.strategies.ilp.priors import losses
 from nc_strategies.strategies.ilp.program import Cut, solve
 from nc_strategies.strategies.ilp.settings import IlpSettings
 
-MARGINS = (0.0, 0.7, 1.5)
+MARGINS = (0.5, 1.2)
 """Standard deviations of the predicted loss which solutions keep from the limit."""
 PROOF = 2.0
 """Standard deviations by which every prediction may be wrong in the better direction before a search has ended."""
+BELIEF = 0.25
+"""Part of the sampling error by which a trial that met the limit may be predicted over it."""
 CLOSE = 0.01
 """Slack that a solution may leave, relative to the limit."""
 TIGHTENINGS = 2
 """Times a solution may be tightened or relaxed until it keeps just the margin."""
-CAUTION = 2
-"""Power of the excess over the accepted risk by which an expected gain is reduced."""
-DRAWS = 3
+DRAWS = 2
 """Prices drawn from what is still possible: solutions that explore."""
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
 
@@ -87,10 +87,17 @@ class Search:
 
     @property
     def incumbent(self) -> float:
-        """The lowest cost of a trial that met the constraints; fp32's where there is none."""
-        goal = self._problem.goal
-        return min((goal.cost(t.evaluation) for _, t in self._tried.values()
-                    if t.ok and t.evaluation is not None and goal.feasible(t.evaluation)), default=1.0)
+        """The lowest cost of a trial that met the constraints and is believed to; fp32's where there is none.
+
+        A trial that met them by luck would set a mark which only luck can beat.
+        """
+        goal, best = self._problem.goal, 1.0
+        for row, trial in self._tried.values():
+            if trial.ok and trial.evaluation is not None and goal.feasible(trial.evaluation):
+                believed = all(self._slack(model, row, 0.0) >= -BELIEF * float(model.sampling(
+                    np.array(model.limit), model.samples)) for model in self._losses)
+                best = min(best, goal.cost(trial.evaluation)) if believed else best
+        return best
 
     def next(self) -> tuple[Point | None, str]:
         """The configuration to measure next, or None where none can be better, and why."""
@@ -111,8 +118,8 @@ class Search:
         unique = {row.tobytes(): row for row in rows if row is not None}
         found = np.array(list(unique.values()))
         gains, risks = self._gains(found, target)
-        careful = np.minimum(1.0, self._settings.risk / np.maximum(risks, 1e-12)) ** CAUTION
-        best = int(np.argmax(gains * careful))
+        safe = risks <= self._settings.risk
+        best = int(np.argmax(np.where(safe, gains, -1.0) if safe.any() else -risks))
         point = self.point(found[best])
         return point, (f"predicted cost {point.cost:.3f} (sd {point.cost_sd:.3f}), loss {point.loss:.4f} "
                        f"(sd {point.loss_sd:.4f}) of {self._losses[0].limit:.4f}")

@@ -13,7 +13,7 @@ class IlpSettings:
 
     Args:
         risk: Accepted probability, by the loss model, that a configuration which measures within the limit is over it
-            on more samples; what is riskier is held to promise less, by the square of the excess.
+            on more samples; what is riskier is only tried when nothing else is left.
         probes: Divergences to ask for at most, to compare calibration algorithms, granularities and graph options
             without trials; 0 for none.
 
