@@ -196,3 +196,66 @@ def test_a_failed_default_does_not_end_the_search():
     found = drive(problem, lambda c: None if c == default else toy_evaluation(HARD, c))
     assert not found[0][1].ok
     assert problem.goal.met(problem.goal.best([t for _, t in found]).evaluation)
+
+
+def estimated(ops, **kwargs):
+    """A problem with exact estimates; the list says which were asked for."""
+    asked, problem = [], toy_problem(ops, **kwargs)
+
+    def sensitivity():
+        asked.append("sensitivity")
+        return {op.name: op.loss for op in ops}
+
+    def latency_model(config):
+        asked.append("latency")
+        return toy_evaluation(ops, config).ratio("latency")
+
+    return replace(problem, sensitivity=sensitivity, latency_model=latency_model), asked
+
+
+def test_two_estimates_rank_operators_without_a_trial_for_each():
+    # "slow" loses most, but "dear" loses more for the time it saves.
+    ops = [ToyOp("a", loss=0.001), ToyOp("slow", loss=0.02, time_us=400), ToyOp("dear", loss=0.015, time_us=20),
+           ToyOp("b", loss=0.001), ToyOp("c", loss=0.001), ToyOp("d", loss=0.001)]
+    problem, asked = estimated(ops, tolerable_loss=0.025)
+    found = drive(problem, lambda config: toy_evaluation(ops, config), BasicSettings(recipes=False))
+    assert of(found, "fallback") == []
+    assert of(found, "accumulate")[0].config.float_ops == ("dear",)
+    assert problem.goal.met(problem.goal.best([t for _, t in found]).evaluation)
+    assert asked.count("sensitivity") == 1
+
+
+def test_the_number_in_fp32_is_doubled_then_halved():
+    ops = [ToyOp(f"op{i}", loss=0.01, time_us=40 + 10 * i) for i in range(16)]
+    problem, _ = estimated(ops, tolerable_loss=0.101)
+    found = drive(problem, lambda config: toy_evaluation(ops, config), BasicSettings(recipes=False))
+    assert [len(t.config.float_ops) for t in of(found, "accumulate")] == [1, 2, 4, 8, 6, 5]
+
+
+def test_once_the_goal_is_met_only_what_should_be_faster_in_fp32_is_tried():
+    ops = [ToyOp("a"), ToyOp("slow in int8", time_us=20, int8_time_us=60), ToyOp("b"), ToyOp("c")]
+    problem, asked = estimated(ops, tolerable_loss=0.01)
+    found = drive(problem, lambda config: toy_evaluation(ops, config), BasicSettings(recipes=False))
+    assert [t.config.float_ops for t in of(found, "fallback")] == [("slow in int8",)]
+    assert "sensitivity" not in asked
+
+
+def test_nothing_is_estimated_before_the_trial_after_the_default_is_asked_for():
+    problem, asked = estimated(HARD)
+    strategy = BasicStrategy(BasicSettings(), problem)
+    config = strategy.propose()
+    strategy.observe(Trial(1, config, TrialState.OK, toy_evaluation(HARD, config)))
+    assert asked == []
+
+
+def test_a_trial_that_was_stopped_early_never_counts_as_one_that_met_the_goal():
+    problem, _ = estimated(HARD, tolerable_loss=0.01)
+    strategy, trials = BasicStrategy(BasicSettings(), problem), []
+    while (config := strategy.propose()) is not None and len(trials) < 60:
+        done = toy_evaluation(HARD, config)
+        lucky = not problem.goal.feasible(done)
+        if lucky:
+            done = replace(done, metrics=(("accuracy", 0.9),), samples=10)
+        trials.append(Trial(len(trials) + 1, config, TrialState.PRUNED if lucky else TrialState.OK, done))
+        strategy.observe(trials[-1])
+    assert problem.goal.best(trials).config.float_ops == ("dear", "dearest")

@@ -46,7 +46,7 @@ class Regression:
         best = -np.inf
         for misfit in MISFITS if self._weights is not None else (0.0,):
             kernel = linear + misfit**2 * products
-            inverse, rest = np.linalg.inv(kernel), values - rows @ self.mean
+            inverse, rest = np.asarray(np.linalg.inv(kernel), np.float64), values - rows @ self.mean
             likelihood = -0.5 * float(rest @ inverse @ rest) - 0.5 * float(np.linalg.slogdet(kernel)[1])
             if likelihood > best:
                 best, self.misfit = likelihood, misfit

@@ -224,7 +224,10 @@ class Search:
         return gain, risk
 
     def _cuts(self) -> list[Cut]:
-        """No configuration twice, none without int8, and at most half of what may be to blame for a failure."""
+        """No configuration twice, none without int8, and at most half of what may be to blame for a failure.
+
+        To blame may be each choice that has worked in no other trial; int8 as such where none of an operator's has.
+        """
         cuts = [Cut(_chosen(row), float(row.sum()) - 1) for row, _ in self._tried.values()]
         works = np.zeros(len(self.columns.all)) if self._float is None else self._float.copy()
         if self._float is not None:
@@ -233,10 +236,15 @@ class Search:
         for row, trial in self._tried.values():
             if trial.state is not TrialState.FAILED:
                 works = np.maximum(works, row)
+        good = {c.unit for c, x in zip(self.columns.all, works, strict=True) if x and c.is_int8}
         for row, trial in self._tried.values():
-            suspects = _chosen(row * (works == 0))
-            if trial.state is TrialState.FAILED and suspects:
-                cuts.append(Cut(suspects, float(len(suspects) // 2)))
+            if trial.state is TrialState.FAILED:
+                chosen = [self.columns.all[k] for k in _chosen(row * (works == 0))]
+                wholly = {c.unit for c in chosen if c.is_int8 and c.unit not in good}
+                suspects = [k for k, c in enumerate(self.columns.all)
+                            if (c.is_int8 and c.unit in wholly) or (c in chosen and c.unit not in wholly)]
+                if chosen:
+                    cuts.append(Cut(tuple(suspects), float(len(chosen) // 2)))
         return cuts
 
 

@@ -1,0 +1,280 @@
+"""The integer-programming strategy: when it asks for what, what it learns, when it stops, what it leaves."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nc_strategies.api import (
+    FLOAT,
+    Boundary,
+    Capabilities,
+    Evaluation,
+    Goal,
+    InputError,
+    LatencyTerms,
+    Objective,
+    OpCapability,
+    OpScheme,
+    Problem,
+    Space,
+    TensorScheme,
+    Trial,
+    TrialState,
+)
+from nc_strategies.strategies.ilp.columns import Columns
+from nc_strategies.strategies.ilp.priors import shrink
+from nc_strategies.strategies.ilp.program import Budgeted, Conversion, Cut, quiet, solve
+from nc_strategies.strategies.ilp.regression import Regression
+from nc_strategies.strategies.ilp.settings import IlpSettings
+from nc_strategies.strategies.ilp.strategy import IlpStrategy
+from nc_strategies.testing import ToyOp, toy_problem
+from nc_strategies.testing.toy import toy_evaluation, toy_loss
+
+OPS = [ToyOp("a", loss=0.001, time_us=60), ToyOp("b", loss=0.02, time_us=40), ToyOp("c", loss=0.004, time_us=100),
+       ToyOp("d", loss=0.012, time_us=90)]
+
+
+def exact(ops, **kwargs):
+    """A toy problem with exact estimates of both kinds; the list says what was asked for, in order."""
+    asked = []
+    problem = toy_problem(ops, **kwargs)
+    full = sum(op.time_us for op in ops)
+
+    def sensitivity():
+        asked.append("sensitivity")
+        return {op.name: op.loss for op in ops}
+
+    def terms():
+        asked.append("terms")
+        return LatencyTerms(0.0, {op.name: {s: (op.time_us if s.is_float else op.int8_time_us) / full
+                                            for s in problem.space.ops[op.name].schemes} for op in ops})
+
+    return replace(problem, sensitivity=sensitivity, latency_terms=terms), asked
+
+
+def measured(ops, config, samples=10**9):
+    return replace(toy_evaluation(ops, config), samples=samples)
+
+
+def drive(strategy, evaluate, budget=10):
+    trials = []
+    while len(trials) < budget and (config := strategy.propose()) is not None:
+        evaluation = evaluate(config)
+        state = TrialState.OK if evaluation is not None else TrialState.FAILED
+        trials.append(Trial(len(trials) + 1, config, state, evaluation))
+        strategy.observe(trials[-1])
+    return trials
+
+
+def optimum(problem, ops):
+    """By enumeration, over int8 in the default scheme or fp32."""
+    default, found = problem.space.default(), []
+    for names in itertools.chain.from_iterable(itertools.combinations([o.name for o in ops], n) for n in range(4)):
+        config = default.with_op(*names) if names else default
+        done = toy_evaluation(ops, config)
+        if problem.goal.feasible(done):
+            found.append(problem.goal.cost(done))
+    return min(found)
+
+
+def test_nothing_is_estimated_while_the_default_may_end_the_run():
+    problem, asked = exact(OPS)
+    strategy = IlpStrategy(None, problem)
+    config = strategy.propose()
+    assert config == problem.space.default()
+    assert strategy.propose() is None
+    strategy.observe(Trial(1, config, TrialState.OK, measured(OPS, config)))
+    strategy.close()
+    assert asked == []
+    strategy.propose()
+    assert sorted(asked) == ["sensitivity", "terms"]
+
+
+def test_the_optimum_is_found_in_few_trials_and_proved():
+    problem, _ = exact(OPS, tolerable_loss=0.018)
+    strategy = IlpStrategy(None, problem)
+    trials = drive(strategy, lambda config: measured(OPS, config), 25)
+    assert len({t.config.fingerprint for t in trials}) == len(trials) < 25
+    best = problem.goal.best(trials)
+    assert problem.goal.cost(best.evaluation) == pytest.approx(optimum(problem, OPS), rel=0.02)
+    assert strategy.note.startswith("proved")
+    assert strategy.stage == "proved"
+
+
+def test_int8_everywhere_that_meets_the_goal_is_proved_without_more_trials():
+    problem, _ = exact(OPS, tolerable_loss=0.5)
+    strategy = IlpStrategy(None, problem)
+    assert len(drive(strategy, lambda config: measured(OPS, config))) == 1
+    assert strategy.note.startswith("proved")
+
+
+def test_the_front_is_left_in_the_runs_folder(tmp_path):
+    problem, _ = exact(OPS, tolerable_loss=0.018)
+    strategy = IlpStrategy(None, replace(problem, state_dir=tmp_path))
+    drive(strategy, lambda config: measured(OPS, config), 4)
+    strategy.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["pareto.json"]
+    points = json.loads((tmp_path / "pareto.json").read_text())["points"]
+    assert len(points) > 2
+    assert [p["cost"] for p in points] == sorted(p["cost"] for p in points)
+    assert [p["loss"] for p in points] == sorted((p["loss"] for p in points), reverse=True)
+    assert all(problem.space.contains(point.config) for point in strategy.front())
+
+
+def test_a_run_that_ends_with_the_default_leaves_no_front(tmp_path):
+    problem, asked = exact(OPS)
+    strategy = IlpStrategy(None, replace(problem, state_dir=tmp_path))
+    drive(strategy, lambda config: measured(OPS, config), 1)
+    strategy.close()
+    assert list(tmp_path.iterdir()) == []
+    assert asked == []
+
+
+def test_an_operator_that_cannot_run_in_int8_is_found_and_left_in_fp32():
+    problem, _ = exact(OPS, tolerable_loss=0.03)
+    strategy = IlpStrategy(None, problem)
+    trials = drive(strategy, lambda c: None if not c.schemes["c"].is_float else measured(OPS, c), 12)
+    best = problem.goal.best(trials)
+    assert best is not None
+    assert problem.goal.met(best.evaluation)
+    assert best.config.schemes["c"].is_float
+
+
+def test_trials_stopped_early_are_learnt_from_but_never_the_best():
+    problem, _ = exact(OPS, tolerable_loss=0.018)
+    strategy = IlpStrategy(None, problem)
+    for number in range(1, 6):
+        config = strategy.propose()
+        if config is None:
+            break
+        over = toy_loss(OPS, config) > 0.018
+        state = TrialState.PRUNED if over else TrialState.OK
+        strategy.observe(Trial(number, config, state, measured(OPS, config, 100 if over else 10**9)))
+    assert strategy._search.incumbent < 1.0
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput", "size"])
+def test_every_objective_is_solved_without_estimates(objective):
+    def evaluate(config):
+        return replace(measured(OPS, config), ratios=((objective, 1 - 0.15 * len(config.int8_ops)),),
+                       spread=((objective, 0.0),))
+
+    problem = toy_problem(OPS, tolerable_loss=0.03)
+    goal = Goal(problem.goal.constraints, (Objective(objective),))
+    problem = replace(problem, goal=goal, baseline=evaluate(problem.space.all_float()))
+    best = goal.best(drive(IlpStrategy(None, problem), evaluate, 8))
+    assert goal.met(best.evaluation)
+
+
+def test_tied_operators_and_options_stay_within_the_space():
+    int8 = [OpScheme(TensorScheme("uint8", "asym", "per_tensor", a), TensorScheme("int8", "sym", "per_channel"))
+            for a in ("minmax", "kl")]
+    space = Space(Capabilities(tuple(OpCapability(n, "Conv", (*int8, FLOAT), parameters=5, elements=9) for n in "xyz"),
+                               tied=(("x", "z"),), options=(("fold", (True, False)),)))
+    plain = toy_problem([ToyOp("x")], tolerable_loss=0.01)
+    noisy = []
+
+    def divergence(config):
+        noisy.append(config)
+        return 0.5 if all(s.is_float or s.activation.algorithm == "kl" for _, s in config.ops) else 1.0
+
+    def evaluate(config):
+        loss = sum(0.012 if s.activation.algorithm == "minmax" else 0.004 for _, s in config.ops if not s.is_float)
+        return Evaluation((("accuracy", 0.9 - loss),), (), (("latency", 1 - 0.2 * len(config.int8_ops)),),
+                          (("latency", 0.01),), 10**9)
+
+    problem = Problem(space, plain.goal, plain.baseline, plain.rng, divergence=divergence)
+    trials = drive(IlpStrategy(IlpSettings(probes=5), problem), evaluate, 6)
+    assert all(space.contains(t.config) for t in trials)
+    assert 0 < len(noisy) <= 5
+    assert trials[1].config.schemes["x"].is_float or trials[1].config.schemes["x"].activation.algorithm == "kl"
+
+
+def test_replaying_the_same_trials_gives_the_same_proposals():
+    def once():
+        problem, _ = exact(OPS, tolerable_loss=0.018)
+        return [t.config.fingerprint for t in drive(IlpStrategy(None, problem), lambda c: measured(OPS, c, 500), 5)]
+
+    assert once() == once()
+
+
+def test_conversions_are_charged_as_the_latency_terms_charge_them():
+    names = "abcd"
+    scheme = OpScheme(TensorScheme("uint8"), TensorScheme("int8"))
+    space = Space(Capabilities(tuple(OpCapability(n, "Conv", (scheme, FLOAT)) for n in names)))
+    rng = np.random.default_rng(0)
+    boundaries = (Boundary(None, ("a",), 0.05, 0.0), Boundary("a", ("b", "c"), 0.04, 0.06),
+                  Boundary("b", ("d",), 0.03, 0.03), Boundary("c", ("d",), 0.02, 0.01),
+                  Boundary("d", (), 0.0, 0.08, float_consumer=True))
+    terms = LatencyTerms(0.1, {n: {scheme: 0.1, FLOAT: float(rng.uniform(0.1, 0.25))} for n in names}, boundaries)
+    columns = Columns(space)
+    conversions, prices = columns.conversions(terms), columns.costs(terms)
+    configs = [space.default().with_op(*[n for n, f in zip(names, flags, strict=True) if f])
+               for flags in itertools.product([False, True], repeat=4)]
+    for config in configs:
+        row = columns.row(config)
+        assert columns.config(row) == config
+        assert terms.base + prices @ row + columns.converting(row, conversions) == pytest.approx(terms(config))
+    loss = columns.each(lambda c: float(c.is_int8))
+    for limit in range(5):
+        found = columns.config(solve(columns.owner, columns.is_int8, prices, [Budgeted(loss, limit)], conversions))
+        assert terms(found) == pytest.approx(min(terms(c) for c in configs if len(c.int8_ops) <= limit))
+
+
+def test_products_count_when_both_are_chosen():
+    owner, int8 = np.repeat(np.arange(3.0), 2), np.tile([True, False], 3)
+    cost, loss = np.array([-3.0, 0, -2.9, 0, -1, 0]), np.array([1.0, 0, 1, 0, 1, 0])
+    assert solve(owner, int8, cost, [Budgeted(loss, 2.0)])[::2].tolist() == [1, 1, 0]
+    assert solve(owner, int8, cost, [Budgeted(loss, 2.0, ((0, 2, 0.5),))])[::2].tolist() == [1, 0, 1]
+    assert solve(owner, int8, cost, [Budgeted(loss, 2.0)], (), [Cut((0, 2, 5), 2.0)])[::2].tolist() == [1, 0, 1]
+    assert solve(owner, int8, cost, [Budgeted(loss, -1.0)]) is None
+    assert solve(owner, int8, cost, [Budgeted(loss, 3.0)],
+                 [Conversion(0, (1,), 5.0, 5.0)])[::2].tolist() == [1, 1, 1]
+
+
+def test_a_pair_that_loses_together_is_found():
+    rng, count = np.random.default_rng(0), 8
+    rows = (rng.random((40, count)) < 0.5).astype(float)
+    values = rows.sum(1) + 3 * rows[:, 2] * rows[:, 5]
+    model = Regression(np.ones(count), np.eye(count) * 0.5, np.ones(count))
+    model.fit(rows, values, np.full(40, 0.01))
+    pairs = np.triu(model.pairs(), 1)
+    assert np.unravel_index(pairs.argmax(), pairs.shape) == (2, 5)
+    assert pairs.max() > 1.0
+    assert model.misfit > 0.02
+
+
+def test_observations_with_less_noise_count_more_and_uncertainty_shrinks():
+    rows = np.eye(2)
+    model = Regression(np.ones(2), np.eye(2))
+    model.fit(rows, np.array([2.0, 2.0]), np.array([0.1, 3.0]))
+    assert model.prices[0] > 1.9
+    assert model.prices[1] < 1.2
+    _, sd = model.predict(rows)
+    assert sd[0] < 0.2 < sd[1]
+
+
+def test_estimates_are_shrunk_towards_each_other():
+    raw = np.exp(np.random.default_rng(0).normal(0, 1.5, 50))
+    shape, error = shrink(raw, 0.7)
+    assert np.all(np.argsort(shape) == np.argsort(raw))
+    assert np.log(shape).std() < np.log(raw).std()
+    assert 0 < error < 1
+
+
+def test_what_the_solver_prints_stays_off_the_terminal(capfd):
+    import os
+
+    with quiet():
+        os.write(1, b"stray\n")
+    os.write(1, b"kept\n")
+    assert capfd.readouterr().out == "kept\n"
+
+
+@pytest.mark.parametrize(("key", "value"), [("risk", 0.0), ("risk", 1.5), ("probes", -1)])
+def test_settings_that_mean_nothing_are_refused(key, value):
+    with pytest.raises(InputError, match=f"strategy.{key}"):
+        IlpSettings(**{key: value})
