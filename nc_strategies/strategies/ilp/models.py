@@ -21,6 +21,8 @@ UNSEEN_SCALE_SD = 1.0
 """The same before that."""
 SLOPE_SD = 0.2
 """Standard deviation of the power of the estimates that losses follow: what the small ones have in common."""
+LEAST_SD = 0.1
+"""Standard deviation of any operator's loss at least, relative to the mean operator's: no estimate excludes a loss."""
 OWN_SD = 0.2
 """Relative standard deviation of what sets one int8 scheme of an operator apart from the others."""
 LEAST_PRICE = 0.05
@@ -124,6 +126,7 @@ class LossModel:
         sd = MEASURED if prior.measured else UNMEASURED
         root = np.zeros((len(columns), units + len(shared) + 2 + len(columns)))
         some = mean > 0
+        typical = float(mean[some].mean()) if some.any() else 0.0
         logs = np.log(np.where(some, mean, 1.0))
         logs -= float(logs @ np.maximum(mean, 0.0)) / max(float(mean[some].sum()), 1e-300)
         for k, column in enumerate(columns):
@@ -131,7 +134,7 @@ class LossModel:
                 own = MEASURED if column.names[0] in prior.measured else UNMEASURED
                 root[k, units + len(shared) + 1 + k] = 0.0 if column.first else own * level
                 continue
-            root[k, column.unit] = prior.error * mean[k]
+            root[k, column.unit] = float(np.hypot(prior.error * mean[k], LEAST_SD * typical)) if column.is_int8 else 0.0
             root[k, units + len(shared)] = scale_sd * mean[k]
             root[k, -1] = SLOPE_SD * mean[k] * logs[k]
             if column.is_int8 and not column.first:

@@ -18,7 +18,7 @@ from nc_strategies.strategies.ilp.columns import Array, Columns
 log = logging.getLogger(__name__)
 ESTIMATE_ERROR, GUESS_ERROR = 0.7, 1.2
 """Standard deviation of the logarithm of a loss over its estimate, with and without the backend's sensitivity."""
-LEAST = 1e-3
+LEAST = 0.02
 """Least estimate of a unit, relative to the mean: zero or below is noise of the estimate."""
 ENOUGH = 5
 """Units from which the spread of the true losses can be told from that of the estimates."""

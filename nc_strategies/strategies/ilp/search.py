@@ -89,14 +89,15 @@ class Search:
     def incumbent(self) -> float:
         """The lowest cost of a trial that met the constraints and is believed to; fp32's where there is none.
 
-        A trial that met them by luck would set a mark which only luck can beat.
+        A trial that met them, or was fast, by luck would set a mark which only luck can beat.
         """
         goal, best = self._problem.goal, 1.0
         for row, trial in self._tried.values():
             if trial.ok and trial.evaluation is not None and goal.feasible(trial.evaluation):
                 believed = all(self._slack(model, row, 0.0) >= -BELIEF * float(model.sampling(
                     np.array(model.limit), model.samples)) for model in self._losses)
-                best = min(best, goal.cost(trial.evaluation)) if believed else best
+                predicted = float(self._costs.regression.predict(self._costs.rows([row]))[0][0])
+                best = min(best, max(goal.cost(trial.evaluation), predicted)) if believed else best
         return best
 
     def next(self) -> tuple[Point | None, str]:
