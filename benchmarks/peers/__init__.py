@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/peers.py``: environments, drivers of other tools, the common judge, the report."""
