@@ -23,8 +23,13 @@ def main() -> None:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    names = list(task["models"])
-    sessions = [ort.InferenceSession(task["models"][n], options, providers=["CPUExecutionProvider"]) for n in names]
+    opened, refused = {}, {}
+    for name, path in task["models"].items():
+        try:
+            opened[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  the engine raises a class of its own for every status code
+            refused[name] = str(error).splitlines()[0][:300]
+    names, sessions = list(opened), list(opened.values())
     inputs = [s.get_inputs()[0].name for s in sessions]
     with np.load(task["evaluation"]) as data:
         x, y = data["x"], data["y"]
@@ -43,7 +48,7 @@ def main() -> None:
              "latency_ms": {n: timing.median_ms(i) for i, n in enumerate(names)},
              "ratio": {a: {b: [timing.ratio(i, j), *timing.ratio_interval(i, j)] for j, b in enumerate(names) if i != j}
                        for i, a in enumerate(names)},
-             "runs": timing.runs, "onnxruntime": ort.__version__}
+             "refused": refused, "runs": timing.runs, "onnxruntime": ort.__version__}
     Path(task["output"]).write_text(json.dumps(found, indent=2) + "\n")
 
 

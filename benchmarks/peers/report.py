@@ -22,9 +22,10 @@ def threshold(results: Results, case: str) -> float:
 
 
 def status(results: Results, case: str, tool: str) -> str:
-    """How a tool ended: ``met``, ``missed``, ``capped``, ``failed``, ``refuted`` (the judge differs) or ``not run``.
+    """How a tool ended: ``met``, ``missed``, ``capped``, ``failed``, ``refuted``, ``refused`` or ``not run``.
 
-    Met means: within the limit, a model was handed over, and the judge finds it accurate enough.
+    Met means: within the limit, a model was handed over, and the judge finds it accurate enough. Refuted: the judge
+    does not. Refused: the judge's engine does not open the model.
     """
     part = results["cases"][case]
     cell = part["cells"].get(tool)
@@ -32,6 +33,8 @@ def status(results: Results, case: str, tool: str) -> str:
         return "not run"
     if cell["model"] is None:
         return "missed" if cell["ended"] == "finished" else str(cell["ended"])
+    if tool in part["judged"]["refused"]:
+        return "refused"
     accurate = part["judged"]["accuracy"][tool] >= threshold(results, case)
     if cell["goal_s"] is None and "@" not in tool:
         return "missed"

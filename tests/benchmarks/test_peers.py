@@ -42,7 +42,7 @@ def results(cells, accuracy, ratio, limit=900):
     """One case; `ratio` is latency relative to fp32, the judge's pairs follow from it."""
     ratio = {"fp32": 1.0, **ratio}
     pairs = {a: {b: [x / y, x / y * 0.99, x / y * 1.01] for b, y in ratio.items() if b != a} for a, x in ratio.items()}
-    judged = {"accuracy": {"fp32": 0.60, **accuracy}, "ratio": pairs, "runs": 300,
+    judged = {"accuracy": {"fp32": 0.60, **accuracy}, "ratio": pairs, "runs": 300, "refused": {},
               "latency_ms": {name: 10 * value for name, value in ratio.items()}}
     terms = {"samples": SAMPLES, "calibration_samples": 10, "tolerable_loss": 0.01, "batch_size": 50, "limit": limit}
     return {"terms": terms, "machine": "a processor", "versions": {"x": "1"},
@@ -192,3 +192,28 @@ def test_the_onnxruntime_driver_leaves_a_model_and_its_log(tmp_path):
     scales = {n.input[1] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     assert scales
     assert all(not i.dims or i.dims == [1] for i in model.graph.initializer if i.name in scales)
+
+
+def test_the_judge_sees_all_models_side_by_side_and_says_which_it_cannot_open(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from nc_strategies import samples
+
+    folder = Path(samples.__file__).parent
+    with np.load(folder / "fashion_evaluation.npz") as data:
+        x, y = data["x"][:SAMPLES].astype(np.float32) / 127.5 - 1, data["y"][:SAMPLES]
+    np.savez(tmp_path / "samples.npz", x=x, y=y)
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    sample = folder / "fashion_cnn.onnx"
+    models = {"fp32": sample, "same": sample, "broken": tmp_path / "broken.onnx"}
+    task = {"models": {n: str(p) for n, p in models.items()}, "evaluation": str(tmp_path / "samples.npz"),
+            "batch_size": 30, "runs": 40, "output": str(tmp_path / "judged.json")}
+    (tmp_path / "judge.json").write_text(json.dumps(task))
+    root = BENCHMARKS.parent
+    subprocess.run([sys.executable, str(BENCHMARKS / "peers" / "judge.py"), str(tmp_path / "judge.json")], check=True,
+                   env={**os.environ, "PYTHONPATH": str(root)})
+    judged = json.loads((tmp_path / "judged.json").read_text())
+    assert list(judged["refused"]) == ["broken"]
+    assert judged["accuracy"]["fp32"] == judged["accuracy"]["same"] > 0.8
+    ratio, low, high = judged["ratio"]["same"]["fp32"]
+    assert low < ratio < high
+    assert 0.5 < ratio < 2
