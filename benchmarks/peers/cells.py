@@ -147,7 +147,7 @@ def _watch(command: list[str], folder: Path, terms: Terms, may_finish: Callable[
                    if not key.startswith("SIGOPT_") and key != "PYTHONPATH"}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # NNCF reports its use over the network unless it is told that it runs in a test.
-    environment |= {**threads, "NNCF_CI": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **extra}
+    environment |= {**threads, "NNCF_CI": "1", "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **extra}
     with (folder / "log.txt").open("wb") as log:
         start = time.time()
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log,
