@@ -74,6 +74,43 @@ class ExecutedOps:
         return sum(self.fp32.values())
 
 
+@dataclass(frozen=True)
+class Link:
+    """A tensor between operators, where a conversion is paid when int8 meets floating point.
+
+    Args:
+        producer: Operator with a choice that makes it; None for an input or what an operator without a choice makes.
+        consumers: Operators with a choice that take it, the first to run first.
+        elements: Its size for one sample, 0 when unknown.
+        float_consumer: An operator without a choice, or the caller, takes it too, in floating point.
+        single_form: Its int8 form is one for all consumers; otherwise each activation scheme among them has its own.
+        clipped: Activation schemes, as pairs (dtype, scheme), in whose form the producer's activation function is not
+            implied by the range, so that it runs on its own behind an int8 producer.
+    """
+
+    producer: str | None
+    consumers: tuple[str, ...]
+    elements: int = 0
+    float_consumer: bool = False
+    single_form: bool = True
+    clipped: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where an engine says the time of one run went; profiling slows a run down, so only the shares count.
+
+    Args:
+        ops: Seconds by operator of the model, what the engine fused into it included.
+        conversions: Pairs (elements, seconds), one for each quantization, dequantization and change of layout.
+        other: Seconds of everything else.
+    """
+
+    ops: Mapping[str, float]
+    conversions: tuple[tuple[int, float], ...] = ()
+    other: float = 0.0
+
+
 class Executable(ABC):
     """A graph, loaded into the engine and ready to run.
 
@@ -96,6 +133,14 @@ class Executable(ABC):
     @abstractmethod
     def executed(self) -> ExecutedOps:
         """What the engine executes, read from the engine, not from what was asked for."""
+
+    def profile(self, batch: Batch, runs: int) -> Profile | None:
+        """Medians over a number of profiled runs; None where the engine has no profiler.
+
+        Raises:
+            EngineError: the engine could not run it.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027 - optional, nothing to release by default
         """Release the engine's memory."""
@@ -157,6 +202,18 @@ class Backend(ABC):
     @abstractmethod
     def open(self, path: Path) -> Executable:
         """Open a saved model with the engine's defaults, as a user would: what `save` promises is checked with it."""
+
+    def links(self) -> tuple[Link, ...]:
+        """The tensors at which int8 may meet floating point.
+
+        What is known of them from `capabilities` by default: a tensor an operator, no sizes but the output's.
+        """
+        capabilities = self.capabilities()
+        elements = {op.name: op.elements for op in capabilities.ops}
+        consumers: dict[str, dict[str, None]] = {}
+        for producer, consumer in capabilities.edges:
+            consumers.setdefault(producer, {})[consumer] = None
+        return tuple(Link(name, tuple(readers), elements[name]) for name, readers in consumers.items())
 
     def keep(self, folder: Path) -> None:  # noqa: B027 - optional, nothing to keep by default
         """Leave in the run's folder what the run made of the model to work on, such as its form in another format."""

@@ -51,6 +51,11 @@ class Timing:
         """
         return float(np.exp(self._log_ratios(model, reference).mean()))
 
+    def standard_error(self, model: int, reference: int) -> float:
+        """Standard error of the logarithm of `ratio`."""
+        logs = self._log_ratios(model, reference)
+        return float(logs.std(ddof=1) / np.sqrt(len(logs)))
+
     def ratio_interval(self, model: int, reference: int) -> tuple[float, float]:
         """95 % interval of `ratio`.
 
@@ -59,12 +64,12 @@ class Timing:
         holds where neighbouring runs are correlated, as they are on a shared machine.
         """
         logs = self._log_ratios(model, reference)
-        reach = T_95[len(logs) - 1] * logs.std(ddof=1) / np.sqrt(len(logs))
+        reach = T_95[len(logs) - 1] * self.standard_error(model, reference)
         return float(np.exp(logs.mean() - reach)), float(np.exp(logs.mean() + reach))
 
 
 def interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.Generator,
-               limit: float = 0.0) -> Timing:
+               limit: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> Timing:
     """Time several callables side by side, in a new random order each round, each warm from a run of its own.
 
     Args:
@@ -72,6 +77,7 @@ def interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.
         count: Rounds.
         rng: Shuffles the order.
         limit: Seconds after which to stop, once there were 20 rounds; 0 for none.
+        clock: Gives the seconds that are counted.
     """
     for run in runs:
         for _ in range(WARM_UP):
@@ -82,9 +88,9 @@ def interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.
         for model in rng.permutation(len(runs)):
             # Once untimed: the run before was another model's, and left the caches full of its weights.
             runs[model]()
-            before = time.perf_counter()
+            before = clock()
             runs[model]()
-            seconds[index, model] = time.perf_counter() - before
+            seconds[index, model] = clock() - before
         if limit and index + 1 >= LEAST_RUNS and time.perf_counter() - start > limit:
             return Timing(seconds[: index + 1])
     return Timing(seconds)

@@ -14,12 +14,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from nc_strategies.backends.base import Backend, Batch, ModelInfo
+from nc_strategies.backends.base import Backend, Batch, Link, ModelInfo
 from nc_strategies.backends.calibration import ALGORITHMS, Histogram
 from nc_strategies.backends.onnxruntime import graph as graphs
 from nc_strategies.backends.onnxruntime import session
 from nc_strategies.backends.onnxruntime.assemble import Assembler
 from nc_strategies.backends.onnxruntime.graph import OPT_IN, Graph, Unit
+from nc_strategies.backends.onnxruntime.links import find_links
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
@@ -90,6 +91,8 @@ class OnnxRuntimeBackend(Backend):
         for unit in self.graph.units.values():
             for name in (unit.raw, f"{unit.raw}/open", unit.output, f"{unit.output}/open"):
                 self._operators[name] = unit.name
+            if unit.act is not None:
+                self._operators[unit.act.name] = unit.name
         return self._info
 
     def _export(self, model: ModelSource) -> Path:
@@ -170,6 +173,10 @@ class OnnxRuntimeBackend(Backend):
             elif node.op_type in graphs.FOLLOWING and node.name not in acts and node.input[0] in owner:
                 owner[node.output[0]] = owner[node.input[0]]
         return edges
+
+    def links(self) -> tuple[Link, ...]:
+        """See `Backend.links`."""
+        return find_links(self.graph)
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
         """See `Backend.calibrate`: one pass of the fp32 graph with every activation as an output.

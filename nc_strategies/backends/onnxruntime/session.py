@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Batch, Executable, ExecutedOps
+from nc_strategies.backends.base import Batch, Executable, ExecutedOps, Profile
+from nc_strategies.backends.profiling import NodeTimes, summarise
 from nc_strategies.errors import EngineError, first_line
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -41,6 +43,34 @@ def options(threads: int) -> ort.SessionOptions:
     return chosen
 
 
+def _open(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), chosen, providers=PROVIDERS)
+    except Exception as error:  # onnxruntime raises a class of its own for every status code
+        raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
+
+
+def _run(session: ort.InferenceSession, batch: Batch) -> Sequence[NDArray[Any]]:
+    try:
+        outputs: Sequence[NDArray[Any]] = session.run(None, batch)
+    except Exception as error:  # as above
+        raise EngineError(f"onnxruntime could not run the model: {first_line(error)}") from error
+    return outputs
+
+
+def _profiled(model: bytes | Path, threads: int, batch: Batch,
+              runs: int) -> tuple[ort.InferenceSession, list[dict[str, Any]]]:
+    """A session whose first runs were recorded, and the record; it records no more."""
+    with tempfile.TemporaryDirectory(prefix="ncs-profile-") as folder:
+        chosen = options(threads)
+        chosen.enable_profiling = True
+        chosen.profile_file_prefix = str(Path(folder) / "profile")
+        session = _open(model, chosen)
+        for _ in range(runs):
+            _run(session, batch)
+        return session, json.loads(Path(session.end_profiling()).read_text())
+
+
 class OrtExecutable(Executable):
     """A session with the engine's default optimizations.
 
@@ -61,20 +91,13 @@ class OrtExecutable(Executable):
         self.size_bytes = len(model) if isinstance(model, bytes) else model.stat().st_size
         self._operators = operators or {}
         self._executed: ExecutedOps | None = None
-        chosen = options(threads)
-        with tempfile.TemporaryDirectory(prefix="ncs-profile-") as folder:
-            if probe is not None:
-                chosen.enable_profiling = True
-                chosen.profile_file_prefix = str(Path(folder) / "profile")
-            try:
-                self._session = ort.InferenceSession(
-                    model if isinstance(model, bytes) else str(model), chosen, providers=PROVIDERS)
-            except Exception as error:  # onnxruntime raises a class of its own for every status code
-                raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
-            if probe is not None:
-                self.predict(probe)
-                profile = Path(self._session.end_profiling())
-                self._executed = read_profile(json.loads(profile.read_text()), self._operators)
+        # The engine's own session keeps the serialized model too: this costs no memory.
+        self._model, self._threads = model, threads
+        if probe is None:
+            self._session = _open(model, options(threads))
+            return
+        self._session, events = _profiled(model, threads, probe, 1)
+        self._executed = read_profile(events, self._operators)
 
     @property
     def session(self) -> ort.InferenceSession:
@@ -83,11 +106,12 @@ class OrtExecutable(Executable):
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
         """See `Executable.predict`."""
-        try:
-            outputs: Sequence[NDArray[Any]] = self._session.run(None, batch)
-        except Exception as error:  # as above
-            raise EngineError(f"onnxruntime could not run the model: {first_line(error)}") from error
-        return outputs
+        return _run(self._session, batch)
+
+    def profile(self, batch: Batch, runs: int) -> Profile:
+        """See `Executable.profile`: a session of its own, because a profile that is on slows every run."""
+        _, events = _profiled(self._model, self._threads, batch, runs + 1)
+        return read_times(events, self._operators)
 
     def executed(self) -> ExecutedOps:
         """What ran, from the engine's own profile of a run.
@@ -100,15 +124,34 @@ class OrtExecutable(Executable):
         return self._executed
 
 
+def read_times(events: list[dict[str, Any]], operators: Mapping[str, str]) -> Profile:
+    """Times of the nodes from the events of several profiled runs, the first of them left out."""
+    nodes: dict[tuple[str, str], NodeTimes] = {}
+    for event in _node_events(events):
+        kind, name = event["args"]["op_name"], event["name"].removesuffix("_kernel_time")
+        if (kind, name) not in nodes:
+            # The engine's own Transposes, between layouts, are named for their type.
+            conversion = kind in CONVERSIONS or (kind == "Transpose" and base_name(name) == kind)
+            owner = operators.get(base_name(name).removesuffix(BARRIER))
+            shapes = event["args"].get("output_type_shape", [])
+            elements = prod(next(iter(shapes[0].values()))) if shapes else 0
+            nodes[kind, name] = NodeTimes(owner, conversion, elements)
+            continue
+        nodes[kind, name].seconds.append(event["dur"] * 1e-6)
+    return summarise(nodes.values())
+
+
+def _node_events(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+
+
 def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> ExecutedOps:
     """Executed operators from the events of one profiled run."""
     int8: Counter[str] = Counter()
     fp32: Counter[str] = Counter()
     names: set[str] = set()
     conversions = 0
-    for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-            continue
+    for event in _node_events(events):
         kind = event["args"]["op_name"]
         name = event["name"].removesuffix("_kernel_time")
         if kind in CONVERSIONS:

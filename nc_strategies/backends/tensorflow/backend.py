@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nc_strategies.backends.base import Backend, Batch, Executable, ModelInfo
+from nc_strategies.backends.base import Backend, Batch, Executable, Link, ModelInfo
 from nc_strategies.backends.calibration import Histogram
 from nc_strategies.backends.tensorflow import loading, probe
 from nc_strategies.backends.tensorflow.assemble import Assembled, Assembler, Parts
@@ -16,6 +16,7 @@ from nc_strategies.backends.tensorflow.fold import simplify
 from nc_strategies.backends.tensorflow.graph import Graph
 from nc_strategies.backends.tensorflow.kernels import REMAPPED
 from nc_strategies.backends.tensorflow.lazy import tensorflow, use_threads
+from nc_strategies.backends.tensorflow.links import find_links
 from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
@@ -75,10 +76,19 @@ class TensorFlowBackend(Backend):
     def _matched(self) -> Matched:
         return self._parts.matched
 
+    @property
+    def _operators(self) -> dict[str, str]:
+        return {name: unit.name for unit in self._matched.units.values() for name in (unit.name, *unit.absorbed)}
+
     def capabilities(self) -> Capabilities:
         """See `Backend.capabilities`; the kernels were tried in a child process."""
         assert self._loaded
         return describe(self._parts.graph, self._matched, probe.kernels())
+
+    def links(self) -> tuple[Link, ...]:
+        """See `Backend.links`."""
+        assert self._loaded
+        return find_links(self._parts.graph, self._matched, self._parts.outputs)
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
         """See `Backend.calibrate`."""
@@ -110,7 +120,7 @@ class TensorFlowBackend(Backend):
             built.outputs,
             self.threads,
             built.fingerprint,
-            frozenset(self._matched.units),
+            self._operators,
             _rewriting(built),
         )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Batch, Executable, ExecutedOps
-from nc_strategies.backends.tensorflow.executed import count
+from nc_strategies.backends.base import Batch, Executable, ExecutedOps, Profile
+from nc_strategies.backends.tensorflow.executed import count, read_times
 from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import Port
 from nc_strategies.errors import EngineError
@@ -29,7 +30,7 @@ class SessionExecutable(Executable):
         outputs: Names of the tensors to fetch.
         threads: Threads for one run.
         fingerprint: Hash of the graph.
-        names: Nodes that stand for operators of the model, by their name in the graph.
+        operators: Node name to the operator of the model it computes, or computes a part of.
         rewriting: One of `REWRITING`.
 
     Raises:
@@ -43,14 +44,14 @@ class SessionExecutable(Executable):
         outputs: Sequence[str],
         threads: int,
         fingerprint: str,
-        names: frozenset[str] = frozenset(),
+        operators: Mapping[str, str] = MappingProxyType({}),
         rewriting: str = "stock",
     ) -> None:
         tf = tensorflow()
         self.fingerprint, self.size_bytes = fingerprint, graph_def.ByteSize()
         self._inputs = tuple((port.spec.name, _full(port.tensor), port.spec.dtype) for port in inputs)
         self._outputs = [_full(name) for name in outputs]
-        self._names = names
+        self._operators = operators
         graph = tf.Graph()
         try:
             with graph.as_default():
@@ -80,20 +81,33 @@ class SessionExecutable(Executable):
 
     def executed(self) -> ExecutedOps:
         """Count the nodes of the graphs which the runtime made of this one, from the metadata of one run."""
+        metadata = self._traced(self._feed(), output_partition_graphs=True)
+        nodes = (node for graph in metadata.partition_graphs for node in graph.node)
+        return count(nodes, frozenset(self._operators.values()))
+
+    def profile(self, batch: Batch, runs: int) -> Profile:
+        """See `Executable.profile`: from full traces of the runtime's steps."""
         tf = tensorflow()
+        feed = {tensor: np.asarray(batch[name], dtype) for name, tensor, dtype in self._inputs}
+        level = tf.compat.v1.RunOptions.FULL_TRACE
+        steps = [self._traced(feed, trace_level=level).step_stats for _ in range(runs + 1)]
+        return read_times(steps[1:], self._operators)
+
+    def _feed(self) -> Mapping[str, NDArray[Any]]:
         values = self._last or [np.zeros([size or 1 for size in shape], dtype) for shape, dtype in self._shapes()]
-        feed: Mapping[str, NDArray[Any]] = dict(zip((tensor for _, tensor, _ in self._inputs), values, strict=True))
+        return dict(zip((tensor for _, tensor, _ in self._inputs), values, strict=True))
+
+    def _traced(self, feed: Mapping[str, NDArray[Any]], **options: Any) -> Any:
+        """The metadata of one run."""
+        tf = tensorflow()
         metadata = tf.compat.v1.RunMetadata()
         try:
             self._session.run(
-                self._outputs,
-                feed,
-                options=tf.compat.v1.RunOptions(output_partition_graphs=True),
-                run_metadata=metadata,
+                self._outputs, feed, options=tf.compat.v1.RunOptions(**options), run_metadata=metadata
             )
         except tf.errors.OpError as error:
             raise EngineError(reason(error)) from error
-        return count((node for graph in metadata.partition_graphs for node in graph.node), self._names)
+        return metadata
 
     def _shapes(self) -> list[tuple[list[int | None], Any]]:
         tensors = [self._session.graph.get_tensor_by_name(tensor) for _, tensor, _ in self._inputs]

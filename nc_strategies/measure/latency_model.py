@@ -1,0 +1,188 @@
+"""A model of latency for a loaded, calibrated backend: profiles say how time is shared, timings how much it is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nc_strategies.backends.base import Backend, Batch, Executable, Profile
+from nc_strategies.errors import EngineError
+from nc_strategies.measure.latency import Timing, interleave
+from nc_strategies.measure.latency_regression import NOISE, Columns, expected, kind, posterior
+from nc_strategies.problem.latency import LatencyTerms
+from nc_strategies.space import Config, OpScheme, Space
+
+log = logging.getLogger(__name__)
+RUNS = 40
+PROFILED_RUNS = 15
+SIDE_BY_SIDE = 4
+"""Configurations that are open at the same time, beside fp32: each holds a copy of the model's weights."""
+PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 3, 6, 16
+"""Random configurations to time, in pairs of a half and its complement: with profiles, and without, where the number
+of operators counts."""
+ANCHORED = 0.3
+"""How much closer than the others the model is held to the timings of the two ends."""
+
+
+@dataclass
+class _Timed:
+    """A configuration, its latency relative to fp32's, and the standard error of the latter's logarithm."""
+
+    name: str
+    config: Config
+    ratio: float = 0.0
+    deviation: float = 0.0
+    profile: Profile | None = None
+
+
+@dataclass
+class _Bench:
+    """Where configurations are timed: beside fp32, a few at a time."""
+
+    backend: Backend
+    batch: Batch
+    rng: np.random.Generator
+    runs: int
+    limit: float
+    clock: Callable[[], float]
+    reference: Executable = field(init=False)
+    seconds: float = field(init=False, default=0.0)
+
+    def choose_reference(self, all_float: Config) -> None:
+        """Take the faster of the model as given and the all-float graph as fp32."""
+        candidates = [self.backend.reference(), self.backend.realise(all_float)]
+        timing = self._interleave(candidates)
+        faster = int(timing.ratio(1, 0) < 1.0)
+        self.seconds = timing.median_ms(faster) / 1e3
+        self.reference = candidates[faster]
+        candidates[1 - faster].close()
+
+    def time(self, samples: Sequence[_Timed], profiled: set[str]) -> list[_Timed]:
+        """Fill in the ratios of some configurations, and the profiles of those named; what cannot run is left out."""
+        done = []
+        for start in range(0, len(samples), SIDE_BY_SIDE):
+            models = [(sample, model) for sample in samples[start : start + SIDE_BY_SIDE]
+                      if (model := self._realise(sample)) is not None]
+            timing = self._interleave([self.reference, *(model for _, model in models)])
+            for index, (sample, model) in enumerate(models, 1):
+                sample.ratio = timing.ratio(index, 0)
+                sample.deviation = timing.standard_error(index, 0)
+                if sample.name in profiled:
+                    sample.profile = model.profile(self.batch, PROFILED_RUNS)
+                model.close()
+                done.append(sample)
+        return done
+
+    def _realise(self, sample: _Timed) -> Executable | None:
+        try:
+            model = self.backend.realise(sample.config)
+            model.predict(self.batch)
+        except EngineError as error:
+            log.warning("latency model: %s is left out: %s", sample.name, error)
+            return None
+        return model
+
+    def _interleave(self, models: Sequence[Executable]) -> Timing:
+        def run(model: Executable) -> Callable[[], object]:
+            return lambda: model.predict(self.batch)
+
+        return interleave([run(model) for model in models], self.runs, self.rng, self.limit,
+                          self.clock)
+
+
+def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Generator, runs: int = RUNS,
+                limit: float = 20.0, clock: Callable[[], float] = time.perf_counter) -> LatencyTerms:
+    """Latency relative to fp32's, as terms.
+
+    The all-float graph, the default, each other sort of int8, and every second operator in int8 one way and the other
+    are timed beside fp32 as trials are, four of them profiled; so are a few random halves. The profiles give what to
+    expect of each term, Bayesian linear regression on the timings corrects it. A backend without profiles is timed
+    more often instead, and its operators are expected to take time by their sizes.
+
+    Args:
+        backend: Loaded and calibrated.
+        space: What may be chosen.
+        batch: What trials are timed with.
+        rng: Draws configurations and shuffles runs.
+        runs: Timed runs of a configuration.
+        limit: Seconds after which the timing of four configurations stops, once there were 20 runs.
+        clock: Gives the seconds that are counted.
+
+    Returns:
+        Terms; `LatencyTerms.error` from the random configurations, each predicted without itself.
+
+    Raises:
+        EngineError: not even the all-float graph runs.
+    """
+    bench = _Bench(backend, batch, rng, runs, limit, clock)
+    bench.choose_reference(space.all_float())
+    profiled = {"float", "int8", "even", "odd"}
+    timed = bench.time([*_ends(space), *_alternating(space)], profiled)
+    profiles = [(sample.config, sample.profile) for sample in timed if sample.profile is not None]
+    changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
+    pairs = PAIRS if profiles else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
+    timed += bench.time(list(_halves(space, pairs, rng)), set())
+    bench.reference.close()
+    columns = Columns(space, backend.links())
+    samples = len(next(iter(batch.values())))
+    prior = expected(columns, profiles, bench.seconds, samples)
+    rows = np.stack([columns.row(sample.config) for sample in timed])
+    ratios = np.array([sample.ratio for sample in timed])
+    deviation = max(NOISE, float(np.median([sample.deviation for sample in timed])))
+    held = np.array([ANCHORED if sample.name in ("float", "int8") else 1.0 for sample in timed])
+    values, left_out = posterior(prior, rows, ratios, deviation * ratios * held)
+    mixed = np.array([sample.name.startswith("half") for sample in timed])
+    error = float(np.sqrt(np.mean((left_out[mixed] / ratios[mixed]) ** 2))) if mixed.any() else 0.0
+    log.info("latency model: %d timings, %d profiles, error %.3f", len(timed), len(profiles), error)
+    return columns.terms(values, error)
+
+
+def _int8(space: Space) -> dict[tuple[str, ...], tuple[OpScheme, ...]]:
+    """Groups that can run in int8, to the schemes."""
+    found = {group: tuple(s for s in space.schemes(group) if not s.is_float) for group in space.groups}
+    return {group: schemes for group, schemes in found.items() if schemes}
+
+
+def _chosen(space: Space, chosen: dict[tuple[str, ...], OpScheme]) -> Config:
+    return space.all_float().with_ops({name: scheme for group, scheme in chosen.items() for name in group})
+
+
+def _ends(space: Space) -> Iterator[_Timed]:
+    """All-float, the default, and every other kind of int8 wherever it can be."""
+    default = space.default()
+    yield _Timed("float", space.all_float())
+    yield _Timed("int8", default)
+    usual = {group: default.schemes[group[0]] for group in space.groups}
+    kinds = dict.fromkeys(kind(s) for schemes in _int8(space).values() for s in schemes)
+    for other in kinds:
+        chosen = {group: next((s for s in space.schemes(group) if kind(s) == other and not usual[group].is_float),
+                              usual[group]) for group in space.groups}
+        if any(kind(chosen[group]) != kind(usual[group]) for group in chosen):
+            yield _Timed(f"all {other}", _chosen(space, chosen))
+
+
+def _alternating(space: Space) -> Iterator[_Timed]:
+    default = space.default()
+    groups = [group for group in space.groups if not default.schemes[group[0]].is_float]
+    for start, name in enumerate(("even", "odd")):
+        if groups[start::2]:
+            yield _Timed(name, _chosen(space, {group: default.schemes[group[0]] for group in groups[start::2]}))
+
+
+def _halves(space: Space, pairs: int, rng: np.random.Generator) -> Iterator[_Timed]:
+    """Random halves of the operators in int8, and their complements; every third pair with random schemes."""
+    available = _int8(space)
+    groups = list(available)
+    for pair in range(pairs):
+        schemes = {group: available[group][0 if pair % 3 != 2 else int(rng.integers(len(available[group])))]
+                   for group in groups}
+        first = {groups[i] for i in rng.permutation(len(groups))[: len(groups) // 2]}
+        for side in (True, False):
+            config = _chosen(space, {group: schemes[group] for group in groups if (group in first) == side})
+            for name, values in space.options.items():
+                config = config.with_option(name, values[int(rng.integers(len(values)))])
+            yield _Timed(f"half {pair}", config)

@@ -1,0 +1,212 @@
+"""Latency terms from profiles and timings: the linear model, what profiles lead to expect of it, and its fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Link, Profile
+from nc_strategies.problem.latency import Boundary, LatencyTerms
+from nc_strategies.space import FLOAT, Config, OpScheme, Space
+from nc_strategies.space.capabilities import OptionValue
+
+Array = NDArray[np.float64]
+Kind = tuple[str, str] | None
+"""What of an operator's scheme may change its time: dtype and scheme of the activations; None for floating point."""
+
+SHARED_SCALES = {"float": 0.3, "int8": 0.3, "conversion": 0.4, "clip": 1.0}
+"""Standard deviation of a common factor on each sort of term: a profile stretches short operators more than long."""
+TYPE_SCALE = 0.15
+"""The same for the operators of one type."""
+OWN_SCALE = {"float": 0.15, "int8": 0.15, "kind": 0.1, "conversion": 0.4, "clip": 0.4}
+"""Standard deviation of each term on its own, relative to what is expected of it."""
+UNPROFILED = 3.0
+"""Without profiles, terms are uncertain by so much more."""
+LEAST = 5e-4
+"""Least standard deviation of a term, relative to fp32's latency."""
+NOISE = 0.01
+"""Relative standard deviation of a timing that interleaving leaves."""
+
+
+def kind(scheme: OpScheme) -> Kind:
+    """The part of a scheme that latency depends on.
+
+    How a range was chosen only changes constants, and so does one scale a channel instead of one for all: both engines
+    run the same kernels (0 to 3 % apart in measurements, within the noise).
+    """
+    return None if scheme.is_float else (scheme.activation.dtype, scheme.activation.scheme)
+
+
+class Columns:
+    """The linear model: which terms there are, and which of them a configuration pays."""
+
+    def __init__(self, space: Space, links: Iterable[Link]) -> None:
+        self.space = space
+        self.ops: dict[tuple[str, Kind], int] = {}
+        self.kinds: dict[str, list[Kind]] = {}
+        for name, op in space.ops.items():
+            found = list(dict.fromkeys(kind(s) for s in (*op.schemes, FLOAT)))
+            self.kinds[name] = found
+            for one in found:
+                self.ops[name, one] = 1 + len(self.ops)
+        self.first_option = 1 + len(self.ops)
+        self.options: dict[tuple[str, OptionValue], int] = {}
+        for name, values in space.options.items():
+            for value in values[1:]:
+                self.options[name, value] = self.first_option + len(self.options)
+        self.first_link = self.first_option + len(self.options)
+        self.links = [link for link in (_within(link, space) for link in links) if link is not None]
+        self.boundaries = [Boundary(k.producer, k.consumers, 0, 0, k.float_consumer, 0, 0, k.clipped)
+                           for k in self.links]
+        self.count = self.first_link + 4 * len(self.links)
+
+    def row(self, config: Config) -> Array:
+        """How often a configuration pays each term."""
+        row = np.zeros(self.count)
+        row[0] = 1.0
+        for name, scheme in config.ops:
+            row[self.ops[name, kind(scheme)]] = 1.0
+        for pair in config.options:
+            if pair in self.options:
+                row[self.options[pair]] = 1.0
+        for index, (link, boundary) in enumerate(zip(self.links, self.boundaries, strict=True)):
+            paid = np.array(boundary.paid(config), float)
+            if link.single_form:
+                paid[2] = 0.0
+            row[self.first_link + 4 * index : self.first_link + 4 * index + 4] = paid
+        return row
+
+    def terms(self, values: Array, error: float) -> LatencyTerms:
+        """The terms with given values."""
+        ops = {name: {scheme: float(values[self.ops[name, kind(scheme)]])
+                      for scheme in dict.fromkeys((*op.schemes, FLOAT))} for name, op in self.space.ops.items()}
+        boundaries = []
+        for index, link in enumerate(self.links):
+            quantize, dequantize, requantize, clip = values[self.first_link + 4 * index :][:4].tolist()
+            boundaries.append(Boundary(link.producer, link.consumers, quantize, dequantize, link.float_consumer,
+                                       0.0 if link.single_form else requantize, clip, link.clipped))
+        options = {pair: float(values[column]) for pair, column in self.options.items()}
+        return LatencyTerms(float(values[0]), ops, tuple(boundaries), options, error)
+
+
+def _within(link: Link, space: Space) -> Link | None:
+    """A link as far as its operators are in the space."""
+    producer = link.producer if link.producer in space.ops else None
+    consumers = tuple(c for c in link.consumers if c in space.ops)
+    floats = link.float_consumer or len(consumers) < len(link.consumers)
+    if not consumers and (producer is None or not link.clipped):
+        return None
+    return Link(producer, consumers, link.elements, floats, link.single_form, link.clipped)
+
+
+@dataclass
+class Prior:
+    """What is expected of the terms before end-to-end timings: mean, own deviations, shared factors."""
+
+    mean: Array
+    own: Array
+    shared: list[Array]
+
+    def covariance(self) -> Array:
+        """Covariance of the terms, shape (terms, terms)."""
+        found = np.diag(self.own**2)
+        for factor in self.shared:
+            found += np.outer(factor, factor)
+        return found
+
+
+def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float, batch_size: int) -> Prior:
+    """The prior that profiles give.
+
+    Args:
+        columns: The terms.
+        profiles: Configurations and their profiles; without any, operators share the time by their sizes.
+        total: fp32's latency in seconds.
+        batch_size: Samples in a run.
+    """
+    mean, own = np.zeros(columns.count), np.full(columns.count, LEAST)
+    sorts: dict[tuple[str, ...], Array] = {}
+
+    def put(column: int, value: float, deviation: float, *groups: tuple[str, ...]) -> None:
+        mean[column] = value
+        own[column] = max(LEAST, deviation * value)
+        for group in groups:
+            sorts.setdefault(group, np.zeros(columns.count))[column] = value
+
+    times = _op_times(columns, profiles, total)
+    widen = 1.0 if profiles else UNPROFILED
+    for (name, one), column in columns.ops.items():
+        sort = "float" if one is None else "int8"
+        put(column, times[name, one], OWN_SCALE[sort] * widen, (sort,), (sort, columns.space.ops[name].type))
+        if one not in (columns.kinds[name][0], None) and columns.kinds[name][0] is not None:
+            # The default int8 scheme's term and what this one adds, so that both are known when one is.
+            first = columns.ops[name, columns.kinds[name][0]]
+            own[column] = max(LEAST, OWN_SCALE["kind"] * mean[first])
+    for column in columns.options.values():
+        own[column] = NOISE
+    fixed, slope = _conversion(columns, profiles, total)
+    for index, link in enumerate(columns.links):
+        value = fixed + slope * link.elements * batch_size
+        start = columns.first_link + 4 * index
+        for offset, sort in enumerate(("conversion", "conversion", "conversion", "clip")):
+            put(start + offset, value, OWN_SCALE[sort], (sort,), (sort, str(offset)))
+    mean[0] = sum(p.other for _, p in profiles) / len(profiles) / total if profiles else 0.0
+    own[0] = 0.1
+    shared = [factor * (SHARED_SCALES[group[0]] if len(group) == 1 else TYPE_SCALE) for group, factor in sorts.items()]
+    return Prior(mean, own, shared)
+
+
+def _op_times(columns: Columns, profiles: Sequence[tuple[Config, Profile]],
+              total: float) -> dict[tuple[str, Kind], float]:
+    found: dict[tuple[str, Kind], float] = {}
+    for name in columns.space.ops:
+        seen: dict[bool, list[float]] = {True: [], False: []}
+        for config, profile in profiles:
+            seen[config.schemes[name].is_float].append(profile.ops.get(name, 0.0) / total)
+        means = {is_float: float(np.mean(values)) for is_float, values in seen.items() if values}
+        for one in columns.kinds[name]:
+            known = means.get(one is None)
+            if known is not None:
+                found[name, one] = known
+    sizes = {name: op.elements + op.parameters for name, op in columns.space.ops.items()}
+    whole = max(1, sum(sizes.values()))
+    for name, one in columns.ops:
+        share = 0.5 / len(sizes) + 0.5 * sizes[name] / whole
+        found.setdefault((name, one), share * (1.0 if one is None else 0.5))
+    return found
+
+
+def _conversion(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float) -> tuple[float, float]:
+    """Cost of a conversion: a fixed part and one by the element, relative to fp32's latency."""
+    nodes = np.array([pair for _, profile in profiles for pair in profile.conversions], float).reshape(-1, 2)
+    paid = sum(int(columns.row(config)[columns.first_link:].sum()) for config, _ in profiles)
+    if len(nodes) < 3 or not paid:
+        return 0.005, 0.0
+    design = np.stack([np.ones(len(nodes)), nodes[:, 0]], 1)
+    (fixed, slope), *_ = np.linalg.lstsq(design, nodes[:, 1], rcond=None)
+    fixed, slope = (fixed, slope) if fixed > 0 and slope > 0 else (float(nodes[:, 1].mean()), 0.0)
+    each = len(nodes) / paid
+    return float(fixed * each / total), float(slope * each / total)
+
+
+def posterior(prior: Prior, rows: Array, ratios: Array, noise: Array) -> tuple[Array, Array]:
+    """Terms after timings, by Bayesian linear regression, and each timing's error when it is left out.
+
+    Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", sections 2.1 and 5.4.2.
+
+    Args:
+        prior: What was expected.
+        rows: Design, shape (timings, terms).
+        ratios: Latencies relative to fp32's, shape (timings,).
+        noise: Their standard deviations, shape (timings,).
+
+    Returns:
+        Terms, shape (terms,), and predicted minus measured, shape (timings,).
+    """
+    spread = prior.covariance() @ rows.T
+    inverse = np.linalg.inv(rows @ spread + np.diag(noise**2))
+    weighed = inverse @ (ratios - rows @ prior.mean)
+    return prior.mean + spread @ weighed, -weighed / np.diag(inverse)
