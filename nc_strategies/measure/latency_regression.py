@@ -23,6 +23,8 @@ TYPE_SCALE = 0.15
 """The same for the operators of one type."""
 OWN_SCALE = {"float": 0.15, "int8": 0.15, "kind": 0.1, "conversion": 0.4, "clip": 0.4}
 """Standard deviation of each term on its own, relative to what is expected of it."""
+AGAIN = 0.6
+"""Cost of a change of form within int8 relative to a conversion: the layout stays."""
 UNPROFILED = 3.0
 """Without profiles, terms are uncertain by so much more."""
 LEAST = 5e-4
@@ -152,7 +154,7 @@ def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total
         value = fixed + slope * link.elements * batch_size
         start = columns.first_link + 4 * index
         for offset, sort in enumerate(("conversion", "conversion", "conversion", "clip")):
-            put(start + offset, value, OWN_SCALE[sort], (sort,), (sort, str(offset)))
+            put(start + offset, value * (1.0 if offset < 2 else AGAIN), OWN_SCALE[sort], (sort,), (sort, str(offset)))
     mean[0] = sum(p.other for _, p in profiles) / len(profiles) / total if profiles else 0.0
     own[0] = 0.1
     shared = [factor * (SHARED_SCALES[group[0]] if len(group) == 1 else TYPE_SCALE) for group, factor in sorts.items()]

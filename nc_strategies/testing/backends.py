@@ -110,6 +110,30 @@ class BackendSuite:
             for a, b in zip(measured.predict(batch), saved.predict(batch), strict=True):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
+    def test_links_hold_every_edge_and_name_operators(self) -> None:
+        backend, space = self.ready()
+        capabilities, links = backend.capabilities(), backend.links()
+        edges = {(link.producer, consumer) for link in links for consumer in link.consumers}
+        assert set(capabilities.edges) <= edges
+        names = {op.name for op in capabilities.ops}
+        assert {name for pair in edges for name in pair if name is not None} <= names | set(capabilities.order)
+        assert len({link.producer for link in links if link.producer}) == sum(1 for k in links if k.producer)
+
+    def test_a_profile_if_there_is_one_sees_every_int8_operator(self) -> None:
+        backend, space = self.ready()
+        config = space.default()
+        batch = self.batches()[0]
+        found = backend.realise(config).profile(batch, 3)
+        plain = backend.realise(space.all_float()).profile(batch, 3)
+        if found is None or plain is None:
+            return
+        assert set(config.int8_ops) <= set(found.ops)
+        assert set(plain.ops) <= set(space.ops) | set(backend.capabilities().order)
+        assert min(found.ops.values()) > 0
+        assert found.other >= 0
+        assert found.conversions
+        assert all(elements > 0 and seconds >= 0 for elements, seconds in found.conversions)
+
     def test_int8_is_close_to_fp32(self) -> None:
         backend, space = self.ready()
         batch = self.batches()[0]

@@ -1,0 +1,213 @@
+"""The latency model: what it recovers when the truth is known, and on a backend whose times are known."""
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nc_strategies.backends.base import Link, Profile
+from nc_strategies.measure.latency_model import fit_latency
+from nc_strategies.measure.latency_regression import Columns, expected, kind, posterior
+from nc_strategies.models import ModelSource
+from nc_strategies.problem.latency import Boundary, LatencyTerms
+from nc_strategies.space import FLOAT, Capabilities, OpCapability, OpScheme, Space, TensorScheme
+from nc_strategies.testing.toy import ToyBackend, ToySettings, toy_time
+
+ASYM = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
+KL = replace(ASYM, activation=TensorScheme("uint8", "asym", algorithm="kl"))
+SYM = replace(ASYM, activation=TensorScheme("int8", "sym"))
+NAMES = [f"op{i:02d}" for i in range(12)]
+
+
+def space_of(schemes=(ASYM, KL, SYM, FLOAT), names=NAMES):
+    return Space(Capabilities(tuple(OpCapability(n, "Conv", schemes, parameters=100, elements=1000) for n in names)))
+
+
+def links_of(names=NAMES):
+    """A chain with a shortcut over two operators."""
+    consumers = [(name, *((names[i + 3],) if i == 2 else ())) for i, name in enumerate(names[1:])]
+    return tuple(Link(a, readers, 1000, False, False, frozenset({("int8", "sym")}))
+                 for a, readers in zip(names, consumers, strict=False))
+
+
+def true_terms(rng):
+    """Drawn terms: float costs 1 in all."""
+    costs = rng.lognormal(0, 0.6, len(NAMES))
+    costs /= costs.sum()
+    gains = rng.uniform(0.25, 0.7, len(NAMES))
+    ops = {name: {FLOAT: cost, ASYM: cost * gain, KL: cost * gain, SYM: cost * gain * 1.1}
+           for name, cost, gain in zip(NAMES, costs.tolist(), gains.tolist(), strict=True)}
+    boundaries = tuple(Boundary(k.producer, k.consumers, 0.015, 0.01, False, 0.008, 0.01, k.clipped)
+                       for k in links_of())
+    return LatencyTerms(0.0, ops, boundaries)
+
+
+def profile_of(terms, config, rng):
+    """What a profiler would say: off by a factor of its own for every operator, and stretched."""
+    ops = {name: 1.2e-3 * terms.ops[name][scheme] * rng.lognormal(0, 0.1) for name, scheme in config.ops}
+    paid = sum(sum(b.paid(config)) for b in terms.boundaries)
+    return Profile(ops, tuple((1000, 1.2e-3 * 0.012) for _ in range(paid)), 1e-5)
+
+
+def test_a_boundary_is_paid_where_int8_meets_float_and_once_for_several_readers():
+    space = space_of(names=("a", "b", "c"))
+    boundary = Boundary("a", ("b", "c"), 0.3, 0.2, False, 0.1, 0.05, frozenset({("int8", "sym")}))
+    default = space.default()
+    assert boundary.cost(space.all_float()) == 0
+    assert boundary.cost(default) == 0
+    assert boundary.cost(space.all_float().with_ops({"b": ASYM, "c": ASYM})) == pytest.approx(0.3)
+    assert boundary.cost(default.with_op("b")) == pytest.approx(0.2)
+    assert boundary.cost(default.with_op("b", "c")) == pytest.approx(0.2)
+    assert boundary.cost(default.with_ops({"c": KL})) == pytest.approx(0.1)
+    assert boundary.cost(default.with_ops({"b": SYM, "c": SYM})) == pytest.approx(0.05)
+    assert boundary.cost(default.with_ops({"a": SYM}).with_op("b", "c")) == pytest.approx(0.25)
+    assert replace(boundary, producer=None).cost(default) == pytest.approx(0.3)
+    assert replace(boundary, float_consumer=True).cost(default) == pytest.approx(0.2)
+
+
+def test_rows_and_terms_are_the_same_model():
+    space, rng = space_of(), np.random.default_rng(0)
+    columns = Columns(space, links_of())
+    values = rng.normal(size=columns.count)
+    terms = columns.terms(values, 0.0)
+    for _ in range(20):
+        config = space.sample(rng)
+        assert terms(config) == pytest.approx(float(columns.row(config) @ values))
+
+
+def test_schemes_that_only_change_constants_share_a_term():
+    per_tensor = replace(ASYM, weight=TensorScheme("int8", "sym", "per_tensor"))
+    assert kind(ASYM) == kind(KL) == kind(per_tensor) != kind(SYM)
+    assert kind(FLOAT) is None
+
+
+def test_links_outside_the_space_become_float():
+    columns = Columns(space_of(names=("b", "c")), (Link("a", ("b", "c")), Link("b", ("c", "z")), Link("c", ("z",))))
+    assert [(k.producer, k.consumers, k.float_consumer) for k in columns.links] == [
+        (None, ("b", "c"), False), ("b", ("c",), True)]
+
+
+def test_without_noise_the_regression_passes_through_its_timings():
+    space, rng = space_of(), np.random.default_rng(1)
+    truth = true_terms(rng)
+    columns = Columns(space, links_of())
+    configs = [space.all_float(), space.default(), *(space.sample(rng) for _ in range(6))]
+    rows = np.stack([columns.row(c) for c in configs])
+    ratios = np.array([truth(c) for c in configs])
+    values, _ = posterior(expected(columns, (), 1e-3, 1), rows, ratios, np.full(len(rows), 1e-6))
+    np.testing.assert_allclose(rows @ values, ratios, rtol=1e-3)
+
+
+def test_left_out_errors_are_those_of_fits_without_the_timing():
+    space, rng = space_of(), np.random.default_rng(2)
+    truth = true_terms(rng)
+    columns = Columns(space, links_of())
+    prior = expected(columns, (), 1e-3, 1)
+    configs = [space.sample(rng) for _ in range(5)]
+    rows = np.stack([columns.row(c) for c in configs])
+    ratios, noise = np.array([truth(c) for c in configs]), np.full(5, 0.01)
+    _, left_out = posterior(prior, rows, ratios, noise)
+    others = np.arange(5) != 3
+    without, _ = posterior(prior, rows[others], ratios[others], noise[others])
+    assert left_out[3] == pytest.approx(float(rows[3] @ without - ratios[3]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_profiles_and_eleven_timings_predict_configurations_never_timed(seed):
+    space, rng = space_of(), np.random.default_rng(seed)
+    truth = true_terms(rng)
+    columns = Columns(space, links_of())
+    default, all_float = space.default(), space.all_float()
+    halves = [all_float.with_ops(dict.fromkeys(NAMES[start::2], ASYM)) for start in (0, 1)]
+    profiled = [all_float, default, *halves]
+    prior = expected(columns, [(c, profile_of(truth, c, rng)) for c in profiled], 1e-3, 1)
+    timed = [*profiled, default.with_ops(dict.fromkeys(NAMES, SYM)), *(space.sample(rng) for _ in range(6))]
+    rows = np.stack([columns.row(c) for c in timed])
+    ratios = np.array([truth(c) for c in timed]) * rng.lognormal(0, 0.01, len(timed))
+    values, _ = posterior(prior, rows, ratios, 0.01 * ratios)
+    fitted = columns.terms(values, 0.0)
+    fresh = [all_float.with_ops({n: ASYM for n in NAMES if rng.random() < share})
+             for share in rng.uniform(0.1, 0.9, 30)]
+    errors = [abs(fitted(c) / truth(c) - 1) for c in fresh]
+    assert np.mean(errors) < 0.03
+    assert max(errors) < 0.1
+
+
+class SteadyBackend(ToyBackend):
+    """Toy models in a time of their own, which passes by the known seconds of a run and 1 % of noise."""
+
+    def __init__(self):
+        super().__init__(ToySettings())
+        self.now, self.runs, self.noise = 0.0, 0, np.random.default_rng(9)
+
+    def reference(self):
+        return self.steady(super().reference())
+
+    def realise(self, config):
+        return self.steady(super().realise(config))
+
+    def steady(self, model):
+        seconds = toy_time(self.ops, model._config)
+
+        def predict(batch):
+            self.now += seconds * self.noise.lognormal(0, 0.01)
+            self.runs += 1
+
+        model.predict = predict
+        return model
+
+
+@pytest.fixture
+def toy(tmp_path):
+    def make(ops, backend=None):
+        path = tmp_path / "model.toy"
+        path.write_text(json.dumps(ops))
+        backend = backend or ToyBackend(ToySettings())
+        backend.load(ModelSource("model", {"toy": path}))
+        return backend, Space(backend.capabilities())
+
+    return make
+
+
+BATCH = {"x": np.array([0.5])}
+
+
+def test_a_backend_without_profiles_is_timed_and_predicted(toy):
+    times = [(400, 100), (50, 45), (200, 60), (100, 90), (20, 10), (300, 250)]
+    backend, space = toy([{"name": f"c{i}", "time_us": a, "int8_time_us": b} for i, (a, b) in enumerate(times)],
+                         SteadyBackend())
+    terms = fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=lambda: backend.now)
+    whole = sum(a for a, _ in times)
+    assert terms(space.all_float()) == pytest.approx(1.0, abs=0.01)
+    assert terms(space.default()) == pytest.approx(sum(b for _, b in times) / whole, abs=0.01)
+    rng, errors = np.random.default_rng(1), []
+    for _ in range(20):
+        config = space.sample(rng)
+        truth = sum(b if not config.schemes[f"c{i}"].is_float else a for i, (a, b) in enumerate(times)) / whole
+        errors.append(abs(terms(config) / truth - 1))
+    assert np.mean(errors) < 0.04
+    assert 0 < terms.error < 0.1
+    assert backend.runs < 2000
+
+
+def test_what_the_engine_cannot_build_is_left_out(toy, caplog):
+    backend, space = toy([{"name": "a", "time_us": 100, "int8_time_us": 50},
+                          {"name": "b", "time_us": 100, "int8_time_us": 50, "fails": True}])
+    terms = fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20)
+    assert "b cannot run in int8" in caplog.text
+    assert terms(space.all_float()) == pytest.approx(1.0, abs=0.15)
+    assert terms(space.all_float().with_ops({"a": space.default().schemes["a"]})) < 0.9
+
+
+def test_the_given_clock_counts(toy):
+    backend, space = toy([{"name": "a", "time_us": 100, "int8_time_us": 50}])
+    read = []
+
+    def clock():
+        read.append(time.thread_time())
+        return read[-1]
+
+    assert fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=clock)(space.default()) < 0.8
+    assert len(read) > 100
