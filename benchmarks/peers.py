@@ -31,7 +31,7 @@ from peers.environments import PEERS  # noqa: E402
 from peers.prepare import MODELS, prepare  # noqa: E402
 
 GRANULARITIES = ("free", "per_tensor")
-TOOLS = ("onnxruntime", "nncf", "inc", "basic", "sigopt", "ilp", "basic@25", "sigopt@25", "ilp@25")
+TOOLS = (*PEERS, "basic", "sigopt", "ilp", "basic@25", "sigopt@25", "ilp@25")
 RUNS = 300
 
 

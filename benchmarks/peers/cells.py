@@ -71,7 +71,7 @@ def run_peer(name: str, case: Case, terms: Terms, folder: Path, work: Path, base
     output, events = folder / "model.onnx", folder / "events.jsonl"
     task = {"model": str(case.model), "evaluation": str(case.evaluation), "calibration": str(case.calibration),
             "output": str(output), "events": str(events), "granularity": case.granularity,
-            "tolerable_loss": terms.tolerable_loss, "batch_size": terms.batch_size}
+            "variant": PEERS[name].variant, "tolerable_loss": terms.tolerable_loss, "batch_size": terms.batch_size}
     (folder / "task.json").write_text(json.dumps(task, indent=2) + "\n")
     driver = Path(__file__).with_name(PEERS[name].driver)
 

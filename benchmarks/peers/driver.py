@@ -24,7 +24,7 @@ class Task:
 
     Args:
         path: JSON file with ``model``, ``evaluation``, ``calibration``, ``events``, ``output`` (paths),
-            ``granularity`` (``free`` or ``per_tensor``), ``tolerable_loss`` (relative) and ``batch_size``.
+            ``granularity`` (``free`` or ``per_tensor``), ``variant``, ``tolerable_loss`` (relative), ``batch_size``.
     """
 
     def __init__(self, path: str) -> None:
@@ -32,6 +32,7 @@ class Task:
         self.model = str(given["model"])
         self.output = Path(given["output"])
         self.per_tensor = given["granularity"] == "per_tensor"
+        self.variant = str(given["variant"])
         self.tolerable_loss = float(given["tolerable_loss"])
         self.batch_size = int(given["batch_size"])
         self._events = Path(given["events"])

@@ -17,14 +17,17 @@ class Peer:
     Args:
         driver: Script that runs it, beside this file.
         packages: What its environment holds; none: the environment of this project is used.
+        variant: For a driver that knows several.
     """
 
     driver: str
     packages: tuple[str, ...] = ()
+    variant: str = ""
 
 
 PEERS = {
     "onnxruntime": Peer("run_onnxruntime.py"),
+    "onnxruntime-u8s8": Peer("run_onnxruntime.py", variant="u8s8"),
     # 2.6 is of mid 2024 and names no upper bounds: these are the releases of its time that run it on Python 3.11.
     # It imports six without asking for it.
     "inc": Peer("run_inc.py", ("neural-compressor==2.6", "onnx==1.16.1", "onnxruntime==1.18.1", "numpy==1.26.4",

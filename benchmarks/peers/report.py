@@ -8,7 +8,7 @@ from typing import Any
 Results = dict[str, Any]
 DEFAULT = "onnxruntime"
 """The tool that quantizes once with defaults: where it meets the goal there is nothing to search for."""
-OTHERS = (DEFAULT, "nncf", "inc")
+OTHERS = (DEFAULT, "onnxruntime-u8s8", "nncf", "inc")
 FASTER = {"inc": 10.0, "nncf": 5.0}
 """Times as fast to the goal as a peer, at least."""
 LATENCY = 1.02
