@@ -111,7 +111,7 @@ class BackendSuite:
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
     def test_links_hold_every_edge_and_name_operators(self) -> None:
-        backend, space = self.ready()
+        backend, _ = self.ready()
         capabilities, links = backend.capabilities(), backend.links()
         edges = {(link.producer, consumer) for link in links for consumer in link.consumers}
         assert set(capabilities.edges) <= edges
