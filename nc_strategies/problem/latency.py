@@ -77,6 +77,8 @@ class LatencyTerms:
         boundaries: Conversions.
         options: Pairs (graph option, value) to what the value adds.
         error: Standard deviation of the relative error on configurations it was not fitted to; 0 when unknown.
+        all_float: What the graph without any int8 costs more than its terms, negative for less: an engine may optimize
+            it further.
     """
 
     base: float
@@ -84,6 +86,7 @@ class LatencyTerms:
     boundaries: tuple[Boundary, ...] = ()
     options: Mapping[tuple[str, OptionValue], float] = field(default_factory=dict)
     error: float = 0.0
+    all_float: float = 0.0
 
     def __call__(self, config: Config) -> float:
         """Predicted latency of a configuration relative to fp32's.
@@ -92,6 +95,7 @@ class LatencyTerms:
             KeyError: a scheme for which there is no term.
         """
         schemes = config.schemes
-        total = self.base + sum(costs[schemes[name]] for name, costs in self.ops.items())
+        total = self.base if config.int8_ops else self.base + self.all_float
+        total += sum(costs[schemes[name]] for name, costs in self.ops.items())
         total += sum(self.options.get(pair, 0.0) for pair in config.options)
         return total + sum(boundary.cost(config) for boundary in self.boundaries)

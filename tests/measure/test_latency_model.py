@@ -77,6 +77,15 @@ def test_rows_and_terms_are_the_same_model():
         assert terms(config) == pytest.approx(float(columns.row(config) @ values))
 
 
+def test_a_graph_without_int8_has_a_term_of_its_own():
+    space = space_of()
+    columns = Columns(space, links_of())
+    terms = columns.terms(np.ones(columns.count), 0.0)
+    assert terms.all_float == 1.0
+    assert terms(space.all_float()) == pytest.approx(1 + 1 + len(NAMES))
+    assert terms(space.default()) == pytest.approx(1 + len(NAMES))
+
+
 def test_schemes_that_only_change_constants_share_a_term():
     per_tensor = replace(ASYM, weight=TensorScheme("int8", "sym", "per_tensor"))
     assert kind(ASYM) == kind(KL) == kind(per_tensor) != kind(SYM)
