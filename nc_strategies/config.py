@@ -8,7 +8,12 @@ from typing import Any
 import yaml
 
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.ptq import AccuracyCriterion, PostTrainingQuantConfig, TuningCriterion
 
+__all__ = [
+    "AccuracyCriterion", "MeasureConfig", "MetricsConfig", "PostTrainingQuantConfig", "RunConfig", "SpaceConfig",
+    "TuningConfig", "TuningCriterion",
+]
 CRITERIA = ("relative", "absolute")
 STOP_WHEN = ("budget", "met")
 ISOLATION = ("process", "none")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -24,8 +23,8 @@ from omegaconf import DictConfig
 from nc_strategies.app import status
 from nc_strategies.config import MetricsConfig, RunConfig
 from nc_strategies.registry import registry
+from nc_strategies.secrets import SECRET_KEY
 
-SECRET_KEY = re.compile(r"(token|secret|password|api_key)$", re.IGNORECASE)
 WISHES = ("space.op_type_dict", "space.op_name_dict")
 statuses: list[int] = []
 """Exit statuses of the jobs of this process."""

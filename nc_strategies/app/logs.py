@@ -8,17 +8,42 @@ import os
 import re
 from pathlib import Path
 
+from nc_strategies.secrets import MASK
+
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY)", re.IGNORECASE)
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LEAST_LENGTH = 6
+_given: set[str] = set()
+
+
+def register_secret(value: str) -> None:
+    """Mask a value in everything that is redacted from now on; for secrets that came in by Python."""
+    if value:
+        _given.add(str(value))
 
 
 def redact(text: str) -> str:
-    """The text without the values of environment variables whose names say that they are secret."""
-    for name, value in os.environ.items():
-        if SECRET_NAME.search(name) and len(value) >= LEAST_LENGTH:
-            text = text.replace(value, "***")
+    """The text without secrets: registered ones, and environment variables whose names say that they are secret."""
+    secrets = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= LEAST_LENGTH}
+    for value in sorted(secrets | _given, key=len, reverse=True):
+        text = text.replace(value, MASK)
     return text
+
+
+def redact_error(error: BaseException) -> None:
+    """Mask secrets in the texts of an exception and of those that led to it, before it leaves for the caller."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        found.args = tuple(redact(part) if isinstance(part, str) else part for part in found.args)
+        for name, value in vars(found).items():
+            if isinstance(value, str):
+                setattr(found, name, redact(value))
+        waiting += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
 
 
 class RedactingFormatter(logging.Formatter):

@@ -24,7 +24,8 @@ class Raw:
 
     Args:
         key: Configuration key to name in errors.
-        inputs: Array by input name; the single name ``x`` stands for a model's only input. First axis: samples.
+        inputs: Array by input name; the single name ``x`` stands for a model's only input, and
+            the names ``0``, ``1``, ... for its inputs in order. First axis: samples.
         labels: Shape (N, ...), or None.
     """
 
@@ -151,6 +152,8 @@ class Dataset:
         names = [spec.name for spec in info.inputs]
         if len(names) == 1 and len(raw.inputs) == 1:
             return {names[0]: next(iter(raw.inputs.values()))}
+        if list(raw.inputs) == [str(index) for index in range(len(names))]:
+            return dict(zip(names, raw.inputs.values(), strict=True))
         missing = [name for name in names if name not in raw.inputs]
         if missing:
             raise InputError(raw.key, f"has no array for the model's input {', '.join(missing)}",

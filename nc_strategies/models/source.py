@@ -21,10 +21,12 @@ class ModelSource:
         name: For reports.
         files: Format (``onnx``, ``keras``, ``saved_model``, ``graph_def``) to the file or folder which holds it.
             Several formats must hold the same function.
+        digest: Hash of the function, where the files are not written the same twice; else the files' own is taken.
     """
 
     name: str
     files: Mapping[str, Path]
+    digest: str = ""
 
     def pick(self, accepted: tuple[str, ...], backend: str) -> tuple[str, Path]:
         """The first format that a backend accepts.
@@ -40,6 +42,8 @@ class ModelSource:
 
     def sha256(self, kind: str) -> str:
         """Hash of the model in one format: of the file, or of all files of the folder and their names."""
+        if self.digest:
+            return self.digest
         digest = hashlib.sha256()
         root = self.files[kind]
         for path in sorted(root.rglob("*")) if root.is_dir() else [root]:

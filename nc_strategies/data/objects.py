@@ -1,0 +1,126 @@
+"""Samples that are handed over in Python: arrays, a file, or anything that yields batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.data.dataset import Raw
+from nc_strategies.data.loaders import read_npz
+from nc_strategies.errors import InputError, first_line
+
+ALLOWED = ("arrays (x, y), an .npz file, or an iterable of batches (x, y): a tf.data.Dataset, a torch DataLoader, "
+           "a list")
+LABELS = ("y", "label", "labels")
+
+
+def samples(key: str, data: Any, limit: int | None = None) -> Raw:
+    """Samples and their labels, in memory.
+
+    Args:
+        key: What to name in errors.
+        data: A `Raw`; the path of an ``.npz`` file; a tuple of two arrays (x, y); an array of inputs; a mapping of
+            input names to arrays, with labels under ``y``; or an iterable of samples or batches, each (x, y), (x,), x
+            or a mapping. An x of several inputs is a mapping by name, or a list in the model's order. Elements whose
+            label is a single number are samples, all others are batches.
+        limit: Samples after which an iterable is left.
+
+    Raises:
+        InputError: it is nothing of the kind, or samples do not fit each other.
+    """
+    if isinstance(data, Raw):
+        found = data
+    elif isinstance(data, (str, Path)):
+        found = read_npz(key, str(data))
+    elif isinstance(data, Mapping):
+        found = Raw(key, *_split(key, data))
+    elif _is_array(data):
+        found = Raw(key, {"x": _array(key, data)})
+    elif isinstance(data, tuple) and len(data) == 2 and all(_is_array(part) for part in data):
+        found = Raw(key, *_split(key, data))
+    elif isinstance(data, Iterable):
+        found = _gather(key, data, limit)
+    else:
+        raise InputError(key, f"is of type {type(data).__name__}", ALLOWED)
+    return found if limit is None else found.take(0, limit)
+
+
+def _gather(key: str, batches: Iterable[Any], limit: int | None) -> Raw:
+    inputs: dict[str, list[NDArray[Any]]] = {}
+    labels: list[NDArray[Any]] = []
+    count = number = 0
+    for number, element in enumerate(batches, 1):
+        x, y = _split(key, element)
+        if y is not None and y.ndim == 0:
+            x, y = {name: array[None] for name, array in x.items()}, y[None]
+        if number > 1 and (set(x) != set(inputs) or (y is None) != (not labels)):
+            raise InputError(key, f"element {number} differs from the first in its inputs or labels")
+        for name, array in x.items():
+            if array.ndim == 0:
+                raise InputError(key, f"element {number} holds a single number where samples are expected", ALLOWED)
+            inputs.setdefault(name, []).append(array)
+        if y is not None:
+            labels.append(y)
+        count += len(next(iter(x.values())))
+        if limit is not None and count >= limit:
+            break
+    if not number:
+        raise InputError(key, "yields nothing", ALLOWED)
+    try:
+        joined = {name: np.concatenate(parts) for name, parts in inputs.items()}
+        return Raw(key, joined, np.concatenate(labels) if labels else None)
+    except ValueError as error:
+        raise InputError(key, f"yields batches that do not fit each other ({first_line(error)})") from None
+
+
+def _split(key: str, element: Any) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+    """Inputs by name, and labels."""
+    y: Any = None
+    if isinstance(element, (tuple, list)) and len(element) in (1, 2):
+        x, y = element[0], element[1] if len(element) == 2 else None
+    elif isinstance(element, Mapping):
+        x = {name: value for name, value in element.items() if name not in LABELS}
+        y = next((element[name] for name in LABELS if name in element), None)
+    elif _is_array(element):
+        x = element
+    else:
+        raise InputError(key, f"yields {type(element).__name__}", ALLOWED)
+    if isinstance(x, Mapping):
+        inputs = {str(name): _array(key, value) for name, value in x.items()}
+    elif isinstance(x, (tuple, list)) and x and all(_is_array(part) for part in x):
+        inputs = {str(index): _array(key, value) for index, value in enumerate(x)}
+    else:
+        inputs = {"x": _array(key, x)}
+    if not inputs:
+        raise InputError(key, "yields no inputs", ALLOWED)
+    return inputs, None if y is None else _array(key, y)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and not isinstance(value, (str, bytes))
+
+
+def _array(key: str, value: Any) -> NDArray[Any]:
+    try:
+        # torch refuses to give an array of what is on a device or has a gradient.
+        plain = value.detach().cpu() if hasattr(value, "detach") else value
+        array = np.asarray(plain)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(key, f"cannot be read as an array ({first_line(error)})", ALLOWED) from None
+    return array
+
+
+def head(raw: Raw, count: int) -> tuple[Raw, Raw]:
+    """What is left to evaluate, and the first samples, to calibrate with.
+
+    Raises:
+        InputError: nothing would be left.
+    """
+    if len(raw) <= count:
+        raise InputError("calibration_samples", f"takes {count} of {len(raw)} samples",
+                         "some must be left to evaluate; give calibration data or fewer")
+    return raw.take(count, len(raw)), raw.take(0, count)

@@ -1,0 +1,82 @@
+"""Models that are handed over in Python: a path, or an object of the framework that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nc_strategies.errors import InputError, first_line
+from nc_strategies.models.source import ModelSource
+
+KEY = "model"
+SUFFIXES = {".onnx": "onnx", ".keras": "keras", ".h5": "keras", ".pb": "graph_def"}
+ALLOWED = ("the path of an .onnx, .keras, .h5 or frozen .pb file or of a SavedModel folder, an onnx.ModelProto, a "
+           "Keras model, a GraphDef or a loaded SavedModel")
+
+
+def model_source(model: Any, folder: Path, name: str = "") -> ModelSource:
+    """A model on disk.
+
+    Args:
+        model: A path; an ``onnx.ModelProto``; a Keras model; a ``GraphDef``; an object with a SavedModel's signatures;
+            or a `ModelSource`.
+        folder: Where an object is written.
+        name: For reports; the file's name or ``model`` when left out.
+
+    Raises:
+        InputError: it is nothing of the kind.
+    """
+    if isinstance(model, ModelSource):
+        return model
+    if isinstance(model, (str, Path)):
+        return _from_path(Path(model).expanduser(), name)
+    kinds = {f"{base.__module__}.{base.__name__}" for base in type(model).__mro__}
+    if any(kind.startswith("torch.") for kind in kinds):
+        raise InputError(KEY, "is a PyTorch model", "an ONNX model, exported with torch.onnx.export")
+    try:
+        if _named(kinds, "onnx", "ModelProto"):
+            return _written(name, "onnx", folder / "model.onnx", model.SerializeToString())
+        if _named(kinds, "tensorflow", "GraphDef"):
+            return _written(name, "graph_def", folder / "model.pb", model.SerializeToString())
+        if any(kind.startswith(("keras.", "tf_keras.")) for kind in kinds) and hasattr(model, "get_weights"):
+            path = folder / "model.keras"
+            model.save(path)
+            return ModelSource(name or "model", {"keras": path}, _keras_digest(model))
+        if getattr(model, "signatures", None) and "tensorflow" in sys.modules:
+            path = folder / "saved_model"
+            # Whoever made the object has imported TensorFlow; nobody else needs it here.
+            sys.modules["tensorflow"].saved_model.save(model, str(path), signatures=model.signatures)
+            return ModelSource(name or "model", {"saved_model": path})
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(KEY, f"cannot be written ({first_line(error)})", "save it and give its path") from error
+    raise InputError(KEY, f"is of type {type(model).__name__}", ALLOWED)
+
+
+def _named(kinds: set[str], package: str, name: str) -> bool:
+    return any(kind.split(".")[0] == package and kind.endswith(f".{name}") for kind in kinds)
+
+
+def _from_path(path: Path, name: str) -> ModelSource:
+    if not path.exists():
+        raise InputError(KEY, f"no such file: {path}", ALLOWED)
+    kind = "saved_model" if path.is_dir() and (path / "saved_model.pb").is_file() else SUFFIXES.get(path.suffix.lower())
+    if kind is None or (path.is_dir() and kind != "saved_model"):
+        raise InputError(KEY, f"{path} is not a model that is known by its name", ALLOWED)
+    return ModelSource(name or path.stem, {kind: path})
+
+
+def _written(name: str, kind: str, path: Path, data: bytes) -> ModelSource:
+    path.write_bytes(data)
+    return ModelSource(name or "model", {kind: path})
+
+
+def _keras_digest(model: Any) -> str:
+    """Hash of architecture and weights: a ``.keras`` file holds the time at which it was written."""
+    digest = hashlib.sha256(str(model.to_json()).encode())
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()

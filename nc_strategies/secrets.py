@@ -1,0 +1,32 @@
+"""Secrets: which names hold one, and a text that does not show itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+SECRET_KEY = re.compile(r"(token|secret|password|api_key)$", re.IGNORECASE)
+"""Configuration keys whose values are secret."""
+MASK = "***"
+
+
+class Secret(str):
+    """A text whose `repr` is masked, so that neither a notebook nor a debugger's list of variables shows it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(MASK)
+
+
+def hide(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same mapping with each secret as a `Secret`."""
+    return {key: Secret(value) if isinstance(value, str) and SECRET_KEY.search(str(key)) else value
+            for key, value in values.items()}
+
+
+def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Secret]]:
+    """A mapping without its secrets, and the secrets."""
+    secret = {key: Secret(value) for key, value in values.items() if SECRET_KEY.search(str(key)) and value is not None}
+    return {key: value for key, value in values.items() if not SECRET_KEY.search(str(key))}, secret
