@@ -8,7 +8,7 @@ import traceback
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,6 +19,10 @@ from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.problem import Trial, TrialState
 from nc_strategies.registry import Registry, registry
 from nc_strategies.study.study import Study, StudyListener
+
+if TYPE_CHECKING:
+    from nc_strategies.study.folder import RunFolder
+    from nc_strategies.study.tune import Setup
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +68,9 @@ def _failed(code: int, text: str) -> Outcome:
 
 def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     from nc_strategies.app import bench as benches
-    from nc_strategies.report import result as results
     from nc_strategies.report.table import render, show
-    from nc_strategies.study.folder import LOG, RunFolder
-    from nc_strategies.study.tune import Setup, tune
+    from nc_strategies.study.folder import RunFolder
+    from nc_strategies.study.tune import Setup
 
     found = registry()
     for name, why in found.broken.items():
@@ -87,17 +90,34 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
         stack.callback(bench.close)
         setup = Setup(settings, bench, lambda problem: make(strategy, problem),
                       found.create("executor", settings.executor), resolved)
-        earlier = _finished(folder, settings)
-        if earlier is not None:
-            folder.check(_identity(setup, folder))
-            show(lambda width: render(earlier, str(run_dir), width))
-            return status.of_result(earlier)
-        listener: StudyListener = _Observers(found, _progress(stack))
-        study = tune(setup, folder, listener, lambda: run_log.open(run_dir / LOG))
-    result = results.write(study, setup)
-    listener.finished(study)
+        result = execute(found, setup, folder, run_log)
     show(lambda width: render(result, str(run_dir), width))
     return status.of_result(result)
+
+
+def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -> dict[str, Any]:
+    """Run a study, or take the result of an earlier one that was told the same; plugins and terminal are kept posted.
+
+    Returns:
+        What stands in ``result.json``.
+
+    Raises:
+        InputError: see `nc_strategies.study.tune.tune`.
+    """
+    from nc_strategies.report import result as results
+    from nc_strategies.study.folder import LOG
+    from nc_strategies.study.tune import tune
+
+    earlier = _finished(folder, setup.config)
+    if earlier is not None:
+        folder.check(_identity(setup, folder))
+        return earlier
+    with ExitStack() as stack:
+        listener: StudyListener = _Observers(found, _progress(stack))
+        study = tune(setup, folder, listener, lambda: run_log.open(folder.path / LOG))
+    result = results.write(study, setup)
+    listener.finished(study)
+    return result
 
 
 def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:

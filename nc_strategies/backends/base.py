@@ -215,6 +215,17 @@ class Backend(ABC):
             consumers.setdefault(producer, {})[consumer] = None
         return tuple(Link(name, tuple(readers), elements[name]) for name, readers in consumers.items())
 
+    def native(self, config: Config | None) -> Any:
+        """A model as the user of the engine knows it, for a function of the user's that evaluates it.
+
+        Args:
+            config: What to realise; None for the model as given.
+
+        Returns:
+            An object of the engine's framework; an `Executable` where the engine has none of its own.
+        """
+        return self.reference() if config is None else self.realise(config)
+
     def keep(self, folder: Path) -> None:  # noqa: B027 - optional, nothing to keep by default
         """Leave in the run's folder what the run made of the model to work on, such as its form in another format."""
 

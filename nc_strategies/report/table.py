@@ -28,10 +28,11 @@ def verdict(result: dict[str, Any]) -> Text:
     if not result.get("tuned"):
         return Text(f"failed: {result.get('error') or 'no configuration could be measured'}", STYLES["failed"])
     goal, tuned = result["goal"], result["tuned"]
-    low, high = tuned["accuracy_loss_ci95"]
     sign = ">=" if goal["higher_is_better"] else "<="
-    text = (f"goal {status}: {goal['metric']} {tuned['accuracy']:.4f} (asked {sign} {goal['threshold']:.4f}; "
-            f"loss {low:+.4f} to {high:+.4f} with 95 %), {result['speedup']:.2f} times as fast as fp32")
+    interval = tuned["accuracy_loss_ci95"]
+    loss = f"; loss {interval[0]:+.4f} to {interval[1]:+.4f} with 95 %" if interval else ""
+    text = (f"goal {status}: {goal['metric']} {tuned['accuracy']:.4f} (asked {sign} {goal['threshold']:.4f}{loss}), "
+            f"{result['speedup']:.2f} times as fast as fp32")
     if status == "missed":
         text += "; the closest model is saved"
     if goal.get("certain") is False:

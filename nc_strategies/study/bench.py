@@ -25,9 +25,11 @@ from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measure.metrics import Metric
 from nc_strategies.measure.sensitivity import SAMPLES, output_noise
+from nc_strategies.measure.user import UserEvaluation
 from nc_strategies.models import ModelSource
 from nc_strategies.problem import Constraint, Evaluation, Goal, Trial
 from nc_strategies.space import Capabilities, Config, Space
+from nc_strategies.study.function import FunctionMeasurer
 from nc_strategies.study.measure import METRIC, Measurer
 from nc_strategies.study.study import Final
 
@@ -133,7 +135,7 @@ class Parts:
     Args:
         backend: The engine.
         model: The fp32 model.
-        evaluation: Labelled samples.
+        evaluation: Labelled samples; with a `UserEvaluation`, samples to time models with.
         calibration: Samples to calibrate with.
         preprocess: How samples become what the model takes.
         metric: The constraint's metric.
@@ -200,11 +202,13 @@ class LocalBench:
         if info.batch_size not in (None, measure.batch_size):
             raise InputError("measure.batch_size", f"is {measure.batch_size}",
                              f"the model takes batches of {info.batch_size} only")
-        self._measurer = Measurer(parts.backend, evaluation, parts.metric, self.higher_is_better, measure,
-                                  self.config.metrics, self._rng,
-                                  self._limit if self.config.tuning.early_stop else None)
+        by_function = isinstance(parts.metric, UserEvaluation)
+        kind = FunctionMeasurer if by_function else Measurer
+        self._measurer = kind(parts.backend, evaluation, parts.metric, self.higher_is_better, measure,
+                              self.config.metrics, self._rng,
+                              self._limit if self.config.tuning.early_stop and not by_function else None)
         # Asked for here, so that data without labels is refused before anything long begins.
-        assert evaluation.labels is not None
+        assert by_function or evaluation.labels is not None
         parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
 
     def _order(self) -> NDArray[np.intp] | None:

@@ -29,6 +29,16 @@ FLOAT_TOLERANCE = 1e-3
 METRIC = "accuracy"
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A model's metric, the seconds of an evaluation of all samples, samples read, and outputs where they were seen."""
+
+    value: float
+    seconds: float
+    samples: int
+    outputs: NDArray[Any] | None = None
+
+
 @dataclass
 class Baseline:
     """fp32: the model as given and the backend's own all-float graph, and the faster of the two as the reference."""
@@ -36,7 +46,7 @@ class Baseline:
     as_given: Executable
     all_float: Executable
     reference: Executable
-    outputs: NDArray[Any]
+    outputs: NDArray[Any] | None
     evaluation: Evaluation
     latency_ci95: tuple[float, float]
 
@@ -67,6 +77,7 @@ class Measurer:
         self.metrics = metrics
         self.rng = rng
         self.limit = limit
+        self.samples = len(data)
         self._batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
@@ -89,21 +100,20 @@ class Measurer:
         """
         as_given, all_float = self.backend.reference(), self.backend.realise(space.all_float())
         self._check_equal(as_given, all_float)
-        (found,) = predict([as_given], self.data, self.settings.evaluation_batch_size)
-        value = self.metric.compute(found.outputs, self.data.labels)
-        if not math.isfinite(value):
-            raise InputError("metrics.accuracy.name", f"the metric is {value} for fp32 on this data")
+        found = self._score(as_given, None)
+        if not math.isfinite(found.value):
+            raise InputError("metrics.accuracy.name", f"the metric is {found.value} for fp32 on this data")
         timing = self._time([as_given, all_float], self.settings.latency_runs)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         reference = (as_given, all_float)[faster]
         executed = reference.executed()
         evaluation = Evaluation(
-            metrics=((METRIC, value),),
+            metrics=((METRIC, found.value),),
             values=(("latency_ms", timing.median_ms(faster)), ("duration_s", found.seconds),
                     ("size_bytes", float(as_given.size_bytes)), ("as_given_latency_ms", timing.median_ms(0)),
                     ("all_float_latency_ms", timing.median_ms(1))),
             ratios=tuple((name, 1.0) for name in self.metrics.objectives),
-            samples=len(self.data), int8_ops=executed.int8_count, fp32_ops=executed.fp32_count,
+            samples=self.samples, int8_ops=executed.int8_count, fp32_ops=executed.fp32_count,
             graph=reference.fingerprint)
         self._baseline = Baseline(as_given, all_float, reference, found.outputs, evaluation,
                                   timing.interval_ms(faster))
@@ -130,36 +140,37 @@ class Measurer:
             if known is not None:
                 log.info("the same executed graph was measured before")
                 return replace(known, seconds=(("realise", realised),))
-            evaluation = self._measure(model, realised)
+            evaluation = self._measure(model, config, realised)
         finally:
             model.close()
         self._graphs[model.fingerprint] = evaluation
         return evaluation
 
-    def _measure(self, model: Executable, realised: float) -> Evaluation:
+    def _measure(self, model: Executable, config: Config, realised: float) -> Evaluation:
         start = time.perf_counter()
-        value, duration, samples = self._evaluate(model, self._paired_test())
+        found = self._finite(self._score(model, config, self._paired_test()))
         evaluated = time.perf_counter() - start
         start = time.perf_counter()
-        runs = self.settings.latency_runs if samples == len(self.data) else LEAST_RUNS
+        runs = self.settings.latency_runs if found.samples == self.samples else LEAST_RUNS
         timing = self._time([self.baseline.reference, model], runs)
         seconds = (("realise", realised), ("accuracy", evaluated), ("latency", time.perf_counter() - start))
-        return replace(self._evaluation(model, timing, 1, 0, value, duration, seconds), samples=samples)
+        evaluation = self._evaluation(model, timing, 1, 0, found.value, found.seconds, seconds)
+        return replace(evaluation, samples=found.samples)
 
     def _paired_test(self) -> PairedTest | None:
         """The test that stops a trial early; None where there is none for this metric."""
         if self.limit is None:
             return None
         base = self.baseline
-        scores = self.metric.scores(base.outputs, self.data.labels)
+        scores = None if base.outputs is None else self.metric.scores(base.outputs, self.data.labels)
         if scores is None:
             return None
         test = PairedTest(scores, self.limit(base.evaluation.metric(METRIC)), self.metric.score_range,
                           self.higher_is_better, least=math.ceil(LEAST_SHARE * len(self.data)))
         return test if test.possible else None
 
-    def _evaluate(self, model: Executable, test: PairedTest | None = None) -> tuple[float, float, int]:
-        """The metric, seconds of an evaluation of all samples, samples read."""
+    def _score(self, model: Executable, config: Config | None, test: PairedTest | None = None) -> Scored:
+        """The metric of a model; None stands for the model as given."""
         labels, size = self.data.labels, self.settings.evaluation_batch_size
 
         def enough(outputs: NDArray[Any]) -> bool:
@@ -176,9 +187,22 @@ class Measurer:
             # fp32's value on all samples less the paired loss: what these samples say of all of them.
             loss = test.loss if self.higher_is_better else -test.loss
             value = self.baseline.evaluation.metric(METRIC) - loss
-        if not math.isfinite(value):
-            raise EngineError(f"the metric is {value} for this model")
-        return value, found.seconds * len(self.data) / read, read
+        return Scored(value, found.seconds * len(self.data) / read, read, found.outputs)
+
+    @staticmethod
+    def _finite(found: Scored) -> Scored:
+        if not math.isfinite(found.value):
+            raise EngineError(f"the metric is {found.value} for this model")
+        return found
+
+    def _compare(self, fp32: Executable, int8: Executable, trial: Trial) -> tuple[Scored, Scored,
+                                                                                  tuple[float, float] | None]:
+        """fp32 and the chosen trial's model evaluated side by side, and the interval of the loss."""
+        one, other = predict([fp32, int8], self.data, self.settings.evaluation_batch_size)
+        labels = self.data.labels
+        interval = loss_interval(self.metric, one.outputs, other.outputs, labels, self.higher_is_better, self.rng)
+        return (Scored(self.baseline.evaluation.metric(METRIC), one.seconds, self.samples),
+                Scored(self.metric.compute(other.outputs, labels), other.seconds, self.samples), interval)
 
     def measure_finalists(self, trials: list[Trial], goal: Goal, tie: float) -> Final:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
@@ -197,8 +221,9 @@ class Measurer:
         for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
             assert trial.evaluation is not None
             value, duration = trial.evaluation.metric(METRIC), trial.evaluation.value("duration_s")
-            if trial.evaluation.samples < len(self.data):
-                value, duration, _ = self._evaluate(model)
+            if trial.evaluation.samples < self.samples:
+                again = self._finite(self._score(model, trial.config))
+                value, duration = again.value, again.seconds
             index = position + len(references)
             evaluation = self._evaluation(model, timing, index, faster, value, duration, trial.evaluation.seconds)
             candidates.append((trial, model, index, evaluation))
@@ -207,12 +232,9 @@ class Measurer:
         lowest = min(goal.cost(c[3]) for c in candidates)
         level = [c for c in candidates if goal.cost(c[3]) <= lowest * (1 + tie)]
         trial, model, index, _ = min(level, key=lambda c: goal.loss(c[3]))
-        fp32, int8 = predict([references[faster], model], self.data, self.settings.evaluation_batch_size)
-        labels = self.data.labels
-        interval = loss_interval(self.metric, fp32.outputs, int8.outputs, labels, self.higher_is_better, self.rng)
-        value = self.metric.compute(int8.outputs, labels)
+        fp32, int8, interval = self._compare(references[faster], model, trial)
         assert trial.evaluation is not None
-        evaluation = self._evaluation(model, timing, index, faster, value, int8.seconds, trial.evaluation.seconds)
+        evaluation = self._evaluation(model, timing, index, faster, int8.value, int8.seconds, trial.evaluation.seconds)
         base.reference = references[faster]
         base.latency_ci95 = timing.interval_ms(faster)
         base.evaluation = self._rebase(base.evaluation, timing, faster, fp32.seconds)
@@ -248,5 +270,5 @@ class Measurer:
             metrics=((METRIC, value),),
             values=(("latency_ms", timing.median_ms(index)), ("fp32_latency_ms", timing.median_ms(reference)),
                     ("duration_s", duration), ("size_bytes", float(model.size_bytes))),
-            ratios=tuple(ratios.items()), spread=tuple(spread.items()), samples=len(self.data),
+            ratios=tuple(ratios.items()), spread=tuple(spread.items()), samples=self.samples,
             int8_ops=executed.int8_count, fp32_ops=executed.fp32_count, seconds=seconds, graph=model.fingerprint)

@@ -245,6 +245,10 @@ class OnnxRuntimeBackend(Backend):
         """See `Backend.open`."""
         return OrtExecutable(path, self.threads, "saved", self._operators, self._probe)
 
+    def native(self, config: Config | None) -> onnx.ModelProto:
+        """See `Backend.native`: an ``onnx.ModelProto``."""
+        return onnx.load(str(self._path)) if config is None else self._assembler.build(config, self._range)[0]
+
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""
         versions: dict[str, Any] = {"onnxruntime": ort.__version__, "onnx": onnx.__version__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from nc_strategies.backends.base import Backend, Batch, Executable, Link, ModelI
 from nc_strategies.backends.calibration import Histogram
 from nc_strategies.backends.tensorflow import loading, probe
 from nc_strategies.backends.tensorflow.assemble import Assembled, Assembler, Parts
+from nc_strategies.backends.tensorflow.callable_model import CallableModel
 from nc_strategies.backends.tensorflow.capabilities import REDUCE_RANGE, describe, limits
 from nc_strategies.backends.tensorflow.collect import collect
 from nc_strategies.backends.tensorflow.fold import simplify
@@ -147,6 +149,19 @@ class TensorFlowBackend(Backend):
     def open(self, path: Path) -> Executable:
         """See `Backend.open`."""
         return ServedModel(path)
+
+    def native(self, config: Config | None) -> CallableModel:
+        """See `Backend.native`: a SavedModel, loaded, which can also be called with arrays."""
+        model = self._loaded
+        tensors = [port.tensor for port in model.outputs]
+        with tempfile.TemporaryDirectory(prefix="ncs-native-") as folder:
+            path = Path(folder) / "model"
+            if config is None:
+                save(model.graph.to_def(), model.inputs, model.outputs, tensors, [], model.signature, path)
+            else:
+                self.save(config, path)
+            names = [port.spec.name for port in model.inputs], [port.spec.name for port in model.outputs]
+            return CallableModel(path, model.signature, *names)
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""

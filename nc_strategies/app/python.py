@@ -1,0 +1,248 @@
+"""A run from Python: what `nc_strategies.tune` and `nc_strategies.quantization.fit` have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nc_strategies.app.logs import RunLog, redact_error, register_secret
+from nc_strategies.app.run import execute
+from nc_strategies.app.studies import Study
+from nc_strategies.backends.base import Backend
+from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceConfig, TuningConfig
+from nc_strategies.data.dataset import Raw
+from nc_strategies.data.objects import head, samples
+from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
+from nc_strategies.errors import EngineError, InputError, NcsError, first_line
+from nc_strategies.measure.metrics import Metric
+from nc_strategies.measure.user import NAME, UserEvaluation, UserMetric
+from nc_strategies.models.objects import model_source
+from nc_strategies.registry import Registry, registry
+from nc_strategies.secrets import split
+from nc_strategies.study.bench import LocalBench, Parts
+from nc_strategies.study.folder import RunFolder
+from nc_strategies.study.tune import Setup
+
+log = logging.getLogger(__name__)
+SECTIONS = {"tuning": TuningConfig, "measure": MeasureConfig, "space": SpaceConfig}
+
+
+@dataclass
+class Request:
+    """What a run from Python is asked for; see `nc_strategies.tune`."""
+
+    model: Any
+    data: Any = None
+    strategy: Any = "basic"
+    backend: Any = None
+    metric: Any = "top1"
+    higher_is_better: bool | None = None
+    objectives: str | Sequence[str] = "latency"
+    weights: Sequence[float] | None = None
+    calibration: Any = None
+    calibration_samples: int = CALIBRATION_SAMPLES
+    preprocess: Any = None
+    eval_func: Callable[[Any], Any] | None = None
+    executor: Any = "serial"
+    run_dir: str | Path | None = None
+    name: str = ""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def run(request: Request) -> tuple[Study, Backend]:
+    """Run it.
+
+    Returns:
+        The study, and the backend it was measured on, still loaded.
+
+    Raises:
+        InputError: something that was given does not fit; nothing is left behind.
+        EngineError: the engine could not measure anything.
+    """
+    run_log = RunLog()
+    with _without_secrets(), tempfile.TemporaryDirectory(prefix="ncs-model-") as scratch:
+        try:
+            return _run(request, run_log, Path(scratch))
+        except NcsError:
+            raise
+        except Exception:
+            log.exception("the run failed")
+            raise
+        finally:
+            run_log.close()
+
+
+@contextmanager
+def _without_secrets() -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        redact_error(error)
+        raise
+
+
+def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backend]:
+    found = registry()
+    for name, why in found.broken.items():
+        log.warning("plugin %s is left out (%s)", name, why)
+    plain, secrets = split(_component("strategy", request.strategy))
+    for secret in secrets.values():
+        register_secret(secret)
+    strategy = _strategy(found, plain, secrets)
+    make = found.target(found.get("strategy", plain["name"]))
+    sections = _sections(request.options)
+    source = model_source(request.model, scratch, request.name)
+    backend_name = "onnxruntime" if "onnx" in source.files else "tensorflow"
+    backend_config = _component("backend", request.backend or backend_name)
+    metric, accuracy = _metric(found, request)
+    objectives = [request.objectives] if isinstance(request.objectives, str) else list(request.objectives)
+    metrics = MetricsConfig("_".join(["accuracy", *objectives]), accuracy, objectives,
+                            None if request.weights is None else list(request.weights))
+    config = RunConfig(strategy=plain, backend=backend_config, metrics=metrics,
+                       model={"name": next(iter(source.files)), "path": _place(request.model)},
+                       data={"name": _described(request)}, executor=_component("executor", request.executor),
+                       **sections)
+    config.validate()
+    make.check(strategy)
+    evaluation, calibration = _samples(request)
+    folder = RunFolder(_run_dir(request.run_dir))
+    backend = found.create("backend", backend_config, config.measure.threads)
+    parts = Parts(backend, source, evaluation, calibration, _preprocess(request.preprocess), metric)
+    setup = Setup(config, LocalBench(parts, config), lambda problem: make(strategy, problem),
+                  found.create("executor", config.executor), _plain(config))
+    result = execute(found, setup, folder, run_log)
+    study = Study(folder.path)
+    if result["status"] == "failed":
+        errors = [trial.error for trial in study.trials if trial.error]
+        raise EngineError(f"no configuration could be measured: {errors[0] if errors else result['stop_reason']} "
+                          f"(see {folder.path})")
+    return study, backend
+
+
+def _component(kind: str, given: Any) -> dict[str, Any]:
+    if isinstance(given, str):
+        return {"name": given}
+    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
+        return {str(key): value for key, value in given.items()}
+    raise InputError(kind, f"is of type {type(given).__name__}", "a name, or a mapping of a name and settings")
+
+
+def _strategy(found: Registry, plain: Mapping[str, Any], secrets: Mapping[str, str]) -> Any:
+    """The strategy's settings; secrets are set on them last, past the checks of what files and commands may hold."""
+    settings = found.settings("strategy", plain)
+    known = {field.name for field in dataclasses.fields(settings)} if settings is not None else set()
+    for name, value in secrets.items():
+        if name not in known:
+            raise InputError(f"strategy.{name}", f"is not a setting of strategy {plain['name']!r}",
+                             f"allowed: {', '.join(sorted(known))}")
+        setattr(settings, name, value)
+    return settings
+
+
+def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by the section whose field they are, checked against its types."""
+    fields = {field.name: name for name, schema in SECTIONS.items() for field in dataclasses.fields(schema)}
+    for name in options:
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InputError(name, "is not an option", f"{hint}allowed: {', '.join(sorted(fields))}")
+    made: dict[str, Any] = {}
+    for section, schema in SECTIONS.items():
+        values = {name: value for name, value in options.items() if fields[name] == section}
+        if section == "space":
+            # Keys are regular expressions, which OmegaConf would read as interpolations.
+            precisions = values.pop("excluded_precisions", None) or []
+            made[section] = SpaceConfig(**values, excluded_precisions=[precisions] if isinstance(precisions, str)
+                                        else list(precisions))
+            continue
+        try:
+            made[section] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+        except OmegaConfBaseException as error:
+            raise InputError(f"{section}.{error.full_key}", first_line(error)) from None
+    return made
+
+
+def _metric(found: Registry, request: Request) -> tuple[Metric, dict[str, Any]]:
+    """The metric, and what the configuration says of it."""
+    direction = request.higher_is_better
+    if request.eval_func is not None:
+        if not callable(request.eval_func):
+            raise InputError(NAME, f"is of type {type(request.eval_func).__name__}", "a function of the model")
+        named = {"name": NAME, "function": _qualified(request.eval_func), "higher_is_better": direction}
+        return UserEvaluation(request.eval_func, direction is not False), named
+    given = request.metric
+    if isinstance(given, (str, Mapping)):
+        settings = _component("metric", given)
+        return found.create("metric", settings, key="metric"), {**settings, "higher_is_better": direction}
+    metric = given if isinstance(given, Metric) else UserMetric(given, direction is not False)
+    return metric, {"name": _qualified(given).rpartition(".")[2], "higher_is_better": direction}
+
+
+def _qualified(given: Any) -> str:
+    kind = given if hasattr(given, "__qualname__") else type(given)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _samples(request: Request) -> tuple[Raw, Raw]:
+    count = request.calibration_samples
+    if not isinstance(count, int) or count < 1:
+        raise InputError("calibration_samples", f"is {count!r}", "at least 1")
+    if request.calibration is not None:
+        calibration = samples("calibration", request.calibration, count)
+        if request.data is None or request.eval_func is not None:
+            if request.eval_func is None:
+                raise InputError("data", "is missing", "labelled samples to evaluate with, or eval_func")
+            return calibration, calibration
+        return samples("data", request.data), calibration
+    if request.data is None:
+        raise InputError("calibration", "is missing", "samples to calibrate with, at least 1")
+    return head(samples("data", request.data), count)
+
+
+def _preprocess(given: Any) -> Preprocess:
+    if given is None or isinstance(given, Preprocess):
+        return given or Preprocess()
+    names = [field.name for field in dataclasses.fields(Preprocess)]
+    if not isinstance(given, Mapping) or set(given) - set(names):
+        raise InputError("preprocess", f"is {given!r}", f"a mapping of any of {', '.join(names)}")
+    return Preprocess(**given)
+
+
+def _run_dir(given: str | Path | None) -> Path:
+    if given is not None:
+        return Path(given).expanduser().absolute()
+    first = Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S")).absolute()
+    path, number = first, 1
+    while path.exists():
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+def _place(model: Any) -> str | None:
+    return str(model) if isinstance(model, (str, Path)) else None
+
+
+def _described(request: Request) -> str:
+    given = request.calibration if request.data is None else request.data
+    return Path(given).name if isinstance(given, (str, Path)) else type(given).__name__
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration for ``config.yaml``; there is no secret in it."""
+    return {**{name: getattr(config, name) for name in ("strategy", "backend", "model", "data", "executor")},
+            **{name: asdict(getattr(config, name)) for name in ("metrics", "tuning", "space", "measure")}}
+
+
