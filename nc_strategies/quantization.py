@@ -80,7 +80,7 @@ class QuantizedModel:
 
 def fit(model: Any, conf: PostTrainingQuantConfig, calib_dataloader: Any = None, calib_func: Any = None,
         eval_func: Callable[[Any], float] | None = None, eval_dataloader: Any = None, eval_metric: Any = None, *,
-        run_dir: str | Path | None = None) -> QuantizedModel | None:
+        run_dir: str | Path | None = None, **options: Any) -> QuantizedModel | None:
     """Tune a model, as `conf` says, until it is as accurate as asked for.
 
     Args:
@@ -95,6 +95,8 @@ def fit(model: Any, conf: PostTrainingQuantConfig, calib_dataloader: Any = None,
         eval_metric: A mapping such as ``{"topk": 1}``, a name, or an object with ``reset``, ``update(predictions,
             labels)`` and ``result``.
         run_dir: Where the run leaves its files, ``outputs/<date>/<time>`` when left out; the same again resumes.
+        **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration; it overrules
+            `conf`.
 
     Returns:
         The model; None, with a warning, when none was accurate enough. The closest one is in the run's folder.
@@ -112,7 +114,8 @@ def fit(model: Any, conf: PostTrainingQuantConfig, calib_dataloader: Any = None,
                          "give eval_func, or eval_dataloader and eval_metric")
     if eval_func is None and eval_metric is None:
         raise InputError("eval_metric", "is missing", "a metric for eval_dataloader, such as {'topk': 1}")
-    study, backend = run(_request(model, conf, calib_dataloader, eval_func, eval_dataloader, eval_metric, run_dir))
+    study, backend = run(_request(model, conf, calib_dataloader, eval_func, eval_dataloader, eval_metric, run_dir,
+                                  options))
     best = study.best
     assert best is not None
     goal, accuracy = study.result["goal"], study.result["tuned"]["accuracy"]
@@ -125,9 +128,9 @@ def fit(model: Any, conf: PostTrainingQuantConfig, calib_dataloader: Any = None,
 
 
 def _request(model: Any, conf: PostTrainingQuantConfig, calibration: Any, eval_func: Any, evaluation: Any,
-             eval_metric: Any, run_dir: str | Path | None) -> Request:
+             eval_metric: Any, run_dir: str | Path | None, more: dict[str, Any]) -> Request:
     tuning, accuracy = conf.tuning_criterion, conf.accuracy_criterion
-    options: dict[str, Any] = {
+    options = {
         "criterion": accuracy.criterion, "tolerable_loss": accuracy.tolerable_loss,
         "max_trials": tuning.max_trials, "timeout": tuning.timeout,
         # Documented there: a timeout of 0 ends the tuning at the first model which meets the goal.
@@ -135,6 +138,7 @@ def _request(model: Any, conf: PostTrainingQuantConfig, calibration: Any, eval_f
         "op_type_dict": conf.op_type_dict, "op_name_dict": conf.op_name_dict,
         # What no engine here computes in need not be excluded.
         "excluded_precisions": [name for name in conf.excluded_precisions if name not in ("bf16", "fp16")],
+        **more,
     }
     return Request(
         model, evaluation if eval_func is None or calibration is None else None, _strategy(conf), _backend(conf),

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
-import re
 from pathlib import Path
 
-from nc_strategies.secrets import MASK
+from nc_strategies.secrets import MASK, SECRET_NAME
 
-SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY)", re.IGNORECASE)
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LEAST_LENGTH = 6
 _given: set[str] = set()
@@ -43,6 +41,11 @@ def redact_error(error: BaseException) -> None:
         for name, value in vars(found).items():
             if isinstance(value, str):
                 setattr(found, name, redact(value))
+        if isinstance(found, OSError):
+            # Its text comes from these, not from its arguments.
+            for name in ("strerror", "filename"):
+                if isinstance(getattr(found, name), str):
+                    setattr(found, name, redact(getattr(found, name)))
         waiting += [found.__cause__, found.__context__, *getattr(found, "exceptions", ())]
 
 

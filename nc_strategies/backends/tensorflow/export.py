@@ -18,6 +18,7 @@ from nc_strategies.backends.tensorflow.loading import FrozenModel
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
+from nc_strategies.secrets import child_environment
 
 FORMATS = ("keras", "saved_model", "graph_def", "h5")
 OPSET = 17
@@ -75,7 +76,8 @@ def export_in_child(source: ModelSource, folder: Path) -> Path:
     """
     kind, path = source.pick(FORMATS, "onnxruntime")
     command = [sys.executable, "-m", __name__, source.name, kind, str(path), str(folder)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                          env=child_environment())
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
+from nc_strategies.secrets import child_environment
+
 KINDS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 DTYPES = ("uint8", "int8")
 MODULE = "nc_strategies.backends.tensorflow.probe"
@@ -85,7 +87,7 @@ def kernels() -> Kernels:
 
 def _start(skip: tuple[str, ...]) -> subprocess.Popen[str]:
     paths = [entry for entry in sys.path if entry]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**child_environment(), "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         [sys.executable, "-m", MODULE, *skip],
         stdout=subprocess.PIPE,

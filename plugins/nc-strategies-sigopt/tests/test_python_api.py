@@ -1,0 +1,135 @@
+"""The token given in Python: it reaches the server and nothing else."""
+
+import io
+import logging
+import os
+import threading
+import traceback
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from nc_strategies import config, quantization, samples
+from nc_strategies.errors import InputError
+
+TOKEN = "secret-token-123456"
+QUICK = {"latency_runs": 20, "final_runs": 20}
+
+
+@pytest.fixture
+def task():
+    """A model, calibration batches and an evaluation."""
+    with np.load(samples.evaluation_images()) as file:
+        x = file["x"][:100].astype(np.float32) * np.float32(samples.SCALE) + samples.OFFSET
+        y = file["y"][:100]
+
+    def eval_func(model):
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return float((session.run(None, {session.get_inputs()[0].name: x})[0].argmax(1) == y).mean())
+
+    return onnx.load(str(samples.onnx_model())), [(x[:50], y[:50])], eval_func
+
+
+def conf(**settings):
+    kwargs = {"sigopt_api_token": TOKEN, "sigopt_project_id": "nc-demo", "sigopt_experiment_name": "nc-tune",
+              **settings}
+    return config.PostTrainingQuantConfig(
+        quant_level=1, tuning_criterion=config.TuningCriterion(strategy="sigopt", strategy_kwargs=kwargs, timeout=600,
+                                                               max_trials=4),
+        accuracy_criterion=config.AccuracyCriterion(tolerable_loss=0.1))
+
+
+def shown_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+class Watch:
+    """Looks at the command lines of all processes, and the environments of this one's children, while a block runs."""
+
+    def __enter__(self):
+        self.found, self.looks, self._stop = [], 0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def _look(self):
+        while not self._stop.wait(0.02):
+            self.looks += 1
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    if TOKEN.encode() in (process / "cmdline").read_bytes():
+                        self.found.append(f"{process.name} cmdline")
+                    parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                    if int(parent) == os.getpid() and TOKEN.encode() in (process / "environ").read_bytes():
+                        self.found.append(f"{process.name} environ")
+                except OSError:
+                    continue
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+def test_a_run_with_the_token_from_python_shows_it_nowhere(task, server, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("SIGOPT_API_URL", server.url)
+    monkeypatch.chdir(tmp_path)
+    model, calibration, eval_func = task
+    everything = io.StringIO()
+    handler = logging.StreamHandler(everything)
+    logging.getLogger().addHandler(handler)
+    settings = conf()
+    try:
+        with Watch() as watch:
+            q_model = quantization.fit(model, settings, calib_dataloader=calibration, eval_func=eval_func, run_dir="run",
+                                       **QUICK)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert (watch.found, watch.looks > 3) == ([], True)
+    assert q_model.study.result["engine"] == "http"
+    assert [e["name"] for e in server.experiments.values()] == ["nc-tune"]
+    assert len(q_model.study.trials) == 4
+    assert not shown_in(tmp_path)
+    printed = capfd.readouterr()
+    text = "".join([printed.out, printed.err, everything.getvalue(), repr(settings), repr(q_model), repr(q_model.study),
+                    q_model.study._repr_html_()])
+    assert TOKEN not in text
+    assert "SIGOPT_API_TOKEN" not in os.environ
+
+
+def test_a_crash_shows_the_token_nowhere(task, server, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("SIGOPT_API_URL", server.url)
+    model, calibration, eval_func = task
+
+    def broken(problem, trial):
+        raise RuntimeError(f"a crash with {conf().tuning_criterion.strategy_kwargs['sigopt_api_token']!s} in it")
+
+    monkeypatch.setattr("nc_strategies_sigopt.form.outcome", broken)
+    with pytest.raises(RuntimeError, match=r"a crash with \*\*\* in it") as caught:
+        quantization.fit(model, conf(), calib_dataloader=calibration, eval_func=eval_func, run_dir=tmp_path / "run", **QUICK)
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    printed = capfd.readouterr()
+    assert TOKEN not in shown.replace(f"TOKEN = {TOKEN!r}", "") + printed.out + printed.err
+    assert not shown_in(tmp_path)
+    assert "a crash with ***" in (tmp_path / "run" / "nc_strategies.log").read_text()
+
+
+def test_a_rejected_token_is_an_input_error_that_does_not_show_it(task, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGOPT_API_URL", server.url)
+    model, calibration, eval_func = task
+    with pytest.raises(InputError, match="sigopt_api_token: is rejected") as caught:
+        quantization.fit(model, conf(sigopt_api_token="wrong-token-777"), calib_dataloader=calibration,
+                         eval_func=eval_func, run_dir=tmp_path / "run", **QUICK)
+    assert "wrong-token-777" not in str(caught.value) + repr(vars(caught.value))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_token_falls_back_to_the_environment(task, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGOPT_API_URL", server.url)
+    monkeypatch.setenv("SIGOPT_API_TOKEN", TOKEN)
+    model, calibration, eval_func = task
+    q_model = quantization.fit(model, conf(sigopt_api_token=None), calib_dataloader=calibration, eval_func=eval_func,
+                               run_dir=tmp_path / "run", **QUICK)
+    assert q_model.study.result["engine"] == "http"
