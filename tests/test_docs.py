@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nc_strategies import config
 from nc_strategies.config import MeasureConfig, TuningConfig
 from nc_strategies.registry import registry
 
@@ -58,8 +59,38 @@ def test_every_built_in_component_is_documented(kind):
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/configuration.md", "docs/plugins.md", "docs/design.md",
-                                  "docs/strategies.md",
+                                  "docs/strategies.md", "docs/python.md", "docs/coming-from-neural-compressor.md",
                                   "CONTRIBUTING.md"])
 def test_links_between_documents_lead_somewhere(name):
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
         assert ((ROOT / name).parent / target).exists(), target
+
+
+def test_the_python_examples_run_in_their_order(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("docs/python.md", "python"):
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["again"].result["trials"]["total"] == len(names["frame"]) == 3
+    assert (tmp_path / "study.png").exists()
+    assert names["study"].result["goal"]["metric"] == "eval_func"
+
+
+@pytest.mark.slow
+def test_the_neural_compressor_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/coming-from-neural-compressor.md", "python")
+    names = {}
+    exec(compile(block, "docs/coming-from-neural-compressor.md", "exec"), names)
+    assert (tmp_path / "model_int8.onnx").exists()
+    assert names["q_model"].study.status == "met"
+
+
+@pytest.mark.parametrize("schema", ["PostTrainingQuantConfig", "TuningCriterion", "AccuracyCriterion"])
+def test_every_option_of_neural_compressors_classes_is_documented(schema):
+    text = (ROOT / "docs/coming-from-neural-compressor.md").read_text()
+    for name in getattr(config, schema).__dataclass_fields__:
+        if name not in ("tuning_criterion", "accuracy_criterion", "model_name"):
+            assert f"`{name}`" in text or f"{name}=" in text, name

@@ -48,8 +48,8 @@ def test_the_documented_snippet_gives_a_model_that_runs_as_it_was_evaluated(prot
 def test_a_dataloader_and_a_metric_evaluate_and_calibrate(calibration, pictures, tmp_path):
     x, y = pictures
     batches = [(x[i:i + 50], y[i:i + 50]) for i in range(0, 600, 50)]
-    q_model = quantization.fit(str(samples.onnx_model()), conf(calibration_sampling_size=[100], tuning={"timeout": 600}),
-                               eval_dataloader=batches, eval_metric={"topk": 1}, run_dir=tmp_path / "run", **QUICK)
+    settings = conf(calibration_sampling_size=[100], tuning={"timeout": 600})
+    q_model = quantization.fit(str(samples.onnx_model()), settings, eval_dataloader=batches, eval_metric={"topk": 1}, run_dir=tmp_path / "run", **QUICK)
     result = q_model.study.result
     assert (result["goal"]["metric"], result["measure"]["samples"], result["strategy"]) == ("topk", 500, "basic")
     assert (result["stop_reason"], result["trials"]["total"]) == ("budget", 2)

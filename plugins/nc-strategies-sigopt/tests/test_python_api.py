@@ -83,8 +83,8 @@ def test_a_run_with_the_token_from_python_shows_it_nowhere(task, server, tmp_pat
     settings = conf()
     try:
         with Watch() as watch:
-            q_model = quantization.fit(model, settings, calib_dataloader=calibration, eval_func=eval_func, run_dir="run",
-                                       **QUICK)
+            q_model = quantization.fit(model, settings, calib_dataloader=calibration, eval_func=eval_func,
+                                       run_dir="run", **QUICK)
     finally:
         logging.getLogger().removeHandler(handler)
     assert (watch.found, watch.looks > 3) == ([], True)
@@ -108,7 +108,8 @@ def test_a_crash_shows_the_token_nowhere(task, server, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr("nc_strategies_sigopt.form.outcome", broken)
     with pytest.raises(RuntimeError, match=r"a crash with \*\*\* in it") as caught:
-        quantization.fit(model, conf(), calib_dataloader=calibration, eval_func=eval_func, run_dir=tmp_path / "run", **QUICK)
+        quantization.fit(model, conf(), calib_dataloader=calibration, eval_func=eval_func, run_dir=tmp_path / "run",
+                         **QUICK)
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     printed = capfd.readouterr()
     assert TOKEN not in shown.replace(f"TOKEN = {TOKEN!r}", "") + printed.out + printed.err
