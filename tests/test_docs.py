@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 import sys
@@ -91,6 +92,6 @@ def test_the_neural_compressor_example_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("schema", ["PostTrainingQuantConfig", "TuningCriterion", "AccuracyCriterion"])
 def test_every_option_of_neural_compressors_classes_is_documented(schema):
     text = (ROOT / "docs/coming-from-neural-compressor.md").read_text()
-    for name in getattr(config, schema).__dataclass_fields__:
+    for name in (field.name for field in dataclasses.fields(getattr(config, schema))):
         if name not in ("tuning_criterion", "accuracy_criterion", "model_name"):
             assert f"`{name}`" in text or f"{name}=" in text, name

@@ -49,7 +49,8 @@ def test_a_dataloader_and_a_metric_evaluate_and_calibrate(calibration, pictures,
     x, y = pictures
     batches = [(x[i:i + 50], y[i:i + 50]) for i in range(0, 600, 50)]
     settings = conf(calibration_sampling_size=[100], tuning={"timeout": 600})
-    q_model = quantization.fit(str(samples.onnx_model()), settings, eval_dataloader=batches, eval_metric={"topk": 1}, run_dir=tmp_path / "run", **QUICK)
+    q_model = quantization.fit(str(samples.onnx_model()), settings, eval_dataloader=batches,
+                               eval_metric={"topk": 1}, run_dir=tmp_path / "run", **QUICK)
     result = q_model.study.result
     assert (result["goal"]["metric"], result["measure"]["samples"], result["strategy"]) == ("topk", 500, "basic")
     assert (result["stop_reason"], result["trials"]["total"]) == ("budget", 2)

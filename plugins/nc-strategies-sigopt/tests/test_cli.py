@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from driving import assert_whole
+from watching import Watch
 
 TOKEN = "secret-token-123456"
 TOY = [{"name": f"op{i}", "loss": 0.004 * i, "time_us": 300.0, "int8_time_us": 80.0} for i in range(8)]
@@ -95,8 +96,11 @@ def test_without_a_token_it_runs_in_this_process(toy):
 
 def test_with_a_token_it_runs_on_the_server_and_shows_the_token_nowhere(toy, server):
     project = "strategy.sigopt_project_id=nc-demo"
-    code, text = finish(start(toy, project, **on_server(server)))
+    process = start(toy, project, **on_server(server))
+    with Watch(TOKEN, process.pid) as watch:
+        code, text = finish(process)
     assert code == 0, text
+    assert (watch.found, watch.looks > 10) == (set(), True)
     assert json.loads((toy[0] / "out" / "result.json").read_text())["engine"] == "http"
     assert_whole(server)
     assert {p.status for p in server.requests} == {200}

@@ -3,17 +3,18 @@
 import io
 import logging
 import os
-import threading
 import traceback
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from watching import Watch
 
 from nc_strategies import config, quantization, samples
+from nc_strategies.backends.tensorflow.export import export_in_child
 from nc_strategies.errors import InputError
+from nc_strategies.models import ModelSource
 
 TOKEN = "secret-token-123456"
 QUICK = {"latency_runs": 20, "final_runs": 20}
@@ -46,33 +47,6 @@ def shown_in(folder):
     return [path for path in folder.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
-class Watch:
-    """Looks at the command lines of all processes, and the environments of this one's children, while a block runs."""
-
-    def __enter__(self):
-        self.found, self.looks, self._stop = [], 0, threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-        return self
-
-    def _look(self):
-        while not self._stop.wait(0.02):
-            self.looks += 1
-            for process in Path("/proc").glob("[0-9]*"):
-                try:
-                    if TOKEN.encode() in (process / "cmdline").read_bytes():
-                        self.found.append(f"{process.name} cmdline")
-                    parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-                    if int(parent) == os.getpid() and TOKEN.encode() in (process / "environ").read_bytes():
-                        self.found.append(f"{process.name} environ")
-                except OSError:
-                    continue
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-
-
 def test_a_run_with_the_token_from_python_shows_it_nowhere(task, server, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("SIGOPT_API_URL", server.url)
     monkeypatch.chdir(tmp_path)
@@ -82,12 +56,12 @@ def test_a_run_with_the_token_from_python_shows_it_nowhere(task, server, tmp_pat
     logging.getLogger().addHandler(handler)
     settings = conf()
     try:
-        with Watch() as watch:
+        with Watch(TOKEN, os.getpid()) as watch:
             q_model = quantization.fit(model, settings, calib_dataloader=calibration, eval_func=eval_func,
                                        run_dir="run", **QUICK)
     finally:
         logging.getLogger().removeHandler(handler)
-    assert (watch.found, watch.looks > 3) == ([], True)
+    assert (watch.found, watch.looks > 3) == (set(), True)
     assert q_model.study.result["engine"] == "http"
     assert [e["name"] for e in server.experiments.values()] == ["nc-tune"]
     assert len(q_model.study.trials) == 4
@@ -134,3 +108,12 @@ def test_an_empty_token_falls_back_to_the_environment(task, server, tmp_path, mo
     q_model = quantization.fit(model, conf(sigopt_api_token=None), calib_dataloader=calibration, eval_func=eval_func,
                                run_dir=tmp_path / "run", **QUICK)
     assert q_model.study.result["engine"] == "http"
+
+
+@pytest.mark.slow
+def test_a_process_that_converts_a_model_is_started_without_the_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGOPT_API_TOKEN", TOKEN)
+    with Watch(TOKEN, os.getpid()) as watch:
+        export_in_child(ModelSource("fashion", {"keras": samples.keras_model()}), tmp_path)
+    assert any("nc_strategies.backends.tensorflow.export" in line for line in watch.children)
+    assert not watch.found
