@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nc_strategies import api, config, quantization
+    import nc_strategies.quantization as quantization
+    from nc_strategies import api, config
     from nc_strategies.app.studies import Study
     from nc_strategies.app.tuning import tune
     from nc_strategies.errors import EngineError, InputError, NcsError

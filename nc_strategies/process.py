@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import resource
 import signal
 import sys
 from pathlib import Path
 
-SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY)", re.IGNORECASE)
+from nc_strategies.secrets import SECRET_NAME
+
 PR_SET_PDEATHSIG = 1
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 PREFERRED_VICTIM = 500

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 SECRET_KEY = re.compile(r"(token|secret|password|api_key)$", re.IGNORECASE)
 """Configuration keys whose values are secret."""
-SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY)", re.IGNORECASE)
+SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY)", re.IGNORECASE)
 """Environment variables whose values are secret."""
 MASK = "***"
-
-
-def child_environment() -> dict[str, str]:
-    """This process's environment without secrets, for processes that need none."""
-    return {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
 
 
 class Secret(str):

@@ -9,7 +9,8 @@ import pytest
 
 from nc_strategies.app import logs
 from nc_strategies.errors import InputError
-from nc_strategies.secrets import Secret, child_environment, hide, split
+from nc_strategies.process import child_environment
+from nc_strategies.secrets import Secret, hide, split
 
 GIVEN, FOUND = "given-by-python-12", "found-in-environment-34"
 

@@ -18,7 +18,7 @@ from nc_strategies.backends.tensorflow.loading import FrozenModel
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
-from nc_strategies.secrets import child_environment
+from nc_strategies.process import child_environment
 
 FORMATS = ("keras", "saved_model", "graph_def", "h5")
 OPSET = 17

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from nc_strategies.secrets import child_environment
+from nc_strategies.process import child_environment
 
 KINDS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 DTYPES = ("uint8", "int8")
