@@ -9,7 +9,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nc_strategies.backends.base import Backend, Batch, Executable, ExecutedOps, ModelInfo, TensorSpec
+    from nc_strategies.backends.base import (
+        Backend,
+        Batch,
+        Executable,
+        ExecutedOps,
+        Link,
+        ModelInfo,
+        Profile,
+        TensorSpec,
+    )
     from nc_strategies.backends.calibration import Histogram
     from nc_strategies.data.dataset import Dataset, Raw
     from nc_strategies.data.settings import Preprocess
@@ -44,6 +53,8 @@ else:
         "Evaluation": "nc_strategies.problem",
         "Executable": "nc_strategies.backends.base",
         "ExecutedOps": "nc_strategies.backends.base",
+        "Link": "nc_strategies.backends.base",
+        "Profile": "nc_strategies.backends.base",
         "FLOAT": "nc_strategies.space",
         "Goal": "nc_strategies.problem",
         "Histogram": "nc_strategies.backends.calibration",
@@ -83,7 +94,8 @@ __all__ = [
     "Strategy", "StepwiseStrategy", "Steps", "Problem", "Goal", "Constraint", "Objective", "Evaluation", "Trial",
     "TrialState", "LatencyTerms", "Boundary",
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Wishes", "FLOAT",
-    "Backend", "Executable", "ExecutedOps", "ModelInfo", "TensorSpec", "Batch", "ModelSource", "Histogram",
+    "Backend", "Executable", "ExecutedOps", "Link", "Profile", "ModelInfo", "TensorSpec", "Batch",
+    "ModelSource", "Histogram",
     "Metric", "MeanMetric", "Dataset", "Raw", "Preprocess",
     "NcsError", "InputError", "EngineError",
 ]  # fmt: skip
