@@ -1,6 +1,6 @@
 """``python -m nc_strategies``."""
 
-from nc_strategies.app.hydra_app import main
+from nc_strategies.app.entry import main
 
 if __name__ == "__main__":
     main()

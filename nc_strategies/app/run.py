@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nc_strategies.app import status
@@ -104,6 +105,7 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
     Raises:
         InputError: see `nc_strategies.study.tune.tune`.
     """
+    from nc_strategies.report import page
     from nc_strategies.report import result as results
     from nc_strategies.study.folder import LOG
     from nc_strategies.study.tune import tune
@@ -113,11 +115,26 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
         folder.check(_identity(setup, folder))
         return earlier
     with ExitStack() as stack:
-        listener: StudyListener = _Observers(found, _progress(stack))
+        writer = stack.enter_context(page.PageWriter(_command()))
+        listener: StudyListener = _Observers(found, writer, _progress(stack))
         study = tune(setup, folder, listener, lambda: run_log.open(folder.path / LOG))
-    result = results.write(study, setup)
-    listener.finished(study)
+        result = results.write(study, setup)
+        listener.finished(study)
+    if page.missing():
+        say(page.HINT)
     return result
+def _command() -> list[str]:
+    """The command line that started this job, free of secrets; empty when it was none."""
+    if not HydraConfig.initialized() or HydraConfig.get().job.name != "nc_strategies":
+        return []
+    hydra = HydraConfig.get()
+    arguments = ["python -m nc_strategies"]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            arguments += ["--config-dir", source.path]
+    if hydra.job.config_name != "config":
+        arguments += ["--config-name", str(hydra.job.config_name)]
+    return [redact(argument) for argument in [*arguments, *hydra.overrides.task]]
 
 
 def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
@@ -159,10 +176,10 @@ class _Said(StudyListener):
 
 
 class _Observers(StudyListener):
-    """Passes events on to the progress line and to plugins."""
+    """Passes events on to the page, the progress line and plugins."""
 
-    def __init__(self, found: Registry, progress: StudyListener) -> None:
-        self._found, self._progress = found, progress
+    def __init__(self, found: Registry, writer: StudyListener, progress: StudyListener) -> None:
+        self._found, self._writer, self._progress = found, writer, progress
 
     def stage(self, text: str) -> None:
         log.info("%s", text)
@@ -170,6 +187,7 @@ class _Observers(StudyListener):
 
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         self._progress.started(study, max_trials, timeout)
+        self._writer.started(study, max_trials, timeout)
 
     def notice(self, text: str) -> None:
         log.warning("%s", text)
@@ -184,7 +202,9 @@ class _Observers(StudyListener):
         log.info("trial %d%s %s: %s%s", trial.number, " (resumed)" if trial.resumed else "", trial.note, trial.error or
                  (done and f"{done.metric('accuracy'):.4f}, {1 / done.ratio('latency'):.2f} times fp32"), how)
         self._progress.trial_finished(study, trial)
+        self._writer.trial_finished(study, trial)
         self._found.notify("ncs_trial_finished", study=study, trial=trial)
 
     def finished(self, study: Study) -> None:
+        self._writer.finished(study)
         self._found.notify("ncs_study_finished", study=study)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -19,6 +20,8 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE) -> Renderabl
     if result["tuned"]:
         parts += [comparison([result], width), operators(result)]
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
+    if (Path(run_dir) / "report.html").is_file():
+        parts.append(Text(f"report: {run_dir}/report.html", no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nc_strategies.backends.base import ExecutedOps
 from nc_strategies.measure.resolution import Resolution
-from nc_strategies.problem import Evaluation, Goal, Trial, TrialState
+from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial, TrialState
 from nc_strategies.space import Space
 
 
@@ -60,6 +60,8 @@ class Study:
         trials: Finished trials in the order in which the strategy saw them.
         seconds: Seconds by stage.
         resolution: What the evaluation samples can tell; None where nothing can be said of it.
+        sensitivity: Noise-to-signal ratio by operator in int8; None when no strategy asked for it.
+        latency_terms: The terms of the latency model; None when no strategy asked for it.
     """
 
     run_dir: Path
@@ -78,6 +80,8 @@ class Study:
     model_path: Path | None = None
     versions: dict[str, str] = field(default_factory=dict)
     resolution: Resolution | None = None
+    sensitivity: Mapping[str, float] | None = None
+    latency_terms: LatencyTerms | None = None
 
     @property
     def best(self) -> Trial | None:

@@ -125,10 +125,11 @@ class _Run:
         if study.resolution is not None and not study.resolution.enough:
             self.listener.notice(f"the goal is finer than the data: {study.resolution.text()}")
 
-    def _sensitivity(self) -> Mapping[str, float]:
+    def _sensitivity(self, study: Study) -> Mapping[str, float]:
         self.listener.stage("estimating sensitivity")
         with self._clock("sensitivity"):
-            return self.setup.bench.sensitivity()
+            study.sensitivity = self.setup.bench.sensitivity()
+        return study.sensitivity
 
     def _search(self, study: Study) -> None:
         config = self.config.tuning
@@ -139,7 +140,7 @@ class _Run:
                 self.setup.bench.remember(trial.evaluation)
         problem = Problem(study.space, study.goal, study.baseline, np.random.default_rng([config.seed, 0]),
                           config.max_trials, self.setup.executor.workers,
-                          self._sensitivity, state_dir=self.folder.path,
+                          lambda: self._sensitivity(study), state_dir=self.folder.path,
                           metadata={"model": study.model, "data": str(study.metadata["data_sha256"])[:16],
                                     "space": study.space.fingerprint})
         self.listener.started(study, config.max_trials, config.timeout)

@@ -72,6 +72,8 @@ def test_a_third_partys_strategy_and_backend_tune(environment, tmp_path, toy):
     found = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (found["strategy"], found["backend"], found["status"]) == ("tiny", "toy", "met")
     assert found["trials"]["total"] == 3
+    assert "pip install 'nc-strategies[report]'" in done.stderr
+    assert not (tmp_path / "out" / "report.html").exists()
     assert (tmp_path / "tracked.txt").read_text().split() == ["1", "2", "3"]
     assert "the tracker's server is gone" in (tmp_path / "out" / "nc_strategies.log").read_text()
 
@@ -93,6 +95,22 @@ def test_a_missing_engine_names_what_to_install(environment, tmp_path):
     assert done.returncode == 2
     assert "pip install 'nc-strategies[onnxruntime]'" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_list_says_what_to_install(environment, tmp_path):
+    done = run(environment, "list", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["strategy", "tiny"] in [line[:2] for line in lines]
+    assert any(line[:2] == ["backend", "onnxruntime"] and "'nc-strategies[onnxruntime]'" in line for line in lines)
+
+
+def test_the_page_s_templates_are_in_the_wheel(environment):
+    code = "from nc_strategies.report.page import TEMPLATES; print(sorted(p.name for p in TEMPLATES.iterdir()))"
+    done = subprocess.run([str(environment / "python"), "-c", code], text=True, capture_output=True, cwd="/",
+                          env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, check=True)
+    assert done.stdout.strip() == str(["base.html.jinja", "comparison.html.jinja", "page.css", "page.js",
+                                       "run.html.jinja"])
 
 
 def test_the_console_script_completes(environment, tmp_path):

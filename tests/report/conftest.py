@@ -22,7 +22,7 @@ OPS = (ToyOp("a", loss=0.001), ToyOp("b", "MatMul", loss=0.05))
 @pytest.fixture
 def finished(tmp_path):
     """Runs to the end and gives the study and its setup."""
-    def make(name="run", ops=OPS, **tuning):
+    def make(name="run", ops=OPS, listener=None, **tuning):
         model = tmp_path / f"{name}.toy"
         model.write_text(json.dumps([asdict(op) for op in ops]))
         labels = np.arange(200) % 2
@@ -36,7 +36,7 @@ def finished(tmp_path):
                       Raw("data.path", {"x": x}, labels), Raw("data.path", {"x": x[:10]}), Preprocess(), Top1())
         setup = Setup(config, LocalBench(parts, config), lambda problem: RandomStrategy(RandomSettings(), problem),
                       SerialExecutor())
-        return tune(setup, RunFolder(tmp_path / name)), setup
+        return tune(setup, RunFolder(tmp_path / name), listener), setup
 
     return make
 

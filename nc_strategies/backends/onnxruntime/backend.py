@@ -63,6 +63,7 @@ class OnnxRuntimeBackend(Backend):
         self._histograms: dict[str, Histogram] = {}
         self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
         self._probe: Batch | None = None
+        self._operators: dict[str, str] = {}
 
     @property
     def graph(self) -> Graph:

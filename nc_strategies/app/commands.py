@@ -1,0 +1,105 @@
+"""Commands beside the run: what there is to choose from, and what to do with a finished run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nc_strategies.app import status
+from nc_strategies.errors import EngineError, InputError, first_line
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The command's name and what follows it.
+
+    Returns:
+        The exit status.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return status.INPUT
+    except EngineError as error:
+        sys.stderr.write(f"error: {first_line(error)}\n")
+        return status.INTERNAL
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands' options."""
+    top = argparse.ArgumentParser(prog="nc-strategies")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    found = commands.add_parser("list", help="strategies, backends, metrics, models, data, executors",
+                                description="What can be chosen by name, and what to install for it.")
+    found.add_argument("kind", nargs="?", help="only this kind: strategy, backend, metric, model, data, executor")
+    found.set_defaults(run=_list)
+
+    explain = commands.add_parser("explain", help="a run in words",
+                                  description="How a run ended, why it is not faster or missed, what to try next.")
+    explain.add_argument("run_dir", type=Path, help="the folder of a run")
+    explain.set_defaults(run=_explain)
+
+    report = commands.add_parser("report", help="make report.html again",
+                                 description="Make the page of a run, or of a sweep, from the files in its folder.")
+    report.add_argument("run_dir", type=Path, help="the folder of a run, or of a sweep")
+    report.add_argument("--open", action="store_true", help="show it in the browser")
+    report.set_defaults(run=_report)
+
+    export = commands.add_parser("export", help="copy the chosen model elsewhere",
+                                 description="Copy a run's model, and see that its engine opens the copy.")
+    export.add_argument("run_dir", type=Path, help="the folder of a run")
+    export.add_argument("--to", type=Path, required=True, metavar="PATH", help="a file or folder to write")
+    export.add_argument("--format", help="onnx or saved_model; an error when the run's model is of another")
+    export.add_argument("--force", action="store_true", help="replace what is at PATH")
+    export.set_defaults(run=_export)
+    return top
+
+
+def _list(options: argparse.Namespace) -> int:
+    from nc_strategies.app.listing import show
+
+    show(options.kind)
+    return status.MET
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from nc_strategies.report.explain import render
+    from nc_strategies.report.run_files import RunFiles
+    from nc_strategies.report.table import show
+
+    text = render(RunFiles.read(options.run_dir))
+    show(lambda _: text)
+    return status.MET
+
+
+def _report(options: argparse.Namespace) -> int:
+    from nc_strategies.report import comparison, page
+    from nc_strategies.report.run_files import COMPARISON
+
+    if page.missing():
+        raise InputError("report", "a package is missing", "pip install 'nc-strategies[report]'")
+    folder: Path = options.run_dir
+    if (folder / COMPARISON).is_file():
+        path = page.write_comparison(folder, comparison.collect(folder))
+    else:
+        path = page.write(folder)
+    sys.stdout.write(f"{path}\n")
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+    return status.MET
+
+
+def _export(options: argparse.Namespace) -> int:
+    from nc_strategies.app.export import export
+
+    sys.stdout.write(f"{export(options.run_dir, options.to, options.format, options.force)}\n")
+    return status.MET

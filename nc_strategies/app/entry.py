@@ -1,0 +1,18 @@
+"""The console script: a small command where the first argument names one, else a run, which is Hydra's."""
+
+from __future__ import annotations
+
+import sys
+
+COMMANDS = ("explain", "export", "list", "report")
+
+
+def main() -> None:
+    """The console script."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        from nc_strategies.app.commands import main as command
+
+        sys.exit(command(sys.argv[1:]))
+    from nc_strategies.app.hydra_app import main as run
+
+    run()

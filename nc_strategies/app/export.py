@@ -1,0 +1,98 @@
+"""``nc-strategies export``: the chosen model of a run, somewhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nc_strategies.errors import InputError
+from nc_strategies.registry import registry
+from nc_strategies.report.run_files import RunFiles
+
+
+def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False) -> Path:
+    """Copy a run's model and open the copy in its engine.
+
+    Args:
+        run_dir: The run's folder.
+        to: Where to; into it when it is a folder and the model a file.
+        form: The format that is expected; any when None.
+        force: Replace what is there.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InputError: no run, no model, another format, something is in the way, or it cannot be written.
+        EngineError: the engine cannot open the copy; nothing is left of it.
+    """
+    run = RunFiles.read(run_dir)
+    stated = run.result.get("model_path")
+    source = run_dir / str(stated)
+    if not stated or not source.exists():
+        raise InputError(str(run_dir), "holds no model", "a run that has ended with one")
+    have = _format(source)
+    if form is not None and form != have:
+        raise InputError("--format", f"is {form}, the model of this run is {have}",
+                         f"{have}; another one takes a run with a backend that saves it")
+    target = to / source.name if to.is_dir() and source.is_file() else to
+    if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
+        raise InputError("--to", f"{target} is the run's own model")
+    if target.exists() and not force:
+        raise InputError("--to", f"{target} exists", "another path, or --force to replace it")
+    beside = target.with_name(f".{target.name}.partial")
+    backend = _backend(run)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(beside)
+        _copy(source, beside)
+        if digest(beside) != digest(source):
+            raise InputError("--to", f"{target} is not what was copied", "a disk that keeps what is written")
+        backend.open(beside).close()
+        if target.exists():
+            _remove(target)
+        beside.rename(target)
+    except OSError as error:
+        raise InputError("--to", f"{target} cannot be written ({error.strerror or error})") from None
+    finally:
+        _remove(beside)
+    return target
+
+
+def _backend(run: RunFiles) -> Any:
+    settings = run.config.get("backend") or (run.config.get("identity") or {}).get("backend")
+    if not isinstance(settings, dict):
+        raise InputError(str(run.path / "config.yaml"), "names no backend")
+    return registry().create("backend", settings)
+
+
+def _format(model: Path) -> str:
+    return "saved_model" if (model / "saved_model.pb").is_file() else model.suffix.lstrip(".") or "folder"
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files and their names."""
+    total = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        total.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,70 @@
+"""``nc-strategies list``: what can be chosen by name, without importing any of it."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, distribution, requires
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nc_strategies.errors import InputError
+from nc_strategies.registry import Component, registry
+from nc_strategies.registry.component import KINDS
+
+EXTRA = re.compile(r"^(?P<package>[\w.-]+)\[(?P<extra>[\w.-]+)\]$")
+REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+)[^;]*;.*extra == ['\"](?P<extra>[\w.-]+)['\"]")
+
+
+def show(kind: str | None = None) -> None:
+    """Print one line a component.
+
+    Args:
+        kind: Only components of this kind.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if kind is not None and kind not in KINDS:
+        raise InputError("list", f"there is no kind {kind!r}", f"one of {', '.join(KINDS)}")
+    found = registry()
+    console = Console()
+    table = Table(show_edge=False, pad_edge=False, box=None, show_header=False)
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    for each in KINDS if kind is None else (kind,):
+        for name in found.names(each):
+            component = found.components[each, name]
+            owner = found.owners[each, name]
+            text = component.summary + (f" [{owner}]" if owner != "nc_strategies" else "")
+            lacking = missing(component)
+            note = f"needs {', '.join(lacking)}: pip install '{component.extra}'" if lacking else ""
+            table.add_row(Text(each, "dim"), Text(name, "bold"), Text(text), Text(note, "yellow"))
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+    for plugin, why in found.broken.items():
+        console.print(Text(f"plugin {plugin} is left out ({why})", "yellow"))
+
+
+def missing(component: Component) -> list[str]:
+    """Packages of a component's extra that are not installed."""
+    named = EXTRA.match(component.extra)
+    packages = [component.extra] if component.extra and not named else []
+    if named:
+        try:
+            lines = requires(named["package"]) or []
+        except PackageNotFoundError:
+            lines = []
+        wanted = (REQUIREMENT.match(line) for line in lines)
+        packages = [w["name"] for w in wanted if w and w["extra"] == named["extra"]]
+    return [package for package in packages if not _installed(package)]
+
+
+def _installed(package: str) -> bool:
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True

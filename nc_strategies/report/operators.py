@@ -1,0 +1,217 @@
+"""What each operator costs in accuracy and in time, and why it ended in int8 or in float."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.measure.latency import T_95
+from nc_strategies.problem import Trial
+from nc_strategies.report.run_files import RunFiles
+
+LEAST_FREEDOM = 3
+"""Residual degrees of freedom below which nothing is said of an estimate."""
+IDENTIFIED = 1 - 1e-6
+FIXED = "no choice: the engine runs it in float, or fused with a neighbour"
+
+
+@dataclass(frozen=True)
+class Price:
+    """An effect of int8 instead of float, all else equal, with the half-width of its 95 % interval."""
+
+    value: float
+    reach: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.value) > self.reach
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One row of the story.
+
+    Args:
+        position: In execution order, from 1.
+        name: Its name.
+        type: Its type; empty for one without a choice.
+        asked: ``int8``, ``fp32``, or empty for one without a choice.
+        executed: ``int8``, ``fp32``, or empty where the engine does not tell.
+        scheme: What was asked for, in words.
+        loss: Price in the metric by the trials, positive is worse; None when they do not tell.
+        saved: Share of fp32's latency that int8 saves by the trials; None when they do not tell.
+        noise: Noise-to-signal ratio of the output with this operator alone in int8; None when not estimated.
+        model_saved: Share of fp32's latency that int8 saves by the latency model; None without one.
+        reason: Why it ended so.
+    """
+
+    position: int
+    name: str
+    type: str
+    asked: str
+    executed: str
+    scheme: str = ""
+    loss: Price | None = None
+    saved: Price | None = None
+    noise: float | None = None
+    model_saved: float | None = None
+    reason: str = ""
+
+    @property
+    def runs(self) -> str:
+        """``int8``, ``fp32``, ``lost`` (asked for in int8, executed in float), or ``none`` without a choice."""
+        if not self.asked and self.executed != "int8":
+            return "none"
+        if self.asked == "int8" and self.executed == "fp32":
+            return "lost"
+        return "int8" if "int8" in (self.asked, self.executed) else "fp32"
+
+
+def operators(run: RunFiles) -> list[Operator]:
+    """All operators of a run's model in execution order, as the chosen trial has them; empty without a trial."""
+    chosen = run.chosen
+    if chosen is None:
+        return []
+    schemes = chosen.config.schemes
+    facts: Mapping[str, Any] = run.analysis.get("operators") or {}
+    order = run.analysis.get("order") or list(schemes)
+    order = [*order, *(name for name in schemes if name not in set(order))]
+    noise = run.analysis.get("sensitivity") or {}
+    terms = (run.analysis.get("latency") or {}).get("saved") or {}
+    told = run.analysis.get("executed_int8")
+    ranks = _ranks(noise)
+    loss, saved = prices(run)
+    changes = _single_changes(run, chosen)
+    rows = []
+    for position, name in enumerate(order, 1):
+        scheme = schemes.get(name)
+        asked = "" if scheme is None else "fp32" if scheme.is_float else "int8"
+        executed = "" if told is None else "int8" if name in told else "fp32"
+        reason = _reason(run, changes.get(name, ""), asked, executed, facts.get(name), loss.get(name), saved.get(name),
+                         ranks.get(name), len(ranks))
+        rows.append(Operator(position, name, str((facts.get(name) or {}).get("type", "")), asked, executed,
+                             str(scheme or ""), loss.get(name), saved.get(name), noise.get(name), terms.get(name),
+                             reason))
+    return rows
+
+
+def _ranks(noise: Mapping[str, float | None]) -> dict[str, int]:
+    ordered = sorted(noise, key=lambda name: -math.inf if noise[name] is None else -float(noise[name] or 0.0))
+    return {name: rank for rank, name in enumerate(ordered, 1)}
+
+
+def _reason(run: RunFiles, shown: str, asked: str, executed: str, facts: Mapping[str, Any] | None,
+            loss: Price | None, saved: Price | None, rank: int | None, count: int) -> str:
+    if not asked:
+        return "no choice: follows its neighbours" if executed == "int8" else FIXED
+    if facts is not None and not facts["int8"]:
+        if not facts["engine_int8"]:
+            return FIXED
+        return "held in fp32: int8 is only used on request" if facts["opt_in"] else "held in fp32 by your wishes"
+    if asked == "int8" and executed == "fp32":
+        return "asked for in int8, but the engine ran it in float"
+    if facts is not None and not facts["float"]:
+        return "held in int8 by your wishes"
+    if shown:
+        return shown
+    parts = []
+    if loss is not None and loss.sure:
+        parts.append(f"int8 {'costs' if loss.value > 0 else 'gains'} {abs(loss.value):.4f} {run.metric} by the trials")
+    if saved is not None and saved.sure:
+        parts.append(f"int8 {'saves' if saved.value > 0 else 'adds'} {abs(saved.value):.1%} of the latency")
+    if not parts and rank is not None:
+        parts.append(f"number {rank} of {count} by estimated sensitivity")
+    return "; ".join(parts) or "the trials do not tell it apart: the strategy's choice"
+
+
+def _single_changes(run: RunFiles, chosen: Trial) -> dict[str, str]:
+    """What trials showed that differ from the chosen one in one operator, and those tied to it, only."""
+    group_of = {name: frozenset(group) for group in run.analysis.get("tied") or [] for name in group}
+    mine = chosen.config.schemes
+    found: dict[str, str] = {}
+    for trial in run.trials:
+        if trial.config.schemes.keys() != mine.keys() or trial.config.options != chosen.config.options:
+            continue
+        changed = trial.config.diff(chosen.config)
+        name = next(iter(changed), "")
+        if not name or set(changed) - group_of.get(name, {name}):
+            continue
+        theirs, own = changed[name]
+        if theirs.is_float != own.is_float:
+            text = _shown(run, trial, "in float" if theirs.is_float else "in int8")
+            for each in changed:
+                found.setdefault(each, text)
+    return found
+
+
+def _shown(run: RunFiles, trial: Trial, turned: str) -> str:
+    done = trial.evaluation
+    if not trial.ok or done is None:
+        return f"{turned} the model failed (trial {trial.number})"
+    gain = run.gain(done)
+    kept = "kept" if run.state(trial) == "kept" else "missed the goal"
+    speed = f" at {gain:.2f} times fp32" if gain else ""
+    return f"{turned}: {run.metric} {done.metric('accuracy'):.4f} ({kept}){speed} (trial {trial.number})"
+
+
+def prices(run: RunFiles) -> tuple[dict[str, Price], dict[str, Price]]:
+    """Effect of int8 by operator on the loss and on the latency saved, by least squares over the trials.
+
+    The model is a constant, a term a group of operators that always change together, and a term a value of a graph
+    option; other choices (granularity, algorithm) count as noise. A group is left out when the trials do not determine
+    its term, all of them when fewer than three residual degrees of freedom are left. Source: ordinary least squares,
+    intervals by Student's t.
+
+    Returns:
+        Operator name to effect on the loss (positive is worse) and on latency (positive is saved).
+    """
+    trials = [(t, t.evaluation) for t in run.trials if t.ok and t.evaluation is not None]
+    names = list(trials[0][0].config.schemes) if trials else []
+    if run.goal is None or not names:
+        return {}, {}
+    flags = np.array([[not t.config.schemes[n].is_float for n in names] for t, _ in trials], dtype=float)
+    groups: dict[bytes, list[str]] = {}
+    for column, name in enumerate(names):
+        groups.setdefault(flags[:, column].tobytes(), []).append(name)
+    columns = np.array([np.frombuffer(key) for key in groups]).T
+    design = np.column_stack([np.ones(len(trials)), columns, *_options([t for t, _ in trials])])
+    losses = np.array([run.goal.loss(done) for _, done in trials])
+    ratios = np.array([dict(done.ratios).get("latency", math.nan) for _, done in trials])
+    found = []
+    for values in (losses, 1 - ratios):
+        effects = _effects(design, values)[:len(groups)]
+        found.append({name: effect for group, effect in zip(groups.values(), effects, strict=True) if effect
+                      for name in group if len(group) == 1 or _tied(run, group)})
+    return found[0], found[1]
+
+
+def _options(trials: list[Trial]) -> list[NDArray[np.float64]]:
+    """A column of zeros and ones for every value of a graph option but the first."""
+    pairs = {pair: None for t in trials for pair in t.config.options}
+    first = dict(reversed(list(pairs)))
+    return [np.array([float(pair in t.config.options) for t in trials]) for pair in pairs if first[pair[0]] != pair[1]]
+
+
+def _tied(run: RunFiles, group: list[str]) -> bool:
+    """Whether operators moved together because they must, so that the effect of them all is the effect of each."""
+    return any(set(group) <= set(tied) for tied in run.analysis.get("tied") or [])
+
+
+def _effects(design: NDArray[np.float64], values: NDArray[np.float64]) -> list[Price | None]:
+    none: list[Price | None] = [None] * (design.shape[1] - 1)
+    rank = int(np.linalg.matrix_rank(design))
+    freedom = len(values) - rank
+    if freedom < LEAST_FREEDOM or not np.isfinite(values).all():
+        return none
+    inverse = np.linalg.pinv(design)
+    terms = inverse @ values
+    variance = float(((values - design @ terms) ** 2).sum()) / freedom
+    reach = T_95.get(freedom, 1.96 + 2.5 / freedom) * np.sqrt(variance * (inverse**2).sum(1))
+    known = np.diag(inverse @ design) > IDENTIFIED
+    return [Price(float(terms[i]), float(reach[i])) if known[i] else None for i in range(1, design.shape[1])]

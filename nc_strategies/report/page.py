@@ -1,0 +1,241 @@
+"""``report.html`` and ``comparison.html``: one file each, which asks the network for nothing.
+
+What comes from outside (names, error texts) is escaped by the templates, stands as data in the page and reaches the
+document as text only; a content security policy allows nothing but the page's own scripts.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import logging
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nc_strategies.problem import Trial
+from nc_strategies.report import analysis, charts, explain
+from nc_strategies.report.operators import operators
+from nc_strategies.report.run_files import RunFiles
+from nc_strategies.report.scripts import vega
+from nc_strategies.report.table import COLUMNS, row
+from nc_strategies.study.folder import write_atomically
+from nc_strategies.study.study import Study, StudyListener
+
+log = logging.getLogger(__name__)
+FILE = "report.html"
+HINT = "hint: pip install 'nc-strategies[report]' adds report.html, a page that shows the run"
+TEMPLATES = Path(__file__).parent / "templates"
+REFRESH = 5
+"""Seconds between two versions of the page while a run goes on, at least."""
+SHARE = 0.02
+"""Largest share of a run's time that goes into its page."""
+MOST_CHOICES = 300_000
+"""Operators times trials whose configurations are put into a page; those of later trials are read in the journal."""
+
+
+def missing() -> bool:
+    """Whether the packages that make pages are not installed."""
+    return any(find_spec(name) is None for name in ("jinja2", "vl_convert"))
+
+
+def write(run_dir: Path, running: bool = False) -> Path:
+    """Make the page of a run from what is in its folder.
+
+    Args:
+        run_dir: The folder.
+        running: The run goes on: the page renews itself.
+
+    Raises:
+        InputError: it is not the folder of a run.
+    """
+    run = RunFiles.read(run_dir, running)
+    path = run_dir / FILE
+    write_atomically(path, _render("run.html.jinja", _scripts(), **_view(run)))
+    return path
+
+
+def write_comparison(folder: Path, results: Sequence[dict[str, Any]]) -> Path:
+    """Make the page of a sweep."""
+    chart = charts.comparison(results)
+    rows = [{"cells": row(result), "status": str(result["status"]),
+             "link": f"{result['run']}/{FILE}" if (folder / str(result.get("run", "")) / FILE).is_file()
+             and result.get("run") else ""} for result in results]
+    path = folder / "comparison.html"
+    write_atomically(path, _render("comparison.html.jinja", _scripts() if chart else [], columns=COLUMNS, rows=rows,
+                                   data={"charts": {"chart-comparison": chart} if chart else {}}, chart=chart,
+                                   running=False))
+    return path
+
+
+def _scripts() -> list[str]:
+    return [vega(), (TEMPLATES / "page.js").read_text(encoding="utf-8")]
+
+
+def _render(template: str, scripts: list[str], **values: Any) -> str:
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return str(_environment().get_template(template).render(
+        scripts=scripts, script_hashes=hashes or "'none'", style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        json=_json(values.pop("data")), refresh=REFRESH, **values))
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True)
+
+
+def _json(data: Any) -> str:
+    """JSON that is safe inside a script element."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _view(run: RunFiles) -> dict[str, Any]:
+    rows = operators(run)
+    loss, saved = charts.price(rows, run.metric)
+    drawn = {"chart-trade-off": charts.trade_off(run), "chart-search": charts.search(run), "chart-loss": loss,
+             "chart-saved": saved}
+    seconds = dict(run.result.get("seconds") or {})
+    return {
+        "run": run, "status": explain.status(run), "headline": explain.headline(run), "running": run.running,
+        "goal": explain.goal_sentence(run), "verdict": explain.verdict(run), "why": explain.why(run, rows),
+        "advice": explain.advice(run, rows), "cards": _cards(run), "command": command(run), "operators": rows,
+        "drawn": {name for name, spec in drawn.items() if spec}, "trials": _trials(run),
+        "total": seconds.pop("total", None), "seconds": sorted(seconds.items(), key=lambda item: -item[1]),
+        "versions": run.result.get("versions") or run.analysis.get("versions") or {}, "states": charts.STATES,
+        "runs": {o.runs for o in rows}, "priced": sum(o.loss is not None for o in rows),
+        "loss_from": "Measured by the trials." if any(o.loss for o in rows) else
+        "Estimated: squared error over squared output with this operator alone in int8.",
+        "saved_from": "By the latency model, as a share of fp32's." if any(o.model_saved is not None for o in rows) else
+        "Measured by the trials, as a share of fp32's latency.",
+        "told": any(t.error or t.note for t in run.trials),
+        "tuned": run.result.get("tuned"), "known": bool(run.analysis),
+        "data": {"charts": {name: spec for name, spec in drawn.items() if spec}, **_configs(run)},
+    }
+
+
+def command(run: RunFiles) -> str:
+    """The command line that repeats a run in a new folder; empty when no command started it."""
+    arguments = [str(a) for a in run.analysis.get("command") or []]
+    if not arguments:
+        return ""
+    kept = [a for a in arguments[1:] if not a.startswith("run_dir=")]
+    return " ".join([arguments[0], *map(shlex.quote, kept), "run_dir=NEW_FOLDER"])
+
+
+def _cards(run: RunFiles) -> list[tuple[str, str, str]]:
+    """Label, figure and what belongs to it."""
+    tuned, base, goal = run.result.get("tuned"), run.baseline, run.goal
+    if not tuned or goal is None:
+        return [("Trials so far", str(len(run.trials)), "")] if run.running else []
+    asked = goal.constraints[0]
+    low, high = run.result["speedup_ci95"]
+    interval = tuned.get("accuracy_loss_ci95")
+    return [
+        ("Speed-up", f"{run.result['speedup']:.2f} times", f"95 %: {low:.2f} to {high:.2f}"),
+        (f"Loss of {run.metric}", f"{asked.loss(tuned['accuracy']):+.4f}",
+         f"95 %: {interval[0]:+.4f} to {interval[1]:+.4f}; {asked.loss(asked.threshold):.4f} tolerated" if interval
+         else ""),
+        ("Latency", f"{tuned['latency_ms']:.3g} ms", f"fp32: {base['latency_ms']:.3g} ms"),
+        ("Size", f"{tuned['size_bytes'] / 1000:,.0f} kB", f"fp32: {base['size_bytes'] / 1000:,.0f} kB"),
+        ("Operators in int8", f"{tuned['int8_ops']} of {tuned['int8_ops'] + tuned['fp32_ops']}",
+         "as the engine executes them"),
+    ]
+
+
+def _trials(run: RunFiles) -> list[dict[str, Any]]:
+    chosen = run.chosen
+    lines = []
+    for trial in run.trials:
+        done = trial.evaluation
+        lines.append({
+            "number": trial.number, "state": run.state(trial), "chosen": chosen is not None and trial is chosen,
+            "accuracy": done.metric("accuracy") if done else None,
+            "loss": run.goal.loss(done) if done and run.goal else None,
+            "latency": charts.position(run, done) if done and run.goal else None,
+            "gain": run.gain(done) if done else None, "int8": done.int8_ops if done else None,
+            "seconds": sum(value for _, value in done.seconds) if done else None,
+            "text": trial.error or trial.note,
+        })
+    return lines
+
+
+def _configs(run: RunFiles) -> dict[str, Any]:
+    """Configurations of the trials as numbers of schemes, the chosen one's first."""
+    names = list(run.trials[0].config.schemes) if run.trials else []
+    schemes: dict[str, int] = {}
+    configs: dict[str, Any] = {}
+    chosen = run.chosen
+    first = [chosen] if chosen else []
+    for trial in [*first, *run.trials]:
+        if len(configs) * len(names) <= MOST_CHOICES and list(trial.config.schemes) == names:
+            numbers = [schemes.setdefault(str(scheme), len(schemes)) for _, scheme in trial.config.ops]
+            configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in trial.config.options]}
+    types = {name: facts["type"] for name, facts in (run.analysis.get("operators") or {}).items()}
+    return {"operators": [[name, types.get(name, "")] for name in names], "schemes": list(schemes),
+            "configs": configs, "chosen": chosen.number if chosen else None}
+
+
+class PageWriter(StudyListener):
+    """Keeps a run's page while the run goes on, and leaves its last version at the end.
+
+    Works between trials, in the run's own thread, so that it disturbs nothing that is timed; takes a small share of
+    the time. A page that cannot be made is logged and never breaks a run.
+
+    Args:
+        command: Arguments of the command line that started the run, free of secrets.
+        make: Makes the page of a folder.
+    """
+
+    def __init__(self, command: Sequence[str] = (), make: Callable[[Path, bool], Path] = write) -> None:
+        self._command, self._make = tuple(command), make
+        self._next = 0.0
+        self._study: Study | None = None
+        self._pages = not missing()
+
+    def __enter__(self) -> PageWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave a page that no longer renews itself, also when the run broke off."""
+        if self._study is not None:
+            self._write(self._study, running=False)
+            self._study = None
+
+    def started(self, study: Study, max_trials: int, timeout: float) -> None:
+        """See `StudyListener.started`."""
+        self._study = study
+        self._write(study, running=True)
+        # The first page of all also makes the scripts and loads the templates: no measure of what the next will take.
+        self._next = time.monotonic() + REFRESH
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        """See `StudyListener.trial_finished`."""
+        if time.monotonic() >= self._next:
+            self._write(study, running=True)
+
+    def finished(self, study: Study) -> None:
+        """See `StudyListener.finished`."""
+        self._write(study, running=False)
+        self._study = None
+
+    def _write(self, study: Study, running: bool) -> None:
+        begin = time.monotonic()
+        try:
+            analysis.write(study, self._command)
+            if self._pages:
+                self._make(study.run_dir, running)
+        except Exception:  # a page is no reason to lose a run
+            log.exception("the page could not be written")
+        end = time.monotonic()
+        self._next = end + max(REFRESH, (end - begin) / SHARE)

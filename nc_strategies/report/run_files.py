@@ -1,0 +1,154 @@
+"""A run's folder, read without changing it: also one whose run still goes on, or ended halfway."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nc_strategies.errors import InputError, first_line
+from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Trial, TrialState
+from nc_strategies.report import analysis
+from nc_strategies.space import Config
+from nc_strategies.study import journal
+from nc_strategies.study.folder import CONFIG, RESULT
+from nc_strategies.study.measure import METRIC
+
+log = logging.getLogger(__name__)
+COMPARISON = "comparison.json"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run's folder says.
+
+    Args:
+        path: The folder.
+        result: Of ``result.json``; empty while there is none.
+        analysis: Of ``analysis.json``; empty without one.
+        config: Of ``config.yaml``.
+        trials: Of ``trials.jsonl``.
+        running: The run goes on.
+    """
+
+    path: Path
+    result: Mapping[str, Any] = field(default_factory=dict)
+    analysis: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
+    running: bool = False
+
+    @staticmethod
+    def read(path: Path, running: bool = False) -> RunFiles:
+        """Read a run's folder.
+
+        Args:
+            path: The folder.
+            running: The run goes on; only the run itself knows.
+
+        Raises:
+            InputError: there is no such folder, it is not a run's, or a file in it cannot be read.
+        """
+        if not path.is_dir():
+            raise InputError(str(path), "is not a folder" if path.exists() else "does not exist",
+                             "the run_dir of a run")
+        if not any((path / name).is_file() for name in (RESULT, CONFIG)):
+            hint = "is the folder of a sweep; name the folder of one of its runs" if (path / COMPARISON).is_file() \
+                else f"is not the folder of a run: it holds neither {RESULT} nor {CONFIG}"
+            raise InputError(str(path), hint)
+        return RunFiles(path, _mapping(path / RESULT, json.loads), _mapping(path / analysis.FILE, json.loads),
+                        _mapping(path / CONFIG, yaml.safe_load), _trials(path / journal.FILE), running)
+
+    @cached_property
+    def goal(self) -> Goal | None:
+        """The run's goal; None when the run ended before it was known."""
+        stated: Mapping[str, Any] = {**(self.result.get("goal") or {}), **(self.analysis.get("goal") or {})}
+        if not stated or not self.baseline:
+            return None
+        names = self.result.get("objectives") or ["latency"]
+        objectives = stated.get("objectives") or [{"name": name} for name in names]
+        constraint = Constraint(METRIC, stated["threshold"], self.baseline["accuracy"], stated["higher_is_better"],
+                                stated["criterion"], stated["tolerable_loss"])
+        return Goal((constraint,), tuple(Objective(**objective) for objective in objectives))
+
+    @property
+    def baseline(self) -> Mapping[str, Any]:
+        """fp32's values: the final measurement where there is one."""
+        return self.result.get("baseline") or self.analysis.get("baseline") or {}
+
+    @property
+    def metric(self) -> str:
+        """Name of the constraint's metric."""
+        stated = (self.result.get("goal") or {}).get("metric")
+        return str(stated or self._config("metrics", "accuracy", "name") or METRIC)
+
+    def name(self, group: str) -> str:
+        """Name of the component chosen for ``strategy``, ``backend``, ``model`` or ``data``."""
+        return str(self.result.get(group) or self.analysis.get(group) or self._config(group, "name") or "")
+
+    def _config(self, *keys: str) -> Any:
+        for tree in (self.config, self.config.get("identity")):
+            found: Any = tree
+            for key in keys:
+                found = found.get(key) if isinstance(found, Mapping) else None
+            if found is not None:
+                return found
+        return None
+
+    @cached_property
+    def chosen(self) -> Trial | None:
+        """The trial of the model that is returned; while a run goes on, the best so far."""
+        number = (self.result.get("tuned") or {}).get("trial")
+        if number is not None:
+            return next((t for t in self.trials if t.number == number), None)
+        return self.goal.best(self.trials) if self.goal else None
+
+    def state(self, trial: Trial) -> str:
+        """``kept`` or ``missed`` the accuracy, ``failed`` or ``pruned``."""
+        if trial.state is TrialState.PRUNED:
+            return "pruned"
+        if not trial.ok or trial.evaluation is None or self.goal is None:
+            return "failed"
+        return "kept" if self.goal.feasible(trial.evaluation) else "missed"
+
+    def gain(self, evaluation: Evaluation) -> float | None:
+        """How many times better than fp32 the objective is; None where it was not measured."""
+        if self.goal is None or any(o.name not in dict(evaluation.ratios) for o in self.goal.objectives):
+            return None
+        cost = self.goal.cost(evaluation)
+        return 1 / cost if cost > 0 else None
+
+
+def _mapping(path: Path, parse: Any) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(str(path), f"cannot be read ({first_line(error)})") from None
+    if not isinstance(found, dict):
+        raise InputError(str(path), "does not hold a mapping")
+    return found
+
+
+def _trials(path: Path) -> tuple[Trial, ...]:
+    """Trials of a journal; an incomplete last line is one being written."""
+    if not path.is_file():
+        return ()
+    trials = []
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            data = json.loads(line)
+            done = Evaluation.from_dict(data["evaluation"]) if data["evaluation"] else None
+            trials.append(Trial(int(data["number"]), Config.from_dict(data["config"]), TrialState(data["state"]), done,
+                                data["error"], note=data.get("note", "")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}, line {number}", f"cannot be read ({first_line(error)})") from None
+    return tuple(trials)

@@ -1,0 +1,161 @@
+"""The commands beside the run: a real second process each time, on a real run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from nc_strategies import samples
+from nc_strategies.app import listing
+from nc_strategies.registry import Component
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments, cwd):
+    done = subprocess.run([sys.executable, "-m", "nc_strategies", *map(str, arguments)], cwd=cwd, text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=300,
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"})
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a short run in ``out``."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = np.load(samples.evaluation_images())
+    np.savez(folder / "eval.npz", x=data["x"][:200], y=data["y"][:200])
+    status, _, err = run("model=onnx", f"model.path={samples.onnx_model()}", "data=npz", "data.path=eval.npz",
+                         "data.calibration_samples=20", "data.preprocess.scale=0.00784313725490196",
+                         "data.preprocess.offset=-1", "tuning.max_trials=2", "measure.latency_runs=20",
+                         "measure.final_runs=20", "space.op_type_dict={Gemm: {weight: {dtype: [fp32]}}}",
+                         "run_dir=out", cwd=folder)
+    assert status in (0, 3), err
+    return folder
+
+
+def test_a_run_leaves_a_page_with_the_command_that_repeats_it(finished):
+    folder = finished / "out"
+    assert (folder / "report.html").stat().st_size < 3_000_000
+    arguments = json.loads((folder / "analysis.json").read_text())["command"]
+    assert arguments[0] == "python -m nc_strategies"
+    assert "model=onnx" in arguments
+    assert any(argument.startswith("space.op_type_dict=") for argument in arguments)
+    assert arguments[-1] == "run_dir=out"
+
+
+def test_the_list_is_complete_and_imports_nothing_heavy(tmp_path):
+    code = ("import sys, time; start = time.perf_counter(); sys.argv = ['nc-strategies', 'list']\n"
+            "from nc_strategies.app.entry import main\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+            "heavy = {'onnxruntime', 'onnx', 'tensorflow', 'sigopt', 'scipy', 'numpy', 'hydra', 'vl_convert'}\n"
+            "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0, done.stderr
+    named = {tuple(line.split()[:2]) for line in done.stdout.splitlines()}
+    assert {("strategy", "basic"), ("backend", "tensorflow"), ("metric", "top1"), ("model", "onnx"), ("data", "npz"),
+            ("executor", "serial")} <= named
+
+
+def test_the_list_takes_a_kind_and_refuses_another(tmp_path):
+    status, out, _ = run("list", "backend", cwd=tmp_path)
+    assert status == 0
+    assert {line.split()[0] for line in out.splitlines()} == {"backend"}
+    status, out, err = run("list", "colour", cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert err == ("error: list: there is no kind 'colour'; one of strategy, backend, metric, model, data, executor\n")
+
+
+def test_what_is_missing_is_read_from_the_package_s_extras(monkeypatch):
+    asked = []
+    monkeypatch.setattr(listing, "requires", lambda package: asked.append(package) or [
+        "onnx>=1.17; extra == 'onnxruntime'", 'nothing-like-it>=1; extra == "onnxruntime"', "numpy>=1",
+        "nor-this; extra == 'other'"])
+    component = Component("backend", "x", "module:Class", extra="nc-strategies[onnxruntime]")
+    assert listing.missing(component) == ["nothing-like-it"]
+    assert asked == ["nc-strategies"]
+    assert listing.missing(Component("backend", "y", "module:Class")) == []
+    assert listing.missing(Component("backend", "z", "module:Class", extra="no-such-package")) == ["no-such-package"]
+
+
+def test_a_run_is_explained_in_words(finished):
+    status, out, err = run("explain", "out", cwd=finished)
+    assert (status, err) == (0, "")
+    assert "Asked for: top1 at least" in out
+    assert "held in fp32 by your wishes" in out
+
+
+def test_a_page_is_made_again(finished):
+    page = finished / "out" / "report.html"
+    page.unlink()
+    status, out, err = run("report", "out", cwd=finished)
+    assert (status, out, err) == (0, "out/report.html\n", "")
+    assert "</html>" in page.read_text()
+
+
+def test_the_model_is_exported_once_and_replaced_only_when_told(finished, tmp_path):
+    target = tmp_path / "served" / "model.onnx"
+    status, out, err = run("export", finished / "out", "--to", target, "--format", "onnx", cwd=tmp_path)
+    assert (status, out, err) == (0, f"{target}\n", "")
+    assert target.read_bytes() == (finished / "out" / "model" / "model.onnx").read_bytes()
+    ort.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    target.write_text("precious")
+    status, _, err = run("export", finished / "out", "--to", target, cwd=tmp_path)
+    assert status == 2
+    assert err == f"error: --to: {target} exists; another path, or --force to replace it\n"
+    assert target.read_text() == "precious"
+    assert run("export", finished / "out", "--to", target.parent, "--force", cwd=tmp_path)[0] == 0
+    assert target.stat().st_size > 1000
+    assert [p.name for p in target.parent.iterdir()] == ["model.onnx"]
+
+
+def test_a_model_that_does_not_open_is_not_exported(finished, tmp_path):
+    broken = tmp_path / "run"
+    (broken / "model").mkdir(parents=True)
+    (broken / "model" / "model.onnx").write_bytes(b"not a model")
+    for name in ("result.json", "config.yaml"):
+        (broken / name).write_bytes((finished / "out" / name).read_bytes())
+    target = tmp_path / "to" / "model.onnx"
+    target.parent.mkdir()
+    target.write_text("precious")
+    status, _, err = run("export", broken, "--to", target, "--force", cwd=tmp_path)
+    assert status == 1
+    assert "onnxruntime refuses the model" in err
+    assert target.read_text() == "precious"
+    assert [p.name for p in target.parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["explain", "nowhere"], "error: nowhere: does not exist"),
+    (["report", "."], "error: .: is not the folder of a run"),
+    (["export", "nowhere", "--to", "x"], "error: nowhere: does not exist"),
+    (["explain"], "the following arguments are required: run_dir"),
+    (["list", "a", "b"], "unrecognized arguments: b"),
+])
+def test_wrong_input_is_said_with_status_two_and_leaves_nothing(tmp_path, arguments, says):
+    status, out, err = run(*arguments, cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert says in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_format_is_refused(finished, tmp_path):
+    status, _, err = run("export", finished / "out", "--to", tmp_path / "m", "--format", "saved_model", cwd=tmp_path)
+    assert status == 2
+    assert "--format: is saved_model, the model of this run is onnx" in err
+
+
+def test_the_help_of_the_run_mentions_the_commands(tmp_path):
+    status, out, _ = run("--help", cwd=tmp_path)
+    assert status == 0
+    assert "nc-strategies list | explain RUN_DIR | report RUN_DIR | export RUN_DIR --to PATH" in out
+    assert "strategy: basic, random" in out
