@@ -17,6 +17,8 @@ STATES = {"kept": "keeps the accuracy", "missed": "misses the accuracy", "pruned
 SHAPES = {"kept": "circle", "missed": "triangle-up", "pruned": "square", "failed": "cross"}
 POINT = {"type": "point", "filled": True, "size": 75, "opacity": 0.9, "cursor": "pointer"}
 MOST_OPERATORS = 40
+REACH = 1.2
+"""Intervals are cut at so many times the highest value, so that a noisy trial does not press the others flat."""
 OUTLIER = 5.0
 """Losses beyond so many times the tolerated one, and beyond half of all, are drawn on the chart's edge, so that the
 others can be told apart."""
@@ -141,6 +143,9 @@ def search(run: RunFiles) -> Spec | None:
             line.append({"trial": trial.number, "gain": round(best, 4)})
     if run.goal is None or all(p["gain"] is None for p in points):
         return None
+    top = REACH * max(p["gain"] or 0.0 for p in points)
+    for p in points:
+        p["high"] = min(p["high"], top) if p["high"] else None
     names = " and ".join(o.name for o in run.goal.objectives)
     last = max(p["trial"] for p in points)
     x = {"field": "trial", "type": "quantitative", "title": "trial",

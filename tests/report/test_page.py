@@ -282,11 +282,21 @@ def test_a_long_run_of_a_large_model_stays_below_three_megabytes(run_dir):
     journal = run_dir / "trials.jsonl"
     line = json.loads(journal.read_text().splitlines()[-1])
     scheme = next(iter(line["config"]["ops"].values()))
-    line["config"]["ops"] |= {f"network/block_{i}/convolution/Conv2D": scheme for i in range(200)}
+    line["config"]["ops"] |= {f"network/block_{i}/convolution/Conv2D": scheme for i in range(150)}
     with journal.open("w") as stream:
-        for number in range(1, 801):
+        for number in range(1, 401):
             stream.write(json.dumps({**line, "number": number, "state": "ok"}) + "\n")
     assert page.write(run_dir).stat().st_size < 3_000_000
+
+
+def test_configurations_beyond_what_a_page_holds_are_left_to_the_journal(browser, run_dir, monkeypatch):
+    monkeypatch.setattr(page, "MOST_CHOICES", 3 * len(OPS))
+    page.write(run_dir)
+    with Visit(browser, run_dir / "report.html") as visit:
+        chosen = json.loads((run_dir / "result.json").read_text())["tuned"]["trial"]
+        assert visit.page.locator("#picked-body table").count() == 1
+        visit.page.locator(f'button[data-trial="{16 if chosen != 16 else 15}"]').click()
+        assert "trials.jsonl" in visit.page.locator("#picked-body").inner_text()
 
 
 def test_a_comparison_is_a_chart_and_a_table(browser, finished, tmp_path):
