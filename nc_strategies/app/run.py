@@ -123,6 +123,8 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
     if page.missing():
         say(page.HINT)
     return result
+
+
 def _command() -> list[str]:
     """The command line that started this job, free of secrets; empty when it was none."""
     if not HydraConfig.initialized() or HydraConfig.get().job.name != "nc_strategies":
