@@ -17,7 +17,10 @@ __all__ = [
 CRITERIA = ("relative", "absolute")
 STOP_WHEN = ("budget", "met")
 ISOLATION = ("process", "none")
-OBJECTIVES = ("latency", "throughput", "size")
+OBJECTIVES = ("latency", "throughput", "size", "memory")
+ACCURACY = "accuracy"
+"""Name under which the first constraint's value is kept, whatever its metric."""
+GOAL_KEYS = ("tolerable_loss", "criterion")
 
 
 @dataclass
@@ -67,11 +70,7 @@ class TuningConfig:
         _at_least("tuning.stage_timeout", self.stage_timeout, 0)
         _at_least("tuning.memory_limit", self.memory_limit, 0)
         _at_least("tuning.seed", self.seed, 0)
-        if self.criterion == "relative" and not 0 <= self.tolerable_loss < 1:
-            raise InputError("tuning.tolerable_loss", f"is {self.tolerable_loss} with tuning.criterion=relative",
-                             "from 0 to below 1; to ask for a gain use tuning.criterion=absolute")
-        if not -1e12 < self.tolerable_loss < 1e12:
-            raise InputError("tuning.tolerable_loss", f"is {self.tolerable_loss}", "a finite number")
+        _tolerance("tuning", self.criterion, self.tolerable_loss)
         if self.max_trials == 0 and self.timeout == 0:
             raise InputError("tuning.max_trials", "and tuning.timeout are both 0: the run would have no end",
                              "set one of them")
@@ -133,21 +132,41 @@ class SpaceConfig:
         self.op_name_dict = _mapping("space.op_name_dict", self.op_name_dict)
 
 
+@dataclass(frozen=True)
+class FurtherConstraint:
+    """A constraint beside the first.
+
+    Args:
+        name: Name under which its value is kept: the metric's, with a number when it comes more than once.
+        metric: The metric's name and settings.
+        criterion: As `TuningConfig.criterion`; None for that.
+        tolerable_loss: As `TuningConfig.tolerable_loss`; None for that.
+    """
+
+    name: str
+    metric: dict[str, Any]
+    criterion: str | None = None
+    tolerable_loss: float | None = None
+
+
 @dataclass
 class MetricsConfig:
-    """A set of metrics: one that must hold and what is to be improved.
+    """A set of metrics: what must hold and what is to be improved.
 
     Args:
         name: The set's name.
-        accuracy: Name and settings of the metric which is the constraint.
-        objectives: Any of ``latency``, ``throughput``, ``size``.
+        accuracy: Name and settings of the metric which is the constraint; its tolerance is that of ``tuning``.
+        objectives: Any of ``latency``, ``throughput``, ``size``, ``memory``.
         weights: Share of each objective; equal when left out.
+        constraints: Further ones: each a metric's name and settings, with ``tolerable_loss`` and ``criterion`` of its
+            own; those of ``tuning`` where they are left out.
     """
 
     name: str = "accuracy_latency"
     accuracy: dict[str, Any] = field(default_factory=lambda: {"name": "top1", "higher_is_better": None})
     objectives: list[str] = field(default_factory=lambda: ["latency"])
     weights: list[float] | None = None
+    constraints: list[Any] = field(default_factory=list)
 
     def validate(self) -> None:
         """Check the values.
@@ -159,10 +178,40 @@ class MetricsConfig:
             raise InputError("metrics.objectives", "is empty", f"allowed: {', '.join(OBJECTIVES)}")
         for objective in self.objectives:
             _one_of("metrics.objectives", objective, OBJECTIVES)
+        if len(set(self.objectives)) != len(self.objectives):
+            raise InputError("metrics.objectives", f"is {list(self.objectives)}", "each once")
         if self.weights is not None and (len(self.weights) != len(self.objectives) or min(self.weights) <= 0):
             raise InputError("metrics.weights", f"is {list(self.weights)}", "a positive number an objective")
         if not self.accuracy.get("name"):
             raise InputError("metrics.accuracy.name", "is missing", "the name of a registered metric")
+        for place, further in enumerate(self.further()):
+            key = f"metrics.constraints[{place}]"
+            if further.criterion is not None:
+                _one_of(f"{key}.criterion", further.criterion, CRITERIA)
+            if further.tolerable_loss is not None and not isinstance(further.tolerable_loss, int | float):
+                raise InputError(f"{key}.tolerable_loss", f"is {further.tolerable_loss!r}", "a number")
+
+    def further(self) -> list[FurtherConstraint]:
+        """The constraints beside the first.
+
+        Raises:
+            InputError: one is not a mapping with a name.
+        """
+        found: list[FurtherConstraint] = []
+        taken = {ACCURACY}
+        for place, given in enumerate(self.constraints):
+            if not isinstance(given, dict) or not given.get("name"):
+                raise InputError(f"metrics.constraints[{place}]", f"is {given!r}",
+                                 "expected a metric's name and settings, such as {name: f1, tolerable_loss: 0.02}")
+            name = metric = str(given["name"])
+            number = 1
+            while name in taken:
+                number += 1
+                name = f"{metric}_{number}"
+            taken.add(name)
+            settings = {key: value for key, value in given.items() if key not in GOAL_KEYS}
+            found.append(FurtherConstraint(name, settings, given.get("criterion"), given.get("tolerable_loss")))
+        return found
 
 
 @dataclass
@@ -195,7 +244,18 @@ class RunConfig:
         self.tuning.validate()
         self.measure.validate()
         self.metrics.validate()
+        for place, further in enumerate(self.metrics.further()):
+            loss = self.tuning.tolerable_loss if further.tolerable_loss is None else further.tolerable_loss
+            _tolerance(f"metrics.constraints[{place}]", further.criterion or self.tuning.criterion, loss)
         self.space.validate()
+
+
+def _tolerance(key: str, criterion: str, loss: float) -> None:
+    if criterion == "relative" and not 0 <= loss < 1:
+        raise InputError(f"{key}.tolerable_loss", f"is {loss} with {key}.criterion=relative",
+                         f"from 0 to below 1; to ask for a gain use {key}.criterion=absolute")
+    if not -1e12 < loss < 1e12:
+        raise InputError(f"{key}.tolerable_loss", f"is {loss}", "a finite number")
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:

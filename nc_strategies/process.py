@@ -16,9 +16,13 @@ OOM_SCORE = Path("/proc/self/oom_score_adj")
 PREFERRED_VICTIM = 500
 
 
-def child_environment() -> dict[str, str]:
-    """This process's environment for a Python child: no secrets, and the same packages to import."""
-    kept = {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
+def child_environment(secrets: bool = False) -> dict[str, str]:
+    """This process's environment for a Python child: the same packages to import, and no secrets.
+
+    Args:
+        secrets: Leave them in, for a child that signs in to a hub.
+    """
+    kept = {name: value for name, value in os.environ.items() if secrets or not SECRET_NAME.search(name)}
     kept["PYTHONPATH"] = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     return kept
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from nc_strategies.config import RunConfig
+from nc_strategies.errors import InputError
+from nc_strategies.measure.metrics import Metric
 from nc_strategies.registry import registry
 from nc_strategies.study.bench import Bench, LocalBench, Parts
 from nc_strategies.study.remote import RemoteBench
@@ -24,8 +26,10 @@ def build(settings: RunConfig) -> LocalBench:
     data_settings = found.settings("data", settings.data)
     backend = found.create("backend", settings.backend, settings.measure.threads)
     metric = found.create("metric", metric_settings(settings), key="metrics.accuracy")
-    evaluation, calibration = found.target(found.get("data", settings.data["name"]))(data_settings).load()
-    return LocalBench(Parts(backend, model, evaluation, calibration, data_settings.preprocess, metric), settings)
+    further = tuple(_further(place, asked.metric) for place, asked in enumerate(settings.metrics.further()))
+    evaluation, calibration = found.create("data", settings.data).load()
+    return LocalBench(Parts(backend, model, evaluation, calibration, data_settings.preprocess, metric, further),
+                      settings)
 
 
 def start(settings: RunConfig) -> Bench:
@@ -41,6 +45,8 @@ def start(settings: RunConfig) -> Bench:
     for kind in ("model", "data", "backend"):
         found.settings(kind, getattr(settings, kind))
     found.settings("metric", metric_settings(settings), "metrics.accuracy")
+    for place, asked in enumerate(settings.metrics.further()):
+        found.settings("metric", asked.metric, f"metrics.constraints[{place}]")
     # The worker knows nothing of the strategy, whose settings may hold secrets.
     told = replace(settings, strategy={"name": settings.strategy["name"]})
     return cast(Bench, RemoteBench(TARGET, told, settings.tuning))
@@ -49,3 +55,12 @@ def start(settings: RunConfig) -> Bench:
 def metric_settings(settings: RunConfig) -> dict[str, Any]:
     """The metric's name and settings."""
     return {key: value for key, value in settings.metrics.accuracy.items() if value is not None}
+
+
+def _further(place: int, metric: dict[str, Any]) -> Metric:
+    """The metric of a constraint beside the first, whose errors name its own place."""
+    key = f"metrics.constraints[{place}]"
+    try:
+        return cast(Metric, registry().create("metric", metric, key=key))
+    except InputError as error:
+        raise InputError(error.key.replace("metrics.accuracy", key), error.problem, error.allowed) from error

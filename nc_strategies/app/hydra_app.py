@@ -26,6 +26,7 @@ from nc_strategies.registry import registry
 from nc_strategies.secrets import SECRET_KEY
 
 WISHES = ("space.op_type_dict", "space.op_name_dict")
+METRIC = "metrics.accuracy."
 statuses: list[int] = []
 """Exit statuses of the jobs of this process."""
 
@@ -88,7 +89,8 @@ def translate(arguments: list[str]) -> list[str]:
     """Command-line arguments in the form that Hydra takes.
 
     The mappings of wishes become quoted texts: Hydra's grammar takes neither quoted keys nor most characters of
-    regular expressions in a mapping, and wants a ``+`` to add keys to one. In a sweep, ``run_dir`` is the sweep's
+    regular expressions in a mapping, and wants a ``+`` to add keys to one; a metric's own settings are such keys. In a
+    sweep, ``run_dir`` is the sweep's
     folder, which Hydra decides before it looks at the jobs' own keys; ``-m`` may stand anywhere.
     """
     sweep = [a for a in arguments if a in ("-m", "--multirun")]
@@ -100,6 +102,8 @@ def translate(arguments: list[str]) -> list[str]:
         if equals and key.lstrip("+") in WISHES and value.startswith("{"):
             escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
             argument = f"{key.lstrip('+')}='{escaped}'"
+        elif equals and key.startswith(METRIC):
+            argument = f"++{argument}"
         elif sweep and equals and key == "run_dir":
             argument = f"hydra.sweep.dir={value}"
         quoted.append(argument)

@@ -201,7 +201,10 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, path: Path) -> Executable:
-        """Open a saved model with the engine's defaults, as a user would: what `save` promises is checked with it."""
+        """Open a saved model with the engine's defaults, as a user would: what `save` promises is checked with it.
+
+        It can be called on a fresh backend, too; what `executed` says need not work then.
+        """
 
     def links(self) -> tuple[Link, ...]:
         """The tensors at which int8 may meet floating point.

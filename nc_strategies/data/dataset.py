@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Batch, ModelInfo, TensorSpec
 from nc_strategies.data.settings import Preprocess
+from nc_strategies.data.spool import NoRoomError, allocate, chunks
 from nc_strategies.errors import InputError
 
-CACHE_BYTES = 2**30
-"""Preprocessed samples are kept in memory up to this size, else made again for each pass."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,10 @@ class Raw:
     Args:
         key: Configuration key to name in errors.
         inputs: Array by input name; the single name ``x`` stands for a model's only input, and
-            the names ``0``, ``1``, ... for its inputs in order. First axis: samples.
-        labels: Shape (N, ...), or None.
+            the names ``0``, ``1``, ... for its inputs in order. First axis: samples. Arrays may be mapped from disk:
+            nobody holds all of one in memory.
+        labels: Shape (N, ...), or None. Class numbers (N,), one-hot or multi-label (N, classes), numbers (N, ...),
+            masks (N, H, W), or boxes: (N, most boxes, 6), see `nc_strategies.data.labels.pack_boxes`.
     """
 
     key: str
@@ -44,7 +47,7 @@ class Raw:
         for name, array in [*self.inputs.items(), *([("y", self.labels)] if self.labels is not None else [])]:
             if array.dtype.kind not in "fiub":
                 raise InputError(self.key, f"array {name!r} is of type {array.dtype}", "numbers are needed")
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if array.dtype.kind == "f" and not _all_finite(array):
                 raise InputError(self.key, f"array {name!r} holds NaN or infinity")
 
     def __len__(self) -> int:
@@ -61,12 +64,16 @@ class Raw:
         arrays = {**self.inputs, **({"y": self.labels} if self.labels is not None else {})}
         for name, array in sorted(arrays.items()):
             digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            for start, stop in chunks(len(array), array[:1].nbytes):
+                digest.update(np.ascontiguousarray(array[start:stop]).data)
         return digest.hexdigest()
 
 
 class Dataset:
     """Samples ready for a model: preprocessed once, batched, with their labels.
+
+    What is larger than `nc_strategies.data.spool.LARGE` is kept on disk; only where there is no room for it, it is
+    made again for each pass. Samples that need no preprocessing are not copied.
 
     Args:
         raw: The samples.
@@ -82,15 +89,21 @@ class Dataset:
                  order: NDArray[np.intp] | None = None) -> None:
         self.raw = raw
         self._order = order
+        self._labels: NDArray[Any] | None = None
         self._preprocess = preprocess
         self._specs = {spec.name: spec for spec in info.inputs}
         self._batch_size = info.batch_size
         self._sources = self._match(raw, info)
+        unknown = set(preprocess.inputs or ()) - set(self._specs)
+        if unknown:
+            raise InputError("data.preprocess.inputs", f"names {', '.join(sorted(unknown))}",
+                             f"the model's inputs: {', '.join(self._specs)}")
         first = self._make(0, 1)
         for name, array in first.items():
             self._check(name, array)
-        bytes_each = sum(array.nbytes for array in first.values())
-        self._cache = self._make(0, len(raw)) if bytes_each * len(raw) <= CACHE_BYTES else None
+        self._kept: dict[str, NDArray[Any]] = {}
+        for name, array in first.items():
+            self._keep(name, array)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -104,7 +117,9 @@ class Dataset:
         """
         if self.raw.labels is None:
             raise InputError(self.raw.key, "has no labels", "array y is needed to evaluate")
-        return self.raw.labels if self._order is None else self.raw.labels[self._order]
+        if self._labels is None:
+            self._labels = self.raw.labels if self._order is None else self.raw.labels[self._order]
+        return self._labels
 
     def batch(self, start: int, size: int) -> dict[str, NDArray[Any]]:
         """`size` samples from `start`; round and round when there are not that many."""
@@ -114,11 +129,8 @@ class Dataset:
         index = np.arange(start, stop) % len(self)
         if self._order is not None:
             index = self._order[index]
-        whole = self._slice(0, len(self)) if self._cache is not None else None
-        if whole is not None:
-            return {name: array[index] for name, array in whole.items()}
-        parts = [self._slice(i, i + 1) for i in index.tolist()]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {name: np.asarray(self._kept[name][index]) if name in self._kept
+                else np.concatenate([self._one(name, i, i + 1) for i in index.tolist()]) for name in self._sources}
 
     def batches(self, size: int) -> Iterator[tuple[Batch, NDArray[Any] | None, int]]:
         """All samples in order, as (inputs, labels, number of samples that count).
@@ -133,20 +145,38 @@ class Dataset:
             yield self.batch(start, size if self._batch_size else count), labels, count
 
     def _slice(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        if self._cache is not None:
-            return {name: array[start:stop] for name, array in self._cache.items()}
-        return self._make(start, stop)
+        return {name: np.asarray(self._kept[name][start:stop]) if name in self._kept else self._one(name, start, stop)
+                for name in self._sources}
 
     def _make(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        made = {}
-        for name, source in self._sources.items():
-            array = source[start:stop]
-            values, dtype = self._preprocess(array), self._specs[name].dtype
-            if dtype.kind in "iu" and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
-                raise InputError(self.raw.key, f"input {name!r} takes {dtype}, the data has fractions",
-                                 "see data.preprocess")
-            made[name] = values.astype(dtype, copy=False)
-        return made
+        return {name: self._one(name, start, stop) for name in self._sources}
+
+    def _one(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        array, dtype = self._sources[name][start:stop], self._specs[name].dtype
+        values = array if self._passes(name) else self._preprocess(array)
+        if dtype.kind in "iu" and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
+            raise InputError(self.raw.key, f"input {name!r} takes {dtype}, the data has fractions",
+                             "see data.preprocess")
+        return np.asarray(values.astype(dtype, copy=False))
+
+    def _passes(self, name: str) -> bool:
+        wanted = self._preprocess.inputs
+        return self._preprocess.is_identity or (wanted is not None and name not in wanted)
+
+    def _keep(self, name: str, first: NDArray[Any]) -> None:
+        """Preprocess an input once and for all."""
+        source = self._sources[name]
+        if self._passes(name) and source.dtype == first.dtype:
+            self._kept[name] = source
+            return
+        try:
+            kept = allocate((len(self), *first.shape[1:]), first.dtype)
+        except NoRoomError as error:
+            log.warning("preprocessed samples are made again for each pass: %s", error)
+            return
+        for start, stop in chunks(len(self), max(first.nbytes, 4 * source[:1].size)):
+            kept[start:stop] = self._one(name, start, stop)
+        self._kept[name] = kept
 
     def _match(self, raw: Raw, info: ModelInfo) -> dict[str, NDArray[Any]]:
         names = [spec.name for spec in info.inputs]
@@ -183,3 +213,7 @@ def _layout_hint(spec: TensorSpec, got: tuple[int, ...]) -> str:
         size = want[:2] if want[-1] == got[-1] else want[1:]
         return f": set data.preprocess.resize=[{size[0]},{size[1]}]"
     return ""
+
+
+def _all_finite(array: NDArray[Any]) -> bool:
+    return all(bool(np.isfinite(array[a:b]).all()) for a, b in chunks(len(array), array[:1].nbytes))

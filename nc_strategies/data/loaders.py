@@ -1,30 +1,62 @@
-"""Where samples come from."""
+"""Where samples come from: files of arrays, functions of the user's."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.data.dataset import Raw
-from nc_strategies.data.settings import NpzSettings, SampleDataSettings
-from nc_strategies.errors import InputError, first_line
+from nc_strategies.data.npz import read_npz
+from nc_strategies.data.settings import NpzSettings, PythonDataSettings, SampleDataSettings
+from nc_strategies.data.spool import Spool
+from nc_strategies.errors import InputError
+from nc_strategies.targets import guarded, load_target
+
+__all__ = ["NpzData", "PythonData", "SampleData", "check_samples", "read_npz", "split"]
+
+
+def check_samples(wanted: int) -> None:
+    """Check how many calibration samples are asked for.
+
+    Raises:
+        InputError: none.
+    """
+    if wanted < 1:
+        raise InputError("data.calibration_samples", f"is {wanted}", "at least 1")
+
+
+def split(evaluation: Raw, calibration: Raw | None, wanted: int, other: str) -> tuple[Raw, Raw]:
+    """Evaluation and calibration samples; without the latter, the head of the former, left out of it.
+
+    Args:
+        evaluation: All of it.
+        calibration: Samples of their own, or None.
+        wanted: Calibration samples.
+        other: The key that would give samples of their own.
+
+    Raises:
+        InputError: nothing would be left to evaluate.
+    """
+    if calibration is not None:
+        return evaluation, calibration.take(0, wanted)
+    if len(evaluation) <= wanted:
+        raise InputError("data.calibration_samples", f"takes {wanted} of {len(evaluation)} samples",
+                         f"some must be left to evaluate; give {other} or fewer")
+    return evaluation.take(wanted, len(evaluation)), evaluation.take(0, wanted)
 
 
 class NpzData:
-    """Samples in ``.npz`` files: ``x`` (or an array an input, named for it) and ``y``.
+    """Samples in ``.npz`` files: ``x`` (or an array an input, named for it) and ``y``, see `read_npz`.
 
     Without a calibration file, calibration samples come from the head and are left out of the evaluation.
     """
 
     def __init__(self, settings: NpzSettings) -> None:
         self.settings = settings
-        if settings.calibration_samples < 1:
-            raise InputError("data.calibration_samples", f"is {settings.calibration_samples}", "at least 1")
+        check_samples(settings.calibration_samples)
 
     def load(self) -> tuple[Raw, Raw]:
         """Evaluation and calibration samples.
@@ -32,15 +64,12 @@ class NpzData:
         Raises:
             InputError: a file is missing, not an ``.npz``, or holds something else.
         """
-        wanted = self.settings.calibration_samples
-        evaluation = read_npz("data.path", self.settings.path)
-        if self.settings.calibration_path is not None:
-            calibration = read_npz("data.calibration_path", self.settings.calibration_path)
-            return evaluation, calibration.take(0, wanted)
-        if len(evaluation) <= wanted:
-            raise InputError("data.calibration_samples", f"takes {wanted} of {len(evaluation)} samples",
-                             "some must be left to evaluate; give data.calibration_path or fewer")
-        return evaluation.take(wanted, len(evaluation)), evaluation.take(0, wanted)
+        settings = self.settings
+        calibration = None
+        evaluation = read_npz("data.path", settings.path)
+        if settings.calibration_path is not None:
+            calibration = read_npz("data.calibration_path", settings.calibration_path)
+        return split(evaluation, calibration, settings.calibration_samples, "data.calibration_path")
 
 
 class SampleData:
@@ -58,29 +87,72 @@ class SampleData:
         return self._files.load()
 
 
-def read_npz(key: str, path: str) -> Raw:
-    """Read one file; pickled objects are refused.
+class PythonData:
+    """What a function of the user's returns: arrays, or batches one after the other, which are kept on disk."""
 
-    Raises:
-        InputError: it is missing or not such a file.
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(key, f"no such file: {file}")
-    arrays: dict[str, NDArray[Any]] = {}
-    try:
-        with file.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(key, f"{file} is not an .npz archive", "arrays x and y saved by numpy.savez")
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zipfile.LargeZipFile,
-            zlib.error) as error:
-        raise InputError(key, f"{file} cannot be read as .npz ({first_line(error)})",
-                         "arrays x and y saved by numpy.savez") from None
+    def __init__(self, settings: PythonDataSettings) -> None:
+        self.settings = settings
+        check_samples(settings.calibration_samples)
+
+    def load(self) -> tuple[Raw, Raw]:
+        """Evaluation and calibration samples.
+
+        Raises:
+            InputError: the function cannot be found, raises, or returns something else; the message names it.
+        """
+        settings = self.settings
+        calibration = None
+        evaluation = self._call("data.target", settings.target)
+        if settings.calibration_target is not None:
+            calibration = self._call("data.calibration_target", settings.calibration_target,
+                                     settings.calibration_samples)
+        return split(evaluation, calibration, settings.calibration_samples, "data.calibration_target")
+
+    def _call(self, key: str, target: str, wanted: int = 0) -> Raw:
+        function = load_target(key, target)
+        return cast(Raw, guarded(key, target, lambda: _as_raw(key, target, function(), wanted)))
+
+
+def _as_raw(key: str, target: str, made: Any, wanted: int) -> Raw:
+    if _is_pair(made) or _is_input(made):
+        arrays = _named(key, target, made)
+    elif isinstance(made, Iterable):
+        with Spool(key) as spool:
+            seen = 0
+            for batch in made:
+                taken = _named(key, target, batch)
+                spool.append(taken)
+                seen += len(next(iter(taken.values())))
+                if wanted and seen >= wanted:
+                    break
+            arrays = spool.arrays()
+    else:
+        raise InputError(key, f"{target} returned a {type(made).__name__}",
+                         "expected (x, y) or an iterable of (x, y) batches")
     labels = arrays.pop("y", None)
-    if not arrays:
-        raise InputError(key, f"{file} holds no input array", "x, or an array for each input of the model")
-    if any(array.ndim == 0 for array in arrays.values()) or (labels is not None and labels.ndim == 0):
-        raise InputError(key, f"{file} holds a single number where samples are expected")
     return Raw(key, arrays, labels)
+
+
+def _is_input(value: Any) -> bool:
+    return hasattr(value, "__array__") or isinstance(value, Mapping)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and _is_input(value[0])
+
+
+def _named(key: str, target: str, batch: Any) -> dict[str, NDArray[Any]]:
+    """A pair (x, y), or x alone, as arrays by name; the labels' is ``y``."""
+    if not _is_pair(batch) and not _is_input(batch):
+        raise InputError(key, f"{target} gave a {type(batch).__name__} for a batch", "expected (x, y)")
+    x, y = batch if _is_pair(batch) else (batch, None)
+    inputs = dict(x) if isinstance(x, Mapping) else {"x": x}
+    if "y" in inputs:
+        raise InputError(key, f"{target} calls an input 'y'", "which is the name of the labels")
+    arrays = {str(name): np.asarray(array) for name, array in inputs.items()}
+    if y is not None:
+        arrays["y"] = np.asarray(y)
+    for name, array in arrays.items():
+        if array.ndim == 0:
+            raise InputError(key, f"array {name!r} of {target} is a single number where samples are expected")
+    return arrays

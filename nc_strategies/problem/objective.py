@@ -82,8 +82,14 @@ class Goal:
         return max(o.tie for o in self.objectives)
 
     def violation(self, evaluation: Evaluation) -> float:
-        """How far the constraints are missed in all; 0 when all are met."""
-        return sum(c.violation(evaluation.metric(c.metric)) for c in self.constraints)
+        """How far the constraints are missed in all; 0 when all are met.
+
+        In the metric's unit when there is one; several add up in shares of fp32's values, whatever their units.
+        """
+        missed = [c.violation(evaluation.metric(c.metric)) for c in self.constraints]
+        if len(missed) == 1:
+            return missed[0]
+        return sum(miss / (abs(c.baseline) or 1.0) for miss, c in zip(missed, self.constraints, strict=True))
 
     def loss(self, evaluation: Evaluation) -> float:
         """Loss of the first constraint's metric against fp32, in its unit; negative for a gain."""

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
-from nc_strategies.data.settings import NpzSettings, SampleDataSettings
-from nc_strategies.measure.settings import PlainSettings, SklearnSettings, TopKSettings
+from nc_strategies.data.settings import (
+    CsvSettings,
+    HuggingFaceDataSettings,
+    ImageFolderSettings,
+    NpzSettings,
+    PythonDataSettings,
+    SampleDataSettings,
+    TfdsSettings,
+)
+from nc_strategies.measure.settings import (
+    AucSettings,
+    CocoMapSettings,
+    MeanIoUSettings,
+    PlainSettings,
+    PythonMetricSettings,
+    SklearnSettings,
+    TopKSettings,
+)
+from nc_strategies.models.settings import HuggingFaceModelSettings, KerasApplicationsSettings, PythonModelSettings
 from nc_strategies.models.source import FileModelSettings, SampleModelSettings
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.hookspecs import hookimpl
@@ -15,6 +32,8 @@ from nc_strategies.strategies.random import RandomSettings
 from nc_strategies.study.executor import SerialSettings
 
 METRICS = "nc_strategies.measure.metrics"
+BUILT = "nc_strategies.models.built"
+SKLEARN, TENSORFLOW = "nc-strategies[metrics]", "nc-strategies[tensorflow]"
 
 
 @hookimpl
@@ -35,19 +54,47 @@ def ncs_components() -> list[Component]:
         Component("metric", "top1", f"{METRICS}:Top1", PlainSettings, summary="accuracy"),
         Component("metric", "topk", f"{METRICS}:TopK", TopKSettings, summary="class among the k highest outputs"),
         *(Component("metric", name, f"{METRICS}:ClassificationScore", SklearnSettings,
-                    "nc-strategies[metrics]", f"{name} (scikit-learn)")
-          for name in ("f1", "precision", "recall", "log_loss")),
+                    SKLEARN, f"{name} (scikit-learn)")
+          for name in ("f1", "precision", "recall")),
+        Component("metric", "roc_auc", f"{METRICS}:RocAuc", AucSettings, SKLEARN,
+                  "area under the ROC curve (scikit-learn)"),
+        Component("metric", "log_loss", f"{METRICS}:LogLoss", PlainSettings, summary="cross-entropy"),
         *(Component("metric", name, f"{METRICS}:RegressionError", PlainSettings, summary=text)
           for name, text in (("mae", "mean absolute error"), ("mse", "mean squared error"))),
+        Component("metric", "rmse", f"{METRICS}:RootMeanSquaredError", PlainSettings,
+                  summary="root of the mean squared error"),
+        Component("metric", "r2", f"{METRICS}:R2", PlainSettings, SKLEARN,
+                  "coefficient of determination (scikit-learn)"),
+        Component("metric", "mean_iou", f"{METRICS}.segmentation:MeanIoU", MeanIoUSettings,
+                  summary="intersection over union of segmentations, mean over classes"),
+        Component("metric", "coco_map", f"{METRICS}.detection:CocoMap", CocoMapSettings, "nc-strategies[coco]",
+                  "COCO's average precision of detections (pycocotools)"),
+        Component("metric", "python", f"{METRICS}.user:PythonMetric", PythonMetricSettings,
+                  summary="a function of your own: f(outputs, labels)"),
         Component("model", "sample", "nc_strategies.models.source:SampleModel", SampleModelSettings,
                   summary="the bundled Fashion-MNIST classifier"),
         *(Component("model", name, "nc_strategies.models.source:FileModel", FileModelSettings, summary=text)
           for name, text in (("onnx", "an .onnx file"), ("keras", "a .keras or .h5 file"),
                              ("saved_model", "a SavedModel folder"), ("graph_def", "a frozen graph, a .pb file"))),
+        Component("model", "keras_applications", f"{BUILT}:KerasApplicationsModel", KerasApplicationsSettings,
+                  TENSORFLOW, "an architecture of keras.applications"),
+        Component("model", "huggingface", f"{BUILT}:HuggingFaceModel", HuggingFaceModelSettings,
+                  "nc-strategies[huggingface]", "a transformers model, exported to ONNX by optimum"),
+        Component("model", "python", f"{BUILT}:PythonModel", PythonModelSettings,
+                  summary="what a function of your own returns"),
         Component("data", "sample", "nc_strategies.data.loaders:SampleData", SampleDataSettings,
                   summary="the bundled Fashion-MNIST pictures"),
         Component("data", "npz", "nc_strategies.data.loaders:NpzData", NpzSettings,
                   summary="arrays x and y in .npz files"),
+        Component("data", "image_folder", "nc_strategies.data.pictures:ImageFolderData", ImageFolderSettings,
+                  "nc-strategies[images]", "pictures in a folder a class (Pillow)"),
+        Component("data", "csv", "nc_strategies.data.table:CsvData", CsvSettings, summary="a table of numbers as text"),
+        Component("data", "tfds", "nc_strategies.data.hubs:TfdsData", TfdsSettings, "nc-strategies[tfds]",
+                  "a data set of TensorFlow Datasets"),
+        Component("data", "huggingface", "nc_strategies.data.hubs:HuggingFaceData", HuggingFaceDataSettings,
+                  "nc-strategies[datasets]", "a data set of the Hugging Face hub or in its form"),
+        Component("data", "python", "nc_strategies.data.loaders:PythonData", PythonDataSettings,
+                  summary="what a function of your own returns"),
         Component("executor", "serial", "nc_strategies.study.executor:SerialExecutor", SerialSettings,
                   summary="one trial after the other, in this process"),
     ]

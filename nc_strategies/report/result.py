@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.backends.base import ExecutedOps
-from nc_strategies.problem import TrialState
+from nc_strategies.problem import Evaluation, TrialState
 from nc_strategies.study.folder import RESULT, write_atomically
 from nc_strategies.study.measure import METRIC
 from nc_strategies.study.study import Final, Study
@@ -37,9 +37,12 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
             "higher_is_better": constraint.higher_is_better, "certain": study.certain,
             "resolution": study.resolution.half_width if study.resolution else None,
             "samples_needed": study.resolution.samples_needed if study.resolution else None,
+            "constraints": [{
+                "metric": c.metric, "criterion": c.criterion, "tolerable_loss": c.tolerable_loss,
+                "threshold": c.threshold, "higher_is_better": c.higher_is_better} for c in study.goal.constraints[1:]],
         },
-        "baseline": _baseline(study),
-        "tuned": _tuned(study.final) if study.final else None,
+        "baseline": _baseline(study, config.metrics.accuracy["name"]),
+        "tuned": _tuned(study.final, config.metrics.accuracy["name"]) if study.final else None,
         "speedup": study.final.speedup if study.final else None,
         "speedup_ci95": list(study.final.speedup_ci95) if study.final else None,
         "trials": {
@@ -80,22 +83,33 @@ def failed(config: dict[str, Any], error: str) -> dict[str, Any]:
             "baseline": None, "tuned": None, "speedup": None, "speedup_ci95": None}
 
 
-def _baseline(study: Study) -> dict[str, Any]:
+def _metrics(done: Evaluation, first: str) -> dict[str, float]:
+    """All constraints' values by the name of the metric."""
+    return {first if name == METRIC else name: value for name, value in done.metrics}
+
+
+def _memory(done: Evaluation) -> dict[str, int]:
+    """Peak memory, where it is an objective."""
+    values = dict(done.values)
+    return {"memory_bytes": int(values["memory_bytes"])} if "memory_bytes" in values else {}
+
+
+def _baseline(study: Study, first: str) -> dict[str, Any]:
     base = study.baseline
     return {
-        "accuracy": base.metric(METRIC), "latency_ms": base.value("latency_ms"),
+        "accuracy": base.metric(METRIC), "metrics": _metrics(base, first), "latency_ms": base.value("latency_ms"),
         "latency_ms_ci95": list(study.baseline_ci95), "duration_s": base.value("duration_s"),
         "size_bytes": int(base.value("size_bytes")), "as_given_latency_ms": base.value("as_given_latency_ms"),
-        "all_float_latency_ms": base.value("all_float_latency_ms"),
+        "all_float_latency_ms": base.value("all_float_latency_ms"), **_memory(base),
     }
 
 
-def _tuned(final: Final) -> dict[str, Any]:
+def _tuned(final: Final, first: str) -> dict[str, Any]:
     done = final.evaluation
     return {
-        "accuracy": done.metric(METRIC), "latency_ms": done.value("latency_ms"),
+        "accuracy": done.metric(METRIC), "metrics": _metrics(done, first), "latency_ms": done.value("latency_ms"),
         "latency_ms_ci95": list(final.latency_ci95), "duration_s": done.value("duration_s"),
-        "size_bytes": int(done.value("size_bytes")),
+        "size_bytes": int(done.value("size_bytes")), **_memory(done),
         "accuracy_loss_ci95": list(final.accuracy_loss_ci95) if final.accuracy_loss_ci95 else None,
         "int8_ops": final.executed.int8_count, "fp32_ops": final.executed.fp32_count,
         "ops": _ops(final.executed), "trial": final.trial.number, "fingerprint": final.trial.config.fingerprint,

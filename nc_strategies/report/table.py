@@ -34,8 +34,11 @@ def verdict(result: dict[str, Any]) -> Text:
     sign = ">=" if goal["higher_is_better"] else "<="
     interval = tuned["accuracy_loss_ci95"]
     loss = f"; loss {interval[0]:+.4f} to {interval[1]:+.4f} with 95 %" if interval else ""
+    further = "".join(f"{other['metric']} {tuned['metrics'][other['metric']]:.4f} (asked "
+                      f"{'>=' if other['higher_is_better'] else '<='} {other['threshold']:.4f}), "
+                      for other in goal.get("constraints", ()))
     text = (f"goal {status}: {goal['metric']} {tuned['accuracy']:.4f} (asked {sign} {goal['threshold']:.4f}{loss}), "
-            f"{result['speedup']:.2f} times as fast as fp32")
+            f"{further}{result['speedup']:.2f} times as fast as fp32")
     if status == "missed":
         text += "; the closest model is saved"
     if goal.get("certain") is False:

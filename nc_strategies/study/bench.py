@@ -47,12 +47,14 @@ class Measured:
         latency_ci95: 95 % interval of its latency in milliseconds.
         higher_is_better: Direction of the metric.
         score_range: Lowest and highest score of a sample; infinite where the metric is no mean of bounded scores.
+        directions: The same for each constraint beside the first, in their order.
     """
 
     evaluation: Evaluation
     latency_ci95: tuple[float, float]
     higher_is_better: bool = True
     score_range: tuple[float, float] = (-math.inf, math.inf)
+    directions: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Parts:
         calibration: Samples to calibrate with.
         preprocess: How samples become what the model takes.
         metric: The constraint's metric.
+        further: Metrics of the constraints beside the first, in their order.
     """
 
     backend: Backend
@@ -147,6 +150,7 @@ class Parts:
     calibration: Raw
     preprocess: Preprocess
     metric: Metric
+    further: tuple[Metric, ...] = ()
 
 
 class LocalBench:
@@ -172,6 +176,13 @@ class LocalBench:
         """Direction of the metric: the user's word, else the metric's own."""
         asked = self.config.metrics.accuracy.get("higher_is_better")
         return self.parts.metric.higher_is_better if asked is None else bool(asked)
+
+    @property
+    def directions(self) -> tuple[bool, ...]:
+        """The same for the constraints beside the first."""
+        asked = [further.metric.get("higher_is_better") for further in self.config.metrics.further()]
+        return tuple(metric.higher_is_better if word is None else bool(word)
+                     for word, metric in zip(asked, self.parts.further, strict=True))
 
     def facts(self) -> dict[str, Any]:
         """See `Bench.facts`; nothing needs to be loaded."""
@@ -203,10 +214,15 @@ class LocalBench:
             raise InputError("measure.batch_size", f"is {measure.batch_size}",
                              f"the model takes batches of {info.batch_size} only")
         by_function = isinstance(parts.metric, UserEvaluation)
+        if by_function and parts.further:
+            raise InputError("metrics.constraints", "cannot be measured beside a function that takes the model",
+                             "a metric of outputs and labels as the first")
         kind = FunctionMeasurer if by_function else Measurer
+        further = [asked.name for asked in self.config.metrics.further()]
         self._measurer = kind(parts.backend, evaluation, parts.metric, self.higher_is_better, measure,
                               self.config.metrics, self._rng,
-                              self._limit if self.config.tuning.early_stop and not by_function else None)
+                              self._limit if self.config.tuning.early_stop and not by_function else None,
+                              dict(zip(further, parts.further, strict=True)))
         # Asked for here, so that data without labels is refused before anything long begins.
         assert by_function or evaluation.labels is not None
         parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
@@ -233,7 +249,8 @@ class LocalBench:
         """See `Bench.baseline`."""
         self._space = space
         found = self.measurer.measure_baseline(space)
-        return Measured(found.evaluation, found.latency_ci95, self.higher_is_better, self.parts.metric.score_range)
+        return Measured(found.evaluation, found.latency_ci95, self.higher_is_better, self.parts.metric.score_range,
+                        self.directions)
 
     def remember(self, evaluation: Evaluation) -> None:
         """See `Bench.remember`."""
@@ -256,7 +273,8 @@ class LocalBench:
         """See `Bench.finish`."""
         final = self.measurer.measure_finalists(list(trials), goal, tie)
         again = self.measurer.baseline
-        return Finish(final, Measured(again.evaluation, again.latency_ci95, self.higher_is_better))
+        return Finish(final, Measured(again.evaluation, again.latency_ci95, self.higher_is_better,
+                                      self.parts.metric.score_range, self.directions))
 
     def save(self, final: Final, folder: Path) -> Path:
         """See `Bench.save`."""

@@ -28,10 +28,10 @@ class FunctionMeasurer(Measurer):
         native = self.backend.native(config)
         start = time.perf_counter()
         value = cast(UserEvaluation, self.metric).evaluate(native)
-        return Scored(value, time.perf_counter() - start, self.samples)
+        return Scored(((METRIC, value),), time.perf_counter() - start, self.samples)
 
     def _compare(self, fp32: Executable, int8: Executable, trial: Trial) -> tuple[Scored, Scored, None]:
         assert trial.evaluation is not None
         before, after = self.baseline.evaluation, trial.evaluation
-        return (Scored(before.metric(METRIC), before.value("duration_s"), self.samples),
-                Scored(after.metric(METRIC), after.value("duration_s"), self.samples), None)
+        return (Scored(before.metrics, before.value("duration_s"), self.samples),
+                Scored(after.metrics, after.value("duration_s"), self.samples), None)

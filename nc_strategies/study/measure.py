@@ -4,39 +4,43 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Executable
-from nc_strategies.config import MeasureConfig, MetricsConfig
+from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError
-from nc_strategies.measure.accuracy import loss_interval, predict
+from nc_strategies.measure.accuracy import Predictions, loss_interval, predict
 from nc_strategies.measure.latency import LEAST_RUNS, Timing, interleave
-from nc_strategies.measure.metrics import Metric
+from nc_strategies.measure.memory import peak_bytes
+from nc_strategies.measure.metrics import Metric, Outputs, rows
 from nc_strategies.measure.sequential import LEAST_SHARE, PairedTest, Verdict
 from nc_strategies.problem import Evaluation, Goal, Trial
+from nc_strategies.problem.evaluation import Pairs
 from nc_strategies.space import Config, Space
 from nc_strategies.study.study import Final
 
 log = logging.getLogger(__name__)
 FLOAT_TOLERANCE = 1e-3
-METRIC = "accuracy"
+METRIC = ACCURACY
+MEMORY_SPREAD = 0.02
+"""Relative half-width taken for the 95 % interval of a ratio of peaks, which are measured once."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A model's metric, the seconds of an evaluation of all samples, samples read, and outputs where they were seen."""
+    """A model's metrics, the seconds of an evaluation of all samples, samples read, and what each metric kept."""
 
-    value: float
+    metrics: Pairs
     seconds: float
     samples: int
-    outputs: NDArray[Any] | None = None
+    kept: tuple[Outputs, ...] = ()
 
 
 @dataclass
@@ -46,7 +50,7 @@ class Baseline:
     as_given: Executable
     all_float: Executable
     reference: Executable
-    outputs: NDArray[Any] | None
+    kept: tuple[Outputs, ...]
     evaluation: Evaluation
     latency_ci95: tuple[float, float]
 
@@ -64,11 +68,12 @@ class Measurer:
         rng: Orders the timed runs.
         limit: The tolerable loss given fp32's value, in the metric's unit, beyond which a trial is stopped early; None
             evaluates everything. The data is then in random order.
+        further: Metrics of the constraints beside the first, by name.
     """
 
     def __init__(self, backend: Backend, data: Dataset, metric: Metric, higher_is_better: bool,
                  settings: MeasureConfig, metrics: MetricsConfig, rng: np.random.Generator,
-                 limit: Callable[[float], float] | None = None) -> None:
+                 limit: Callable[[float], float] | None = None, further: Mapping[str, Metric] | None = None) -> None:
         self.backend = backend
         self.data = data
         self.metric = metric
@@ -78,6 +83,8 @@ class Measurer:
         self.rng = rng
         self.limit = limit
         self.samples = len(data)
+        self._all = {METRIC: metric, **(further or {})}
+        self._memory: dict[str, float] = {}
         self._batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
@@ -91,6 +98,27 @@ class Measurer:
     def remember(self, evaluation: Evaluation) -> None:
         """Take an evaluation of an earlier run as measured."""
         self._graphs[evaluation.graph] = evaluation
+        if "memory_bytes" in dict(evaluation.values):
+            self._memory[evaluation.graph] = evaluation.value("memory_bytes")
+
+    def _predict(self, models: list[Executable],
+                 enough: Callable[[Outputs], bool] | None = None) -> list[Predictions]:
+        keep = [metric.keep for metric in self._all.values()]
+        return predict(models, self.data, self.settings.evaluation_batch_size, enough, keep)
+
+    def _values(self, found: Predictions) -> Pairs:
+        return tuple((name, metric.compute(kept, self.data.labels))
+                     for (name, metric), kept in zip(self._all.items(), found.kept, strict=True))
+
+    def _peak(self, config: Config, graph: str) -> Pairs:
+        """Peak memory of a configuration's run, once a graph, when it is an objective."""
+        if "memory" not in self.metrics.objectives:
+            return ()
+        if graph not in self._memory:
+            with tempfile.TemporaryDirectory(prefix="ncs-memory-") as folder:
+                path = self.backend.save(config, Path(folder) / "model")
+                self._memory[graph] = float(peak_bytes(self.backend, path, self._batch))
+        return (("memory_bytes", self._memory[graph]),)
 
     def measure_baseline(self, space: Space) -> Baseline:
         """Measure fp32, as given and as the backend's all-float graph.
@@ -101,21 +129,24 @@ class Measurer:
         as_given, all_float = self.backend.reference(), self.backend.realise(space.all_float())
         self._check_equal(as_given, all_float)
         found = self._score(as_given, None)
-        if not math.isfinite(found.value):
-            raise InputError("metrics.accuracy.name", f"the metric is {found.value} for fp32 on this data")
+        for place, (_, value) in enumerate(found.metrics):
+            if not math.isfinite(value):
+                key = "accuracy" if place == 0 else f"constraints[{place - 1}]"
+                raise InputError(f"metrics.{key}.name", f"the metric is {value} for fp32 on this data")
         timing = self._time([as_given, all_float], self.settings.latency_runs)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         reference = (as_given, all_float)[faster]
         executed = reference.executed()
         evaluation = Evaluation(
-            metrics=((METRIC, found.value),),
+            metrics=found.metrics,
             values=(("latency_ms", timing.median_ms(faster)), ("duration_s", found.seconds),
                     ("size_bytes", float(as_given.size_bytes)), ("as_given_latency_ms", timing.median_ms(0)),
-                    ("all_float_latency_ms", timing.median_ms(1))),
+                    ("all_float_latency_ms", timing.median_ms(1)),
+                    *self._peak(space.all_float(), all_float.fingerprint)),
             ratios=tuple((name, 1.0) for name in self.metrics.objectives),
             samples=self.samples, int8_ops=executed.int8_count, fp32_ops=executed.fp32_count,
             graph=reference.fingerprint)
-        self._baseline = Baseline(as_given, all_float, reference, found.outputs, evaluation,
+        self._baseline = Baseline(as_given, all_float, reference, found.kept, evaluation,
                                   timing.interval_ms(faster))
         return self._baseline
 
@@ -154,7 +185,7 @@ class Measurer:
         runs = self.settings.latency_runs if found.samples == self.samples else LEAST_RUNS
         timing = self._time([self.baseline.reference, model], runs)
         seconds = (("realise", realised), ("accuracy", evaluated), ("latency", time.perf_counter() - start))
-        evaluation = self._evaluation(model, timing, 1, 0, found.value, found.seconds, seconds)
+        evaluation = self._evaluation(model, timing, 1, 0, found, seconds, self._peak(config, model.fingerprint))
         return replace(evaluation, samples=found.samples)
 
     def _paired_test(self) -> PairedTest | None:
@@ -162,7 +193,7 @@ class Measurer:
         if self.limit is None:
             return None
         base = self.baseline
-        scores = None if base.outputs is None else self.metric.scores(base.outputs, self.data.labels)
+        scores = self.metric.scores(base.kept[0], self.data.labels) if base.kept else None
         if scores is None:
             return None
         test = PairedTest(scores, self.limit(base.evaluation.metric(METRIC)), self.metric.score_range,
@@ -170,39 +201,44 @@ class Measurer:
         return test if test.possible else None
 
     def _score(self, model: Executable, config: Config | None, test: PairedTest | None = None) -> Scored:
-        """The metric of a model; None stands for the model as given."""
-        labels, size = self.data.labels, self.settings.evaluation_batch_size
+        """The metrics of a model; None stands for the model as given."""
+        labels = self.data.labels
 
-        def enough(outputs: NDArray[Any]) -> bool:
+        def enough(outputs: Outputs) -> bool:
             assert test is not None
-            scores = self.metric.scores(outputs, labels[test.samples : test.samples + len(outputs)])
+            count = len(outputs[0]) if isinstance(outputs, tuple) else len(outputs)
+            scores = self.metric.scores(outputs, labels[test.samples : test.samples + count])
             assert scores is not None
             return test.read(scores) is Verdict.OUT_OF_REACH
 
-        (found,) = predict([model], self.data, size, enough if test else None)
-        read = len(found.outputs)
-        if test is None or read == len(self.data):
-            value = self.metric.compute(found.outputs, labels)
-        else:
-            # fp32's value on all samples less the paired loss: what these samples say of all of them.
-            loss = test.loss if self.higher_is_better else -test.loss
-            value = self.baseline.evaluation.metric(METRIC) - loss
-        return Scored(value, found.seconds * len(self.data) / read, read, found.outputs)
+        (found,) = self._predict([model], enough if test else None)
+        read = len(self.data) if test is None else test.samples
+        values = self._values(found) if read == len(self.data) else self._extrapolated(found, read)
+        return Scored(values, found.seconds * len(self.data) / read, read, found.kept)
+
+    def _extrapolated(self, found: Predictions, read: int) -> Pairs:
+        """fp32's values on all samples less the paired losses: what the samples read say of all of them."""
+        labels, values = self.data.labels[:read], []
+        for (name, metric), kept, fp32 in zip(self._all.items(), found.kept, self.baseline.kept, strict=True):
+            change = metric.compute(kept, labels) - metric.compute(rows(fp32, slice(read)), labels)
+            values.append((name, self.baseline.evaluation.metric(name) + change))
+        return tuple(values)
 
     @staticmethod
     def _finite(found: Scored) -> Scored:
-        if not math.isfinite(found.value):
-            raise EngineError(f"the metric is {found.value} for this model")
+        for name, value in found.metrics:
+            if not math.isfinite(value):
+                raise EngineError(f"the metric{'' if name == METRIC else f' {name}'} is {value} for this model")
         return found
 
     def _compare(self, fp32: Executable, int8: Executable, trial: Trial) -> tuple[Scored, Scored,
                                                                                   tuple[float, float] | None]:
         """fp32 and the chosen trial's model evaluated side by side, and the interval of the loss."""
-        one, other = predict([fp32, int8], self.data, self.settings.evaluation_batch_size)
+        one, other = self._predict([fp32, int8])
         labels = self.data.labels
         interval = loss_interval(self.metric, one.outputs, other.outputs, labels, self.higher_is_better, self.rng)
-        return (Scored(self.baseline.evaluation.metric(METRIC), one.seconds, self.samples),
-                Scored(self.metric.compute(other.outputs, labels), other.seconds, self.samples), interval)
+        return (Scored(self.baseline.evaluation.metrics, one.seconds, self.samples),
+                Scored(self._values(other), other.seconds, self.samples), interval)
 
     def measure_finalists(self, trials: list[Trial], goal: Goal, tie: float) -> Final:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
@@ -220,12 +256,12 @@ class Measurer:
         candidates = []
         for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
             assert trial.evaluation is not None
-            value, duration = trial.evaluation.metric(METRIC), trial.evaluation.value("duration_s")
+            found = Scored(trial.evaluation.metrics, trial.evaluation.value("duration_s"), self.samples)
             if trial.evaluation.samples < self.samples:
-                again = self._finite(self._score(model, trial.config))
-                value, duration = again.value, again.seconds
+                found = self._finite(self._score(model, trial.config))
             index = position + len(references)
-            evaluation = self._evaluation(model, timing, index, faster, value, duration, trial.evaluation.seconds)
+            evaluation = self._evaluation(model, timing, index, faster, found, trial.evaluation.seconds,
+                                          self._peak(trial.config, model.fingerprint))
             candidates.append((trial, model, index, evaluation))
         closest = min(goal.violation(c[3]) for c in candidates)
         candidates = [c for c in candidates if goal.violation(c[3]) == closest]
@@ -234,7 +270,8 @@ class Measurer:
         trial, model, index, _ = min(level, key=lambda c: goal.loss(c[3]))
         fp32, int8, interval = self._compare(references[faster], model, trial)
         assert trial.evaluation is not None
-        evaluation = self._evaluation(model, timing, index, faster, int8.value, int8.seconds, trial.evaluation.seconds)
+        evaluation = self._evaluation(model, timing, index, faster, int8, trial.evaluation.seconds,
+                                      self._peak(trial.config, model.fingerprint))
         base.reference = references[faster]
         base.latency_ci95 = timing.interval_ms(faster)
         base.evaluation = self._rebase(base.evaluation, timing, faster, fp32.seconds)
@@ -257,18 +294,21 @@ class Measurer:
 
         return interleave([run(m) for m in models], runs, self.rng, self.settings.latency_timeout * patience)
 
-    def _evaluation(self, model: Executable, timing: Timing, index: int, reference: int, value: float,
-                    duration: float, seconds: tuple[tuple[str, float], ...]) -> Evaluation:
+    def _evaluation(self, model: Executable, timing: Timing, index: int, reference: int, found: Scored,
+                    seconds: Pairs, peak: Pairs) -> Evaluation:
         ratio = timing.ratio(index, reference)
         low, high = timing.ratio_interval(index, reference)
         size = model.size_bytes / self.baseline.as_given.size_bytes
         reach = max(high / ratio, ratio / low) - 1
         ratios = {"latency": ratio, "throughput": ratio, "size": size}
         spread = {"latency": reach, "throughput": reach, "size": 0.0}
+        for _, used in peak:
+            ratios["memory"] = used / self.baseline.evaluation.value("memory_bytes")
+            spread["memory"] = MEMORY_SPREAD
         executed = model.executed()
         return Evaluation(
-            metrics=((METRIC, value),),
+            metrics=found.metrics,
             values=(("latency_ms", timing.median_ms(index)), ("fp32_latency_ms", timing.median_ms(reference)),
-                    ("duration_s", duration), ("size_bytes", float(model.size_bytes))),
+                    ("duration_s", found.seconds), ("size_bytes", float(model.size_bytes)), *peak),
             ratios=tuple(ratios.items()), spread=tuple(spread.items()), samples=self.samples,
             int8_ops=executed.int8_count, fp32_ops=executed.fp32_count, seconds=seconds, graph=model.fingerprint)

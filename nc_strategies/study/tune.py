@@ -21,7 +21,7 @@ from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.bench import Bench, Clock, Measured
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
-from nc_strategies.study.measure import METRIC
+from nc_strategies.study.measure import MEMORY_SPREAD, METRIC
 from nc_strategies.study.study import Status, Study, StudyListener
 from nc_strategies.study.tuner import Tuner
 
@@ -114,11 +114,16 @@ class _Run:
         tuning, metrics = self.config.tuning, self.config.metrics
         constraint = Constraint.from_baseline(METRIC, baseline.evaluation.metric(METRIC), baseline.higher_is_better,
                                               tuning.criterion, tuning.tolerable_loss)
+        further = tuple(
+            Constraint.from_baseline(
+                asked.name, baseline.evaluation.metric(asked.name), direction, asked.criterion or tuning.criterion,
+                tuning.tolerable_loss if asked.tolerable_loss is None else asked.tolerable_loss)
+            for asked, direction in zip(metrics.further(), baseline.directions, strict=True))
         weights = metrics.weights or [1.0] * len(metrics.objectives)
-        ties = {"size": 0.0}
+        ties = {"size": 0.0, "memory": MEMORY_SPREAD}
         objectives = tuple(Objective(name, weight, ties.get(name, LATENCY_TIE))
                            for name, weight in zip(metrics.objectives, weights, strict=True))
-        return Goal((constraint,), objectives)
+        return Goal((constraint, *further), objectives)
 
     def _resolve(self, study: Study, baseline: Measured) -> None:
         study.resolution = resolution.assumed(study.baseline.samples, study.limit, baseline.score_range)

@@ -11,9 +11,10 @@ Example:
 """
 
 from nc_strategies.testing.backends import BackendSuite
+from nc_strategies.testing.data import DataSuite
 from nc_strategies.testing.metrics import MetricSuite
 from nc_strategies.testing.strategies import StrategySuite
 from nc_strategies.testing.toy import ToyBackend, ToyOp, ToySettings, toy_problem, toy_space
 
-__all__ = ["BackendSuite", "MetricSuite", "StrategySuite", "ToyBackend", "ToyOp", "ToySettings", "toy_problem",
-           "toy_space"]
+__all__ = ["BackendSuite", "DataSuite", "MetricSuite", "StrategySuite", "ToyBackend", "ToyOp", "ToySettings",
+           "toy_problem", "toy_space"]

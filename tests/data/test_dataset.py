@@ -1,10 +1,12 @@
 """Samples in the form the model takes, and what is said of samples that do not fit."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from nc_strategies.api import Dataset, ModelInfo, Preprocess, Raw, TensorSpec
-from nc_strategies.data import dataset
+from nc_strategies.data import spool
 from nc_strategies.errors import InputError
 
 KEY = "data.path"
@@ -90,14 +92,54 @@ class TestDataset:
         data = Dataset(numbered(3), Preprocess(scale=10.0, offset=1.0), info((None, 2)))
         assert data.batch(1, 2)["image"][:, 0].tolist() == [11.0, 21.0]
 
-    def test_samples_too_large_to_keep_are_made_again_and_the_same(self, monkeypatch):
+    def test_large_samples_are_kept_on_disk_and_where_there_is_no_room_made_again_and_always_the_same(
+            self, monkeypatch, caplog):
         preprocess = Preprocess(scale=2.0)
         kept = Dataset(numbered(5), preprocess, info((3, 2)))
-        monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+        monkeypatch.setattr(spool, "LARGE", 0)
+        monkeypatch.setattr(spool, "CHUNK", 16)
+        on_disk = Dataset(numbered(5), preprocess, info((3, 2)))
+        monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+        assert not caplog.text
         made = Dataset(numbered(5), preprocess, info((3, 2)))
-        for (a, _, n), (b, _, m) in zip(kept.batches(3), made.batches(3), strict=True):
+        assert "made again for each pass" in caplog.text
+        for (a, _, n), (b, _, m), (c, _, k) in zip(kept.batches(3), on_disk.batches(3), made.batches(3), strict=True):
             np.testing.assert_array_equal(a["image"], b["image"])
-            assert n == m
+            np.testing.assert_array_equal(a["image"], c["image"])
+            assert n == m == k
+
+    @pytest.mark.parametrize("large", [0, 10**9], ids=["disk", "memory"])
+    def test_no_sample_is_preprocessed_twice(self, monkeypatch, large):
+        monkeypatch.setattr(spool, "LARGE", large)
+        seen = []
+
+        class Counting(Preprocess):
+            def __call__(self, x):
+                seen.extend(x[:, 0].tolist())
+                return super().__call__(x)
+
+        data = Dataset(numbered(50), Counting(scale=2.0), info((None, 2)))
+        for _ in range(3):
+            assert sum(count for _, _, count in data.batches(7)) == 50
+            data.batch(40, 20)
+        assert sorted(seen[1:]) == list(range(50)), "all once, but for the first, by which shapes are seen"
+
+    def test_samples_that_need_no_preprocessing_are_not_copied(self):
+        raw = Raw(KEY, {"x": np.zeros((4, 2), np.float32)})
+        assert np.shares_memory(Dataset(raw, Preprocess(), info((None, 2))).batch(0, 2)["image"], raw.inputs["x"])
+
+    def test_preprocessing_may_be_for_some_inputs_only(self):
+        raw = Raw(KEY, {"mask": np.ones((4, 3)), "image": np.ones((4, 2))})
+        batch = Dataset(raw, Preprocess(scale=5.0, inputs=["image"]), info((None, 2), (None, 3))).batch(0, 1)
+        assert (batch["image"][0, 0], batch["mask"][0, 0]) == (5.0, 1.0)
+        with pytest.raises(InputError, match=r"^data\.preprocess\.inputs: names other; the model's inputs: image"):
+            Dataset(raw, Preprocess(scale=5.0, inputs=["other"]), info((None, 2), (None, 3)))
+
+    @pytest.mark.parametrize("labels", [np.zeros((4, 8, 8), np.uint8), np.ones((4, 5)), np.linspace(0, 1, 4)],
+                             ids=["masks", "multi-label", "numbers"])
+    def test_labels_have_any_shape(self, labels):
+        data = Dataset(Raw(KEY, {"x": np.zeros((4, 2))}, labels), Preprocess(), info((None, 2)))
+        np.testing.assert_array_equal(np.concatenate([part for _, part, _ in data.batches(3)]), labels)
 
     def test_several_inputs_go_by_name(self):
         raw = Raw(KEY, {"mask": np.ones((4, 3)), "image": np.zeros((4, 2)), "more": np.zeros((4, 1))})

@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 
 from nc_strategies.errors import InputError
-from nc_strategies.measure.metrics import ClassificationScore, RegressionError, Top1, TopK, class_scores
-from nc_strategies.measure.settings import PlainSettings, SklearnSettings, TopKSettings
+from nc_strategies.measure.metrics import (
+    R2,
+    ClassificationScore,
+    LogLoss,
+    RegressionError,
+    RocAuc,
+    RootMeanSquaredError,
+    Top1,
+    TopK,
+    class_scores,
+)
+from nc_strategies.measure.settings import AucSettings, PlainSettings, SklearnSettings, TopKSettings
 from nc_strategies.testing import MetricSuite
 
 sklearn = pytest.importorskip("sklearn.metrics")
@@ -43,7 +53,20 @@ class TestRecallSuite(MetricSuite):
 
 class TestLogLossSuite(MetricSuite):
     def metric(self):
-        return ClassificationScore(SklearnSettings("log_loss"))
+        return LogLoss()
+
+
+class TestRocAucSuite(MetricSuite):
+    def metric(self):
+        return RocAuc()
+
+
+class TestMultiLabelSuite(MetricSuite):
+    def metric(self):
+        return ClassificationScore(SklearnSettings("f1", "macro", 0.3))
+
+    def labels(self):
+        return np.random.default_rng(4).integers(2, size=(60, 4))
 
 
 class RegressionSuite(MetricSuite):
@@ -59,6 +82,16 @@ class TestMaeSuite(RegressionSuite):
 class TestMseSuite(RegressionSuite):
     def metric(self):
         return RegressionError(PlainSettings("mse"))
+
+
+class TestRmseSuite(RegressionSuite):
+    def metric(self):
+        return RootMeanSquaredError()
+
+
+class TestR2Suite(RegressionSuite):
+    def metric(self):
+        return R2()
 
 
 def test_top1_is_accuracy():
@@ -97,7 +130,7 @@ def test_scores_of_found_classes_are_those_of_scikit_learn(name, score, average)
 
 
 def test_log_loss_is_that_of_scikit_learn():
-    metric = ClassificationScore(SklearnSettings("log_loss"))
+    metric = LogLoss()
     assert metric.compute(SCORES, LABELS) == pytest.approx(sklearn.log_loss(LABELS, SCORES))
     assert metric.compute(SCORES[:3], np.array([1, 1, 1])) == pytest.approx(-np.log(SCORES[:3, 1]).mean())
     assert not metric.higher_is_better
@@ -138,7 +171,7 @@ def test_one_output_is_the_probability_of_the_second_class():
     probability, labels = np.array([[0.9], [0.2], [0.6]]), np.array([1, 0, 0])
     assert Top1().compute(probability, labels) == pytest.approx(2 / 3)
     want = sklearn.log_loss(labels, probability[:, 0])
-    assert ClassificationScore(SklearnSettings("log_loss")).compute(probability, labels) == pytest.approx(want)
+    assert LogLoss().compute(probability, labels) == pytest.approx(want)
 
 
 @pytest.mark.parametrize(("labels", "message"), [
@@ -164,4 +197,60 @@ def test_an_average_that_does_not_fit_is_an_input_error(average):
 
 def test_log_loss_of_outputs_that_are_no_probabilities_is_an_input_error():
     with pytest.raises(InputError, match="probabilities"):
-        ClassificationScore(SklearnSettings("log_loss")).compute(RNG.normal(size=(300, 6)), LABELS)
+        LogLoss().compute(RNG.normal(size=(300, 6)), LABELS)
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+def test_roc_auc_of_many_classes_is_that_of_scikit_learn_for_probabilities_and_logits(average):
+    want = sklearn.roc_auc_score(LABELS, SCORES, multi_class="ovr", average=average)
+    metric = RocAuc(AucSettings(average=average))
+    assert metric.compute(SCORES, LABELS) == pytest.approx(want)
+    assert metric.compute(np.log(SCORES) + 3, LABELS) == pytest.approx(want)
+    assert metric.compute(SCORES, np.eye(6)[LABELS]) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_roc_auc_of_two_classes_is_that_of_scikit_learn(columns):
+    scores, labels = RNG.random(200), RNG.integers(2, size=200)
+    outputs = scores[:, None] if columns == 1 else np.column_stack([1 - scores, scores])
+    assert RocAuc().compute(outputs, labels) == pytest.approx(sklearn.roc_auc_score(labels, scores))
+
+
+def test_roc_auc_without_samples_of_a_class_is_an_input_error():
+    with pytest.raises(InputError, match="roc_auc, which cannot be computed"):
+        RocAuc().compute(SCORES[:4], np.array([0, 1, 2, 2]))
+
+
+MULTI = RNG.integers(2, size=(300, 6))
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", "samples"])
+@pytest.mark.parametrize(("name", "score"), [
+    ("f1", sklearn.f1_score), ("precision", sklearn.precision_score), ("recall", sklearn.recall_score)])
+def test_several_classes_a_sample_are_scored_as_scikit_learn_does(name, score, average):
+    got = ClassificationScore(SklearnSettings(name, average, 0.15)).compute(SCORES, MULTI)
+    assert got == pytest.approx(score(MULTI, SCORES > 0.15, average=average, zero_division=0))
+    assert RocAuc().compute(SCORES, MULTI) == pytest.approx(sklearn.roc_auc_score(MULTI, SCORES))
+
+
+def test_a_threshold_for_a_single_output():
+    scores, labels = RNG.random((200, 1)), RNG.integers(2, size=200)
+    got = ClassificationScore(SklearnSettings("f1", "binary", 0.7)).compute(scores, labels)
+    assert got == pytest.approx(sklearn.f1_score(labels, scores[:, 0] > 0.7))
+
+
+def test_several_classes_a_sample_are_refused_by_metrics_of_one():
+    with pytest.raises(InputError, match="several classes or none"):
+        Top1().compute(SCORES, MULTI)
+
+
+@pytest.mark.parametrize("shape", [(300,), (300, 5)])
+def test_rmse_and_r2_are_those_of_scikit_learn(shape):
+    got, want = RNG.normal(size=shape), RNG.normal(size=shape)
+    assert RootMeanSquaredError().compute(got, want) == pytest.approx(sklearn.root_mean_squared_error(want, got))
+    assert R2().compute(got, want) == pytest.approx(sklearn.r2_score(want, got))
+    assert (RootMeanSquaredError.higher_is_better, R2.higher_is_better) == (False, True)
+
+
+def test_log_loss_of_a_sample_is_finite_when_its_class_has_no_probability():
+    assert LogLoss().scores(np.array([[1.0, 0.0]], np.float32), np.array([1]))[0] == pytest.approx(15.9, abs=0.1)

@@ -62,6 +62,7 @@ class OnnxRuntimeBackend(Backend):
         self._info: ModelInfo | None = None
         self._histograms: dict[str, Histogram] = {}
         self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
+        self._operators: dict[str, str] = {}
         self._probe: Batch | None = None
         self._operators: dict[str, str] = {}
 

@@ -1,0 +1,98 @@
+"""Reading ``.npz`` files; large arrays are mapped, not read."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.data import spool
+from nc_strategies.data.dataset import Raw
+from nc_strategies.data.labels import BOX_ARRAYS, pack_boxes
+from nc_strategies.errors import InputError, first_line
+
+LOCAL_HEADER = 30
+"""Bytes of a ZIP member's header in front of its name (APPNOTE.TXT, 4.3.7)."""
+
+
+def read_npz(key: str, path: str) -> Raw:
+    """Read one file; pickled objects are refused.
+
+    Arrays above `nc_strategies.data.spool.LARGE` bytes are mapped from the file where ``numpy.savez`` wrote it, and
+    unpacked to disk where ``numpy.savez_compressed`` did. Labels are the array ``y``, or for detection the arrays
+    ``boxes``, ``labels``, ``image_ids`` and, if there are crowds, ``iscrowd``: see `pack_boxes`.
+
+    Raises:
+        InputError: it is missing or not such a file.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(key, f"no such file: {file}")
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        with file.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError(key, f"{file} is not an .npz archive", "arrays x and y saved by numpy.savez")
+            arrays = {name: _read(archive, name, file) for name in archive.files}
+    except spool.NoRoomError as error:
+        raise InputError(key, f"{file} cannot be unpacked: {error}") from None
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zipfile.LargeZipFile,
+            zlib.error, struct.error) as error:
+        raise InputError(key, f"{file} cannot be read as .npz ({first_line(error)})",
+                         "arrays x and y saved by numpy.savez") from None
+    boxes = [] if "y" in arrays or not set(BOX_ARRAYS) <= set(arrays) else [arrays.pop(name) for name in BOX_ARRAYS]
+    crowd = arrays.pop("iscrowd", None) if boxes else None
+    labels = arrays.pop("y", None)
+    if not arrays:
+        raise InputError(key, f"{file} holds no input array", "x, or an array for each input of the model")
+    if any(array.ndim == 0 for array in arrays.values()) or (labels is not None and labels.ndim == 0):
+        raise InputError(key, f"{file} holds a single number where samples are expected")
+    if boxes:
+        labels = pack_boxes(key, len(next(iter(arrays.values()))), boxes[0], boxes[1], boxes[2], crowd)
+    return Raw(key, arrays, labels)
+
+
+def _read(archive: Any, name: str, file: Path) -> NDArray[Any]:
+    members = archive.zip.namelist()
+    info = archive.zip.getinfo(f"{name}.npy" if f"{name}.npy" in members else name)
+    if info.file_size <= spool.LARGE:
+        return np.asarray(archive[name])
+    with archive.zip.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in ((1, 0), (2, 0)):
+            return np.asarray(archive[name])
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(member)
+        if dtype.hasobject:
+            raise ValueError("Object arrays cannot be loaded")
+        if info.compress_type == zipfile.ZIP_STORED:
+            start = _content(file, info) + member.tell()
+            return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
+        return _unpack(member, shape, fortran, dtype)
+
+
+def _content(file: Path, info: zipfile.ZipInfo) -> int:
+    """Where a member's content begins."""
+    with file.open("rb") as stream:
+        stream.seek(info.header_offset)
+        name, extra = struct.unpack("<HH", stream.read(LOCAL_HEADER)[26:])
+    return int(info.header_offset + LOCAL_HEADER + name + extra)
+
+
+def _unpack(member: Any, shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any]) -> NDArray[Any]:
+    array = spool.allocate(shape[::-1] if fortran else shape, dtype)
+    room = array.reshape(-1).view(np.uint8).data
+    place = 0
+    while place < len(room):
+        count = member.readinto(room[place : place + spool.CHUNK])
+        if not count:
+            raise EOFError("the file ends early")
+        place += count
+    member.read(1)  # At its end, zipfile compares the checksum.
+    return array.transpose() if fortran else array

@@ -1,0 +1,78 @@
+"""Models that code builds, in a process of its own: an engine that is imported there stays out of the run's."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nc_strategies.child import run_child
+from nc_strategies.errors import InputError
+from nc_strategies.models.settings import HuggingFaceModelSettings, KerasApplicationsSettings, PythonModelSettings
+from nc_strategies.models.source import ModelSource
+
+BUILD = "nc_strategies.models.build"
+
+
+class _BuiltModel:
+    """A model that a child process writes into a folder, which lives as long as the model's source."""
+
+    key = "model"
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def load(self) -> ModelSource:
+        """Build the model.
+
+        Raises:
+            InputError: it cannot be built; the message says why.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="ncs-model-"))
+        try:
+            answer = run_child(BUILD, {"settings": asdict(self.settings), "folder": str(folder)}, self.key,
+                               "building the model")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        source = ModelSource(answer["name"], {answer["format"]: Path(answer["path"])}, answer["digest"])
+        weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
+        return source
+
+
+class KerasApplicationsModel(_BuiltModel):
+    """An architecture of ``keras.applications``.
+
+    Raises:
+        InputError: a file of weights that is not there.
+    """
+
+    key = "model.architecture"
+
+    def __init__(self, settings: KerasApplicationsSettings) -> None:
+        super().__init__(settings)
+        weights = settings.weights
+        if weights and weights != "imagenet" and not Path(weights).expanduser().is_file():
+            raise InputError("model.weights", f"no such file: {weights}",
+                             "imagenet, a .weights.h5 or .keras file, or null for random weights")
+
+
+class HuggingFaceModel(_BuiltModel):
+    """A model of transformers, exported to ONNX by optimum."""
+
+    key = "model.model"
+
+    def __init__(self, settings: HuggingFaceModelSettings) -> None:
+        super().__init__(settings)
+
+
+class PythonModel(_BuiltModel):
+    """What a function of the user's returns."""
+
+    key = "model.target"
+
+    def __init__(self, settings: PythonModelSettings) -> None:
+        super().__init__(settings)
