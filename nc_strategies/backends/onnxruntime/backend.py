@@ -64,7 +64,6 @@ class OnnxRuntimeBackend(Backend):
         self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
         self._operators: dict[str, str] = {}
         self._probe: Batch | None = None
-        self._operators: dict[str, str] = {}
 
     @property
     def graph(self) -> Graph:
