@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,34 @@ class Executable(ABC):
         """Release the engine's memory."""
 
 
+class Switchable(ABC):
+    """One graph with both forms of every operator, between which each run chooses.
+
+    It is slower than a configuration's own graph, but spares one graph a configuration: for many questions about few
+    samples.
+
+    Attributes:
+        ops: Names of the operators that can be switched.
+    """
+
+    ops: tuple[str, ...]
+
+    @abstractmethod
+    def predict(self, batch: Batch, int8: Collection[str]) -> Sequence[NDArray[Any]]:
+        """Run the graph once; one array an output.
+
+        Args:
+            batch: Samples.
+            int8: Names of the operators that run in int8; the tensors between operators are floating point.
+
+        Raises:
+            EngineError: the engine could not run it.
+        """
+
+    def close(self) -> None:  # noqa: B027 - optional, nothing to release by default
+        """Release the engine's memory."""
+
+
 class Backend(ABC):
     """An engine: what it can run of a model, and how a configuration becomes a graph it runs.
 
@@ -190,6 +218,14 @@ class Backend(ABC):
         Raises:
             EngineError: the engine could not build it.
         """
+
+    def switchable(self, config: Config) -> Switchable | None:
+        """Both forms of every operator in one graph, the int8 ones as in a configuration; None where there is none.
+
+        Raises:
+            EngineError: the engine could not build it.
+        """
+        return None
 
     @abstractmethod
     def save(self, config: Config, folder: Path) -> Path:

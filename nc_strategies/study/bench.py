@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Backend
+from nc_strategies.backends.base import Backend, Batch
 from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Dataset, Raw
 from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measure.metrics import Metric
-from nc_strategies.measure.sensitivity import SAMPLES, output_noise
+from nc_strategies.measure.sensitivity import SAMPLES, divergence, output_noise
 from nc_strategies.measure.user import UserEvaluation
 from nc_strategies.models import ModelSource
 from nc_strategies.problem import Constraint, Evaluation, Goal, Trial
@@ -101,6 +101,13 @@ class Bench(Protocol):
     def sensitivity(self) -> Mapping[str, float]:
         """Estimated loss by operator; see `Problem.sensitivity`."""
 
+    def divergence(self, config: Config) -> float:
+        """Noise-to-signal ratio of a configuration's outputs; see `Problem.divergence`.
+
+        Raises:
+            EngineError: the engine cannot build or run it.
+        """
+
     def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32."""
 
@@ -170,6 +177,7 @@ class LocalBench:
         self._calibration: Dataset | None = None
         self._measurer: Measurer | None = None
         self._noise: dict[str, float] | None = None
+        self._signal: NDArray[Any] | None = None
 
     @property
     def higher_is_better(self) -> bool:
@@ -264,10 +272,20 @@ class LocalBench:
         """See `Bench.sensitivity`; estimated once."""
         if self._noise is None:
             assert self._space is not None, "measure the baseline first"
-            assert self._calibration is not None
-            batch, _, _ = next(self._calibration.batches(SAMPLES))
-            self._noise = output_noise(self.parts.backend, self._space, batch)
+            self._noise = output_noise(self.parts.backend, self._space, *self._looked_at())
         return self._noise
+
+    def divergence(self, config: Config) -> float:
+        """See `Bench.divergence`."""
+        return divergence(self.parts.backend, config, *self._looked_at())
+
+    def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
+        """A few calibration samples, and what fp32 gives for them."""
+        assert self._calibration is not None
+        batch, _, _ = next(self._calibration.batches(SAMPLES))
+        if self._signal is None:
+            self._signal = np.array(self.measurer.baseline.all_float.predict(batch)[0])
+        return batch, self._signal
 
     def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
         """See `Bench.finish`."""

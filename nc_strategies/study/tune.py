@@ -16,7 +16,7 @@ from nc_strategies.errors import InputError
 from nc_strategies.measure import resolution
 from nc_strategies.problem import Constraint, Goal, Objective, Problem, Trial
 from nc_strategies.problem.objective import LATENCY_TIE
-from nc_strategies.space import Space, Wishes
+from nc_strategies.space import Config, Space, Wishes
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.bench import Bench, Clock, Measured
 from nc_strategies.study.folder import RunFolder
@@ -136,6 +136,10 @@ class _Run:
             study.sensitivity = self.setup.bench.sensitivity()
         return study.sensitivity
 
+    def _divergence(self, config: Config) -> float:
+        with self._clock("divergence"):
+            return self.setup.bench.divergence(config)
+
     def _search(self, study: Study) -> None:
         config = self.config.tuning
         journal = Journal(self.folder.path, METRIC)
@@ -145,7 +149,7 @@ class _Run:
                 self.setup.bench.remember(trial.evaluation)
         problem = Problem(study.space, study.goal, study.baseline, np.random.default_rng([config.seed, 0]),
                           config.max_trials, self.setup.executor.workers,
-                          lambda: self._sensitivity(study), state_dir=self.folder.path,
+                          lambda: self._sensitivity(study), divergence=self._divergence, state_dir=self.folder.path,
                           metadata={"model": study.model, "data": str(study.metadata["data_sha256"])[:16],
                                     "space": study.space.fingerprint})
         self.listener.started(study, config.max_trials, config.timeout)

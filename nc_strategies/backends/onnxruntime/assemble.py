@@ -73,6 +73,27 @@ class Assembler:
         """The graph of a configuration and its fingerprint."""
         return _Build(self, config, ranges).run()
 
+    def alone(self, unit: Unit, config: Config,
+              ranges: Ranges) -> tuple[list[onnx.NodeProto], dict[str, onnx.TensorProto], str]:
+        """An operator's int8 form between tensors in floating point: its nodes, constants, and its result's name.
+
+        Args:
+            unit: The operator.
+            config: Holds its scheme, and no other operator's.
+            ranges: Calibrated ranges.
+        """
+        build = _Build(self, config, ranges)
+        build.int8_unit(unit, config.schemes[unit.name])
+        if unit.output in build.state:
+            return build.nodes, build.added, build.dequantize(build.state[unit.output])
+        name = build.dequantize(build.state[unit.raw]) if unit.raw in build.state else unit.raw
+        if unit.act is None:
+            return build.nodes, build.added, name
+        act = onnx.NodeProto()
+        act.CopyFrom(unit.act)
+        act.input[0] = name
+        return [*build.nodes, act], build.added, str(act.output[0])
+
 
 class _Build:
     def __init__(self, assembler: Assembler, config: Config, ranges: Ranges) -> None:

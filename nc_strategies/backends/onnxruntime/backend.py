@@ -24,6 +24,7 @@ from nc_strategies.backends.onnxruntime.links import find_links
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
+from nc_strategies.backends.onnxruntime.switch import OrtSwitchable
 from nc_strategies.backends.onnxruntime.weights import WeightCache
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
@@ -233,6 +234,12 @@ class OnnxRuntimeBackend(Backend):
             raise EngineError("realise needs calibrate first")
         model, fingerprint = self._assembler.build(config, self._range)
         return OrtExecutable(model.SerializeToString(), self.threads, fingerprint, self._operators, self._probe)
+
+    def switchable(self, config: Config) -> OrtSwitchable:
+        """See `Backend.switchable`."""
+        if not self._histograms:
+            raise EngineError("switchable needs calibrate first")
+        return OrtSwitchable(self._assembler, config, self._range, self.threads)
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: ``model.onnx``, a QDQ model for onnxruntime's defaults."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nc_strategies.backends.base import Backend, Batch, Executable, Link, ModelInfo
+from nc_strategies.backends.base import Backend, Batch, Executable, Link, ModelInfo, Switchable
 from nc_strategies.backends.calibration import Histogram
 from nc_strategies.backends.tensorflow import loading, probe
 from nc_strategies.backends.tensorflow.assemble import Assembled, Assembler, Parts
@@ -22,11 +22,14 @@ from nc_strategies.backends.tensorflow.links import find_links
 from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
+from nc_strategies.backends.tensorflow.switch import SwitchedAssembler, TfSwitchable
 from nc_strategies.backends.tensorflow.units import Matched, match
 from nc_strategies.backends.tensorflow.weights import WeightCache
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.space import Capabilities, Config
+
+A = TypeVar("A", bound=Assembler)
 
 
 class TensorFlowBackend(Backend):
@@ -126,12 +129,20 @@ class TensorFlowBackend(Backend):
             _rewriting(built),
         )
 
+    def switchable(self, config: Config) -> Switchable:
+        """See `Backend.switchable`."""
+        graph_def, outputs, ops = self._assembler(config, SwitchedAssembler).switched()
+        return TfSwitchable(graph_def, self._loaded.inputs, outputs, ops, self.threads)
+
     def _assemble(self, config: Config) -> Assembled:
+        return self._assembler(config, Assembler).build()
+
+    def _assembler(self, config: Config, kind: type[A]) -> A:
         schemes = {name: scheme for name, scheme in config.ops if not scheme.is_float}
         if unknown := set(schemes) - set(self._matched.units):
             raise EngineError(f"the model has no operator {min(unknown)!r}")
         reduce_range = bool(config.option(REDUCE_RANGE, True))
-        return Assembler(self._parts, schemes, limits(probe.kernels(), reduce_range)).build()
+        return kind(self._parts, schemes, limits(probe.kernels(), reduce_range))
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: a SavedModel with the signature of the model as given."""
