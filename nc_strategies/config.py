@@ -220,6 +220,7 @@ class RunConfig:
 
     The groups hold a component's name and its own settings, checked against the schema it is registered with.
     `isolation` is ``process``, the engine in a process of its own, or ``none``: in this one, for debugging.
+    `plan` only says what a run would do and how long it would take.
     """
 
     strategy: Any = "???"
@@ -233,6 +234,7 @@ class RunConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     isolation: str = "none"
     run_dir: str | None = None
+    plan: bool = False
 
     def validate(self) -> None:
         """Check all sections.

@@ -126,6 +126,17 @@ def refuse_secrets(arguments: list[str]) -> None:
             sys.exit(status.INPUT)
 
 
+def refuse_planned_sweeps(arguments: list[str]) -> None:
+    """End with one line when a sweep is asked for its plan: a sweep leaves a folder, a plan none.
+
+    Raises:
+        SystemExit: status 2.
+    """
+    if {"-m", "--multirun"} & set(arguments) and any(a.partition("=")[0] == "plan" for a in arguments):
+        sys.stderr.write("error: plan: cannot be asked of a sweep; ask for the plan of one run at a time\n")
+        sys.exit(status.INPUT)
+
+
 def _terminate(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -134,6 +145,7 @@ def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
     refuse_secrets(sys.argv[1:])
+    refuse_planned_sweeps(sys.argv[1:])
     sys.argv[1:] = translate(sys.argv[1:])
     publish()
     run = cast(Callable[[], Any], hydra.main(config_path=str(conf_dir()), config_name="config",

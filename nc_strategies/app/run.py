@@ -78,8 +78,9 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
         say(f"warning: plugin {name} is left out ({why})")
     resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     resolved.pop("run_dir", None)
+    resolved.pop("plan", None)
     sections = {name: OmegaConf.to_object(config[name]) for name in ("metrics", "tuning", "space", "measure")}
-    settings = RunConfig(**cast(dict[str, Any], {**resolved, **sections}))
+    settings = RunConfig(**cast(dict[str, Any], {**resolved, **sections}), plan=config.plan)
     settings.validate()
     resolved["space"] = asdict(settings.space)
     folder = RunFolder(run_dir)
@@ -91,6 +92,8 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
         stack.callback(bench.close)
         setup = Setup(settings, bench, lambda problem: make(strategy, problem),
                       found.create("executor", settings.executor), resolved)
+        if settings.plan:
+            return _plan(setup, _Observers(found, _progress(stack)))
         result = execute(found, setup, folder, run_log)
     show(lambda width: render(result, str(run_dir), width))
     return status.of_result(result)
@@ -137,6 +140,16 @@ def _command() -> list[str]:
     if hydra.job.config_name != "config":
         arguments += ["--config-name", str(hydra.job.config_name)]
     return [redact(argument) for argument in [*arguments, *hydra.overrides.task]]
+
+
+def _plan(setup: Setup, listener: StudyListener) -> int:
+    from nc_strategies.report.plan import render
+    from nc_strategies.report.table import show
+    from nc_strategies.study.plan import plan
+
+    found = plan(setup, listener)
+    show(lambda _: render(found))
+    return status.MET
 
 
 def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nc_strategies.problem import Trial
+from nc_strategies.study.plan import remaining
 from nc_strategies.study.study import Study, StudyListener
 
 
@@ -64,12 +66,9 @@ class ProgressLine(StudyListener):
 
     def _left(self, study: Study) -> str:
         spent = time.monotonic() - self._begin
-        times = []
-        if self._limit and self._measured:
-            times.append((self._limit - len(study.trials)) * spent / self._measured)
-        if self._timeout:
-            times.append(self._timeout - spent)
-        return f"at most {_clock(max(0.0, min(times)))} left" if times else ""
+        trials = self._limit - len(study.trials) if self._limit and self._measured else None
+        left = remaining(trials, spent / max(self._measured, 1), self._timeout - spent if self._timeout else math.inf)
+        return f"at most {_clock(left)} left" if math.isfinite(left) else ""
 
 
 def _best(study: Study) -> str:

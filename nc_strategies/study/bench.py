@@ -98,6 +98,13 @@ class Bench(Protocol):
             EngineError: the engine cannot build or run it.
         """
 
+    def rehearse(self, config: Config) -> Mapping[str, float]:
+        """Seconds by stage that a trial would take, from a part of the data and of the timed runs.
+
+        Raises:
+            EngineError: the engine cannot build or run it.
+        """
+
     def sensitivity(self) -> Mapping[str, float]:
         """Estimated loss by operator; see `Problem.sensitivity`."""
 
@@ -267,6 +274,10 @@ class LocalBench:
     def measure(self, config: Config) -> Evaluation:
         """See `Bench.measure`."""
         return self.measurer.measure(config)
+
+    def rehearse(self, config: Config) -> dict[str, float]:
+        """See `Bench.rehearse`."""
+        return self.measurer.rehearse(config)
 
     def sensitivity(self) -> dict[str, float]:
         """See `Bench.sensitivity`; estimated once."""

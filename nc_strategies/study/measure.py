@@ -31,6 +31,8 @@ FLOAT_TOLERANCE = 1e-3
 METRIC = ACCURACY
 MEMORY_SPREAD = 0.02
 """Relative half-width taken for the 95 % interval of a ratio of peaks, which are measured once."""
+REHEARSED = 0.1
+"""Share of the samples that is read to tell how long all of them take."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,35 @@ class Measurer:
         seconds = (("realise", realised), ("accuracy", evaluated), ("latency", time.perf_counter() - start))
         evaluation = self._evaluation(model, timing, 1, 0, found, seconds, self._peak(config, model.fingerprint))
         return replace(evaluation, samples=found.samples)
+
+    def rehearse(self, config: Config) -> dict[str, float]:
+        """Seconds by stage that measuring a configuration would take, from a part of its samples and timed runs.
+
+        Raises:
+            EngineError: the engine cannot build or run it.
+        """
+        seconds: dict[str, float] = {}
+        start = time.perf_counter()
+        model = self.backend.realise(config)
+        try:
+            seconds["realise"] = time.perf_counter() - start
+            model.predict(self._batch)
+            start, read = time.perf_counter(), 0
+
+            def enough(outputs: Outputs) -> bool:
+                nonlocal read
+                read += len(outputs[0]) if isinstance(outputs, tuple) else len(outputs)
+                return read >= REHEARSED * len(self.data)
+
+            self._predict([model], enough)
+            seconds["accuracy"] = (time.perf_counter() - start) * len(self.data) / read
+            start = time.perf_counter()
+            self._time([self.baseline.reference, model], LEAST_RUNS)
+            spent = (time.perf_counter() - start) * self.settings.latency_runs / LEAST_RUNS
+            seconds["latency"] = min(spent, self.settings.latency_timeout or spent)
+        finally:
+            model.close()
+        return seconds
 
     def _paired_test(self) -> PairedTest | None:
         """The test that stops a trial early; None where there is none for this metric."""

@@ -16,7 +16,7 @@ from nc_strategies.errors import InputError
 from nc_strategies.measure import resolution
 from nc_strategies.problem import Constraint, Goal, Objective, Problem, Trial
 from nc_strategies.problem.objective import LATENCY_TIE
-from nc_strategies.space import Config, Space, Wishes
+from nc_strategies.space import Capabilities, Config, Space, Wishes
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.bench import Bench, Clock, Measured
 from nc_strategies.study.folder import RunFolder
@@ -90,8 +90,8 @@ class _Run:
         self.folder.start(setup.resolved, facts)
         self.on_folder()
         bench.keep(self.folder.path)
-        study = Study(self.folder.path, space, self._goal(baseline), baseline.evaluation, baseline.latency_ci95, facts,
-                      seconds=self.seconds, model=str(bench.facts()["model_name"]))
+        study = Study(self.folder.path, space, make_goal(config, baseline), baseline.evaluation,
+                      baseline.latency_ci95, facts, seconds=self.seconds, model=str(bench.facts()["model_name"]))
         study.versions = dict(bench.versions())
         self._resolve(study, baseline)
         self._search(study)
@@ -101,29 +101,9 @@ class _Run:
     def _load(self) -> Space:
         self.listener.stage("loading the model")
         with self._clock("load"):
-            wishes = self.config.space
-            space = Space(self.setup.bench.load(), Wishes(wishes.op_type_dict, wishes.op_name_dict,
-                                                          tuple(wishes.excluded_precisions)))
-        if not space.quantizable:
-            raise InputError("space", "no operator of this model can run in int8 on this backend",
-                             "see the wishes under space., or take another backend")
+            space = make_space(self.config, self.setup.bench.load())
         log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
         return space
-
-    def _goal(self, baseline: Measured) -> Goal:
-        tuning, metrics = self.config.tuning, self.config.metrics
-        constraint = Constraint.from_baseline(METRIC, baseline.evaluation.metric(METRIC), baseline.higher_is_better,
-                                              tuning.criterion, tuning.tolerable_loss)
-        further = tuple(
-            Constraint.from_baseline(
-                asked.name, baseline.evaluation.metric(asked.name), direction, asked.criterion or tuning.criterion,
-                tuning.tolerable_loss if asked.tolerable_loss is None else asked.tolerable_loss)
-            for asked, direction in zip(metrics.further(), baseline.directions, strict=True))
-        weights = metrics.weights or [1.0] * len(metrics.objectives)
-        ties = {"size": 0.0, "memory": MEMORY_SPREAD}
-        objectives = tuple(Objective(name, weight, ties.get(name, LATENCY_TIE))
-                           for name, weight in zip(metrics.objectives, weights, strict=True))
-        return Goal((constraint, *further), objectives)
 
     def _resolve(self, study: Study, baseline: Measured) -> None:
         study.resolution = resolution.assumed(study.baseline.samples, study.limit, baseline.score_range)
@@ -155,7 +135,8 @@ class _Run:
         self.listener.started(study, config.max_trials, config.timeout)
         deadline = time.monotonic() + config.timeout - (time.perf_counter() - self.begin) if config.timeout else 0.0
         self.setup.bench.until(deadline)
-        strategy = _Timed(self.setup.make_strategy(problem))
+        with self._clock("strategy"):
+            strategy = _Timed(self.setup.make_strategy(problem))
         study.engine = strategy.inner.engine
         try:
             tuner = Tuner(study, strategy, self.setup.bench.measure, journal, self.setup.executor,
@@ -166,7 +147,9 @@ class _Run:
             self.setup.bench.until(0.0)
             strategy.close()
             study.engine = strategy.inner.engine
-        self.seconds["strategy"] = strategy.seconds
+        # Asked for by the strategy, but not its own time.
+        asked = sum(self.seconds.get(stage, 0.0) for stage in ("sensitivity", "divergence", "profile"))
+        self.seconds["strategy"] += strategy.seconds - asked
         for stage in ("realise", "accuracy", "latency"):
             self.seconds[stage] = sum(dict(t.evaluation.seconds).get(stage, 0.0) for t in study.trials
                                       if t.evaluation is not None and not t.resumed)
@@ -216,6 +199,37 @@ class _Run:
 
     def _clock(self, stage: str) -> Clock:
         return Clock(self.seconds, stage)
+
+
+def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
+    """The space that the user's wishes leave.
+
+    Raises:
+        InputError: a wish that does not fit the model, or nothing is left.
+    """
+    wishes = config.space
+    space = Space(capabilities, Wishes(wishes.op_type_dict, wishes.op_name_dict, tuple(wishes.excluded_precisions)))
+    if not space.quantizable:
+        raise InputError("space", "no operator of this model can run in int8 on this backend",
+                         "see the wishes under space., or take another backend")
+    return space
+
+
+def make_goal(config: RunConfig, baseline: Measured) -> Goal:
+    """The goal, given what fp32 reaches."""
+    tuning, metrics = config.tuning, config.metrics
+    constraint = Constraint.from_baseline(METRIC, baseline.evaluation.metric(METRIC), baseline.higher_is_better,
+                                          tuning.criterion, tuning.tolerable_loss)
+    further = tuple(
+        Constraint.from_baseline(
+            asked.name, baseline.evaluation.metric(asked.name), direction, asked.criterion or tuning.criterion,
+            tuning.tolerable_loss if asked.tolerable_loss is None else asked.tolerable_loss)
+        for asked, direction in zip(metrics.further(), baseline.directions, strict=True))
+    weights = metrics.weights or [1.0] * len(metrics.objectives)
+    ties = {"size": 0.0, "memory": MEMORY_SPREAD}
+    objectives = tuple(Objective(name, weight, ties.get(name, LATENCY_TIE))
+                       for name, weight in zip(metrics.objectives, weights, strict=True))
+    return Goal((constraint, *further), objectives)
 
 
 def identity(setup: Setup, space: str) -> dict[str, Any]:

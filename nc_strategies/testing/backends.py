@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Batch
@@ -133,6 +134,23 @@ class BackendSuite:
         assert found.other >= 0
         assert found.conversions
         assert all(elements > 0 and seconds >= 0 for elements, seconds in found.conversions)
+
+    def test_an_operator_switched_to_int8_gives_what_a_graph_of_its_own_gives(self) -> None:
+        backend, space = self.ready()
+        both = backend.switchable(space.default())
+        if both is None:
+            pytest.skip("the backend has no switchable graph")
+        batch, base = self.batches()[0], space.all_float()
+        np.testing.assert_allclose(both.predict(batch, ())[0], backend.realise(base).predict(batch)[0], atol=1e-4)
+        assert set(both.ops) == set(space.default().int8_ops)
+        for name in both.ops:
+            group = space.group_of[name]
+            config = base.with_op(*group, scheme=space.default().schemes[name])
+            alone, switched = backend.realise(config).predict(batch)[0], both.predict(batch, group)[0]
+            # Rounding to int8 may go the other way where the engine adds up in another order.
+            far = np.abs(alone - switched).max()
+            assert far <= 0.02 * np.abs(alone).max(), name
+        both.close()
 
     def test_int8_is_close_to_fp32(self) -> None:
         backend, space = self.ready()

@@ -304,3 +304,19 @@ def test_a_secret_on_the_command_line_is_refused_before_it_is_shown_or_stored(tm
         assert "set SOME_API_TOKEN in the environment" in err
         assert "hush-hush" not in out + err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_says_how_long_and_leaves_nothing(small, tmp_path):
+    status, out, err = run(*own(small, "plan=true", "run_dir=out"), cwd=tmp_path)
+    assert status == 0
+    assert "seconds a trial" in out
+    assert "Conv" in out
+    assert "finer than the data" in out
+    assert err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_has_no_plan(tmp_path):
+    status, _, err = run("-m", "strategy=basic,random", "plan=true", cwd=tmp_path)
+    assert (status, err.count("\n")) == (2, 1)
+    assert list(tmp_path.iterdir()) == []

@@ -447,3 +447,26 @@ class TestResolution:
                     criterion="absolute")()
         assert (study.status, study.certain) == (Status.MET, False)
         assert study.resolution.observed
+
+
+class TestEstimates:
+    def test_a_strategy_may_ask_what_operators_and_configurations_do_to_the_outputs(self, run):
+        asked = {}
+
+        class Asks(Scripted):
+            def propose(self):
+                config = super().propose()
+                if config is not None:
+                    asked[config] = self.problem.divergence(config), dict(self.problem.sensitivity())
+                return config
+
+        one = run(ops=(ToyOp("a", loss=0.3, time_us=60), ToyOp("c", time_us=60)),
+                  make=lambda problem: Asks(problem, lambda space: [space.default(), space.all_float()]))
+        study = one()
+        (int8, noise), (fp32, _) = asked.values()
+        assert noise["a"] > noise["c"] == 0
+        assert int8 == pytest.approx(noise["a"])
+        assert fp32 == 0
+        assert study.seconds["sensitivity"] > 0
+        assert study.seconds["divergence"] > 0
+        assert study.seconds["strategy"] < study.seconds["sensitivity"] + study.seconds["divergence"]

@@ -1,0 +1,47 @@
+"""A plan, for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nc_strategies.study.plan import Plan
+
+
+def render(plan: Plan) -> RenderableType:
+    """What could be chosen, how long it would take, and whether the data can resolve the goal."""
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("operator type")
+    table.add_column("operators", justify="right")
+    table.add_column("choices each", justify="right")
+    for kind, (count, choices) in plan.types.items():
+        table.add_row(kind, str(count), str(choices))
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in plan.trial.items())
+    limited = f", stopped after {duration(plan.timeout)}" if plan.timeout else ""
+    parts: list[RenderableType] = [
+        Text(f"{plan.strategy} on {plan.backend}: {plan.model}, {plan.samples:,} evaluation samples"), table,
+        Text(f"configurations: {magnitude(plan.configurations)}"),
+        Text(f"seconds a trial: {plan.trial_seconds:.2f} ({stages})"),
+        Text(f"trials: at most {plan.expected_trials:,}{limited}"),
+        Text(f"time: at most about {duration(plan.seconds)}, {duration(plan.preparation)} of it before the first "
+             "trial"),
+    ]
+    if plan.resolution is not None and not plan.resolution.enough:
+        parts.append(Text(f"warning: the goal is finer than the data: {plan.resolution.text()}", "bold yellow"))
+    return Group(*parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def magnitude(count: int) -> str:
+    """A number of configurations, which may be too large for a float."""
+    if count < 10**6:
+        return f"{count:,}"
+    digits = str(count)
+    return f"{digits[0]}.{digits[1]}e{len(digits) - 1}"
