@@ -1,0 +1,68 @@
+"""What a run of many trials spends outside of calibrating, realising, evaluating, timing and the strategy.
+
+The seconds are those of `result.json`. Two readings: `between trials` counts loading, the fp32 baseline, estimates,
+the final measurement and saving as work too, so that what is left is the loop's own; `outside the five` counts only the
+five stages named as work.
+
+usage: python benchmarks/overhead.py [--trials 50] [--json FILE] [-- key=value ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FIVE = ("calibrate", "realise", "accuracy", "latency", "strategy")
+AROUND = ("load", "baseline", "sensitivity", "divergence", "profile", "final", "save")
+RUNS = (["backend=onnxruntime", "model=sample", "strategy=random"],
+        ["backend=onnxruntime", "model=sample", "strategy=basic"],
+        ["backend=tensorflow", "model=sample", "strategy=random"])
+
+
+def run(arguments: list[str], trials: int) -> dict[str, Any]:
+    """One run in a process of its own; its shares of time.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "nc_strategies", *arguments, f"tuning.max_trials={trials}", f"run_dir={folder}/run"],
+            cwd=folder, capture_output=True, text=True, check=False)
+        path = Path(folder, "run", "result.json")
+        if not path.exists():
+            raise SystemExit(f"{' '.join(arguments)}: {done.stderr}")
+        result = json.loads(path.read_text())
+    seconds = result["seconds"]
+    total = seconds["total"]
+    five = sum(seconds.get(stage, 0.0) for stage in FIVE)
+    around = sum(seconds.get(stage, 0.0) for stage in AROUND)
+    return {"run": " ".join(arguments), "trials": result["trials"]["total"], "seconds": seconds,
+            "outside_the_five": (total - five) / total, "between_trials": (total - five - around) / total}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("overrides", nargs="*", help="one run with these instead of the usual three")
+    arguments = parser.parse_args()
+    rows = []
+    print(f"{'run':56}{'trials':>8}{'seconds':>9}{'outside the five':>18}{'between trials':>16}", flush=True)
+    for overrides in [arguments.overrides] if arguments.overrides else RUNS:
+        row = run(list(overrides), arguments.trials)
+        rows.append(row)
+        print(f"{row['run'][:55]:56}{row['trials']:8}{row['seconds']['total']:9.1f}{row['outside_the_five']:18.2%}"
+              f"{row['between_trials']:16.2%}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
