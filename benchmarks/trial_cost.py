@@ -1,8 +1,8 @@
 """What a trial costs beside the bare work in it: its evaluation of the data and its timed runs.
 
 A trial is `Bench.measure` of a random configuration, evaluated completely. The bare work is a loop that feeds the
-same session the same ready batches, and runs it and fp32's session as often as the trial's timing did. Both alternate in
-one process; the median of their ratios is shown. A row a process.
+same session the same ready batches, and runs it and fp32's session as often as the trial's timing did. Both
+alternate in one process; the median of their ratios is shown. A row a process.
 
 usage: python benchmarks/trial_cost.py [--data DIR] [--trials 5] [--samples N] [--json FILE]
 

@@ -93,7 +93,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
         setup = Setup(settings, bench, lambda problem: make(strategy, problem),
                       found.create("executor", settings.executor), resolved)
         if settings.plan:
-            return _plan(setup, _Observers(found, _progress(stack)))
+            return _plan(setup, _Observers(found, StudyListener(), _progress(stack)))
         result = execute(found, setup, folder, run_log)
     show(lambda width: render(result, str(run_dir), width))
     return status.of_result(result)

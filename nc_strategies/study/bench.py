@@ -23,11 +23,12 @@ from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Dataset, Raw
 from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import EngineError, InputError
+from nc_strategies.measure.latency_model import fit_latency
 from nc_strategies.measure.metrics import Metric
 from nc_strategies.measure.sensitivity import SAMPLES, divergence, output_noise
 from nc_strategies.measure.user import UserEvaluation
 from nc_strategies.models import ModelSource
-from nc_strategies.problem import Constraint, Evaluation, Goal, Trial
+from nc_strategies.problem import Constraint, Evaluation, Goal, LatencyTerms, Trial
 from nc_strategies.space import Capabilities, Config, Space
 from nc_strategies.study.function import FunctionMeasurer
 from nc_strategies.study.measure import METRIC, Measurer
@@ -108,6 +109,13 @@ class Bench(Protocol):
     def sensitivity(self) -> Mapping[str, float]:
         """Estimated loss by operator; see `Problem.sensitivity`."""
 
+    def latency_terms(self) -> LatencyTerms:
+        """What each choice adds to the latency; see `Problem.latency_terms`.
+
+        Raises:
+            EngineError: the engine cannot run what it is fitted to.
+        """
+
     def divergence(self, config: Config) -> float:
         """Noise-to-signal ratio of a configuration's outputs; see `Problem.divergence`.
 
@@ -185,6 +193,7 @@ class LocalBench:
         self._measurer: Measurer | None = None
         self._noise: dict[str, float] | None = None
         self._signal: NDArray[Any] | None = None
+        self._terms: LatencyTerms | None = None
 
     @property
     def higher_is_better(self) -> bool:
@@ -285,6 +294,14 @@ class LocalBench:
             assert self._space is not None, "measure the baseline first"
             self._noise = output_noise(self.parts.backend, self._space, *self._looked_at())
         return self._noise
+
+    def latency_terms(self) -> LatencyTerms:
+        """See `Bench.latency_terms`; fitted once."""
+        if self._terms is None:
+            assert self._space is not None, "measure the baseline first"
+            rng = np.random.default_rng([self.config.tuning.seed, 3])
+            self._terms = fit_latency(self.parts.backend, self._space, self.measurer.batch, rng)
+        return self._terms
 
     def divergence(self, config: Config) -> float:
         """See `Bench.divergence`."""

@@ -87,7 +87,7 @@ class Measurer:
         self.samples = len(data)
         self._all = {METRIC: metric, **(further or {})}
         self._memory: dict[str, float] = {}
-        self._batch = data.batch(0, settings.batch_size)
+        self.batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
 
@@ -119,7 +119,7 @@ class Measurer:
         if graph not in self._memory:
             with tempfile.TemporaryDirectory(prefix="ncs-memory-") as folder:
                 path = self.backend.save(config, Path(folder) / "model")
-                self._memory[graph] = float(peak_bytes(self.backend, path, self._batch))
+                self._memory[graph] = float(peak_bytes(self.backend, path, self.batch))
         return (("memory_bytes", self._memory[graph]),)
 
     def measure_baseline(self, space: Space) -> Baseline:
@@ -153,7 +153,7 @@ class Measurer:
         return self._baseline
 
     def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
-        for a, b in zip(as_given.predict(self._batch), all_float.predict(self._batch), strict=True):
+        for a, b in zip(as_given.predict(self.batch), all_float.predict(self.batch), strict=True):
             scale = max(1.0, float(np.abs(a).max(initial=0.0)))
             if not np.allclose(a, b, atol=FLOAT_TOLERANCE * scale, rtol=0, equal_nan=True):
                 raise EngineError("the backend's all-float graph does not compute what the model as given computes: "
@@ -201,7 +201,7 @@ class Measurer:
         model = self.backend.realise(config)
         try:
             seconds["realise"] = time.perf_counter() - start
-            model.predict(self._batch)
+            model.predict(self.batch)
             start, read = time.perf_counter(), 0
 
             def enough(outputs: Outputs) -> bool:
@@ -321,7 +321,7 @@ class Measurer:
 
     def _time(self, models: list[Executable], runs: int, patience: float = 1.0) -> Timing:
         def run(model: Executable) -> Callable[[], object]:
-            return lambda: model.predict(self._batch)
+            return lambda: model.predict(self.batch)
 
         return interleave([run(m) for m in models], runs, self.rng, self.settings.latency_timeout * patience)
 

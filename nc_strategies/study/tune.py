@@ -14,7 +14,7 @@ import numpy as np
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import InputError
 from nc_strategies.measure import resolution
-from nc_strategies.problem import Constraint, Goal, Objective, Problem, Trial
+from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Problem, Trial
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.space import Capabilities, Config, Space, Wishes
 from nc_strategies.strategies.base import Strategy
@@ -74,6 +74,7 @@ class _Run:
         self.config = setup.config
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self._terms: LatencyTerms | None = None
 
     def run(self) -> Study:
         setup, config, bench = self.setup, self.config, self.setup.bench
@@ -116,6 +117,16 @@ class _Run:
             study.sensitivity = self.setup.bench.sensitivity()
         return study.sensitivity
 
+    def _latency_terms(self, study: Study) -> LatencyTerms:
+        if self._terms is None:
+            self.listener.stage("profiling")
+            with self._clock("profile"):
+                self._terms = study.latency_terms = self.setup.bench.latency_terms()
+        return self._terms
+
+    def _latency(self, study: Study, config: Config) -> float:
+        return self._latency_terms(study)(config)
+
     def _divergence(self, config: Config) -> float:
         with self._clock("divergence"):
             return self.setup.bench.divergence(config)
@@ -129,7 +140,8 @@ class _Run:
                 self.setup.bench.remember(trial.evaluation)
         problem = Problem(study.space, study.goal, study.baseline, np.random.default_rng([config.seed, 0]),
                           config.max_trials, self.setup.executor.workers,
-                          lambda: self._sensitivity(study), divergence=self._divergence, state_dir=self.folder.path,
+                          lambda: self._sensitivity(study), lambda config: self._latency(study, config),
+                          lambda: self._latency_terms(study), self._divergence, state_dir=self.folder.path,
                           metadata={"model": study.model, "data": str(study.metadata["data_sha256"])[:16],
                                     "space": study.space.fingerprint})
         self.listener.started(study, config.max_trials, config.timeout)

@@ -468,5 +468,24 @@ class TestEstimates:
         assert int8 == pytest.approx(noise["a"])
         assert fp32 == 0
         assert study.seconds["sensitivity"] > 0
+        assert "profile" not in study.seconds
         assert study.seconds["divergence"] > 0
         assert study.seconds["strategy"] < study.seconds["sensitivity"] + study.seconds["divergence"]
+
+    def test_a_strategy_may_ask_what_a_configuration_would_cost(self, run):
+        predicted = {}
+
+        class Asks(Scripted):
+            def propose(self):
+                config = super().propose()
+                if config is not None:
+                    predicted[config] = self.problem.latency_model(config)
+                    assert self.problem.latency_terms()(config) == predicted[config]
+                return config
+
+        one = run(ops=(ToyOp("a", time_us=400, int8_time_us=50), ToyOp("c", time_us=400, int8_time_us=50)),
+                  make=lambda problem: Asks(problem, lambda space: [space.default(), space.all_float()]))
+        study = one()
+        for trial in study.trials:
+            assert predicted[trial.config] == pytest.approx(trial.evaluation.ratio("latency"), rel=0.3)
+        assert study.seconds["profile"] > 0
