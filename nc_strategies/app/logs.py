@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import sys
 from pathlib import Path
 
 from nc_strategies.secrets import MASK, SECRET_NAME
@@ -57,6 +58,15 @@ class RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
+class RunFile(logging.FileHandler):
+    """The run's log file. A disk that is full is the run's to report, once, not the log's at every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.handleError`."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 class RunLog:
     """Keeps records in memory until the run's folder exists, then writes them there."""
 
@@ -72,7 +82,7 @@ class RunLog:
         """Write to a file from now on, earlier records first."""
         if self._memory is None:
             return
-        self._file = logging.FileHandler(path, encoding="utf-8")
+        self._file = RunFile(path, encoding="utf-8")
         self._file.setFormatter(RedactingFormatter(FORMAT))
         self._memory.setTarget(self._file)
         self._memory.close()

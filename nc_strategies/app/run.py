@@ -88,6 +88,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     make = found.target(found.get("strategy", settings.strategy["name"]))
     make.check(strategy)
     with ExitStack() as stack:
+        stack.enter_context(folder.lock())
         bench = benches.start(settings)
         stack.callback(bench.close)
         setup = Setup(settings, bench, lambda problem: make(strategy, problem),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,24 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         },
         "seconds": {stage: round(value, 3) for stage, value in study.seconds.items()},
         "measure": {"threads": config.measure.threads, "batch_size": config.measure.batch_size,
-                    "samples": study.baseline.samples, "processors": os.cpu_count()},
+                    "samples": study.baseline.samples, "processors": os.cpu_count(), "processor": processor()},
         "budget": {"max_trials": config.tuning.max_trials, "timeout": config.tuning.timeout,
                    "stop_when": config.tuning.stop_when},
         "model_path": os.path.relpath(study.model_path, study.run_dir) if study.model_path else None,
         "hashes": {key: value for key, value in study.metadata.items() if key.endswith("sha256") or key == "space"},
         "versions": study.versions,
+        "earlier_versions": study.earlier_versions,
     }
+
+
+def processor() -> str:
+    """Name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+                platform.processor() or platform.machine())
 
 
 def write(study: Study, setup: Setup) -> dict[str, Any]:

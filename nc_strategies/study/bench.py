@@ -30,6 +30,7 @@ from nc_strategies.measure.user import UserEvaluation
 from nc_strategies.models import ModelSource
 from nc_strategies.problem import Constraint, Evaluation, Goal, LatencyTerms, Trial
 from nc_strategies.space import Capabilities, Config, Space
+from nc_strategies.study.folder import unwritable
 from nc_strategies.study.function import FunctionMeasurer
 from nc_strategies.study.measure import METRIC, Measurer
 from nc_strategies.study.study import Final
@@ -325,7 +326,10 @@ class LocalBench:
     def save(self, final: Final, folder: Path) -> Path:
         """See `Bench.save`."""
         backend, config = self.parts.backend, final.trial.config
-        path = backend.save(config, folder)
+        try:
+            path = backend.save(config, folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
         saved = backend.open(path)
         executed, measured = saved.executed(), final.executed
         if (dict(executed.int8), dict(executed.fp32)) != (dict(measured.int8), dict(measured.fp32)):

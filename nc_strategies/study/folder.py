@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from nc_strategies.errors import InputError, first_line
+from nc_strategies.errors import EngineError, InputError, first_line
 
+log = logging.getLogger(__name__)
 CONFIG, RESULT, LOG = "config.yaml", "result.json", "nc_strategies.log"
-IDENTITY = "identity"
+IDENTITY, VERSIONS = "identity", "versions"
 PARTIAL = ".partial"
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -31,6 +36,12 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config: dict[str, Any] = {}
+        self._lock = FileLock(path / LOCK, timeout=0)
+        self._read()
+        self._check_writable()
+
+    def _read(self) -> None:
+        path = self.path
         try:
             if path.exists() and not path.is_dir():
                 raise InputError("run_dir", f"{path} is not a folder")
@@ -38,7 +49,52 @@ class RunFolder:
                 self.config = self._earlier()
         except OSError as error:
             raise InputError("run_dir", f"{path} cannot be read ({error.strerror})") from None
-        self._check_writable()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other runs out of the folder; a folder made for this and still empty at the end is removed.
+
+        Raises:
+            InputError: another run is at work in it.
+        """
+        if self._lock.is_locked:
+            yield
+            return
+        made = self._make()
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError("run_dir", f"another run is at work in {self.path}",
+                             "wait for its end, or use another run_dir") from None
+        except OSError as error:
+            raise InputError("run_dir", f"{self.path} cannot be locked ({error.strerror})") from None
+        try:
+            # Between the first look and the lock, another run may have been here.
+            self._read()
+            yield
+        finally:
+            self._unlock(made)
+
+    def _unlock(self, made: list[Path]) -> None:
+        try:
+            # While it is held: who opened this file meanwhile will find that it has no name any more.
+            (self.path / LOCK).unlink(missing_ok=True)
+            for folder in reversed(made):
+                folder.rmdir()
+        except OSError as error:
+            log.debug("%s: %s", self.path, error)  # not empty: a run left its files, as it should
+        finally:
+            self._lock.release()
+
+    def _make(self) -> list[Path]:
+        made: list[Path] = []
+        try:
+            for folder in reversed([p for p in (self.path, *self.path.parents) if not p.exists()]):
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+        except OSError as error:
+            raise InputError("run_dir", f"{self.path} cannot be written ({error.strerror})") from None
+        return made
 
     @property
     def resumes(self) -> bool:
@@ -57,12 +113,8 @@ class RunFolder:
         return found
 
     def _check_writable(self) -> None:
-        made: list[Path] = []
+        made = self._make()
         try:
-            missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
-            for folder in reversed(missing):
-                folder.mkdir()
-                made.append(folder)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
@@ -70,6 +122,15 @@ class RunFolder:
         finally:
             for folder in reversed(made):
                 folder.rmdir()
+
+    def changed_versions(self, versions: Mapping[str, str]) -> dict[str, str]:
+        """Versions an earlier run here had of what has another one now.
+
+        Not a reason to refuse: a version changes more often than what it measures, and the last word is a measurement
+        side by side with fp32 in any case. It is told, and noted in the result.
+        """
+        before = self.config.get(VERSIONS) or {}
+        return {name: str(old) for name, old in before.items() if name in versions and str(old) != versions[name]}
 
     def check(self, identity: Mapping[str, Any]) -> None:
         """See that an earlier run here was of the same problem.
@@ -93,26 +154,40 @@ class RunFolder:
             return None
         return found if isinstance(found, dict) else None
 
-    def start(self, config: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    def start(self, config: Mapping[str, Any], identity: Mapping[str, Any],
+              versions: Mapping[str, str] | None = None) -> None:
         """Make the folder and write what the run was told."""
         self.path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump({**config, IDENTITY: dict(identity)}, sort_keys=False)
+        text = yaml.safe_dump({**config, IDENTITY: dict(identity), VERSIONS: dict(versions or {})}, sort_keys=False)
         write_atomically(self.path / CONFIG, text)
 
 
 def _is_leftover(path: Path) -> bool:
     """Whether a file is one that `write_atomically` did not live to move to its place."""
-    return path.name.startswith(".") and path.name.endswith(PARTIAL)
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(PARTIAL))
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that it is never seen half-written."""
+    """Write a file beside its place and move it there, so that it is never seen half-written.
+
+    Raises:
+        EngineError: the disk is full, or takes no writing any more.
+    """
     beside = path.with_name(f".{path.name}{PARTIAL}")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> EngineError:
+    """What to say when a file of a run under way cannot be written."""
+    return EngineError(f"{path} cannot be written ({error.strerror}); what was measured before is kept, and the same "
+                       "command goes on from there")
 
 
 def _short(value: object) -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import InputError
 from nc_strategies.problem import Evaluation, Trial, TrialState
 from nc_strategies.space import Config
+from nc_strategies.study.folder import unwritable
 
 log = logging.getLogger(__name__)
 FILE = "trials.jsonl"
+SCHEMA = 2
+"""Version of a line's form. 1: without ``schema``."""
 
 
 class Journal:
@@ -47,22 +51,34 @@ class Journal:
         for number, line in enumerate(lines, 1):
             try:
                 trials.append(_trial(json.loads(line)))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise InputError(f"run_dir ({self.path}, line {number})", f"cannot be read ({error})",
                                  "use another run_dir, or remove the line") from None
         return trials
 
     def append(self, trial: Trial) -> None:
-        """Write a trial and wait until it is on disk."""
-        text = json.dumps(self._line(trial), sort_keys=False, allow_nan=False)
-        with self.path.open("ab") as stream:
-            stream.write(text.encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        """Write a trial and wait until it is on disk.
+
+        Raises:
+            EngineError: the disk is full, or takes no writing any more; the journal is as it was before.
+        """
+        data = json.dumps(self._line(trial), sort_keys=False, allow_nan=False).encode() + b"\n"
+        try:
+            with self.path.open("ab", buffering=0) as stream:
+                before = os.fstat(stream.fileno()).st_size
+                try:
+                    _write_all(stream.fileno(), data)
+                    os.fsync(stream.fileno())
+                except OSError:
+                    os.ftruncate(stream.fileno(), before)
+                    raise
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def _line(self, trial: Trial) -> dict[str, Any]:
         done = trial.evaluation
         return {
+            "schema": SCHEMA,
             "number": trial.number,
             "fingerprint": trial.config.fingerprint,
             "state": str(trial.state),
@@ -77,7 +93,35 @@ class Journal:
         }
 
 
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data):]
+
+
+def _first(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema 1 to 2: the same fields; ``note`` was not written at first."""
+    return {"note": "", **line, "schema": 2}
+
+
+MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _first}
+"""From a schema to the next."""
+
+
+def migrate(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of any known schema in today's form.
+
+    Raises:
+        ValueError: it is of a schema this version does not know.
+    """
+    while (schema := line.get("schema", 1)) != SCHEMA:
+        if schema not in MIGRATIONS:
+            raise ValueError(f"schema {schema}; this version knows 1 to {SCHEMA}")
+        line = MIGRATIONS[schema](line)
+    return line
+
+
 def _trial(line: dict[str, Any]) -> Trial:
+    line = migrate(line)
     evaluation = Evaluation.from_dict(line["evaluation"]) if line["evaluation"] else None
     return Trial(int(line["number"]), Config.from_dict(line["config"]), TrialState(line["state"]), evaluation,
                  line["error"], True, line.get("note", ""))

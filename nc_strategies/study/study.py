@@ -79,6 +79,7 @@ class Study:
     final: Final | None = None
     model_path: Path | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    earlier_versions: dict[str, str] = field(default_factory=dict)
     resolution: Resolution | None = None
     sensitivity: Mapping[str, float] | None = None
     latency_terms: LatencyTerms | None = None

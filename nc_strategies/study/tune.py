@@ -64,7 +64,8 @@ def tune(setup: Setup, folder: RunFolder, listener: StudyListener | None = None,
     Raises:
         InputError: model, data, wishes and settings do not fit each other; nothing is left behind.
     """
-    return _Run(setup, folder, listener or StudyListener(), on_folder).run()
+    with folder.lock():
+        return _Run(setup, folder, listener or StudyListener(), on_folder).run()
 
 
 class _Run:
@@ -88,12 +89,17 @@ class _Run:
         self.listener.stage("measuring fp32")
         with self._clock("baseline"):
             baseline = bench.baseline(space)
-        self.folder.start(setup.resolved, facts)
+        versions = dict(bench.versions())
+        earlier = self.folder.changed_versions(versions) if self.folder.resumes else {}
+        self.folder.start(setup.resolved, facts, versions)
         self.on_folder()
+        for name, version in earlier.items():
+            log.warning("trials of the earlier run were measured with %s %s, these are with %s", name, version,
+                        versions[name])
         bench.keep(self.folder.path)
         study = Study(self.folder.path, space, make_goal(config, baseline), baseline.evaluation,
                       baseline.latency_ci95, facts, seconds=self.seconds, model=str(bench.facts()["model_name"]))
-        study.versions = dict(bench.versions())
+        study.versions, study.earlier_versions = versions, earlier
         self._resolve(study, baseline)
         self._search(study)
         self._finish(study)

@@ -1,11 +1,13 @@
 """The journal: what was measured is on disk, and comes back as it was."""
 
+import errno
 import json
 import logging
+import os
 
 import pytest
 
-from nc_strategies.errors import InputError
+from nc_strategies.errors import EngineError, InputError
 from nc_strategies.problem import Trial, TrialState
 from nc_strategies.study.journal import Journal
 from nc_strategies.testing import ToyOp, toy_space
@@ -100,4 +102,41 @@ def test_a_value_that_is_no_number_never_reaches_the_file(journal):
     evaluation = type(TRIALS[0].evaluation)((("accuracy", float("nan")),))
     with pytest.raises(ValueError, match="JSON"):
         journal.append(Trial(4, CONFIGS[0], TrialState.OK, evaluation))
+    assert journal.path.read_bytes() == before
+
+
+# One line as version 0.1.0 wrote it, before lines said their schema.
+RECORDED = (
+    '{"number": 7, "fingerprint": "x", "state": "ok", "accuracy": 0.89, "samples": 1000, "latency_ms": 0.03, '
+    '"seconds": {"realise": 0.0}, "error": null, "evaluation": {"metrics": {"accuracy": 0.89}, '
+    '"values": {"latency_ms": 0.03}, "ratios": {"latency": 0.375}, "spread": {"latency": 0.0}, "samples": 1000, '
+    '"int8_ops": 2, "fp32_ops": 0, "seconds": {"realise": 0.0}, "graph": "abc"}, "config": CONFIG}\n')
+
+
+def test_a_journal_of_the_first_schema_is_read(tmp_path):
+    line = RECORDED.replace("CONFIG", json.dumps(CONFIGS[0].to_dict()))
+    (tmp_path / "trials.jsonl").write_text(line)
+    (trial,) = Journal(tmp_path, "accuracy").read()
+    assert (trial.number, trial.config, trial.note) == (7, CONFIGS[0], "")
+    assert trial.evaluation.ratio("latency") == 0.375
+
+
+def test_a_journal_of_a_later_schema_is_refused(tmp_path, journal):
+    line = json.loads(journal.path.read_text().splitlines()[0])
+    journal.path.write_text(json.dumps({**line, "schema": 99}) + "\n")
+    with pytest.raises(InputError, match=r"line 1.*schema 99; this version knows 1 to 2"):
+        journal.read()
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(journal, monkeypatch):
+    before, write = journal.path.read_bytes(), os.write
+
+    def little(descriptor, data):
+        if len(data) <= 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:-20])
+
+    monkeypatch.setattr("nc_strategies.study.journal.os.write", little)
+    with pytest.raises(EngineError, match=r"trials.jsonl cannot be written \(No space left on device\)"):
+        journal.append(TRIALS[0])
     assert journal.path.read_bytes() == before
