@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from nc_strategies.data import spool
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.labels import BOX_ARRAYS, pack_boxes
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.models.archive import check_archive
 
 LOCAL_HEADER = 30
 """Bytes of a ZIP member's header in front of its name (APPNOTE.TXT, 4.3.7)."""
@@ -33,6 +33,7 @@ def read_npz(key: str, path: str) -> Raw:
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(key, f"no such file: {file}")
+    check_archive(key, file, in_memory=False)
     arrays: dict[str, NDArray[Any]] = {}
     try:
         with file.open("rb") as stream:
@@ -42,8 +43,9 @@ def read_npz(key: str, path: str) -> Raw:
             arrays = {name: _read(archive, name, file) for name in archive.files}
     except spool.NoRoomError as error:
         raise InputError(key, f"{file} cannot be unpacked: {error}") from None
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zipfile.LargeZipFile,
-            zlib.error, struct.error) as error:
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged files make zipfile, zlib and numpy's header parser raise anything
         raise InputError(key, f"{file} cannot be read as .npz ({first_line(error)})",
                          "arrays x and y saved by numpy.savez") from None
     boxes = [] if "y" in arrays or not set(BOX_ARRAYS) <= set(arrays) else [arrays.pop(name) for name in BOX_ARRAYS]

@@ -22,11 +22,13 @@ class ModelSource:
         files: Format (``onnx``, ``keras``, ``saved_model``, ``graph_def``) to the file or folder which holds it.
             Several formats must hold the same function.
         digest: Hash of the function, where the files are not written the same twice; else the files' own is taken.
+        trust: Whether the model may run code of its own: Python in Keras layers, operators that reach beyond the graph.
     """
 
     name: str
     files: Mapping[str, Path]
     digest: str = ""
+    trust: bool = False
 
     def pick(self, accepted: tuple[str, ...], backend: str) -> tuple[str, Path]:
         """The first format that a backend accepts.
@@ -61,6 +63,7 @@ class FileModelSettings:
 
     name: str = "onnx"
     path: str = "???"
+    trust: bool = False
 
 
 class FileModel:
@@ -81,7 +84,7 @@ class FileModel:
         if path.is_dir() != (kind in FOLDERS):
             is_, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
             raise InputError("model.path", f"{path} is a {is_}", f"model={kind} takes a {wanted}")
-        return ModelSource(path.stem, {self.settings.name: path})
+        return ModelSource(path.stem, {self.settings.name: path}, trust=self.settings.trust)
 
 
 @dataclass

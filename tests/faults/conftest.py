@@ -1,116 +1,23 @@
-"""A command line to hurt: a toy problem, and a backend with faults, as a plugin that is found but not installed."""
+"""Shared by the tests of faults."""
 
-import json
-import os
-import subprocess
 import sys
-import time
-from collections import Counter
-from dataclasses import asdict
+import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from nc_strategies.testing import ToyOp
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-MEASURE = ["measure.latency_runs=20", "measure.final_runs=20"]
-
-
-def toy_ops(count=12):
-    rng = np.random.default_rng(3)
-    losses = rng.lognormal(0, 1.5, count)
-    times = rng.lognormal(0, 0.8, count)
-    return [ToyOp(f"op{i}", ("Conv", "MatMul")[i % 2], loss=float(losses[i] / losses.sum() * 0.05),
-                  time_us=float(times[i] * 40), int8_time_us=float(times[i] * 16)) for i in range(count)]
-
-
-class Lab:
-    """Writes a toy problem into a folder and runs the command line on it."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        (folder / "model.toy").write_text(json.dumps([asdict(op) for op in toy_ops()]))
-        labels = np.arange(300) % 2
-        np.savez(folder / "data.npz", x=labels + (np.arange(300) * 0.618034) % 1.0, y=labels)
-        found = folder / "site" / "ncs_faulty-0.dist-info"
-        found.mkdir(parents=True)
-        (found / "METADATA").write_text("Metadata-Version: 2.1\nName: ncs-faulty\nVersion: 0\n")
-        (found / "entry_points.txt").write_text("[nc_strategies]\nfaulty = ncs_faulty\n")
-        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
-            [str(ROOT), str(HERE / "plugin"), str(folder / "site"), os.environ.get("PYTHONPATH", "")])}
-
-    def toy(self, *more):
-        """Arguments of a run on the toy problem."""
-        return ["backend=faulty", "model=toy", f"model.path={self.folder / 'model.toy'}", "data=npz",
-                f"data.path={self.folder / 'data.npz'}", "data.calibration_samples=20",
-                "measure.evaluation_batch_size=300", *MEASURE, *more]
-
-    def start(self, *arguments, env=None, **kwargs):
-        return subprocess.Popen([sys.executable, "-m", "nc_strategies", *arguments], cwd=self.folder, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                env={**self.environment, **(env or {})}, **kwargs)
-
-    def run(self, *arguments, env=None, timeout=300):
-        process = self.start(*arguments, env=env)
-        try:
-            out, err = process.communicate(timeout=timeout)
-        finally:
-            process.kill()
-        return process.returncode, out, err
-
-    def journal(self, name="run"):
-        path = self.folder / name / "trials.jsonl"
-        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
-
-    def result(self, name="run"):
-        return json.loads((self.folder / name / "result.json").read_text())
-
-    def errors(self, name="run"):
-        return Counter(line["error"] for line in self.journal(name) if line["error"])
-
-    def log(self, name="run"):
-        return (self.folder / name / "nc_strategies.log").read_text()
-
-
-def wait_for(condition, seconds=60.0):
-    """Wait until something holds.
-
-    Raises:
-        TimeoutError: it never did.
-    """
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("waited in vain")
-        time.sleep(0.01)
-
-
-def workers(parent):
-    """Process ids of a run's workers, by what /proc says."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                status = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if b"nc_strategies.study.worker" in words and words[-2].decode() == str(parent) and status[0] != "Z":
-                found.append(int(entry.name))
-    return found
+import lab as labs
 
 
 @pytest.fixture
 def lab(tmp_path):
-    return Lab(tmp_path)
+    """A toy problem in a folder of the test's."""
+    return labs.Lab(tmp_path)
 
 
 @pytest.fixture
 def tools():
     """Helpers for the tests of this folder."""
-    import types
-
-    return types.SimpleNamespace(wait_for=wait_for, workers=workers, Lab=Lab)
+    return types.SimpleNamespace(wait_for=labs.wait_for, workers=labs.workers, kill_and_resume=labs.kill_and_resume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from nc_strategies.backends.tensorflow.loading import FrozenModel
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
-from nc_strategies.process import child_environment
+from nc_strategies.process import child_environment, die_with_parent
 
 FORMATS = ("keras", "saved_model", "graph_def", "h5")
 OPSET = 17
@@ -49,7 +50,7 @@ def export_onnx(source: ModelSource, folder: Path) -> Path:
         raise InputError(
             "backend", f"tf2onnx cannot be imported ({error})", "pip install 'nc-strategies[tensorflow]'"
         ) from error
-    model = loading.load(kind, path)
+    model = loading.load(kind, path, source.trust)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{source.name}.onnx"
     names = {_full(port.tensor): port.spec.name for port in model.inputs}
@@ -75,7 +76,8 @@ def export_in_child(source: ModelSource, folder: Path) -> Path:
         InputError: see `export_onnx`; or the converter took its process down.
     """
     kind, path = source.pick(FORMATS, "onnxruntime")
-    command = [sys.executable, "-m", __name__, source.name, kind, str(path), str(folder)]
+    command = [sys.executable, "-m", __name__, source.name, kind, str(path), str(folder), str(int(source.trust)),
+               str(os.getpid())]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                           env=child_environment())
     try:
@@ -90,10 +92,12 @@ def export_in_child(source: ModelSource, folder: Path) -> Path:
 
 
 def main() -> None:
-    """The child's side: name, format, path and folder come as arguments, the answer goes to standard output."""
-    name, kind, path, folder = sys.argv[1:]
+    """The child's side: what to do comes as arguments, the answer goes to standard output."""
+    name, kind, path, folder, trust, parent = sys.argv[1:]
+    die_with_parent(int(parent))
     try:
-        answer: dict[str, Any] = {"path": str(export_onnx(ModelSource(name, {kind: Path(path)}), Path(folder)))}
+        source = ModelSource(name, {kind: Path(path)}, trust == "1")
+        answer: dict[str, Any] = {"path": str(export_onnx(source, Path(folder)))}
     except InputError as error:
         answer = {"error": [error.key, error.problem, error.allowed]}
     sys.stdout.write(f"\n{json.dumps(answer)}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,18 @@ from nc_strategies.backends.base import TensorSpec
 from nc_strategies.backends.tensorflow.graph import Graph, node_of, tensor_name
 from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
 from nc_strategies.errors import InputError
+from nc_strategies.models.archive import check_archive
 
 KEY = "model.path"
 DEFAULT_SIGNATURE = "serving_default"
 FRAME_OPS = frozenset({"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefMerge", "RefEnter"})
 RESOURCE_OPS = frozenset({"VarHandleOp", "VariableV2", "ReadVariableOp", "HashTableV2", "MutableHashTableV2"})
+REACHING = re.compile(
+    "File|Reader|Dataset|Summary|Debug|PyFunc|Save|Restore|Checkpoint|Snapshot|BigQuery|RemoteCall|Rpc|Send$|Recv$"
+    "|^ImmutableConst$|^Print|^DecodeProto|^EncodeProto|^Merge.*Checkpoint|^Sharded"
+)
+SAVER_OPS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"})
+"""What every SavedModel holds to save and restore itself; loading does not run it, freezing leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,13 @@ class FrozenModel:
     signature: str = DEFAULT_SIGNATURE
 
 
-def load(kind: str, path: Path) -> FrozenModel:
+def load(kind: str, path: Path, trust: bool = False) -> FrozenModel:
     """Open a model and turn its variables into constants.
 
     Args:
         kind: ``keras`` (``.keras`` or ``.h5``), ``saved_model`` (a folder) or ``graph_def`` (a frozen ``.pb``).
         path: The file or folder.
+        trust: Whether it may hold Python code (Keras Lambda layers) and operators that reach beyond the graph.
 
     Raises:
         InputError: it is not such a model, or not one that a frozen graph can express.
@@ -59,7 +68,9 @@ def load(kind: str, path: Path) -> FrozenModel:
         raise InputError(KEY, f"no such file: {path}")
     model = {"keras": _load_keras, "h5": _load_keras, "saved_model": _load_saved_model, "graph_def": _load_graph_def}[
         kind
-    ](path)
+    ](path, trust)
+    if not trust:
+        _refuse_reaching(path, model.graph.to_def())
     ops = {node.op for node in model.graph.nodes.values()}
     if found := ops & FRAME_OPS:
         raise InputError(
@@ -79,13 +90,31 @@ def load(kind: str, path: Path) -> FrozenModel:
     return model
 
 
-def _load_keras(path: Path) -> FrozenModel:
+def _refuse_reaching(path: Path, graph_def: Any, *, saver: bool = False) -> None:
+    """Refuse a graph with operators that reach beyond it: a graph is a program, and these write and read files."""
+    ops = {node.op for node in graph_def.node}
+    ops |= {node.op for function in graph_def.library.function for node in function.node_def}
+    found = sorted(op for op in ops if REACHING.search(op) and not (saver and op in SAVER_OPS))
+    if found:
+        raise InputError(
+            KEY,
+            f"{path.name} holds operators that reach beyond the model ({', '.join(found[:5])})",
+            "if you trust whoever made it: model.trust=true",
+        )
+
+
+def _load_keras(path: Path, trust: bool) -> FrozenModel:
     tf = tensorflow()
     if not path.is_file():
         raise InputError(KEY, f"{path} is a folder", "expected a .keras or .h5 file")
+    check_archive(KEY, path)
     try:
-        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+        model = tf.keras.models.load_model(path, compile=False, safe_mode=not trust)
     except Exception as error:
+        if "safe_mode" in str(error) or "deserialization of a `Lambda`" in str(error):
+            raise InputError(
+                KEY, f"{path.name} holds Python code (a Lambda layer)", "if you trust whoever made it: model.trust=true"
+            ) from error
         raise InputError(KEY, f"Keras cannot load {path.name}: {reason(error)}") from error
     structure = _input_structure(model)
     if structure is None:
@@ -112,8 +141,10 @@ def _named(outputs: Any) -> dict[str, Any]:
     return {f"output_{i}": output for i, output in enumerate(tensorflow().nest.flatten(outputs))}
 
 
-def _load_saved_model(path: Path) -> FrozenModel:
+def _load_saved_model(path: Path, trust: bool) -> FrozenModel:
     tf = tensorflow()
+    if not trust:
+        _refuse_reaching_parts(path)
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:
@@ -131,6 +162,18 @@ def _load_saved_model(path: Path) -> FrozenModel:
     }
     function = tf.function(lambda inputs: dict(signature(**inputs)), autograph=False)
     return _freeze(path, function, specs, sorted(specs), name)
+
+
+def _refuse_reaching_parts(path: Path) -> None:
+    """See `_refuse_reaching`; before anything is loaded, because loading runs the parts that initialize."""
+    from tensorflow.python.saved_model import loader_impl
+
+    try:
+        saved = loader_impl.parse_saved_model(str(path))
+    except Exception as error:
+        raise InputError(KEY, f"{path} is not a SavedModel: {reason(error)}") from error
+    for part in saved.meta_graphs:
+        _refuse_reaching(path, part.graph_def, saver=True)
 
 
 def _freeze(
@@ -158,7 +201,7 @@ def _natural(name: str) -> tuple[str, int, str]:
     return (head, int(tail), "") if tail.isdigit() else (name, -1, tail)
 
 
-def _load_graph_def(path: Path) -> FrozenModel:
+def _load_graph_def(path: Path, _: bool) -> FrozenModel:
     tf = tensorflow()
     graph_def = tf.compat.v1.GraphDef()
     imported = tf.Graph()
