@@ -49,7 +49,7 @@ def run_job(config: DictConfig, run_dir: Path) -> Outcome:
     except InputError as error:
         return _failed(status.INPUT, f"error: {error}")
     except KeyboardInterrupt:
-        return _failed(status.INTERRUPTED, "interrupted before anything was measured")
+        return _failed(status.INTERRUPTED, _interrupted(run_dir))
     except EngineError as error:
         log.exception("the run failed")
         return _failed(status.INTERNAL, f"error: {first_line(error)}")
@@ -60,6 +60,14 @@ def run_job(config: DictConfig, run_dir: Path) -> Outcome:
         return _failed(status.INTERNAL, f"internal error: {type(error).__name__}: {first_line(error)}{hint}")
     finally:
         run_log.close()
+
+
+def _interrupted(run_dir: Path) -> str:
+    from nc_strategies.study.journal import FILE
+
+    if not (run_dir / FILE).exists():
+        return "interrupted before anything was measured"
+    return f"interrupted; what was measured is kept in {run_dir}, and the same command goes on from there"
 
 
 def _failed(code: int, text: str) -> Outcome:

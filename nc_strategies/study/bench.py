@@ -6,10 +6,12 @@ another process, where an engine that dies takes no run with it.
 
 from __future__ import annotations
 
+import logging
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +24,7 @@ from nc_strategies.backends.base import Backend, Batch
 from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Dataset, Raw
 from nc_strategies.data.settings import Preprocess
-from nc_strategies.errors import EngineError, InputError
+from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.measure.latency_model import fit_latency
 from nc_strategies.measure.metrics import Metric
 from nc_strategies.measure.sensitivity import SAMPLES, divergence, output_noise
@@ -35,6 +37,7 @@ from nc_strategies.study.function import FunctionMeasurer
 from nc_strategies.study.measure import METRIC, Measurer
 from nc_strategies.study.study import Final
 
+log = logging.getLogger(__name__)
 CALIBRATION_BATCH = 20
 LEAST_SAMPLES = 2
 SAVED_TOLERANCE = 1e-5
@@ -224,8 +227,9 @@ class LocalBench:
 
     def load(self) -> Capabilities:
         """See `Bench.load`."""
-        self._info = self.parts.backend.load(self.parts.model)
-        return self.parts.backend.capabilities()
+        with _model_at_fault("cannot be worked on"):
+            self._info = self.parts.backend.load(self.parts.model)
+            return self.parts.backend.capabilities()
 
     def calibrate(self) -> None:
         """See `Bench.calibrate`."""
@@ -250,7 +254,8 @@ class LocalBench:
                               dict(zip(further, parts.further, strict=True)))
         # Asked for here, so that data without labels is refused before anything long begins.
         assert by_function or evaluation.labels is not None
-        parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
+        with _model_at_fault("cannot be run on the calibration data"):
+            parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
 
     def _order(self) -> NDArray[np.intp] | None:
         """One random order for all trials, which an early stop needs."""
@@ -360,6 +365,23 @@ class LocalBench:
 
     def close(self) -> None:
         """See `Bench.close`; the process's end releases the rest."""
+
+
+@contextmanager
+def _model_at_fault(what: str) -> Iterator[None]:
+    """Whatever is raised before anything of ours is in the model's graph is the model's: parsers raise anything.
+
+    Raises:
+        InputError: in place of any other exception, which goes to the log.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        log.exception("the model %s", what)
+        kind = "" if isinstance(error, EngineError) else f"{type(error).__name__}: "
+        raise InputError("model", f"{what} ({kind}{first_line(error)})") from error
 
 
 class Clock:

@@ -129,8 +129,11 @@ class Measurer:
             EngineError: the two do not give the same outputs.
         """
         as_given, all_float = self.backend.reference(), self.backend.realise(space.all_float())
+        try:
+            found = self._score(as_given, None)
+        except EngineError as error:
+            raise InputError("model", f"as given, in fp32, it cannot be evaluated ({error})") from error
         self._check_equal(as_given, all_float)
-        found = self._score(as_given, None)
         for place, (_, value) in enumerate(found.metrics):
             if not math.isfinite(value):
                 key = "accuracy" if place == 0 else f"constraints[{place - 1}]"

@@ -19,6 +19,7 @@ from nc_strategies.testing import ToyOp
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+SAMPLES = 1500
 MEASURE = ["measure.latency_runs=20", "measure.final_runs=20"]
 
 
@@ -36,8 +37,8 @@ class Lab:
     def __init__(self, folder: Path):
         self.folder = folder
         (folder / "model.toy").write_text(json.dumps([asdict(op) for op in toy_ops()]))
-        labels = np.arange(300) % 2
-        np.savez(folder / "data.npz", x=labels + (np.arange(300) * 0.618034) % 1.0, y=labels)
+        labels = np.arange(SAMPLES) % 2
+        np.savez(folder / "data.npz", x=labels + (np.arange(SAMPLES) * 0.618034) % 1.0, y=labels)
         found = folder / "site" / "ncs_faulty-0.dist-info"
         found.mkdir(parents=True)
         (found / "METADATA").write_text("Metadata-Version: 2.1\nName: ncs-faulty\nVersion: 0\n")
@@ -49,7 +50,7 @@ class Lab:
         """Arguments of a run on the toy problem."""
         return ["backend=faulty", "model=toy", f"model.path={self.folder / 'model.toy'}", "data=npz",
                 f"data.path={self.folder / 'data.npz'}", "data.calibration_samples=20",
-                "measure.evaluation_batch_size=300", *MEASURE, *more]
+                f"measure.evaluation_batch_size={SAMPLES}", *MEASURE, *more]
 
     def start(self, *arguments, env=None, **kwargs):
         return subprocess.Popen([sys.executable, "-m", "nc_strategies", *arguments], cwd=self.folder, text=True,

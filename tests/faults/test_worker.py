@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from nc_strategies.api import Config
+
 REASONS = {
     "abort": "the engine crashed (SIGABRT): toy engine: check failed: 1 == 2",
     "segfault": "the engine crashed (SIGSEGV)",
@@ -26,7 +28,7 @@ def test_a_faulty_trial_fails_with_its_reason_and_the_run_goes_on(lab, kind):
                                       "tuning.max_trials=8", *LIMITS.get(kind, []), "run_dir=run"))
     assert status in (0, 3), err
     assert err == ""
-    states = [line["state"] for line in lab.journal()]
+    states = [line["state"].replace("pruned", "ok") for line in lab.journal()]
     assert len(states) == 8
     assert {"ok", "failed"} == set(states)
     assert all(reason.startswith(REASONS[kind]) for reason in lab.errors()), lab.errors()
@@ -154,3 +156,22 @@ def _alive(pid):
         return False
     with open(f"/proc/{pid}/stat") as stream:
         return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.slow
+def test_a_run_with_every_kind_of_fault_ends_and_each_failure_has_its_reason(lab):
+    trials = int(os.environ.get("NCS_FAULT_TRIALS", "24"))
+    kinds = list(REASONS)
+    status, _, err = lab.run(*lab.toy(
+        "strategy=random", f"backend.faults='{','.join(kinds)}'", "backend.share=40", f"tuning.max_trials={trials}",
+        "tuning.max_consecutive_failures=0", "tuning.trial_timeout=8", "tuning.memory_limit=400", "run_dir=run"),
+        timeout=1800)
+    assert (status in (0, 3), err) == (True, "")
+    lines = lab.journal()
+    assert len(lines) == trials
+    for line in lines:
+        number = int(line["fingerprint"][:8], 16)
+        if not Config.from_dict(line["config"]).int8_ops or number % 100 >= 40:
+            assert line["state"] in ("ok", "pruned"), line
+        else:
+            assert line["error"].startswith(REASONS[kinds[number // 100 % len(kinds)]].replace("2 sec", "8 sec")), line

@@ -96,7 +96,7 @@ def main() -> None:
     name, kind, path, folder, trust, parent = sys.argv[1:]
     die_with_parent(int(parent))
     try:
-        source = ModelSource(name, {kind: Path(path)}, trust == "1")
+        source = ModelSource(name, {kind: Path(path)}, trust=trust == "1")
         answer: dict[str, Any] = {"path": str(export_onnx(source, Path(folder)))}
     except InputError as error:
         answer = {"error": [error.key, error.problem, error.allowed]}
