@@ -33,6 +33,7 @@ def test_a_clock_that_jumps_changes_nothing(lab, tools):
     status, _, err = lab.run(*lab.toy("strategy=random", "tuning.max_trials=6", "tuning.timeout=120",
                                       "tuning.trial_timeout=60", "backend.trial_seconds=0.2", "run_dir=run"))
     assert status in (0, 3), err
+    assert len({line[:10] for line in lab.log().splitlines() if line[:2] == "20"}) > 1  # the clock did jump
     found = lab.result()
     assert found["stop_reason"] == "budget"
     assert found["trials"]["failed"] == 0
