@@ -66,7 +66,7 @@ def test_code_hidden_in_a_keras_file_does_not_run(tmp_path):
     keras = tf.keras
     path = tmp_path / "lambda.keras"
     keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(2)]).save(path)
-    refused("model.path", "Keras cannot load", keras=path)
+    refused("model.path", "holds Python code", keras=path)
 
 
 def test_a_model_without_weighted_operators_is_refused(tmp_path):
