@@ -25,7 +25,7 @@ from nc_strategies.api import (
     TrialState,
 )
 from nc_strategies.strategies.ilp.columns import Columns
-from nc_strategies.strategies.ilp.priors import shrink
+from nc_strategies.strategies.ilp.priors import losses, shrink
 from nc_strategies.strategies.ilp.program import Budgeted, Conversion, Cut, quiet, solve
 from nc_strategies.strategies.ilp.regression import Regression
 from nc_strategies.strategies.ilp.settings import IlpSettings
@@ -191,6 +191,28 @@ def test_tied_operators_and_options_stay_within_the_space():
     assert all(space.contains(t.config) for t in trials)
     assert 0 < len(noisy) <= 5
     assert trials[1].config.schemes["x"].is_float or trials[1].config.schemes["x"].activation.algorithm == "kl"
+
+
+def test_activations_of_one_form_only_stand_beside_the_default_and_float():
+    forms = [("uint8", "asym", "minmax"), ("uint8", "asym", "kl"), ("int8", "sym", "minmax"), ("int8", "sym", "kl")]
+    int8 = [OpScheme(TensorScheme(d, s, "per_tensor", a), TensorScheme("int8", "sym", g))
+            for d, s, a in forms for g in ("per_channel", "per_tensor")]
+    space = Space(Capabilities(tuple(OpCapability(n, "Conv", (*int8, FLOAT)) for n in "xyzuvw")))
+    cost = {scheme: 0.16 if scheme.is_float else 0.1 if scheme.activation.dtype == "int8" else 0.05
+            for scheme in (*int8, FLOAT)}
+    terms = LatencyTerms(0.04, dict.fromkeys("xyzuvw", cost))
+    plain = toy_problem([ToyOp("x")], tolerable_loss=0.01)
+
+    def divergence(config):  # int8 with zero at the middle is the least noisy, and the slowest
+        noise = {"int8": 0.2, "uint8": 0.5}
+        return sum(noise[s.activation.dtype] * (0.5 if s.activation.algorithm == "kl" else 1.0)
+                   for _, s in config.ops if not s.is_float)
+
+    problem = Problem(space, plain.goal, plain.baseline, plain.rng,
+                      sensitivity=lambda: {n: float(k) for k, n in enumerate("xyzuvw")},
+                      latency_terms=lambda: terms, divergence=divergence)
+    columns, _ = losses(problem, 16, terms)
+    assert {str(c.scheme) for c in columns.all} == {str(int8[0]), str(int8[2]), str(FLOAT)}
 
 
 def test_replaying_the_same_trials_gives_the_same_proposals():

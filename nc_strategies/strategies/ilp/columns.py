@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +45,15 @@ class Columns:
 
     Args:
         space: The space.
+        schemes: The schemes of each group that are columns, the default first; all of them when left out.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, schemes: Mapping[tuple[str, ...], Sequence[OpScheme]] | None = None) -> None:
         self.space = space
         found: list[Column] = []
         for unit, group in enumerate(space.groups):
-            found += [Column(unit, group, scheme, None, not k) for k, scheme in enumerate(space.schemes(group))]
+            allowed = space.schemes(group) if schemes is None else schemes[group]
+            found += [Column(unit, group, scheme, None, not k) for k, scheme in enumerate(allowed)]
         for unit, (name, values) in enumerate(space.options.items(), len(space.groups)):
             found += [Column(unit, (name,), None, value, not k) for k, value in enumerate(values)]
         self.all = tuple(found)

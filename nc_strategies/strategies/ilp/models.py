@@ -164,19 +164,25 @@ class LossModel:
         return Budgeted(linear + slope, limit + 0.5 * float(around @ slope), tuple(pairs))
 
 
+def latency_terms(problem: Problem) -> LatencyTerms | None:
+    """A problem's latency terms, asked for where time is an objective."""
+    timed = any(o.name in TIMES for o in problem.goal.objectives)
+    return problem.latency_terms() if timed and problem.latency_terms is not None else None
+
+
 class CostModel:
     """Cost of a configuration relative to fp32: a base, a price a column, conversions.
 
     Args:
-        problem: What is to be solved; its latency terms are asked for.
+        problem: What is to be solved.
         columns: The columns.
+        terms: Its latency terms, where there are some; see `latency_terms`.
     """
 
-    def __init__(self, problem: Problem, columns: Columns) -> None:
+    def __init__(self, problem: Problem, columns: Columns, terms: LatencyTerms | None) -> None:
         self._goal, self._columns = problem.goal, columns
         names = {o.name for o in problem.goal.objectives}
-        asked = problem.latency_terms is not None and bool(names & set(TIMES))
-        self._terms: LatencyTerms | None = problem.latency_terms() if asked and problem.latency_terms else None
+        self._terms = terms
         self._modelled = None
         if self._terms is None and names & set(TIMES) and problem.latency_model is not None:
             self._modelled = _savings(problem, columns)

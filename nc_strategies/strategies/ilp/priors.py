@@ -1,21 +1,19 @@
-"""What is believed of losses before trials: estimates by operator, shrunk, and how much another scheme changes them."""
+"""What is believed of losses before trials: estimates by operator, shrunk, and how another scheme changes them."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from nc_strategies.errors import EngineError
-from nc_strategies.problem import Problem
-from nc_strategies.space import Config, OpScheme
-from nc_strategies.strategies.choices import Change, changed, changed_scheme, changes
-from nc_strategies.strategies.ilp.columns import Array, Columns
+from nc_strategies.problem import LatencyTerms, Problem
+from nc_strategies.space import OpScheme, Space
+from nc_strategies.strategies.choices import Change, changed_scheme, changes
+from nc_strategies.strategies.ilp.columns import Array, Column, Columns
+from nc_strategies.strategies.ilp.forms import Forms, choose
 
-log = logging.getLogger(__name__)
 ESTIMATE_ERROR, GUESS_ERROR = 0.7, 1.2
 """Standard deviation of the logarithm of a loss over its estimate, with and without the backend's sensitivity."""
 LEAST = 0.02
@@ -26,8 +24,6 @@ KNOWN = {"per_tensor": 1.5, "per_channel": 1 / 1.5, "sym": 1.2, "asym": 1 / 1.2}
 """How much a choice multiplies an operator's loss where nothing is measured."""
 UNMEASURED, MEASURED = 0.3, 0.15
 """Relative standard deviation of such a factor, guessed and read off the divergence."""
-NOISIEST = 3
-"""Operators whose choices are compared one by one, where probes are left."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +44,47 @@ class Losses:
     measured: frozenset[str]
 
 
-def losses(problem: Problem, columns: Columns, probes: int) -> Losses:
-    """Ask for the estimates and compare other choices by their divergence.
+def losses(problem: Problem, probes: int, terms: LatencyTerms | None) -> tuple[Columns, Losses]:
+    """Ask for the estimates, and choose the schemes that enter the program.
 
     Args:
         problem: What is to be solved.
-        columns: Its columns.
         probes: Divergences to ask for at most.
+        terms: Latency terms, where there are some.
     """
+    columns = Columns(problem.space)
     if problem.sensitivity is not None:
         raw, error = _by_unit(columns, problem.sensitivity()), ESTIMATE_ERROR
     else:
         raw, error = _guess(columns), GUESS_ERROR
     shape, relative = shrink(raw, error)
-    factors, measured = _Probe(problem, columns, probes, shape).factors()
-    return Losses(shape, relative, factors, measured)
+    found = Forms({}, {}, {})
+    if problem.divergence is not None and probes > 0 and _alternatives(problem.space):
+        found = choose(problem, shape, terms, probes)
+        columns = Columns(problem.space, found.schemes)
+    factors = np.clip([_factor(columns, c, found) for c in columns.all], 0.0, 10.0)
+    measured = frozenset(name for name, _ in found.options) | ({"scheme"} if found.factors else frozenset())
+    return columns, Losses(shape, relative, factors, measured)
+
+
+def _alternatives(space: Space) -> bool:
+    return any(values[1:] for values in space.options.values()) or any(
+        sum(not s.is_float for s in space.schemes(group)) > 1 for group in space.groups)
+
+
+def _factor(columns: Columns, column: Column, found: Forms) -> float:
+    """Loss of a column relative to its unit's default: measured, or the product of what is known of its fields."""
+    if column.scheme is None:
+        return found.options.get((column.names[0], column.value), 1.0)  # type: ignore[arg-type]
+    if column.scheme.is_float:
+        return 0.0
+    known = found.factors.get((column.names, column.scheme))
+    if known is not None:
+        return known
+    first = next(s for s in columns.space.schemes(column.names) if not s.is_float)
+    fields = changes(columns.space.quantizable)
+    return float(np.prod([KNOWN.get(change[-1][1], 1.0)
+                          for change in differences(first, column.scheme, fields).values()]))
 
 
 def shrink(estimates: Array, error: float) -> tuple[Array, float]:
@@ -100,83 +122,6 @@ def _guess(columns: Columns) -> Array:
     if len(guess) > 2:
         guess[[0, -1]] = 3.0
     return guess
-
-
-class _Probe:
-    """Compares choices by the noise they leave in the outputs."""
-
-    def __init__(self, problem: Problem, columns: Columns, probes: int, shape: Array) -> None:
-        self.space, self.columns, self.shape = problem.space, columns, shape
-        self.divergence, self.left = problem.divergence, probes
-        self.base = problem.space.default()
-        self.fields = changes(problem.space.quantizable)
-        self._asked: set[str] = set()
-
-    @property
-    def _alternatives(self) -> bool:
-        return any(values[1:] for values in self.space.options.values()) or any(
-            changed(self.space, self.base, self.space.quantizable, change) != self.base
-            for change in self.fields.values())
-
-    def factors(self) -> tuple[Array, frozenset[str]]:
-        by_field, by_option = dict[str, float](), dict[tuple[str, object], float]()
-        start = self._noise(self.base) if self._alternatives else None
-        single: dict[tuple[int, str], float] = {}
-        if start:
-            for text, change in self.fields.items():
-                found = self._noise(changed(self.space, self.base, self.space.quantizable, change))
-                if found is not None:
-                    by_field[text] = found / start
-            for name, values in self.space.options.items():
-                for value in values[1:]:
-                    found = self._noise(self.base.with_option(name, value))
-                    if found is not None:
-                        by_option[name, value] = found / start
-            single = self._noisiest(start)
-        measured = frozenset(by_field) | {name for name, _ in by_option}
-        result = []
-        for column in self.columns.all:
-            if column.scheme is None:
-                result.append(by_option.get((column.names[0], column.value), 1.0))
-            elif column.scheme.is_float:
-                result.append(0.0)
-            else:
-                result.append(self._factor(column.unit, column.scheme, by_field, single))
-        return np.clip(np.array(result), 0.0, 10.0), measured
-
-    def _noise(self, config: Config) -> float | None:
-        """A configuration's divergence; None where there is none, none is left to ask for, or it was asked for."""
-        if self.divergence is None or self.left <= 0 or config.fingerprint in self._asked:
-            return None
-        self._asked.add(config.fingerprint)
-        self.left -= 1
-        try:
-            found = self.divergence(config)
-        except EngineError as error:
-            log.info("no divergence: %s", error)
-            return None
-        return found if math.isfinite(found) and found >= 0 else None
-
-    def _noisiest(self, start: float) -> dict[tuple[int, str], float]:
-        """Each choice for each of the noisiest units alone: what it does to that unit's part of the noise."""
-        part = self.shape * start / float(self.shape.sum())
-        found = {}
-        for unit in np.argsort(-self.shape, kind="stable")[:NOISIEST].tolist():
-            ops = [self.space.ops[name] for name in self.space.groups[unit]]
-            for text, change in self.fields.items():
-                noise = self._noise(changed(self.space, self.base, ops[:1], change))
-                if noise is not None:
-                    found[unit, text] = float(np.clip(1 + (noise - start) / part[unit], 0.2, 4.0))
-        return found
-
-    def _factor(self, unit: int, scheme: OpScheme, by_field: Mapping[str, float],
-                single: Mapping[tuple[int, str], float]) -> float:
-        """The product of what each field that differs from the first scheme does."""
-        first = next(s for s in self.space.schemes(self.space.groups[unit]) if not s.is_float)
-        total = 1.0
-        for text, change in differences(first, scheme, self.fields).items():
-            total *= single.get((unit, text), by_field.get(text, KNOWN.get(change[-1][1], 1.0)))
-        return total
 
 
 def differences(first: OpScheme, scheme: OpScheme, fields: Mapping[str, Change]) -> dict[str, Change]:

@@ -10,8 +10,8 @@ from scipy.special import ndtr
 
 from nc_strategies.problem import Problem, Trial, TrialState
 from nc_strategies.space import FLOAT, Config
-from nc_strategies.strategies.ilp.columns import Array, Columns
-from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen
+from nc_strategies.strategies.ilp.columns import Array
+from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen, latency_terms
 from nc_strategies.strategies.ilp.priors import losses
 from nc_strategies.strategies.ilp.program import Cut, solve
 from nc_strategies.strategies.ilp.settings import IlpSettings
@@ -61,10 +61,10 @@ class Search:
     def __init__(self, settings: IlpSettings, problem: Problem) -> None:
         self._settings, self._problem = settings, problem
         self._seed = int(problem.rng.integers(2**31))
-        self.columns = Columns(problem.space)
-        prior = losses(problem, self.columns, settings.probes)
+        terms = latency_terms(problem)
+        self.columns, prior = losses(problem, settings.probes, terms)
         self._losses = [LossModel(c, self.columns, prior) for c in problem.goal.constraints]
-        self._costs = CostModel(problem, self.columns)
+        self._costs = CostModel(problem, self.columns, terms)
         self._tried: dict[str, tuple[Array, Trial]] = {}
         self._float = self._all_float()
 
