@@ -1,4 +1,10 @@
-"""All that a plugin imports. What is here keeps its names and meaning within a major version.
+"""All that a plugin imports.
+
+`CONTRACT_VERSION` counts the versions of what is promised here. A plugin states the one it was made for as
+``ncs_contract = 1`` in the module which its entry point names; one that does not fit is named and left out, and the
+tool goes on. Within a version, hooks, names, arguments and fields are added, optional ones only; none is removed or
+renamed, and none changes its meaning. What goes with a new version is deprecated for a minor release first, and the
+version before goes on working until the next major release. What is not in `__all__` is nobody's to rely on.
 
 Names are imported when they are first used: a plugin's first module is loaded at every start, also for ``--help``.
 """
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
         Trial,
         TrialState,
     )
-    from nc_strategies.registry import Component, hookimpl
+    from nc_strategies.registry import CONTRACT_VERSION, Component, hookimpl
     from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Space, TensorScheme, Wishes
     from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
 else:
@@ -44,6 +50,7 @@ else:
         "Backend": "nc_strategies.backends.base",
         "Batch": "nc_strategies.backends.base",
         "Boundary": "nc_strategies.problem",
+        "CONTRACT_VERSION": "nc_strategies.registry",
         "Capabilities": "nc_strategies.space",
         "Component": "nc_strategies.registry",
         "Config": "nc_strategies.space",
@@ -90,7 +97,7 @@ else:
 
 
 __all__ = [
-    "Component", "hookimpl",
+    "CONTRACT_VERSION", "Component", "hookimpl",
     "Strategy", "StepwiseStrategy", "Steps", "Problem", "Goal", "Constraint", "Objective", "Evaluation", "Trial",
     "TrialState", "LatencyTerms", "Boundary",
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Wishes", "FLOAT",

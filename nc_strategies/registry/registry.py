@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.registry import builtin, hookspecs
 from nc_strategies.registry.component import Component
+from nc_strategies.registry.contract import check_contract
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 class Registry:
     """Built-in components and those of every installed plugin.
 
-    A plugin that cannot be loaded, or whose hooks raise, is left out and kept in `broken` by name.
+    A plugin that cannot be loaded, was made for another contract, or whose hooks raise, is left out and kept in
+    `broken` by name.
 
     Args:
         points: Entry points to load; those of the group ``nc_strategies`` when left out.
@@ -53,6 +55,7 @@ class Registry:
             self.manager.register(plugin, name=point.name)
             self.manager.check_pending()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a third party raises must not stop the tool
+            check_contract(plugin)
             self._leave_out(point.name, error, plugin)
 
     def _collect(self, implementation: pluggy.HookImpl) -> None:

@@ -3,7 +3,8 @@
 from nc_strategies.api import Component, hookimpl
 from nc_strategies_sigopt.settings import CommandLineSettings, SigOptSettings
 
-__all__ = ["SigOptSettings", "ncs_components", "ncs_config_paths"]
+__all__ = ["SigOptSettings", "ncs_components", "ncs_config_paths", "ncs_contract"]
+ncs_contract = 1
 
 
 @hookimpl
