@@ -45,12 +45,13 @@ if TYPE_CHECKING:
     from nc_strategies.registry import CONTRACT_VERSION, Component, hookimpl
     from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Space, TensorScheme, Wishes
     from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
+    from nc_strategies.study.tracker import Tracker
 else:
     _PLACES = {
         "Backend": "nc_strategies.backends.base",
         "Batch": "nc_strategies.backends.base",
-        "Boundary": "nc_strategies.problem",
         "CONTRACT_VERSION": "nc_strategies.registry",
+        "Boundary": "nc_strategies.problem",
         "Capabilities": "nc_strategies.space",
         "Component": "nc_strategies.registry",
         "Config": "nc_strategies.space",
@@ -84,6 +85,7 @@ else:
         "Strategy": "nc_strategies.strategies.base",
         "TensorScheme": "nc_strategies.space",
         "TensorSpec": "nc_strategies.backends.base",
+        "Tracker": "nc_strategies.study.tracker",
         "Trial": "nc_strategies.problem",
         "TrialState": "nc_strategies.problem",
         "Wishes": "nc_strategies.space",
@@ -103,6 +105,6 @@ __all__ = [
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Wishes", "FLOAT",
     "Backend", "Executable", "ExecutedOps", "Link", "Profile", "ModelInfo", "TensorSpec", "Batch",
     "ModelSource", "Histogram",
-    "Metric", "MeanMetric", "Dataset", "Raw", "Preprocess",
+    "Metric", "MeanMetric", "Dataset", "Raw", "Preprocess", "Tracker",
     "NcsError", "InputError", "EngineError",
 ]  # fmt: skip

@@ -229,6 +229,7 @@ class RunConfig:
     model: Any = "???"
     data: Any = "???"
     executor: Any = "???"
+    tracker: Any = field(default_factory=lambda: {"name": "none"})
     tuning: TuningConfig = field(default_factory=TuningConfig)
     space: SpaceConfig = field(default_factory=SpaceConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)

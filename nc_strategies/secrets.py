@@ -8,6 +8,8 @@ from typing import Any
 
 SECRET_KEY = re.compile(r"(token|secret|password|api_key)$", re.IGNORECASE)
 """Configuration keys whose values are secret."""
+SECRET_URL = re.compile(r"://[^/\s@]*:[^/\s@]+@")
+"""An address with a password in it."""
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY)", re.IGNORECASE)
 """Environment variables whose values are secret."""
 MASK = "***"

@@ -47,8 +47,8 @@ def start(settings: RunConfig) -> Bench:
     found.settings("metric", metric_settings(settings), "metrics.accuracy")
     for place, asked in enumerate(settings.metrics.further()):
         found.settings("metric", asked.metric, f"metrics.constraints[{place}]")
-    # The worker knows nothing of the strategy, whose settings may hold secrets.
-    told = replace(settings, strategy={"name": settings.strategy["name"]})
+    # The worker knows nothing of strategy and tracker, whose settings may hold secrets.
+    told = replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
     return cast(Bench, RemoteBench(TARGET, told, settings.tuning))
 
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from nc_strategies.app import status
 from nc_strategies.config import MetricsConfig, RunConfig
 from nc_strategies.registry import registry
-from nc_strategies.secrets import SECRET_KEY
+from nc_strategies.secrets import SECRET_KEY, SECRET_URL
 
 WISHES = ("space.op_type_dict", "space.op_name_dict")
 METRIC = "metrics.accuracy."
@@ -123,6 +123,11 @@ def refuse_secrets(arguments: list[str]) -> None:
             variable = key.rsplit(".")[-1].upper()
             sys.stderr.write(f"error: {key}: is refused on the command line, where the process list, the shell's "
                              f"history and the run's own files would show it; set {variable} in the environment\n")
+            sys.exit(status.INPUT)
+        if equals and SECRET_URL.search(value):
+            sys.stderr.write(f"error: {key}: an address with a password is refused on the command line, where the "
+                             "process list, the shell's history and the run's own files would show it; set what "
+                             "holds it in the environment\n")
             sys.exit(status.INPUT)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     strategy = found.settings("strategy", settings.strategy)
     make = found.target(found.get("strategy", settings.strategy["name"]))
     make.check(strategy)
+    found.settings("tracker", settings.tracker)
     with ExitStack() as stack:
         stack.enter_context(folder.lock())
         bench = benches.start(settings)
@@ -102,7 +104,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
         setup = Setup(settings, bench, lambda problem: make(strategy, problem),
                       found.create("executor", settings.executor), resolved)
         if settings.plan:
-            return _plan(setup, _Observers(found, StudyListener(), _progress(stack)))
+            return _plan(setup, _Observers(found, StudyListener(), _progress(stack), resolved))
         result = execute(found, setup, folder, run_log)
     show(lambda width: render(result, str(run_dir), width))
     return status.of_result(result)
@@ -127,8 +129,10 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
         folder.check(_identity(setup, folder))
         return earlier
     with ExitStack() as stack:
+        tracker = setup.config.tracker
+        stack.enter_context(found.observing(tracker["name"], found.create("tracker", tracker)))
         writer = stack.enter_context(page.PageWriter(_command()))
-        listener: StudyListener = _Observers(found, writer, _progress(stack))
+        listener: StudyListener = _Observers(found, writer, _progress(stack), setup.resolved)
         study = tune(setup, folder, listener, lambda: run_log.open(folder.path / LOG))
         result = results.write(study, setup)
         listener.finished(study)
@@ -202,8 +206,9 @@ class _Said(StudyListener):
 class _Observers(StudyListener):
     """Passes events on to the page, the progress line and plugins."""
 
-    def __init__(self, found: Registry, writer: StudyListener, progress: StudyListener) -> None:
-        self._found, self._writer, self._progress = found, writer, progress
+    def __init__(self, found: Registry, writer: StudyListener, progress: StudyListener,
+                 told: Mapping[str, Any]) -> None:
+        self._found, self._writer, self._progress, self._told = found, writer, progress, told
 
     def stage(self, text: str) -> None:
         log.info("%s", text)
@@ -212,6 +217,7 @@ class _Observers(StudyListener):
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         self._progress.started(study, max_trials, timeout)
         self._writer.started(study, max_trials, timeout)
+        self._found.notify("ncs_study_started", study=study, config=self._told, notice=self.notice)
 
     def notice(self, text: str) -> None:
         log.warning("%s", text)

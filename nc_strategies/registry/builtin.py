@@ -30,6 +30,7 @@ from nc_strategies.strategies.basic import BasicSettings
 from nc_strategies.strategies.ilp.settings import IlpSettings
 from nc_strategies.strategies.random import RandomSettings
 from nc_strategies.study.executor import SerialSettings
+from nc_strategies.study.tracker import NoTrackerSettings
 
 METRICS = "nc_strategies.measure.metrics"
 BUILT = "nc_strategies.models.built"
@@ -97,4 +98,6 @@ def ncs_components() -> list[Component]:
                   summary="what a function of your own returns"),
         Component("executor", "serial", "nc_strategies.study.executor:SerialExecutor", SerialSettings,
                   summary="one trial after the other, in this process"),
+        Component("tracker", "none", "nc_strategies.study.tracker:NoTracker", NoTrackerSettings,
+                  summary="nothing but the run's own folder"),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KINDS = ("strategy", "backend", "metric", "model", "data", "executor")
+KINDS = ("strategy", "backend", "metric", "model", "data", "executor", "tracker")
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Component:
     """A class that can be chosen by name.
 
     Args:
-        kind: ``strategy``, ``backend``, ``metric``, ``model``, ``data`` or ``executor``.
+        kind: ``strategy``, ``backend``, ``metric``, ``model``, ``data``, ``executor`` or ``tracker``.
         name: What a user writes: ``strategy=name``.
         target: ``module:Class``; imported when it is chosen, not before.
         schema: Dataclass of its settings, imported with the plugin: keep its module light. None: no settings.

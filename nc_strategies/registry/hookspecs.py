@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -24,6 +25,11 @@ def ncs_components() -> list[Component]:  # type: ignore[empty-body]
 @hookspec
 def ncs_config_paths() -> list[str]:  # type: ignore[empty-body]
     """Places of Hydra configuration files to search, such as ``pkg://my_package.conf``."""
+
+
+@hookspec
+def ncs_study_started(study: Any, config: Mapping[str, Any], notice: Callable[[str], None]) -> None:
+    """fp32 is measured, trials begin; `config` is all the run was told, `notice` tells the user one sentence now."""
 
 
 @hookspec

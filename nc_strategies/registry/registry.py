@@ -7,7 +7,8 @@ import difflib
 import functools
 import importlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.registry import builtin, hookspecs
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.contract import check_contract
+from nc_strategies.study.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +54,10 @@ class Registry:
         plugin = None
         try:
             plugin = point.load()
+            check_contract(plugin)
             self.manager.register(plugin, name=point.name)
             self.manager.check_pending()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a third party raises must not stop the tool
-            check_contract(plugin)
             self._leave_out(point.name, error, plugin)
 
     def _collect(self, implementation: pluggy.HookImpl) -> None:
@@ -188,6 +190,24 @@ class Registry:
             except Exception as error:  # noqa: BLE001 - whatever a third party's hook raises must not stop the tool
                 self.broken[implementation.plugin_name] = f"{type(error).__name__}: {first_line(error)}"
         return paths
+
+    @contextmanager
+    def observing(self, name: str, tracker: Tracker) -> Iterator[None]:
+        """Have a tracker's hooks called, and close it at the end; it is guarded like a plugin's.
+
+        Args:
+            name: Its name.
+            tracker: The tracker.
+        """
+        self.manager.register(tracker, name=f"tracker={name}")
+        try:
+            yield
+        finally:
+            self.manager.unregister(tracker)
+            try:
+                tracker.close()
+            except Exception:  # as above
+                log.exception("tracker=%s failed to close", name)
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call an observer hook of every plugin; one that raises is logged and never breaks a run."""
