@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 pytestmark = pytest.mark.slow
 TOY = [{"name": f"op{i}", "loss": 0.001 * i, "time_us": 200.0, "int8_time_us": 60.0} for i in range(4)]
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory):
-    """Wheels of the project and of two third parties."""
-    folder = tmp_path_factory.mktemp("wheels")
-    for source in (ROOT, HERE / "tiny", HERE / "broken"):
-        subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(source)],
-                       check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory, wheels):
-    """A new virtual environment with the wheel's own requirements only."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", "-c", str(ROOT / "constraints.txt"),
-                    *map(str, wheels.glob("*.whl"))], check=True)
-    return folder / "bin"
 
 
 @pytest.fixture
@@ -56,8 +33,8 @@ def run(environment, *arguments, cwd, **env):
 def test_help_shows_built_in_and_third_party_choices_anywhere(environment, tmp_path):
     done = run(environment, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "strategy: basic, random, tiny" in done.stdout
-    assert "backend: onnxruntime," in done.stdout
+    assert re.search(r"^strategy: basic, .*\brandom, tiny$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^backend: .*\bonnxruntime, tensorflow, toy$", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_the_search_path_shows_a_third_partys_configuration(environment, tmp_path):
