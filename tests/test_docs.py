@@ -50,7 +50,7 @@ def test_every_key_of_a_section_is_documented(section, schema):
         assert f"`{section}.{key}`" in text
 
 
-@pytest.mark.parametrize("kind", ["strategy", "backend", "model", "data", "executor", "metric"])
+@pytest.mark.parametrize("kind", ["strategy", "backend", "model", "data", "executor", "metric", "tracker"])
 def test_every_built_in_component_is_documented(kind):
     text = (ROOT / "docs/configuration.md").read_text()
     found = registry()
@@ -59,7 +59,8 @@ def test_every_built_in_component_is_documented(kind):
             assert f"`{name}`" in text, f"{kind} {name}"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/configuration.md", "docs/plugins.md", "docs/design.md",
+@pytest.mark.parametrize("name", ["README.md", "docs/configuration.md", "docs/plugins.md", "docs/plugin-tutorial.md",
+                                  "docs/design.md",
                                   "docs/report.md", "docs/strategies.md",
                                   "docs/python.md", "docs/coming-from-neural-compressor.md",
                                   "docs/models-and-data.md",
