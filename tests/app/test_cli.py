@@ -95,7 +95,11 @@ def test_a_missed_goal_saves_the_closest_model_and_is_not_measured_again(tmp_pat
     assert time.monotonic() - begin < 60
     status, _, _ = run(*arguments[:2], "tuning.max_trials=6", "run_dir=out", cwd=tmp_path)
     assert status == 3
-    assert result(tmp_path / "out")["trials"] == {"total": 6, "ok": 6, "failed": 0, "pruned": 0, "resumed": 4}
+    found = result(tmp_path / "out")
+    assert (found["trials"]["total"], found["trials"]["failed"], found["trials"]["resumed"]) == (6, 0, 4)
+    # Out of reach as the goal is, trials end early; what is returned was evaluated on everything.
+    assert found["trials"]["pruned"] > 0
+    assert found["tuned"]["accuracy_loss_ci95"] is not None
 
 
 def test_half_the_convs_excluded_by_name_run_in_fp32(small, tmp_path):
@@ -265,7 +269,8 @@ def test_progress_is_shown_on_a_terminal_and_only_there(small, tmp_path):
     assert process.returncode in (0, 3)
     for text in (b"loading the model", b"measuring fp32", b"default int8", b"2/2", b"best: "):
         assert text in shown, text
-    assert run(*own(small, "run_dir=quiet"), cwd=tmp_path)[2] == ""
+    quiet = run(*own(small, "run_dir=quiet"), cwd=tmp_path)[2]
+    assert [line for line in quiet.splitlines() if not line.startswith("warning: the goal is finer than")] == []
 
 
 def test_a_time_limit_ends_a_run(small, tmp_path):
