@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 GROUP = "nc_strategies"
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
+"""Marks a function of a plugin as the implementation of the hook of its name."""
 
 
 @hookspec

@@ -72,3 +72,4 @@ class OpScheme:
 
 
 FLOAT = OpScheme(FLOAT_TENSOR, FLOAT_TENSOR)
+"""The scheme of an operator that stays in floating point."""

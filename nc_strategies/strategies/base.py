@@ -10,6 +10,7 @@ from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config
 
 Steps = Generator[Config, Trial, None]
+"""What `StepwiseStrategy.steps` returns: it yields configurations and is sent their trials."""
 
 
 class Strategy(ABC):

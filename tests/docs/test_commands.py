@@ -28,9 +28,8 @@ from nc_strategies.config import RunConfig
 from nc_strategies.registry import registry
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in
-               (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md"),
-                *ROOT.glob("plugins/*/docs/**/*.md")))
+PAGES = sorted(path.relative_to(ROOT).as_posix() for pattern in
+               ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "plugins/*/README.md") for path in ROOT.glob(pattern))
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 QUICK = ["measure.latency_runs=20", "measure.final_runs=20"]
 SHELLS = ("console", "bash", "sh", "")
@@ -98,7 +97,7 @@ def is_executed(page, arguments):
 def parameters(chosen):
     """Those that take long, because TensorFlow or several jobs are started, are marked."""
     def slow(arguments):
-        return [pytest.mark.slow] if is_run(arguments) and arguments != FIRST or "sweep" in arguments else []
+        return [pytest.mark.slow] if (is_run(arguments) and arguments != FIRST) or "sweep" in arguments else []
     return [pytest.param(a, id=" ".join(a), marks=slow(a)) for a in chosen]
 
 

@@ -72,7 +72,8 @@ def test_every_key_that_is_named_exists(page):
 
 
 def test_keys_are_found_and_told_apart():
-    text = "`tuning.seed`, `+data.preprocess.scale=2`\n\n```console\n$ x measure.treads=1 model.path=a\n```\n`model.onnx`"
+    text = ("`tuning.seed`, `+data.preprocess.scale=2`\n\n```console\n$ x measure.treads=1 model.path=a\n```\n"
+            "`model.onnx`")
     assert set(keys(text)) == {"tuning.seed", "data.preprocess.scale", "measure.treads", "model.path"}
     assert known("data.preprocess.scale")
     assert not known("data.preprocess.scales")

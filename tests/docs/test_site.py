@@ -1,4 +1,4 @@
-"""The documentation as a site: built strictly and without a network, asks for nothing, can be searched from a folder."""
+"""The documentation as a site: built strictly without a network, asks for nothing, can be searched from a folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_no_page_loads_anything_from_elsewhere(site):
         tags = re.findall(r"<(?:link|script|img|iframe|source)\b[^>]*>", page.read_text())
         assert tags
         for tag in tags:
-            assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", tag) or 'rel="canonical"' in tag, (page.name, tag)
+            assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", tag), (page.name, tag)
         assert 'class="mermaid"' not in page.read_text(), "a diagram would be drawn by a script from elsewhere"
 
 
@@ -61,7 +61,8 @@ def test_the_site_is_searched_from_a_folder(site):
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.goto((site / "index.html").as_uri())
-        page.locator("input.md-search__input").fill("saturation")
+        page.locator("input.md-search__input").click()
+        page.locator("input.md-search__input").press_sequentially("saturation")
         found = page.locator(".md-search-result__item a").first
         found.wait_for()
         assert found.get_attribute("href").partition("?")[0].partition("#")[0].endswith(".html")
