@@ -41,6 +41,13 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 
 @pytest.mark.slow
+def test_lists_and_tables_are_drawn_as_such(site):
+    for page in site.rglob("*.html"):
+        text = re.sub(r"<(pre|script|code)\b.*?</\1>", "", page.read_text(), flags=re.DOTALL)
+        assert not re.search(r"\n *(?:[-*] |\d\. |\| )[^\n]*", text), page.name
+
+
+@pytest.mark.slow
 def test_the_reference_has_every_name_that_plugins_import(site):
     text = (site / "api.html").read_text()
     assert [name for name in api.__all__ if f'id="nc_strategies.api.{name}"' not in text] == []
