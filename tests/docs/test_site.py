@@ -41,6 +41,11 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 
 @pytest.mark.slow
+def test_a_link_out_of_the_documentation_becomes_a_path(site):
+    assert 'page (<code>plugins/nc-strategies-sigopt/README.md</code>)' in (site / "sigopt.html").read_text()
+
+
+@pytest.mark.slow
 def test_lists_and_tables_are_drawn_as_such(site):
     for page in site.rglob("*.html"):
         text = re.sub(r"<(pre|script|code)\b.*?</\1>", "", page.read_text(), flags=re.DOTALL)
