@@ -50,7 +50,7 @@ def test_every_key_of_a_section_is_documented(section, schema):
         assert f"`{section}.{key}`" in text
 
 
-@pytest.mark.parametrize("kind", ["strategy", "backend", "model", "data", "executor", "metric"])
+@pytest.mark.parametrize("kind", ["strategy", "backend", "model", "data", "executor", "metric", "tracker"])
 def test_every_built_in_component_is_documented(kind):
     text = (ROOT / "docs/configuration.md").read_text()
     found = registry()
