@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nc_strategies.app import status
@@ -143,6 +142,8 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
 
 def _command() -> list[str]:
     """The command line that started this job, free of secrets; empty when it was none."""
+    from hydra.core.hydra_config import HydraConfig
+
     if not HydraConfig.initialized() or HydraConfig.get().job.name != "nc_strategies":
         return []
     hydra = HydraConfig.get()
