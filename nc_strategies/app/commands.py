@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nc_strategies.app import status
-from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.app.logs import redact
+from nc_strategies.errors import InputError, NcsError, first_line
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,11 +25,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return int(options.run(options))
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(redact(f"error: {error}\n"))
         return status.INPUT
-    except EngineError as error:
-        sys.stderr.write(f"error: {first_line(error)}\n")
+    except NcsError as error:
+        sys.stderr.write(redact(f"error: {first_line(error)}\n"))
         return status.INTERNAL
+    except KeyboardInterrupt:
+        return status.INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--format", help="onnx or saved_model; an error when the run's model is of another")
     export.add_argument("--force", action="store_true", help="replace what is at PATH")
     export.set_defaults(run=_export)
+
+    replay = commands.add_parser("replay", help="measure the chosen model again",
+                                 description="Measure a run's model again, side by side with fp32, and say whether its "
+                                             "result still holds: status 0 when it does, 3 when not.")
+    replay.add_argument("run_dir", type=Path, help="the folder of a finished run; start it where the run was started")
+    replay.add_argument("--json", action="store_true", help="print JSON")
+    replay.set_defaults(run=_replay)
     return top
 
 
@@ -103,3 +113,13 @@ def _export(options: argparse.Namespace) -> int:
 
     sys.stdout.write(f"{export(options.run_dir, options.to, options.format, options.force)}\n")
     return status.MET
+
+
+def _replay(options: argparse.Namespace) -> int:
+    import json
+
+    from nc_strategies.app import replay
+
+    found = replay.replay(options.run_dir)
+    sys.stdout.write(f"{json.dumps(found, indent=2) if options.json else replay.render(found)}\n")
+    return replay.exit_status(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-COMMANDS = ("explain", "export", "list", "report")
+COMMANDS = ("explain", "export", "list", "replay", "report")
 
 
 def main() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import InputError
+from nc_strategies.models.source import files_sha256
 from nc_strategies.registry import registry
 from nc_strategies.report.run_files import RunFiles
 
@@ -48,7 +48,7 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove(beside)
         _copy(source, beside)
-        if digest(beside) != digest(source):
+        if files_sha256(beside) != files_sha256(source):
             raise InputError("--to", f"{target} is not what was copied", "a disk that keeps what is written")
         backend.open(beside).close()
         if target.exists():
@@ -84,15 +84,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files and their names."""
-    total = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        total.update(str(file.relative_to(path)).encode() + b"\0")
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()

@@ -73,6 +73,11 @@ class ExecutedOps:
         """Operators that executed in floating point."""
         return sum(self.fp32.values())
 
+    def by_type(self) -> dict[str, dict[str, int]]:
+        """Operator type to how many executed in ``int8`` and in ``fp32``."""
+        kinds = sorted({*self.int8, *self.fp32})
+        return {kind: {"int8": self.int8.get(kind, 0), "fp32": self.fp32.get(kind, 0)} for kind in kinds}
+
 
 @dataclass(frozen=True)
 class Link:

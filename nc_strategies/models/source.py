@@ -44,17 +44,19 @@ class ModelSource:
 
     def sha256(self, kind: str) -> str:
         """Hash of the model in one format: of the file, or of all files of the folder and their names."""
-        if self.digest:
-            return self.digest
-        digest = hashlib.sha256()
-        root = self.files[kind]
-        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
-            if path.is_file():
-                digest.update(str(path.relative_to(root)).encode())
-                with path.open("rb") as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
-        return digest.hexdigest()
+        return self.digest or files_sha256(self.files[kind])
+
+
+def files_sha256(root: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder and their names."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        if path.is_file():
+            digest.update(str(path.relative_to(root)).encode())
+            with path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclass

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from nc_strategies.backends.base import ExecutedOps
+from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Evaluation, TrialState
 from nc_strategies.study.folder import RESULT, write_atomically
 from nc_strategies.study.measure import METRIC
@@ -56,7 +56,8 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "budget": {"max_trials": config.tuning.max_trials, "timeout": config.tuning.timeout,
                    "stop_when": config.tuning.stop_when},
         "model_path": os.path.relpath(study.model_path, study.run_dir) if study.model_path else None,
-        "hashes": {key: value for key, value in study.metadata.items() if key.endswith("sha256") or key == "space"},
+        "hashes": {**{key: value for key, value in study.metadata.items() if key.endswith("sha256") or key == "space"},
+                   **({"saved_sha256": files_sha256(study.model_path)} if study.model_path else {})},
         "versions": study.versions,
         "earlier_versions": study.earlier_versions,
     }
@@ -124,11 +125,6 @@ def _tuned(final: Final, first: str) -> dict[str, Any]:
         "size_bytes": int(done.value("size_bytes")), **_memory(done),
         "accuracy_loss_ci95": list(final.accuracy_loss_ci95) if final.accuracy_loss_ci95 else None,
         "int8_ops": final.executed.int8_count, "fp32_ops": final.executed.fp32_count,
-        "ops": _ops(final.executed), "trial": final.trial.number, "fingerprint": final.trial.config.fingerprint,
+        "ops": final.executed.by_type(), "trial": final.trial.number, "fingerprint": final.trial.config.fingerprint,
         "config": final.trial.config.to_dict(),
     }
-
-
-def _ops(executed: ExecutedOps) -> dict[str, dict[str, int]]:
-    kinds = sorted({*executed.int8, *executed.fp32})
-    return {kind: {"int8": executed.int8.get(kind, 0), "fp32": executed.fp32.get(kind, 0)} for kind in kinds}

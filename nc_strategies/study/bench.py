@@ -137,6 +137,18 @@ class Bench(Protocol):
             EngineError: it is not.
         """
 
+    def replay(self, path: Path, trial: Trial, goal: Goal) -> Finish:
+        """Open the model that an earlier run chose and saved, and measure it side by side with fp32.
+
+        Args:
+            path: The model.
+            trial: The trial it came from.
+            goal: Of that run.
+
+        Raises:
+            EngineError: the engine cannot open or run it.
+        """
+
     def keep(self, folder: Path) -> None:
         """Leave in the run's folder what the run made of the model to work on."""
 
@@ -323,7 +335,14 @@ class LocalBench:
 
     def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
         """See `Bench.finish`."""
-        final = self.measurer.measure_finalists(list(trials), goal, tie)
+        return self._finish(self.measurer.measure_finalists(list(trials), goal, tie))
+
+    def replay(self, path: Path, trial: Trial, goal: Goal) -> Finish:
+        """See `Bench.replay`."""
+        saved = self.parts.backend.open(path)
+        return self._finish(self.measurer.measure_finalists([trial], goal, 0.0, [saved]))
+
+    def _finish(self, final: Final) -> Finish:
         again = self.measurer.baseline
         return Finish(final, Measured(again.evaluation, again.latency_ci95, self.higher_is_better,
                                       self.parts.metric.score_range, self.directions))

@@ -274,15 +274,17 @@ class Measurer:
         return (Scored(self.baseline.evaluation.metrics, one.seconds, self.samples),
                 Scored(self._values(other), other.seconds, self.samples), interval)
 
-    def measure_finalists(self, trials: list[Trial], goal: Goal, tie: float) -> Final:
+    def measure_finalists(self, trials: list[Trial], goal: Goal, tie: float,
+                          models: list[Executable] | None = None) -> Final:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
 
         Args:
             trials: Candidates; the first is preferred where nothing tells them apart.
             goal: Orders them.
             tie: Relative difference in cost that still counts as none, now that more runs were timed.
+            models: The candidates' models, which are closed; built of their configurations when left out.
         """
-        models = [self.backend.realise(t.config) for t in trials]
+        models = models or [self.backend.realise(t.config) for t in trials]
         base = self.baseline
         references = [base.as_given, base.all_float]
         timing = self._time([*references, *models], self.settings.final_runs, 3.0)

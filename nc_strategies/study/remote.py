@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 PREPARING = {"load": "loading the model", "calibrate": "running it on the calibration data",
              "baseline": "measuring fp32"}
 """Calls that a new worker has to be taken through again, and what the worker does in them."""
-ENDING = {"finish": "measuring the best again", "save": "saving the model", "keep": "copying the model"}
+ENDING = {"finish": "measuring the best again", "save": "saving the model", "keep": "copying the model",
+          "replay": "measuring the saved model"}
+RESUMED = "; what was measured is kept, and the same command with the same run_dir goes on from there"
 PLAIN = {"facts", "versions", "remember", "close"}
 GRACE = 5.0
 """Seconds a call has to end when asked to, before its process is killed."""
@@ -127,8 +129,8 @@ class RemoteBench:
             if error.by_deadline:
                 raise OutOfTimeError(f"the run's time ended in {request.method}") from None
             if request.method in ENDING:
-                raise EngineError(f"{error} while {ENDING[request.method]}; what was measured is kept, and the same "
-                                  "command with the same run_dir goes on from there") from None
+                kept = "" if request.method == "replay" else RESUMED
+                raise EngineError(f"{error} while {ENDING[request.method]}{kept}") from None
             raise
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self._child.idle:

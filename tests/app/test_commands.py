@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,7 @@ def test_a_model_that_does_not_open_is_not_exported(finished, tmp_path):
     (["explain", "nowhere"], "error: nowhere: does not exist"),
     (["report", "."], "error: .: is not the folder of a run"),
     (["export", "nowhere", "--to", "x"], "error: nowhere: does not exist"),
+    (["replay", "nowhere"], "error: nowhere: does not exist"),
     (["explain"], "the following arguments are required: run_dir"),
     (["list", "a", "b"], "unrecognized arguments: b"),
 ])
@@ -158,5 +160,69 @@ def test_another_format_is_refused(finished, tmp_path):
 def test_the_help_of_the_run_mentions_the_commands(tmp_path):
     status, out, _ = run("--help", cwd=tmp_path)
     assert status == 0
-    assert "nc-strategies list | explain RUN_DIR | report RUN_DIR | export RUN_DIR --to PATH" in out
+    assert "nc-strategies list | explain RUN_DIR | report RUN_DIR | export RUN_DIR --to PATH | replay RUN_DIR" in out
     assert re.search(r"^strategy: basic, .*\brandom", out, re.MULTILINE)
+
+
+def test_a_run_replayed_says_what_holds_then_and_now(finished):
+    before = {p: p.stat().st_mtime_ns for p in (finished / "out").rglob("*")}
+    status, out, err = run("replay", "out", "--json", cwd=finished)
+    assert err == ""
+    found, result = json.loads(out), json.loads((finished / "out" / "result.json").read_text())
+    assert status == (0 if found["holds"] else 3)
+    assert found["executed"]["equal"]
+    assert found["executed"]["now"] == result["tuned"]["ops"]
+    assert found["accuracy"]["now"] == found["accuracy"]["then"] == result["tuned"]["accuracy"]
+    assert found["speedup"]["then"] == result["speedup"]
+    low, high = found["speedup"]["now_ci95"]
+    assert low <= found["speedup"]["now"] <= high
+    assert found["holds"] == found["goal"]["met"]
+    assert found["versions"] == {}
+    assert {p: p.stat().st_mtime_ns for p in (finished / "out").rglob("*")} == before
+
+
+def copied(finished, tmp_path):
+    """The finished run in a folder of its own, beside its data."""
+    shutil.copytree(finished / "out", tmp_path / "out")
+    shutil.copy(finished / "eval.npz", tmp_path / "eval.npz")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(("file", "says"), [
+    ("out/model/model.onnx", "error: out/model/model.onnx: has changed since the run saved it"),
+    ("eval.npz", "error: data: has changed since the run (its data_sha256 was ")])
+def test_a_replay_refuses_what_has_changed(finished, tmp_path, file, says):
+    copied(finished, tmp_path)
+    path = tmp_path / file
+    if path.suffix == ".npz":
+        with np.load(path) as data:
+            np.savez(path, x=data["x"], y=(data["y"] + 1) % 10)
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    status, out, err = run("replay", "out", cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert err.startswith(says)
+    assert len(err.splitlines()) == 1
+
+
+def test_a_replay_of_a_saved_model_of_a_run_without_its_hash_that_does_not_open_is_one_line(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    result = json.loads((folder / "result.json").read_text())
+    del result["hashes"]["saved_sha256"]
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "model" / "model.onnx").write_bytes(b"not a model")
+    status, out, err = run("replay", "out", cwd=tmp_path)
+    assert (status, out) == (1, "")
+    assert "onnxruntime refuses the model" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_replay_says_when_other_operators_execute_in_int8(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    result = json.loads((folder / "result.json").read_text())
+    result["tuned"]["ops"]["Conv"]["int8"] += 1
+    (folder / "result.json").write_text(json.dumps(result))
+    status, out, _ = run("replay", "out", cwd=tmp_path)
+    assert status == 3
+    assert out.startswith("does not hold: ")
+    assert "not the same" in out

@@ -1,0 +1,170 @@
+"""``nc-strategies replay``: the model that a run chose, measured again side by side with fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nc_strategies.app import bench as benches
+from nc_strategies.app import status
+from nc_strategies.app.logs import RunLog
+from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceConfig, TuningConfig
+from nc_strategies.errors import InputError, first_line
+from nc_strategies.models.source import files_sha256
+from nc_strategies.problem import Goal
+from nc_strategies.report.run_files import RunFiles
+from nc_strategies.study.bench import Bench, Finish
+from nc_strategies.study.folder import CONFIG, IDENTITY, VERSIONS
+from nc_strategies.study.tune import make_goal, make_space
+
+SECTIONS = {"metrics": MetricsConfig, "tuning": TuningConfig, "measure": MeasureConfig}
+GROUPS = ("strategy", "backend", "model", "data", "executor")
+HASHES = {"model_sha256": "model", "data_sha256": "data", "calibration_sha256": "data"}
+
+
+def replay(run_dir: Path) -> dict[str, Any]:
+    """Open the model that a finished run saved and measure it side by side with fp32, as the run did at its end.
+
+    Model and data are taken from where the run's ``config.yaml`` says. Nothing is written.
+
+    Args:
+        run_dir: The run's folder.
+
+    Returns:
+        Plain data: ``holds``, and of what it is made: ``goal`` (and its ``met``, ``threshold``, ``then_met``),
+        ``speedup`` and ``accuracy`` (each ``then`` and ``now``), ``executed`` (``equal``, ``then``, ``now``),
+        ``versions`` (what changed).
+
+    Raises:
+        InputError: no finished run, or its model, data or saved model is missing or has changed.
+        EngineError: the engine cannot open or run the saved model.
+    """
+    run = RunFiles.read(run_dir)
+    saved = _saved(run)
+    config = _config(run)
+    log = RunLog()
+    with ExitStack() as stack:
+        stack.callback(log.close)
+        bench = benches.start(config)
+        stack.callback(bench.close)
+        _check(run, bench)
+        finish, goal = _measure(run, config, bench, saved)
+        return _compared(run, finish, goal, dict(bench.versions()))
+
+
+def _saved(run: RunFiles) -> Path:
+    """The saved model, as the run left it."""
+    stated = run.result.get("model_path")
+    saved = run.path / str(stated)
+    if not stated or run.chosen is None or not saved.exists():
+        raise InputError(str(run.path), "holds no model", "a run that has ended with one")
+    before = (run.result.get("hashes") or {}).get("saved_sha256")
+    if before is not None and files_sha256(saved) != before:
+        raise InputError(str(saved), "has changed since the run saved it", "the model as it was saved")
+    return saved
+
+
+def _config(run: RunFiles) -> RunConfig:
+    """What the run was told."""
+    place = str(run.path / CONFIG)
+    sections: dict[str, Any] = {}
+    for name, schema in SECTIONS.items():
+        try:
+            sections[name] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), run.config.get(name)))
+        except (OmegaConfBaseException, TypeError, ValueError) as error:
+            raise InputError(place, f"{name} cannot be read ({first_line(error)})") from None
+    groups: dict[str, Any] = {name: run.config.get(name) for name in GROUPS}
+    for name, group in groups.items():
+        if not isinstance(group, Mapping) or "name" not in group:
+            raise InputError(place, f"names no {name}")
+    try:
+        # Not by OmegaConf: keys are regular expressions, which it would read as interpolations.
+        space = SpaceConfig(**(run.config.get("space") or {}))
+    except TypeError as error:
+        raise InputError(place, f"space cannot be read ({first_line(error)})") from None
+    config = RunConfig(**{**groups, **sections}, space=space, isolation=str(run.config.get("isolation", "process")))
+    config.validate()
+    return config
+
+
+def _check(run: RunFiles, bench: Bench) -> None:
+    """See that model and data are those of the run."""
+    before, now = run.config.get(IDENTITY) or {}, bench.facts()
+    for name, key in HASHES.items():
+        if now[name] != before.get(name):
+            raise InputError(key, f"has changed since the run (its {name} was {str(before.get(name))[:16]}, is "
+                                  f"{str(now[name])[:16]})", "the files of the run")
+
+
+def _measure(run: RunFiles, config: RunConfig, bench: Bench, saved: Path) -> tuple[Finish, Goal]:
+    space = make_space(config, bench.load())
+    bench.calibrate()
+    goal = make_goal(config, bench.baseline(space))
+    assert run.chosen is not None
+    return bench.replay(saved, run.chosen, goal), goal
+
+
+def _compared(run: RunFiles, finish: Finish, goal: Goal, versions: Mapping[str, str]) -> dict[str, Any]:
+    then, final, base = run.result, finish.final, finish.baseline.evaluation
+    tuned = then["tuned"]
+    # As at the end of a run: better than fp32 with confidence.
+    surely = replace(final.evaluation, ratios=tuple((name, ratio * (1 + dict(final.evaluation.spread)[name]))
+                                                    for name, ratio in final.evaluation.ratios))
+    ops = final.executed.by_type()
+    met, equal = goal.met(surely), ops == tuned["ops"]
+    (low, high), (was_low, was_high) = final.speedup_ci95, then["speedup_ci95"]
+    first = goal.constraints[0]
+    before = run.config.get(VERSIONS) or {}
+    return {
+        "holds": met and equal,
+        "goal": {"metric": run.metric, "threshold": first.threshold, "higher_is_better": first.higher_is_better,
+                 "accuracy_met": goal.feasible(final.evaluation), "met": met, "then_met": then["status"] == "met"},
+        "accuracy": {"then": tuned["accuracy"], "now": final.evaluation.metric(first.metric),
+                     "fp32_then": then["baseline"]["accuracy"], "fp32_now": base.metric(first.metric),
+                     "loss_ci95": list(final.accuracy_loss_ci95) if final.accuracy_loss_ci95 else None},
+        "speedup": {"then": then["speedup"], "then_ci95": [was_low, was_high], "now": final.speedup,
+                    "now_ci95": [low, high], "overlap": low <= was_high and was_low <= high},
+        "executed": {"equal": equal, "then": tuned["ops"], "now": ops},
+        "versions": {name: {"then": str(old), "now": versions[name]} for name, old in before.items()
+                     if name in versions and str(old) != versions[name]},
+    }
+
+
+def exit_status(found: Mapping[str, Any]) -> int:
+    """Of the command: 0 when the result still holds, 3 when it does not."""
+    return status.MET if found["holds"] else status.MISSED
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """What `replay` found, in words."""
+    goal, accuracy, speed, executed = (found[name] for name in ("goal", "accuracy", "speedup", "executed"))
+    sign = ">=" if goal["higher_is_better"] else "<="
+    interval = accuracy["loss_ci95"]
+    loss = f"; loss {interval[0]:+.4f} to {interval[1]:+.4f} with 95 %" if interval else ""
+    apart = "" if speed["overlap"] else "; the intervals do not overlap"
+    lines = [
+        f"{'holds' if found['holds'] else 'does not hold'}: the goal is {'met' if goal['met'] else 'missed'} now, was "
+        f"{'met' if goal['then_met'] else 'missed'} then",
+        f"{goal['metric']:10} {accuracy['now']:.4f} now, {accuracy['then']:.4f} then; fp32 {accuracy['fp32_now']:.4f} "
+        f"now, {accuracy['fp32_then']:.4f} then (asked {sign} {goal['threshold']:.4f}{loss})",
+        f"speed-up   {_speed(speed, 'now')} now, {_speed(speed, 'then')} then{apart}",
+        f"operators  int8/fp32 {_count(executed['now'])} now, {_count(executed['then'])} then"
+        f"{'' if executed['equal'] else '; not the same'}",
+    ]
+    lines += [f"{name} was {changed['then']}, is {changed['now']}" for name, changed in found["versions"].items()]
+    return "\n".join(lines)
+
+
+def _speed(speed: Mapping[str, Any], when: str) -> str:
+    low, high = speed[f"{when}_ci95"]
+    return f"{speed[when]:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _count(ops: Mapping[str, Mapping[str, int]]) -> str:
+    return "/".join(str(sum(kind[form] for kind in ops.values())) for form in ("int8", "fp32"))
