@@ -19,6 +19,7 @@ from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.space import Capabilities, Config, Space, Wishes
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.bench import Bench, Clock, Measured
+from nc_strategies.study.estimates import Estimates
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
 from nc_strategies.study.measure import MEMORY_SPREAD, METRIC
@@ -75,7 +76,6 @@ class _Run:
         self.config = setup.config
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
-        self._terms: LatencyTerms | None = None
 
     def run(self) -> Study:
         setup, config, bench = self.setup, self.config, self.setup.bench
@@ -117,25 +117,33 @@ class _Run:
         if study.resolution is not None and not study.resolution.enough:
             self.listener.notice(f"the goal is finer than the data: {study.resolution.text()}")
 
-    def _sensitivity(self, study: Study) -> Mapping[str, float]:
-        self.listener.stage("estimating sensitivity")
-        with self._clock("sensitivity"):
-            study.sensitivity = self.setup.bench.sensitivity()
+    def _sensitivity(self, study: Study, kept: Estimates) -> Mapping[str, float]:
+        if study.sensitivity is None:
+            study.sensitivity = kept.sensitivity
+            self.listener.stage("estimating sensitivity" if study.sensitivity is None else
+                                "reading sensitivity from the earlier run")
+        if study.sensitivity is None:
+            with self._clock("sensitivity"):
+                kept.sensitivity = study.sensitivity = self.setup.bench.sensitivity()
         return study.sensitivity
 
-    def _latency_terms(self, study: Study) -> LatencyTerms:
-        if self._terms is None:
-            self.listener.stage("profiling")
+    def _latency_terms(self, study: Study, kept: Estimates) -> LatencyTerms:
+        if study.latency_terms is None:
+            study.latency_terms = kept.terms
+            self.listener.stage("profiling" if study.latency_terms is None else
+                                "reading latency terms from the earlier run")
+        if study.latency_terms is None:
             with self._clock("profile"):
-                self._terms = study.latency_terms = self.setup.bench.latency_terms()
-        return self._terms
+                kept.terms = study.latency_terms = self.setup.bench.latency_terms()
+        return study.latency_terms
 
-    def _latency(self, study: Study, config: Config) -> float:
-        return self._latency_terms(study)(config)
-
-    def _divergence(self, config: Config) -> float:
-        with self._clock("divergence"):
-            return self.setup.bench.divergence(config)
+    def _divergence(self, config: Config, kept: Estimates) -> float:
+        found = kept.divergence(config)
+        if found is None:
+            with self._clock("divergence"):
+                found = self.setup.bench.divergence(config)
+                kept.add_divergence(config, found)
+        return found
 
     def _search(self, study: Study) -> None:
         config = self.config.tuning
@@ -144,10 +152,13 @@ class _Run:
         for trial in finished:
             if trial.evaluation is not None:
                 self.setup.bench.remember(trial.evaluation)
+        kept = Estimates(self.folder.path, study.space, self.folder.resumes)
         problem = Problem(study.space, study.goal, study.baseline, np.random.default_rng([config.seed, 0]),
                           config.max_trials, self.setup.executor.workers,
-                          lambda: self._sensitivity(study), lambda config: self._latency(study, config),
-                          lambda: self._latency_terms(study), self._divergence, state_dir=self.folder.path,
+                          lambda: self._sensitivity(study, kept),
+                          lambda config: self._latency_terms(study, kept)(config),
+                          lambda: self._latency_terms(study, kept),
+                          lambda config: self._divergence(config, kept), state_dir=self.folder.path,
                           metadata={"model": study.model, "data": str(study.metadata["data_sha256"])[:16],
                                     "space": study.space.fingerprint})
         self.listener.started(study, config.max_trials, config.timeout)

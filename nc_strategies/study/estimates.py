@@ -1,0 +1,128 @@
+"""``estimates.json``: what a run estimated before its trials, kept so that a resumed one does not estimate it again.
+
+An estimate made twice differs a little, and a strategy that solves for its next trial would then propose another one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nc_strategies.errors import first_line
+from nc_strategies.problem import Boundary, LatencyTerms
+from nc_strategies.space import Config, OpScheme, Space
+from nc_strategies.study.folder import write_atomically
+
+log = logging.getLogger(__name__)
+FILE = "estimates.json"
+SCHEMA = 1
+
+
+class Estimates:
+    """What was estimated; each addition is on disk before the strategy sees it.
+
+    Args:
+        folder: The run's folder; it exists.
+        space: What may be chosen; estimates of other operators are not taken.
+        resumes: An earlier run left its files here: they are read. A file that cannot be used is told in the log, and
+            written anew.
+    """
+
+    def __init__(self, folder: Path, space: Space, resumes: bool) -> None:
+        self.path = folder / FILE
+        self._sensitivity: dict[str, float] | None = None
+        self._terms: LatencyTerms | None = None
+        self._divergence: dict[str, float] = {}
+        if resumes and self.path.is_file():
+            try:
+                self._read(json.loads(self.path.read_text(encoding="utf-8")), space)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                log.warning("%s cannot be read (%s): what it held is estimated again", self.path, first_line(error))
+
+    @property
+    def sensitivity(self) -> Mapping[str, float] | None:
+        """See `Problem.sensitivity`; None until it is estimated."""
+        return self._sensitivity
+
+    @sensitivity.setter
+    def sensitivity(self, found: Mapping[str, float]) -> None:
+        self._sensitivity = dict(found)
+        self._write()
+
+    @property
+    def terms(self) -> LatencyTerms | None:
+        """See `Problem.latency_terms`; None until they are fitted."""
+        return self._terms
+
+    @terms.setter
+    def terms(self, found: LatencyTerms) -> None:
+        self._terms = found
+        self._write()
+
+    def divergence(self, config: Config) -> float | None:
+        """See `Problem.divergence`; None for a configuration it was not estimated of."""
+        return self._divergence.get(config.fingerprint)
+
+    def add_divergence(self, config: Config, found: float) -> None:
+        """Keep the divergence of a configuration."""
+        self._divergence[config.fingerprint] = found
+        self._write()
+
+    def _write(self) -> None:
+        data = {"schema": SCHEMA, "sensitivity": self._sensitivity,
+                "latency_terms": terms_to_dict(self._terms) if self._terms else None, "divergence": self._divergence}
+        # An operator that cannot run in int8 is infinitely sensitive, which JSON has no word for but Python reads.
+        write_atomically(self.path, json.dumps(data) + "\n")
+
+    def _read(self, data: Mapping[str, Any], space: Space) -> None:
+        """Take all of it, or nothing."""
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"schema {data['schema']}; this version knows {SCHEMA}")
+        sensitivity, terms = data["sensitivity"], None
+        if sensitivity is not None:
+            sensitivity = _numbers(sensitivity)
+            if not set(sensitivity) <= set(space.ops):
+                raise ValueError("sensitivity of operators that this model does not have")
+        if data["latency_terms"] is not None:
+            terms = terms_from_dict(data["latency_terms"])
+            if not set(terms.ops) <= set(space.ops):
+                raise ValueError("latency terms of operators that this model does not have")
+            terms(space.default())  # KeyError where a term is missing
+            terms(space.all_float())
+        divergence = _numbers(data["divergence"])
+        self._sensitivity, self._terms, self._divergence = sensitivity, terms, divergence
+
+
+def terms_to_dict(terms: LatencyTerms) -> dict[str, Any]:
+    """Latency terms in a JSON-ready form; the inverse of `terms_from_dict`."""
+    return {
+        "base": terms.base, "error": terms.error, "all_float": terms.all_float,
+        "ops": {name: [[scheme.to_dict(), cost] for scheme, cost in costs.items()]
+                for name, costs in terms.ops.items()},
+        "boundaries": [{**asdict(boundary), "clipped": sorted(boundary.clipped)} for boundary in terms.boundaries],
+        "options": [[name, value, cost] for (name, value), cost in terms.options.items()],
+    }
+
+
+def terms_from_dict(data: Mapping[str, Any]) -> LatencyTerms:
+    """Read what `terms_to_dict` wrote.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: the data is not of that form.
+    """
+    ops = {name: {OpScheme.from_dict(scheme): float(cost) for scheme, cost in costs}
+           for name, costs in data["ops"].items()}
+    boundaries = tuple(
+        Boundary(**{**boundary, "consumers": tuple(boundary["consumers"]),
+                    "clipped": frozenset((dtype, scheme) for dtype, scheme in boundary["clipped"])})
+        for boundary in data["boundaries"])
+    options = {(name, value): float(cost) for name, value, cost in data["options"]}
+    return LatencyTerms(float(data["base"]), ops, boundaries, options, float(data["error"]), float(data["all_float"]))
+
+
+def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in data.items()}

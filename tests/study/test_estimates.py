@@ -1,0 +1,68 @@
+"""What was estimated is kept, and comes back as it was."""
+
+import json
+import logging
+import math
+
+import pytest
+
+from nc_strategies.problem import Boundary, LatencyTerms
+from nc_strategies.space import FLOAT
+from nc_strategies.study.estimates import FILE, Estimates
+from nc_strategies.testing import ToyOp
+from nc_strategies.testing.toy import SCHEMES, toy_space
+
+SPACE = toy_space([ToyOp("a"), ToyOp("b", "MatMul")])
+TERMS = LatencyTerms(
+    0.1, {"a": {FLOAT: 1 / 3, **dict.fromkeys(SCHEMES, 0.1 + 0.2)}, "b": {FLOAT: 0.5, SCHEMES[0]: 1e-17}},
+    (Boundary("a", ("b",), 0.01, 0.02, True, 0.03, 0.04, frozenset({("int8", "sym"), ("uint8", "asym")})),
+     Boundary(None, ("a", "b"), 0.05, 0.0)),
+    {("fuse", True): 0.01, ("level", 3): -0.02, ("mode", "fast"): 0.0}, 0.07, -0.01)
+
+
+def kept(folder):
+    one = Estimates(folder, SPACE, False)
+    one.sensitivity = {"a": 0.1 + 0.2, "b": math.inf}
+    one.terms = TERMS
+    one.add_divergence(SPACE.default(), 1 / 7)
+    return one
+
+
+def test_all_comes_back_exactly(tmp_path):
+    kept(tmp_path)
+    again = Estimates(tmp_path, SPACE, True)
+    assert again.sensitivity == {"a": 0.1 + 0.2, "b": math.inf}
+    assert again.terms == TERMS
+    assert again.divergence(SPACE.default()) == 1 / 7
+    assert again.divergence(SPACE.all_float()) is None
+    assert [p.name for p in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_new_run_reads_nothing(tmp_path):
+    kept(tmp_path)
+    assert Estimates(tmp_path, SPACE, False).sensitivity is None
+
+
+def damaged(**changes):
+    def change(text):
+        return json.dumps({**json.loads(text), **changes})
+
+    return change
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: text[: len(text) // 2], lambda text: "", lambda text: "[]", lambda text: "\0" * 100,
+    lambda text: "[" * 100_000, damaged(schema=99), damaged(sensitivity={"a": "much"}), damaged(sensitivity=[1]),
+    damaged(sensitivity={"z": 1.0}), damaged(divergence=None), damaged(latency_terms={"base": 1}),
+    damaged(latency_terms=3), lambda text: text.replace('"a": [[', '"z": [['),
+    lambda text: text.replace('"quantize"', '"other"')])
+def test_a_damaged_file_is_estimated_again_with_a_warning(tmp_path, caplog, damage):
+    kept(tmp_path)
+    path = tmp_path / FILE
+    path.write_text(damage(path.read_text()))
+    with caplog.at_level(logging.WARNING):
+        again = Estimates(tmp_path, SPACE, True)
+    assert "is estimated again" in caplog.text
+    assert (again.sensitivity, again.terms, again.divergence(SPACE.default())) == (None, None, None)
+    again.sensitivity = {"a": 1.0}
+    assert Estimates(tmp_path, SPACE, True).sensitivity == {"a": 1.0}
