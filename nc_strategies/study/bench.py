@@ -127,6 +127,9 @@ class Bench(Protocol):
             EngineError: the engine cannot build or run it.
         """
 
+    def settle(self, trial: Trial) -> Finish:
+        """Take a trial as it was measured: an interrupted run saves at once, and measures nothing again."""
+
     def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32."""
 
@@ -332,6 +335,10 @@ class LocalBench:
         if self._signal is None:
             self._signal = np.array(self.measurer.baseline.all_float.predict(batch)[0])
         return batch, self._signal
+
+    def settle(self, trial: Trial) -> Finish:
+        """See `Bench.settle`."""
+        return self._finish(self.measurer.settle(trial))
 
     def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
         """See `Bench.finish`."""

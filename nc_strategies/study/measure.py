@@ -318,6 +318,18 @@ class Measurer:
         return Final(trial, evaluation, executed, 1 / timing.ratio(index, faster), (1 / high, 1 / low),
                      interval, timing.interval_ms(index))
 
+    def settle(self, trial: Trial) -> Final:
+        """A trial as it was measured, for a run that is interrupted: nothing is timed or evaluated again."""
+        assert trial.evaluation is not None
+        done = trial.evaluation
+        model = self.backend.realise(trial.config)
+        executed = model.executed()
+        model.close()
+        ratio, spread = done.ratio("latency"), dict(done.spread).get("latency", 0.0)
+        latency = done.value("latency_ms")
+        return Final(trial, done, executed, 1 / ratio, (1 / (ratio * (1 + spread)), (1 + spread) / ratio), None,
+                     (latency / (1 + spread), latency * (1 + spread)))
+
     def _rebase(self, before: Evaluation, timing: Timing, faster: int, seconds: float) -> Evaluation:
         values = {**dict(before.values), "latency_ms": timing.median_ms(faster), "duration_s": seconds,
                   "as_given_latency_ms": timing.median_ms(0), "all_float_latency_ms": timing.median_ms(1)}

@@ -189,9 +189,12 @@ class _Run:
             study.status = Status.FAILED
             self.seconds["total"] = time.perf_counter() - self.begin
             return
-        self.listener.stage("measuring the best again")
-        with self._clock("final"):
-            finish = self.setup.bench.finish(self._finalists(study, best), study.goal, FINAL_TIE)
+        if study.stop_reason == "interrupted":
+            finish = self.setup.bench.settle(best)
+        else:
+            self.listener.stage("measuring the best again")
+            with self._clock("final"):
+                finish = self.setup.bench.finish(self._finalists(study, best), study.goal, FINAL_TIE)
         study.final = finish.final
         study.baseline, study.baseline_ci95 = finish.baseline.evaluation, finish.baseline.latency_ci95
         if study.final.accuracy_loss_ci95 is not None:
@@ -207,10 +210,8 @@ class _Run:
         self.seconds["total"] = time.perf_counter() - self.begin
 
     def _finalists(self, study: Study, best: Trial) -> list[Trial]:
-        """The best, and what one trial's timing cannot tell from it; an interrupted run takes the best as it is."""
+        """The best, and what one trial's timing cannot tell from it."""
         assert best.evaluation is not None
-        if study.stop_reason == "interrupted":
-            return [best]
         if not best.ok:
             # Every trial was stopped early: the closest by their estimates are evaluated on everything.
             pruned = [t for t in study.trials if t.evaluation is not None]
