@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-import os
 import sys
 from pathlib import Path
 
-from nc_strategies.secrets import MASK, SECRET_NAME
+from nc_strategies.secrets import redact, register_secret
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-LEAST_LENGTH = 6
-_given: set[str] = set()
-
-
-def register_secret(value: str) -> None:
-    """Mask a value in everything that is redacted from now on; for secrets that came in by Python."""
-    if value:
-        _given.add(str(value))
-
-
-def redact(text: str) -> str:
-    """The text without secrets: registered ones, and environment variables whose names say that they are secret."""
-    secrets = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= LEAST_LENGTH}
-    for value in sorted(secrets | _given, key=len, reverse=True):
-        text = text.replace(value, MASK)
-    return text
+__all__ = ["RedactingFormatter", "RunFile", "RunLog", "redact", "redact_error", "register_secret"]
 
 
 def redact_error(error: BaseException) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
+from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.base import Steps, StepwiseStrategy
 from nc_strategies.strategies.choices import changed, changes
 
+log = logging.getLogger(__name__)
 MATMULS = ("Conv", "DepthwiseConv", "MatMul", "Gemm", "Dense")
 Group = tuple[str, ...]
 
@@ -155,7 +158,11 @@ class BasicStrategy(StepwiseStrategy):
         model, sensitivity = self.problem.latency_model, self.problem.sensitivity
         if model is None or sensitivity is None or not groups:
             return False
-        space, loss, cost = self.problem.space, sensitivity(), model(base)
+        try:
+            space, loss, cost = self.problem.space, sensitivity(), model(base)
+        except EngineError as error:
+            log.warning("operators are not ranked by estimates: %s", error)
+            return False
         self._loss = {g: max(0.0, *(loss.get(name, 0.0) for name in g)) for g in groups}
         saved = {g: model(space.fall_back(base, *g)) - cost for g in groups}
         least = 0.01 * max(*saved.values(), 1e-9)

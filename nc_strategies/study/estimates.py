@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nc_strategies.errors import first_line
+from nc_strategies.errors import EngineError, InputError, OutOfTimeError, first_line
 from nc_strategies.problem import Boundary, LatencyTerms
-from nc_strategies.space import Config, OpScheme, Space
+from nc_strategies.space import FLOAT, Config, OpScheme, Space
 from nc_strategies.study.folder import write_atomically
 
 log = logging.getLogger(__name__)
 FILE = "estimates.json"
 SCHEMA = 1
+T = TypeVar("T")
 
 
 class Estimates:
@@ -95,6 +97,51 @@ class Estimates:
             terms(space.all_float())
         divergence = _numbers(data["divergence"])
         self._sensitivity, self._terms, self._divergence = sensitivity, terms, divergence
+
+
+def ask(estimate: Callable[[], T]) -> T:
+    """Call what asks the engine for an estimate.
+
+    Raises:
+        EngineError: it failed, whatever the engine raised.
+    """
+    try:
+        return estimate()
+    except (EngineError, InputError, OutOfTimeError):
+        raise
+    except Exception as error:
+        log.warning("an estimate failed", exc_info=error)
+        raise EngineError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def one_by_one(divergence: Callable[[Config], float], space: Space, failures: int) -> dict[str, float]:
+    """Sensitivity by operator from a graph an operator, where asking for all at once takes the engine down.
+
+    Args:
+        divergence: Asks the engine.
+        space: What may be chosen.
+        failures: Operators in a row that may fail, each of which may cost a new worker; 0 for any number.
+
+    Returns:
+        Operator name to noise-to-signal ratio in int8; infinite for one that fails, and for all after too many.
+    """
+    found: dict[str, float] = {}
+    failed = 0
+    for group in space.groups:
+        scheme = next((s for s in space.schemes(group) if s != FLOAT), None)
+        if scheme is None:
+            continue
+        noise = math.inf
+        if not failures or failed < failures:
+            try:
+                noise = ask(lambda group=group, scheme=scheme:  # type: ignore[misc]
+                            divergence(space.all_float().with_op(*group, scheme=scheme)))
+                failed = 0
+            except EngineError as error:
+                log.warning("no sensitivity of %s: %s", group[0], error)
+                failed += 1
+        found.update(dict.fromkeys(group, noise))
+    return found
 
 
 def terms_to_dict(terms: LatencyTerms) -> dict[str, Any]:

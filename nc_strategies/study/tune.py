@@ -12,14 +12,14 @@ from typing import Any, cast
 import numpy as np
 
 from nc_strategies.config import RunConfig
-from nc_strategies.errors import InputError
+from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measure import resolution
 from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Problem, Trial
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.space import Capabilities, Config, Space, Wishes
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.bench import Bench, Clock, Measured
-from nc_strategies.study.estimates import Estimates
+from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
 from nc_strategies.study.measure import MEMORY_SPREAD, METRIC
@@ -124,8 +124,16 @@ class _Run:
                                 "reading sensitivity from the earlier run")
         if study.sensitivity is None:
             with self._clock("sensitivity"):
-                kept.sensitivity = study.sensitivity = self.setup.bench.sensitivity()
+                kept.sensitivity = study.sensitivity = self._estimated(study.space)
         return study.sensitivity
+
+    def _estimated(self, space: Space) -> Mapping[str, float]:
+        bench = self.setup.bench
+        try:
+            return ask(bench.sensitivity)
+        except EngineError as error:
+            log.warning("sensitivity is estimated operator by operator: %s", error)
+            return one_by_one(bench.divergence, space, self.config.tuning.max_consecutive_failures)
 
     def _latency_terms(self, study: Study, kept: Estimates) -> LatencyTerms:
         if study.latency_terms is None:
@@ -134,14 +142,14 @@ class _Run:
                                 "reading latency terms from the earlier run")
         if study.latency_terms is None:
             with self._clock("profile"):
-                kept.terms = study.latency_terms = self.setup.bench.latency_terms()
+                kept.terms = study.latency_terms = ask(self.setup.bench.latency_terms)
         return study.latency_terms
 
     def _divergence(self, config: Config, kept: Estimates) -> float:
         found = kept.divergence(config)
         if found is None:
             with self._clock("divergence"):
-                found = self.setup.bench.divergence(config)
+                found = ask(lambda: self.setup.bench.divergence(config))
                 kept.add_divergence(config, found)
         return found
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from nc_strategies.config import TuningConfig
 from nc_strategies.errors import EngineError, OutOfTimeError, first_line
 from nc_strategies.problem import Evaluation, Trial, TrialState
+from nc_strategies.secrets import redact
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.journal import Journal
@@ -148,7 +149,8 @@ class Tuner:
             trial = Trial(number, config, state, found, note=note)
         else:
             expected = isinstance(error, EngineError)
-            text = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
+            # It goes into the journal: what a user's function raises may name what it signed in with.
+            text = redact(first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}")
             log.warning("trial %d failed: %s", number, text, exc_info=None if expected else error)
             trial = Trial(number, config, TrialState.FAILED, error=text, note=note)
         self._failures = self._failures + 1 if trial.state is TrialState.FAILED else 0

@@ -7,6 +7,7 @@ import traceback
 
 import pytest
 
+from nc_strategies import secrets
 from nc_strategies.app import logs
 from nc_strategies.errors import InputError
 from nc_strategies.process import child_environment
@@ -16,8 +17,8 @@ GIVEN, FOUND = "given-by-python-12", "found-in-environment-34"
 
 
 @pytest.fixture(autouse=True)
-def secrets(monkeypatch):
-    monkeypatch.setattr(logs, "_given", set())
+def given(monkeypatch):
+    monkeypatch.setattr(secrets, "_given", set())
     monkeypatch.setenv("SOME_API_TOKEN", FOUND)
     logs.register_secret(GIVEN)
 

@@ -1,6 +1,7 @@
 """`nc_strategies.tune`, with a real engine on the bundled model."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -111,6 +112,20 @@ def test_a_trial_whose_evaluation_raises_is_a_failed_trial(proto, calibration, e
     study = nc_strategies.tune(proto, calibration=calibration, eval_func=brittle, run_dir=tmp_path / "run", **QUICK)
     assert (study.trials[0].state, study.trials[1].state) == ("failed", "ok")
     assert "the second model is too much" in study.trials[0].error
+
+
+def test_a_secret_in_what_an_evaluation_raises_is_in_no_file(proto, calibration, evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHOP_PASSWORD", "open-sesame-17")
+
+    def brittle(model):
+        if len(evaluate.seen) == 1:
+            evaluate.seen.append(None)
+            raise RuntimeError(f"cannot sign in with {os.environ['SHOP_PASSWORD']}")
+        return evaluate(model)
+
+    study = nc_strategies.tune(proto, calibration=calibration, eval_func=brittle, run_dir=tmp_path / "run", **QUICK)
+    assert study.trials[0].error == "RuntimeError: cannot sign in with ***"
+    assert [p for p in (tmp_path / "run").rglob("*") if p.is_file() and b"open-sesame" in p.read_bytes()] == []
 
 
 def test_a_run_that_measures_nothing_is_an_engine_error(proto, calibration, tmp_path):

@@ -6,9 +6,10 @@ import math
 
 import pytest
 
+from nc_strategies.errors import EngineError, OutOfTimeError
 from nc_strategies.problem import Boundary, LatencyTerms
 from nc_strategies.space import FLOAT
-from nc_strategies.study.estimates import FILE, Estimates
+from nc_strategies.study.estimates import FILE, Estimates, ask, one_by_one
 from nc_strategies.testing import ToyOp
 from nc_strategies.testing.toy import SCHEMES, toy_space
 
@@ -66,3 +67,37 @@ def test_a_damaged_file_is_estimated_again_with_a_warning(tmp_path, caplog, dama
     assert (again.sensitivity, again.terms, again.divergence(SPACE.default())) == (None, None, None)
     again.sensitivity = {"a": 1.0}
     assert Estimates(tmp_path, SPACE, True).sensitivity == {"a": 1.0}
+
+
+def test_what_an_engine_raises_in_an_estimate_is_the_engines_and_the_runs_end_is_not():
+    def fail():
+        raise ZeroDivisionError("by zero")
+
+    def end():
+        raise OutOfTimeError("over")
+
+    assert ask(lambda: 3) == 3
+    with pytest.raises(EngineError, match="ZeroDivisionError: by zero"):
+        ask(fail)
+    with pytest.raises(OutOfTimeError):
+        ask(end)
+
+
+def test_an_operator_that_takes_the_engine_down_is_infinitely_sensitive():
+    def divergence(config):
+        if "b" in config.int8_ops:
+            raise EngineError("crashed")
+        return 0.5
+
+    assert one_by_one(divergence, SPACE, 10) == {"a": 0.5, "b": math.inf}
+
+
+def test_after_too_many_failures_in_a_row_no_further_operator_is_asked_for():
+    space, asked = toy_space([ToyOp(name) for name in "abcdef"]), []
+
+    def divergence(config):
+        asked.extend(config.int8_ops)
+        raise EngineError("crashed")
+
+    assert set(one_by_one(divergence, space, 2).values()) == {math.inf}
+    assert asked == ["a", "b"]

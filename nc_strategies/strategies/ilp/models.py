@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nc_strategies.errors import EngineError
 from nc_strategies.problem import Constraint, Evaluation, LatencyTerms, Problem
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.ilp.columns import Array, Column, Columns
 from nc_strategies.strategies.ilp.priors import MEASURED, UNMEASURED, Losses
 from nc_strategies.strategies.ilp.program import Budgeted, Conversion
 from nc_strategies.strategies.ilp.regression import Regression
+
+log = logging.getLogger(__name__)
 
 SCALE_SD = 0.3
 """Relative standard deviation of the sum of all losses, once a trial has shown it."""
@@ -165,9 +169,15 @@ class LossModel:
 
 
 def latency_terms(problem: Problem) -> LatencyTerms | None:
-    """A problem's latency terms, asked for where time is an objective."""
+    """A problem's latency terms, asked for where time is an objective; None where the engine fails at them."""
     timed = any(o.name in TIMES for o in problem.goal.objectives)
-    return problem.latency_terms() if timed and problem.latency_terms is not None else None
+    if not timed or problem.latency_terms is None:
+        return None
+    try:
+        return problem.latency_terms()
+    except EngineError as error:
+        log.warning("latency terms cannot be fitted: %s", error)
+        return None
 
 
 class CostModel:

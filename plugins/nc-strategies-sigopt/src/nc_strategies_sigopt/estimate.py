@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.api import FLOAT, Config, Problem, Space
+from nc_strategies.api import FLOAT, Config, EngineError, Problem, Space
 
+log = logging.getLogger("nc_strategies.sigopt")
 Array = NDArray[np.float64]
 LEAST = 1e-3
 """Least loss and saving of a unit, relative to the mean: estimates of zero or below are noise."""
@@ -43,10 +45,12 @@ def estimate(problem: Problem) -> Estimate:
         loss, loss_sd = np.array([sum(known.get(name, 0.0) for name in unit) for unit in units]), 0.8
     else:
         loss, loss_sd = _prior_loss(space, units), 1.5
+    saved, saved_sd = _prior_saving(space, units), 0.8
     if problem.latency_model is not None:
-        saved, saved_sd = _modelled_saving(problem, units), 0.3
-    else:
-        saved, saved_sd = _prior_saving(space, units), 0.8
+        try:
+            saved, saved_sd = _modelled_saving(problem, units), 0.3
+        except EngineError as error:
+            log.warning("latency is not modelled: %s", error)
     loss, saved = _positive(loss), _positive(saved)
     order = np.argsort(loss / saved, kind="stable")
     return Estimate(tuple(units[i] for i in order), loss[order], saved[order], loss_sd, saved_sd)
@@ -97,7 +101,9 @@ def _prior_saving(space: Space, units: list[tuple[str, ...]]) -> Array:
 def _positive(values: Array) -> Array:
     if len(values) == 0:
         return values
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    # Infinite is what cannot even run in int8: worse than all that can.
+    worst = 3.0 * float(values[np.isfinite(values)].max(initial=0.0))
+    values = np.nan_to_num(values, nan=0.0, posinf=worst, neginf=0.0)
     mean = float(np.maximum(values, 0.0).mean())
     least = LEAST * mean if mean > 0 else 1.0
     values = np.maximum(values, least)

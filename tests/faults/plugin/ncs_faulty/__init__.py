@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from nc_strategies.api import Component, hookimpl
+from nc_strategies.strategies.random import RandomSettings
 
 
 @dataclass
@@ -36,6 +37,7 @@ def ncs_components():
     """Components of this package."""
     return [
         Component("backend", "faulty", "ncs_faulty.parts:Faulty", FaultySettings),
+        Component("strategy", "leaky", "ncs_faulty.parts:Leaky", RandomSettings),
         Component("model", "toy", "ncs_faulty.parts:ToyModel", ToyModelSettings),
     ]
 

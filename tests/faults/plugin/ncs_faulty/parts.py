@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 import time
 import types
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from nc_strategies.api import InputError, ModelSource
 from nc_strategies.measure import latency
+from nc_strategies.strategies.random import RandomStrategy
 from nc_strategies.testing.toy import ToyBackend, ToyExecutable, toy_time
 
 NONE, BLOCK = "", 64 * 2**20
@@ -54,7 +56,13 @@ def throw():
     raise ZeroDivisionError("the toy engine divides by zero")
 
 
-FAULTS = {"abort": abort, "segfault": segfault, "hang": hang, "sleep": sleep, "eat": eat, "exit": leave,
+def tell():
+    # All that the process was given, by each way there is.
+    sys.stderr.write(f"environment: {dict(os.environ)}\n")
+    raise ValueError(f"environment: {Path('/proc/self/environ').read_bytes()!r}")
+
+
+FAULTS = {"tell": tell, "abort": abort, "segfault": segfault, "hang": hang, "sleep": sleep, "eat": eat, "exit": leave,
           "raise": throw, "nan": None}
 
 
@@ -135,3 +143,15 @@ class ToyModel:
         if not path.exists():
             raise InputError("model.path", f"no such file: {path}")
         return ModelSource(path.stem, {"toy": path})
+
+
+class Leaky(RandomStrategy):
+    """Fails in the command's process, with its secrets in the error and in those that led to it."""
+
+    def propose(self):
+        if len(self._proposed) < 2:
+            return super().propose()
+        try:
+            raise KeyError(os.environ["SIGOPT_API_TOKEN"])
+        except KeyError as error:
+            raise RuntimeError(f"environment: {dict(os.environ)}") from error
