@@ -197,8 +197,12 @@ class BasicStrategy(StepwiseStrategy):
         model = self.problem.latency_model
         if model is None:
             return groups
-        cost = {g: model(self.problem.space.fall_back(base, *g)) for g in groups}
-        limit = model(base)
+        try:
+            limit = model(base)
+            cost = {g: model(self.problem.space.fall_back(base, *g)) for g in groups}
+        except EngineError as error:
+            log.warning("latency is not modelled: %s", error)
+            return groups
         return sorted((g for g in groups if cost[g] < limit), key=lambda g: cost[g])
 
     def _order(self, groups: list[Group]) -> list[Group]:

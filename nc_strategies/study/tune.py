@@ -76,6 +76,7 @@ class _Run:
         self.config = setup.config
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self._failed: EngineError | None = None
 
     def run(self) -> Study:
         setup, config, bench = self.setup, self.config, self.setup.bench
@@ -141,8 +142,14 @@ class _Run:
             self.listener.stage("profiling" if study.latency_terms is None else
                                 "reading latency terms from the earlier run")
         if study.latency_terms is None:
-            with self._clock("profile"):
-                kept.terms = study.latency_terms = ask(self.setup.bench.latency_terms)
+            if self._failed is not None:
+                raise self._failed  # an engine that died at it once would do so again
+            try:
+                with self._clock("profile"):
+                    kept.terms = study.latency_terms = ask(self.setup.bench.latency_terms)
+            except EngineError as error:
+                self._failed = error
+                raise
         return study.latency_terms
 
     def _divergence(self, config: Config, kept: Estimates) -> float:

@@ -164,9 +164,9 @@ def test_a_run_with_every_kind_of_fault_ends_and_each_failure_has_its_reason(lab
     kinds = list(REASONS)
     status, _, err = lab.run(*lab.toy(
         "strategy=random", f"backend.faults='{','.join(kinds)}'", "backend.share=40", f"tuning.max_trials={trials}",
-        "tuning.max_consecutive_failures=0", "tuning.trial_timeout=8", "tuning.memory_limit=400", "run_dir=run"),
+        "tuning.max_consecutive_failures=0", "tuning.trial_timeout=8", "tuning.memory_limit=1000", "run_dir=run"),
         timeout=1800)
-    assert (status in (0, 3), err) == (True, "")
+    assert status in (0, 3), err
     lines = lab.journal()
     assert len(lines) == trials
     for line in lines:

@@ -195,7 +195,10 @@ class CostModel:
         self._terms = terms
         self._modelled = None
         if self._terms is None and names & set(TIMES) and problem.latency_model is not None:
-            self._modelled = _savings(problem, columns)
+            try:
+                self._modelled = _savings(problem, columns)
+            except EngineError as error:
+                log.warning("latency is not modelled: %s", error)
         self._share = {o.name: o.weight / sum(x.weight for x in problem.goal.objectives)
                        for o in problem.goal.objectives}
         timed = sum(w for n, w in self._share.items() if n in TIMES)
