@@ -58,7 +58,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
     folder = Path(arguments.data).resolve()
     data = [f"data.path={folder / 'cifar10_eval.npz'}", f"data.calibration_path={folder / 'cifar10_calib.npz'}"]
     return [Case(name, (f"model.path={folder / file}", *data, *how, *arguments.override))
-            for name, (file, how) in REFERENCE.items()]
+            for name, (file, how) in REFERENCE.items() if not arguments.only or name in arguments.only]
 
 
 def run(case: Case, strategy: str, seed: int, arguments: argparse.Namespace) -> Path:
@@ -213,6 +213,7 @@ def main() -> None:
     """Run, print the table, write JSON and Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="../shared/data", help="folder of the reference models and pictures")
+    parser.add_argument("--only", nargs="+", help="some of the reference models: " + ", ".join(REFERENCE))
     parser.add_argument("--model", help="a Keras model of your own instead")
     parser.add_argument("--evaluation", help="its evaluation data, .npz")
     parser.add_argument("--calibration", help="its calibration data, .npz")
