@@ -51,7 +51,7 @@ def main() -> None:
     """Run all, print a line each and a sum."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=60, help="kills in all, at least")
-    parser.add_argument("--strategies", default="basic,random,sigopt")
+    parser.add_argument("--strategies", default="basic,random,sigopt,ilp")
     parser.add_argument("--engines", default="toy,onnxruntime,tensorflow")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
