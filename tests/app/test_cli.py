@@ -67,7 +67,8 @@ def test_the_main_job_meets_its_goal_and_leaves_what_it_promises(tmp_path):
     assert found["speedup_ci95"][0] > 1.0
     assert "goal met" in out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "result.json", "trials.jsonl", "config.yaml", "model", "nc_strategies.log", "analysis.json", "report.html"}
+        "result.json", "trials.jsonl", "config.yaml", "model", "nc_strategies.log", "analysis.json", "estimates.json",
+        "report.html"}
     lines = [json.loads(line) for line in (tmp_path / "out" / "trials.jsonl").read_text().splitlines()]
     assert len(lines) == found["trials"]["total"]
     assert len({line["fingerprint"] for line in lines}) == len(lines)
