@@ -195,7 +195,7 @@ def test_an_interrupt_saves_the_best_so_far(small, tmp_path, number):
     while time.monotonic() < end and not (journal.exists() and journal.read_text().count("\n") >= 2):
         time.sleep(0.05)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
     found = result(tmp_path / "out")
     assert found["stop_reason"] == "interrupted"
