@@ -73,7 +73,8 @@ def test_the_list_takes_a_kind_and_refuses_another(tmp_path):
     assert {line.split()[0] for line in out.splitlines()} == {"backend"}
     status, out, err = run("list", "colour", cwd=tmp_path)
     assert (status, out) == (2, "")
-    assert err == ("error: list: there is no kind 'colour'; one of strategy, backend, metric, model, data, executor, tracker\n")
+    assert err == ("error: list: there is no kind 'colour'; "
+                   "one of strategy, backend, metric, model, data, executor, tracker\n")
 
 
 def test_what_is_missing_is_read_from_the_package_s_extras(monkeypatch):
