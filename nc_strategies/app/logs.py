@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from nc_strategies.secrets import redact, register_secret
@@ -80,4 +81,6 @@ class RunLog:
             if handler is not None:
                 self._logger.removeHandler(handler)
                 handler.setTarget(None) if isinstance(handler, logging.handlers.MemoryHandler) else None
-                handler.close()
+                # On a full disk the last lines cannot be kept; that it is full has been said where it ended the run.
+                with suppress(OSError):
+                    handler.close()
