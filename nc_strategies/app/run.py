@@ -142,6 +142,8 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
 
 def _command() -> list[str]:
     """The command line that started this job, free of secrets; empty when it was none."""
+    if "hydra" not in sys.modules:
+        return []
     from hydra.core.hydra_config import HydraConfig
 
     if not HydraConfig.initialized() or HydraConfig.get().job.name != "nc_strategies":
