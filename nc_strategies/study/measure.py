@@ -31,6 +31,8 @@ FLOAT_TOLERANCE = 1e-3
 METRIC = ACCURACY
 MEMORY_SPREAD = 0.02
 """Relative half-width taken for the 95 % interval of a ratio of peaks, which are measured once."""
+FINALISTS = 3
+"""Models that are timed side by side at the end; where more come into question, a heat chooses them."""
 REHEARSED = 0.1
 """Share of the samples that is read to tell how long all of them take."""
 
@@ -286,6 +288,8 @@ class Measurer:
         """
         models = models or [self.backend.realise(t.config) for t in trials]
         base = self.baseline
+        if len(models) > FINALISTS:
+            trials, models = self._heat(trials, models, goal)
         references = [base.as_given, base.all_float]
         timing = self._time([*references, *models], self.settings.final_runs, 3.0)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
@@ -317,6 +321,23 @@ class Measurer:
             finalist.close()
         return Final(trial, evaluation, executed, 1 / timing.ratio(index, faster), (1 / high, 1 / low),
                      interval, timing.interval_ms(index))
+
+    def _heat(self, trials: list[Trial], models: list[Executable],
+              goal: Goal) -> tuple[list[Trial], list[Executable]]:
+        """The fastest of many candidates, by their trial's timing and one side by side; the others are closed."""
+        timing = self._time([self.baseline.reference, *models], self.settings.latency_runs)
+        costs = []
+        for index, trial in enumerate(trials, 1):
+            assert trial.evaluation is not None
+            ratio = timing.ratio(index, 0)
+            both = tuple((name, float(np.sqrt(before * ratio)) if name in ("latency", "throughput") else before)
+                         for name, before in trial.evaluation.ratios)
+            costs.append(goal.cost(replace(trial.evaluation, ratios=both)))
+        kept = sorted(np.argsort(costs, kind="stable")[:FINALISTS].tolist())
+        for index, model in enumerate(models):
+            if index not in kept:
+                model.close()
+        return [trials[i] for i in kept], [models[i] for i in kept]
 
     def settle(self, trial: Trial) -> Final:
         """A trial as it was measured, for a run that is interrupted: nothing is timed or evaluated again."""

@@ -28,7 +28,8 @@ from nc_strategies.study.tuner import Tuner
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
-FINALISTS = 3
+CANDIDATES = 6
+"""Trials that may be the fastest as far as their timing tells, and are timed once more against each other."""
 FINAL_TIE = 0.015
 """Relative difference in latency that counts as none between finalists, which are timed at least 300 times."""
 
@@ -230,17 +231,17 @@ class _Run:
         if not best.ok:
             # Every trial was stopped early: the closest by their estimates are evaluated on everything.
             pruned = [t for t in study.trials if t.evaluation is not None]
-            return sorted(pruned, key=lambda t: study.goal.violation(t.evaluation))[:FINALISTS]  # type: ignore[arg-type]
+            return sorted(pruned, key=lambda t: study.goal.violation(t.evaluation))[:3]  # type: ignore[arg-type]
         if study.goal.violation(best.evaluation) > 0:
             return [best]
         cost = study.goal.cost(best.evaluation) * (1 + study.goal.tie)
         level = [t for t in study.trials if t.ok and t.evaluation is not None and study.goal.feasible(t.evaluation)
-                 and study.goal.cost(t.evaluation) <= cost]
+                 and study.goal.cost(t.evaluation) <= cost * (1 + max((s for _, s in t.evaluation.spread), default=0))]
         unique: dict[str, Trial] = {}
         for trial in [best, *sorted(level, key=lambda t: study.goal.cost(t.evaluation))]:  # type: ignore[arg-type]
             assert trial.evaluation is not None
             unique.setdefault(trial.evaluation.graph, trial)
-        return list(unique.values())[:FINALISTS]
+        return list(unique.values())[:CANDIDATES]
 
     def _clock(self, stage: str) -> Clock:
         return Clock(self.seconds, stage)

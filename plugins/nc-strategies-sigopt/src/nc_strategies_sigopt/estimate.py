@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,10 @@ log = logging.getLogger("nc_strategies.sigopt")
 Array = NDArray[np.float64]
 LEAST = 1e-3
 """Least loss and saving of a unit, relative to the mean: estimates of zero or below are noise."""
+
+
+LEAST_GAIN = 0.002
+"""Part of the latency that a unit must be expected to save in fp32 for that to be tried."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,24 @@ def estimate(problem: Problem) -> Estimate:
 def int8_scheme(space: Space, unit: tuple[str, ...], config: Config) -> Config:
     """The configuration with a unit in its first int8 scheme."""
     return config.with_op(*unit, scheme=next(s for s in space.schemes(unit) if not s.is_float))
+
+
+def fastest(problem: Problem, config: Config, units: Sequence[tuple[str, ...]]) -> Config:
+    """A configuration without the units that a latency model expects to be faster in fp32; itself without a model."""
+    cost = problem.latency_model
+    if cost is None:
+        return config
+    try:
+        lowest = cost(config)
+        gains = {unit: lowest - cost(config.with_op(*unit)) for unit in units}
+        for unit in sorted((u for u in units if gains[u] > 0), key=lambda u: -gains[u]):
+            without = config.with_op(*unit)
+            now = cost(without)
+            if now < lowest * (1 - LEAST_GAIN):
+                config, lowest = without, now
+    except EngineError as error:
+        log.warning("latency is not modelled: %s", error)
+    return config
 
 
 def _modelled_saving(problem: Problem, units: list[tuple[str, ...]]) -> Array:

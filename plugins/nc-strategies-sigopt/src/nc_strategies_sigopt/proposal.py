@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nc_strategies.api import Config, Goal, Trial
+from nc_strategies.api import Config, Problem, Trial
+from nc_strategies_sigopt.estimate import fastest
 from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.refine import expected_units
 
@@ -51,21 +52,30 @@ class Proposal:
                         record["suggestion"], record["owner"])
 
 
-def known_points(parameters: Parameters, goal: Goal, trials: Mapping[str, Trial], skip: str = "") -> Iterator[Proposal]:
-    """Int8 everywhere; then, once that is measured, as much of it as the estimates say the goal allows.
+def known_points(parameters: Parameters, problem: Problem, trials: Mapping[str, Trial],
+                 skip: str = "") -> Iterator[Proposal]:
+    """Int8 everywhere; then, once that is measured, what the estimates make of it.
+
+    Where it keeps the goal: without the operators that the latency model expects to be faster in fp32. Else as much
+    int8 as the estimates of the loss say the goal allows.
 
     Args:
         parameters: The experiment's parameters.
-        goal: What is wanted.
+        problem: What is to be solved.
         trials: Finished trials by fingerprint; read when the next point is asked for.
         skip: Mark of the point that was proposed last, by an earlier process.
     """
-    chosen = parameters.all_int8()
+    goal, chosen = problem.goal, parameters.all_int8()
     config = parameters.config(chosen)
     if not skip:
         yield Proposal("known int8", config, "int8 everywhere", chosen)
     trial = trials.get(config.fingerprint)
-    if skip == "known estimate" or trial is None or trial.evaluation is None:
+    if skip not in ("", "known int8") or trial is None or trial.evaluation is None:
+        return
+    if trial.ok and goal.feasible(trial.evaluation):
+        faster = fastest(problem, config, parameters.estimate.units)
+        if faster != config:
+            yield Proposal("known fastest", faster, "int8 where the latency model expects it to be faster")
         return
     first = goal.constraints[0]
     wanted = expected_units(parameters.estimate, goal.loss(trial.evaluation), first.loss(first.threshold))

@@ -29,7 +29,8 @@ BASELINE = "fp32"
 class SigOptStrategy(Strategy):
     """Searches groups of operators with SigOpt, then single operators around the best.
 
-    1. fp32 is reported as it was measured; int8 everywhere is tried; then what the estimates expect to be the best.
+    1. fp32 is reported as it was measured; int8 everywhere is tried; then what the estimates expect to be the best:
+       less int8 where the goal is missed, and where it is met, none where fp32 is expected to be faster.
     2. SigOpt suggests which groups of operators, alike in loss for what they save, run in int8, and with which
        graph-wide choices. Every suggestion gets one observation, also a failed one.
     3. In the last third of the budget, single operators change sides around the best trial, by prices learnt from
@@ -66,7 +67,7 @@ class SigOptStrategy(Strategy):
         self._waiting: dict[str, list[Proposal]] = {}
         self._proposed = 0
         self._refined = 0
-        self._first = known_points(self._parameters, problem.goal, self._trials)
+        self._first = known_points(self._parameters, problem, self._trials)
         self._session = Session(self.settings, problem, self._parameters, self._seed)
         self._earlier = deque(r for r in self._session.state.records if r["event"] == EVENT)
         baseline = Trial(0, problem.space.all_float(), TrialState.OK, problem.baseline)
@@ -106,7 +107,7 @@ class SigOptStrategy(Strategy):
         while self._earlier:
             proposal = Proposal.from_record(self._earlier.popleft())
             if proposal.kind == "known":
-                self._first = known_points(self._parameters, self.problem.goal, self._trials, proposal.mark)
+                self._first = known_points(self._parameters, self.problem, self._trials, proposal.mark)
             self._refined += proposal.kind == "refinement"
             if not self._expect(proposal):
                 return proposal
