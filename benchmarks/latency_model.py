@@ -76,20 +76,29 @@ def draw(space: Space, wanted: int, rng: np.random.Generator) -> dict[str, Confi
     return found
 
 
-def time_configs(backend: Backend, space: Space, batch: Batch, configs: dict[str, Config], runs: int,
+def faster(backend: Backend, space: Space, batch: Batch, runs: int, rng: np.random.Generator,
+           clock: Callable[[], float]) -> Executable:
+    """fp32 as trials are timed beside it: the faster of the model as given and the all-float graph."""
+    both = [backend.reference(), backend.realise(space.all_float())]
+    timing = interleave([call(model, batch) for model in both], runs, rng, clock=clock)
+    chosen = int(timing.ratio(1, 0) < 1)
+    both[1 - chosen].close()
+    return both[chosen]
+
+
+def call(model: Executable, batch: Batch) -> Callable[[], object]:
+    """One run of a model."""
+    return lambda: model.predict(batch)
+
+
+def time_configs(backend: Backend, reference: Executable, batch: Batch, configs: dict[str, Config], runs: int,
                  rng: np.random.Generator, clock: Callable[[], float]) -> tuple[dict[str, float], float]:
     """Latencies relative to fp32's, and the noise floor: the median standard error of their logarithm."""
-    def run(model: Executable) -> Callable[[], object]:
-        return lambda: model.predict(batch)
-
-    given, plain = backend.reference(), backend.realise(space.all_float())
-    first = interleave([run(given), run(plain)], runs, rng, clock=clock)
-    reference = plain if first.ratio(1, 0) < 1 else given
     names, ratios, errors = list(configs), {}, []
     for start in range(0, len(names), SIDE_BY_SIDE):
         part = names[start : start + SIDE_BY_SIDE]
         models = [backend.realise(configs[name]) for name in part]
-        timing = interleave([run(reference), *map(run, models)], runs, rng, clock=clock)
+        timing = interleave([call(model, batch) for model in (reference, *models)], runs, rng, clock=clock)
         for index, name in enumerate(part, 1):
             ratios[name] = timing.ratio(index, 0)
             errors.append(timing.standard_error(index, 0))
@@ -113,12 +122,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     space = Space(backend.capabilities())
     backend.calibrate([{info.inputs[0].name: pictures}])
     batch = {info.inputs[0].name: pictures[:1]}
-    start, begin = time.perf_counter(), time.process_time()
-    terms = fit_latency(backend, space, batch, np.random.default_rng([arguments.seed, 0]), clock=clock)
-    seconds, processor = time.perf_counter() - start, time.process_time() - begin
     rng = np.random.default_rng([arguments.seed, 1])
+    reference = faster(backend, space, batch, arguments.runs, rng, clock)
+    start, begin = time.perf_counter(), time.process_time()
+    terms = fit_latency(backend, space, batch, np.random.default_rng([arguments.seed, 0]), clock=clock,
+                        reference=reference)
+    seconds, processor = time.perf_counter() - start, time.process_time() - begin
     configs = draw(space, arguments.configs, rng)
-    measured, noise = time_configs(backend, space, batch, configs, arguments.runs, rng, clock)
+    measured, noise = time_configs(backend, reference, batch, configs, arguments.runs, rng, clock)
     truth = np.array([measured[n] for n in configs])
     predicted = np.array([terms(config) for config in configs.values()])
     errors = np.abs(predicted / truth - 1)

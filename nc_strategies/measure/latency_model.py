@@ -16,11 +16,12 @@ from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 
 log = logging.getLogger(__name__)
-RUNS = 40
+RUNS = 25
+"""Timed runs of a configuration: what a graph's place in memory adds to all its runs, only more graphs average out."""
 PROFILED_RUNS = 15
 SIDE_BY_SIDE = 4
 """Configurations that are open at the same time, beside fp32: each holds a copy of the model's weights."""
-PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 3, 6, 16
+PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 8, 8, 16
 """Random configurations to time, in pairs of a half and its complement: with profiles, and without, where the number
 of operators counts."""
 ANCHORED = 0.3
@@ -48,21 +49,31 @@ class _Bench:
     runs: int
     limit: float
     clock: Callable[[], float] | None
-    reference: Executable = field(init=False)
+    reference: Executable | None = None
     seconds: float = field(init=False, default=0.0)
+    _own: bool = field(init=False, default=False)
 
     def choose_reference(self, all_float: Config) -> None:
-        """Take the faster of the model as given and the all-float graph as fp32."""
+        """Take the faster of the model as given and the all-float graph as fp32, unless one was given."""
+        if self.reference is not None:
+            self.seconds = self._interleave([self.reference]).median_ms(0) / 1e3
+            return
         candidates = [self.backend.reference(), self.backend.realise(all_float)]
         timing = self._interleave(candidates)
         faster = int(timing.ratio(1, 0) < 1.0)
         self.seconds = timing.median_ms(faster) / 1e3
-        self.reference = candidates[faster]
+        self.reference, self._own = candidates[faster], True
         candidates[1 - faster].close()
+
+    def close(self) -> None:
+        """Close fp32 where it was chosen here."""
+        if self._own and self.reference is not None:
+            self.reference.close()
 
     def time(self, samples: Sequence[_Timed], profiled: set[str]) -> list[_Timed]:
         """Fill in the ratios of some configurations, and the profiles of those named; what cannot run is left out."""
         done = []
+        assert self.reference is not None
         for start in range(0, len(samples), SIDE_BY_SIDE):
             models = [(sample, model) for sample in samples[start : start + SIDE_BY_SIDE]
                       if (model := self._realise(sample)) is not None]
@@ -94,7 +105,8 @@ class _Bench:
 
 
 def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Generator, runs: int = RUNS,
-                limit: float = 20.0, clock: Callable[[], float] | None = None) -> LatencyTerms:
+                limit: float = 20.0, clock: Callable[[], float] | None = None,
+                reference: Executable | None = None) -> LatencyTerms:
     """Latency relative to fp32's, as terms.
 
     The all-float graph, the default, each other sort of int8, and every second operator in int8 one way and the other
@@ -110,6 +122,8 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
         runs: Timed runs of a configuration.
         limit: Seconds after which the timing of four configurations stops, once there were 20 runs.
         clock: Gives the seconds that are counted; `time.perf_counter` when left out.
+        reference: fp32 as trials are timed beside it, which stays open; chosen and opened here when left out. Two
+            sessions of one model differ by a few per cent, so that ratios only compare beside the same one.
 
     Returns:
         Terms; `LatencyTerms.error` from the random configurations, each predicted without itself.
@@ -117,7 +131,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     Raises:
         EngineError: not even the all-float graph runs.
     """
-    bench = _Bench(backend, batch, rng, runs, limit, clock)
+    bench = _Bench(backend, batch, rng, runs, limit, clock, reference)
     bench.choose_reference(space.all_float())
     profiled = {"float", "int8", "even", "odd"}
     timed = bench.time([*_ends(space), *_alternating(space)], profiled)
@@ -125,7 +139,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
     pairs = PAIRS if profiles else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
     timed += bench.time(list(_halves(space, pairs, rng)), set())
-    bench.reference.close()
+    bench.close()
     columns = Columns(space, backend.links())
     samples = len(next(iter(batch.values())))
     prior = expected(columns, profiles, bench.seconds, samples)

@@ -321,7 +321,8 @@ class LocalBench:
         if self._terms is None:
             assert self._space is not None, "measure the baseline first"
             rng = np.random.default_rng([self.config.tuning.seed, 3])
-            self._terms = fit_latency(self.parts.backend, self._space, self.measurer.batch, rng)
+            self._terms = fit_latency(self.parts.backend, self._space, self.measurer.batch, rng,
+                                      reference=self.measurer.baseline.reference)
         return self._terms
 
     def divergence(self, config: Config) -> float:
