@@ -11,7 +11,7 @@ import numpy as np
 from nc_strategies.backends.base import Backend, Batch, Executable, Profile
 from nc_strategies.errors import EngineError
 from nc_strategies.measure.latency import Timing, interleave
-from nc_strategies.measure.latency_regression import NOISE, Columns, expected, kind, posterior
+from nc_strategies.measure.latency_regression import NOISE, Array, Columns, Prior, expected, kind, posterior
 from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 
@@ -22,8 +22,10 @@ PROFILED_RUNS = 15
 SIDE_BY_SIDE = 4
 """Configurations that are open at the same time, beside fp32: each holds a copy of the model's weights."""
 PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 8, 8, 16
-"""Random configurations to time, in pairs of a half and its complement: with profiles, and without, where the number
-of operators counts."""
+"""Random configurations to time, in pairs of a half and its complement: with profiles at most, and without, where the
+number of operators counts."""
+ENOUGH = 0.035
+"""Error at which no further pairs are timed."""
 ANCHORED = 0.3
 """How much closer than the others the model is held to the timings of the two ends."""
 
@@ -138,20 +140,29 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     profiles = [(sample.config, sample.profile) for sample in timed if sample.profile is not None]
     changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
     pairs = PAIRS if profiles else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
-    timed += bench.time(list(_halves(space, pairs, rng)), set())
-    bench.close()
     columns = Columns(space, backend.links())
     samples = len(next(iter(batch.values())))
     prior = expected(columns, profiles, bench.seconds, samples)
+    halves = list(_halves(space, pairs, rng))
+    for start in range(0, len(halves), SIDE_BY_SIDE):
+        timed += bench.time(halves[start : start + SIDE_BY_SIDE], set())
+        values, error = _fit(columns, prior, timed)
+        if profiles and start and error <= ENOUGH:
+            break
+    bench.close()
+    log.info("latency model: %d timings, %d profiles, error %.3f", len(timed), len(profiles), error)
+    return columns.terms(values, error)
+
+
+def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array, float]:
+    """Terms, and the error on the random configurations, each predicted without itself."""
     rows = np.stack([columns.row(sample.config) for sample in timed])
     ratios = np.array([sample.ratio for sample in timed])
     deviation = max(NOISE, float(np.median([sample.deviation for sample in timed])))
     held = np.array([ANCHORED if sample.name in ("float", "int8") else 1.0 for sample in timed])
     values, left_out = posterior(prior, rows, ratios, deviation * ratios * held)
     mixed = np.array([sample.name.startswith("half") for sample in timed])
-    error = float(np.sqrt(np.mean((left_out[mixed] / ratios[mixed]) ** 2))) if mixed.any() else 0.0
-    log.info("latency model: %d timings, %d profiles, error %.3f", len(timed), len(profiles), error)
-    return columns.terms(values, error)
+    return values, float(np.sqrt(np.mean((left_out[mixed] / ratios[mixed]) ** 2))) if mixed.any() else 0.0
 
 
 def _int8(space: Space) -> dict[tuple[str, ...], tuple[OpScheme, ...]]:

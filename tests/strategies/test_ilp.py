@@ -90,7 +90,22 @@ def test_nothing_is_estimated_while_the_default_may_end_the_run():
     strategy.close()
     assert asked == []
     strategy.propose()
-    assert sorted(asked) == ["sensitivity", "terms"]
+    assert asked == ["sensitivity"]
+
+
+def test_latency_terms_are_asked_for_once_the_goal_is_met_or_two_solutions_have_missed_it():
+    for loss, before in ((0.018, 1), (1e-9, 2)):
+        problem, asked = exact(OPS, tolerable_loss=loss)
+        strategy = IlpStrategy(None, problem)
+        asked_at = []
+
+        def measure(config, asked=asked, asked_at=asked_at):
+            asked_at.append("terms" in asked)
+            return measured(OPS, config)
+
+        drive(strategy, measure, 5)
+        assert asked_at[: 1 + before] == [False] * (1 + before)
+        assert "terms" in asked
 
 
 def test_the_optimum_is_found_in_few_trials_and_proved():
@@ -211,7 +226,7 @@ def test_activations_of_one_form_only_stand_beside_the_default_and_float():
     problem = Problem(space, plain.goal, plain.baseline, plain.rng,
                       sensitivity=lambda: {n: float(k) for k, n in enumerate("xyzuvw")},
                       latency_terms=lambda: terms, divergence=divergence)
-    columns, _ = losses(problem, 16, terms)
+    columns, _ = losses(problem, 16, terms, {})
     assert {str(c.scheme) for c in columns.all} == {str(int8[0]), str(int8[2]), str(FLOAT)}
 
 

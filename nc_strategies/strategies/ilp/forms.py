@@ -47,7 +47,8 @@ class Forms:
     options: Mapping[tuple[str, OptionValue], float]
 
 
-def choose(problem: Problem, shape: Array, terms: LatencyTerms | None, probes: int) -> Forms:
+def choose(problem: Problem, shape: Array, terms: LatencyTerms | None, probes: int,
+           known: dict[str, float | None]) -> Forms:
     """Compare forms by the noise they leave in the outputs.
 
     Operators that make most of the noise will not stay in int8; they are in floating point while forms are compared.
@@ -57,8 +58,9 @@ def choose(problem: Problem, shape: Array, terms: LatencyTerms | None, probes: i
         shape: Estimated loss of each group, shape (groups,).
         terms: Latency terms; without them only forms of the default's data type are compared.
         probes: Divergences to ask for at most.
+        known: Divergences by fingerprint that were asked for before, to which those asked for here are added.
     """
-    space, probe = problem.space, _Probe(problem, probes)
+    space, probe = problem.space, _Probe(problem, probes, known)
     loud = _loud(space, shape)
     start = probe.noise(_quiet(space, space.default(), loud))
     best, factor = space.default(), 1.0
@@ -140,15 +142,19 @@ def _cheaper(terms: LatencyTerms | None, group: Group, scheme: OpScheme, chosen:
 class _Probe:
     """Asks for divergences, so many at most."""
 
-    def __init__(self, problem: Problem, probes: int) -> None:
+    def __init__(self, problem: Problem, probes: int, known: dict[str, float | None]) -> None:
         assert problem.divergence is not None
-        self._ask, self._left = problem.divergence, probes
+        self._ask, self._most, self._known = problem.divergence, probes, known
 
     def noise(self, config: Config) -> float | None:
         """A configuration's divergence; None where there is none, or none is left to ask for."""
-        if self._left <= 0:
-            return None
-        self._left -= 1
+        if config.fingerprint not in self._known:
+            if len(self._known) >= self._most:
+                return None
+            self._known[config.fingerprint] = self._found(config)
+        return self._known[config.fingerprint]
+
+    def _found(self, config: Config) -> float | None:
         try:
             found = self._ask(config)
         except EngineError as error:

@@ -187,23 +187,24 @@ class CostModel:
         problem: What is to be solved.
         columns: The columns.
         terms: Its latency terms, where there are some; see `latency_terms`.
+        timed: Ask for predictions of latency where there are no terms.
     """
 
-    def __init__(self, problem: Problem, columns: Columns, terms: LatencyTerms | None) -> None:
+    def __init__(self, problem: Problem, columns: Columns, terms: LatencyTerms | None, timed: bool = True) -> None:
         self._goal, self._columns = problem.goal, columns
         names = {o.name for o in problem.goal.objectives}
         self._terms = terms
         self._modelled = None
-        if self._terms is None and names & set(TIMES) and problem.latency_model is not None:
+        if timed and self._terms is None and names & set(TIMES) and problem.latency_model is not None:
             try:
                 self._modelled = _savings(problem, columns)
             except EngineError as error:
                 log.warning("latency is not modelled: %s", error)
         self._share = {o.name: o.weight / sum(x.weight for x in problem.goal.objectives)
                        for o in problem.goal.objectives}
-        timed = sum(w for n, w in self._share.items() if n in TIMES)
+        share = sum(w for n, w in self._share.items() if n in TIMES)
         found = columns.conversions(self._terms) if self._terms else ()
-        self._conversions = tuple(replace(b, quantize=b.quantize * timed, dequantize=b.dequantize * timed)
+        self._conversions = tuple(replace(b, quantize=b.quantize * share, dequantize=b.dequantize * share)
                                   for b in found)
         self._error = self._terms.error if self._terms else 0.0
 

@@ -44,13 +44,15 @@ class Losses:
     measured: frozenset[str]
 
 
-def losses(problem: Problem, probes: int, terms: LatencyTerms | None) -> tuple[Columns, Losses]:
+def losses(problem: Problem, probes: int, terms: LatencyTerms | None,
+           known: dict[str, float | None]) -> tuple[Columns, Losses]:
     """Ask for the estimates, and choose the schemes that enter the program.
 
     Args:
         problem: What is to be solved.
         probes: Divergences to ask for at most.
         terms: Latency terms, where there are some.
+        known: Divergences by fingerprint that were asked for before; more are added.
     """
     columns = Columns(problem.space)
     if problem.sensitivity is not None:
@@ -60,7 +62,7 @@ def losses(problem: Problem, probes: int, terms: LatencyTerms | None) -> tuple[C
     shape, relative = shrink(raw, error)
     found = Forms({}, {}, {})
     if problem.divergence is not None and probes > 0 and _alternatives(problem.space):
-        found = choose(problem, shape, terms, probes)
+        found = choose(problem, shape, terms, probes, known)
         columns = Columns(problem.space, found.schemes)
     factors = np.clip([_factor(columns, c, found) for c in columns.all], 0.0, 10.0)
     measured = frozenset(name for name, _ in found.options) | ({"scheme"} if found.factors else frozenset())

@@ -56,15 +56,21 @@ class Search:
     Args:
         settings: The strategy's.
         problem: What is to be solved; its estimates are asked for here.
+        seed: Of the explorations.
+        divergences: Known ones by fingerprint, to which more are added.
+        timed: Ask for latency terms too. Without them operators are taken to save time by their sizes, and half of
+            the probes are left for later.
     """
 
-    def __init__(self, settings: IlpSettings, problem: Problem) -> None:
+    def __init__(self, settings: IlpSettings, problem: Problem, seed: int, divergences: dict[str, float | None],
+                 timed: bool = True) -> None:
         self._settings, self._problem = settings, problem
-        self._seed = int(problem.rng.integers(2**31))
-        terms = latency_terms(problem)
-        self.columns, prior = losses(problem, settings.probes, terms)
+        self._seed = seed
+        terms = latency_terms(problem) if timed else None
+        probes = settings.probes if timed else settings.probes // 2
+        self.columns, prior = losses(problem, probes, terms, divergences)
         self._losses = [LossModel(c, self.columns, prior) for c in problem.goal.constraints]
-        self._costs = CostModel(problem, self.columns, terms)
+        self._costs = CostModel(problem, self.columns, terms, timed)
         self._tried: dict[str, tuple[Array, Trial]] = {}
         self._float = self._all_float()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from nc_strategies.problem import Problem, Trial
@@ -13,14 +14,17 @@ from nc_strategies.strategies.ilp.settings import IlpSettings
 
 FRONT_FILE = "pareto.json"
 SCHEMA_VERSION = 1
+UNTIMED = 2
+"""Solutions tried without latency terms at most: the way to the goal does not need them, and they take time."""
 
 
 class IlpStrategy(StepwiseStrategy):
     """The lowest predicted latency whose predicted loss keeps the limit, by integer programming.
 
     1. The default int8 everywhere, before anything is estimated.
-    2. Sensitivity and latency terms are asked for; where there are other calibration algorithms, granularities or
-       graph options, their effect on the outputs is compared without trials.
+    2. Sensitivity is asked for; where there are other calibration algorithms, granularities or graph options, their
+       effect on the outputs is compared without trials. Latency terms are asked for once the goal was met, or two
+       solutions made without them have missed it.
     3. An integer program chooses a scheme for each operator; the choice is measured; the measured loss and latency
        correct the prices by Bayesian regression; and so on, the limit tightened by what the prediction may be wrong.
     4. When no other configuration can be better within the model, the search has ended.
@@ -43,15 +47,31 @@ class IlpStrategy(StepwiseStrategy):
         self.stage, self.note = "default int8", "default int8 everywhere"
         trial = yield self.problem.space.default()
         self.stage = "integer program"
-        search = Search(self.settings, self.problem)
-        self._search = search
-        search.tell(trial)
+        seed = int(self.problem.rng.integers(2**31))
+        trials, divergences = [trial], dict[str, float | None]()
+        if not self._met(trial):
+            self._search = self._informed(Search(self.settings, self.problem, seed, divergences, timed=False), trials)
+            while len(trials) <= UNTIMED and not self._met(trials[-1]):
+                point, self.note = self._search.next()
+                if point is None:
+                    break
+                trials.append((yield point.config))
+        self._search = self._informed(Search(self.settings, self.problem, seed, divergences), trials)
         while True:
-            point, self.note = search.next()
+            point, self.note = self._search.next()
             if point is None:
                 self.stage = self.note.partition(":")[0]
                 return
             yield point.config
+
+    def _met(self, trial: Trial) -> bool:
+        return trial.ok and trial.evaluation is not None and self.problem.goal.feasible(trial.evaluation)
+
+    @staticmethod
+    def _informed(search: Search, trials: Sequence[Trial]) -> Search:
+        for trial in trials:
+            search.tell(trial)
+        return search
 
     def observe(self, trial: Trial) -> None:
         """See `Strategy.observe`; learnt at once, so that `front` knows the last trial of a run too."""
