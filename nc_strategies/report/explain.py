@@ -128,8 +128,10 @@ def advice(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
         room = asked.loss(asked.threshold)
         if interval[1] > room:
             count = (run.result.get("measure") or {}).get("samples") or "evaluation"
+            needed = (run.result.get("goal") or {}).get("samples_needed")
+            more = f"about {needed:,} samples tell such losses apart" if needed else "evaluate more to be sure"
             words.append(f"The loss is within what is tolerated on these {count} samples, but could be up to "
-                         f"{interval[1]:.4f} on others like them ({room:.4f} is tolerated): evaluate more to be sure.")
+                         f"{interval[1]:.4f} on others like them ({room:.4f} is tolerated): {more}.")
     best = run.chosen
     if best is not None and run.result.get("stop_reason") == "budget" and best.number > LATE * len(run.trials):
         words.append(f"The best came late (trial {best.number} of {len(run.trials)}): tuning.max_trials="
