@@ -204,6 +204,14 @@ class Backend(ABC):
             InputError: it is not a model this backend can work on.
         """
 
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Files beside a model's own that hold a part of it, asked for before it is loaded.
+
+        Args:
+            path: The model in a format that the backend accepts.
+        """
+        return ()
+
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What can be chosen for the loaded model: every scheme offered is one the engine executes."""

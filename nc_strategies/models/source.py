@@ -42,17 +42,22 @@ class ModelSource:
         raise InputError("model", f"backend={backend} does not take a model in the form {'/'.join(self.files)}",
                          f"it takes: {', '.join(accepted)}")
 
-    def sha256(self, kind: str) -> str:
-        """Hash of the model in one format: of the file, or of all files of the folder and their names."""
-        return self.digest or files_sha256(self.files[kind])
+    def sha256(self, kind: str, companions: tuple[Path, ...] = ()) -> str:
+        """Hash of the model in one format: of the file, or of all files of the folder and their names.
+
+        Args:
+            kind: The format.
+            companions: Files beside it that hold a part of it.
+        """
+        return self.digest or files_sha256(self.files[kind], *companions)
 
 
-def files_sha256(root: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder and their names."""
+def files_sha256(root: Path, *further: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder and their names; and of further files."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+    for path in [*(sorted(root.rglob("*")) if root.is_dir() else [root]), *further]:
         if path.is_file():
-            digest.update(str(path.relative_to(root)).encode())
+            digest.update(str(path.name if path in further else path.relative_to(root)).encode())
             with path.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)

@@ -232,9 +232,10 @@ class LocalBench:
         if self._facts is not None:
             return self._facts
         parts = self.parts
-        kind, _ = parts.model.pick(parts.backend.accepts, self.config.backend["name"])
+        kind, path = parts.model.pick(parts.backend.accepts, self.config.backend["name"])
         self._facts = {
-            "model_name": parts.model.name, "model_sha256": parts.model.sha256(kind),
+            "model_name": parts.model.name,
+            "model_sha256": parts.model.sha256(kind, parts.backend.companions(path)),
             "data_sha256": parts.evaluation.sha256(), "calibration_sha256": parts.calibration.sha256(),
             "preprocess": asdict(parts.preprocess),
         }

@@ -77,6 +77,10 @@ class OnnxRuntimeBackend(Backend):
             raise EngineError("no model is loaded")
         return self._graph
 
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """See `Backend.companions`: external data."""
+        return graphs.external_files(path) if path.is_file() and path.suffix != ".keras" else ()
+
     def load(self, model: ModelSource) -> ModelInfo:
         """See `Backend.load`."""
         kind, self._path = model.pick(self.accepts, "onnxruntime")

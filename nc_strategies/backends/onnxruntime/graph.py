@@ -237,10 +237,25 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
     return folded
 
 
-def _external_bytes(model: onnx.ModelProto, path: Path) -> int:
+def external_files(path: Path) -> tuple[Path, ...]:
+    """Files that hold a model's external data, as far as they are beneath its folder; none of what is no model."""
+    if path.stat().st_size > LIMIT:
+        return ()
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception:  # noqa: BLE001 - `read` says what is wrong with it
+        return ()
+    folder = path.parent.resolve()
+    return tuple(file for file in _external(model, path) if file.is_file() and file.resolve().is_relative_to(folder))
+
+
+def _external(model: onnx.ModelProto, path: Path) -> list[Path]:
     places = {entry.value for i in model.graph.initializer for entry in i.external_data if entry.key == "location"}
-    files = [path.parent / place for place in places]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return [path.parent / place for place in sorted(places)]
+
+
+def _external_bytes(model: onnx.ModelProto, path: Path) -> int:
+    return sum(file.stat().st_size for file in _external(model, path) if file.is_file())
 
 
 def _shape(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:

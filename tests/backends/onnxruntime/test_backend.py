@@ -202,6 +202,18 @@ def test_external_data_beneath_the_model_is_read(tmp_path):
     assert backend.realise(space.default()).executed().int8["Conv"] == 4
 
 
+def test_external_data_is_part_of_what_a_model_is_known_by(tmp_path):
+    path = models.residual(tmp_path / "r.onnx")
+    onnx.save(onnx.load(str(path)), str(path), save_as_external_data=True, location="weights.bin", size_threshold=16)
+    backend, source = OnnxRuntimeBackend(OnnxRuntimeSettings()), ModelSource("r", {"onnx": path})
+    before = source.sha256("onnx", backend.companions(path))
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[::-1])
+    assert source.sha256("onnx", backend.companions(path)) != before
+    path.write_bytes(b"no model")
+    assert backend.companions(path) == ()
+
+
 def test_external_data_outside_the_folder_is_refused(tmp_path):
     (tmp_path / "inner").mkdir()
     path = models.residual(tmp_path / "inner" / "r.onnx")
@@ -216,6 +228,7 @@ def test_external_data_outside_the_folder_is_refused(tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="external data"):
         OnnxRuntimeBackend(OnnxRuntimeSettings()).load(ModelSource("r", {"onnx": path}))
+    assert OnnxRuntimeBackend(OnnxRuntimeSettings()).companions(path) == ()
 
 
 def test_a_model_over_two_gigabytes_is_refused_without_being_read(tmp_path):
