@@ -5,9 +5,10 @@ from pathlib import Path
 
 
 class Watch:
-    """Looks at all command lines, and at the environments of a process's descendants, while a block runs.
+    """Looks at all command lines, and at the environments of a process's Python descendants, while a block runs.
 
-    `found` says where the token was, `children` are the descendants that were seen.
+    `found` says where the token was, `children` are the descendants that were seen. The system's tools which Python's
+    own library calls for a moment (uname, ldconfig) inherit what the process itself was given.
     """
 
     def __init__(self, token, process):
@@ -53,7 +54,7 @@ class Watch:
         except OSError:
             return
         # Between fork and exec a child is still its parent's copy.
-        if line and line != Path(f"/proc/{self.process}/cmdline").read_bytes():
+        if b"python" in line and line != Path(f"/proc/{self.process}/cmdline").read_bytes():
             self.children.add(line.replace(b"\0", b" ").decode())
             if self.token in environment:
                 self.found.add(f"environment of {line[:200]!r}")
