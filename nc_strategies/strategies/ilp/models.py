@@ -40,6 +40,9 @@ TOP_PAIRS, LEAST_PAIR = 6, 0.03
 """Products that enter the program one by one: how many, and how large at least, relative to the tolerated loss."""
 TERM_ERROR, PRIOR_ERROR = 0.3, 0.8
 """Relative standard deviation of what an operator saves, from latency terms and from its size alone."""
+LEAST_SAVING = 0.25
+"""Saving of an operator at least, relative to the mean of those guessed by size: in fp32 among int8 neighbours it would
+cost their conversions."""
 TIMED_SD = 0.003
 """Standard deviation of a measured cost at least, relative: sums of terms are not exact."""
 CONVERSION_SD = 0.3
@@ -277,6 +280,10 @@ class CostModel:
             assert self._modelled is not None
             return self._modelled, TERM_ERROR, 0.1
         amount = self._columns.each(lambda c: -self._amount(name, c))
+        if name in TIMES:
+            some = amount < 0
+            floor = LEAST_SAVING * float(amount[some].mean()) if some.any() else 0.0
+            amount = np.where(some, np.minimum(amount, floor), amount)
         first = next((s for s in used if float(s.row @ amount) < 0), None)
         share = 0.5 if first is None else max(1 - first.evaluation.ratio(name), 0.02)
         whole = float(self._default() @ amount) if first is None else float(first.row @ amount)
