@@ -17,7 +17,7 @@ LEAST = 1e-3
 """Least loss and saving of a unit, relative to the mean: estimates of zero or below are noise."""
 
 
-LEAST_GAIN = 0.002
+LEAST_GAIN = 0.01
 """Part of the latency that a unit must be expected to save in fp32 for that to be tried."""
 
 
