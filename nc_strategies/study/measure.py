@@ -16,6 +16,7 @@ from nc_strategies.backends.base import Backend, Executable
 from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError
+from nc_strategies.measure import resolution
 from nc_strategies.measure.accuracy import Predictions, loss_interval, predict
 from nc_strategies.measure.latency import LEAST_RUNS, Timing, interleave
 from nc_strategies.measure.memory import peak_bytes
@@ -33,6 +34,9 @@ MEMORY_SPREAD = 0.02
 """Relative half-width taken for the 95 % interval of a ratio of peaks, which are measured once."""
 FINALISTS = 3
 """Models that are timed side by side at the end; where more come into question, a heat chooses them."""
+CLEAR_TIE = 0.005
+"""Relative difference in cost that counts as none between finalists when the fastest keeps the goal beyond doubt: more
+accuracy is then worth no more time."""
 REHEARSED = 0.1
 """Share of the samples that is read to tell how long all of them take."""
 
@@ -305,8 +309,10 @@ class Measurer:
             candidates.append((trial, model, index, evaluation))
         closest = min(goal.violation(c[3]) for c in candidates)
         candidates = [c for c in candidates if goal.violation(c[3]) == closest]
-        lowest = min(goal.cost(c[3]) for c in candidates)
-        level = [c for c in candidates if goal.cost(c[3]) <= lowest * (1 + tie)]
+        fastest = min(candidates, key=lambda c: goal.cost(c[3]))[3]
+        if self._clear(fastest, goal):
+            tie = min(tie, CLEAR_TIE)
+        level = [c for c in candidates if goal.cost(c[3]) <= goal.cost(fastest) * (1 + tie)]
         trial, model, index, _ = min(level, key=lambda c: goal.loss(c[3]))
         fp32, int8, interval = self._compare(references[faster], model, trial)
         assert trial.evaluation is not None
@@ -321,6 +327,13 @@ class Measurer:
             finalist.close()
         return Final(trial, evaluation, executed, 1 / timing.ratio(index, faster), (1 / high, 1 / low),
                      interval, timing.interval_ms(index))
+
+    def _clear(self, evaluation: Evaluation, goal: Goal) -> bool:
+        """Whether an evaluation keeps the goal by more than the samples leave open."""
+        first = goal.constraints[0]
+        limit = first.loss(first.threshold)
+        found = resolution.assumed(self.samples, limit, self.metric.score_range)
+        return found is not None and goal.loss(evaluation) + found.half_width <= limit
 
     def _heat(self, trials: list[Trial], models: list[Executable],
               goal: Goal) -> tuple[list[Trial], list[Executable]]:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 CANDIDATES = 6
 """Trials that may be the fastest as far as their timing tells, and are timed once more against each other."""
-FINAL_TIE = 0.005
+FINAL_TIE = 0.015
 """Relative difference in latency that counts as none between finalists, which are timed at least 300 times."""
 
 
