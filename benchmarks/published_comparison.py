@@ -64,6 +64,10 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
 def run(case: Case, strategy: str, seed: int, arguments: argparse.Namespace) -> Path:
     """One run in its own process; its folder."""
     folder = Path(arguments.work).resolve() / case.name / f"{strategy}-{seed}"
+    result = folder / "result.json"
+    if result.is_file() and json.loads(result.read_text())["budget"]["max_trials"] == arguments.trials:
+        print(f"{case.name} {strategy} seed {seed}: done before", flush=True)
+        return folder
     command = [sys.executable, "-m", "nc_strategies", f"strategy={strategy}", "backend=tensorflow", "model=keras",
                "data=npz", *case.overrides, f"tuning.max_trials={arguments.trials}", f"tuning.seed={seed}",
                f"measure.batch_size={arguments.batch_size}", f"run_dir={folder}"]
