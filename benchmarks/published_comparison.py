@@ -65,7 +65,8 @@ def run(case: Case, strategy: str, seed: int, arguments: argparse.Namespace) -> 
     """One run in its own process; its folder."""
     folder = Path(arguments.work).resolve() / case.name / f"{strategy}-{seed}"
     result = folder / "result.json"
-    if result.is_file() and json.loads(result.read_text())["budget"]["max_trials"] == arguments.trials:
+    found = json.loads(result.read_text()) if result.is_file() else {"stop_reason": "interrupted"}
+    if found["stop_reason"] != "interrupted" and found["budget"]["max_trials"] == arguments.trials:
         print(f"{case.name} {strategy} seed {seed}: done before", flush=True)
         return folder
     command = [sys.executable, "-m", "nc_strategies", f"strategy={strategy}", "backend=tensorflow", "model=keras",
