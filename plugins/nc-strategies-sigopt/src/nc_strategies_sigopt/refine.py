@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,8 @@ def refine(problem: Problem, parameters: Parameters, trials: Sequence[Trial], kn
            caution: float = 0.0) -> Config | None:
     """An untried configuration near the best which should be better, or None.
 
+    See `_around` for what is near.
+
     Args:
         problem: What is to be solved.
         parameters: The units and their estimates.
@@ -90,11 +92,25 @@ def refine(problem: Problem, parameters: Parameters, trials: Sequence[Trial], kn
     worth = _Worth(prices.loss[:count], prices.loss_cov[:count, :count], prices.saved[:count],
                    prices.allowed - loss0, caution)
     top = worth.climb(start)
-    for flags in [top, *worth.near(top)]:
-        config = _with_units(parameters, best.config, flags)
+    for config in _around(parameters, best.config, top, worth):
         if config.fingerprint not in known:
             return config
     return None
+
+
+def _around(parameters: Parameters, config: Config, top: Flags, worth: _Worth) -> Iterator[Config]:
+    """The best set of units and its neighbours; where all units fit in, other graph-wide choices with it instead.
+
+    Less int8 than all of it is expected to be slower, and would only win by the luck of a timing.
+    """
+    yield _with_units(parameters, config, top)
+    if not top.all():
+        yield from (_with_units(parameters, config, flags) for flags in worth.near(top))
+        return
+    options = {name: list(values) for name, (_, values) in parameters.options.items()}
+    for name, values in (parameters.knobs | options).items():
+        for value in values:
+            yield _with_units(parameters, config, top, {name: value})
 
 
 class _Worth:
@@ -161,9 +177,10 @@ def _choices(parameters: Parameters, config: Config) -> dict[str, object]:
     return found
 
 
-def _with_units(parameters: Parameters, config: Config, flags: Flags) -> Config:
+def _with_units(parameters: Parameters, config: Config, flags: Flags, other: Mapping[str, str] | None = None) -> Config:
     assignments = {name: parameters.knob_of(config, name) for name in parameters.knobs}
     assignments.update({name: str(config.option(option)) for name, (option, _) in parameters.options.items()})
+    assignments.update(other or {})
     return parameters.compose([int(i) for i in np.flatnonzero(flags)], assignments)
 
 

@@ -34,7 +34,7 @@ class SigOptStrategy(Strategy):
     2. SigOpt suggests which groups of operators, alike in loss for what they save, run in int8, and with which
        graph-wide choices. Every suggestion gets one observation, also a failed one.
     3. In the last third of the budget, single operators change sides around the best trial, by prices learnt from
-       all trials.
+       all trials; where int8 everywhere keeps the goal, the graph-wide choices change with it instead.
 
     `engine` says who suggests: ``http`` (a SigOpt server), ``local`` (the same API in this process) or ``lite``
     (SigOpt's own optimizer in this process).
