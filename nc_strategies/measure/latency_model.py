@@ -22,8 +22,10 @@ PROFILED_RUNS = 15
 SIDE_BY_SIDE = 4
 """Configurations that are open at the same time, beside fp32: each holds a copy of the model's weights."""
 PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 8, 8, 16
-"""Random configurations to time, in pairs of a half and its complement: with profiles at most, and without, where the
+"""Random configurations to time, in pairs of a part and its complement: with profiles at most, and without, where the
 number of operators counts."""
+SHARES = (0.5, 0.2, 0.35)
+"""Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mixture of the ends."""
 ENOUGH = 0.035
 """Error at which no further pairs are timed."""
 ANCHORED = 0.3
@@ -112,7 +114,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     """Latency relative to fp32's, as terms.
 
     The all-float graph, the default, each other sort of int8, and every second operator in int8 one way and the other
-    are timed beside fp32 as trials are, four of them profiled; so are a few random halves. The profiles give what to
+    are timed beside fp32 as trials are, four of them profiled; so are a few random mixtures. The profiles give what to
     expect of each term, Bayesian linear regression on the timings corrects it. A backend without profiles is timed
     more often instead, and its operators are expected to take time by their sizes.
 
@@ -198,13 +200,14 @@ def _alternating(space: Space) -> Iterator[_Timed]:
 
 
 def _halves(space: Space, pairs: int, rng: np.random.Generator) -> Iterator[_Timed]:
-    """Random halves of the operators in int8, and their complements; every third pair with random schemes."""
+    """Random parts of the operators in int8, and their complements; every third pair with random schemes."""
     available = _int8(space)
     groups = list(available)
     for pair in range(pairs):
         schemes = {group: available[group][0 if pair % 3 != 2 else int(rng.integers(len(available[group])))]
                    for group in groups}
-        first = {groups[i] for i in rng.permutation(len(groups))[: len(groups) // 2]}
+        count = round(SHARES[pair % len(SHARES)] * len(groups))
+        first = {groups[i] for i in rng.permutation(len(groups))[:count]}
         for side in (True, False):
             config = _chosen(space, {group: schemes[group] for group in groups if (group in first) == side})
             for name, values in space.options.items():
