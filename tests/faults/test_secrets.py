@@ -20,7 +20,7 @@ def assert_untold(lab, *texts):
 def test_a_worker_that_crashes(lab, kind):
     pytest.importorskip("nc_strategies_sigopt")
     status, out, err = lab.run(*lab.toy("strategy=sigopt", "strategy.driver=local", f"backend.faults={kind}",
-                                        "tuning.max_trials=6", "run_dir=run"), env=SECRET)
+                                        "backend.share=40", "tuning.max_trials=8", "run_dir=run"), env=SECRET)
     assert status in (0, 3), err
     assert lab.result()["trials"]["failed"] > 0
     assert_untold(lab, out, err)
