@@ -25,7 +25,7 @@ PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 8, 8, 16
 """Random configurations to time, in pairs of a part and its complement: with profiles at most, and without, where the
 number of operators counts."""
 SHARES = (0.5, 0.2, 0.35)
-"""Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mixture of the ends."""
+"""Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
 ENOUGH = 0.035
 """Error at which no further pairs are timed."""
 ANCHORED = 0.3
