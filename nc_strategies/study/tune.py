@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +23,7 @@ from nc_strategies.study.bench import Bench, Clock, Measured
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
-from nc_strategies.study.measure import MEMORY_SPREAD, METRIC
+from nc_strategies.study.measure import FINALISTS, MEMORY_SPREAD, METRIC
 from nc_strategies.study.study import Status, Study, StudyListener
 from nc_strategies.study.tuner import Tuner
 
@@ -230,8 +231,8 @@ class _Run:
         assert best.evaluation is not None
         if not best.ok:
             # Every trial was stopped early: the closest by their estimates are evaluated on everything.
-            pruned = [t for t in study.trials if t.evaluation is not None]
-            return sorted(pruned, key=lambda t: study.goal.violation(t.evaluation))[:3]  # type: ignore[arg-type]
+            pruned = [(study.goal.violation(t.evaluation), t) for t in study.trials if t.evaluation is not None]
+            return [t for _, t in sorted(pruned, key=itemgetter(0))[:FINALISTS]]
         if study.goal.violation(best.evaluation) > 0:
             return [best]
         cost = study.goal.cost(best.evaluation) * (1 + study.goal.tie)

@@ -1,6 +1,9 @@
 """The published comparison: what is said of runs, without running them."""
 
+import argparse
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,3 +46,30 @@ def test_sigopts_median_is_held_against_basics(script, sigopt, verdict):
 def test_a_seed_that_loses_more_than_a_hundredth_is_said(script):
     said = script.claims(script.summary(case([0.5], [0.5], accuracy=0.79), ["basic", "sigopt"]))
     assert said[0].endswith("accuracy: NO")
+
+
+@pytest.fixture
+def asked(script, monkeypatch):
+    """The command lines that would have been run."""
+    commands = []
+
+    def record(command, **kwargs):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(script.subprocess, "run", record)
+    return commands
+
+
+@pytest.mark.parametrize(("reason", "trials", "again"), [
+    ("max_trials", 12, False), ("interrupted", 12, True), ("max_trials", 6, True), (None, 12, True)])
+def test_what_is_finished_is_not_run_again(script, asked, tmp_path, reason, trials, again):
+    arguments = argparse.Namespace(work=tmp_path, trials=12, batch_size=8)
+    folder = tmp_path / "net" / "basic-3"
+    if reason:
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({"stop_reason": reason, "budget": {"max_trials": trials}}))
+    assert script.run(script.Case("net", ("model.path=net.keras",)), "basic", 3, arguments) == folder
+    assert len(asked) == again
+    if again:
+        assert {f"run_dir={folder}", "tuning.max_trials=12", "tuning.seed=3", "strategy=basic"} <= set(asked[0])

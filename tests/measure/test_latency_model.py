@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nc_strategies.backends.base import Link, Profile
-from nc_strategies.measure.latency_model import fit_latency
+from nc_strategies.measure.latency_model import ENOUGH, PAIRS, fit_latency
 from nc_strategies.measure.latency_regression import Columns, expected, kind, posterior
 from nc_strategies.models import ModelSource
 from nc_strategies.problem.latency import Boundary, LatencyTerms
@@ -208,6 +208,68 @@ def test_what_the_engine_cannot_build_is_left_out(toy, caplog):
     assert "b cannot run in int8" in caplog.text
     assert terms(space.all_float()) == pytest.approx(1.0, abs=0.15)
     assert terms(space.all_float().with_ops({"a": space.default().schemes["a"]})) < 0.9
+
+
+def a_backend(toy, backend):
+    times = [(400, 100), (50, 45), (200, 60), (100, 90), (20, 10), (300, 250)]
+    return toy([{"name": f"c{i}", "time_us": a, "int8_time_us": b} for i, (a, b) in enumerate(times)], backend)
+
+
+def test_ratios_are_taken_beside_the_session_that_is_given(toy):
+    """Two sessions of one graph differ for life: here the given one is a quarter slower than any that is opened."""
+    backend, space = a_backend(toy, SteadyBackend())
+    slow = backend.reference()
+    quick = slow.predict
+
+    def predict(batch):
+        before = backend.now
+        quick(batch)
+        backend.now += 0.25 * (backend.now - before)
+
+    slow.predict, closed = predict, []
+    slow.close = lambda: closed.append(True)
+    terms = fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=lambda: backend.now,
+                        reference=slow)
+    assert terms(space.all_float()) == pytest.approx(1 / 1.25, abs=0.02)
+    assert not closed
+
+
+class ProfiledBackend(SteadyBackend):
+    """The same with profiles; a configuration may cost up to so much more, which no sum of terms tells."""
+
+    def __init__(self, surprise=0.0):
+        super().__init__()
+        self.surprise, self.built = surprise, []
+
+    def realise(self, config):
+        model = super().realise(config)
+        self.built.append(config)
+        wild = self.surprise * (int(config.fingerprint[:6], 16) % 1000 / 1000)
+        plain = model.predict
+
+        def predict(batch):
+            before = self.now
+            plain(batch)
+            self.now += wild * (self.now - before)
+
+        model.predict = predict
+        times = {op.name: (op.time_us if config.schemes[op.name].is_float else op.int8_time_us) * 1e-6
+                 for op in self.ops}
+        model.profile = lambda batch, runs: Profile(times, (), 0.0)
+        return model
+
+
+def pairs_timed(toy, backend):
+    backend, space = a_backend(toy, backend)
+    terms = fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=lambda: backend.now)
+    return len(backend.built), terms.error
+
+
+def test_pairs_are_timed_until_the_error_is_small_enough(toy):
+    few, small = pairs_timed(toy, ProfiledBackend())
+    many, large = pairs_timed(toy, ProfiledBackend(surprise=1.0))
+    assert small <= ENOUGH < large
+    assert many - few >= 2 * (PAIRS - 4)
 
 
 def test_the_given_clock_counts(toy):

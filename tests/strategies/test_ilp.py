@@ -25,6 +25,7 @@ from nc_strategies.api import (
     TrialState,
 )
 from nc_strategies.strategies.ilp.columns import Columns
+from nc_strategies.strategies.ilp.models import LEAST_SAVING, CostModel
 from nc_strategies.strategies.ilp.priors import losses, shrink
 from nc_strategies.strategies.ilp.program import Budgeted, Conversion, Cut, quiet, solve
 from nc_strategies.strategies.ilp.regression import Regression
@@ -315,3 +316,20 @@ def test_what_the_solver_prints_stays_off_the_terminal(capfd):
 def test_settings_that_mean_nothing_are_refused(key, value):
     with pytest.raises(InputError, match=f"strategy.{key}"):
         IlpSettings(**{key: value})
+
+
+def test_by_size_alone_an_operator_is_never_worth_next_to_nothing():
+    """Its neighbours would pay for the conversions; and what it costs in accuracy would always be dearer."""
+    scheme = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
+    large = [OpCapability(f"conv{i}", "Conv", (scheme, FLOAT), parameters=10**6, elements=10**5) for i in range(3)]
+    small = OpCapability("add", "Add", (scheme, FLOAT), parameters=0, elements=10)
+    base = toy_problem(OPS)
+    problem = replace(base, space=Space(Capabilities((*large, small))))
+    columns = Columns(problem.space)
+    costs = CostModel(problem, columns, None)
+    costs.fit([])
+    prices = dict(zip([c.names[0] for c in columns.all if c.is_int8], costs.prices[0][columns.is_int8], strict=True))
+    saved = -np.array([prices[op.name] for op in large])
+    assert saved == pytest.approx(saved[0])
+    mean = (3 * np.sqrt(10**11) + np.sqrt(10)) / 4
+    assert -prices["add"] / saved[0] == pytest.approx(LEAST_SAVING * mean / np.sqrt(10**11), rel=1e-6)
