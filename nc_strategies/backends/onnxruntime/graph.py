@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,8 +234,69 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
         chosen.optimized_model_filepath = str(target)
         ort.InferenceSession(model.SerializeToString(), chosen, providers=session.PROVIDERS)
         folded = onnx.load(str(target))
-    folded = onnx.shape_inference.infer_shapes(folded)
-    return folded
+    _pads_into_pools(folded)
+    return onnx.shape_inference.infer_shapes(folded)
+
+
+def _pads_into_pools(model: onnx.ModelProto) -> None:
+    """Give a zero ``Pad`` that stands before a ``MaxPool`` and reads nothing negative to the pool.
+
+    ``MaxPool`` pads with minus infinity, which comes to the same as zeros where no value is below zero and every window
+    holds at least one value. The engine folds a ``Pad`` into a pool only when it can see that in the operator's own
+    type, as it can in uint8; in a graph with quantizers the pad would stay float, between two conversions.
+    """
+    graph = model.graph
+    producers = {name: node for node in graph.node for name in node.output}
+    arrays = {i.name: i for i in graph.initializer}
+    readers = Counter([*_names_read(graph), *(o.name for o in graph.output)])
+    for pool in [n for n in graph.node if n.op_type == "MaxPool" and n.domain in ("", "ai.onnx")]:
+        pad = producers.get(pool.input[0])
+        if pad is None or pad.op_type != "Pad" or readers[pad.output[0]] > 1:
+            continue
+        pads = _pool_pads(pool, pad, arrays)
+        if pads is None or not _not_negative(producers.get(pad.input[0]), arrays):
+            continue
+        kept = [a for a in pool.attribute if a.name not in ("pads", "auto_pad")]
+        del pool.attribute[:]
+        pool.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+        pool.input[0] = pad.input[0]
+        graph.node.remove(pad)
+    used = {*_names_read(graph), *(o.name for o in graph.output)}
+    for unused in [i for i in graph.initializer if i.name not in used]:
+        graph.initializer.remove(unused)
+
+
+def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _names_read(inner)
+
+
+def _pool_pads(pool: onnx.NodeProto, pad: onnx.NodeProto, arrays: dict[str, onnx.TensorProto]) -> list[int] | None:
+    """The pads of `pool` and `pad` together; None where the pool cannot take those of `pad`."""
+    own = {a.name: onnx.helper.get_attribute_value(a) for a in pool.attribute}
+    mode = next((onnx.helper.get_attribute_value(a) for a in pad.attribute if a.name == "mode"), b"constant")
+    names = [*pad.input[1:], "", ""]
+    plain = (mode == b"constant" and len(pad.input) <= 3 and names[0] in arrays and len(pool.output) == 1
+             and own.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") and not own.get("ceil_mode", 0)
+             and all(d == 1 for d in own.get("dilations", ())))
+    if not plain or (names[1] and (names[1] not in arrays or numpy_helper.to_array(arrays[names[1]]).item() != 0)):
+        return None
+    kernel = own["kernel_shape"]
+    wide = numpy_helper.to_array(arrays[names[0]]).reshape(2, -1)
+    if wide.shape[1] != len(kernel) + 2 or wide[:, :2].any() or (wide < 0).any():
+        return None
+    pads = wide[:, 2:] + np.reshape(own.get("pads", [0] * 2 * len(kernel)), (2, -1))
+    return [int(p) for p in pads.ravel()] if (pads < np.asarray(kernel)).all() else None
+
+
+def _not_negative(node: onnx.NodeProto | None, arrays: dict[str, onnx.TensorProto]) -> bool:
+    if node is None or node.op_type in ("Relu", "Sigmoid", "Softmax"):
+        return node is not None
+    low = node.input[1] if node.op_type == "Clip" and len(node.input) > 1 else ""
+    return low in arrays and bool(numpy_helper.to_array(arrays[low]) >= 0)
 
 
 def external_files(path: Path) -> tuple[Path, ...]:

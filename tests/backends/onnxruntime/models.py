@@ -70,6 +70,23 @@ def residual(path: Path, **kwargs: object) -> Path:
     return b.save(path, kwargs.pop("shape", ["N", 3, 16, 16]), ["N", 10], **kwargs)  # type: ignore[arg-type]
 
 
+def padded_pool(path: Path, act: str | None = "Relu", value: float = 0.0, kernel: int = 3, channels: int = 0,
+                **attributes: object) -> Path:
+    """A convolution, a Pad of its own before the MaxPool as exporters of Keras models write it, another convolution."""
+    b = Builder(4)
+    x = b.conv("x", "c1", 3, 8)
+    if act == "Clip":
+        x = b.node("Clip", [x, b.constant("low", 0.0), b.constant("six", 6.0)], "r1")
+    elif act:
+        x = b.node(act, [x], "r1")
+    b.constant("widths", [0, channels, 1, 1, 0, 0, 1, 1], np.int64)
+    b.constant("value", value)
+    p = b.node("MaxPool", [b.node("Pad", [x, "widths", "value"], "padded")], "pool", kernel_shape=[kernel, kernel],
+               strides=[2, 2], **attributes)
+    b.nodes.append(helper.make_node("Relu", [b.conv(p, "c2", 8 + channels, 8)], ["y"], name="last"))
+    return b.save(path, ["N", 3, 16, 16], ["N", 8, None, None])  # type: ignore[list-item]
+
+
 def concat_and_average(path: Path) -> Path:
     """Two branches joined by Concat, average pools, Sigmoid gate by Mul, an unused branch of HardSwish."""
     b = Builder(1)

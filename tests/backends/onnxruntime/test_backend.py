@@ -139,6 +139,30 @@ def test_the_profile_counts_what_the_optimized_graph_holds(tmp_path):
     assert (executed.int8["Add"], executed.fp32["Add"]) == (0, 1)
 
 
+@pytest.mark.parametrize("act", ["Relu", "Clip"])
+def test_a_pad_before_a_max_pool_becomes_part_of_it(tmp_path, act):
+    path = models.padded_pool(tmp_path / "m.onnx", act)
+    backend, space = ready(path, pictures())
+    assert "Pad" not in {n.op_type for n in backend.graph.model.graph.node}
+    plain, own = (ort.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, pictures(seed=1)[0])[0]
+                  for m in (str(path), backend.graph.model.SerializeToString()))
+    assert np.array_equal(plain, own)
+    saved = backend.save(space.default(), tmp_path / "model")
+    executed = Counter(n.op_type for n in optimize(saved.read_bytes()).graph.node)
+    assert executed["NhwcMaxPool"] == 1
+    assert executed["Pad"] == 0
+    assert executed["QuantizeLinear"] == 1
+    assert executed["DequantizeLinear"] == 1
+
+
+@pytest.mark.parametrize("other", [
+    {"act": None}, {"act": "LeakyRelu"}, {"value": -1.0}, {"kernel": 1}, {"channels": 1}, {"ceil_mode": 1}])
+def test_a_pad_that_the_pool_cannot_do_stays(tmp_path, other):
+    path = models.padded_pool(tmp_path / "m.onnx", **other)
+    backend, _ = ready(path, pictures())
+    assert "Pad" in {n.op_type for n in backend.graph.model.graph.node}
+
+
 def test_softmax_stays_float_unless_asked(tmp_path):
     path = models.residual(tmp_path / "r.onnx")
     backend, space = ready(path, pictures())
