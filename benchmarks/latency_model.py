@@ -36,6 +36,10 @@ BACKENDS = ("onnxruntime", "tensorflow")
 CALIBRATION, SIDE_BY_SIDE = 50, 4
 MEAN_ERROR, RANK_CORRELATION = 0.04, 0.95
 """What is required of every model and backend."""
+SESSIONS = 2
+"""Each configuration is opened so many times: a graph's place in memory is part of its latency."""
+SHORT = 1.0
+"""Seconds of fp32's runs beside each configuration that a short model gets, up to five times `--runs`."""
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
@@ -93,18 +97,22 @@ def call(model: Executable, batch: Batch) -> Callable[[], object]:
 
 def time_configs(backend: Backend, reference: Executable, batch: Batch, configs: dict[str, Config], runs: int,
                  rng: np.random.Generator, clock: Callable[[], float]) -> tuple[dict[str, float], float]:
-    """Latencies relative to fp32's, and the noise floor: the median standard error of their logarithm."""
-    names, ratios, errors = list(configs), {}, []
-    for start in range(0, len(names), SIDE_BY_SIDE):
-        part = names[start : start + SIDE_BY_SIDE]
-        models = [backend.realise(configs[name]) for name in part]
-        timing = interleave([call(model, batch) for model in (reference, *models)], runs, rng, clock=clock)
-        for index, name in enumerate(part, 1):
-            ratios[name] = timing.ratio(index, 0)
-            errors.append(timing.standard_error(index, 0))
-        for model in models:
-            model.close()
-    return ratios, float(np.median(errors))
+    """Latencies relative to fp32's, the mean of some sessions, and by how much those differ, as a share (median)."""
+    logs: dict[str, list[float]] = {name: [] for name in configs}
+    seconds = interleave([call(reference, batch)], 20, rng, clock=clock).median_ms(0) / 1e3
+    count = max(runs, min(5 * runs, int(SHORT / seconds)))
+    for _ in range(SESSIONS):
+        names = [str(name) for name in rng.permutation(list(configs))]
+        for start in range(0, len(names), SIDE_BY_SIDE):
+            part = names[start : start + SIDE_BY_SIDE]
+            models = [backend.realise(configs[name]) for name in part]
+            timing = interleave([call(model, batch) for model in (reference, *models)], count, rng, clock=clock)
+            for index, name in enumerate(part, 1):
+                logs[name].append(float(np.log(timing.ratio(index, 0))))
+            for model in models:
+                model.close()
+    spread = float(np.median([max(found) - min(found) for found in logs.values()]))
+    return {name: float(np.exp(np.mean(found))) for name, found in logs.items()}, spread
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,7 +157,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with the reference models and cifar10_calib.npz")
     parser.add_argument("--onnx", type=Path, help="folder with the reference models' ONNX exports")
     parser.add_argument("--configs", type=int, default=20)
-    parser.add_argument("--runs", type=int, default=200, help="timed runs of each configuration")
+    parser.add_argument("--runs", type=int, default=200, help="timed runs of a configuration in a session")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
                         help="cpu: this thread's processor time, for a machine that others use")

@@ -11,25 +11,30 @@ import numpy as np
 from nc_strategies.backends.base import Backend, Batch, Executable, Profile
 from nc_strategies.errors import EngineError
 from nc_strategies.measure.latency import Timing, interleave
-from nc_strategies.measure.latency_regression import NOISE, Array, Columns, Prior, expected, kind, posterior
+from nc_strategies.measure.latency_regression import Array, Columns, Prior, expected, kind, posterior
 from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 
 log = logging.getLogger(__name__)
-RUNS = 25
-"""Timed runs of a configuration: what a graph's place in memory adds to all its runs, only more graphs average out."""
+RUNS, MOST_RUNS, RUNS_SECONDS = 25, 100, 0.1
+"""Timed runs of a configuration: so many, and more of a short model as long as fp32's take no more than these seconds.
+What a graph's place in memory adds to all its runs, only more graphs average out."""
+ENDS = 2
+"""How many times as many runs the ends and the other sorts of int8 get: each of their terms hangs on one timing."""
 PROFILED_RUNS = 15
 SIDE_BY_SIDE = 4
 """Configurations that are open at the same time, beside fp32: each holds a copy of the model's weights."""
-PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 8, 8, 16
+PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 16, 8, 16
 """Random configurations to time, in pairs of a part and its complement: with profiles at most, and without, where the
 number of operators counts."""
 SHARES = (0.5, 0.2, 0.35)
 """Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
 ENOUGH = 0.035
 """Error at which no further pairs are timed."""
-ANCHORED = 0.3
+ANCHORED = 0.5
 """How much closer than the others the model is held to the timings of the two ends."""
+PLACE = 0.02
+"""Relative standard deviation of what a graph's place in memory adds to all its runs."""
 
 
 @dataclass
@@ -50,7 +55,7 @@ class _Bench:
     backend: Backend
     batch: Batch
     rng: np.random.Generator
-    runs: int
+    runs: int | None
     limit: float
     clock: Callable[[], float] | None
     reference: Executable | None = None
@@ -74,14 +79,17 @@ class _Bench:
         if self._own and self.reference is not None:
             self.reference.close()
 
-    def time(self, samples: Sequence[_Timed], profiled: set[str]) -> list[_Timed]:
-        """Fill in the ratios of some configurations, and the profiles of those named; what cannot run is left out."""
+    def time(self, samples: Sequence[_Timed], profiled: set[str], times: int = 1) -> list[_Timed]:
+        """Fill in the ratios of some configurations, and the profiles of those named; what cannot run is left out.
+
+        `times` as many runs as usual are timed.
+        """
         done = []
         assert self.reference is not None
         for start in range(0, len(samples), SIDE_BY_SIDE):
             models = [(sample, model) for sample in samples[start : start + SIDE_BY_SIDE]
                       if (model := self._realise(sample)) is not None]
-            timing = self._interleave([self.reference, *(model for _, model in models)])
+            timing = self._interleave([self.reference, *(model for _, model in models)], times)
             for index, (sample, model) in enumerate(models, 1):
                 sample.ratio = timing.ratio(index, 0)
                 sample.deviation = timing.standard_error(index, 0)
@@ -100,15 +108,16 @@ class _Bench:
             return None
         return model
 
-    def _interleave(self, models: Sequence[Executable]) -> Timing:
+    def _interleave(self, models: Sequence[Executable], times: int = 1) -> Timing:
         def run(model: Executable) -> Callable[[], object]:
             return lambda: model.predict(self.batch)
 
-        return interleave([run(model) for model in models], self.runs, self.rng, self.limit,
-                          self.clock)
+        affordable = int(RUNS_SECONDS / self.seconds) if self.seconds else RUNS
+        count = self.runs or min(MOST_RUNS, max(RUNS, affordable))
+        return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock)
 
 
-def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Generator, runs: int = RUNS,
+def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Generator, runs: int | None = None,
                 limit: float = 20.0, clock: Callable[[], float] | None = None,
                 reference: Executable | None = None) -> LatencyTerms:
     """Latency relative to fp32's, as terms.
@@ -123,7 +132,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
         space: What may be chosen.
         batch: What trials are timed with.
         rng: Draws configurations and shuffles runs.
-        runs: Timed runs of a configuration.
+        runs: Timed runs of a configuration; by fp32's latency when left out, from 25 to 100.
         limit: Seconds after which the timing of four configurations stops, once there were 20 runs.
         clock: Gives the seconds that are counted; `time.perf_counter` when left out.
         reference: fp32 as trials are timed beside it, which stays open; chosen and opened here when left out. Two
@@ -138,7 +147,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     bench = _Bench(backend, batch, rng, runs, limit, clock, reference)
     bench.choose_reference(space.all_float())
     profiled = {"float", "int8", "even", "odd"}
-    timed = bench.time([*_ends(space), *_alternating(space)], profiled)
+    timed = bench.time(list(_ends(space)), profiled, ENDS) + bench.time(list(_alternating(space)), profiled)
     profiles = [(sample.config, sample.profile) for sample in timed if sample.profile is not None]
     changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
     pairs = PAIRS if profiles else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
@@ -160,7 +169,7 @@ def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array
     """Terms, and the error on the random configurations, each predicted without itself."""
     rows = np.stack([columns.row(sample.config) for sample in timed])
     ratios = np.array([sample.ratio for sample in timed])
-    deviation = max(NOISE, float(np.median([sample.deviation for sample in timed])))
+    deviation = np.hypot([sample.deviation for sample in timed], PLACE)
     held = np.array([ANCHORED if sample.name in ("float", "int8") else 1.0 for sample in timed])
     values, left_out = posterior(prior, rows, ratios, deviation * ratios * held)
     mixed = np.array([sample.name.startswith("half") for sample in timed])
