@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nc_strategies.backends.base import Link, Profile
-from nc_strategies.measure.latency_model import ENOUGH, PAIRS, fit_latency
+from nc_strategies.measure.latency_model import ENOUGH, MOST_RUNS, PAIRS, RUNS, _fit, _Timed, fit_latency
 from nc_strategies.measure.latency_regression import Columns, expected, kind, posterior
 from nc_strategies.models import ModelSource
 from nc_strategies.problem.latency import Boundary, LatencyTerms
@@ -270,6 +270,33 @@ def test_pairs_are_timed_until_the_error_is_small_enough(toy):
     many, large = pairs_timed(toy, ProfiledBackend(surprise=1.0))
     assert small <= ENOUGH < large
     assert many - few >= 2 * (PAIRS - 4)
+
+
+def test_a_short_model_is_run_more_often(toy):
+    def runs(factor):
+        backend, space = toy([{"name": "a", "time_us": 100 * factor, "int8_time_us": 50 * factor}], SteadyBackend())
+        fit_latency(backend, space, BATCH, np.random.default_rng(0), clock=lambda: backend.now)
+        return backend.runs
+
+    assert runs(1) / runs(100) == pytest.approx(MOST_RUNS / RUNS, rel=0.3)
+    assert runs(20) / runs(100) == pytest.approx(0.1 / 2e-3 / RUNS, rel=0.3)
+
+
+def test_a_timing_that_was_noisy_is_not_held_to():
+    space, rng = space_of(), np.random.default_rng(3)
+    truth, columns = true_terms(rng), Columns(space_of(), links_of())
+    default, all_float = space.default(), space.all_float()
+    configs = [all_float.with_ops(dict.fromkeys(rng.permutation(NAMES)[: rng.integers(1, len(NAMES))], ASYM))
+               for _ in range(60)]
+    timed = [_Timed(f"half {i}", config, truth(config), 0.005) for i, config in enumerate(configs)]
+    prior = expected(columns, (), 1e-3, 1)
+
+    def error(deviation):
+        end = _Timed("int8", default, 1.2 * truth(default), deviation)
+        values, _ = _fit(columns, prior, [*timed, end])
+        return abs(float(columns.row(default) @ values) / truth(default) - 1)
+
+    assert error(0.3) < 0.05 < error(0.001)
 
 
 def test_the_given_clock_counts(toy):
