@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --trials 300 --backend onnxruntime
 
-Prints the resident memory in use while the trials pass; the growth from the first third's median to the last third's
-must stay below a limit.
+Prints the resident memory in use while the trials pass; the growth from the median of the second sixth, when caches are
+filled, to that of the last must stay below a limit.
 """
 
 from __future__ import annotations

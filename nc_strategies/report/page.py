@@ -172,13 +172,13 @@ def _trials(run: RunFiles) -> list[dict[str, Any]]:
 
 def _configs(run: RunFiles) -> dict[str, Any]:
     """Configurations of the trials as numbers of schemes, the chosen one's first."""
-    names = list(run.trials[0].config.schemes) if run.trials else []
+    names = [name for name, _ in run.trials[0].config.ops] if run.trials else []
     schemes: dict[str, int] = {}
     configs: dict[str, Any] = {}
     chosen = run.chosen
     first = [chosen] if chosen else []
     for trial in [*first, *run.trials]:
-        if len(configs) * len(names) <= MOST_CHOICES and list(trial.config.schemes) == names:
+        if len(configs) * len(names) <= MOST_CHOICES and [name for name, _ in trial.config.ops] == names:
             numbers = [schemes.setdefault(str(scheme), len(schemes)) for _, scheme in trial.config.ops]
             configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in trial.config.options]}
     types = {name: facts["type"] for name, facts in (run.analysis.get("operators") or {}).items()}

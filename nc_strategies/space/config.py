@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,7 +97,7 @@ class Config:
         Raises:
             KeyError, TypeError: the data is not of that form.
         """
-        ops = tuple((name, OpScheme.from_dict(scheme)) for name, scheme in data["ops"].items())
+        ops = tuple((sys.intern(name), OpScheme.from_dict(scheme)) for name, scheme in data["ops"].items())
         return Config(ops, tuple(data["options"].items()))
 
     def __getstate__(self) -> dict[str, Any]:

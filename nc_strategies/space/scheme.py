@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 FP32 = "fp32"
@@ -57,7 +58,7 @@ class OpScheme:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> OpScheme:
-        """Read what `to_dict` wrote.
+        """Read what `to_dict` wrote; equal schemes are one object, since a run reads them by the hundred thousand.
 
         Raises:
             KeyError, TypeError: the data is not of that form.
@@ -65,10 +66,15 @@ class OpScheme:
         if data.get("dtype") == FP32:
             return FLOAT
         weight = data["weight"]
-        return OpScheme(TensorScheme(**data["activation"]), TensorScheme(**weight) if weight else None)
+        return _shared(tuple(data["activation"].items()), tuple(weight.items()) if weight else None)
 
     def __str__(self) -> str:
         return FP32 if self.is_float else f"activation {self.activation}; weight {self.weight or 'none'}"
+
+
+@lru_cache
+def _shared(activation: tuple[tuple[str, str], ...], weight: tuple[tuple[str, str], ...] | None) -> OpScheme:
+    return OpScheme(TensorScheme(**dict(activation)), TensorScheme(**dict(weight)) if weight else None)
 
 
 FLOAT = OpScheme(FLOAT_TENSOR, FLOAT_TENSOR)
