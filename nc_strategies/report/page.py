@@ -44,17 +44,18 @@ def missing() -> bool:
     return any(find_spec(name) is None for name in ("jinja2", "vl_convert"))
 
 
-def write(run_dir: Path, running: bool = False) -> Path:
+def write(run_dir: Path, running: bool = False, trials: Sequence[Trial] | None = None) -> Path:
     """Make the page of a run from what is in its folder.
 
     Args:
         run_dir: The folder.
         running: The run goes on: the page renews itself.
+        trials: The journal's trials, where they are known already.
 
     Raises:
         InputError: it is not the folder of a run.
     """
-    run = RunFiles.read(run_dir, running)
+    run = RunFiles.read(run_dir, running, trials)
     path = run_dir / FILE
     write_atomically(path, _render("run.html.jinja", _scripts(), **_view(run)))
     return path
@@ -197,7 +198,7 @@ class PageWriter(StudyListener):
         make: Makes the page of a folder.
     """
 
-    def __init__(self, command: Sequence[str] = (), make: Callable[[Path, bool], Path] = write) -> None:
+    def __init__(self, command: Sequence[str] = (), make: Callable[[Path, bool, Sequence[Trial]], Path] = write) -> None:
         self._command, self._make = tuple(command), make
         self._next = 0.0
         self._study: Study | None = None
@@ -234,7 +235,7 @@ class PageWriter(StudyListener):
         try:
             analysis.write(study, self._command)
             if self._pages:
-                self._make(study.run_dir, running)
+                self._make(study.run_dir, running, study.trials)
         except Exception:  # a page is no reason to lose a run
             log.exception("the page could not be written")
         end = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,12 +45,13 @@ class RunFiles:
     running: bool = False
 
     @staticmethod
-    def read(path: Path, running: bool = False) -> RunFiles:
+    def read(path: Path, running: bool = False, trials: Sequence[Trial] | None = None) -> RunFiles:
         """Read a run's folder.
 
         Args:
             path: The folder.
             running: The run goes on; only the run itself knows.
+            trials: Of ``trials.jsonl``, where they are known already.
 
         Raises:
             InputError: there is no such folder, it is not a run's, or a file in it cannot be read.
@@ -63,7 +64,8 @@ class RunFiles:
                 else f"is not the folder of a run: it holds neither {RESULT} nor {CONFIG}"
             raise InputError(str(path), hint)
         return RunFiles(path, _mapping(path / RESULT, json.loads), _mapping(path / analysis.FILE, json.loads),
-                        _mapping(path / CONFIG, yaml.safe_load), _trials(path / journal.FILE), running)
+                        _mapping(path / CONFIG, yaml.safe_load),
+                        tuple(_trials(path / journal.FILE) if trials is None else trials), running)
 
     @cached_property
     def goal(self) -> Goal | None:
