@@ -198,7 +198,8 @@ class PageWriter(StudyListener):
         make: Makes the page of a folder.
     """
 
-    def __init__(self, command: Sequence[str] = (), make: Callable[[Path, bool, Sequence[Trial]], Path] = write) -> None:
+    def __init__(self, command: Sequence[str] = (),
+                 make: Callable[[Path, bool, Sequence[Trial]], Path] = write) -> None:
         self._command, self._make = tuple(command), make
         self._next = 0.0
         self._study: Study | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
-from nc_strategies.space import FLOAT, Config
+from nc_strategies.space import FLOAT, Config, OpCapability
 from nc_strategies.strategies.base import Steps, StepwiseStrategy
 from nc_strategies.strategies.choices import changed, changes
 
@@ -35,17 +35,18 @@ class BasicStrategy(StepwiseStrategy):
     """Int8 everywhere, then less of it where accuracy or speed asks for it.
 
     1. The default int8 everywhere.
-    2. Other schemes, algorithms, granularities and options, for all operators together and then type by type.
-    3. Recipes: the first and the last convolution or matmul in fp32; pre- and post-processing in fp32.
-    4. One operator at a time in fp32: its price in accuracy and in time. Where both are estimated, the estimates rank
-       the operators instead, by loss per time saved, and no trial is spent on that. Once the goal is met, only those
-       that a latency model expects to be faster in fp32 are tried.
-    5. Those operators together, in the order of their effect, until the goal is met; where the order is estimated,
-       their number is doubled, then halved.
-    6. Once it is met, operators go back to int8 where accuracy allows and time gains.
+    2. Other options of the graph; other schemes, algorithms and granularities for all operators together.
+    3. Where that misses the goal and both the price in accuracy and the price in time are estimated: operators in fp32
+       by loss per time saved, their number doubled until the goal is met, then halved; then 7.
+    4. The choices of 2 type by type.
+    5. Recipes, unless 3 has met the goal: the first and the last convolution or matmul in fp32; pre- and
+       post-processing in fp32.
+    6. One operator at a time in fp32: its price in accuracy and in time; then those together, in the order of their
+       effect, until the goal is met. Once it is met, only those that a latency model expects to be faster in fp32.
+    7. Operators go back to int8 where accuracy allows and time gains.
 
-    Source: the stages are those of Intel Neural Compressor's documentation, "Tuning Strategies", Basic; the last
-    and the ranking by two estimates are new.
+    Source: the stages are those of Intel Neural Compressor's documentation, "Tuning Strategies", Basic; the third and
+    the last are new.
     """
 
     settings: BasicSettings
@@ -57,11 +58,19 @@ class BasicStrategy(StepwiseStrategy):
         self._saved: dict[Group, float] = {}
         self._loss: dict[Group, float] = {}
         yield from self._try(self.problem.space.default(), "default int8", "default int8 everywhere")
-        yield from self._combinations()
-        if self.settings.recipes:
+        yield from self._options()
+        ops = list(self.problem.space.quantizable)
+        yield from self._combinations("all operators", ops)
+        ranked = self.settings.fallback and not self._met() and (yield from self._ranked_fallback())
+        types = sorted({op.type for op in ops})
+        for name in types if len(types) > 1 else []:
+            yield from self._combinations(name, [op for op in ops if op.type == name])
+        if self.settings.recipes and not ranked:
             yield from self._recipes()
         if self.settings.fallback:
             yield from self._fallback()
+            if ranked:
+                yield from self._give_back()
 
     def _try(self, config: Config, stage: str, note: str) -> Generator[Config, Trial, Trial]:
         if config.fingerprint not in self._tried:
@@ -91,20 +100,17 @@ class BasicStrategy(StepwiseStrategy):
     def _met(self) -> bool:
         return self._best is not None and self._feasible(self._best)
 
-    def _combinations(self) -> Steps:
-        """One choice at a time: graph options, then each scheme field for all operators, then type by type."""
-        space = self.problem.space
-        for name, values in space.options.items():
+    def _options(self) -> Steps:
+        """Each value of each graph option."""
+        for name, values in self.problem.space.options.items():
             for value in values:
                 yield from self._try(self._base.with_option(name, value), "options", f"{name}={value}")
-        types = sorted({op.type for op in space.quantizable})
-        ops = list(space.quantizable)
-        for label, part in [("all operators", ops), *(
-            [(t, [op for op in ops if op.type == t]) for t in types] if len(types) > 1 else []
-        )]:
-            for field, change in changes(part).items():
-                config = changed(space, self._base, part, change)
-                yield from self._try(config, "combinations", f"{field} for {label}")
+
+    def _combinations(self, label: str, part: list[OpCapability]) -> Steps:
+        """One choice at a time, for some operators together."""
+        for field, change in changes(part).items():
+            config = changed(self.problem.space, self._base, part, change)
+            yield from self._try(config, "combinations", f"{field} for {label}")
 
     def _recipes(self) -> Steps:
         space = self.problem.space
@@ -124,19 +130,30 @@ class BasicStrategy(StepwiseStrategy):
             if wanted:
                 yield from self._try(space.fall_back(self._base, *wanted), "recipes", note)
 
+    def _quantized(self, base: Config) -> list[Group]:
+        """Groups of operators that are in int8 and could be in fp32."""
+        space = self.problem.space
+        return [g for g in space.groups if not base.schemes[g[0]].is_float and FLOAT in space.schemes(g)]
+
+    def _ranked_fallback(self) -> Generator[Config, Trial, bool]:
+        """Operators in fp32 in the order of two estimates; whether that has met the goal."""
+        base = self._base
+        groups = self._quantized(base)
+        if not self._estimated(base, groups):
+            return False
+        groups.sort(key=lambda g: -self._loss[g] / self._saved[g])
+        yield from self._double(base, groups)
+        if self._met():
+            yield from self._give_back()
+        return self._met()
+
     def _fallback(self) -> Steps:
         space, goal, base = self.problem.space, self.problem.goal, self._base
         start = self._tried.get(base.fingerprint)
         if start is None or start.evaluation is None:
             return
         met, before = self._met(), start.evaluation
-        groups = [g for g in space.groups if not base.schemes[g[0]].is_float and FLOAT in space.schemes(g)]
-        if not met and self._estimated(base, groups):
-            groups.sort(key=lambda g: -self._loss[g] / self._saved[g])
-            yield from self._double(base, groups)
-            if self._met():
-                yield from self._give_back()
-            return
+        groups = self._quantized(base)
         effects: list[tuple[Group, Evaluation]] = []
         for group in self._faster_in_fp32(base, groups) if met else self._order(groups):
             trial = yield from self._try(space.fall_back(base, *group), "fallback", f"{group[0]} in fp32")

@@ -259,3 +259,23 @@ def test_a_trial_that_was_stopped_early_never_counts_as_one_that_met_the_goal():
         trials.append(Trial(len(trials) + 1, config, TrialState.PRUNED if lucky else TrialState.OK, done))
         strategy.observe(trials[-1])
     assert problem.goal.best(trials).config.float_ops == ("dear", "dearest")
+
+
+def test_where_both_estimates_are_there_the_goal_is_met_before_choices_by_type_are_tried():
+    ops = [*HARD, ToyOp("dear too", "MatMul", loss=0.035), ToyOp("end", loss=0.001)]
+    problem, _ = estimated(ops, tolerable_loss=0.01)
+    found = drive(problem, lambda config: toy_evaluation(ops, config))
+    assert [stage for stage, _ in groupby(found, key=lambda pair: pair[0])] == [
+        "default int8", "combinations", "accumulate", "give back", "combinations"]
+    before = [trial for stage, trial in found[:-1] if not trial.note.endswith(("for Conv", "for MatMul"))]
+    assert problem.goal.met(problem.goal.best(before).evaluation)
+
+
+def test_estimates_that_do_not_lead_to_the_goal_leave_it_to_trials():
+    # The first has to run in int8 and loses more than is tolerated.
+    ops = [ToyOp(name, time_us=60) for name in "xyzuv"]
+    plain, _ = estimated(ops, tolerable_loss=0.01)
+    fixed = replace(plain.space.ops["x"], schemes=plain.space.ops["x"].schemes[:1])
+    problem = replace(plain, space=Space(Capabilities((fixed, *(plain.space.ops[name] for name in "yzuv")))))
+    found = drive(problem, lambda config: replace(toy_evaluation(ops, config), metrics=(("accuracy", 0.8),)))
+    assert {"accumulate", "recipes", "fallback"} <= {stage for stage, _ in found}
