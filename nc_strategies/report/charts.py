@@ -5,6 +5,7 @@ Colours are names of the page's own (``var(--kept)``), which it fills in for lig
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -169,11 +170,17 @@ def search(run: RunFiles) -> Spec | None:
     return _spec(text, 260, points, layer)
 
 
+def measured(rows: Sequence[Operator]) -> bool:
+    """Whether the trials price at least as many operators in accuracy as the estimate of sensitivity does."""
+    return sum(o.loss is not None for o in rows) >= sum(o.noise is not None for o in rows)
+
+
 def price(rows: Sequence[Operator], metric: str) -> tuple[Spec | None, Spec | None]:
     """What int8 costs each operator in accuracy, and what it saves in time; None where nothing is known."""
     some = [o for o in rows if o.asked]
-    losses = _bars([(o, o.loss.value, o.loss.reach) for o in some if o.loss], f"loss of {metric}")
-    if losses is None:
+    if measured(some):
+        losses = _bars([(o, o.loss.value, o.loss.reach) for o in some if o.loss], f"loss of {metric}")
+    else:
         losses = _bars([(o, o.noise, 0.0) for o in some if o.noise is not None], "noise to signal")
     saved = _bars([(o, o.model_saved, 0.0) for o in some if o.model_saved is not None], "latency saved", True)
     if saved is None:
@@ -181,16 +188,32 @@ def price(rows: Sequence[Operator], metric: str) -> tuple[Spec | None, Spec | No
     return losses, saved
 
 
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """Names as an axis has room for them: without the parts of a path that tell no two of them apart, all different."""
+    paths = {name: name.split("/") for name in names}
+    first = Counter(parts[0] for parts in paths.values() if len(parts) > 1).most_common(1)
+    for name, parts in paths.items():
+        if first and 2 * first[0][1] > len(names) and len(parts) > 1 and parts[0] == first[0][0]:
+            paths[name] = parts[1:]
+    found = {}
+    for name, parts in paths.items():
+        others = [other for key, other in paths.items() if key != name]
+        length = next((k for k in range(1, len(parts) + 1) if all(o[:k] != parts[:k] for o in others)), len(parts))
+        found[name] = "/".join(parts[:length])
+    return found if len(set(found.values())) == len(found) else {name: name for name in names}
+
+
 def _bars(values: list[tuple[Operator, float, float]], title: str, percent: bool = False) -> Spec | None:
     if not values:
         return None
     keep = {o.name for o, *_ in sorted(values, key=lambda v: -abs(v[1]))[:MOST_OPERATORS]}
+    short = labels(sorted(keep))
     # In the order of execution; not sorted by Vega, which would put the names into expressions.
-    data = [{"operator": o.name, "value": value, "low": value - reach, "high": value + reach,
+    data = [{"operator": o.name, "label": short[o.name], "value": value, "low": value - reach, "high": value + reach,
              "runs": "in int8" if o.runs == "int8" else "in float", "reach": reach}
             for o, value, reach in values if o.name in keep]
     layout = "%" if percent else ".2g"
-    y = {"field": "operator", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 150}}
+    y = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 170}}
     x = {"type": "quantitative", "title": title, "axis": {"format": layout, "tickCount": 5}}
     tip = [{"field": "operator"}, {"field": "runs"}, {"field": "value", "format": ".2%" if percent else ".4g"},
            {"field": "reach", "title": "± 95 %", "format": ".2%" if percent else ".2g"}]

@@ -115,7 +115,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "total": seconds.pop("total", None), "seconds": sorted(seconds.items(), key=lambda item: -item[1]),
         "versions": run.result.get("versions") or run.analysis.get("versions") or {}, "states": charts.STATES,
         "runs": {o.runs for o in rows}, "priced": sum(o.loss is not None for o in rows),
-        "loss_from": "Measured by the trials." if any(o.loss for o in rows) else
+        "loss_from": "Measured by the trials." if charts.measured([o for o in rows if o.asked]) else
         "Estimated: squared error over squared output with this operator alone in int8.",
         "saved_from": "By the latency model, as a share of fp32's." if any(o.model_saved is not None for o in rows) else
         "Measured by the trials, as a share of fp32's latency.",
