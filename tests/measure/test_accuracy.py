@@ -133,15 +133,26 @@ def test_a_metric_that_is_no_mean_over_samples_gets_a_bootstrap_interval_that_co
     assert hits / 100 >= 0.88
 
 
-def test_equal_models_have_an_interval_of_nothing():
+def test_models_that_answer_all_samples_alike_may_still_differ_by_as_much_as_so_few_samples_hide():
     rng = np.random.default_rng(4)
     labels = rng.integers(2, size=100)
     outputs = classifier(rng, labels, 0.9)
-    assert loss_interval(Top1(), outputs, outputs, labels, True, rng) == (0.0, 0.0)
+    low, high = loss_interval(Top1(), outputs, outputs, labels, True, rng)
+    # Agresti and Min: 1.96 * sqrt(0.5 + 0.5) / (100 + 2)
+    assert low == -high
+    assert high == pytest.approx(1.96 / 102, rel=0.01)
+
+
+def test_equal_models_have_an_interval_of_nothing_where_scores_have_no_bounds():
+    rng = np.random.default_rng(4)
+    labels = rng.normal(size=(100, 1))
+    outputs = labels + rng.normal(size=labels.shape)
+    assert loss_interval(RegressionError(PlainSettings("mse")), outputs, outputs, labels, False, rng) == (0.0, 0.0)
+
+
+def test_equal_models_have_a_bootstrap_interval_of_nothing():
+    rng = np.random.default_rng(4)
+    labels = rng.integers(2, size=100)
+    outputs = classifier(rng, labels, 0.9)
     f1 = ClassificationScore(SklearnSettings("f1"))
     assert loss_interval(f1, outputs, outputs, labels, True, rng) == (0.0, 0.0)
-
-
-def test_the_interval_of_a_single_sample_is_still_a_number():
-    interval = loss_interval(Top1(), np.eye(2)[:1], np.eye(2)[:1], np.array([0]), True, np.random.default_rng(0))
-    assert np.isfinite(interval).all()
