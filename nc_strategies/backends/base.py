@@ -109,11 +109,15 @@ class Profile:
         ops: Seconds by operator of the model, what the engine fused into it included.
         conversions: Pairs (elements, seconds), one for each quantization, dequantization and change of layout.
         other: Seconds of everything else.
+        nodes: How many of the engine's own nodes each entry of `ops` stands for; one, where it is not named.
+        other_nodes: The same of `other`.
     """
 
     ops: Mapping[str, float]
     conversions: tuple[tuple[int, float], ...] = ()
     other: float = 0.0
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    other_nodes: int = 0
 
 
 class Executable(ABC):

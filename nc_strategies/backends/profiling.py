@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -34,14 +34,17 @@ class NodeTimes:
 def summarise(nodes: Iterable[NodeTimes]) -> Profile:
     """The profile that nodes' times make."""
     ops: defaultdict[str, float] = defaultdict(float)
+    counts: Counter[str | None] = Counter()
     conversions: list[tuple[int, float]] = []
     other = 0.0
     for node in nodes:
         seconds = float(np.quantile(node.seconds, QUANTILE))
         if node.conversion:
             conversions.append((node.elements, seconds))
-        elif node.operator is not None:
+            continue
+        counts[node.operator] += 1
+        if node.operator is not None:
             ops[node.operator] += seconds
         else:
             other += seconds
-    return Profile(dict(ops), tuple(conversions), other)
+    return Profile(dict(ops), tuple(conversions), other, {name: counts[name] for name in ops}, counts[None])

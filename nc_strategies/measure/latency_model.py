@@ -11,7 +11,7 @@ import numpy as np
 from nc_strategies.backends.base import Backend, Batch, Executable, Profile
 from nc_strategies.errors import EngineError
 from nc_strategies.measure.latency import Timing, interleave
-from nc_strategies.measure.latency_regression import Array, Columns, Prior, expected, kind, posterior
+from nc_strategies.measure.latency_regression import Array, Columns, Prior, expected, kind, posterior, unstretched
 from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 
@@ -148,7 +148,10 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     bench.choose_reference(space.all_float())
     profiled = {"float", "int8", "even", "odd"}
     timed = bench.time(list(_ends(space)), profiled, ENDS) + bench.time(list(_alternating(space)), profiled)
-    profiles = [(sample.config, sample.profile) for sample in timed if sample.profile is not None]
+    told = [(sample.config, sample.profile, sample.ratio * bench.seconds) for sample in timed
+            if sample.profile is not None]
+    profiles = [(config, profile) for (config, *_), profile in zip(
+        told, unstretched([p for _, p, _ in told], [s for *_, s in told]), strict=True)]
     changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
     pairs = PAIRS if profiles else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
     columns = Columns(space, backend.links())

@@ -19,7 +19,7 @@ Kind = tuple[str, str] | None
 
 SHARED_SCALES = {"float": 0.3, "int8": 0.3, "conversion": 0.4, "clip": 1.0}
 """Standard deviation of a common factor on each sort of term: a profile stretches short operators more than long."""
-TYPE_SCALE = 0.15
+TYPE_SCALE = 0.3
 """The same for the operators of one type."""
 OWN_SCALE = {"float": 0.1, "int8": 0.1, "kind": 0.1, "conversion": 0.4, "clip": 0.4}
 """Standard deviation of each term on its own, relative to what is expected of it."""
@@ -29,6 +29,8 @@ ALL_FLOAT = 0.1
 """Standard deviation of what the all-float graph costs beside its terms, relative to fp32's latency."""
 UNPROFILED = 5.0
 """Without profiles, terms are uncertain by so much more."""
+LEAST_LEFT = 0.05
+"""Part of a profiled time that is left at least when what profiling adds is taken away."""
 LEAST = 5e-4
 """Least standard deviation of a term, relative to fp32's latency."""
 NOISE = 0.01
@@ -125,6 +127,41 @@ class Prior:
         return found
 
 
+def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[Profile]:
+    """Profiles without what profiling adds: as much to every node, and a factor, as caches are colder.
+
+    The first is some microseconds, most of a short node's time: what the cheapest node takes, since engines have nodes
+    that do nothing, or less where the graphs take hardly less without a profile. The second makes the sums what they
+    take then, by least squares.
+
+    Args:
+        profiles: As the engine tells them.
+        seconds: What the same graphs take without a profile.
+    """
+    if not profiles:
+        return []
+    wanted = np.array(seconds)
+    counts = np.array([sum(nodes for _, nodes in _nodes(p)) for p in profiles], float)
+    excess = float(counts @ (np.array([sum(time for time, _ in _nodes(p)) for p in profiles]) - wanted))
+    cheapest = min((time / nodes for p in profiles for time, nodes in _nodes(p) if nodes), default=0.0)
+    each = min(cheapest, max(0.0, excess / max(1.0, float(counts @ counts))))
+
+    def left(time: float, nodes: int) -> float:
+        return max(time - each * nodes, LEAST_LEFT * time)
+
+    sums = np.array([sum(left(time, nodes) for time, nodes in _nodes(p)) for p in profiles])
+    factor = float(sums @ wanted / max(float(sums @ sums), 1e-300))
+    return [Profile({name: factor * left(time, p.nodes.get(name, 1)) for name, time in p.ops.items()},
+                    tuple((elements, factor * left(time, 1)) for elements, time in p.conversions),
+                    factor * left(p.other, p.other_nodes), p.nodes, p.other_nodes) for p in profiles]
+
+
+def _nodes(profile: Profile) -> list[tuple[float, int]]:
+    """Pairs (seconds, nodes that they are of)."""
+    return [*((time, profile.nodes.get(name, 1)) for name, time in profile.ops.items()),
+            *((time, 1) for _, time in profile.conversions), (profile.other, profile.other_nodes)]
+
+
 def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float, batch_size: int) -> Prior:
     """The prior that profiles give.
 
@@ -156,8 +193,10 @@ def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total
         own[column] = NOISE
     for config, profile in profiles:
         if not config.int8_ops:
+            # What it converts between layouts of its own is paid by no boundary.
             parts = sum(times[name, None] for name in columns.kinds)
-            mean[columns.all_float] = sum(profile.ops.values()) / total - parts
+            whole = sum(profile.ops.values()) + sum(time for _, time in profile.conversions)
+            mean[columns.all_float] = whole / total - parts
     own[columns.all_float] = ALL_FLOAT
     fixed, slope = _conversion(columns, profiles, total)
     for index, link in enumerate(columns.links):

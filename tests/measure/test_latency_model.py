@@ -9,7 +9,7 @@ import pytest
 
 from nc_strategies.backends.base import Link, Profile
 from nc_strategies.measure.latency_model import ENOUGH, MOST_RUNS, PAIRS, RUNS, _fit, _Timed, fit_latency
-from nc_strategies.measure.latency_regression import Columns, expected, kind, posterior
+from nc_strategies.measure.latency_regression import Columns, expected, kind, posterior, unstretched
 from nc_strategies.models import ModelSource
 from nc_strategies.problem.latency import Boundary, LatencyTerms
 from nc_strategies.space import FLOAT, Capabilities, OpCapability, OpScheme, Space, TensorScheme
@@ -96,6 +96,32 @@ def test_links_outside_the_space_become_float():
     columns = Columns(space_of(names=("b", "c")), (Link("a", ("b", "c")), Link("b", ("c", "z")), Link("c", ("z",))))
     assert [(k.producer, k.consumers, k.float_consumer) for k in columns.links] == [
         (None, ("b", "c"), False), ("b", ("c",), True)]
+
+
+def test_what_profiling_adds_to_every_node_is_taken_away():
+    # A node that does nothing, and one that the engine runs as three; 3 us a node, and a quarter more all over.
+    rng = np.random.default_rng(5)
+    true = [{"nothing": 0.0, **dict(zip("abcd", rng.uniform(1e-6, 50e-6, 4).tolist(), strict=True))} for _ in range(4)]
+    nodes, conversion = {"c": 3}, 2e-6
+
+    def profiled(times):
+        ops = {name: 1.25 * t + 3e-6 * nodes.get(name, 1) for name, t in times.items()}
+        return Profile(ops, ((10, 1.25 * conversion + 3e-6),) * 2, 3e-6 * 4, nodes, 4)
+
+    found = unstretched([profiled(t) for t in true], [sum(t.values()) + 2 * conversion for t in true])
+    for times, profile in zip(true, found, strict=True):
+        for name, seconds in times.items():
+            assert profile.ops[name] == pytest.approx(seconds, abs=0.3e-6)
+        assert [t for _, t in profile.conversions] == pytest.approx([conversion] * 2, abs=0.3e-6)
+        assert profile.other == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_profile_that_says_what_a_run_takes_is_left_as_it_is():
+    profiles = [Profile({"short": 1e-3, "long": 5e-3}, ((10, 1e-4),)), Profile({"short": 2e-3, "long": 4e-3})]
+    found = unstretched(profiles, [6.1e-3, 6e-3])
+    assert found[0].ops == pytest.approx(profiles[0].ops)
+    assert found[1].ops == pytest.approx(profiles[1].ops)
+    assert unstretched([], []) == []
 
 
 def test_without_noise_the_regression_passes_through_its_timings():
