@@ -26,6 +26,7 @@ WORD = 8
 REMAPPED = frozenset(
     {
         "Conv2D",
+        "DepthwiseConv2dNative",
         "MatMul",
         "Mul",
         "FusedBatchNormV3",
@@ -39,7 +40,8 @@ REMAPPED = frozenset(
         "Elu",
     }
 )
-"""Operators in whose presence TensorFlow's graph optimizer may find more to fuse than `fused_float` writes."""
+"""Operators in whose presence TensorFlow's graph optimizer may find more to fuse than `fused_float` writes: with oneDNN,
+a depthwise convolution too."""
 
 
 @dataclass(frozen=True)

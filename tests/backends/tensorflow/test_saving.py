@@ -49,6 +49,19 @@ def test_opened_as_a_user_would_it_gives_the_same_outputs_and_executes_the_same_
     assert one.int8_names == set(config.int8_ops)
 
 
+def test_whichever_operator_stays_in_floating_point_what_is_saved_executes_what_was_measured(loaded, batch, tmp_path):
+    # With oneDNN, TensorFlow fuses a depthwise convolution with its bias and activation when it serves a model.
+    backend, info = loaded("cnn")
+    space, data = Space(backend.capabilities()), batch(info, 1)
+    for number, name in enumerate(space.ops):
+        config = space.default().with_op(name)
+        measured, opened = backend.realise(config), backend.open(backend.save(config, tmp_path / str(number)))
+        for model in (measured, opened):
+            model.predict(data)
+        assert measured.executed() == opened.executed(), name
+        measured.close()
+
+
 def test_a_process_that_knows_only_tensorflow_serves_it(saved, batch, tmp_path):
     backend, info, config, path = saved
     data = batch(info, 3)
