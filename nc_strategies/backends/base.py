@@ -285,6 +285,10 @@ class Backend(ABC):
     def keep(self, folder: Path) -> None:  # noqa: B027 - optional, nothing to keep by default
         """Leave in the run's folder what the run made of the model to work on, such as its form in another format."""
 
+    def remarks(self) -> tuple[str, ...]:
+        """What calibration did to the model that its user should know, a sentence each; optional."""
+        return ()
+
     def versions(self) -> dict[str, str]:
         """Versions of the packages the backend stands on."""
         return {}

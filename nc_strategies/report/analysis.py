@@ -47,6 +47,7 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
         "latency": _latency(study.latency_terms),
         "executed_int8": sorted(final.executed.int8_names) if final and final.executed.int8_names else None,
         "conversions": final.executed.conversions if final else None,
+        "remarks": list(study.remarks),
         "versions": dict(study.versions),
     }
 

@@ -81,7 +81,7 @@ def verdict(run: RunFiles) -> list[str]:
 def why(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
     """Why the model is not faster, or why the goal was missed."""
     goal = run.goal
-    words: list[str] = []
+    words: list[str] = list(run.analysis.get("remarks") or [])
     if goal is None:
         return words
     done = [(t, t.evaluation) for t in run.trials if t.ok and t.evaluation is not None]

@@ -90,6 +90,9 @@ class Bench(Protocol):
             InputError: they do not fit each other.
         """
 
+    def remarks(self) -> tuple[str, ...]:
+        """What calibration did to the model that its user should know; see `Backend.remarks`."""
+
     def baseline(self, space: Space) -> Measured:
         """Measure fp32."""
 
@@ -290,6 +293,10 @@ class LocalBench:
         """What measures, once calibrated."""
         assert self._measurer is not None, "calibrate first"
         return self._measurer
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `Bench.remarks`."""
+        return self.parts.backend.remarks()
 
     def baseline(self, space: Space) -> Measured:
         """See `Bench.baseline`."""

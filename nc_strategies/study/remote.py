@@ -23,7 +23,7 @@ PREPARING = {"load": "loading the model", "calibrate": "running it on the calibr
 ENDING = {"finish": "measuring the best again", "save": "saving the model", "keep": "copying the model",
           "replay": "measuring the saved model"}
 RESUMED = "; what was measured is kept, and the same command with the same run_dir goes on from there"
-PLAIN = {"facts", "versions", "remember", "close"}
+PLAIN = {"facts", "versions", "remarks", "remember", "close"}
 GRACE = 5.0
 """Seconds a call has to end when asked to, before its process is killed."""
 LEAST_TRIAL_TIMEOUT, TRIAL_FACTOR, ENDING_FACTOR = 60.0, 20.0, 10.0

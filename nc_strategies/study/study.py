@@ -62,6 +62,7 @@ class Study:
         resolution: What the evaluation samples can tell; None where nothing can be said of it.
         sensitivity: Noise-to-signal ratio by operator in int8; None when no strategy asked for it.
         latency_terms: The terms of the latency model; None when no strategy asked for it.
+        remarks: What calibration did to the model that its user should know, a sentence each.
     """
 
     run_dir: Path
@@ -83,6 +84,7 @@ class Study:
     resolution: Resolution | None = None
     sensitivity: Mapping[str, float] | None = None
     latency_terms: LatencyTerms | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def best(self) -> Trial | None:

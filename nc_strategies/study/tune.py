@@ -103,6 +103,9 @@ class _Run:
         study = Study(self.folder.path, space, make_goal(config, baseline), baseline.evaluation,
                       baseline.latency_ci95, facts, seconds=self.seconds, model=str(bench.facts()["model_name"]))
         study.versions, study.earlier_versions = versions, earlier
+        study.remarks = bench.remarks()
+        for remark in study.remarks:
+            log.info("%s", remark)
         self._resolve(study, baseline)
         self._search(study)
         self._finish(study)

@@ -6,18 +6,20 @@ import logging
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Batch, Link, ModelInfo
 from nc_strategies.backends.calibration import ALGORITHMS, Histogram
+from nc_strategies.backends.equalization import LOOKED_AT, WHEN, Peaks, adopt, noise_to_signal
+from nc_strategies.backends.onnxruntime import equalize, session
 from nc_strategies.backends.onnxruntime import graph as graphs
-from nc_strategies.backends.onnxruntime import session
 from nc_strategies.backends.onnxruntime.assemble import Assembler
 from nc_strategies.backends.onnxruntime.graph import OPT_IN, Graph, Unit
 from nc_strategies.backends.onnxruntime.links import find_links
@@ -33,7 +35,6 @@ from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpSch
 log = logging.getLogger(__name__)
 ACTIVATIONS = (("uint8", "asym"), ("int8", "sym"))
 GRANULARITIES = ("per_channel", "per_tensor")
-REDUCE_RANGE = ("auto", "always", "never")
 
 
 class OnnxRuntimeBackend(Backend):
@@ -54,12 +55,15 @@ class OnnxRuntimeBackend(Backend):
         super().__init__(settings, threads)
         if not 50 < settings.percentile <= 100:
             raise InputError("backend.percentile", f"is {settings.percentile}", "above 50, at most 100")
-        if settings.reduce_range not in REDUCE_RANGE:
-            raise InputError("backend.reduce_range", f"is {settings.reduce_range!r}",
-                             f"allowed: {', '.join(REDUCE_RANGE)}")
+        for key in ("reduce_range", "equalize"):
+            if getattr(settings, key) not in WHEN:
+                raise InputError(f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(WHEN)}")
         self._path = Path()
         self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
         self._graph: Graph | None = None
+        self._plain: Graph | None = None
+        self._default: Config | None = None
+        self._remarks: tuple[str, ...] = ()
         self._info: ModelInfo | None = None
         self._histograms: dict[str, Histogram] = {}
         self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
@@ -86,13 +90,12 @@ class OnnxRuntimeBackend(Backend):
         kind, self._path = model.pick(self.accepts, "onnxruntime")
         if kind != "onnx":
             self._path = self._export(model)
-        self._graph = graphs.prepare(graphs.read(self._path))
+        self._plain = graphs.prepare(graphs.read(self._path))
+        self._use(self._plain)
         self._info = self.graph.info
         for spec in self._info.inputs:
             if spec.dtype.kind not in "fiub":
                 raise InputError("model.path", f"input {spec.name!r} is of type {spec.dtype}", "numbers are needed")
-        self._weights = WeightCache(self.graph)
-        self._assembler = Assembler(self.graph, self._weights)
         self._operators = {u.name: u.name for u in self.graph.units.values()}
         for unit in self.graph.units.values():
             for name in (unit.raw, f"{unit.raw}/open", unit.output, f"{unit.output}/open"):
@@ -100,6 +103,11 @@ class OnnxRuntimeBackend(Backend):
             if unit.act is not None:
                 self._operators[unit.act.name] = unit.name
         return self._info
+
+    def _use(self, graph: Graph) -> None:
+        self._graph = graph
+        self._weights = WeightCache(graph)
+        self._assembler = Assembler(graph, self._weights)
 
     def _export(self, model: ModelSource) -> Path:
         # TensorFlow models come in by TensorFlow's own backend, which is imported for them only.
@@ -135,6 +143,7 @@ class OnnxRuntimeBackend(Backend):
                 schemes = (FLOAT, *offered[name]) if opt_in else (*offered[name], FLOAT)
                 ops.append(OpCapability(name, unit.type, schemes, opt_in, self._parameters(unit),
                                         self._elements(unit.output)))
+        self._default = Config(tuple((op.name, op.schemes[0]) for op in ops), (("reduce_range", reduce_range[0]),))
         edges = tuple((a, b) for a, b in self._edges() if offered.get(a) and offered.get(b))
         names = tuple(n.name for n in self.graph.model.graph.node
                       if n.op_type not in session.MOVEMENT and n.op_type not in graphs.QUIET)
@@ -187,9 +196,33 @@ class OnnxRuntimeBackend(Backend):
     def calibrate(self, batches: Sequence[Batch]) -> None:
         """See `Backend.calibrate`: one pass of the fp32 graph with every activation as an output.
 
+        Where channels can be equalized there is a second pass, after that.
+
         Raises:
             InputError: an activation is not finite.
         """
+        assert self._plain is not None, "load first"
+        self._use(self._plain)
+        self._remarks = ()
+        self._probe = {name: array[:1] if self._free_batch() else array for name, array in batches[0].items()}
+        chosen = equalize.pairs(self._plain) if self.settings.equalize != "never" else []
+        peaks = Peaks({pair.tensor: pair.channels for pair in chosen}, {pair.tensor: pair.axis for pair in chosen})
+        self._histograms = self._observe(batches, peaks.look)
+        self._ranges.clear()
+        if chosen:
+            plain = self._histograms
+
+            def use(equalized: bool) -> None:
+                assert self._plain is not None
+                self._use(equalize.equalized(self._plain, chosen, peaks.values) if equalized else self._plain)
+                self._histograms = self._observe(batches) if equalized else plain
+                self._ranges.clear()
+
+            self._remarks = adopt(self.settings.equalize, len(chosen), lambda: self._noise(batches[0]), use)
+
+    def _observe(self, batches: Sequence[Batch],
+                 look: Callable[[str, NDArray[Any]], None] = lambda *_: None) -> dict[str, Histogram]:
+        """Histograms of all activations; each array is shown to `look` too."""
         model = onnx.ModelProto()
         model.CopyFrom(self.graph.model)
         names = sorted({n for u in self.graph.units.values() for n in (*u.inputs, u.raw, u.output)})
@@ -211,9 +244,26 @@ class OnnxRuntimeBackend(Backend):
                 except ValueError:
                     raise InputError("data", f"the fp32 model gives NaN or infinity in {name!r} on calibration data") \
                         from None
-        self._histograms = histograms
-        self._ranges.clear()
-        self._probe = {name: array[:1] if self._free_batch() else array for name, array in batches[0].items()}
+                look(name, values[name])
+        return histograms
+
+    def _noise(self, batch: Batch) -> float:
+        """Noise-to-signal ratio of the first output with int8 everywhere."""
+        if self._default is None:
+            self.capabilities()
+        assert self._default is not None
+        part = {name: array[:LOOKED_AT] if self._free_batch() else array for name, array in batch.items()}
+        int8, _ = self._assembler.build(self._default, self._range)
+        outputs = []
+        for model in (self.graph.model, int8):
+            run = OrtExecutable(model.SerializeToString(), self.threads)
+            outputs.append(run.predict(part)[0])
+            run.close()
+        return noise_to_signal(*outputs)
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `Backend.remarks`."""
+        return self._remarks
 
     def _free_batch(self) -> bool:
         return self._info is not None and self._info.batch_size is None

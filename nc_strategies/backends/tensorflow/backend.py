@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from numpy.typing import NDArray
+
 from nc_strategies.backends.base import Backend, Batch, Executable, Link, ModelInfo, Switchable
 from nc_strategies.backends.calibration import Histogram
-from nc_strategies.backends.tensorflow import loading, probe
+from nc_strategies.backends.equalization import LOOKED_AT, WHEN, Peaks, adopt, noise_to_signal
+from nc_strategies.backends.tensorflow import equalize, loading, probe
 from nc_strategies.backends.tensorflow.assemble import Assembled, Assembler, Parts
 from nc_strategies.backends.tensorflow.callable_model import CallableModel
 from nc_strategies.backends.tensorflow.capabilities import REDUCE_RANGE, describe, limits
@@ -50,7 +53,11 @@ class TensorFlowBackend(Backend):
         super().__init__(settings, threads)
         if not 50 < settings.percentile <= 100:
             raise InputError("backend.percentile", f"is {settings.percentile}", "above 50, at most 100")
+        if settings.equalize not in WHEN:
+            raise InputError("backend.equalize", f"is {settings.equalize!r}", f"allowed: {', '.join(WHEN)}")
         self._model: loading.FrozenModel | None = None
+        self._plain: Graph | None = None
+        self._remarks: tuple[str, ...] = ()
         self._histograms: dict[str, Histogram] = {}
         self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -67,9 +74,16 @@ class TensorFlowBackend(Backend):
         outputs = tuple(ends[port.tensor] for port in frozen.outputs)
         self._model = frozen
         self._histograms, self._ranges = {}, {}
-        matched = match(graph, outputs)
-        self._parts = Parts(graph, matched, outputs, WeightCache(graph), self._range)
-        return ModelInfo(tuple(port.spec for port in frozen.inputs), tuple(port.spec for port in frozen.outputs))
+        self._plain, self._outputs = graph, outputs
+        self._use(graph)
+        self._info = ModelInfo(
+            tuple(port.spec for port in frozen.inputs), tuple(port.spec for port in frozen.outputs)
+        )
+        return self._info
+
+    def _use(self, graph: Graph, equalized: bool = False) -> None:
+        weights = WeightCache(graph, equalized)
+        self._parts = Parts(graph, match(graph, self._outputs), self._outputs, weights, self._range)
 
     @property
     def _loaded(self) -> loading.FrozenModel:
@@ -96,10 +110,46 @@ class TensorFlowBackend(Backend):
         return find_links(self._parts.graph, self._matched, self._parts.outputs)
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
-        """See `Backend.calibrate`."""
-        tensors = sorted(self._parts.tensors())
-        self._histograms = collect(self._parts.graph, self._loaded.inputs, tensors, batches, self.threads)
+        """See `Backend.calibrate`; where channels can be equalized there is a second pass, after that."""
+        assert self._plain is not None, "load first"
+        plain = self._plain
+        self._use(plain)
+        self._remarks = ()
+        chosen = equalize.pairs(plain, self._matched, self._outputs) if self.settings.equalize != "never" else []
+        peaks = Peaks({pair.tensor: pair.channels for pair in chosen}, {pair.tensor: -1 for pair in chosen})
+
+        def observe(look: Callable[[str, NDArray[Any]], None] = lambda *_: None) -> dict[str, Histogram]:
+            tensors = sorted(self._parts.tensors())
+            return collect(self._parts.graph, self._loaded.inputs, tensors, batches, self.threads, look)
+
+        self._histograms = before = observe(peaks.look)
         self._ranges.clear()
+
+        def use(equalized: bool) -> None:
+            self._use(equalize.equalized(plain, chosen, peaks.values) if equalized else plain, equalized)
+            self._histograms = observe() if equalized else before
+            self._ranges.clear()
+
+        if chosen:
+            self._remarks = adopt(self.settings.equalize, len(chosen), lambda: self._noise(batches[0]), use)
+
+    def _noise(self, batch: Batch) -> float:
+        """Noise-to-signal ratio of the first output with int8 everywhere."""
+        able = self.capabilities()
+        config = Config(
+            tuple((op.name, op.schemes[0]) for op in able.ops), tuple((name, v[0]) for name, v in able.options)
+        )
+        free = self._info.batch_size is None
+        part = {name: array[:LOOKED_AT] if free else array for name, array in batch.items()}
+        outputs = []
+        for model in (self.reference(), self.realise(config)):
+            outputs.append(model.predict(part)[0])
+            model.close()
+        return noise_to_signal(*outputs)
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `Backend.remarks`."""
+        return self._remarks
 
     def _range(self, tensor: str, algorithm: str) -> tuple[float, float]:
         key = (tensor, algorithm)

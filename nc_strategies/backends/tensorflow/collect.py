@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Batch
 from nc_strategies.backends.calibration import Histogram
@@ -17,9 +18,14 @@ from nc_strategies.errors import InputError
 
 
 def collect(
-    graph: Graph, inputs: Sequence[Port], tensors: Sequence[str], batches: Sequence[Batch], threads: int
+    graph: Graph,
+    inputs: Sequence[Port],
+    tensors: Sequence[str],
+    batches: Sequence[Batch],
+    threads: int,
+    look: Callable[[str, NDArray[Any]], None] = lambda *_: None,
 ) -> dict[str, Histogram]:
-    """Histograms of tensors over all batches.
+    """Histograms of tensors over all batches; each array is shown to `look` too.
 
     Raises:
         InputError: no data, data the graph does not take, or values that are not finite.
@@ -46,4 +52,5 @@ def collect(
                     histograms[tensor].update(value)
                 except ValueError as error:
                     raise InputError("data", f"{error} (tensor {tensor})") from error
+                look(tensor, value)
     return histograms

@@ -40,8 +40,8 @@ REMAPPED = frozenset(
         "Elu",
     }
 )
-"""Operators in whose presence TensorFlow's graph optimizer may find more to fuse than `fused_float` writes: with oneDNN,
-a depthwise convolution too."""
+"""Operators in whose presence TensorFlow's graph optimizer may find more to fuse than `fused_float` writes: with
+oneDNN, a depthwise convolution too."""
 
 
 @dataclass(frozen=True)

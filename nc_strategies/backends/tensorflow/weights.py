@@ -22,6 +22,8 @@ MARKS = {
     ("per_tensor", FULL): 2e-30,
     ("per_tensor", REDUCED): 3e-30,
 }
+EQUALIZED = 4e-30
+"""Added to the marks of weights whose channels were equalized."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ class WeightCache:
 
     Args:
         graph: The simplified graph that holds the floating-point weights.
+        equalized: Its channels were equalized.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, equalized: bool = False) -> None:
         self._graph = graph
+        self._added = EQUALIZED if equalized else 0.0
         self._made: dict[tuple[str, str, int], QuantizedWeight] = {}
 
     def get(self, unit: Unit, granularity: str, limit: int) -> QuantizedWeight:
@@ -79,7 +83,8 @@ class WeightCache:
         part = Graph()
         values_name = part.constant(f"{unit.name}/int8", values, tensorflow().qint8)
         bound_name = part.constant(f"{unit.name}/bound", bound)
-        return QuantizedWeight(part.nodes[values_name], part.nodes[bound_name], label, MARKS[granularity, limit])
+        mark = self._added + MARKS[granularity, limit]
+        return QuantizedWeight(part.nodes[values_name], part.nodes[bound_name], label, mark)
 
 
 def quantize(
