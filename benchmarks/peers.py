@@ -71,7 +71,7 @@ def main() -> None:
             cell = part["cells"][tool]
             print(f"{cell['ended']}, {cell['wall_s']:.1f} s, {cell['evaluations']} evaluations"
                   + (f"; {cell['error']}" if cell["error"] else ""), flush=True)
-        if part.get("judged", {}).get("runs") != arguments.runs:
+        if part.get("judged", {}).get("runs") != arguments.runs or "sessions" not in part["judged"]:
             part["judged"] = judge(case, part["cells"], folder / name, terms, arguments.runs)
             write(store, results)
         print("\n".join(report.table(results, name)), flush=True)

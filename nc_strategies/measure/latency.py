@@ -11,16 +11,32 @@ from numpy.typing import NDArray
 
 WARM_UP = 5
 LEAST_RUNS = 20
-BLOCKS = 10
+BLOCKS, LEAST_SESSIONS = 10, 4
+"""Consecutive parts of the runs that an interval comes from; sessions, from which on these are the parts."""
 T_95 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Two-sided 95 % quantiles of Student's t by degrees of freedom."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of interleaved runs, shape (runs, models)."""
+    """Seconds of interleaved runs, shape (runs, models).
+
+    Args:
+        seconds: The seconds.
+        sessions: Runs of each session, where the models were opened anew several times; empty for one.
+    """
 
     seconds: NDArray[np.float64]
+    sessions: tuple[int, ...] = ()
+
+    @staticmethod
+    def joined(timings: Sequence[Timing]) -> Timing:
+        """The timings of several sessions of the same models as one.
+
+        Where an engine puts a graph's memory makes all runs of a session faster or slower by some per cent. With at
+        least four sessions, the interval of a ratio is that of their own ratios.
+        """
+        return Timing(np.concatenate([t.seconds for t in timings]), tuple(t.runs for t in timings))
 
     @property
     def runs(self) -> int:
@@ -40,8 +56,10 @@ class Timing:
         return float(ordered[low]), float(ordered[high])
 
     def _log_ratios(self, model: int, reference: int) -> NDArray[np.float64]:
-        count = min(BLOCKS, max(4, self.runs // 10))
-        blocks = np.array_split(self.seconds, count)
+        if len(self.sessions) >= LEAST_SESSIONS:
+            blocks = np.split(self.seconds, np.cumsum(self.sessions)[:-1])
+        else:
+            blocks = np.array_split(self.seconds, min(BLOCKS, max(4, self.runs // 10)))
         return np.array([np.log(np.median(b[:, model]) / np.median(b[:, reference])) for b in blocks])
 
     def ratio(self, model: int, reference: int) -> float:
@@ -59,9 +77,9 @@ class Timing:
     def ratio_interval(self, model: int, reference: int) -> tuple[float, float]:
         """95 % interval of `ratio`.
 
-        The runs are cut into consecutive blocks, each gives the log ratio of its medians, and Student's t over the
-        blocks gives the interval: the method of batch means (Law, "Simulation Modeling and Analysis", ch. 9), which
-        holds where neighbouring runs are correlated, as they are on a shared machine.
+        The runs are cut into consecutive blocks, or into sessions; each gives the log ratio of its medians, and
+        Student's t over the blocks gives the interval: the method of batch means (Law, "Simulation Modeling and
+        Analysis", ch. 9), which holds where neighbouring runs are correlated, as they are on a shared machine.
         """
         logs = self._log_ratios(model, reference)
         reach = T_95[len(logs) - 1] * self.standard_error(model, reference)

@@ -355,8 +355,8 @@ class LocalBench:
 
     def replay(self, path: Path, trial: Trial, goal: Goal) -> Finish:
         """See `Bench.replay`."""
-        saved = self.parts.backend.open(path)
-        return self._finish(self.measurer.measure_finalists([trial], goal, 0.0, [saved]))
+        opened = self.parts.backend.open
+        return self._finish(self.measurer.measure_finalists([trial], goal, 0.0, lambda _: opened(path)))
 
     def _finish(self, final: Final) -> Finish:
         again = self.measurer.baseline

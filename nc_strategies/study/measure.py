@@ -6,8 +6,9 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,8 @@ FINALISTS = 3
 CLEAR_TIE = 0.005
 """Relative difference in cost that counts as none between finalists when the fastest keeps the goal beyond doubt: more
 accuracy is then worth no more time."""
+SESSIONS = 5
+"""Times that finalists are opened anew to be timed: two sessions of one graph may differ by some per cent for life."""
 REHEARSED = 0.1
 """Share of the samples that is read to tell how long all of them take."""
 
@@ -96,6 +99,7 @@ class Measurer:
         self.batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
+        self._all_float: Config | None = None
 
     @property
     def baseline(self) -> Baseline:
@@ -134,7 +138,8 @@ class Measurer:
         Raises:
             EngineError: the two do not give the same outputs.
         """
-        as_given, all_float = self.backend.reference(), self.backend.realise(space.all_float())
+        self._all_float = space.all_float()
+        as_given, all_float = self.backend.reference(), self.backend.realise(self._all_float)
         try:
             found = self._score(as_given, None)
         except EngineError as error:
@@ -281,22 +286,25 @@ class Measurer:
                 Scored(self._values(other), other.seconds, self.samples), interval)
 
     def measure_finalists(self, trials: list[Trial], goal: Goal, tie: float,
-                          models: list[Executable] | None = None) -> Final:
+                          opened: Callable[[Trial], Executable] | None = None) -> Final:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
 
         Args:
             trials: Candidates; the first is preferred where nothing tells them apart.
             goal: Orders them.
             tie: Relative difference in cost that still counts as none, now that more runs were timed.
-            models: The candidates' models, which are closed; built of their configurations when left out.
+            opened: Makes a candidate's model; of its configuration when left out.
         """
-        models = models or [self.backend.realise(t.config) for t in trials]
-        base = self.baseline
-        if len(models) > FINALISTS:
-            trials, models = self._heat(trials, models, goal)
+        make = opened or self._realised
+        base, all_float = self.baseline, self._all_float
+        assert all_float is not None
+        if len(trials) > FINALISTS:
+            trials = self._heat(trials, goal)
         references = [base.as_given, base.all_float]
-        timing = self._time([*references, *models], self.settings.final_runs, 3.0)
+        timing = self._sessions([self.backend.reference, lambda: self.backend.realise(all_float),
+                                 *(partial(make, trial) for trial in trials)], self.settings.final_runs, 3.0)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
+        models = [make(trial) for trial in trials]
         candidates = []
         for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
             assert trial.evaluation is not None
@@ -335,10 +343,13 @@ class Measurer:
         found = resolution.assumed(self.samples, limit, self.metric.score_range)
         return found is not None and goal.loss(evaluation) + found.half_width <= limit
 
-    def _heat(self, trials: list[Trial], models: list[Executable],
-              goal: Goal) -> tuple[list[Trial], list[Executable]]:
-        """The fastest of many candidates, by their trial's timing and one side by side; the others are closed."""
-        timing = self._time([self.baseline.reference, *models], self.settings.latency_runs)
+    def _realised(self, trial: Trial) -> Executable:
+        return self.backend.realise(trial.config)
+
+    def _heat(self, trials: list[Trial], goal: Goal) -> list[Trial]:
+        """The fastest of many candidates, by their trial's timing and one side by side."""
+        timing = self._sessions([self._reference, *(partial(self._realised, trial) for trial in trials)],
+                                self.settings.latency_runs, 1.0)
         costs = []
         for index, trial in enumerate(trials, 1):
             assert trial.evaluation is not None
@@ -346,11 +357,25 @@ class Measurer:
             both = tuple((name, float(np.sqrt(before * ratio)) if name in ("latency", "throughput") else before)
                          for name, before in trial.evaluation.ratios)
             costs.append(goal.cost(replace(trial.evaluation, ratios=both)))
-        kept = sorted(np.argsort(costs, kind="stable")[:FINALISTS].tolist())
-        for index, model in enumerate(models):
-            if index not in kept:
+        return [trials[i] for i in sorted(np.argsort(costs, kind="stable")[:FINALISTS].tolist())]
+
+    def _reference(self) -> Executable:
+        """A new session of what trials are timed beside."""
+        if self.baseline.reference is self.baseline.as_given:
+            return self.backend.reference()
+        assert self._all_float is not None
+        return self.backend.realise(self._all_float)
+
+    def _sessions(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
+        """Time models in several sessions of each, as many as leave enough runs a session."""
+        count = min(SESSIONS, max(1, runs // LEAST_RUNS))
+        timings = []
+        for _ in range(count):
+            models = [make() for make in makers]
+            timings.append(self._time(models, math.ceil(runs / count), patience / count))
+            for model in models:
                 model.close()
-        return [trials[i] for i in kept], [models[i] for i in kept]
+        return Timing.joined(timings)
 
     def settle(self, trial: Trial) -> Final:
         """A trial as it was measured, for a run that is interrupted: nothing is timed or evaluated again."""

@@ -140,3 +140,24 @@ def test_no_limit_runs_all_rounds():
 
 def test_a_limit_that_is_not_reached_changes_nothing():
     assert interleave([lambda: None], 137, np.random.default_rng(20), limit=60.0).runs == 137
+
+
+def test_the_interval_over_sessions_holds_what_sets_them_apart():
+    # Each session runs 5 % faster or slower for life, and is all but free of noise itself.
+    rng, hits = np.random.default_rng(6), 0
+    for _ in range(400):
+        sessions = []
+        for _ in range(5):
+            true = np.array([1.0, 0.8]) * np.exp(rng.normal(0, 0.05, 2))
+            sessions.append(Timing(true * rng.lognormal(0, 0.002, (60, 2))))
+        low, high = Timing.joined(sessions).ratio_interval(1, 0)
+        hits += low <= 0.8 <= high
+    assert hits / 400 >= 0.92
+
+
+def test_joined_timings_keep_all_runs_and_the_mean_of_the_sessions_ratios():
+    one = Timing(np.tile([2.0, 1.0], (20, 1)))
+    other = Timing(np.tile([4.0, 3.0], (40, 1)))
+    both = Timing.joined([one, other, one, other])
+    assert both.runs == 120
+    assert both.ratio(1, 0) == pytest.approx(np.exp(np.mean(np.log([0.5, 0.75, 0.5, 0.75]))))

@@ -56,6 +56,29 @@ def test_many_candidates_run_a_heat_and_three_are_left(measurer):
     assert final.trial.config != default.with_op("a")
 
 
+def test_finalists_are_opened_anew_several_times_and_all_are_closed(measurer, monkeypatch):
+    measurer.settings.final_runs = 300
+    made, closed = [], []
+    realise = measurer.backend.realise
+
+    def watched(config):
+        model = realise(config)
+        made.append(model)
+        close = model.close
+        monkeypatch.setattr(model, "close", lambda: (closed.append(model), close()), raising=False)
+        return model
+
+    tried = trials(measurer, [measurer.space.default()])
+    monkeypatch.setattr(measurer.backend, "realise", watched)
+    measurer.asked.clear()
+    final = measurer.measure_finalists(tried, goal(measurer, 0.05), 0.015)
+    assert measurer.asked == [2 + 1] * 5
+    # fp32 and the finalist in each session, and the finalist for its outputs.
+    assert len(made) == 5 * 2 + 1
+    assert {id(m) for m in closed} == {id(m) for m in made}
+    assert final.speedup > 1
+
+
 def test_accuracy_decides_between_near_timings_only_where_the_goal_is_in_doubt(measurer):
     default = measurer.space.default()
     tried = trials(measurer, [default, default.with_op("b", "c")])

@@ -191,7 +191,7 @@ class TestStrategies:
         study = one(Listener())
         assert [t.note for t in study.trials][:1] == ["default int8 everywhere"]
         assert [line["note"] for line in one.journal()] == [t.note for t in study.trials]
-        assert started == [(1, "default int8"), *[(n, "combinations") for n in (2, 3, 4)]]
+        assert started == [(1, "default int8"), (2, "combinations"), (3, "combinations"), (4, "accumulate")]
 
 
 class TestSameGraph:
@@ -266,8 +266,9 @@ class TestResume:
         finalists = again.backend.realised[1:]
         assert len(first.backend.realised) - len(again.backend.realised) >= 6 - 3
         assert finalists.count(after.final.trial.config.fingerprint) >= 1
-        assert len(finalists) <= 3 + 1
-        assert set(finalists) <= tuned
+        # Three finalists and fp32 in a session for timing, the finalists again for their outputs, one to be saved.
+        assert len(finalists) <= 4 + 3 + 1
+        assert set(finalists) <= tuned | {after.space.all_float().fingerprint}
         assert [t.config for t in after.trials] == [t.config for t in before.trials]
         assert [t.evaluation for t in after.trials] == [t.evaluation for t in before.trials]
         assert all(t.resumed for t in after.trials)
