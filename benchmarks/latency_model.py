@@ -36,7 +36,7 @@ BACKENDS = ("onnxruntime", "tensorflow")
 CALIBRATION, SIDE_BY_SIDE = 50, 4
 MEAN_ERROR, RANK_CORRELATION = 0.04, 0.95
 """What is required of every model and backend."""
-SESSIONS = 2
+SESSIONS = 4
 """Each configuration is opened so many times: a graph's place in memory is part of its latency."""
 SHORT = 1.0
 """Seconds of fp32's runs beside each configuration that a short model gets, up to five times `--runs`."""
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with the reference models and cifar10_calib.npz")
     parser.add_argument("--onnx", type=Path, help="folder with the reference models' ONNX exports")
     parser.add_argument("--configs", type=int, default=20)
-    parser.add_argument("--runs", type=int, default=200, help="timed runs of a configuration in a session")
+    parser.add_argument("--runs", type=int, default=100, help="timed runs of a configuration in a session")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
                         help="cpu: this thread's processor time, for a machine that others use")
