@@ -10,6 +10,9 @@ from nc_strategies.problem.evaluation import Evaluation, Trial
 LATENCY_TIE = 0.04
 """Latencies closer than this, relative, are ties: one trial's timing cannot tell them apart."""
 
+ALIKE = 6
+"""Decimals of a relative cost beyond which nothing is told: a difference there is rounding, and must decide nothing."""
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -101,9 +104,9 @@ class Goal:
         return self.violation(evaluation) == 0.0
 
     def cost(self, evaluation: Evaluation) -> float:
-        """Weighted mean of the objectives relative to fp32: 1 is fp32, lower is better."""
+        """Weighted mean of the objectives relative to fp32, to six decimals: 1 is fp32, lower is better."""
         total = sum(o.weight for o in self.objectives)
-        return sum(o.weight * evaluation.ratio(o.name) for o in self.objectives) / total
+        return round(sum(o.weight * evaluation.ratio(o.name) for o in self.objectives) / total, ALIKE)
 
     def met(self, evaluation: Evaluation) -> bool:
         """Whether the constraints are met and the objective is better than fp32."""

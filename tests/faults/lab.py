@@ -132,8 +132,9 @@ def kill_and_resume(lab, arguments, name, rng, most=8):
     while True:
         process = lab.start(*arguments, f"run_dir={name}")
         if kills < most:
-            # Most moments lie where trials are measured: those before the journal exists are tried now and then.
-            if rng.random() < 0.8:
+            # Most moments lie where trials are measured, the first in any case, before a fast machine is through; those
+            # before the journal exists are tried now and then.
+            if rng.random() < 0.8 or not kills:
                 _wait_for_more(process, path, len(before))
                 time.sleep(rng.exponential(0.3))
             else:
