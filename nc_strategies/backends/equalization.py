@@ -12,12 +12,18 @@ outputs changes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.errors import EngineError
+
+log = logging.getLogger(__name__)
+U = TypeVar("U")
 Array = NDArray[np.float64]
 WHEN = ("auto", "always", "never")
 LOOKED_AT = 16
@@ -30,17 +36,35 @@ FARTHEST = 12
 """Largest exponent of a factor: what is smaller than a 4096th of its tensor is noise in any case."""
 
 
+@dataclass(frozen=True)
+class Pair(Generic[U]):
+    """Two weighted operators, and the tensor between them.
+
+    Args:
+        first: Makes it.
+        second: The only one to read it.
+        tensor: Its name.
+        channels: Its channels.
+        axis: Its axis of channels.
+    """
+
+    first: U
+    second: U
+    tensor: str
+    channels: int
+    axis: int = -1
+
+
 class Peaks:
     """Largest magnitude of each channel of some tensors, over all that is shown to it.
 
     Args:
-        channels: Numbers of channels by tensor.
-        axes: Axes of channels by tensor.
+        pairs: Name the tensors.
     """
 
-    def __init__(self, channels: dict[str, int], axes: dict[str, int]) -> None:
-        self.values = {name: np.zeros(count) for name, count in channels.items()}
-        self._axes = axes
+    def __init__(self, pairs: Sequence[Pair[Any]]) -> None:
+        self.values = {pair.tensor: np.zeros(pair.channels) for pair in pairs}
+        self._axes = {pair.tensor: pair.axis for pair in pairs}
 
     def look(self, name: str, values: NDArray[np.float32]) -> None:
         """Take an array of a tensor's values; other tensors are passed over."""
@@ -59,13 +83,19 @@ def adopt(when: str, tensors: int, noise: Callable[[], float], use: Callable[[bo
         noise: Tells how noisy int8 everywhere is.
         use: Goes over to the equalized model when called with True, back with False.
     """
-    auto = when == "auto"
-    before = noise() if auto else math.inf
-    use(True)
-    after = noise() if auto else 0.0
+    if when == "always":
+        use(True)
+        return (f"The channels of {tensors} tensors were equalized.",)
+    try:
+        before = noise()
+        use(True)
+        after = noise()
+    except EngineError as error:
+        log.info("channels are not equalized, as int8 everywhere does not run: %s", error)
+        before = after = 0.0
     if before > 0 and after <= QUIETER * before:
-        told = f": int8 everywhere has {after / before:.0%} of the noise it had" if auto else ""
-        return (f"The channels of {tensors} tensors were equalized{told}.",)
+        return (f"The channels of {tensors} tensors were equalized: int8 everywhere has {after / before:.0%} of the "
+                "noise it had.",)
     use(False)
     return ()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nc_strategies.backends.equalization import Peaks, adopt, factors
+from nc_strategies.backends.equalization import Pair, Peaks, adopt, factors
+from nc_strategies.errors import EngineError
 
 
 def test_factors_are_powers_of_two_that_share_the_unevenness():
@@ -30,7 +31,7 @@ def test_channels_that_are_always_zero_or_never_read_keep_their_scale(peaks, wei
 
 
 def test_peaks_are_those_of_all_that_was_shown():
-    peaks = Peaks({"t": 2}, {"t": 1})
+    peaks = Peaks([Pair("a", "b", "t", 2, 1)])
     peaks.look("t", np.array([[1.0, -5.0], [2.0, 3.0]], np.float32))
     peaks.look("t", np.array([[-4.0, 0.0]], np.float32))
     peaks.look("other", np.ones((3, 3), np.float32))
@@ -44,3 +45,15 @@ def test_it_is_adopted_where_int8_becomes_quieter(when, after, kept):
     remarks = adopt(when, 3, lambda: after if used[-1] else 1.0, used.append)
     assert used[-1] is kept
     assert len(remarks) == kept
+
+
+@pytest.mark.parametrize("noise", [float("nan"), 0.0, EngineError("int8 aborts")])
+def test_where_the_noise_tells_nothing_the_model_stays_as_it_is(noise):
+    def told():
+        if isinstance(noise, Exception):
+            raise noise
+        return noise
+
+    used = [False]
+    assert adopt("auto", 3, told, used.append) == ()
+    assert used[-1] is False

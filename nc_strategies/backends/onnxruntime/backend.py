@@ -206,7 +206,7 @@ class OnnxRuntimeBackend(Backend):
         self._remarks = ()
         self._probe = {name: array[:1] if self._free_batch() else array for name, array in batches[0].items()}
         chosen = equalize.pairs(self._plain) if self.settings.equalize != "never" else []
-        peaks = Peaks({pair.tensor: pair.channels for pair in chosen}, {pair.tensor: pair.axis for pair in chosen})
+        peaks = Peaks(chosen)
         self._histograms = self._observe(batches, peaks.look)
         self._ranges.clear()
         if chosen:

@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from nc_strategies.backends.equalization import Array, factors
+from nc_strategies.backends.equalization import Array, Pair, factors
 from nc_strategies.backends.onnxruntime.graph import Graph, Unit
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two weighted operators, and the tensor between them.
-
-    Args:
-        first: Makes it.
-        second: The only one to read it.
-        channels: Its channels.
-    """
-
-    first: Unit
-    second: Unit
-    channels: int
-
-    @property
-    def tensor(self) -> str:
-        """The tensor's name."""
-        return self.first.output
-
-    @property
-    def axis(self) -> int:
-        """The tensor's axis of channels."""
-        return 1 if self.first.type == "Conv" else -1
-
-
-def pairs(graph: Graph) -> list[Pair]:
+def pairs(graph: Graph) -> list[Pair[Unit]]:
     """The tensors of a model whose channels can be scaled."""
     by_input = {unit.inputs[0]: unit for unit in graph.units.values() if unit.weight is not None}
     found = []
@@ -53,11 +27,11 @@ def pairs(graph: Graph) -> list[Pair]:
         fits = (first.type == "Conv") == (second.type == "Conv") and channels == len(_by_input(graph, second))
         plain = first.bias is None or graph.array(first.bias).shape == (channels,)
         if alone and own and fits and plain:
-            found.append(Pair(first, second, channels))
+            found.append(Pair(first, second, first.output, channels, 1 if first.type == "Conv" else -1))
     return found
 
 
-def equalized(graph: Graph, chosen: Sequence[Pair], peaks: Mapping[str, Array]) -> Graph:
+def equalized(graph: Graph, chosen: Sequence[Pair[Unit]], peaks: Mapping[str, Array]) -> Graph:
     """The model with its channels scaled.
 
     Args:
@@ -97,7 +71,7 @@ def _by_input(graph: Graph, unit: Unit) -> Array:
     return found
 
 
-def _scale(model: onnx.ModelProto, graph: Graph, pair: Pair, scales: Array) -> None:
+def _scale(model: onnx.ModelProto, graph: Graph, pair: Pair[Unit], scales: Array) -> None:
     """Divide what the first operator gives by the factors, and multiply what the second reads."""
     places = {initializer.name: initializer for initializer in model.graph.initializer}
 

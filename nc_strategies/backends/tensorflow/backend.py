@@ -116,7 +116,7 @@ class TensorFlowBackend(Backend):
         self._use(plain)
         self._remarks = ()
         chosen = equalize.pairs(plain, self._matched, self._outputs) if self.settings.equalize != "never" else []
-        peaks = Peaks({pair.tensor: pair.channels for pair in chosen}, {pair.tensor: -1 for pair in chosen})
+        peaks = Peaks(chosen)
 
         def observe(look: Callable[[str, NDArray[Any]], None] = lambda *_: None) -> dict[str, Histogram]:
             tensors = sorted(self._parts.tensors())

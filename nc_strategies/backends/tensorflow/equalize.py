@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from nc_strategies.backends.equalization import Array, factors
+from nc_strategies.backends.equalization import Array, Pair, factors
 from nc_strategies.backends.tensorflow.graph import Graph, Node
 from nc_strategies.backends.tensorflow.units import Matched, Unit
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two weighted operators, and the tensor between them, its channels last.
-
-    Args:
-        first: Makes it.
-        second: The only one to read it.
-        channels: Its channels.
-    """
-
-    first: Unit
-    second: Unit
-    channels: int
-
-    @property
-    def tensor(self) -> str:
-        """The tensor's name."""
-        return self.first.output
-
-
-def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair]:
+def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair[Unit]]:
     """The tensors of a simplified graph whose channels can be scaled.
 
     Args:
@@ -53,11 +32,11 @@ def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair]:
             graph, second, _input_axis(graph, second)
         )
         if own and fits and _only_reader(first.output, second, readers):
-            found.append(Pair(first, second, channels))
+            found.append(Pair(first, second, first.output, channels))
     return found
 
 
-def equalized(graph: Graph, chosen: Sequence[Pair], peaks: Mapping[str, Array]) -> Graph:
+def equalized(graph: Graph, chosen: Sequence[Pair[Unit]], peaks: Mapping[str, Array]) -> Graph:
     """The graph with its channels scaled.
 
     Args:
