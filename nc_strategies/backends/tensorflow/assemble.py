@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +80,17 @@ class Assembler:
         parts: What it is built from.
         schemes: Unit name to scheme, for the units in int8; the others stay in floating point.
         limits: From (kind of kernel, activation type) to the largest weight to use.
+        fused: Operators in floating point to write fused with their bias and activation.
     """
 
-    def __init__(self, parts: Parts, schemes: Mapping[str, OpScheme], limits: Callable[[str, str], int]) -> None:
-        self._parts, self._schemes, self._limits = parts, schemes, limits
+    def __init__(
+        self,
+        parts: Parts,
+        schemes: Mapping[str, OpScheme],
+        limits: Callable[[str, str], int],
+        fused: Sequence[str] = FUSED_FLOAT,
+    ) -> None:
+        self._parts, self._schemes, self._limits, self._fused = parts, schemes, limits, fused
         self._units = {node_of(unit.output): unit for unit in parts.matched.units.values() if unit.name in schemes}
         self._fused_floats = self._find_fused_floats()
         self._out = Graph(library=parts.graph.library)
@@ -159,7 +166,7 @@ class Assembler:
         inside = {name for unit in units.values() for name in (unit.name, *unit.absorbed)}
         if any(node.op in REMAPPED for node in graph.nodes.values() if node.name not in inside):
             return {}
-        plain = [u for u in units.values() if u.name not in self._schemes and u.op in FUSED_FLOAT and u.bias]
+        plain = [u for u in units.values() if u.name not in self._schemes and u.op in self._fused and u.bias]
         return {unit.absorbed[0] if unit.addend else node_of(unit.output): unit for unit in plain}
 
     def _emit_fused_float(self, unit: Unit, end: str) -> None:

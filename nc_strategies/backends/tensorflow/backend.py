@@ -19,8 +19,8 @@ from nc_strategies.backends.tensorflow.capabilities import REDUCE_RANGE, describ
 from nc_strategies.backends.tensorflow.collect import collect
 from nc_strategies.backends.tensorflow.fold import simplify
 from nc_strategies.backends.tensorflow.graph import Graph
-from nc_strategies.backends.tensorflow.kernels import REMAPPED
-from nc_strategies.backends.tensorflow.lazy import tensorflow, use_threads
+from nc_strategies.backends.tensorflow.kernels import FUSED_BY_ONEDNN, FUSED_FLOAT, REMAPPED
+from nc_strategies.backends.tensorflow.lazy import onednn_rewrites, tensorflow, use_threads
 from nc_strategies.backends.tensorflow.links import find_links
 from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
@@ -168,7 +168,8 @@ class TensorFlowBackend(Backend):
 
     def realise(self, config: Config) -> Executable:
         """See `Backend.realise`."""
-        built = self._assemble(config)
+        # As TensorFlow fuses what is served, whose own optimizer takes most of the time that opening a graph takes.
+        built = self._assemble(config, (*FUSED_FLOAT, *(FUSED_BY_ONEDNN if onednn_rewrites() else ())))
         return SessionExecutable(
             built.graph.to_def(),
             self._loaded.inputs,
@@ -184,15 +185,15 @@ class TensorFlowBackend(Backend):
         graph_def, outputs, ops = self._assembler(config, SwitchedAssembler).switched()
         return TfSwitchable(graph_def, self._loaded.inputs, outputs, ops, self.threads)
 
-    def _assemble(self, config: Config) -> Assembled:
-        return self._assembler(config, Assembler).build()
+    def _assemble(self, config: Config, fused: Sequence[str] = FUSED_FLOAT) -> Assembled:
+        return self._assembler(config, Assembler, fused).build()
 
-    def _assembler(self, config: Config, kind: type[A]) -> A:
+    def _assembler(self, config: Config, kind: type[A], fused: Sequence[str] = FUSED_FLOAT) -> A:
         schemes = {name: scheme for name, scheme in config.ops if not scheme.is_float}
         if unknown := set(schemes) - set(self._matched.units):
             raise EngineError(f"the model has no operator {min(unknown)!r}")
         reduce_range = bool(config.option(REDUCE_RANGE, True))
-        return kind(self._parts, schemes, limits(probe.kernels(), reduce_range))
+        return kind(self._parts, schemes, limits(probe.kernels(), reduce_range), fused)
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: a SavedModel with the signature of the model as given."""

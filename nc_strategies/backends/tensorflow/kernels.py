@@ -19,6 +19,8 @@ from nc_strategies.backends.tensorflow.units import Unit
 
 FUSED_FLOAT = ("Conv2D", "MatMul")
 """Operators that stock TensorFlow fuses with bias and activation in floating point, with and without oneDNN."""
+FUSED_BY_ONEDNN = ("DepthwiseConv2dNative",)
+"""Operators that it fuses with oneDNN only; without, the fused operator has no kernel, so that none may be saved."""
 
 
 WORD = 8
@@ -26,7 +28,6 @@ WORD = 8
 REMAPPED = frozenset(
     {
         "Conv2D",
-        "DepthwiseConv2dNative",
         "MatMul",
         "Mul",
         "FusedBatchNormV3",
@@ -40,8 +41,7 @@ REMAPPED = frozenset(
         "Elu",
     }
 )
-"""Operators in whose presence TensorFlow's graph optimizer may find more to fuse than `fused_float` writes: with
-oneDNN, a depthwise convolution too."""
+"""Operators in whose presence TensorFlow's graph optimizer may find more to fuse than `fused_float` writes."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def fused_float(out: Graph, unit: Unit, node: Node, data: list[str]) -> None:
         "transpose_a",
         "transpose_b",
     ):
-        if key in node.attr:
+        if key in node.attr and not (key == "explicit_paddings" and unit.op in FUSED_BY_ONEDNN):
             made.attr[key].CopyFrom(node.attr[key])
     if unit.op == "Conv2D":
         made.attr["TArgs"].list.type.append(tensorflow().float32.as_datatype_enum)

@@ -84,6 +84,14 @@ def use_threads(threads: int) -> None:
             ) from None
 
 
+def onednn_rewrites() -> bool:
+    """Whether TensorFlow runs floating-point operators by oneDNN here: by default on some processors only."""
+    tensorflow()
+    from tensorflow.python.util import _pywrap_util_port
+
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in one line; TensorFlow's own errors open with lines that say nothing."""
     lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
