@@ -13,7 +13,9 @@ from nc_strategies.backends.onnxruntime.graph import Graph, Unit
 
 
 def pairs(graph: Graph) -> list[Pair[Unit]]:
-    """The tensors of a model whose channels can be scaled."""
+    """The tensors of a model whose channels can be scaled; none where branches or loops may read any tensor."""
+    if any(a.graphs or a.HasField("g") for node in graph.model.graph.node for a in node.attribute):
+        return []
     by_input = {unit.inputs[0]: unit for unit in graph.units.values() if unit.weight is not None}
     found = []
     for first in graph.units.values():
@@ -25,6 +27,7 @@ def pairs(graph: Graph) -> list[Pair[Unit]]:
         own = all(len(graph.consumers[name]) == 1 for name in (first.weight, first.bias, second.weight) if name)
         channels = int(np.moveaxis(graph.array(first.weight), _output_axis(first), 0).shape[0])
         fits = (first.type == "Conv") == (second.type == "Conv") and channels == len(_by_input(graph, second))
+        fits = fits and not _attribute(second, "transA", 0)
         plain = first.bias is None or graph.array(first.bias).shape == (channels,)
         if alone and own and fits and plain:
             found.append(Pair(first, second, first.output, channels, 1 if first.type == "Conv" else -1))

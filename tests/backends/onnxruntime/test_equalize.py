@@ -84,6 +84,23 @@ def test_tensors_with_another_reader_or_a_bounded_activation_are_left_alone(tmp_
     assert equalize.pairs(graph) == []
 
 
+def test_a_tensor_that_a_branch_reads_from_outside_is_left_alone(tmp_path):
+    model = onnx.load(str(network(tmp_path / "m.onnx", 1.5)))
+    branches = []
+    for name in ("then", "else"):
+        output = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        node = onnx.helper.make_node("ReduceMax" if name == "then" else "ReduceMin", ["r1"], [name], keepdims=0)
+        branches.append(onnx.helper.make_graph([node], name, [], [output]))
+    # Decided by the data, so that the engine cannot fold it.
+    model.graph.node.extend([
+        onnx.helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0),
+        onnx.helper.make_node("Cast", ["top"], ["choice"], to=onnx.TensorProto.BOOL),
+        onnx.helper.make_node("If", ["choice"], ["extreme"], then_branch=branches[0], else_branch=branches[1])])
+    model.graph.output.append(onnx.helper.make_tensor_value_info("extreme", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, str(tmp_path / "branches.onnx"))
+    assert equalize.pairs(prepare(read(tmp_path / "branches.onnx"))) == []
+
+
 def test_fp32_gives_the_same_outputs_to_the_bit(tmp_path):
     backend, space, batch = calibrated(network(tmp_path / "m.onnx", 1.5), "always")
     plain, _, _ = calibrated(tmp_path / "m.onnx", "never")
