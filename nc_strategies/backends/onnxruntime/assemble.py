@@ -38,12 +38,26 @@ REQUANTIZED_WEIGHTS = {"Conv", "ConvTranspose", "Gemm"}
 
 @dataclass(frozen=True)
 class Quantized:
-    """A tensor's 8-bit form: its name in the new graph, scale and zero point, and the scheme that led to it."""
+    """A tensor's 8-bit form: its name in the new graph, scale and zero point, and the scheme that led to it.
+
+    Args:
+        name: Its own name, and the stem of those of its scale and zero point.
+        scale: Its scale.
+        zero_point: Its zero point.
+        key: The scheme.
+        values: The tensor in the new graph that holds its values, where that is another form's.
+    """
 
     name: str
     scale: np.float32
     zero_point: int
     key: TensorScheme
+    values: str = ""
+
+    @property
+    def tensor(self) -> str:
+        """The tensor in the new graph that holds its values."""
+        return self.values or self.name
 
 
 def parameters(low: float, high: float, scheme: TensorScheme) -> tuple[np.float32, int]:
@@ -117,11 +131,14 @@ class _Build:
                 continue
             if unit is not None and node.name in self.schemes:
                 self.int8_unit(unit, self.schemes[node.name])
+            elif node.output[0] in self.graph.scaled and self.graph.carried(node) in self.state:
+                self.scaled(node)
             elif node.op_type in FOLLOWING and node.input[0] in self.state and self.wanted(node.output[0]):
                 self.following(node)
             else:
                 self.float_node(node)
         source = self.graph.model
+        self.drop_unread()
         used = {name for node in self.nodes for name in node.input}
         kept = [i for i in source.graph.initializer if i.name in used]
         body = helper.make_graph(self.nodes, source.graph.name or "graph", list(source.graph.input),
@@ -138,9 +155,21 @@ class _Build:
         for node in self.graph.consumers.get(name, []):
             if node.name in self.schemes:
                 keys.append(self.schemes[node.name].activation)
-            elif node.op_type in through and node.input[0] == name:
+            elif (node.op_type in through or node.output[0] in self.graph.scaled) and self.carried(node) == name:
                 keys.extend(self.wanted(node.output[0], through))
         return keys
+
+    def carried(self, node: onnx.NodeProto) -> str:
+        """The tensor that a node over which quantizations may move reads."""
+        return self.graph.carried(node) or str(node.input[0])
+
+    def drop_unread(self) -> None:
+        """Take out multiplications that nobody reads, because all have their scale from the int8 form."""
+        read = {name for node in self.nodes for name in node.input} | self.graph.outputs
+        for node in reversed(self.nodes[:]):
+            if node.output[0] in self.graph.scaled and node.output[0] not in read:
+                self.nodes.remove(node)
+                read = {name for other in self.nodes for name in other.input} | self.graph.outputs
 
     def int8_unit(self, unit: Unit, scheme: OpScheme) -> None:
         key = scheme.activation
@@ -178,6 +207,20 @@ class _Build:
         moved.input[0] = self.dequantize(source)
         self.emit_quantized(moved, node.output[0], source.key, (source.scale, source.zero_point))
 
+    def scaled(self, node: onnx.NodeProto) -> None:
+        """A multiplication of an int8 tensor by a constant: nothing to compute."""
+        name = node.output[0]
+        source, factor = self.graph.scaled[name]
+        self.state[name] = self.times(self.state[source], name, factor)
+        if name in self.graph.outputs:
+            self.nodes.append(self.dq_node(self.state[name], name))
+
+    def times(self, source: Quantized, name: str, factor: float) -> Quantized:
+        """The form of a tensor that is another one's form with another scale."""
+        made = self.variant(name, source.key, np.float32(source.scale * factor), source.zero_point, source.tensor)
+        self.scalars(made)
+        return made
+
     def float_node(self, node: onnx.NodeProto) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -213,19 +256,23 @@ class _Build:
         have = self.state.get(name)
         if have is not None and have.key == key:
             return have
+        if have is None and name in self.graph.scaled:
+            # Quantized in front of the multiplication, which is then for nothing.
+            source, factor = self.graph.scaled[name]
+            return self.times(self.quantized(source, key), name, factor)
         scale, zero = self.parameters(name, key)
         made = self.variant(name, key, scale, zero)
         if have is None or made.name != have.name:
             self.quantize(self.dequantize(have) if have is not None else name, made)
         return made
 
-    def variant(self, name: str, key: TensorScheme, scale: np.float32, zero: int) -> Quantized:
+    def variant(self, name: str, key: TensorScheme, scale: np.float32, zero: int, values: str = "") -> Quantized:
         """An int8 form of a tensor; forms with equal parameters are one, whatever led to them."""
         known = self.variants.setdefault(name, [])
         for other in known:
-            if (other.scale, other.zero_point) == (scale, zero):
+            if (other.scale, other.zero_point, other.values) == (scale, zero, values):
                 return other
-        known.append(Quantized(f"{name}/q{len(known)}", scale, zero, key))
+        known.append(Quantized(f"{name}/q{len(known)}", scale, zero, key, values))
         return known[-1]
 
     def quantized_constant(self, name: str, key: TensorScheme) -> Quantized:
@@ -298,7 +345,7 @@ class _Build:
         return name
 
     def dq_node(self, source: Quantized, name: str) -> onnx.NodeProto:
-        return helper.make_node("DequantizeLinear", [source.name, f"{source.name}_scale", f"{source.name}_zero"],
+        return helper.make_node("DequantizeLinear", [source.tensor, f"{source.name}_scale", f"{source.name}_zero"],
                                 [name], name=f"{name}:dq")
 
     def as_float(self, name: str, channels: int | None) -> str:
@@ -316,7 +363,7 @@ class _Build:
             self.emitted.add(made)
             self.constant(f"{made}_scale", np.full(channels, source.scale, np.float32))
             self.constant(f"{made}_zero", np.full(channels, source.zero_point, np.uint8))
-            self.nodes.append(helper.make_node("DequantizeLinear", [source.name, f"{made}_scale", f"{made}_zero"],
+            self.nodes.append(helper.make_node("DequantizeLinear", [source.tensor, f"{made}_scale", f"{made}_zero"],
                                                [made], name=f"{made}:dq", axis=1))
         return made
 

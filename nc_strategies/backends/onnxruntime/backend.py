@@ -102,7 +102,19 @@ class OnnxRuntimeBackend(Backend):
                 self._operators[name] = unit.name
             if unit.act is not None:
                 self._operators[unit.act.name] = unit.name
+        for node in self.graph.model.graph.node:
+            owner = self._owner(node.output[0]) if node.output[0] in self.graph.scaled else None
+            if owner is not None:
+                self._operators[node.name] = owner
         return self._info
+
+    def _owner(self, name: str) -> str | None:
+        """The operator in whose int8 form a multiplication by a constant is for nothing."""
+        source, _ = self.graph.scaled[name]
+        if source in self.graph.scaled:
+            return self._owner(source)
+        readers = [n.name for n in self.graph.consumers.get(name, []) if n.name in self.graph.units]
+        return self._operators.get(source, readers[0] if readers else None)
 
     def _use(self, graph: Graph) -> None:
         self._graph = graph
@@ -185,8 +197,8 @@ class OnnxRuntimeBackend(Backend):
             if unit is not None:
                 edges += [(owner[name], unit.name) for name in unit.inputs if name in owner]
                 owner[unit.raw] = owner[unit.output] = unit.name
-            elif node.op_type in graphs.FOLLOWING and node.name not in acts and node.input[0] in owner:
-                owner[node.output[0]] = owner[node.input[0]]
+            elif node.name not in acts and self.graph.carried(node) in owner:
+                owner[node.output[0]] = owner[str(self.graph.carried(node))]
         return edges
 
     def links(self) -> tuple[Link, ...]:
@@ -225,7 +237,8 @@ class OnnxRuntimeBackend(Backend):
         """Histograms of all activations; each array is shown to `look` too."""
         model = onnx.ModelProto()
         model.CopyFrom(self.graph.model)
-        names = sorted({n for u in self.graph.units.values() for n in (*u.inputs, u.raw, u.output)})
+        names = sorted({n for u in self.graph.units.values() for n in (*u.inputs, u.raw, u.output)}
+                       | {source for source, _ in self.graph.scaled.values()})
         inputs = {i.name for i in model.graph.input}
         have = {o.name for o in model.graph.output}
         for name in names:

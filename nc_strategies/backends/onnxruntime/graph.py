@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper, version_converter
 
 from nc_strategies.backends.base import ModelInfo, TensorSpec
-from nc_strategies.backends.onnxruntime import session
+from nc_strategies.backends.onnxruntime.fold import fold, shape_of
 from nc_strategies.errors import InputError, first_line
 
 MIN_OPSET, QDQ_OPSET = 11, 13
@@ -27,6 +24,8 @@ OPT_IN = {"Softmax"}
 QUANTIZABLE = WEIGHTED | ELEMENTWISE | OPT_IN
 FOLLOWING = {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
 """Operators that keep values as they are: they run in int8 wherever what they read is int8."""
+LEAST_FACTOR, LARGEST_FACTOR = 1e-6, 1e6
+"""Constants by which a quantized tensor is scaled without touching its values."""
 ACTIVATIONS = {"Relu", "Clip"}
 QUIET = ("Constant",)
 
@@ -86,6 +85,8 @@ class Graph:
     consumers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     units: dict[str, Unit] = field(default_factory=dict)
+    scaled: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Tensors that are another one times a positive constant: in int8 the same values with another scale."""
     _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,10 +98,13 @@ class Graph:
                 self.consumers.setdefault(name, []).append(node)
         for info in [*graph.input, *graph.output, *graph.value_info]:
             if info.type.HasField("tensor_type"):
-                self.shapes[info.name] = _shape(info)
+                self.shapes[info.name] = shape_of(info)
         self.outputs = {o.name for o in graph.output}
         self.floats = _float_tensors(self.model)
         for node in graph.node:
+            factor = self._factor(node)
+            if factor is not None:
+                self.scaled[node.output[0]] = factor
             unit = self._unit(node)
             if unit:
                 self.units[unit.name] = unit
@@ -111,7 +115,28 @@ class Graph:
             self._arrays[name] = numpy_helper.to_array(self.initializers[name])
         return self._arrays[name]
 
+    def carried(self, node: onnx.NodeProto) -> str | None:
+        """The tensor whose quantized values a node passes on as they are; None for a node that computes."""
+        if node.output[0] in self.scaled:
+            return self.scaled[node.output[0]][0]
+        return str(node.input[0]) if node.op_type in FOLLOWING else None
+
+    def _factor(self, node: onnx.NodeProto) -> tuple[str, float] | None:
+        """What a multiplication or division by one positive number reads, and the number it multiplies by."""
+        if node.op_type not in ("Mul", "Div") or node.domain not in ("", "ai.onnx"):
+            return None
+        known = [i for i, name in enumerate(node.input) if name in self.initializers]
+        if node.output[0] not in self.floats or len(known) != 1 or (node.op_type == "Div" and known != [1]):
+            return None
+        constant, source = self.array(node.input[known[0]]), str(node.input[1 - known[0]])
+        if constant.size != 1 or constant.ndim > len(self.shapes.get(source, ())):
+            return None
+        factor = constant.item() if node.op_type == "Mul" else 1 / (constant.item() or np.inf)
+        return (source, factor) if LEAST_FACTOR <= factor <= LARGEST_FACTOR else None
+
     def _unit(self, node: onnx.NodeProto) -> Unit | None:
+        if node.output[0] in self.scaled:
+            return None
         if node.op_type not in QUANTIZABLE or node.domain not in ("", "ai.onnx") or node.output[0] not in self.floats:
             return None
         weight = bias = None
@@ -161,7 +186,7 @@ class Graph:
         """Inputs and outputs."""
         def spec(value: onnx.ValueInfoProto) -> TensorSpec:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            return TensorSpec(value.name, _shape(value), np.dtype(dtype))
+            return TensorSpec(value.name, shape_of(value), np.dtype(dtype))
 
         graph = self.model.graph
         return ModelInfo(tuple(spec(i) for i in graph.input), tuple(spec(o) for o in graph.output))
@@ -215,7 +240,7 @@ def prepare(model: onnx.ModelProto) -> Graph:
     try:
         if opset < QDQ_OPSET:
             own = version_converter.convert_version(own, QDQ_OPSET)
-        folded = _fold(own)
+        folded = fold(own)
     except Exception as error:  # noqa: BLE001 - engine and converter raise classes of their own
         raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
     seen: Counter[str] = Counter()
@@ -224,79 +249,6 @@ def prepare(model: onnx.ModelProto) -> Graph:
         seen[base] += 1
         node.name = base if seen[base] == 1 else f"{base}#{seen[base]}"
     return Graph(folded)
-
-
-def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    chosen = session.options(1)
-    chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    with tempfile.TemporaryDirectory(prefix="ncs-fold-") as folder:
-        target = Path(folder) / "folded.onnx"
-        chosen.optimized_model_filepath = str(target)
-        ort.InferenceSession(model.SerializeToString(), chosen, providers=session.PROVIDERS)
-        folded = onnx.load(str(target))
-    _pads_into_pools(folded)
-    return onnx.shape_inference.infer_shapes(folded)
-
-
-def _pads_into_pools(model: onnx.ModelProto) -> None:
-    """Give a zero ``Pad`` that stands before a ``MaxPool`` and reads nothing negative to the pool.
-
-    ``MaxPool`` pads with minus infinity, which comes to the same as zeros where no value is below zero and every window
-    holds at least one value. The engine folds a ``Pad`` into a pool only when it can see that in the operator's own
-    type, as it can in uint8; in a graph with quantizers the pad would stay float, between two conversions.
-    """
-    graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    arrays = {i.name: i for i in graph.initializer}
-    readers = Counter([*_names_read(graph), *(o.name for o in graph.output)])
-    for pool in [n for n in graph.node if n.op_type == "MaxPool" and n.domain in ("", "ai.onnx")]:
-        pad = producers.get(pool.input[0])
-        if pad is None or pad.op_type != "Pad" or readers[pad.output[0]] > 1:
-            continue
-        pads = _pool_pads(pool, pad, arrays)
-        if pads is None or not _not_negative(producers.get(pad.input[0]), arrays):
-            continue
-        kept = [a for a in pool.attribute if a.name not in ("pads", "auto_pad")]
-        del pool.attribute[:]
-        pool.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
-        pool.input[0] = pad.input[0]
-        graph.node.remove(pad)
-    used = {*_names_read(graph), *(o.name for o in graph.output)}
-    for unused in [i for i in graph.initializer if i.name not in used]:
-        graph.initializer.remove(unused)
-
-
-def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _names_read(inner)
-
-
-def _pool_pads(pool: onnx.NodeProto, pad: onnx.NodeProto, arrays: dict[str, onnx.TensorProto]) -> list[int] | None:
-    """The pads of `pool` and `pad` together; None where the pool cannot take those of `pad`."""
-    own = {a.name: onnx.helper.get_attribute_value(a) for a in pool.attribute}
-    mode = next((onnx.helper.get_attribute_value(a) for a in pad.attribute if a.name == "mode"), b"constant")
-    names = [*pad.input[1:], "", ""]
-    plain = (mode == b"constant" and len(pad.input) <= 3 and names[0] in arrays and len(pool.output) == 1
-             and own.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID") and not own.get("ceil_mode", 0)
-             and all(d == 1 for d in own.get("dilations", ())))
-    if not plain or (names[1] and (names[1] not in arrays or numpy_helper.to_array(arrays[names[1]]).item() != 0)):
-        return None
-    kernel = own["kernel_shape"]
-    wide = numpy_helper.to_array(arrays[names[0]]).reshape(2, -1)
-    if wide.shape[1] != len(kernel) + 2 or wide[:, :2].any() or (wide < 0).any():
-        return None
-    pads = wide[:, 2:] + np.reshape(own.get("pads", [0] * 2 * len(kernel)), (2, -1))
-    return [int(p) for p in pads.ravel()] if (pads < np.asarray(kernel)).all() else None
-
-
-def _not_negative(node: onnx.NodeProto | None, arrays: dict[str, onnx.TensorProto]) -> bool:
-    if node is None or node.op_type in ("Relu", "Sigmoid", "Softmax"):
-        return node is not None
-    low = node.input[1] if node.op_type == "Clip" and len(node.input) > 1 else ""
-    return low in arrays and bool(numpy_helper.to_array(arrays[low]) >= 0)
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
@@ -318,11 +270,6 @@ def _external(model: onnx.ModelProto, path: Path) -> list[Path]:
 
 def _external_bytes(model: onnx.ModelProto, path: Path) -> int:
     return sum(file.stat().st_size for file in _external(model, path) if file.is_file())
-
-
-def _shape(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
-                 for d in info.type.tensor_type.shape.dim)
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from nc_strategies.backends.base import Link
-from nc_strategies.backends.onnxruntime.graph import ACTIVATIONS, FOLLOWING, Graph, Unit
+from nc_strategies.backends.onnxruntime.graph import ACTIVATIONS, Graph, Unit
 
 SYMMETRIC = frozenset({("int8", "sym")})
 
@@ -21,7 +21,7 @@ def find_links(graph: Graph) -> tuple[Link, ...]:
     position = {node.name: index for index, node in enumerate(graph.model.graph.node)}
     found = []
     tensors = [i.name for i in graph.model.graph.input]
-    tensors += [name for node in graph.model.graph.node if node.op_type not in FOLLOWING for name in node.output]
+    tensors += [name for node in graph.model.graph.node if graph.carried(node) is None for name in node.output]
     for tensor in tensors:
         consumers, floats = _readers(graph, tensor, acts)
         unit = made.get(tensor)
@@ -46,7 +46,7 @@ def _readers(graph: Graph, tensor: str, acts: set[str]) -> tuple[set[str], bool]
     for node in graph.consumers.get(tensor, []):
         if node.name in graph.units:
             consumers.add(node.name)
-        elif node.op_type in FOLLOWING and node.input[0] == tensor:
+        elif graph.carried(node) == tensor:
             behind, others = _readers(graph, node.output[0], acts)
             consumers |= behind
             floats |= others

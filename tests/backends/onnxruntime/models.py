@@ -87,6 +87,26 @@ def padded_pool(path: Path, act: str | None = "Relu", value: float = 0.0, kernel
     return b.save(path, ["N", 3, 16, 16], ["N", 8, None, None])  # type: ignore[list-item]
 
 
+def squeeze_and_excite(path: Path) -> Path:
+    """A hard swish and a gate as an exporter of Keras writes them: in single steps, with a Reshape for every pixel."""
+    b = Builder(6)
+    for name, value in (("zero", 0.0), ("three", 3.0), ("six", 6.0), ("sixth", [1 / 6]), ("seven", 7.0)):
+        b.constant(name, value)
+    b.constant("pixel", [-1, 8, 1, 1], np.int64)
+
+    def hard_sigmoid(x: str, name: str) -> str:
+        clipped = b.node("Clip", [b.node("Add", [x, "three"], f"{name}_sum"), "zero", "six"], f"{name}_clip")
+        return b.node("Mul", ["sixth", clipped], name)
+
+    c = b.conv("x", "c1", 3, 8)
+    s = b.node("Mul", [c, hard_sigmoid(c, "h1")], "swish")
+    g = b.node("Reshape", [b.node("GlobalAveragePool", [s], "gap"), "pixel"], "pixel_1")
+    g = b.node("Reshape", [b.node("Relu", [b.conv(g, "g1", 8, 8, size=1)], "r1"), "pixel"], "pixel_2")
+    g = b.node("Div", [hard_sigmoid(b.conv(g, "g2", 8, 8, size=1, bias=False), "h2"), "seven"], "divided")
+    b.nodes.append(helper.make_node("Relu", [b.conv(b.node("Mul", [s, g], "gated"), "c2", 8, 4)], ["y"], name="last"))
+    return b.save(path, ["N", 3, 12, 12], ["N", 4, 12, 12])
+
+
 def concat_and_average(path: Path) -> Path:
     """Two branches joined by Concat, average pools, Sigmoid gate by Mul, an unused branch of HardSwish."""
     b = Builder(1)

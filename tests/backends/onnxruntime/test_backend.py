@@ -13,6 +13,7 @@ import pytest
 
 from nc_strategies import samples
 from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
+from nc_strategies.backends.onnxruntime.graph import prepare, read
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.session import optimize
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
@@ -58,6 +59,13 @@ class OnnxSuite(BackendSuite):
 class TestResidual(OnnxSuite):
     build = staticmethod(models.residual)
     expected_int8 = 7
+
+
+class TestSqueezeAndExcite(OnnxSuite):
+    build = staticmethod(models.squeeze_and_excite)
+    shape = (3, 12, 12)
+    expected_int8 = 8
+    random_configs = 15
 
 
 class TestConcatAndAverage(OnnxSuite):
@@ -161,6 +169,92 @@ def test_a_pad_that_the_pool_cannot_do_stays(tmp_path, other):
     path = models.padded_pool(tmp_path / "m.onnx", **other)
     backend, _ = ready(path, pictures())
     assert "Pad" in {n.op_type for n in backend.graph.model.graph.node}
+
+
+def test_what_an_exporter_writes_for_nothing_is_not_executed_in_int8(tmp_path):
+    """Reshapes of one pixel, one number added behind a convolution, multiplications by a constant."""
+    path = models.squeeze_and_excite(tmp_path / "m.onnx")
+    backend, space = ready(path, pictures(shape=(3, 12, 12)))
+    saved = backend.save(space.default(), tmp_path / "model")
+    executed = Counter(n.op_type for n in optimize(saved.read_bytes()).graph.node)
+    assert executed == {"QuantizeLinear": 1, "QLinearConv": 4, "QLinearAdd": 1, "QLinearMul": 2, "Transpose": 2,
+                        "QLinearGlobalAveragePool": 1, "DequantizeLinear": 1}
+    fp32, int8 = (model.predict(pictures(shape=(3, 12, 12), seed=1)[0])[0]
+                  for model in (backend.reference(), backend.realise(space.default())))
+    assert np.linalg.norm(int8 - fp32) < 0.05 * np.linalg.norm(fp32)
+    assert len(backend.realise(space.all_float()).profile(pictures(shape=(3, 12, 12))[0], 3).other_nodes or ()) < 4
+
+
+@pytest.mark.parametrize(("target", "kept"), [
+    ([-1, 8, 1, 1], False), ([0, 8, -1, 1], False), ([0, 0, 0, 0], False), ([1, 8, 1, 1], True), ([-1, 8, 1], True),
+    ([-1, 4, 2, 1], True), ([0, 1, -1, 1], True)])
+def test_a_reshape_goes_only_if_it_changes_no_shape(tmp_path, target, kept):
+    b = models.Builder()
+    b.constant("target", target, np.int64)
+    b.node("Reshape", [b.node("GlobalAveragePool", [b.conv("x", "c1", 3, 8)], "gap"), "target"], "moved")
+    b.nodes.append(onnx.helper.make_node("Relu", ["moved"], ["y"], name="last"))
+    path = b.save(tmp_path / "m.onnx", ["N", 3, 8, 8], [None] * len(target))
+    assert ("Reshape" in {n.op_type for n in prepare(read(path)).model.graph.node}) == kept
+
+
+def test_a_reshape_or_a_sum_that_is_an_output_or_has_other_readers_stays(tmp_path):
+    b = models.Builder()
+    b.constant("same", [-1, 4, 8, 8], np.int64)
+    b.constant("three", 3.0)
+    c = b.conv("x", "c1", 3, 4)
+    b.node("Mul", [b.node("Add", [c, "three"], "sum"), c], "product")
+    b.node("Reshape", ["product", "same"], "y")
+    nodes = [n.op_type for n in prepare(read(b.save(tmp_path / "m.onnx", ["N", 3, 8, 8], ["N", 4, 8, 8]))
+                                        ).model.graph.node]
+    assert nodes == ["Conv", "Add", "Mul", "Reshape"]
+
+
+@pytest.mark.parametrize(("kind", "operands", "free"), [
+    ("Mul", ["c", 0.5], True), ("Mul", [[[2.0]], "c"], True), ("Div", ["c", 4.0], True), ("Mul", ["c", -0.5], False),
+    ("Mul", ["c", 0.0], False), ("Div", [4.0, "c"], False), ("Mul", ["c", 1e-30], False),
+    ("Mul", ["c", [[[0.5]], [[1.0]]]], False)])
+def test_a_positive_constant_is_multiplied_by_in_the_scale(tmp_path, kind, operands, free):
+    b = models.Builder(3)
+    b.node("AveragePool", [b.conv("x", "c1", 3, 2)], "c", kernel_shape=[2, 2])
+    names = [n if isinstance(n, str) else b.constant(f"k{i}", n) for i, n in enumerate(operands)]
+    b.node(kind, names, "scaled")
+    b.nodes.append(onnx.helper.make_node("Relu", [b.conv("scaled", "c2", 2, 2)], ["y"], name="last"))
+    path = b.save(tmp_path / "m.onnx", ["N", 3, 8, 8], ["N", 2, 7, 7])
+    backend, space = ready(path, pictures(shape=(3, 8, 8)))
+    executed = Counter(n.op_type for n in optimize(backend.save(space.default(), tmp_path / "model").read_bytes())
+                       .graph.node)
+    assert (executed["QLinearMul"] + executed["Mul"] + executed["Div"] == 0) == free
+    assert ("Mul_scaled" in space.ops) == (not free and kind == "Mul")
+
+
+def test_a_constant_multiple_is_exact_for_readers_in_int8_in_fp32_and_outside(tmp_path):
+    """An int8 tensor times two goes to an int8 operator, to one in fp32 and to the outputs; a picture is scaled too."""
+    b = models.Builder(3)
+    b.constant("two", 2.0)
+    b.constant("little", 1 / 128)
+    c = b.conv(b.node("Mul", ["x", "little"], "small"), "c", 3, 4)
+    d = b.node("Mul", [c, "two"], "y")
+    b.conv(d, "z", 4, 4)
+    b.node("Sin", [d], "outside")
+    path = b.save(tmp_path / "m.onnx", ["N", 3, 8, 8], ["N", 4, 8, 8])
+    model = onnx.load(str(path))
+    model.graph.output.extend([onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None)
+                               for n in ("z", "outside")])
+    onnx.save(model, str(path))
+    batches = [{"x": 128 * pictures(shape=(3, 8, 8))[0]["x"]}]
+    backend, space = ready(path, batches)
+    assert set(space.ops) == {"conv_c", "conv_z"}
+    for config in (space.default(), space.fall_back(space.default(), "conv_c"),
+                   space.fall_back(space.default(), "conv_z")):
+        executable = backend.realise(config)
+        assert executable.executed().int8_names == set(config.int8_ops)
+        y, z, outside = executable.predict(batches[0])
+        assert np.allclose(np.sin(y), outside, atol=1e-6)
+        for plain, own in zip(backend.reference().predict(batches[0]), (y, z), strict=False):
+            assert np.linalg.norm(own - plain) < 0.05 * np.linalg.norm(plain)
+    kinds = Counter(n.op_type for n in optimize(backend.save(space.default(), tmp_path / "model").read_bytes())
+                    .graph.node)
+    assert kinds["Mul"] + kinds["QLinearMul"] == 0
 
 
 def test_softmax_stays_float_unless_asked(tmp_path):
