@@ -111,6 +111,8 @@ class Profile:
         other: Seconds of everything else.
         nodes: How many of the engine's own nodes each entry of `ops` stands for; one, where it is not named.
         other_nodes: The same of `other`.
+        converted: For each of `conversions` the operator whose result it converts; None for an input's, or that of an
+            operator without a choice. Empty where the engine's nodes do not tell.
     """
 
     ops: Mapping[str, float]
@@ -118,6 +120,7 @@ class Profile:
     other: float = 0.0
     nodes: Mapping[str, int] = field(default_factory=dict)
     other_nodes: int = 0
+    converted: tuple[str | None, ...] = ()
 
 
 class Executable(ABC):

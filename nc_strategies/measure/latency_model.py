@@ -16,12 +16,13 @@ from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 
 log = logging.getLogger(__name__)
-RUNS, MOST_RUNS, RUNS_SECONDS = 25, 100, 0.1
+RUNS, MOST_RUNS, RUNS_SECONDS = 25, 150, 0.15
 """Timed runs of a configuration: so many, and more of a short model as long as fp32's take no more than these seconds.
 What a graph's place in memory adds to all its runs, only more graphs average out."""
 ENDS = 2
 """How many times as many runs the ends and the other sorts of int8 get: each of their terms hangs on one timing."""
-PROFILED_RUNS = 15
+PROFILED_RUNS, MOST_PROFILED_RUNS = 15, 60
+"""Profiled runs of a configuration: as many as timed ones, within these bounds."""
 SIDE_BY_SIDE = 4
 """Configurations that are open at the same time, beside fp32: each holds a copy of the model's weights."""
 PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 16, 8, 16
@@ -94,7 +95,7 @@ class _Bench:
                 sample.ratio = timing.ratio(index, 0)
                 sample.deviation = timing.standard_error(index, 0)
                 if sample.name in profiled:
-                    sample.profile = model.profile(self.batch, PROFILED_RUNS)
+                    sample.profile = model.profile(self.batch, self._count(PROFILED_RUNS, MOST_PROFILED_RUNS))
                 model.close()
                 done.append(sample)
         return done
@@ -112,9 +113,12 @@ class _Bench:
         def run(model: Executable) -> Callable[[], object]:
             return lambda: model.predict(self.batch)
 
-        affordable = int(RUNS_SECONDS / self.seconds) if self.seconds else RUNS
-        count = self.runs or min(MOST_RUNS, max(RUNS, affordable))
+        count = self.runs or self._count(RUNS, MOST_RUNS)
         return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock)
+
+    def _count(self, least: int, most: int) -> int:
+        """Runs that are affordable."""
+        return min(most, max(least, int(RUNS_SECONDS / self.seconds) if self.seconds else least))
 
 
 def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Generator, runs: int | None = None,
@@ -132,7 +136,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
         space: What may be chosen.
         batch: What trials are timed with.
         rng: Draws configurations and shuffles runs.
-        runs: Timed runs of a configuration; by fp32's latency when left out, from 25 to 100.
+        runs: Timed runs of a configuration; by fp32's latency when left out, from 25 to 150.
         limit: Seconds after which the timing of four configurations stops, once there were 20 runs.
         clock: Gives the seconds that are counted; `time.perf_counter` when left out.
         reference: fp32 as trials are timed beside it, which stays open; chosen and opened here when left out. Two

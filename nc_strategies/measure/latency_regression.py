@@ -23,8 +23,10 @@ TYPE_SCALE = 0.3
 """The same for the operators of one type."""
 OWN_SCALE = {"float": 0.1, "int8": 0.1, "kind": 0.1, "conversion": 0.4, "clip": 0.4}
 """Standard deviation of each term on its own, relative to what is expected of it."""
-AGAIN = 0.6
-"""Cost of a change of form within int8 relative to a conversion: the layout stays."""
+SEEN = 0.2
+"""The same of a conversion that was seen in a profile."""
+AGAIN = 1.0
+"""Cost of a change of form within int8 relative to a conversion: a dequantization and a quantization in one layout."""
 ALL_FLOAT = 0.1
 """Standard deviation of what the all-float graph costs beside its terms, relative to fp32's latency."""
 UNPROFILED = 5.0
@@ -131,8 +133,8 @@ def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[P
     """Profiles without what profiling adds: as much to every node, and a factor, as caches are colder.
 
     The first is some microseconds, most of a short node's time: what the cheapest node takes, since engines have nodes
-    that do nothing, or less where the graphs take hardly less without a profile. The second makes the sums what they
-    take then, by least squares.
+    that do nothing, or less where the graphs take hardly less without a profile. The second makes each profile's sum
+    what its graph takes without: a machine that others use is not equally fast in all of them.
 
     Args:
         profiles: As the engine tells them.
@@ -140,20 +142,23 @@ def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[P
     """
     if not profiles:
         return []
-    wanted = np.array(seconds)
     counts = np.array([sum(nodes for _, nodes in _nodes(p)) for p in profiles], float)
-    excess = float(counts @ (np.array([sum(time for time, _ in _nodes(p)) for p in profiles]) - wanted))
+    excess = float(counts @ (np.array([sum(time for time, _ in _nodes(p)) for p in profiles]) - np.array(seconds)))
     cheapest = min((time / nodes for p in profiles for time, nodes in _nodes(p) if nodes), default=0.0)
     each = min(cheapest, max(0.0, excess / max(1.0, float(counts @ counts))))
+    return [_scaled(profile, each, wanted) for profile, wanted in zip(profiles, seconds, strict=True)]
 
+
+def _scaled(profile: Profile, each: float, wanted: float) -> Profile:
+    """A profile with `each` taken from every node, and then that sum."""
     def left(time: float, nodes: int) -> float:
         return max(time - each * nodes, LEAST_LEFT * time)
 
-    sums = np.array([sum(left(time, nodes) for time, nodes in _nodes(p)) for p in profiles])
-    factor = float(sums @ wanted / max(float(sums @ sums), 1e-300))
-    return [Profile({name: factor * left(time, p.nodes.get(name, 1)) for name, time in p.ops.items()},
-                    tuple((elements, factor * left(time, 1)) for elements, time in p.conversions),
-                    factor * left(p.other, p.other_nodes), p.nodes, p.other_nodes) for p in profiles]
+    factor = wanted / max(sum(left(time, nodes) for time, nodes in _nodes(profile)), 1e-300)
+    return Profile({name: factor * left(time, profile.nodes.get(name, 1)) for name, time in profile.ops.items()},
+                   tuple((elements, factor * left(time, 1)) for elements, time in profile.conversions),
+                   factor * left(profile.other, profile.other_nodes), profile.nodes, profile.other_nodes,
+                   profile.converted)
 
 
 def _nodes(profile: Profile) -> list[tuple[float, int]]:
@@ -199,11 +204,14 @@ def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total
             mean[columns.all_float] = whole / total - parts
     own[columns.all_float] = ALL_FLOAT
     fixed, slope = _conversion(columns, profiles, total)
+    seen = _seen(columns, profiles, total)
     for index, link in enumerate(columns.links):
         value = fixed + slope * link.elements * batch_size
         start = columns.first_link + 4 * index
         for offset, sort in enumerate(("conversion", "conversion", "conversion", "clip")):
-            put(start + offset, value * (1.0 if offset < 2 else AGAIN), OWN_SCALE[sort], (sort,), (sort, str(offset)))
+            guess = value * (1.0 if offset < 2 else AGAIN)
+            put(start + offset, seen.get(start + offset, guess), SEEN if start + offset in seen else OWN_SCALE[sort],
+                (sort,), (sort, str(offset)))
     mean[0] = sum(p.other for _, p in profiles) / len(profiles) / total if profiles else 0.0
     own[0] = 0.1
     shared = [factor * (SHARED_SCALES[group[0]] if len(group) == 1 else TYPE_SCALE) for group, factor in sorts.items()]
@@ -231,6 +239,25 @@ def _op_times(columns: Columns, profiles: Sequence[tuple[Config, Profile]],
         share = 0.5 / len(sizes) + 0.5 * sizes[name] / whole
         found.setdefault((name, one), share * (1.0 if one is None else 0.5))
     return found
+
+
+def _seen(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float) -> dict[int, float]:
+    """Costs of conversions that profiles show: those of an operator's result, where one of its terms is paid."""
+    producers = [link.producer for link in columns.links]
+    found: dict[int, list[float]] = {}
+    for config, profile in profiles:
+        if not profile.converted:
+            continue
+        spent: dict[str | None, float] = {}
+        for producer, (_, seconds) in zip(profile.converted, profile.conversions, strict=True):
+            spent[producer] = spent.get(producer, 0.0) + seconds
+        row = columns.row(config)
+        for index, producer in enumerate(producers):
+            start = columns.first_link + 4 * index
+            paid = np.flatnonzero(row[start : start + 4])
+            if len(paid) == 1 and paid[0] < 2 and producers.count(producer) == 1:
+                found.setdefault(start + int(paid[0]), []).append(spent.get(producer, 0.0) / total)
+    return {column: float(np.mean(values)) for column, values in found.items()}
 
 
 def _conversion(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float) -> tuple[float, float]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nc_strategies.backends.base import Link, Profile
-from nc_strategies.measure.latency_model import ENOUGH, MOST_RUNS, PAIRS, RUNS, _fit, _Timed, fit_latency
+from nc_strategies.backends.profiling import NodeTimes, summarise
+from nc_strategies.measure.latency_model import ENOUGH, MOST_RUNS, PAIRS, RUNS, RUNS_SECONDS, _fit, _Timed, fit_latency
 from nc_strategies.measure.latency_regression import Columns, expected, kind, posterior, unstretched
 from nc_strategies.models import ModelSource
 from nc_strategies.problem.latency import Boundary, LatencyTerms
@@ -122,6 +123,41 @@ def test_a_profile_that_says_what_a_run_takes_is_left_as_it_is():
     assert found[0].ops == pytest.approx(profiles[0].ops)
     assert found[1].ops == pytest.approx(profiles[1].ops)
     assert unstretched([], []) == []
+
+
+def test_a_profile_taken_while_the_machine_was_slow_counts_for_what_its_graph_takes():
+    # Nodes that do nothing tell that profiling adds nothing to a node.
+    slow, usual = Profile({"a": 4e-3, "b": 8e-3, "c": 0.0}), Profile({"a": 1e-3, "b": 2e-3, "c": 0.0}, ((10, 2e-3),))
+    found = unstretched([slow, usual], [3e-3, 5e-3])
+    assert found[0].ops == pytest.approx({"a": 1e-3, "b": 2e-3, "c": 0.0})
+    assert found[1].ops == pytest.approx({"a": 1e-3, "b": 2e-3, "c": 0.0})
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_conversion_that_a_profile_shows_is_expected_to_cost_what_it_did(seen):
+    space = space_of(names=("a", "b", "c"))
+    columns = Columns(space, (Link("a", ("b",), 1000), Link("b", ("c",), 1000)))
+    config = space.default().with_op("b")
+    profile = Profile(dict.fromkeys("abc", 1e-3), ((1000, 1e-4), (1000, 2e-4), (1000, 4e-4)), 0.0,
+                      converted=("a", "a", "b") if seen else ())
+    mean = expected(columns, [(config, profile)], 1e-2, 1).mean[columns.first_link :]
+    # a is dequantized, b quantized, by two nodes and by one; what was not seen costs as usual.
+    dequantize_a, quantize_b = mean[1], mean[4]
+    if seen:
+        assert (dequantize_a, quantize_b) == pytest.approx((0.03, 0.04))
+        assert mean[0] == mean[5] != pytest.approx(0.03)
+    else:
+        assert len(set(mean[[0, 1, 4, 5]].tolist())) == 1
+
+
+def test_times_of_a_node_are_averaged_below_the_whole_microseconds_that_engines_tell():
+    rng = np.random.default_rng(0)
+    ticks = [float(np.floor(rng.uniform() + 2.3)) * 1e-6 for _ in range(60)] + [50e-6] * 20
+    disturbed = NodeTimes("a", False, 10, ticks)
+    found = summarise([disturbed, NodeTimes("b", True, 10, [1e-6])])
+    assert 2.2e-6 < found.ops["a"] < 2.4e-6
+    assert found.converted == ()
+    assert summarise([NodeTimes("b", True, 10, [1e-6])], traced=True).converted == ("b",)
 
 
 def test_without_noise_the_regression_passes_through_its_timings():
@@ -305,7 +341,7 @@ def test_a_short_model_is_run_more_often(toy):
         return backend.runs
 
     assert runs(1) / runs(100) == pytest.approx(MOST_RUNS / RUNS, rel=0.3)
-    assert runs(20) / runs(100) == pytest.approx(0.1 / 2e-3 / RUNS, rel=0.3)
+    assert runs(20) / runs(100) == pytest.approx(RUNS_SECONDS / 2e-3 / RUNS, rel=0.3)
 
 
 def test_a_timing_that_was_noisy_is_not_held_to():

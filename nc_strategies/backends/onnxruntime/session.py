@@ -111,7 +111,8 @@ class OrtExecutable(Executable):
     def profile(self, batch: Batch, runs: int) -> Profile:
         """See `Executable.profile`: a session of its own, because a profile that is on slows every run."""
         _, events = _profiled(self._model, self._threads, batch, runs + 1)
-        return read_times(events, self._operators)
+        model = self._model if isinstance(self._model, bytes) else self._model.read_bytes()
+        return read_times(events, self._operators, origins(optimize(model), self._operators))
 
     def executed(self) -> ExecutedOps:
         """What ran, from the engine's own profile of a run.
@@ -124,21 +125,49 @@ class OrtExecutable(Executable):
         return self._executed
 
 
-def read_times(events: list[dict[str, Any]], operators: Mapping[str, str]) -> Profile:
-    """Times of the nodes from the events of several profiled runs, the first of them left out."""
+def origins(optimized: onnx.ModelProto, operators: Mapping[str, str]) -> dict[str, str | None]:
+    """For each conversion in an optimized graph, by name, the operator whose result it converts; None for none."""
+    producers = {name: node for node in optimized.graph.node for name in node.output}
+    found: dict[str, str | None] = {}
+    for node in optimized.graph.node:
+        source: onnx.NodeProto | None = node
+        while source is not None and _converts(source.op_type, source.name):
+            source = producers.get(source.input[0])
+        if source is not node:
+            found[node.name] = operators.get(_stem(source.name)) if source is not None else None
+    return found
+
+
+def _converts(kind: str, name: str) -> bool:
+    # The engine's own Transposes, between layouts, are named for their type.
+    return kind in CONVERSIONS or (kind == "Transpose" and base_name(name) == kind)
+
+
+def _stem(name: str) -> str:
+    return base_name(name).removesuffix(BARRIER)
+
+
+def read_times(events: list[dict[str, Any]], operators: Mapping[str, str],
+               converted: Mapping[str, str | None]) -> Profile:
+    """Times of the nodes from the events of several profiled runs, the first of them left out.
+
+    Args:
+        events: What the engine recorded.
+        operators: Name of a node or of its output to the operator of the user's model it stands for.
+        converted: See `origins`.
+    """
     nodes: dict[tuple[str, str], NodeTimes] = {}
     for event in _node_events(events):
         kind, name = event["args"]["op_name"], event["name"].removesuffix("_kernel_time")
         if (kind, name) not in nodes:
-            # The engine's own Transposes, between layouts, are named for their type.
-            conversion = kind in CONVERSIONS or (kind == "Transpose" and base_name(name) == kind)
-            owner = operators.get(base_name(name).removesuffix(BARRIER))
+            conversion = _converts(kind, name)
+            owner = converted.get(name) if conversion else operators.get(_stem(name))
             shapes = event["args"].get("output_type_shape", [])
             elements = prod(next(iter(shapes[0].values()))) if shapes else 0
             nodes[kind, name] = NodeTimes(owner, conversion, elements)
             continue
         nodes[kind, name].seconds.append(event["dur"] * 1e-6)
-    return summarise(nodes.values())
+    return summarise(nodes.values(), True)
 
 
 def _node_events(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -185,6 +185,20 @@ def test_what_an_exporter_writes_for_nothing_is_not_executed_in_int8(tmp_path):
     assert len(backend.realise(space.all_float()).profile(pictures(shape=(3, 12, 12))[0], 3).other_nodes or ()) < 4
 
 
+def test_a_profile_tells_whose_result_a_conversion_converts(tmp_path):
+    path = models.squeeze_and_excite(tmp_path / "m.onnx")
+    backend, space = ready(path, pictures(shape=(3, 12, 12)))
+    capabilities = backend.capabilities()
+    for name in space.default().int8_ops:
+        config = space.fall_back(space.default(), name)
+        found = backend.realise(config).profile(pictures(count=1, shape=(3, 12, 12))[0], 2)
+        assert len(found.converted) == len(found.conversions)
+        # What the one in fp32 reads is dequantized, and what it gives quantized.
+        around = {a for a, b in capabilities.edges if b == name} | {a for a, b in capabilities.edges if a == name}
+        assert around <= set(found.converted)
+    assert None in found.converted
+
+
 @pytest.mark.parametrize(("target", "kept"), [
     ([-1, 8, 1, 1], False), ([0, 8, -1, 1], False), ([0, 0, 0, 0], False), ([1, 8, 1, 1], True), ([-1, 8, 1], True),
     ([-1, 4, 2, 1], True), ([0, 1, -1, 1], True)])
