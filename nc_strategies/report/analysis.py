@@ -45,6 +45,7 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
         "tied": [list(group) for group in study.space.groups if len(group) > 1],
         "sensitivity": _finite(study.sensitivity),
         "latency": _latency(study.latency_terms),
+        "estimate_seconds": {name: round(value, 3) for name, value in study.estimate_seconds.items()},
         "executed_int8": sorted(final.executed.int8_names) if final and final.executed.int8_names else None,
         "conversions": final.executed.conversions if final else None,
         "remarks": list(study.remarks),

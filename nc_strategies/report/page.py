@@ -101,12 +101,21 @@ def _json(data: Any) -> str:
     return text
 
 
+def _stages(run: RunFiles) -> dict[str, float]:
+    """Seconds by stage and in all, those of the estimates apart from the strategy's own."""
+    seconds = dict(run.result.get("seconds") or {})
+    estimates = run.analysis.get("estimate_seconds") or {}
+    if "strategy" in seconds:
+        seconds |= {**estimates, "strategy": max(0.0, seconds["strategy"] - sum(estimates.values()))}
+    return seconds
+
+
 def _view(run: RunFiles) -> dict[str, Any]:
     rows = operators(run)
     loss, saved = charts.price(rows, run.metric)
     drawn = {"chart-trade-off": charts.trade_off(run), "chart-search": charts.search(run), "chart-loss": loss,
              "chart-saved": saved}
-    seconds = dict(run.result.get("seconds") or {})
+    seconds = _stages(run)
     return {
         "run": run, "status": explain.status(run), "headline": explain.headline(run), "running": run.running,
         "goal": explain.goal_sentence(run), "verdict": explain.verdict(run), "why": explain.why(run, rows),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import platform
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -421,24 +420,6 @@ def _model_at_fault(what: str) -> Iterator[None]:
         log.exception("the model %s", what)
         kind = "" if isinstance(error, EngineError) else f"{type(error).__name__}: "
         raise InputError("model", f"{what} ({kind}{first_line(error)})") from error
-
-
-class Clock:
-    """Adds the seconds of a ``with`` block to a stage.
-
-    Args:
-        seconds: Seconds by stage, added to.
-        stage: The stage.
-    """
-
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self.seconds, self.stage = seconds, stage
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start
 
 
 def _version(package: str) -> str:

@@ -26,6 +26,7 @@ from nc_strategies.measure.sequential import LEAST_SHARE, PairedTest, Verdict
 from nc_strategies.problem import Evaluation, Goal, Trial
 from nc_strategies.problem.evaluation import Pairs
 from nc_strategies.space import Config, Space
+from nc_strategies.study.clock import Clock
 from nc_strategies.study.study import Final
 
 log = logging.getLogger(__name__)
@@ -139,17 +140,21 @@ class Measurer:
             EngineError: the two do not give the same outputs.
         """
         self._all_float = space.all_float()
-        as_given, all_float = self.backend.reference(), self.backend.realise(self._all_float)
-        try:
-            found = self._score(as_given, None)
-        except EngineError as error:
-            raise InputError("model", f"as given, in fp32, it cannot be evaluated ({error})") from error
-        self._check_equal(as_given, all_float)
+        spent: dict[str, float] = {}
+        with Clock(spent, "realise"):
+            as_given, all_float = self.backend.reference(), self.backend.realise(self._all_float)
+        with Clock(spent, "accuracy"):
+            try:
+                found = self._score(as_given, None)
+            except EngineError as error:
+                raise InputError("model", f"as given, in fp32, it cannot be evaluated ({error})") from error
+            self._check_equal(as_given, all_float)
         for place, (_, value) in enumerate(found.metrics):
             if not math.isfinite(value):
                 key = "accuracy" if place == 0 else f"constraints[{place - 1}]"
                 raise InputError(f"metrics.{key}.name", f"the metric is {value} for fp32 on this data")
-        timing = self._time([as_given, all_float], self.settings.latency_runs)
+        with Clock(spent, "latency"):
+            timing = self._time([as_given, all_float], self.settings.latency_runs)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         reference = (as_given, all_float)[faster]
         executed = reference.executed()
@@ -161,7 +166,7 @@ class Measurer:
                     *self._peak(space.all_float(), all_float.fingerprint)),
             ratios=tuple((name, 1.0) for name in self.metrics.objectives),
             samples=self.samples, int8_ops=executed.int8_count, fp32_ops=executed.fp32_count,
-            graph=reference.fingerprint)
+            seconds=tuple(spent.items()), graph=reference.fingerprint)
         self._baseline = Baseline(as_given, all_float, reference, found.kept, evaluation,
                                   timing.interval_ms(faster))
         return self._baseline
@@ -298,19 +303,23 @@ class Measurer:
         make = opened or self._realised
         base, all_float = self.baseline, self._all_float
         assert all_float is not None
-        if len(trials) > FINALISTS:
-            trials = self._heat(trials, goal)
+        spent: dict[str, float] = {}
         references = [base.as_given, base.all_float]
-        timing = self._sessions([self.backend.reference, lambda: self.backend.realise(all_float),
-                                 *(partial(make, trial) for trial in trials)], self.settings.final_runs, 3.0)
+        with Clock(spent, "latency"):
+            if len(trials) > FINALISTS:
+                trials = self._heat(trials, goal)
+            timing = self._sessions([self.backend.reference, lambda: self.backend.realise(all_float),
+                                     *(partial(make, trial) for trial in trials)], self.settings.final_runs, 3.0)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
-        models = [make(trial) for trial in trials]
+        with Clock(spent, "realise"):
+            models = [make(trial) for trial in trials]
         candidates = []
         for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
             assert trial.evaluation is not None
             found = Scored(trial.evaluation.metrics, trial.evaluation.value("duration_s"), self.samples)
             if trial.evaluation.samples < self.samples:
-                found = self._finite(self._score(model, trial.config))
+                with Clock(spent, "accuracy"):
+                    found = self._finite(self._score(model, trial.config))
             index = position + len(references)
             evaluation = self._evaluation(model, timing, index, faster, found, trial.evaluation.seconds,
                                           self._peak(trial.config, model.fingerprint))
@@ -322,7 +331,8 @@ class Measurer:
             tie = min(tie, CLEAR_TIE)
         level = [c for c in candidates if goal.cost(c[3]) <= goal.cost(fastest) * (1 + tie)]
         trial, model, index, _ = min(level, key=lambda c: goal.loss(c[3]))
-        fp32, int8, interval = self._compare(references[faster], model, trial)
+        with Clock(spent, "accuracy"):
+            fp32, int8, interval = self._compare(references[faster], model, trial)
         assert trial.evaluation is not None
         evaluation = self._evaluation(model, timing, index, faster, int8, trial.evaluation.seconds,
                                       self._peak(trial.config, model.fingerprint))
@@ -334,7 +344,7 @@ class Measurer:
         for finalist in models:
             finalist.close()
         return Final(trial, evaluation, executed, 1 / timing.ratio(index, faster), (1 / high, 1 / low),
-                     interval, timing.interval_ms(index))
+                     interval, timing.interval_ms(index), tuple(spent.items()))
 
     def _clear(self, evaluation: Evaluation, goal: Goal) -> bool:
         """Whether an evaluation keeps the goal by more than the samples leave open."""

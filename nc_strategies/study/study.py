@@ -11,6 +11,7 @@ from typing import Any
 from nc_strategies.backends.base import ExecutedOps
 from nc_strategies.measure.resolution import Resolution
 from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial, TrialState
+from nc_strategies.problem.evaluation import Pairs
 from nc_strategies.space import Space
 
 
@@ -34,6 +35,7 @@ class Final:
         speedup_ci95: 95 % interval of `speedup`.
         accuracy_loss_ci95: 95 % interval of the paired loss against fp32, in the metric's unit.
         latency_ci95: 95 % interval of its latency in milliseconds.
+        seconds: What measuring it and the other finalists took, by stage.
     """
 
     trial: Trial
@@ -43,6 +45,7 @@ class Final:
     speedup_ci95: tuple[float, float]
     accuracy_loss_ci95: tuple[float, float] | None
     latency_ci95: tuple[float, float]
+    seconds: Pairs = ()
 
 
 @dataclass
@@ -58,7 +61,9 @@ class Study:
         metadata: Identity of the run.
         model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
-        seconds: Seconds by stage.
+        seconds: Seconds by stage: `load`, `calibrate`, `realise`, `accuracy` and `latency` (of fp32, the trials and the
+            finalists), `strategy` with the estimates that it asked for, `save`; and `total`.
+        estimate_seconds: Seconds of each sort of estimate.
         resolution: What the evaluation samples can tell; None where nothing can be said of it.
         sensitivity: Noise-to-signal ratio by operator in int8; None when no strategy asked for it.
         latency_terms: The terms of the latency model; None when no strategy asked for it.
@@ -75,6 +80,7 @@ class Study:
     engine: str = ""
     trials: list[Trial] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    estimate_seconds: dict[str, float] = field(default_factory=dict)
     stop_reason: str = ""
     status: Status = Status.FAILED
     final: Final | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import Any, cast
@@ -19,7 +19,8 @@ from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Pro
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.space import Capabilities, Config, Space, Wishes
 from nc_strategies.strategies.base import Strategy
-from nc_strategies.study.bench import Bench, Clock, Measured
+from nc_strategies.study.bench import Bench, Measured
+from nc_strategies.study.clock import Clock
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
@@ -78,6 +79,7 @@ class _Run:
         self.config = setup.config
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self.estimates: dict[str, float] = {}
         self._failed: EngineError | None = None
 
     def run(self) -> Study:
@@ -90,8 +92,8 @@ class _Run:
         with self._clock("calibrate"):
             bench.calibrate()
         self.listener.stage("measuring fp32")
-        with self._clock("baseline"):
-            baseline = bench.baseline(space)
+        baseline = bench.baseline(space)
+        self._spent(baseline.evaluation.seconds)
         versions = dict(bench.versions())
         earlier = self.folder.changed_versions(versions) if self.folder.resumes else {}
         self.folder.start(setup.resolved, facts, versions)
@@ -101,7 +103,8 @@ class _Run:
                         versions[name])
         bench.keep(self.folder.path)
         study = Study(self.folder.path, space, make_goal(config, baseline), baseline.evaluation,
-                      baseline.latency_ci95, facts, seconds=self.seconds, model=str(bench.facts()["model_name"]))
+                      baseline.latency_ci95, facts, seconds=self.seconds,
+                      estimate_seconds=self.estimates, model=str(bench.facts()["model_name"]))
         study.versions, study.earlier_versions = versions, earlier
         study.remarks = bench.remarks()
         for remark in study.remarks:
@@ -129,7 +132,7 @@ class _Run:
             self.listener.stage("estimating sensitivity" if study.sensitivity is None else
                                 "reading sensitivity from the earlier run")
         if study.sensitivity is None:
-            with self._clock("sensitivity"):
+            with Clock(self.estimates, "sensitivity"):
                 kept.sensitivity = study.sensitivity = self._estimated(study.space)
         return study.sensitivity
 
@@ -150,7 +153,7 @@ class _Run:
             if self._failed is not None:
                 raise self._failed  # an engine that died at it once would do so again
             try:
-                with self._clock("profile"):
+                with Clock(self.estimates, "profile"):
                     kept.terms = study.latency_terms = ask(self.setup.bench.latency_terms)
             except EngineError as error:
                 self._failed = error
@@ -160,7 +163,7 @@ class _Run:
     def _divergence(self, config: Config, kept: Estimates) -> float:
         found = kept.divergence(config)
         if found is None:
-            with self._clock("divergence"):
+            with Clock(self.estimates, "divergence"):
                 found = ask(lambda: self.setup.bench.divergence(config))
                 kept.add_divergence(config, found)
         return found
@@ -196,12 +199,10 @@ class _Run:
             self.setup.bench.until(0.0)
             strategy.close()
             study.engine = strategy.inner.engine
-        # Asked for by the strategy, but not its own time.
-        asked = sum(self.seconds.get(stage, 0.0) for stage in ("sensitivity", "divergence", "profile"))
-        self.seconds["strategy"] += strategy.seconds - asked
-        for stage in ("realise", "accuracy", "latency"):
-            self.seconds[stage] = sum(dict(t.evaluation.seconds).get(stage, 0.0) for t in study.trials
-                                      if t.evaluation is not None and not t.resumed)
+        self.seconds["strategy"] += strategy.seconds  # with the estimates that it asked for
+        for trial in study.trials:
+            if trial.evaluation is not None and not trial.resumed:
+                self._spent(trial.evaluation.seconds)
 
     def _finish(self, study: Study) -> None:
         best = study.best
@@ -213,8 +214,8 @@ class _Run:
             finish = self.setup.bench.settle(best)
         else:
             self.listener.stage("measuring the best again")
-            with self._clock("final"):
-                finish = self.setup.bench.finish(self._finalists(study, best), study.goal, FINAL_TIE)
+            finish = self.setup.bench.finish(self._finalists(study, best), study.goal, FINAL_TIE)
+            self._spent(finish.final.seconds)
         study.final = finish.final
         study.baseline, study.baseline_ci95 = finish.baseline.evaluation, finish.baseline.latency_ci95
         if study.final.accuracy_loss_ci95 is not None:
@@ -246,6 +247,11 @@ class _Run:
             assert trial.evaluation is not None
             unique.setdefault(trial.evaluation.graph, trial)
         return list(unique.values())[:CANDIDATES]
+
+    def _spent(self, seconds: Iterable[tuple[str, float]]) -> None:
+        """Add what a measurement took to its stages."""
+        for stage, took in seconds:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + took
 
     def _clock(self, stage: str) -> Clock:
         return Clock(self.seconds, stage)

@@ -1,0 +1,23 @@
+"""Where the time of a run goes."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """Adds the seconds of a ``with`` block to a stage.
+
+    Args:
+        seconds: Seconds by stage, added to.
+        stage: The stage.
+    """
+
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self.seconds, self.stage = seconds, stage
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start
