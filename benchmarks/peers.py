@@ -32,7 +32,7 @@ from peers.prepare import MODELS, prepare  # noqa: E402
 
 GRANULARITIES = ("free", "per_tensor")
 TOOLS = (*PEERS, "basic", "sigopt", "ilp", "basic@25", "sigopt@25", "ilp@25")
-RUNS = 300
+RUNS = 600
 
 
 def main() -> None:

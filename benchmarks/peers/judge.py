@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from nc_strategies.measure.latency import Timing, interleave
 
-SESSIONS = 6
+SESSIONS = 12
 """Times that each model is opened anew: two sessions of one model may differ by some per cent for life."""
 
 

@@ -13,7 +13,7 @@ WARM_UP = 5
 LEAST_RUNS = 20
 BLOCKS, LEAST_SESSIONS = 10, 4
 """Consecutive parts of the runs that an interval comes from; sessions, from which on these are the parts."""
-T_95 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+T_95 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 11: 2.201}
 """Two-sided 95 % quantiles of Student's t by degrees of freedom."""
 
 
