@@ -14,6 +14,8 @@ from onnx import numpy_helper
 
 from nc_strategies.backends.onnxruntime import session
 
+RESHAPING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+"""Operators that give the same values in the same order another shape."""
 
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model after the engine's basic optimizations and those below, with the shapes of its tensors.
@@ -65,28 +67,58 @@ def _sums_into_biases(model: onnx.ModelProto) -> None:
 
 
 def _without_empty_reshapes(model: onnx.ModelProto) -> None:
-    """Take out every ``Reshape`` that leaves the shape of its input as it is.
+    """Take out every ``Reshape`` and its like that leave a tensor in the shape that it, or one before it, had.
 
-    Exporters write them between convolutions of 1x1 pictures (a ``Transpose`` of one pixel). The engine keeps them
-    where the batch is free, and with them the changes of layout on both of their sides.
+    Exporters write them between convolutions of 1x1 pictures: a ``Transpose`` of one pixel, a mean that drops axes and
+    gets them back. The engine keeps them where the batch is free, and with them the changes of layout on both sides.
     """
     graph = model.graph
     arrays = {i.name: i for i in graph.initializer}
-    shapes = {v.name: shape_of(v) for v in [*graph.input, *graph.value_info] if v.type.HasField("tensor_type")}
+    producers = {name: node for node in graph.node for name in node.output}
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {v.name: shape_of(v) for v in values if v.type.HasField("tensor_type")}
     top = Counter(name for node in graph.node for name in node.input)
     everywhere = Counter(_names_read(graph))
     results = {o.name for o in graph.output}
-    for node in [n for n in graph.node if n.op_type == "Reshape" and n.domain in ("", "ai.onnx")]:
-        source, target = node.input[0], node.output[0]
-        inner = top[target] != everywhere[target]
-        if inner or target in results or not _keeps_shape(node, shapes.get(source), arrays.get(node.input[1])):
+    for node in [n for n in graph.node if _reshapes(n)]:
+        target = node.output[0]
+        if top[target] != everywhere[target] or target in results:
+            continue
+        source = _same(node, shapes, arrays, producers)
+        if source is None:
             continue
         for reader in graph.node:
             for index, name in enumerate(reader.input):
                 if name == target:
                     reader.input[index] = source
         graph.node.remove(node)
+    read = Counter([*_names_read(graph), *results])
+    for node in reversed([n for n in graph.node if _reshapes(n)]):
+        if not read[node.output[0]]:
+            read.subtract(node.input)
+            graph.node.remove(node)
     _drop_unused(graph)
+
+
+def _reshapes(node: onnx.NodeProto) -> bool:
+    return node.op_type in RESHAPING and node.domain in ("", "ai.onnx")
+
+
+def _same(node: onnx.NodeProto, shapes: dict[str, tuple[int | None, ...]], arrays: dict[str, onnx.TensorProto],
+          producers: dict[str, onnx.NodeProto]) -> str | None:
+    """The tensor of the same shape with which a chain of reshapes begins, or the last one before `node`."""
+    source, target = str(node.input[0]), shapes.get(node.output[0])
+    found = source if node.op_type == "Reshape" and _keeps_shape(node, shapes.get(source), arrays.get(
+        node.input[1])) else None
+    # As many elements, and at most one dimension that is not known: it is what is left for it.
+    while target is not None and target.count(None) < 2:
+        if shapes.get(source) == target:
+            found = source
+        before = producers.get(source)
+        if before is None or not _reshapes(before):
+            break
+        source = before.input[0]
+    return found
 
 
 def _keeps_shape(node: onnx.NodeProto, shape: tuple[int | None, ...] | None, target: onnx.TensorProto | None) -> bool:

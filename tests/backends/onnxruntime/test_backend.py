@@ -211,6 +211,33 @@ def test_a_reshape_goes_only_if_it_changes_no_shape(tmp_path, target, kept):
     assert ("Reshape" in {n.op_type for n in prepare(read(path)).model.graph.node}) == kept
 
 
+@pytest.mark.parametrize(("pixel", "kept"), [([-1, 8, 1, 1], []), ([-1, 2, 2, 2], ["Squeeze", "Reshape"])])
+def test_axes_that_are_dropped_and_come_back_stay(tmp_path, pixel, kept):
+    b = models.Builder()
+    b.constant("axes", [2, 3], np.int64)
+    b.constant("pixel", pixel, np.int64)
+    gone = b.node("Squeeze", [b.node("GlobalAveragePool", [b.conv("x", "c1", 3, 8)], "gap"), "axes"], "gone")
+    b.nodes.append(onnx.helper.make_node("Relu", [b.node("Reshape", [gone, "pixel"], "back")], ["y"], name="last"))
+    path = b.save(tmp_path / "m.onnx", ["N", 3, 8, 8], ["N", *pixel[1:]])
+    graph = prepare(read(path)).model
+    assert [n.op_type for n in graph.graph.node] == ["Conv", "GlobalAveragePool", *kept, "Relu"]
+    plain, own = (ort.InferenceSession(m, providers=["CPUExecutionProvider"]).run(
+        None, pictures(shape=(3, 8, 8))[0])[0] for m in (str(path), graph.SerializeToString()))
+    assert np.array_equal(plain, own)
+
+
+def test_a_shape_on_the_way_that_others_read_stays(tmp_path):
+    b = models.Builder()
+    b.constant("axes", [2, 3], np.int64)
+    b.constant("pixel", [-1, 8, 1, 1], np.int64)
+    gone = b.node("Squeeze", [b.node("GlobalAveragePool", [b.conv("x", "c1", 3, 8)], "gap"), "axes"], "gone")
+    c = b.conv(b.node("Reshape", [gone, "pixel"], "back"), "c2", 8, 8, size=1)
+    b.node("Mul", [b.node("Squeeze", [c, "axes"], "second"), gone], "y")
+    nodes = prepare(read(b.save(tmp_path / "m.onnx", ["N", 3, 8, 8], ["N", 8]))).model.graph.node
+    assert [n.op_type for n in nodes] == ["Conv", "GlobalAveragePool", "Squeeze", "Conv", "Squeeze", "Mul"]
+    assert nodes[3].input[0] == "gap"
+
+
 def test_a_reshape_or_a_sum_that_is_an_output_or_has_other_readers_stays(tmp_path):
     b = models.Builder()
     b.constant("same", [-1, 4, 8, 8], np.int64)
