@@ -58,13 +58,23 @@ def _run(session: ort.InferenceSession, batch: Batch) -> Sequence[NDArray[Any]]:
     return outputs
 
 
-def _profiled(model: bytes | Path, threads: int, batch: Batch,
-              runs: int) -> tuple[ort.InferenceSession, list[dict[str, Any]]]:
-    """A session whose first runs were recorded, and the record; it records no more."""
+def _profiled(model: bytes | Path, threads: int, batch: Batch, runs: int,
+              optimized: Path | None = None) -> tuple[ort.InferenceSession, list[dict[str, Any]]]:
+    """A session whose first runs were recorded, and the record; it records no more.
+
+    Args:
+        model: A serialized model, or the path of one.
+        threads: Threads for one run.
+        batch: What to run on.
+        runs: How often.
+        optimized: Where to leave the graph that ran; nowhere when left out.
+    """
     with tempfile.TemporaryDirectory(prefix="ncs-profile-") as folder:
         chosen = options(threads)
         chosen.enable_profiling = True
         chosen.profile_file_prefix = str(Path(folder) / "profile")
+        if optimized is not None:
+            chosen.optimized_model_filepath = str(optimized)
         session = _open(model, chosen)
         for _ in range(runs):
             _run(session, batch)
@@ -110,9 +120,11 @@ class OrtExecutable(Executable):
 
     def profile(self, batch: Batch, runs: int) -> Profile:
         """See `Executable.profile`: a session of its own, because a profile that is on slows every run."""
-        _, events = _profiled(self._model, self._threads, batch, runs + 1)
-        model = self._model if isinstance(self._model, bytes) else self._model.read_bytes()
-        return read_times(events, self._operators, origins(optimize(model), self._operators))
+        with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
+            path = Path(folder) / "optimized.onnx"
+            _, events = _profiled(self._model, self._threads, batch, runs + 1, path)
+            graph = onnx.load(str(path), load_external_data=False).graph
+        return read_times(events, self._operators, origins(graph, self._operators))
 
     def executed(self) -> ExecutedOps:
         """What ran, from the engine's own profile of a run.
@@ -125,11 +137,11 @@ class OrtExecutable(Executable):
         return self._executed
 
 
-def origins(optimized: onnx.ModelProto, operators: Mapping[str, str]) -> dict[str, str | None]:
+def origins(graph: onnx.GraphProto, operators: Mapping[str, str]) -> dict[str, str | None]:
     """For each conversion in an optimized graph, by name, the operator whose result it converts; None for none."""
-    producers = {name: node for node in optimized.graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     found: dict[str, str | None] = {}
-    for node in optimized.graph.node:
+    for node in graph.node:
         source: onnx.NodeProto | None = node
         while source is not None and _converts(source.op_type, source.name):
             source = producers.get(source.input[0])
