@@ -198,6 +198,8 @@ class Backend(ABC):
 
     accepts: tuple[str, ...] = ()
     """Model formats it can load, the preferred one first."""
+    cautious: bool = False
+    """Calibration took the process down before: it shall now run nothing but the fp32 model."""
 
     def __init__(self, settings: Any, threads: int = 1) -> None:
         self.settings = settings

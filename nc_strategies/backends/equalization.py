@@ -74,6 +74,16 @@ class Peaks:
             np.maximum(peaks, by_channel, out=peaks)
 
 
+def asked(when: str, cautious: bool) -> bool:
+    """Whether to look for channels to equalize; to find out whether it helps, int8 everywhere has to run.
+
+    Args:
+        when: One of `WHEN`.
+        cautious: See `Backend.cautious`.
+    """
+    return when == "always" or (when == "auto" and not cautious)
+
+
 def adopt(when: str, tensors: int, noise: Callable[[], float], use: Callable[[bool], None]) -> tuple[str, ...]:
     """Equalize for good, or not, and say so.
 

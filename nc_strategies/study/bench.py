@@ -82,8 +82,11 @@ class Bench(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """What the bench holds, as plain data: hashes of model, data and calibration data, names, preprocessing."""
 
-    def calibrate(self) -> None:
+    def calibrate(self, cautious: bool = False) -> None:
         """Bring model and data together, and run fp32 on the calibration data.
+
+        Args:
+            cautious: Run nothing else; see `Backend.cautious`.
 
         Raises:
             InputError: they do not fit each other.
@@ -249,8 +252,9 @@ class LocalBench:
             self._info = self.parts.backend.load(self.parts.model)
             return self.parts.backend.capabilities()
 
-    def calibrate(self) -> None:
+    def calibrate(self, cautious: bool = False) -> None:
         """See `Bench.calibrate`."""
+        self.parts.backend.cautious = cautious
         parts, measure, info = self.parts, self.config.measure, self._info
         evaluation = Dataset(parts.evaluation, parts.preprocess, info, self._order())
         self._calibration = Dataset(parts.calibration, parts.preprocess, info)

@@ -57,11 +57,12 @@ class DiedError(EngineError):
     Args:
         reason: Why, as text for a failed trial.
         by_deadline: It was ended because the run's time was over.
+        crashed: It ended by itself.
     """
 
-    def __init__(self, reason: str, by_deadline: bool = False) -> None:
+    def __init__(self, reason: str, by_deadline: bool = False, crashed: bool = False) -> None:
         super().__init__(reason)
-        self.by_deadline = by_deadline
+        self.by_deadline, self.crashed = by_deadline, crashed
 
 
 class InterruptedCallError(NcsError):
@@ -207,8 +208,8 @@ class Child:
         try:
             status = self.process.wait(GONE)
         except subprocess.TimeoutExpired:
-            return DiedError("the engine's process closed its connection")
-        return DiedError(_reason(status, self.last_words()))
+            return DiedError("the engine's process closed its connection", crashed=True)
+        return DiedError(_reason(status, self.last_words()), crashed=True)
 
     def last_words(self) -> str:
         """The end of what the worker wrote to its standard output and error."""

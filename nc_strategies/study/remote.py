@@ -82,11 +82,18 @@ class RemoteBench:
             return answer
 
     def _prepare(self, request: Request) -> Any:
-        """A call that needs the model to behave: one that takes the worker down is the model's or the data's fault."""
+        """A call that needs the model to behave: one that takes the worker down is the model's or the data's fault.
+
+        Calibration may try int8 everywhere, which is not the model's fault: once more without.
+        """
         begin = time.monotonic()
         try:
             answer = self._run(request)
         except DiedError as error:
+            if request.method == "calibrate" and error.crashed and not request.kwargs:
+                log.warning("%s while %s; once more, with nothing but fp32", error, PREPARING["calibrate"])
+                self._restart("calibrate")
+                return self._prepare(Request("calibrate", kwargs={"cautious": True}))
             raise InputError("model", f"{error} while {PREPARING[request.method]}",
                              "the log holds what it said last") from None
         self._prepared.append((request, answer))

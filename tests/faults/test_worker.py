@@ -60,6 +60,26 @@ def test_a_crash_outside_of_trials_is_one_line_with_its_status(lab, stage, expec
         assert status == 2  # the backend's settings are another problem's
 
 
+def test_int8_that_crashes_while_calibrating_costs_no_run(lab):
+    status, out, err = lab.run(*lab.toy("backend.faults=segfault", "backend.stage=int8", "tuning.max_trials=8",
+                                        "run_dir=run"))
+    assert (status, err) == (0, ""), out
+    assert len(lab.journal()) == 8
+    assert not lab.errors()
+    log = (lab.folder / "run" / "nc_strategies.log").read_text()
+    assert log.count("the engine crashed (SIGSEGV)") == log.count("once more, with nothing but fp32") == 1
+
+
+def test_a_worker_that_starts_again_later_is_cautious_too(lab):
+    status, out, err = lab.run(*lab.toy("strategy=random", "backend.faults=segfault", "backend.stage=int8",
+                                        "backend.later=abort", "tuning.max_trials=4", "run_dir=run"))
+    assert status in (0, 1, 3), (out, err)
+    assert len(lab.journal()) == 4
+    assert lab.errors()
+    assert all(reason.startswith("the engine crashed (SIGABRT)") for reason in lab.errors())
+    assert (lab.folder / "run" / "nc_strategies.log").read_text().count("once more, with nothing but fp32") == 1
+
+
 def test_loading_that_hangs_ends_at_its_limit(lab):
     begin = time.monotonic()
     status, _, err = lab.run(*lab.toy("backend.faults=hang", "backend.stage=load", "tuning.stage_timeout=2",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Batch, Link, ModelInfo
 from nc_strategies.backends.calibration import ALGORITHMS, Histogram
-from nc_strategies.backends.equalization import LOOKED_AT, WHEN, Peaks, adopt, noise_to_signal
+from nc_strategies.backends.equalization import LOOKED_AT, WHEN, Peaks, adopt, asked, noise_to_signal
 from nc_strategies.backends.onnxruntime import equalize, session
 from nc_strategies.backends.onnxruntime import graph as graphs
 from nc_strategies.backends.onnxruntime.assemble import Assembler
@@ -217,7 +217,7 @@ class OnnxRuntimeBackend(Backend):
         self._use(self._plain)
         self._remarks = ()
         self._probe = {name: array[:1] if self._free_batch() else array for name, array in batches[0].items()}
-        chosen = equalize.pairs(self._plain) if self.settings.equalize != "never" else []
+        chosen = equalize.pairs(self._plain) if asked(self.settings.equalize, self.cautious) else []
         peaks = Peaks(chosen)
         self._histograms = self._observe(batches, peaks.look)
         self._ranges.clear()

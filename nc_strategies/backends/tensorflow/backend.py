@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Batch, Executable, Link, ModelInfo, Switchable
 from nc_strategies.backends.calibration import Histogram
-from nc_strategies.backends.equalization import LOOKED_AT, WHEN, Peaks, adopt, noise_to_signal
+from nc_strategies.backends.equalization import LOOKED_AT, WHEN, Peaks, adopt, asked, noise_to_signal
 from nc_strategies.backends.tensorflow import equalize, loading, probe
 from nc_strategies.backends.tensorflow.assemble import Assembled, Assembler, Parts
 from nc_strategies.backends.tensorflow.callable_model import CallableModel
@@ -115,7 +115,8 @@ class TensorFlowBackend(Backend):
         plain = self._plain
         self._use(plain)
         self._remarks = ()
-        chosen = equalize.pairs(plain, self._matched, self._outputs) if self.settings.equalize != "never" else []
+        looking = asked(self.settings.equalize, self.cautious)
+        chosen = equalize.pairs(plain, self._matched, self._outputs) if looking else []
         peaks = Peaks(chosen)
 
         def observe(look: Callable[[str, NDArray[Any]], None] = lambda *_: None) -> dict[str, Histogram]:

@@ -84,6 +84,8 @@ class Faulty(ToyBackend):
 
     def calibrate(self, batches):
         self._at("calibrate")
+        if not self.cautious:
+            self._at("int8")
 
     def reference(self):
         self._at("reference")
@@ -91,6 +93,8 @@ class Faulty(ToyBackend):
 
     def fault(self, config):
         number = int(config.fingerprint[:8], 16)
+        if self.settings.later and config.int8_ops:
+            return self.settings.later
         if self.settings.stage or not config.int8_ops or not self._kinds or number % 100 >= self.settings.share:
             return NONE
         return self._kinds[number // 100 % len(self._kinds)]
