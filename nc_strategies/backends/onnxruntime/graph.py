@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,11 @@ from nc_strategies.backends.base import ModelInfo, TensorSpec
 from nc_strategies.backends.onnxruntime.fold import fold, shape_of
 from nc_strategies.errors import InputError, first_line
 
-MIN_OPSET, QDQ_OPSET = 11, 13
+log = logging.getLogger(__name__)
+MIN_OPSET, QDQ_OPSET, WHOLE_OPSET = 11, 13, 20
+STEPS = ({"Erf", "Mul"}, {"ReduceMean", "Sqrt", "Div"})
+"""Operators that a Gelu and a layer normalization in single steps are made of."""
+WHOLE = {"Gelu", "LayerNormalization"}
 LIMIT = 2**31 - 1
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
 ELEMENTWISE = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"}
@@ -213,7 +218,7 @@ def read(path: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # noqa: BLE001 - missing, escaping or truncated external data: onnx raises several classes
         raise InputError(key, f"its external data cannot be read ({first_line(error)})") from None
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < MIN_OPSET:
         raise InputError(key, f"has opset {opset}", f"opset {MIN_OPSET} or newer is needed")
     if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
@@ -221,11 +226,31 @@ def read(path: Path) -> onnx.ModelProto:
     return model
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses; 0 when it does not say."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def _with_whole_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with layer normalizations and Gelus as operators of their own, where its steps amount to some."""
+    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
+        return folded  # The converter leaves what is inside of branches and loops in the older version.
+    try:
+        newer = fold(version_converter.convert_version(model, WHOLE_OPSET))
+    except Exception as error:  # noqa: BLE001 - the converter does not know every operator; converter and engine raise classes of their own
+        log.info("the steps of layer normalizations and Gelus are left as they are: %s", first_line(error))
+        return folded
+    found = sum(n.op_type in WHOLE for n in newer.graph.node)
+    return newer if found > sum(n.op_type in WHOLE for n in folded.graph.node) else folded
+
+
 def prepare(model: onnx.ModelProto) -> Graph:
     """Fold what can be folded with the engine's basic optimizations, and name every node.
 
     Initializers that are listed as inputs become constants; opsets below 13 are converted, because per-channel
-    dequantization starts there.
+    dequantization starts there. So is a model that computes a layer normalization or Gelu in single steps: with later
+    opsets the engine makes one operator of them, which stays in floating point, where a choice for every step would
+    lose accuracy and time.
 
     Raises:
         InputError: the engine or the converter refuses the model.
@@ -236,11 +261,12 @@ def prepare(model: onnx.ModelProto) -> Graph:
     real = [i for i in own.graph.input if i.name not in constants]
     del own.graph.input[:]
     own.graph.input.extend(real)
-    opset = next(o.version for o in own.opset_import if o.domain in ("", "ai.onnx"))
     try:
-        if opset < QDQ_OPSET:
+        if opset_of(own) < QDQ_OPSET:
             own = version_converter.convert_version(own, QDQ_OPSET)
         folded = fold(own)
+        if opset_of(own) < WHOLE_OPSET and any(types <= {n.op_type for n in folded.graph.node} for types in STEPS):
+            folded = _with_whole_functions(own, folded)
     except Exception as error:  # noqa: BLE001 - engine and converter raise classes of their own
         raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
     seen: Counter[str] = Counter()

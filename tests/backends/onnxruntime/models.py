@@ -140,6 +140,26 @@ def attention(path: Path) -> Path:
     return b.save(path, ["N", 6, 32], ["N", 6, 4])
 
 
+def transformer(path: Path, opset: int = 14) -> Path:
+    """Layer normalization and Gelu in single steps, as PyTorch's exporter writes them for older opsets."""
+    b = Builder(7)
+    for name, value in (("two", 2.0), ("eps", 1e-5), ("root", 2**0.5), ("one", 1.0), ("half", 0.5)):
+        b.constant(name, value)
+    mean = b.node("ReduceMean", ["x"], "mean", axes=[-1])
+    d = b.node("Sub", ["x", mean], "difference")
+    v = b.node("ReduceMean", [b.node("Pow", [d, "two"], "square")], "variance", axes=[-1])
+    n = b.node("Div", [d, b.node("Sqrt", [b.node("Add", [v, "eps"], "above")], "deviation")], "normal")
+    n = b.node("Add", [b.node("Mul", [n, b.weight("gain", 32, scale=1.0)], "gained"), b.weight("shift", 32, scale=0.1)],
+               "shifted")
+    b.weight("up_w", 32, 64)
+    b.weight("down_w", 64, 32)
+    a = b.node("Add", [b.weight("up_b", 64, scale=0.1), b.node("MatMul", [n, "up_w"], "up")], "biased")
+    e = b.node("Add", [b.node("Erf", [b.node("Div", [a, "root"], "scaled")], "erf"), "one"], "more")
+    g = b.node("Mul", [b.node("Mul", [a, e], "twice"), "half"], "gelu")
+    b.node("Add", ["x", b.node("MatMul", [g, "down_w"], "down")], "y")
+    return b.save(path, ["N", 6, 32], ["N", 6, 32], opset=opset)
+
+
 def chain(path: Path, convs: int = 6) -> Path:
     """Convs and Relus only: the shape in which an excluded conv used to be quantized all the same."""
     b = Builder(3)

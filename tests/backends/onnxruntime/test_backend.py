@@ -80,6 +80,12 @@ class TestAttention(OnnxSuite):
     expected_int8 = 5
 
 
+class TestTransformer(OnnxSuite):
+    build = staticmethod(models.transformer)
+    shape = (6, 32)
+    expected_int8 = 4
+
+
 class TestChain(OnnxSuite):
     build = staticmethod(models.chain)
     shape = (3, 10, 10)
@@ -296,6 +302,49 @@ def test_a_constant_multiple_is_exact_for_readers_in_int8_in_fp32_and_outside(tm
     kinds = Counter(n.op_type for n in optimize(backend.save(space.default(), tmp_path / "model").read_bytes())
                     .graph.node)
     assert kinds["Mul"] + kinds["QLinearMul"] == 0
+
+
+@pytest.mark.parametrize("opset", [11, 14, 17])
+def test_the_steps_of_a_layer_normalization_and_a_gelu_become_one_operator_each(tmp_path, opset):
+    path = models.transformer(tmp_path / "m.onnx", opset)
+    backend, space = ready(path, pictures(shape=(6, 32)))
+    assert Counter(n.op_type for n in backend.graph.model.graph.node) == {
+        "LayerNormalization": 1, "MatMul": 2, "Add": 2, "Gelu": 1}
+    assert len(space.ops) == 4
+    saved = backend.save(space.default(), tmp_path / "model")
+    kinds = Counter(n.op_type for n in optimize(saved.read_bytes()).graph.node)
+    assert kinds["QLinearMatMul"] == kinds["QLinearAdd"] == 2
+    assert kinds["Gelu"] == kinds["LayerNormalization"] == 1
+
+
+def test_operators_of_other_domains_are_kept_beside_them(tmp_path):
+    model = onnx.load(str(models.transformer(tmp_path / "m.onnx")))
+    model.graph.node[-1].input[1] = "quick"
+    model.graph.node.insert(len(model.graph.node) - 1, onnx.helper.make_node(
+        "QuickGelu", ["down"], ["quick"], name="quick", domain="com.microsoft", alpha=1.0))
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, str(tmp_path / "own.onnx"))
+    backend, space = ready(tmp_path / "own.onnx", pictures(shape=(6, 32)))
+    kinds = Counter(n.op_type for n in backend.graph.model.graph.node)
+    assert (kinds["QuickGelu"], kinds["Gelu"]) == (1, 1)
+    assert set(space.default().int8_ops) <= backend.realise(space.default()).executed().int8_names
+
+
+def test_steps_stay_where_the_model_has_branches_which_no_converter_enters(tmp_path):
+    model = onnx.load(str(models.transformer(tmp_path / "m.onnx")))
+    branches = []
+    for name in ("then", "else"):
+        output = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        node = onnx.helper.make_node("ReduceMax" if name == "then" else "ReduceMin", ["gelu"], [name], axes=[-1])
+        branches.append(onnx.helper.make_graph([node], name, [], [output]))
+    model.graph.node.extend([
+        onnx.helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0),
+        onnx.helper.make_node("Cast", ["top"], ["choice"], to=onnx.TensorProto.BOOL),
+        onnx.helper.make_node("If", ["choice"], ["extreme"], then_branch=branches[0], else_branch=branches[1])])
+    model.graph.output.append(onnx.helper.make_tensor_value_info("extreme", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, str(tmp_path / "branches.onnx"))
+    kinds = Counter(n.op_type for n in prepare(read(tmp_path / "branches.onnx")).model.graph.node)
+    assert (kinds["Erf"], kinds["Gelu"], kinds["If"]) == (1, 0, 1)
 
 
 def test_softmax_stays_float_unless_asked(tmp_path):
