@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from nc_strategies.backends.onnxruntime import session
+from nc_strategies.backends.onnxruntime import session, shaping, steps
 
 RESHAPING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 """Operators that give the same values in the same order another shape."""
@@ -31,7 +31,13 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
         ort.InferenceSession(model.SerializeToString(), chosen, providers=session.PROVIDERS)
         folded = onnx.load(str(target))
     _pads_into_pools(folded)
+    plain = not any(a.HasField("g") or a.graphs for node in folded.graph.node for a in node.attribute)
+    if plain and shaping.settle(folded):
+        del folded.graph.value_info[:]
     folded = onnx.shape_inference.infer_shapes(folded)
+    if plain:
+        values = [*folded.graph.input, *folded.graph.value_info, *folded.graph.output]
+        steps.join(folded, {v.name: shape_of(v) for v in values if v.type.HasField("tensor_type")})
     _without_empty_reshapes(folded)
     _sums_into_biases(folded)
     return folded
@@ -202,3 +208,8 @@ def shape_of(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
     """Dimensions of a tensor, None where they are free."""
     return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
                  for d in info.type.tensor_type.shape.dim)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses; 0 when it does not say."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)

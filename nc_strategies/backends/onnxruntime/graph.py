@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, version_converter
 
 from nc_strategies.backends.base import ModelInfo, TensorSpec
-from nc_strategies.backends.onnxruntime.fold import fold, shape_of
+from nc_strategies.backends.onnxruntime.fold import fold, opset_of, shape_of
 from nc_strategies.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
@@ -224,11 +224,6 @@ def read(path: Path) -> onnx.ModelProto:
     if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
         raise InputError(key, "is quantized already", "give the fp32 model")
     return model
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that a model uses; 0 when it does not say."""
-    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def _with_whole_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:

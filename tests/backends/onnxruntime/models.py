@@ -160,6 +160,40 @@ def transformer(path: Path, opset: int = 14) -> Path:
     return b.save(path, ["N", 6, 32], ["N", 6, 32], opset=opset)
 
 
+def keras_block(path: Path, length: int | str = 6, **changes: float) -> Path:
+    """Layer normalization, attention's reshapes and Gelu in the steps that tf2onnx writes for a Keras model."""
+    b = Builder(8)
+    values = {"eps": 1e-6, "root": 0.5**0.5, "one": 1.0, "half": 0.5} | changes
+    for name, value in values.items():
+        b.constant(name, value)
+    b.weight("gamma", 1, 1, 32, scale=1.0)
+    b.weight("beta", 1, 1, 32, scale=0.1)
+    mean = b.node("GlobalAveragePool", ["x"], "mean")
+    d = b.node("Sub", ["x", mean], "difference")
+    v = b.node("GlobalAveragePool", [b.node("Mul", [d, d], "square")], "variance")
+    r = b.node("Reciprocal", [b.node("Sqrt", [b.node("Add", [v, "eps"], "above")], "deviation")], "inverse")
+    m = b.node("Mul", [r, "gamma"], "scale")
+    shift = b.node("Add", [b.node("Mul", [b.node("Neg", [mean], "negative"), m], "moved"), "beta"], "shift")
+    n = b.node("Add", [b.node("Mul", ["x", m], "gained"), shift], "normal")
+    b.constant("first", [0], np.int64)
+    b.constant("second", [1], np.int64)
+    b.constant("rest", [-1], np.int64)
+    b.constant("width", [16], np.int64)
+    b.constant("back", [32], np.int64)
+    s = b.node("Shape", [n], "dims")
+    some = b.node("Concat", [b.node("Gather", [s, "first"], "batch"), b.node("Gather", [s, "second"], "length"), "rest",
+                             "width"], "heads", axis=0)
+    h = b.node("Transpose", [b.node("Reshape", [n, some], "split")], "turned", perm=[0, 2, 1, 3])
+    whole = b.node("Concat", ["batch", "length", "back"], "joined", axis=0)
+    b.weight("up_w", 32, 64)
+    a = b.node("MatMul", [b.node("Reshape", [h, whole], "merged"), "up_w"], "up")
+    e = b.node("Erf", [b.node("Mul", [b.node("Neg", [a], "minus"), "root"], "rooted")], "erf")
+    g = b.node("Mul", [b.node("Mul", ["half", a], "halved"), b.node("Sub", ["one", e], "left")], "gelu")
+    b.weight("down_w", 64, 32)
+    b.node("Add", ["x", b.node("MatMul", [g, "down_w"], "down")], "y")
+    return b.save(path, ["N", length, 32], ["N", length, 32])
+
+
 def chain(path: Path, convs: int = 6) -> Path:
     """Convs and Relus only: the shape in which an excluded conv used to be quantized all the same."""
     b = Builder(3)

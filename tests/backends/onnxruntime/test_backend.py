@@ -86,6 +86,12 @@ class TestTransformer(OnnxSuite):
     expected_int8 = 4
 
 
+class TestKerasBlock(OnnxSuite):
+    build = staticmethod(models.keras_block)
+    shape = (6, 32)
+    expected_int8 = 3
+
+
 class TestChain(OnnxSuite):
     build = staticmethod(models.chain)
     shape = (3, 10, 10)
@@ -315,6 +321,69 @@ def test_the_steps_of_a_layer_normalization_and_a_gelu_become_one_operator_each(
     kinds = Counter(n.op_type for n in optimize(saved.read_bytes()).graph.node)
     assert kinds["QLinearMatMul"] == kinds["QLinearAdd"] == 2
     assert kinds["Gelu"] == kinds["LayerNormalization"] == 1
+
+
+def kinds_of(path):
+    return Counter(n.op_type for n in prepare(read(path)).model.graph.node)
+
+
+def test_what_a_keras_block_is_exported_with_becomes_functions_and_constant_shapes(tmp_path):
+    path = models.keras_block(tmp_path / "m.onnx")
+    graph = prepare(read(path)).model
+    assert Counter(n.op_type for n in graph.graph.node) == {
+        "LayerNormalization": 1, "Reshape": 2, "Transpose": 1, "MatMul": 2, "Gelu": 1, "Add": 1}
+    arrays = {i.name: onnx.numpy_helper.to_array(i).tolist() for i in graph.graph.initializer}
+    assert [arrays[n.input[1]] for n in graph.graph.node if n.op_type == "Reshape"] == [[-1, 6, 2, 16], [-1, 6, 32]]
+    for batch in (1, 3, 7):
+        feed = pictures(batch, (6, 32), seed=batch)[0]
+        plain, own = (ort.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+                      for m in (str(path), graph.SerializeToString()))
+        np.testing.assert_allclose(plain, own, atol=1e-5)
+
+
+@pytest.mark.parametrize(("changes", "kept"), [
+    ({"root": 0.7}, "Erf"), ({"one": 1.1}, "Erf"), ({"half": 0.6}, "Erf")])
+def test_steps_with_other_constants_are_another_function(tmp_path, changes, kept):
+    kinds = kinds_of(models.keras_block(tmp_path / "m.onnx", **changes))
+    assert (kinds["Gelu"], kinds[kept]) == (0, 1)
+
+
+def test_shapes_stay_computed_where_more_than_the_batch_is_free(tmp_path):
+    assert kinds_of(models.keras_block(tmp_path / "m.onnx", length="L"))["Shape"] == 1
+
+
+def test_shapes_stay_computed_where_they_depend_on_values(tmp_path):
+    b = models.Builder()
+    b.constant("pair", [2, -1], np.int64)
+    b.constant("flat", [-1], np.int64)
+    found = b.node("NonZero", ["x"], "found")
+    dims = b.node("Shape", [b.node("Transpose", [found], "turned", perm=[1, 0])], "dims")
+    b.node("Cast", [b.node("Reshape", [found, b.node("Concat", [dims], "again", axis=0)], "moved")], "y", to=1)
+    path = b.save(tmp_path / "m.onnx", ["N", 8], [None, None])
+    graph = prepare(read(path)).model
+    assert "Shape" in {n.op_type for n in graph.graph.node}
+    feed = {"x": np.array([[0, 1, 0, 2, 0, 0, 3, 0]], np.float32)}
+    plain, own = (ort.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+                  for m in (str(path), graph.SerializeToString()))
+    assert np.array_equal(plain, own)
+
+
+def test_shapes_stay_computed_where_made_up_inputs_do_not_run(tmp_path, caplog):
+    b = models.Builder()
+    b.constant("one", [0], np.int64)
+    b.constant("rest", [-1], np.int64)
+    b.weight("table", 1, 8)  # A table of one row: the number one is not in it.
+    rows = b.node("Gather", ["table", "x"], "rows")
+    shape = b.node("Concat", [b.node("Gather", [b.node("Shape", [rows], "dims"), "one"], "batch"), "rest"], "flat",
+                   axis=0)
+    b.node("Reshape", [rows, shape], "y")
+    path = b.save(tmp_path / "m.onnx", ["N", 4], ["N", 32])
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, str(path))
+    with caplog.at_level("INFO"):
+        assert kinds_of(path)["Shape"] == 1
+    assert "shapes are left to be computed" in caplog.text
 
 
 def test_operators_of_other_domains_are_kept_beside_them(tmp_path):
