@@ -14,6 +14,7 @@ from onnx import helper
 
 from nc_strategies.backends.onnxruntime.graph import FOLLOWING, Graph, Unit
 from nc_strategies.backends.onnxruntime.session import BARRIER, MOVEMENT
+from nc_strategies.backends.onnxruntime.steps import bends
 from nc_strategies.backends.onnxruntime.weights import WeightCache, tensor
 from nc_strategies.space import Config, OpScheme, TensorScheme
 
@@ -173,6 +174,9 @@ class _Build:
 
     def int8_unit(self, unit: Unit, scheme: OpScheme) -> None:
         key = scheme.activation
+        if unit.type == "HardSigmoid":
+            self.hard_sigmoid(unit, key)
+            return
         node = onnx.NodeProto()
         node.CopyFrom(unit.node)
         sources = {name: self.quantized(name, key) for name in unit.inputs}
@@ -199,6 +203,33 @@ class _Build:
                 # The quantized range itself saturates where the activation function would.
                 self.dropped.add(unit.act.name)
             self.emit_quantized(node, unit.output, out_key)
+
+    def hard_sigmoid(self, unit: Unit, key: TensorScheme) -> None:
+        """A sum with a constant, whose quantized range saturates where the function does, in another scale.
+
+        ``clip(alpha x + beta, 0, 1)`` is ``alpha clip(x + beta / alpha, 0, 1 / alpha)``. Where zero is not the lowest
+        number of the scheme, there is no such form: the operator stays as it is, and is not seen to run in int8.
+        """
+        alpha, beta = bends(unit.node)
+        readers = self.wanted(unit.output)
+        for wanted in (*readers[:1], key):
+            scale, zero = self.parameters(unit.output, wanted)
+            if zero == QMIN:
+                break
+        else:
+            self.float_node(unit.node)
+            return
+        shift = self.variant(f"ncs/shift_{beta / alpha:.9g}", wanted, np.float32(beta / alpha / QMAX), QMIN)
+        self.constant(shift.name, np.asarray(QMAX, np.uint8))
+        self.scalars(shift)
+        source = self.quantized(unit.inputs[0], key)
+        made = self.variant(f"{unit.output}/sum", wanted, np.float32(scale / alpha), zero)
+        self.nodes.append(helper.make_node("Add", [self.dequantize(source), self.dequantize(shift)],
+                                           [f"{unit.output}/open"], name=unit.name))
+        self.quantize(f"{unit.output}/open", made)
+        self.state[unit.output] = self.times(made, unit.output, alpha)
+        if unit.output in self.graph.outputs:
+            self.nodes.append(self.dq_node(self.state[unit.output], unit.output))
 
     def following(self, node: onnx.NodeProto) -> None:
         source = self.state[node.input[0]]

@@ -174,7 +174,7 @@ class OnnxRuntimeBackend(Backend):
         """Operators which the engine turns into int8 kernels, read from its optimized graph with made-up ranges."""
         def ranges(name: str, algorithm: str) -> tuple[float, float]:
             node = self.graph.producers.get(name)
-            return (0.0, 1.0) if node is not None and node.op_type in graphs.ACTIVATIONS else (-1.0, 1.0)
+            return (0.0, 1.0) if node is not None and node.op_type in graphs.NOT_NEGATIVE else (-1.0, 1.0)
 
         model, _ = self._assembler.build(config, ranges)
         optimized = session.optimize(model.SerializeToString())

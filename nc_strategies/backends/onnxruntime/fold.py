@@ -38,6 +38,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     if plain:
         values = [*folded.graph.input, *folded.graph.value_info, *folded.graph.output]
         steps.join(folded, {v.name: shape_of(v) for v in values if v.type.HasField("tensor_type")})
+        folded = onnx.shape_inference.infer_shapes(folded)
     _without_empty_reshapes(folded)
     _sums_into_biases(folded)
     return folded

@@ -15,6 +15,7 @@ from onnx import numpy_helper, version_converter
 
 from nc_strategies.backends.base import ModelInfo, TensorSpec
 from nc_strategies.backends.onnxruntime.fold import fold, opset_of, shape_of
+from nc_strategies.backends.onnxruntime.steps import bends
 from nc_strategies.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ STEPS = ({"Erf", "Mul"}, {"ReduceMean", "Sqrt", "Div"})
 WHOLE = {"Gelu", "LayerNormalization"}
 LIMIT = 2**31 - 1
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
-ELEMENTWISE = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"}
+ELEMENTWISE = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "HardSigmoid", "LeakyRelu"}
 OPT_IN = {"Softmax"}
 QUANTIZABLE = WEIGHTED | ELEMENTWISE | OPT_IN
 FOLLOWING = {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
@@ -32,6 +33,7 @@ FOLLOWING = {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze
 LEAST_FACTOR, LARGEST_FACTOR = 1e-6, 1e6
 """Constants by which a quantized tensor is scaled without touching its values."""
 ACTIVATIONS = {"Relu", "Clip"}
+NOT_NEGATIVE = ACTIVATIONS | {"HardSigmoid"}
 QUIET = ("Constant",)
 
 
@@ -161,6 +163,8 @@ class Graph:
         if len(constants) == len(names):
             return None
         act = self._activation(node.output[0])
+        if node.op_type == "HardSigmoid" and (act is not None or min(bends(node)) <= 0):
+            return None
         low, high = self._bounds(act) if act is not None else (-np.inf, np.inf)
         inputs = tuple(n for n in names if n not in self.initializers)
         return Unit(node, inputs, constants, weight, bias, act, low, high)

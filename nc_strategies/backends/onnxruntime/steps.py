@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 LEAST_OPSET, ENGINE = 17, "com.microsoft"
 ROUNDING = 1e-6
-STEPS = {"GlobalAveragePool", "ReduceMean", "Neg", "Sub", "Mul", "Add", "Sqrt", "Reciprocal", "Erf"}
+STEPS = {"Clip", "Div", "GlobalAveragePool", "ReduceMean", "Neg", "Sub", "Mul", "Add", "Sqrt", "Reciprocal", "Erf"}
 MEANS = {"GlobalAveragePool", "ReduceMean"}
 
 
@@ -113,6 +113,25 @@ class _Graph:
             for (_, values), value in ((root, 0.5**0.5), (one, 1.0), (half, 0.5)))
         return (source, last) if right else None
 
+    def hard_sigmoid(self, clip: onnx.NodeProto) -> tuple[str, float, float, onnx.NodeProto] | None:
+        """What a hard sigmoid around a Clip reads, its alpha and beta, and its last step: ``clip(x + c, 0, h) / h``."""
+        added = self.made_by(clip.input[0], "Add")
+        shift = self.constant(added) if added is not None else None
+        bounds = [numpy_helper.to_array(self.arrays[n]).item() for n in clip.input[1:] if n in self.arrays]
+        last = self._only(clip.output[0], "Mul") or self._only(clip.output[0], "Div")
+        factor = self.constant(last) if last is not None else None
+        if shift is None or last is None or factor is None or len(bounds) != 2 or len(self.readers[clip.input[0]]) > 1:
+            return None
+        if shift[1].size != 1 or factor[1].size != 1 or (last.op_type == "Div" and last.input[0] != clip.output[0]):
+            return None
+        alpha = factor[1].item() if last.op_type == "Mul" else 1 / (factor[1].item() or np.inf)
+        right = bounds[0] == 0 and shift[1].item() > 0 and abs(alpha * bounds[1] - 1) < ROUNDING
+        return (shift[0], alpha, alpha * shift[1].item(), last) if right else None
+
+    def alone_behind_conv(self, name: str) -> bool:
+        """Whether a tensor is what a convolution gives to one reader only."""
+        return self.made_by(name, "Conv") is not None and len(self.readers.get(name, [])) == 1
+
     def _only(self, name: str, kind: str) -> onnx.NodeProto | None:
         """The one reader of a tensor, if it is of a type."""
         readers = self.readers.get(name, [])
@@ -120,16 +139,19 @@ class _Graph:
 
 
 def join(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
-    """Replace the steps of layer normalizations over the last axis and of Gelus by one operator each.
+    """Replace the steps of layer normalizations over the last axis, Gelus and hard sigmoids by one operator each.
 
     A normalization is ``x * m + (beta - mean * m)`` with ``m = gamma / sqrt(variance + epsilon)``, its means written as
     poolings by tf2onnx. The Gelu is the engine's own: that of ONNX needs a later opset than the exporter writes.
+
+    A hard sigmoid behind a convolution that nothing else reads becomes steps instead, which cost less there.
 
     Args:
         model: Changed in place; nothing in it has branches or loops.
         shapes: Dimensions of its tensors, None where they are free.
     """
     versions = {o.domain: o.version for o in model.opset_import}
+    _part(model)
     graph, view = model.graph, _Graph(model, shapes)
     for node in list(graph.node):
         if node.op_type == "Reciprocal" and versions.get("", 0) >= LEAST_OPSET:
@@ -148,12 +170,46 @@ def join(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -
                 continue
             source, last = gelu
             made = onnx.helper.make_node("Gelu", [source], [last.output[0]], name=last.name, domain=ENGINE)
+        elif node.op_type == "Clip":
+            gate = view.hard_sigmoid(node)
+            if gate is None or view.alone_behind_conv(gate[0]):
+                continue  # A convolution takes the sum into its bias, and the bounds into its range.
+            source, alpha, beta, last = gate
+            made = onnx.helper.make_node("HardSigmoid", [source], [last.output[0]], name=last.name, alpha=alpha,
+                                         beta=beta)
         else:
             continue
         place = next(i for i, other in enumerate(graph.node) if other.output[0] == last.output[0])
         del graph.node[place]
         graph.node.insert(place, made)
     _drop_unread(graph)
+
+
+def bends(node: onnx.NodeProto) -> tuple[float, float]:
+    """Alpha and beta of a ``HardSigmoid``."""
+    given = {a.name: a.f for a in node.attribute}
+    return given.get("alpha", 0.2), given.get("beta", 0.5)
+
+
+def _part(model: onnx.ModelProto) -> None:
+    """Write the hard sigmoids which alone read a convolution in steps."""
+    graph, view = model.graph, _Graph(model, {})
+    for node in [n for n in graph.node if n.op_type == "HardSigmoid" and view.alone_behind_conv(n.input[0])]:
+        alpha, beta = bends(node)
+        if alpha <= 0:
+            continue
+        place = next(i for i, other in enumerate(graph.node) if other.output[0] == node.output[0])
+        stem, source, result = node.name or node.output[0], node.input[0], node.output[0]
+        values = {"shift": beta / alpha, "low": 0.0, "high": 1 / alpha, "factor": alpha}
+        graph.initializer.extend(numpy_helper.from_array(np.float32(v), f"{result}/{n}") for n, v in values.items())
+        del graph.node[place]
+        steps = [
+            onnx.helper.make_node("Add", [source, f"{result}/shift"], [f"{result}/sum"], name=f"{stem}/sum"),
+            onnx.helper.make_node("Clip", [f"{result}/sum", f"{result}/low", f"{result}/high"], [f"{result}/clip"],
+                                  name=f"{stem}/clip"),
+            onnx.helper.make_node("Mul", [f"{result}/clip", f"{result}/factor"], [result], name=stem)]
+        for step in reversed(steps):
+            graph.node.insert(place, step)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

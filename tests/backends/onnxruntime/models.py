@@ -107,6 +107,18 @@ def squeeze_and_excite(path: Path) -> Path:
     return b.save(path, ["N", 3, 12, 12], ["N", 4, 12, 12])
 
 
+def hard_gates(path: Path, alpha: float = 1 / 6, beta: float = 0.5) -> Path:
+    """Hard swishes and a gate as PyTorch's exporter writes them: HardSwish, and HardSigmoid behind a convolution."""
+    b = Builder(9)
+    s = b.node("HardSwish", [b.conv("x", "c1", 3, 8)], "swish")
+    a = b.node("AveragePool", [s], "pooled", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    h = b.node("HardSigmoid", [a], "bent", alpha=alpha, beta=beta)
+    g = b.conv(b.node("GlobalAveragePool", [h], "gap"), "g1", 8, 8, size=1)
+    g = b.node("HardSigmoid", [g], "gate", alpha=alpha, beta=beta)
+    b.nodes.append(helper.make_node("Relu", [b.conv(b.node("Mul", [h, g], "gated"), "c2", 8, 4)], ["y"], name="last"))
+    return b.save(path, ["N", 3, 12, 12], ["N", 4, 12, 12])
+
+
 def concat_and_average(path: Path) -> Path:
     """Two branches joined by Concat, average pools, Sigmoid gate by Mul, an unused branch of HardSwish."""
     b = Builder(1)

@@ -68,6 +68,13 @@ class TestSqueezeAndExcite(OnnxSuite):
     random_configs = 15
 
 
+class TestHardGates(OnnxSuite):
+    build = staticmethod(models.hard_gates)
+    shape = (3, 12, 12)
+    expected_int8 = 8
+    random_configs = 15
+
+
 class TestConcatAndAverage(OnnxSuite):
     build = staticmethod(models.concat_and_average)
     shape = (3, 12, 12)
@@ -209,6 +216,51 @@ def test_a_profile_tells_whose_result_a_conversion_converts(tmp_path):
         around = {a for a, b in capabilities.edges if b == name} | {a for a, b in capabilities.edges if a == name}
         assert around <= set(found.converted)
     assert None in found.converted
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1 / 6, 0.5), (0.2, 0.5), (1.0, 2.0)])
+def test_a_hard_sigmoid_is_a_sum_in_int8_and_one_operator_in_fp32(tmp_path, alpha, beta):
+    path = models.hard_gates(tmp_path / "m.onnx", alpha, beta)
+    batches = [{"x": 4 * pictures(shape=(3, 12, 12))[0]["x"]}]
+    backend, space = ready(path, batches)
+    assert sorted(op.type for op in space.ops.values()) == [
+        "AveragePool", "Conv", "Conv", "Conv", "GlobalAveragePool", "HardSigmoid", "HardSigmoid", "Mul", "Mul"]
+    kinds = Counter(n.op_type for n in optimize(backend.save(space.default(), tmp_path / "model").read_bytes())
+                    .graph.node)
+    assert (kinds["QLinearAdd"], kinds["QLinearMul"], kinds["HardSigmoid"], kinds["Add"]) == (2, 2, 0, 0)
+    floats = Counter(n.op_type for n in prepare(read(path)).model.graph.node)
+    # The gate behind its convolution is that one's bias and range.
+    assert (floats["HardSigmoid"], floats["Add"], floats["Clip"]) == (2, 0, 1)
+    fp32, int8 = (model.predict(batches[0])[0] for model in (backend.reference(), backend.realise(space.default())))
+    assert np.linalg.norm(int8 - fp32) < 0.06 * np.linalg.norm(fp32)
+
+
+def test_a_hard_sigmoid_in_int8_saturates_where_the_function_does(tmp_path):
+    b = models.Builder(3)
+    a = b.node("AveragePool", ["x"], "pooled", kernel_shape=[1, 1])
+    b.node("HardSigmoid", [a], "y", alpha=0.25, beta=0.5)
+    path = b.save(tmp_path / "m.onnx", ["N", 1, 1, 401], ["N", 1, 1, 401])
+    line = np.linspace(-8, 8, 401, dtype=np.float32).reshape(1, 1, 1, -1)
+    backend, space = ready(path, [{"x": line}])
+    assert set(space.default().int8_ops) == {"AveragePool_pooled", "HardSigmoid_y"}
+    found = backend.realise(space.default()).predict({"x": line})[0]
+    assert backend.realise(space.default()).executed().int8_names == {"AveragePool_pooled", "HardSigmoid_y"}
+    # One step of x is 16/255 wide, which is a quarter of that here.
+    np.testing.assert_allclose(found, np.clip(0.25 * line + 0.5, 0, 1), atol=0.5 * 16 / 255 * 0.25 + 0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("other", ["low", "high", "shift", "factor"])
+def test_steps_that_are_no_hard_sigmoid_stay(tmp_path, other):
+    values = {"low": 0.0, "high": 6.0, "shift": 3.0, "factor": 1 / 6}
+    values[other] += 0.5
+    b = models.Builder(3)
+    for name, value in values.items():
+        b.constant(name, value)
+    a = b.node("AveragePool", ["x"], "pooled", kernel_shape=[1, 1])
+    c = b.node("Clip", [b.node("Add", [a, "shift"], "sum"), "low", "high"], "clipped")
+    b.node("Mul", [c, "factor"], "y")
+    kinds = kinds_of(b.save(tmp_path / "m.onnx", ["N", 3, 8, 8], ["N", 3, 8, 8]))
+    assert kinds["HardSigmoid"] == (other == "shift")
 
 
 @pytest.mark.parametrize(("target", "kept"), [
