@@ -16,7 +16,7 @@ from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 
 log = logging.getLogger(__name__)
-RUNS, MOST_RUNS, RUNS_SECONDS = 25, 150, 0.15
+RUNS, MOST_RUNS, RUNS_SECONDS = 25, 100, 0.1
 """Timed runs of a configuration: so many, and more of a short model as long as fp32's take no more than these seconds.
 What a graph's place in memory adds to all its runs, only more graphs average out."""
 ENDS = 2
@@ -31,7 +31,7 @@ number of operators counts."""
 SHARES = (0.5, 0.2, 0.35)
 """Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
 ENOUGH = 0.035
-"""Error at which no further pairs are timed."""
+"""Error, beyond what the noise of the timings explains, at which no further pairs are timed."""
 ANCHORED = 0.5
 """How much closer than the others the model is held to the timings of the two ends."""
 PLACE = 0.02
@@ -136,7 +136,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
         space: What may be chosen.
         batch: What trials are timed with.
         rng: Draws configurations and shuffles runs.
-        runs: Timed runs of a configuration; by fp32's latency when left out, from 25 to 150.
+        runs: Timed runs of a configuration; by fp32's latency when left out, from 25 to 100.
         limit: Seconds after which the timing of four configurations stops, once there were 20 runs.
         clock: Gives the seconds that are counted; `time.perf_counter` when left out.
         reference: fp32 as trials are timed beside it, which stays open; chosen and opened here when left out. Two
@@ -164,23 +164,27 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     halves = list(_halves(space, pairs, rng))
     for start in range(0, len(halves), SIDE_BY_SIDE):
         timed += bench.time(halves[start : start + SIDE_BY_SIDE], set())
-        values, error = _fit(columns, prior, timed)
-        if profiles and start and error <= ENOUGH:
+        values, error, own = _fit(columns, prior, timed)
+        if profiles and start and own <= ENOUGH:
             break
     bench.close()
     log.info("latency model: %d timings, %d profiles, error %.3f", len(timed), len(profiles), error)
     return columns.terms(values, error)
 
 
-def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array, float]:
-    """Terms, and the error on the random configurations, each predicted without itself."""
+def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array, float, float]:
+    """Terms, the error on the random configurations, each predicted without itself, and that beyond their noise."""
     rows = np.stack([columns.row(sample.config) for sample in timed])
     ratios = np.array([sample.ratio for sample in timed])
     deviation = np.hypot([sample.deviation for sample in timed], PLACE)
     held = np.array([ANCHORED if sample.name in ("float", "int8") else 1.0 for sample in timed])
     values, left_out = posterior(prior, rows, ratios, deviation * ratios * held)
     mixed = np.array([sample.name.startswith("half") for sample in timed])
-    return values, float(np.sqrt(np.mean((left_out[mixed] / ratios[mixed]) ** 2))) if mixed.any() else 0.0
+    if not mixed.any():
+        return values, 0.0, 0.0
+    squared = float(np.mean((left_out[mixed] / ratios[mixed]) ** 2))
+    noise = float(np.mean(np.array([sample.deviation for sample in timed])[mixed] ** 2))
+    return values, float(np.sqrt(squared)), float(np.sqrt(max(0.0, squared - noise)))
 
 
 def _int8(space: Space) -> dict[tuple[str, ...], tuple[OpScheme, ...]]:

@@ -355,10 +355,31 @@ def test_a_timing_that_was_noisy_is_not_held_to():
 
     def error(deviation):
         end = _Timed("int8", default, 1.2 * truth(default), deviation)
-        values, _ = _fit(columns, prior, [*timed, end])
+        values, _, _ = _fit(columns, prior, [*timed, end])
         return abs(float(columns.row(default) @ values) / truth(default) - 1)
 
     assert error(0.3) < 0.05 < error(0.001)
+
+
+def test_what_the_noise_of_timings_explains_asks_for_no_further_ones():
+    rng = np.random.default_rng(4)
+    truth, columns = true_terms(rng), Columns(space_of(), links_of())
+    all_float = space_of().all_float()
+    configs = [all_float.with_ops(dict.fromkeys(rng.permutation(NAMES)[: rng.integers(1, len(NAMES))], ASYM))
+               for _ in range(60)]
+    prior = expected(columns, (), 1e-3, 1)
+
+    def found(noise, deviation):
+        return _fit(columns, prior, [_Timed(f"half {i}", config, truth(config) * (1 + noise * rng.normal()), deviation)
+                                     for i, config in enumerate(configs)])[1:]
+
+    _, exact = found(0.0, 0.005)
+    error, own = found(0.05, 0.05)
+    unexplained, its_own = found(0.05, 0.005)
+    assert error > 0.04
+    assert own < 0.75 * error
+    assert its_own > 0.9 * unexplained
+    assert exact < 0.02
 
 
 def test_the_given_clock_counts(toy):

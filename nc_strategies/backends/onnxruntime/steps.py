@@ -144,7 +144,8 @@ def join(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -
     A normalization is ``x * m + (beta - mean * m)`` with ``m = gamma / sqrt(variance + epsilon)``, its means written as
     poolings by tf2onnx. The Gelu is the engine's own: that of ONNX needs a later opset than the exporter writes.
 
-    A hard sigmoid behind a convolution that nothing else reads becomes steps instead, which cost less there.
+    A hard sigmoid behind a convolution that nothing else reads becomes steps instead, which cost less there, and a mean
+    over the picture a pooling, which runs in int8.
 
     Args:
         model: Changed in place; nothing in it has branches or loops.
@@ -152,6 +153,7 @@ def join(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -
     """
     versions = {o.domain: o.version for o in model.opset_import}
     _part(model)
+    _pool(model, shapes)
     graph, view = model.graph, _Graph(model, shapes)
     for node in list(graph.node):
         if node.op_type == "Reciprocal" and versions.get("", 0) >= LEAST_OPSET:
@@ -210,6 +212,30 @@ def _part(model: onnx.ModelProto) -> None:
             onnx.helper.make_node("Mul", [f"{result}/clip", f"{result}/factor"], [result], name=stem)]
         for step in reversed(steps):
             graph.node.insert(place, step)
+
+
+def _pool(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
+    """Write means over height and width as ``GlobalAveragePool``."""
+    graph, view = model.graph, _Graph(model, shapes)
+    for node in [n for n in graph.node if n.op_type == "ReduceMean" and n.domain in ("", "ai.onnx")]:
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        axes = given.get("axes")
+        if len(node.input) > 1 and node.input[1] in view.arrays:
+            axes = numpy_helper.to_array(view.arrays[node.input[1]]).tolist()
+        shape = shapes.get(node.input[0], ())
+        if len(shape) != 4 or axes is None or sorted(a % 4 for a in axes) != [2, 3]:
+            continue
+        place = next(i for i, other in enumerate(graph.node) if other.output[0] == node.output[0])
+        result, kept = node.output[0], given.get("keepdims", 1)
+        pooled = result if kept else f"{result}/pooled"
+        made = [onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)]
+        if not kept:
+            graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), f"{result}/axes"))
+            made.append(onnx.helper.make_node("Squeeze", [pooled, f"{result}/axes"], [result],
+                                              name=f"{node.name or result}/squeeze"))
+        del graph.node[place]
+        for one in reversed(made):
+            graph.node.insert(place, one)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

@@ -249,6 +249,24 @@ def test_a_hard_sigmoid_in_int8_saturates_where_the_function_does(tmp_path):
     np.testing.assert_allclose(found, np.clip(0.25 * line + 0.5, 0, 1), atol=0.5 * 16 / 255 * 0.25 + 0.5 / 255 + 1e-6)
 
 
+@pytest.mark.parametrize(("axes", "keepdims", "opset", "kinds"), [
+    ([2, 3], 1, 14, ["GlobalAveragePool"]), ([-1, -2], 0, 14, ["GlobalAveragePool", "Squeeze"]),
+    ([3, 2], 0, 18, ["GlobalAveragePool", "Squeeze"]), ([1, 2], 1, 14, ["ReduceMean"]), ([2], 1, 18, ["ReduceMean"])])
+def test_a_mean_over_the_picture_is_a_pooling_which_runs_in_int8(tmp_path, axes, keepdims, opset, kinds):
+    b = models.Builder(3)
+    given = {"keepdims": keepdims, **({"axes": axes} if opset < 18 else {})}
+    inputs = [b.conv("x", "c1", 3, 8), *([b.constant("axes", axes, np.int64)] if opset >= 18 else [])]
+    b.node("Sigmoid", [b.node("ReduceMean", inputs, "mean", **given)], "y")
+    path = b.save(tmp_path / "m.onnx", ["N", 3, 6, 6], [None] * (2 if keepdims == 0 else 4), opset)
+    backend, space = ready(path, pictures(shape=(3, 6, 6)))
+    assert [n.op_type for n in backend.graph.model.graph.node] == ["Conv", *kinds, "Sigmoid"]
+    feed = pictures(shape=(3, 6, 6), seed=1)[0]
+    np.testing.assert_allclose(backend.realise(space.all_float()).predict(feed)[0],
+                               backend.reference().predict(feed)[0], atol=1e-5)
+    executed = backend.realise(space.default()).executed()
+    assert executed.int8["GlobalAveragePool"] == ("GlobalAveragePool" in kinds)
+
+
 @pytest.mark.parametrize("other", ["low", "high", "shift", "factor"])
 def test_steps_that_are_no_hard_sigmoid_stay(tmp_path, other):
     values = {"low": 0.0, "high": 6.0, "shift": 3.0, "factor": 1 / 6}
