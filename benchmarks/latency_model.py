@@ -33,7 +33,7 @@ from nc_strategies.space import FLOAT, Config, Space
 
 PIXELS = {"mobilenet_v1": 64, "mobilenet_v3_small": 64, "resnet50_v1": 32}
 BACKENDS = ("onnxruntime", "tensorflow")
-CALIBRATION, SIDE_BY_SIDE = 50, 4
+CALIBRATION, SIDE_BY_SIDE = 50, 1
 MEAN_ERROR, RANK_CORRELATION = 0.04, 0.95
 """What is required of every model and backend."""
 SESSIONS = 4

@@ -23,14 +23,15 @@ ENDS = 2
 """How many times as many runs the ends and the other sorts of int8 get: each of their terms hangs on one timing."""
 PROFILED_RUNS, MOST_PROFILED_RUNS = 15, 60
 """Profiled runs of a configuration: as many as timed ones, within these bounds."""
-SIDE_BY_SIDE = 4
-"""Configurations that are open at the same time, beside fp32: each holds a copy of the model's weights."""
+SIDE_BY_SIDE, AT_ONCE = 1, 4
+"""Configurations that are open at the same time beside fp32, as many as in a trial: the more there are, the colder are
+the caches of each. And how many are timed before the error is looked at."""
 PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 16, 8, 16
 """Random configurations to time, in pairs of a part and its complement: with profiles at most, and without, where the
 number of operators counts."""
 SHARES = (0.5, 0.2, 0.35)
 """Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
-ENOUGH = 0.035
+ENOUGH = 0.03
 """Error, beyond what the noise of the timings explains, at which no further pairs are timed."""
 ANCHORED = 0.5
 """How much closer than the others the model is held to the timings of the two ends."""
@@ -162,8 +163,8 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     samples = len(next(iter(batch.values())))
     prior = expected(columns, profiles, bench.seconds, samples)
     halves = list(_halves(space, pairs, rng))
-    for start in range(0, len(halves), SIDE_BY_SIDE):
-        timed += bench.time(halves[start : start + SIDE_BY_SIDE], set())
+    for start in range(0, len(halves), AT_ONCE):
+        timed += bench.time(halves[start : start + AT_ONCE], set())
         values, error, own = _fit(columns, prior, timed)
         if profiles and start and own <= ENOUGH:
             break
