@@ -31,7 +31,7 @@ PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 16, 8, 16
 number of operators counts."""
 SHARES = (0.5, 0.2, 0.35)
 """Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
-ENOUGH = 0.03
+ENOUGH = 0.02
 """Error, beyond what the noise of the timings explains, at which no further pairs are timed."""
 ANCHORED = 0.5
 """How much closer than the others the model is held to the timings of the two ends."""
