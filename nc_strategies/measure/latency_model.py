@@ -138,7 +138,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
         batch: What trials are timed with.
         rng: Draws configurations and shuffles runs.
         runs: Timed runs of a configuration; by fp32's latency when left out, from 25 to 100.
-        limit: Seconds after which the timing of four configurations stops, once there were 20 runs.
+        limit: Seconds after which the timing of a configuration stops, once there were 20 runs.
         clock: Gives the seconds that are counted; `time.perf_counter` when left out.
         reference: fp32 as trials are timed beside it, which stays open; chosen and opened here when left out. Two
             sessions of one model differ by a few per cent, so that ratios only compare beside the same one.

@@ -9,12 +9,13 @@ import onnx
 from onnx import numpy_helper
 
 from nc_strategies.backends.equalization import Array, Pair, factors
+from nc_strategies.backends.onnxruntime.fold import has_branches
 from nc_strategies.backends.onnxruntime.graph import Graph, Unit
 
 
 def pairs(graph: Graph) -> list[Pair[Unit]]:
     """The tensors of a model whose channels can be scaled; none where branches or loops may read any tensor."""
-    if any(a.graphs or a.HasField("g") for node in graph.model.graph.node for a in node.attribute):
+    if has_branches(graph.model):
         return []
     by_input = {unit.inputs[0]: unit for unit in graph.units.values() if unit.weight is not None}
     found = []

@@ -17,6 +17,7 @@ from nc_strategies.backends.onnxruntime import session, shaping, steps
 RESHAPING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 """Operators that give the same values in the same order another shape."""
 
+
 def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model after the engine's basic optimizations and those below, with the shapes of its tensors.
 
@@ -31,7 +32,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
         ort.InferenceSession(model.SerializeToString(), chosen, providers=session.PROVIDERS)
         folded = onnx.load(str(target))
     _pads_into_pools(folded)
-    plain = not any(a.HasField("g") or a.graphs for node in folded.graph.node for a in node.attribute)
+    plain = not has_branches(folded)
     if plain and shaping.settle(folded):
         del folded.graph.value_info[:]
     folded = onnx.shape_inference.infer_shapes(folded)
@@ -203,6 +204,11 @@ def _not_negative(node: onnx.NodeProto | None, arrays: dict[str, onnx.TensorProt
         return node is not None
     low = node.input[1] if node.op_type == "Clip" and len(node.input) > 1 else ""
     return low in arrays and bool(numpy_helper.to_array(arrays[low]) >= 0)
+
+
+def has_branches(model: onnx.ModelProto) -> bool:
+    """Whether a model has branches or loops, which may read any tensor from within."""
+    return any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute)
 
 
 def shape_of(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, version_converter
 
 from nc_strategies.backends.base import ModelInfo, TensorSpec
-from nc_strategies.backends.onnxruntime.fold import fold, opset_of, shape_of
+from nc_strategies.backends.onnxruntime.fold import fold, has_branches, opset_of, shape_of
 from nc_strategies.backends.onnxruntime.steps import bends
 from nc_strategies.errors import InputError, first_line
 
@@ -232,7 +232,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 def _with_whole_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:
     """The model with layer normalizations and Gelus as operators of their own, where its steps amount to some."""
-    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
+    if has_branches(model):
         return folded  # The converter leaves what is inside of branches and loops in the older version.
     try:
         newer = fold(version_converter.convert_version(model, WHOLE_OPSET))

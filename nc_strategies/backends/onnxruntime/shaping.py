@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -63,7 +64,7 @@ def settle(model: onnx.ModelProto) -> bool:
             node.input[1] = name
             changed = True
     if changed:
-        _drop_unread(graph)
+        drop_unread(graph, ARITHMETIC)
     return changed
 
 
@@ -129,15 +130,15 @@ def _constant(seen: list[tuple[int, ...]]) -> NDArray[np.int64] | None:
     return np.where(grows, -1, table[0]).astype(np.int64)
 
 
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Take out the arithmetic whose results nobody reads."""
+def drop_unread(graph: onnx.GraphProto, kinds: Collection[str]) -> None:
+    """Take out operators of some types whose results nobody reads; nothing has branches that might."""
     results = {o.name for o in graph.output}
     read: dict[str, int] = {}
     for node in graph.node:
         for name in node.input:
             read[name] = read.get(name, 0) + 1
     for node in reversed(list(graph.node)):
-        if node.op_type in ARITHMETIC and not any(read.get(n, 0) or n in results for n in node.output):
+        if node.op_type in kinds and not any(read.get(n, 0) or n in results for n in node.output):
             for name in node.input:
                 read[name] -= 1
             graph.node.remove(node)

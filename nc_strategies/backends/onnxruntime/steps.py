@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from nc_strategies.backends.onnxruntime.shaping import drop_unread
 
 LEAST_OPSET, ENGINE = 17, "com.microsoft"
 ROUNDING = 1e-6
@@ -184,7 +185,7 @@ def join(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -
         place = next(i for i, other in enumerate(graph.node) if other.output[0] == last.output[0])
         del graph.node[place]
         graph.node.insert(place, made)
-    _drop_unread(graph)
+    drop_unread(graph, STEPS)
 
 
 def bends(node: onnx.NodeProto) -> tuple[float, float]:
@@ -236,13 +237,3 @@ def _pool(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) 
         del graph.node[place]
         for one in reversed(made):
             graph.node.insert(place, one)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Take out the steps, whose results nobody reads."""
-    read = Counter(name for node in graph.node for name in node.input)
-    read.update(o.name for o in graph.output)
-    for node in reversed(list(graph.node)):
-        if node.op_type in STEPS and not read[node.output[0]]:
-            read.subtract(node.input)
-            graph.node.remove(node)

@@ -137,6 +137,16 @@ def test_an_even_model_is_left_as_it_is_and_a_second_calibration_decides_alike(t
     assert len(uneven.remarks()) == 1
 
 
+@pytest.mark.parametrize(("when", "done"), [("auto", False), ("always", True)])
+def test_a_cautious_calibration_runs_no_int8_to_find_out(tmp_path, when, done, monkeypatch):
+    backend = OnnxRuntimeBackend(OnnxRuntimeSettings(equalize=when))
+    backend.cautious = True
+    monkeypatch.setattr(backend, "_noise", lambda batch: pytest.fail("ran int8"))
+    backend.load(ModelSource("small", {"onnx": network(tmp_path / "m.onnx", 1.5)}))
+    backend.calibrate([{"x": np.random.default_rng(0).normal(size=(10, 3, 12, 12)).astype(np.float32)}])
+    assert bool(backend.remarks()) == done
+
+
 def test_another_value_of_the_setting_is_refused():
     with pytest.raises(InputError, match=r"backend\.equalize.*auto, always, never"):
         OnnxRuntimeBackend(OnnxRuntimeSettings(equalize="sometimes"))
