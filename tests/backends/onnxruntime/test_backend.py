@@ -243,6 +243,8 @@ def test_a_hard_sigmoid_in_int8_saturates_where_the_function_does(tmp_path):
     line = np.linspace(-8, 8, 401, dtype=np.float32).reshape(1, 1, 1, -1)
     backend, space = ready(path, [{"x": line}])
     assert set(space.default().int8_ops) == {"AveragePool_pooled", "HardSigmoid_y"}
+    # With its zero in the middle, a scheme would not saturate at zero.
+    assert {x.activation.scheme for x in space.ops["HardSigmoid_y"].schemes if not x.is_float} == {"asym"}
     found = backend.realise(space.default()).predict({"x": line})[0]
     assert backend.realise(space.default()).executed().int8_names == {"AveragePool_pooled", "HardSigmoid_y"}
     # One step of x is 16/255 wide, which is a quarter of that here.
