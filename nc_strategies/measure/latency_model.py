@@ -11,7 +11,16 @@ import numpy as np
 from nc_strategies.backends.base import Backend, Batch, Executable, Profile
 from nc_strategies.errors import EngineError
 from nc_strategies.measure.latency import Timing, interleave
-from nc_strategies.measure.latency_regression import Array, Columns, Prior, expected, kind, posterior, unstretched
+from nc_strategies.measure.latency_regression import (
+    Array,
+    Columns,
+    Prior,
+    expected,
+    indirect,
+    kind,
+    posterior,
+    unstretched,
+)
 from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 
@@ -81,8 +90,8 @@ class _Bench:
         if self._own and self.reference is not None:
             self.reference.close()
 
-    def time(self, samples: Sequence[_Timed], profiled: set[str], times: int = 1) -> list[_Timed]:
-        """Fill in the ratios of some configurations, and the profiles of those named; what cannot run is left out.
+    def time(self, samples: Sequence[_Timed], times: int = 1) -> list[_Timed]:
+        """Fill in the ratios and profiles of some configurations; what cannot run is left out.
 
         `times` as many runs as usual are timed.
         """
@@ -95,8 +104,7 @@ class _Bench:
             for index, (sample, model) in enumerate(models, 1):
                 sample.ratio = timing.ratio(index, 0)
                 sample.deviation = timing.standard_error(index, 0)
-                if sample.name in profiled:
-                    sample.profile = model.profile(self.batch, self._count(PROFILED_RUNS, MOST_PROFILED_RUNS))
+                sample.profile = model.profile(self.batch, self._count(PROFILED_RUNS, MOST_PROFILED_RUNS))
                 model.close()
                 done.append(sample)
         return done
@@ -151,26 +159,28 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     """
     bench = _Bench(backend, batch, rng, runs, limit, clock, reference)
     bench.choose_reference(space.all_float())
-    profiled = {"float", "int8", "even", "odd"}
-    timed = bench.time(list(_ends(space)), profiled, ENDS) + bench.time(list(_alternating(space)), profiled)
-    told = [(sample.config, sample.profile, sample.ratio * bench.seconds) for sample in timed
-            if sample.profile is not None]
-    profiles = [(config, profile) for (config, *_), profile in zip(
-        told, unstretched([p for _, p, _ in told], [s for *_, s in told]), strict=True)]
+    timed = bench.time(list(_ends(space)), ENDS) + bench.time(list(_alternating(space)))
+    links, profiled = backend.links(), any(sample.profile is not None for sample in timed)
+    columns = Columns(space, links, indirect(space, links) if profiled else ())
     changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
-    pairs = PAIRS if profiles else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
-    columns = Columns(space, backend.links())
-    samples = len(next(iter(batch.values())))
-    prior = expected(columns, profiles, bench.seconds, samples)
+    pairs = PAIRS if profiled else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
     halves = list(_halves(space, pairs, rng))
     for start in range(0, len(halves), AT_ONCE):
-        timed += bench.time(halves[start : start + AT_ONCE], set())
+        timed += bench.time(halves[start : start + AT_ONCE])
+        prior = expected(columns, _profiles(timed, bench.seconds), bench.seconds, len(next(iter(batch.values()))))
         values, error, own = _fit(columns, prior, timed)
-        if profiles and start and own <= ENOUGH:
+        if profiled and start and own <= ENOUGH:
             break
     bench.close()
-    log.info("latency model: %d timings, %d profiles, error %.3f", len(timed), len(profiles), error)
+    log.info("latency model: %d timings, error %.3f", len(timed), error)
     return columns.terms(values, error)
+
+
+def _profiles(timed: Sequence[_Timed], seconds: float) -> list[tuple[Config, Profile]]:
+    """Configurations and their profiles, without what profiling adds; `seconds` is fp32's latency."""
+    told = [(sample.config, sample.profile, sample.ratio * seconds) for sample in timed if sample.profile is not None]
+    plain = unstretched([profile for _, profile, _ in told], [wanted for *_, wanted in told])
+    return [(config, profile) for (config, *_), profile in zip(told, plain, strict=True)]
 
 
 def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array, float, float]:

@@ -24,9 +24,9 @@ TYPE_SCALE = 0.3
 OWN_SCALE = {"float": 0.1, "int8": 0.1, "kind": 0.1, "conversion": 0.4, "clip": 0.4}
 """Standard deviation of each term on its own, relative to what is expected of it."""
 SEEN = 0.2
-"""The same of a conversion that was seen in a profile."""
-AGAIN = 1.0
-"""Cost of a change of form within int8 relative to a conversion: a dequantization and a quantization in one layout."""
+"""The same of a link's term that profiles tell."""
+FREE, HELD = 1e-6, 0.3
+"""Ridge on what an operator takes in itself, and on what those around it change."""
 ALL_FLOAT = 0.1
 """Standard deviation of what the all-float graph costs beside its terms, relative to fp32's latency."""
 UNPROFILED = 5.0
@@ -49,9 +49,15 @@ def kind(scheme: OpScheme) -> Kind:
 
 
 class Columns:
-    """The linear model: which terms there are, and which of them a configuration pays."""
+    """The linear model: which terms there are, and which of them a configuration pays.
 
-    def __init__(self, space: Space, links: Iterable[Link]) -> None:
+    Args:
+        space: What may be chosen.
+        links: Tensors between operators.
+        far: See `indirect`.
+    """
+
+    def __init__(self, space: Space, links: Iterable[Link], far: Iterable[Link] = ()) -> None:
         self.space = space
         self.ops: dict[tuple[str, Kind], int] = {}
         self.kinds: dict[str, list[Kind]] = {}
@@ -68,6 +74,8 @@ class Columns:
         self.all_float = self.first_option + len(self.options)
         self.first_link = self.all_float + 1
         self.links = [link for link in (_within(link, space) for link in links) if link is not None]
+        self.direct = len(self.links)
+        self.links += far
         self.boundaries = [Boundary(k.producer, k.consumers, 0, 0, k.float_consumer, 0, 0, k.clipped)
                            for k in self.links]
         self.count = self.first_link + 4 * len(self.links)
@@ -101,6 +109,21 @@ class Columns:
         options = {pair: float(values[column]) for pair, column in self.options.items()}
         return LatencyTerms(float(values[0]), ops, tuple(boundaries), options, error,
                             float(values[self.all_float]))
+
+
+def indirect(space: Space, links: Iterable[Link]) -> tuple[Link, ...]:
+    """A link for each pair of operators with one between them.
+
+    In which layout an engine runs an operator, and what it fuses it with, may hang on the operators around it, that
+    before the one before or behind the one behind included. Such a link stands for what two operators cost more or less
+    where one is in int8 and the other is not.
+    """
+    readers: dict[str, set[str]] = {}
+    for link in links:
+        if link.producer in space.ops:
+            readers.setdefault(link.producer, set()).update(c for c in link.consumers if c in space.ops)
+    return tuple(Link(name, (second,)) for name, near in readers.items()
+                 for second in sorted({c for n in near for c in readers.get(n, ())} - near - {name}))
 
 
 def _within(link: Link, space: Space) -> Link | None:
@@ -181,39 +204,37 @@ def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total
 
     def put(column: int, value: float, deviation: float, *groups: tuple[str, ...]) -> None:
         mean[column] = value
-        own[column] = max(LEAST, deviation * value)
+        own[column] = max(LEAST, deviation * abs(value))
         for group in groups:
             sorts.setdefault(group, np.zeros(columns.count))[column] = value
 
     times = _op_times(columns, profiles, total)
+    effects = _effects(columns, profiles, total, batch_size)
     widen = 1.0 if profiles else UNPROFILED
     for (name, one), column in columns.ops.items():
         sort = "float" if one is None else "int8"
-        put(column, times[name, one], OWN_SCALE[sort] * widen, (sort,), (sort, columns.space.ops[name].type))
+        put(column, effects.get(column, times[name, one]), OWN_SCALE[sort] * widen, (sort,),
+            (sort, columns.space.ops[name].type))
         if one not in (columns.kinds[name][0], None) and columns.kinds[name][0] is not None:
             # The default int8 scheme's term and what this one adds, so that both are known when one is.
             first = columns.ops[name, columns.kinds[name][0]]
             own[column] = max(LEAST, OWN_SCALE["kind"] * mean[first])
     for column in columns.options.values():
         own[column] = NOISE
-    for config, profile in profiles:
-        if not config.int8_ops:
-            # What it converts between layouts of its own is paid by no boundary.
-            parts = sum(times[name, None] for name in columns.kinds)
-            whole = sum(profile.ops.values()) + sum(time for _, time in profile.conversions)
-            mean[columns.all_float] = whole / total - parts
-    own[columns.all_float] = ALL_FLOAT
-    fixed, slope = _conversion(columns, profiles, total)
-    seen = _seen(columns, profiles, total)
-    for index, link in enumerate(columns.links):
-        value = fixed + slope * link.elements * batch_size
+    usual = _conversions(columns, profiles, total, batch_size)
+    for index in range(len(columns.links)):
         start = columns.first_link + 4 * index
         for offset, sort in enumerate(("conversion", "conversion", "conversion", "clip")):
-            guess = value * (1.0 if offset < 2 else AGAIN)
-            put(start + offset, seen.get(start + offset, guess), SEEN if start + offset in seen else OWN_SCALE[sort],
-                (sort,), (sort, str(offset)))
+            seen = start + offset in effects
+            put(start + offset, effects.get(start + offset, float(usual[start + offset])),
+                SEEN if seen else OWN_SCALE[sort], (sort,), (sort, str(offset)))
     mean[0] = sum(p.other for _, p in profiles) / len(profiles) / total if profiles else 0.0
     own[0] = 0.1
+    for config, profile in profiles:
+        if not config.int8_ops:
+            # It may be fused in ways that others are not, and what it converts between layouts is paid by no boundary.
+            mean[columns.all_float] = sum(t for t, _ in _nodes(profile)) / total - float(columns.row(config) @ mean)
+    own[columns.all_float] = ALL_FLOAT
     shared = [factor * (SHARED_SCALES[group[0]] if len(group) == 1 else TYPE_SCALE) for group, factor in sorts.items()]
     return Prior(mean, own, shared)
 
@@ -241,36 +262,73 @@ def _op_times(columns: Columns, profiles: Sequence[tuple[Config, Profile]],
     return found
 
 
-def _seen(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float) -> dict[int, float]:
-    """Costs of conversions that profiles show: those of an operator's result, where one of its terms is paid."""
-    producers = [link.producer for link in columns.links]
-    found: dict[int, list[float]] = {}
-    for config, profile in profiles:
-        if not profile.converted:
-            continue
-        spent: dict[str | None, float] = {}
-        for producer, (_, seconds) in zip(profile.converted, profile.conversions, strict=True):
-            spent[producer] = spent.get(producer, 0.0) + seconds
-        row = columns.row(config)
-        for index, producer in enumerate(producers):
-            start = columns.first_link + 4 * index
-            paid = np.flatnonzero(row[start : start + 4])
-            if len(paid) == 1 and paid[0] < 2 and producers.count(producer) == 1:
-                found.setdefault(start + int(paid[0]), []).append(spent.get(producer, 0.0) / total)
-    return {column: float(np.mean(values)) for column, values in found.items()}
+def _effects(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float,
+             batch_size: int) -> dict[int, float]:
+    """Terms by column, from the time of every operator and of the conversions of its result in every profile.
+
+    Each is a sum of few terms: of the operator, and of the links on both of its sides, as far as the configuration pays
+    them. Ridge regression finds these; a link's term is the sum of its parts in all that it touches.
+    """
+    told = [pair for pair in profiles if pair[0].int8_ops]
+    if not told:
+        return {}
+    rows = np.stack([columns.row(config) for config, _ in told])
+    usual = _conversions(columns, profiles, total, batch_size)
+    paid = np.flatnonzero(rows.any(0))
+    near: dict[str | None, list[int]] = {}
+    made: dict[str | None, list[int]] = {}
+    for index, link in enumerate(columns.links):
+        start = columns.first_link + 4 * index
+        mine = paid[(paid >= start) & (paid < start + 4)].tolist()
+        made.setdefault(link.producer, []).extend(mine)
+        for name in dict.fromkeys((link.producer, *link.consumers)):
+            near.setdefault(name, []).extend(mine)
+    found: dict[int, float] = {}
+
+    def add(columns_of: Sequence[int], parts: Array) -> None:
+        for column, part in zip(columns_of, parts.tolist(), strict=True):
+            found[column] = found.get(column, 0.0) + part
+
+    for name, sorts in columns.kinds.items():
+        own = [c for c in (columns.ops[name, one] for one in sorts) if rows[:, c].any()]
+        times = np.array([profile.ops.get(name, 0.0) for _, profile in told]) / total
+        add([*own, *near.get(name, [])], _ridge(rows[:, own], rows[:, near.get(name, [])], times))
+    if not any(profile.converted for _, profile in told):
+        for column in (c for mine in made.values() for c in mine):
+            found[column] = found.get(column, 0.0) + float(usual[column])
+        return found
+    for name, mine in made.items():
+        spent = np.array([sum(seconds for producer, (_, seconds) in zip(p.converted, p.conversions, strict=True)
+                              if producer == name) for _, p in told]) / total
+        others = [c for c in near[name] if c not in mine] if name is not None else []
+        design = rows[:, [*mine, *others]]
+        usually = np.concatenate([usual[mine], np.zeros(len(others))])
+        add([*mine, *others], usually + _ridge(design[:, :0], design, spent - design @ usually))
+    return found
 
 
-def _conversion(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float) -> tuple[float, float]:
-    """Cost of a conversion: a fixed part and one by the element, relative to fp32's latency."""
+def _ridge(free: Array, held: Array, values: Array) -> Array:
+    """Coefficients of columns that are free, then of those that are held to zero; each shape (rows, columns)."""
+    design = np.concatenate([free, held], 1)
+    held_to = np.concatenate([np.full(free.shape[1], FREE), np.full(held.shape[1], HELD)])
+    return np.linalg.solve(design.T @ design + np.diag(held_to), design.T @ values)
+
+
+def _conversions(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float, batch_size: int) -> Array:
+    """What conversions cost by their size, at the columns of links: a fixed part and one by the element."""
+    found = np.zeros(columns.count)
+    direct = slice(columns.first_link, columns.first_link + 4 * columns.direct)
     nodes = np.array([pair for _, profile in profiles for pair in profile.conversions], float).reshape(-1, 2)
-    paid = sum(int(columns.row(config)[columns.first_link:].sum()) for config, _ in profiles)
-    if len(nodes) < 3 or not paid:
-        return 0.005, 0.0
-    design = np.stack([np.ones(len(nodes)), nodes[:, 0]], 1)
-    (fixed, slope), *_ = np.linalg.lstsq(design, nodes[:, 1], rcond=None)
-    fixed, slope = (fixed, slope) if fixed > 0 and slope > 0 else (float(nodes[:, 1].mean()), 0.0)
-    each = len(nodes) / paid
-    return float(fixed * each / total), float(slope * each / total)
+    paid = sum(int(columns.row(config)[direct].sum()) for config, _ in profiles)
+    fixed, slope = 0.005, 0.0
+    if len(nodes) >= 3 and paid:
+        design = np.stack([np.ones(len(nodes)), nodes[:, 0]], 1)
+        (fixed, slope), *_ = np.linalg.lstsq(design, nodes[:, 1], rcond=None)
+        fixed, slope = (fixed, slope) if fixed > 0 and slope > 0 else (float(nodes[:, 1].mean()), 0.0)
+        fixed, slope = (float(part * len(nodes) / paid / total) for part in (fixed, slope))
+    sizes = np.array([link.elements for link in columns.links[: columns.direct]], float) * batch_size
+    found[direct] = np.repeat(fixed + slope * sizes, 4)
+    return found
 
 
 def posterior(prior: Prior, rows: Array, ratios: Array, noise: Array) -> tuple[Array, Array]:

@@ -1,5 +1,6 @@
 """The latency model: what it recovers when the truth is known, and on a backend whose times are known."""
 
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 from nc_strategies.backends.base import Link, Profile
 from nc_strategies.backends.profiling import NodeTimes, summarise
 from nc_strategies.measure.latency_model import ENOUGH, MOST_RUNS, PAIRS, RUNS, RUNS_SECONDS, _fit, _Timed, fit_latency
-from nc_strategies.measure.latency_regression import Columns, expected, kind, posterior, unstretched
+from nc_strategies.measure.latency_regression import Columns, expected, indirect, kind, posterior, unstretched
 from nc_strategies.models import ModelSource
 from nc_strategies.problem.latency import Boundary, LatencyTerms
 from nc_strategies.space import FLOAT, Capabilities, OpCapability, OpScheme, Space, TensorScheme
@@ -144,10 +145,49 @@ def test_a_conversion_that_a_profile_shows_is_expected_to_cost_what_it_did(seen)
     # a is dequantized, b quantized, by two nodes and by one; what was not seen costs as usual.
     dequantize_a, quantize_b = mean[1], mean[4]
     if seen:
-        assert (dequantize_a, quantize_b) == pytest.approx((0.03, 0.04))
-        assert mean[0] == mean[5] != pytest.approx(0.03)
+        assert (dequantize_a, quantize_b) == pytest.approx((0.03, 0.04), rel=0.15)
+        assert mean[0] == mean[5] != pytest.approx(0.03, rel=0.15)
     else:
-        assert len(set(mean[[0, 1, 4, 5]].tolist())) == 1
+        assert mean[[0, 1, 4, 5]] == pytest.approx(mean[0], rel=1e-3)
+
+
+def test_operators_with_one_between_them_are_linked_too():
+    space = space_of(names=("a", "b", "c", "d"))
+    links = (Link("a", ("b", "c")), Link("b", ("c",)), Link("c", ("d",)), Link("z", ("a",)))
+    # a and c are neighbours already.
+    assert {(k.producer, k.consumers) for k in indirect(space, links)} == {("a", ("d",)), ("b", ("d",))}
+
+
+def test_what_an_operator_takes_more_beside_others_is_found_in_profiles():
+    """A float operator behind an int8 one, and an int8 one two behind a float one, take longer, as layouts have it."""
+    names = [f"op{i}" for i in range(8)]
+    space, rng = space_of((ASYM, FLOAT), names), np.random.default_rng(0)
+    links = tuple(Link(a, (b,), 1000) for a, b in itertools.pairwise(names))
+
+    def profile(config):
+        float_ = {n: config.schemes[n].is_float for n in names}
+        ops = {n: 2e-4 if float_[n] else 1e-4 for n in names}
+        for before, name in itertools.pairwise(names):
+            ops[name] += 5e-5 * (float_[name] and not float_[before])
+        for far, name in zip(names, names[2:], strict=False):
+            ops[name] += 8e-5 * (float_[far] and not float_[name])
+        crossed = [a for a, b in itertools.pairwise(names) if float_[a] != float_[b]]
+        return Profile(ops, ((1000, 3e-5),) * len(crossed), 0.0, converted=tuple(crossed))
+
+    def total(config):
+        shown = profile(config)
+        return (sum(shown.ops.values()) + sum(t for _, t in shown.conversions)) / 2e-3
+
+    configs = [space.default(), *(space.sample(rng) for _ in range(30))]
+    told = [(c, profile(c)) for c in configs]
+    fresh = [c for c in (space.sample(rng) for _ in range(50)) if c.int8_ops]
+
+    def error(far):
+        columns = Columns(space, links, far)
+        mean = expected(columns, told, 2e-3, 1).mean
+        return np.mean([abs(float(columns.row(c) @ mean) / total(c) - 1) for c in fresh])
+
+    assert error(indirect(space, links)) < 0.01 < 0.02 < error(())
 
 
 def test_times_of_a_node_are_averaged_below_the_whole_microseconds_that_engines_tell():

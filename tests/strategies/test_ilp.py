@@ -239,7 +239,9 @@ def test_replaying_the_same_trials_gives_the_same_proposals():
     assert once() == once()
 
 
-def test_conversions_are_charged_as_the_latency_terms_charge_them():
+@pytest.mark.parametrize("signs", [np.ones(10), *np.random.default_rng(1).choice([-1.0, 1.0], (8, 10))])
+def test_conversions_are_charged_as_the_latency_terms_charge_them(signs):
+    """Those that save time too: operators may be faster where one is in int8 and the other is not."""
     names = "abcd"
     scheme = OpScheme(TensorScheme("uint8"), TensorScheme("int8"))
     space = Space(Capabilities(tuple(OpCapability(n, "Conv", (scheme, FLOAT)) for n in names)))
@@ -247,6 +249,8 @@ def test_conversions_are_charged_as_the_latency_terms_charge_them():
     boundaries = (Boundary(None, ("a",), 0.05, 0.0), Boundary("a", ("b", "c"), 0.04, 0.06),
                   Boundary("b", ("d",), 0.03, 0.03), Boundary("c", ("d",), 0.02, 0.01),
                   Boundary("d", (), 0.0, 0.08, float_consumer=True))
+    boundaries = tuple(replace(b, quantize=q * b.quantize, dequantize=d * b.dequantize)
+                       for b, (q, d) in zip(boundaries, signs.reshape(5, 2).tolist(), strict=True))
     terms = LatencyTerms(0.1, {n: {scheme: 0.1, FLOAT: float(rng.uniform(0.1, 0.25))} for n in names}, boundaries)
     columns = Columns(space)
     conversions, prices = columns.conversions(terms), columns.costs(terms)

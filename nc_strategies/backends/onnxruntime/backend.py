@@ -22,6 +22,7 @@ from nc_strategies.backends.onnxruntime import equalize, session
 from nc_strategies.backends.onnxruntime import graph as graphs
 from nc_strategies.backends.onnxruntime.assemble import Assembler
 from nc_strategies.backends.onnxruntime.graph import OPT_IN, Graph, Unit
+from nc_strategies.backends.onnxruntime.kernel_times import KernelTimes
 from nc_strategies.backends.onnxruntime.links import find_links
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
@@ -69,6 +70,7 @@ class OnnxRuntimeBackend(Backend):
         self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
         self._operators: dict[str, str] = {}
         self._probe: Batch | None = None
+        self._kernel_times = KernelTimes(threads)
 
     @property
     def graph(self) -> Graph:
@@ -289,7 +291,7 @@ class OnnxRuntimeBackend(Backend):
 
     def reference(self) -> OrtExecutable:
         """See `Backend.reference`."""
-        return OrtExecutable(self._path, self.threads, "as given", self._operators, self._probe)
+        return OrtExecutable(self._path, self.threads, "as given", self._operators, self._probe, self._kernel_times)
 
     def realise(self, config: Config) -> OrtExecutable:
         """See `Backend.realise`.
@@ -300,7 +302,8 @@ class OnnxRuntimeBackend(Backend):
         if not self._histograms:
             raise EngineError("realise needs calibrate first")
         model, fingerprint = self._assembler.build(config, self._range)
-        return OrtExecutable(model.SerializeToString(), self.threads, fingerprint, self._operators, self._probe)
+        return OrtExecutable(model.SerializeToString(), self.threads, fingerprint, self._operators, self._probe,
+                             self._kernel_times)
 
     def switchable(self, config: Config) -> OrtSwitchable:
         """See `Backend.switchable`."""

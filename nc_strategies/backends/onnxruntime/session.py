@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,26 @@ def options(threads: int) -> ort.SessionOptions:
     return chosen
 
 
-def _open(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
+def start(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
+    """A session.
+
+    Raises:
+        EngineError: the engine refuses the model.
+    """
     try:
         return ort.InferenceSession(model if isinstance(model, bytes) else str(model), chosen, providers=PROVIDERS)
     except Exception as error:  # onnxruntime raises a class of its own for every status code
         raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
 
 
-def _run(session: ort.InferenceSession, batch: Batch) -> Sequence[NDArray[Any]]:
+def run(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None = None) -> Sequence[NDArray[Any]]:
+    """One run: the outputs, or those that are named.
+
+    Raises:
+        EngineError: the engine could not run the model.
+    """
     try:
-        outputs: Sequence[NDArray[Any]] = session.run(None, batch)
+        outputs: Sequence[NDArray[Any]] = session.run(names, batch)
     except Exception as error:  # as above
         raise EngineError(f"onnxruntime could not run the model: {first_line(error)}") from error
     return outputs
@@ -75,9 +86,9 @@ def _profiled(model: bytes | Path, threads: int, batch: Batch, runs: int,
         chosen.profile_file_prefix = str(Path(folder) / "profile")
         if optimized is not None:
             chosen.optimized_model_filepath = str(optimized)
-        session = _open(model, chosen)
+        session = start(model, chosen)
         for _ in range(runs):
-            _run(session, batch)
+            run(session, batch)
         return session, json.loads(Path(session.end_profiling()).read_text())
 
 
@@ -90,41 +101,72 @@ class OrtExecutable(Executable):
         fingerprint: Hash of the graph.
         operators: Name of a node or of its output to the operator of the user's model it stands for.
         probe: A batch to run once, to see what executes.
+        kernel_times: Gives the seconds of an optimized graph's nodes on a batch, by name; the engine's profiler does
+            for those that are missing.
 
     Raises:
         EngineError: the engine refuses the model.
     """
 
     def __init__(self, model: bytes | Path, threads: int, fingerprint: str = "",
-                 operators: Mapping[str, str] | None = None, probe: Batch | None = None) -> None:
+                 operators: Mapping[str, str] | None = None, probe: Batch | None = None,
+                 kernel_times: Callable[[onnx.ModelProto, Batch], Mapping[str, float]] | None = None) -> None:
         self.fingerprint = fingerprint
         self.size_bytes = len(model) if isinstance(model, bytes) else model.stat().st_size
         self._operators = operators or {}
         self._executed: ExecutedOps | None = None
         # The engine's own session keeps the serialized model too: this costs no memory.
-        self._model, self._threads = model, threads
+        self._model, self._threads, self._kernel_times = model, threads, kernel_times
+        # The C library gives each thread memory of its own. In the process's own, where others were opened and closed
+        # before, a session's parts would lie scattered and it would run up to 5 % slower: late trials would be worse
+        # than early ones.
+        self._keeper = ThreadPoolExecutor(1)
+        self._session: ort.InferenceSession | None = None
+        self._keeper.submit(self._start, probe).result()
+
+    def _start(self, probe: Batch | None) -> None:
         if probe is None:
-            self._session = _open(model, options(threads))
+            self._session = start(self._model, options(self._threads))
             return
-        self._session, events = _profiled(model, threads, probe, 1)
+        self._session, events = _profiled(self._model, self._threads, probe, 1)
         self._executed = read_profile(events, self._operators)
 
     @property
     def session(self) -> ort.InferenceSession:
-        """The engine's session."""
+        """The engine's session.
+
+        Raises:
+            EngineError: it was closed.
+        """
+        if self._session is None:
+            raise EngineError("the model was closed")
         return self._session
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
         """See `Executable.predict`."""
-        return _run(self._session, batch)
+        return run(self.session, batch)
+
+    def close(self) -> None:
+        """See `Executable.close`."""
+        def forget() -> None:
+            self._session = None
+
+        if self._session is not None:
+            self._keeper.submit(forget).result()
+            self._keeper.shutdown()
 
     def profile(self, batch: Batch, runs: int) -> Profile:
         """See `Executable.profile`: a session of its own, because a profile that is on slows every run."""
+        alone: Mapping[str, float] = {}
         with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
             path = Path(folder) / "optimized.onnx"
-            _, events = _profiled(self._model, self._threads, batch, runs + 1, path)
-            graph = onnx.load(str(path), load_external_data=False).graph
-        return read_times(events, self._operators, origins(graph, self._operators))
+            _, events = _profiled(self._model, self._threads, batch, 2, path)
+            optimized = onnx.load(str(path))
+        if self._kernel_times is not None:
+            alone = self._kernel_times(optimized, batch)
+        if any(event["name"].removesuffix("_kernel_time") not in alone for event in _node_events(events)):
+            _, events = _profiled(self._model, self._threads, batch, runs + 1)
+        return read_times(events, self._operators, origins(optimized.graph, self._operators), alone)
 
     def executed(self) -> ExecutedOps:
         """What ran, from the engine's own profile of a run.
@@ -160,13 +202,14 @@ def _stem(name: str) -> str:
 
 
 def read_times(events: list[dict[str, Any]], operators: Mapping[str, str],
-               converted: Mapping[str, str | None]) -> Profile:
-    """Times of the nodes from the events of several profiled runs, the first of them left out.
+               converted: Mapping[str, str | None], alone: Mapping[str, float]) -> Profile:
+    """Times of the nodes, from the events of several profiled runs, the first of them left out, where not known better.
 
     Args:
         events: What the engine recorded.
         operators: Name of a node or of its output to the operator of the user's model it stands for.
         converted: See `origins`.
+        alone: Seconds of nodes that were run on their own, by name.
     """
     nodes: dict[tuple[str, str], NodeTimes] = {}
     for event in _node_events(events):
@@ -178,7 +221,7 @@ def read_times(events: list[dict[str, Any]], operators: Mapping[str, str],
             elements = prod(next(iter(shapes[0].values()))) if shapes else 0
             nodes[kind, name] = NodeTimes(owner, conversion, elements)
             continue
-        nodes[kind, name].seconds.append(event["dur"] * 1e-6)
+        nodes[kind, name].seconds.append(alone.get(name, event["dur"] * 1e-6))
     return summarise(nodes.values(), True)
 
 

@@ -86,8 +86,8 @@ def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequenc
     """The cheapest choice of one column a unit.
 
     The products of pairs and the conversions, which depend on several units, are linearized: a conversion is at
-    least each difference between its producer and a consumer, a product at most each factor and at least their sum
-    less one. Costs of conversions are taken as not negative.
+    least each difference between its producer and a consumer, one that saves time at most what its producer and all
+    of its consumers allow, and a product at most each factor and at least their sum less one.
 
     Args:
         owner: Unit of each column, shape (columns,).
@@ -101,25 +101,32 @@ def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequenc
         0 or 1 for each column; None where nothing keeps the limits.
     """
     columns, rows = len(owner), _Rows()
-    conversions = [c for c in conversions if c.quantize > 0 or c.dequantize > 0]
+    conversions = [c for c in conversions if c.quantize or c.dequantize]
     prices, upper = list(cost), _undominated(owner, is_int8, cost, losses, cuts)
     for unit in np.unique(owner):
         rows.add(dict.fromkeys(np.flatnonzero(owner == unit).tolist(), 1.0), 1.0, 1.0)
     int8 = {int(u): np.flatnonzero((owner == u) & is_int8).tolist() for u in np.unique(owner)}
     size = columns
     for conversion in conversions:
-        made, taken = conversion.producer, conversion.consumers
         quantize, dequantize, size = size, size + 1, size + 2
-        prices += [max(conversion.quantize, 0.0), max(conversion.dequantize, 0.0)]
-        producer = {} if made is None else dict.fromkeys(int8[made], 1.0)
-        for consumer in taken:
-            if consumer == made:
-                continue
-            mine = dict.fromkeys(int8[consumer], 1.0)
-            rows.add({quantize: 1.0, **dict.fromkeys(mine, -1.0), **producer}, 0.0, np.inf)
-            rows.add({dequantize: 1.0, **dict.fromkeys(producer, -1.0), **mine}, 0.0, np.inf)
-        if conversion.float_consumer and producer:
-            rows.add({dequantize: 1.0, **dict.fromkeys(producer, -1.0)}, 0.0, np.inf)
+        prices += [conversion.quantize, conversion.dequantize]
+        made = {} if conversion.producer is None else dict.fromkeys(int8[conversion.producer], 1.0)
+        taken = [dict.fromkeys(int8[c], 1.0) for c in conversion.consumers if c != conversion.producer]
+        floats = conversion.float_consumer and bool(made)
+        for mine in taken:
+            if conversion.quantize > 0:
+                rows.add({quantize: 1.0, **_negative(mine), **made}, 0.0, np.inf)
+            if conversion.dequantize > 0:
+                rows.add({dequantize: 1.0, **_negative(made), **mine}, 0.0, np.inf)
+        if floats and conversion.dequantize > 0:
+            rows.add({dequantize: 1.0, **_negative(made)}, 0.0, np.inf)
+        together = {column: 1.0 for mine in taken for column in mine}
+        if conversion.quantize < 0:
+            rows.add({quantize: 1.0, **made}, -np.inf, 1.0)
+            rows.add({quantize: 1.0, **_negative(together)}, -np.inf, 0.0)
+        if conversion.dequantize < 0:
+            rows.add({dequantize: 1.0, **_negative(made)}, -np.inf, 0.0)
+            rows.add({dequantize: 1.0, **together}, -np.inf, float(len(taken) + floats))
     for loss in losses:
         entries = {i: float(p) for i, p in enumerate(loss.prices) if p != 0}
         for a, b, price in loss.pairs:
@@ -143,6 +150,10 @@ def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequenc
                      constraints=LinearConstraint(rows.matrix(size), rows.low, rows.high),
                      options={"mip_rel_gap": GAP, "node_limit": NODES})
     return None if found.x is None else np.asarray(np.round(found.x[:columns]))
+
+
+def _negative(entries: dict[int, float]) -> dict[int, float]:
+    return {column: -value for column, value in entries.items()}
 
 
 def _undominated(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequence[Budgeted],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from nc_strategies import samples
 from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
 from nc_strategies.backends.onnxruntime.graph import prepare, read
+from nc_strategies.backends.onnxruntime.kernel_times import KernelTimes
 from nc_strategies.backends.onnxruntime.probe import saturates
-from nc_strategies.backends.onnxruntime.session import optimize
+from nc_strategies.backends.onnxruntime.session import OrtExecutable, optimize
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
@@ -216,6 +218,45 @@ def test_a_profile_tells_whose_result_a_conversion_converts(tmp_path):
         around = {a for a, b in capabilities.edges if b == name} | {a for a, b in capabilities.edges if a == name}
         assert around <= set(found.converted)
     assert None in found.converted
+
+
+def test_kernels_are_timed_alone_and_each_once(tmp_path):
+    path = models.squeeze_and_excite(tmp_path / "m.onnx")
+    backend, space = ready(path, pictures(shape=(3, 12, 12)))
+    graph = optimize(backend.save(space.default(), tmp_path / "model").read_bytes())
+    batch, times = pictures(count=1, shape=(3, 12, 12))[0], KernelTimes(1)
+    found = times(graph, batch)
+    assert set(found) == {node.name for node in graph.graph.node}
+    assert all(0 <= seconds < 1e-3 for seconds in found.values())
+    convolutions = [found[n.name] for n in graph.graph.node if n.op_type == "QLinearConv"]
+    assert max(convolutions) > 1e-7
+    assert times(graph, batch) == found  # a second timing would differ
+    # Sixteen times the pictures are another kernel, which takes longer.
+    more = times(graph, {name: array.repeat(16, 0) for name, array in batch.items()})
+    assert sum(more.values()) > 2 * sum(found.values())
+
+
+def test_what_cannot_run_alone_is_told_by_the_profiler(tmp_path):
+    path = models.squeeze_and_excite(tmp_path / "m.onnx")
+    backend, space = ready(path, pictures(shape=(3, 12, 12)))
+    batch = pictures(count=1, shape=(3, 12, 12))[0]
+    model = backend.save(space.default(), tmp_path / "model").read_bytes()
+    known = dict.fromkeys([n.name for n in optimize(model).graph.node][1:], 0.0)
+    profile = OrtExecutable(model, 1, "", backend._operators, kernel_times=lambda graph, batch: known).profile(batch, 3)
+    told = [*profile.ops.values(), profile.other, *(seconds for _, seconds in profile.conversions)]
+    assert sum(seconds > 0 for seconds in told) == 1
+
+
+def test_a_closed_model_says_so_and_leaves_no_thread(tmp_path):
+    backend, space = ready(models.residual(tmp_path / "r.onnx"), pictures())
+    before = threading.active_count()
+    model = backend.realise(space.default())
+    assert threading.active_count() == before + 1
+    model.close()
+    model.close()
+    assert threading.active_count() == before
+    with pytest.raises(EngineError, match="was closed"):
+        model.predict(pictures()[0])
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1 / 6, 0.5), (0.2, 0.5), (1.0, 2.0)])
