@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +98,14 @@ def interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.
         limit: Seconds after which to stop, once there were 20 rounds; 0 for none.
         clock: Gives the seconds that are counted; `time.perf_counter` when left out.
     """
-    clock = clock or time.perf_counter
+    # In a thread of its own, to which the C library gives memory apart from what the process has used and freed before:
+    # in that, what a run allocates would lie the more scattered the longer the process lives.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_interleave, runs, count, rng, limit, clock or time.perf_counter).result()
+
+
+def _interleave(runs: Sequence[Callable[[], object]], count: int, rng: np.random.Generator, limit: float,
+                clock: Callable[[], float]) -> Timing:
     for run in runs:
         for _ in range(WARM_UP):
             run()

@@ -27,7 +27,7 @@ from nc_strategies.space import Config, OpScheme, Space
 log = logging.getLogger(__name__)
 RUNS, MOST_RUNS, RUNS_SECONDS = 25, 100, 0.1
 """Timed runs of a configuration: so many, and more of a short model as long as fp32's take no more than these seconds.
-What a graph's place in memory adds to all its runs, only more graphs average out."""
+What stays with a graph for as long as it is open, only more graphs average out."""
 ENDS = 2
 """How many times as many runs the ends and the other sorts of int8 get: each of their terms hangs on one timing."""
 PROFILED_RUNS, MOST_PROFILED_RUNS = 15, 60
@@ -40,12 +40,12 @@ PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 16, 8, 16
 number of operators counts."""
 SHARES = (0.5, 0.2, 0.35)
 """Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
-ENOUGH = 0.02
-"""Error, beyond what the noise of the timings explains, at which no further pairs are timed."""
+LEAST, ENOUGH = 8, 0.02
+"""After more than so many random parts, none are timed once the error beyond the noise of the timings is no more."""
 ANCHORED = 0.5
 """How much closer than the others the model is held to the timings of the two ends."""
-PLACE = 0.02
-"""Relative standard deviation of what a graph's place in memory adds to all its runs."""
+PLACE = 0.01
+"""Relative standard deviation of what stays with a graph for as long as it is open."""
 
 
 @dataclass
@@ -169,7 +169,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
         timed += bench.time(halves[start : start + AT_ONCE])
         prior = expected(columns, _profiles(timed, bench.seconds), bench.seconds, len(next(iter(batch.values()))))
         values, error, own = _fit(columns, prior, timed)
-        if profiled and start and own <= ENOUGH:
+        if profiled and start >= LEAST and own <= ENOUGH:
             break
     bench.close()
     log.info("latency model: %d timings, error %.3f", len(timed), error)

@@ -25,7 +25,7 @@ OWN_SCALE = {"float": 0.1, "int8": 0.1, "kind": 0.1, "conversion": 0.4, "clip": 
 """Standard deviation of each term on its own, relative to what is expected of it."""
 SEEN = 0.2
 """The same of a link's term that profiles tell."""
-FREE, HELD = 1e-6, 0.3
+FREE, HELD = 1e-6, 0.5
 """Ridge on what an operator takes in itself, and on what those around it change."""
 ALL_FLOAT = 0.1
 """Standard deviation of what the all-float graph costs beside its terms, relative to fp32's latency."""

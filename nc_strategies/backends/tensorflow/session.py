@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
 
@@ -52,15 +53,20 @@ class SessionExecutable(Executable):
         self._inputs = tuple((port.spec.name, _full(port.tensor), port.spec.dtype) for port in inputs)
         self._outputs = [_full(name) for name in outputs]
         self._operators = operators
-        graph = tf.Graph()
+        self._keeper = ThreadPoolExecutor(1)  # with memory of its own, see `OrtExecutable`
         try:
-            with graph.as_default():
-                tf.import_graph_def(graph_def, name="")
-            self._session = tf.compat.v1.Session(graph=graph, config=session_config(threads, rewriting))
-            self._call = self._session._make_callable_from_options(self._options())
+            self._session, self._call = self._keeper.submit(self._open, graph_def, threads, rewriting).result()
         except (ValueError, tf.errors.OpError) as error:
             raise EngineError(reason(error)) from error
         self._last: list[NDArray[Any]] | None = None
+
+    def _open(self, graph_def: Any, threads: int, rewriting: str) -> tuple[Any, Any]:
+        tf = tensorflow()
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(graph_def, name="")
+        session = tf.compat.v1.Session(graph=graph, config=session_config(threads, rewriting))
+        return session, session._make_callable_from_options(self._options())
 
     def _options(self) -> Any:
         """Feeds and fetches, run in the caller's thread: handing over to another costs as much as an operator."""
@@ -115,8 +121,13 @@ class SessionExecutable(Executable):
 
     def close(self) -> None:
         """Release the session and its graph."""
-        self._session.close()
-        self._call = None
+        def forget() -> None:
+            self._session.close()
+            self._call = self._session = None
+
+        if self._session is not None:
+            self._keeper.submit(forget).result()
+            self._keeper.shutdown()
 
 
 def session_config(threads: int, rewriting: str = "stock") -> Any:
