@@ -135,10 +135,10 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
                 reference: Executable | None = None) -> LatencyTerms:
     """Latency relative to fp32's, as terms.
 
-    The all-float graph, the default, each other sort of int8, and every second operator in int8 one way and the other
-    are timed beside fp32 as trials are, four of them profiled; so are a few random mixtures. The profiles give what to
-    expect of each term, Bayesian linear regression on the timings corrects it. A backend without profiles is timed
-    more often instead, and its operators are expected to take time by their sizes.
+    The all-float graph, the default, each other sort of int8, every second operator in int8 one way and the other, and
+    random mixtures are timed beside fp32 as trials are, and profiled. The profiles give what to expect of each term,
+    Bayesian linear regression on the timings corrects it. Without profiles, operators are expected to take time by their
+    sizes, and those with one between them are not taken to influence each other.
 
     Args:
         backend: Loaded and calibrated.

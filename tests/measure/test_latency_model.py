@@ -371,7 +371,7 @@ def test_pairs_are_timed_until_the_error_is_small_enough(toy):
     few, small = pairs_timed(toy, ProfiledBackend())
     many, large = pairs_timed(toy, ProfiledBackend(surprise=1.0))
     assert small <= ENOUGH < large
-    assert many - few >= 2 * (PAIRS - 4)
+    assert many - few >= 2 * (PAIRS - 6)
 
 
 def test_a_short_model_is_run_more_often(toy):
