@@ -1,10 +1,12 @@
 """Latency: side by side, and an interval of the ratio that can be believed."""
 
+import threading
 import time
 
 import numpy as np
 import pytest
 
+from nc_strategies.errors import EngineError
 from nc_strategies.measure.latency import LEAST_RUNS, WARM_UP, Timing, interleave
 
 SIMULATIONS = 200
@@ -17,6 +19,22 @@ def busy(seconds):
             pass
 
     return run
+
+
+def test_all_runs_are_made_in_one_thread_that_is_not_the_callers():
+    made, before = [], threading.active_count()
+    interleave([lambda: made.append(threading.get_ident())] * 2, 3, np.random.default_rng(0))
+    assert set(made) != {threading.get_ident()}
+    assert len(set(made)) == 1
+    assert threading.active_count() == before
+
+
+def test_what_a_run_raises_is_raised():
+    def fails():
+        raise EngineError("no more memory")
+
+    with pytest.raises(EngineError, match="no more memory"):
+        interleave([fails], 3, np.random.default_rng(0))
 
 
 def shared_drift(rng, runs):

@@ -77,7 +77,9 @@ class SessionExecutable(Executable):
         return options
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
-        """Run the graph once."""
+        """See `Executable.predict`."""
+        if self._call is None:
+            raise EngineError("the model was closed")
         values = [np.asarray(batch[name], dtype) for name, _, dtype in self._inputs]
         self._last = values
         try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from nc_strategies.backends.tensorflow import kernels
+from nc_strategies.errors import EngineError
 from nc_strategies.space import Space
 
 MODELS = ["cnn", "mlp", "transformer", "two_by_two", "recurrent", "unfoldable", "clipped", "padded"]
@@ -31,6 +34,18 @@ def test_default_runs_every_offered_operator_in_int8_and_stays_close(loaded, nam
     for one, other in zip(backend.reference().predict(data), executable.predict(data), strict=True):
         assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(one)
     assert executable.executed().int8_names == set(default.int8_ops)
+
+
+def test_a_closed_model_says_so_and_leaves_no_thread(loaded, batch):
+    backend, info = loaded("cnn")
+    executable = backend.realise(Space(backend.capabilities()).default())
+    executable.predict(batch(info, 2, 1))
+    before = threading.active_count()
+    executable.close()
+    executable.close()
+    assert threading.active_count() == before - 1
+    with pytest.raises(EngineError, match="was closed"):
+        executable.predict(batch(info, 2, 1))
 
 
 @pytest.mark.parametrize("name", ["cnn", "transformer"])
