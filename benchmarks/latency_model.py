@@ -37,7 +37,7 @@ CALIBRATION, SIDE_BY_SIDE = 50, 1
 MEAN_ERROR, RANK_CORRELATION = 0.04, 0.95
 """What is required of every model and backend."""
 SESSIONS = 4
-"""Each configuration is opened so many times: a graph's place in memory is part of its latency."""
+"""Each configuration is opened so many times: what stays with a graph while it is open is part of its latency."""
 SHORT = 1.0
 """Seconds of fp32's runs beside each configuration that a short model gets, up to five times `--runs`."""
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}

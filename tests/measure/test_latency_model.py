@@ -10,7 +10,17 @@ import pytest
 
 from nc_strategies.backends.base import Link, Profile
 from nc_strategies.backends.profiling import NodeTimes, summarise
-from nc_strategies.measure.latency_model import ENOUGH, MOST_RUNS, PAIRS, RUNS, RUNS_SECONDS, _fit, _Timed, fit_latency
+from nc_strategies.measure.latency_model import (
+    ENOUGH,
+    LEAST,
+    MOST_RUNS,
+    PAIRS,
+    RUNS,
+    RUNS_SECONDS,
+    _fit,
+    _Timed,
+    fit_latency,
+)
 from nc_strategies.measure.latency_regression import Columns, expected, indirect, kind, posterior, unstretched
 from nc_strategies.models import ModelSource
 from nc_strategies.problem.latency import Boundary, LatencyTerms
@@ -372,6 +382,7 @@ def test_pairs_are_timed_until_the_error_is_small_enough(toy):
     many, large = pairs_timed(toy, ProfiledBackend(surprise=1.0))
     assert small <= ENOUGH < large
     assert many - few >= 2 * (PAIRS - 6)
+    assert few > LEAST + 4  # the ends and the alternating ones are timed besides
 
 
 def test_a_short_model_is_run_more_often(toy):

@@ -208,7 +208,12 @@ def _not_negative(node: onnx.NodeProto | None, arrays: dict[str, onnx.TensorProt
 
 def has_branches(model: onnx.ModelProto) -> bool:
     """Whether a model has branches or loops, which may read any tensor from within."""
-    return any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute)
+    return any(branches(node) for node in model.graph.node)
+
+
+def branches(node: onnx.NodeProto) -> bool:
+    """Whether there are graphs within a node."""
+    return any(a.HasField("g") or a.graphs for a in node.attribute)
 
 
 def shape_of(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:

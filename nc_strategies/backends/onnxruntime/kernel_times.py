@@ -1,7 +1,7 @@
 """How long the nodes of an optimized graph take, each run on its own.
 
 The engine's profiler writes some hundred bytes at every node. On a node of a microsecond that is most of what it tells,
-and it pushes the model out of the caches: the nodes of a small model take up to four times as long as without it.
+and it pushes the model out of the caches: the nodes of a small model take two to four times as long as without it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from onnx import helper, numpy_helper
 
 from nc_strategies.backends.base import Batch
 from nc_strategies.backends.onnxruntime import session
+from nc_strategies.backends.onnxruntime.fold import branches
 from nc_strategies.errors import EngineError
 
 Arrays = Mapping[str, NDArray[np.generic]]
 LEAST_COPIES, MOST_COPIES, COPIES_BYTES = 2, 8, 2**25
 """Copies of a node that run in a row, and the bytes that their weights may take together. Each has weights of its own:
 between two runs of a node in its graph, those of others pass through the caches."""
+ROW_SECONDS = 0.002
+"""What the copies may take together, where they are more than the least: a long node needs fewer to be told apart."""
 RUNS, LEAST_RUNS, SECONDS = 12, 4, 0.05
 """Timed runs of the copies, and the seconds after which there are no more than the least number."""
 PROBE, CALM, BURSTS = 96, 1.06, 12
 """Rows and columns of the product that tells how fast the machine is at the moment, how much longer than at best it may
 take before and after a node is timed, and how often that is tried. Where others use the machine, it is half as fast for
 a second and as fast as ever in the next; as a node is timed once and for all, that would stay with it."""
+NODE_SECONDS = 0.1
+"""After so many seconds a node is not tried again, calm or not: those of a large model are many, and long."""
 
 
 class KernelTimes:
@@ -63,9 +68,8 @@ class KernelTimes:
             return {}
         found = {}
         for node in model.graph.node:
-            names = [name for name in (*node.input, node.output[0]) if name]
-            alone = not any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
-            if node.name and alone and all(name in weights or name in values for name in names):
+            names = [name for name in (*node.input, *node.output) if name]
+            if node.name and not branches(node) and all(name in weights or name in values for name in names):
                 key = _key(node, weights, values)
                 if key not in self._known:
                     self._known[key] = self._time(model, node, weights, values)
@@ -92,16 +96,21 @@ class KernelTimes:
     def _time(self, model: onnx.ModelProto, node: onnx.NodeProto, weights: Arrays, values: Arrays) -> float | None:
         """Seconds of a node: what a number of copies take longer than one does."""
         heavy = sum(weights[name].nbytes for name in set(node.input) if name in weights)
-        more = int(np.clip(COPIES_BYTES // max(1, heavy), LEAST_COPIES, MOST_COPIES))
         feed = {name: values[name] for name in node.input if name and name not in weights}
+        start = time.perf_counter()
         try:
-            one, several = (self._open(_copies(model, node, count, weights, values)) for count in (1, 1 + more))
+            one = self._open(_copies(model, node, 1, weights, values))
+            took = min(_seconds(one, feed) for _ in range(2))
+            more = int(np.clip(min(COPIES_BYTES / max(1, heavy), ROW_SECONDS / took), LEAST_COPIES, MOST_COPIES))
+            several = self._open(_copies(model, node, 1 + more, weights, values))
             found = []
             for _ in range(BURSTS):
                 before = self._pace()
                 found.append(_burst(one, several, feed))
                 if max(before, self._pace()) <= CALM * self._best:
                     return found[-1][1] / more
+                if time.perf_counter() - start > NODE_SECONDS:
+                    break
         except EngineError:
             return None
         return min(found)[1] / more
@@ -110,12 +119,16 @@ class KernelTimes:
         """Seconds of something that always takes the same on an idle machine."""
         if self._probe is None:
             self._probe = session.start(_product(), session.options(1))
-        matrix = np.ones((PROBE, PROBE), np.float32)
-        before = time.perf_counter()
-        session.run(self._probe, {"a": matrix})
-        seconds = time.perf_counter() - before
+        seconds = _seconds(self._probe, {"a": np.ones((PROBE, PROBE), np.float32)})
         self._best = min(self._best, seconds)
         return seconds
+
+
+def _seconds(opened: ort.InferenceSession, feed: Batch) -> float:
+    """What one run takes."""
+    before = time.perf_counter()
+    session.run(opened, feed)
+    return time.perf_counter() - before
 
 
 def _burst(one: ort.InferenceSession, several: ort.InferenceSession, feed: Batch) -> tuple[float, float]:
@@ -123,9 +136,7 @@ def _burst(one: ort.InferenceSession, several: ort.InferenceSession, feed: Batch
     seconds: tuple[list[float], list[float]] = ([], [])
     for index in range(1 + RUNS):
         for opened, kept in zip((one, several), seconds, strict=True):
-            before = time.perf_counter()
-            session.run(opened, feed)
-            kept.append(time.perf_counter() - before)
+            kept.append(_seconds(opened, feed))
         if index >= LEAST_RUNS and sum(map(sum, seconds)) > SECONDS:
             break
     first, all_copies = (float(np.median(kept[1:])) for kept in seconds)
@@ -165,7 +176,7 @@ def _copies(model: onnx.ModelProto, node: onnx.NodeProto, count: int, weights: A
         initializers += [numpy_helper.from_array(weights[name], f"{name}/{index}")
                          for name in dict.fromkeys(node.input) if name in weights]
     taken = [_info(name, values[name]) for name in dict.fromkeys(node.input) if name and name not in weights]
-    given = [_info(nodes[-1].output[0], values[node.output[0]])]
+    given = [_info(copy, values[name]) for copy, name in zip(nodes[-1].output, node.output, strict=True) if name]
     graph = helper.make_graph(nodes, "copies", taken, given, initializers)
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
