@@ -377,6 +377,17 @@ def pairs_timed(toy, backend):
     return len(backend.built), terms.error
 
 
+@pytest.mark.parametrize("kind", [SteadyBackend, ProfiledBackend])
+def test_operators_with_one_between_them_have_terms_where_profiles_tell_them(toy, kind):
+    backend, space = a_backend(toy, kind())
+    names = list(space.ops)
+    backend.links = lambda: tuple(Link(a, (b,)) for a, b in itertools.pairwise(names))
+    terms = fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=lambda: backend.now)
+    linked = {(b.producer, b.consumers) for b in terms.boundaries}
+    assert (names[0], (names[1],)) in linked
+    assert ((names[0], (names[2],)) in linked) == (kind is ProfiledBackend)
+
+
 def test_pairs_are_timed_until_the_error_is_small_enough(toy):
     few, small = pairs_timed(toy, ProfiledBackend())
     many, large = pairs_timed(toy, ProfiledBackend(surprise=1.0))

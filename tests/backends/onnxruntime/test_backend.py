@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nc_strategies import samples
-from nc_strategies.backends.onnxruntime import kernel_times
+from nc_strategies.backends.onnxruntime import kernel_times, session
 from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
 from nc_strategies.backends.onnxruntime.graph import prepare, read
 from nc_strategies.backends.onnxruntime.kernel_times import KernelTimes
@@ -268,7 +268,8 @@ def test_a_node_takes_what_its_copies_take_more_while_the_machine_is_calm(tmp_pa
     times._pace()
     found = times(graph, pictures(count=1, shape=(3, 12, 12))[0])
     assert list(found.values()) == pytest.approx([2e-6] * len(graph.graph.node))
-    assert max(bursts.values()) == disturbed + 1
+    # The machine is looked at before and after: the round behind the last slow one still begins slowly.
+    assert max(bursts.values()) == (disturbed + 2 if disturbed else 1)
 
 
 def test_a_node_whose_first_result_is_left_out_is_timed_and_one_with_branches_is_not():
@@ -288,13 +289,20 @@ def test_a_node_whose_first_result_is_left_out_is_timed_and_one_with_branches_is
     assert found["lstm"] > 0
 
 
-def test_what_cannot_run_alone_is_told_by_the_profiler(tmp_path):
+def test_what_cannot_run_alone_is_told_by_the_profiler(tmp_path, monkeypatch):
     path = models.squeeze_and_excite(tmp_path / "m.onnx")
     backend, space = ready(path, pictures(shape=(3, 12, 12)))
     batch = pictures(count=1, shape=(3, 12, 12))[0]
     model = backend.save(space.default(), tmp_path / "model").read_bytes()
-    known = dict.fromkeys([n.name for n in optimize(model).graph.node][1:], 0.0)
-    profile = OrtExecutable(model, 1, "", backend._operators, kernel_times=lambda graph, batch: known).profile(batch, 3)
+    known = dict.fromkeys([n.name for n in optimize(model).graph.node], 0.0)
+    runs, profiled = [], session._profiled
+    monkeypatch.setattr(session, "_profiled", lambda *args: runs.append(args[3]) or profiled(*args))
+    executable = OrtExecutable(model, 1, "", backend._operators, kernel_times=lambda graph, batch: known)
+    assert not any(executable.profile(batch, 30).ops.values())
+    assert max(runs) == 2  # no more than the shapes need
+    known.pop(next(iter(known)))
+    profile = executable.profile(batch, 30)
+    assert max(runs) == 31
     told = [*profile.ops.values(), profile.other, *(seconds for _, seconds in profile.conversions)]
     assert sum(seconds > 0 for seconds in told) == 1
 
