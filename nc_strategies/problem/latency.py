@@ -27,6 +27,9 @@ class Boundary:
     when the producer is int8 and at least one consumer is float. The last two costs only arise where consumers are in
     int8 by other schemes than the default; a strategy that keeps to one scheme an operator may leave them out.
 
+    It may also stand for two operators with one between them, whose times hang on each other. Costs are negative where
+    that saves time.
+
     Args:
         producer: Operator that makes the tensor; None for one that is always float: an input, an operator without a
             choice.

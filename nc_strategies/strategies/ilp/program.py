@@ -25,7 +25,7 @@ _stdout = threading.Lock()
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is paid once for a tensor where int8 meets float; members are units, None where always float.
+    """What is paid once, or saved, for a tensor where int8 meets float; members are units, None where always float.
 
     Args:
         producer: Unit that makes the tensor.
