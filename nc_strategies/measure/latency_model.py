@@ -38,10 +38,11 @@ the caches of each. And how many are timed before the error is looked at."""
 PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 16, 8, 16
 """Random configurations to time, in pairs of a part and its complement: with profiles at most, and without, where the
 number of operators counts."""
-SHARES = (0.5, 0.2, 0.35)
+SHARES = (0.5, 0.2, 0.35, 0.08)
 """Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
-LEAST, ENOUGH = 8, 0.02
-"""After more than so many random parts, none are timed once the error beyond the noise of the timings is no more."""
+LEAST, OPERATORS_EACH, ENOUGH = 12, 4, 0.02
+"""After so many random parts, and one for so many operators, none are timed once the error beyond the noise of the
+timings is no more than that."""
 ANCHORED = 0.5
 """How much closer than the others the model is held to the timings of the two ends."""
 PLACE = 0.01
@@ -164,12 +165,12 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     columns = Columns(space, links, indirect(space, links) if profiled else ())
     changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
     pairs = PAIRS if profiled else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
-    halves = list(_halves(space, pairs, rng))
+    halves, least = list(_halves(space, pairs, rng)), max(LEAST, changing // OPERATORS_EACH)
     for start in range(0, len(halves), AT_ONCE):
         timed += bench.time(halves[start : start + AT_ONCE])
         prior = expected(columns, _profiles(timed, bench.seconds), bench.seconds, len(next(iter(batch.values()))))
         values, error, own = _fit(columns, prior, timed)
-        if profiled and start >= LEAST and own <= ENOUGH:
+        if profiled and start + AT_ONCE >= least and own <= ENOUGH:
             break
     bench.close()
     log.info("latency model: %d timings, error %.3f", len(timed), error)
@@ -188,8 +189,8 @@ def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array
     rows = np.stack([columns.row(sample.config) for sample in timed])
     ratios = np.array([sample.ratio for sample in timed])
     deviation = np.hypot([sample.deviation for sample in timed], PLACE)
-    held = np.array([ANCHORED if sample.name in ("float", "int8") else 1.0 for sample in timed])
-    values, left_out = posterior(prior, rows, ratios, deviation * ratios * held)
+    ends = np.array([sample.name in ("float", "int8") for sample in timed])
+    values, left_out = posterior(prior, rows, ratios, deviation * ratios * np.where(ends, ANCHORED, 1.0), ends)
     mixed = np.array([sample.name.startswith("half") for sample in timed])
     if not mixed.any():
         return values, 0.0, 0.0

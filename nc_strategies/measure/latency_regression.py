@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,8 @@ ALL_FLOAT = 0.1
 """Standard deviation of what the all-float graph costs beside its terms, relative to fp32's latency."""
 UNPROFILED = 5.0
 """Without profiles, terms are uncertain by so much more."""
+FAR, REWEIGHTED = 2.0, 4
+"""Standard deviations within which a timing counts in full, and how often the weights of the others are found anew."""
 LEAST_LEFT = 0.05
 """Part of a profiled time that is left at least when what profiling adds is taken away."""
 LEAST = 5e-4
@@ -79,9 +81,15 @@ class Columns:
         self.boundaries = [Boundary(k.producer, k.consumers, 0, 0, k.float_consumer, 0, 0, k.clipped)
                            for k in self.links]
         self.count = self.first_link + 4 * len(self.links)
+        self._rows: dict[Config, Array] = {}
 
     def row(self, config: Config) -> Array:
-        """How often a configuration pays each term."""
+        """How often a configuration pays each term, shape (terms,)."""
+        if config not in self._rows:
+            self._rows[config] = self._row(config)
+        return self._rows[config]
+
+    def _row(self, config: Config) -> Array:
         row = np.zeros(self.count)
         row[0] = 1.0
         for name, scheme in config.ops:
@@ -112,18 +120,50 @@ class Columns:
 
 
 def indirect(space: Space, links: Iterable[Link]) -> tuple[Link, ...]:
-    """A link for each pair of operators with one between them.
+    """Links of operators that are not each other's neighbours.
 
-    In which layout an engine runs an operator, and what it fuses it with, may hang on the operators around it, that
-    before the one before or behind the one behind included. Such a link stands for what two operators cost more or less
-    where one is in int8 and the other is not.
+    In which layout an engine runs an operator, and what it fuses it with, may hang on operators further away. A pair
+    of operators with one between them, or with several that have no weights, stands for what the two cost more or less
+    where one is in int8 and the other is not; an operator without weights and the nearest ones with weights on both of
+    its sides, for what it costs more or less unless both do as it does: it then keeps their layout.
     """
     readers: dict[str, set[str]] = {}
+    makers: dict[str, set[str]] = {}
     for link in links:
         if link.producer in space.ops:
-            readers.setdefault(link.producer, set()).update(c for c in link.consumers if c in space.ops)
-    return tuple(Link(name, (second,)) for name, near in readers.items()
-                 for second in sorted({c for n in near for c in readers.get(n, ())} - near - {name}))
+            for consumer in link.consumers:
+                if consumer in space.ops:
+                    readers.setdefault(link.producer, set()).add(consumer)
+                    makers.setdefault(consumer, set()).add(link.producer)
+    found = {(name, second): Link(name, (second,)) for name, near in readers.items()
+             for second in sorted({c for n in near for c in readers.get(n, ())} - near - {name})}
+    around: list[Link] = []
+    for name, op in space.ops.items():
+        if op.parameters:
+            continue
+        before, behind = _weighted(name, makers, space), _weighted(name, readers, space)
+        further = [*((one, name) for one in before), *((name, one) for one in behind)]
+        for one, other in ((b, a) for b in before for a in behind if a != b):
+            around.append(Link(name, (one, other)))
+            further.append((one, other))
+        for one, other in further:
+            if other not in readers.get(one, ()):
+                found.setdefault((one, other), Link(one, (other,)))
+    return (*found.values(), *around)
+
+
+def _weighted(name: str, near: Mapping[str, set[str]], space: Space) -> list[str]:
+    """The nearest operators with weights on one side of an operator."""
+    found: set[str] = set()
+    seen, left = {name}, [name]
+    while left:
+        for other in near.get(left.pop(), set()) - seen:
+            seen.add(other)
+            if space.ops[other].parameters:
+                found.add(other)
+            else:
+                left.append(other)
+    return sorted(found)
 
 
 def _within(link: Link, space: Space) -> Link | None:
@@ -144,11 +184,12 @@ class Prior:
     own: Array
     shared: list[Array]
 
-    def covariance(self) -> Array:
-        """Covariance of the terms, shape (terms, terms)."""
-        found = np.diag(self.own**2)
-        for factor in self.shared:
-            found += np.outer(factor, factor)
+    def spread(self, rows: Array) -> Array:
+        """The covariance of the terms times designs, shape (terms, rows)."""
+        found: Array = self.own[:, None] ** 2 * rows.T
+        if self.shared:
+            factors = np.stack(self.shared, 1)
+            found += factors @ (factors.T @ rows.T)
         return found
 
 
@@ -331,21 +372,31 @@ def _conversions(columns: Columns, profiles: Sequence[tuple[Config, Profile]], t
     return found
 
 
-def posterior(prior: Prior, rows: Array, ratios: Array, noise: Array) -> tuple[Array, Array]:
+def posterior(prior: Prior, rows: Array, ratios: Array, noise: Array,
+              firm: NDArray[np.bool_] | None = None) -> tuple[Array, Array]:
     """Terms after timings, by Bayesian linear regression, and each timing's error when it is left out.
 
-    Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", sections 2.1 and 5.4.2.
+    A timing that is further from what the others lead to expect of it than noise explains counts for less: its noise is
+    taken to be larger, in a few rounds of reweighting.
+
+    Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", sections 2.1 and 5.4.2; Huber, "Robust
+    Statistics", section 7.8, for the weights.
 
     Args:
         prior: What was expected.
         rows: Design, shape (timings, terms).
         ratios: Latencies relative to fp32's, shape (timings,).
         noise: Their standard deviations, shape (timings,).
+        firm: Which count in full in any case, shape (timings,); none when left out.
 
     Returns:
         Terms, shape (terms,), and predicted minus measured, shape (timings,).
     """
-    spread = prior.covariance() @ rows.T
-    inverse = np.linalg.inv(rows @ spread + np.diag(noise**2))
-    weighed = inverse @ (ratios - rows @ prior.mean)
-    return prior.mean + spread @ weighed, -weighed / np.diag(inverse)
+    spread, beyond = prior.spread(rows), ratios - rows @ prior.mean
+    stretch, most = np.ones(len(noise)), np.inf if firm is None else np.where(firm, 1.0, np.inf)
+    for _ in range(REWEIGHTED + 1):
+        inverse = np.linalg.inv(rows @ spread + np.diag((stretch * noise) ** 2))
+        weighed, tight = inverse @ beyond, np.diag(inverse)
+        usual = 1 / tight + (1 - stretch**2) * noise**2
+        stretch = np.clip((weighed / tight) ** 2 / usual / FAR**2, 1.0, most)
+    return prior.mean + spread @ weighed, -weighed / tight

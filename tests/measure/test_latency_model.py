@@ -33,8 +33,9 @@ SYM = replace(ASYM, activation=TensorScheme("int8", "sym"))
 NAMES = [f"op{i:02d}" for i in range(12)]
 
 
-def space_of(schemes=(ASYM, KL, SYM, FLOAT), names=NAMES):
-    return Space(Capabilities(tuple(OpCapability(n, "Conv", schemes, parameters=100, elements=1000) for n in names)))
+def space_of(schemes=(ASYM, KL, SYM, FLOAT), names=NAMES, parameters=lambda name: 100):
+    return Space(Capabilities(tuple(OpCapability(n, "Conv", schemes, parameters=parameters(n), elements=1000)
+                                    for n in names)))
 
 
 def links_of(names=NAMES):
@@ -166,6 +167,66 @@ def test_operators_with_one_between_them_are_linked_too():
     links = (Link("a", ("b", "c")), Link("b", ("c",)), Link("c", ("d",)), Link("z", ("a",)))
     # a and c are neighbours already.
     assert {(k.producer, k.consumers) for k in indirect(space, links)} == {("a", ("d",)), ("b", ("d",))}
+
+
+def test_operators_without_weights_are_linked_to_the_nearest_ones_with_weights():
+    """conv1 -> relu -> pool -> mul -> conv2, with a gate from the pool to the mul."""
+    weights = {"conv1": 10, "gate": 10, "conv2": 10}
+    plain = space_of(names=("conv1", "relu", "pool", "gate", "mul", "conv2"))
+    space = Space(replace(plain.capabilities, ops=tuple(replace(op, parameters=weights.get(op.name, 0))
+                                                        for op in plain.ops.values())))
+    links = (Link("conv1", ("relu",)), Link("relu", ("pool", "mul")), Link("pool", ("gate",)), Link("gate", ("mul",)),
+             Link("mul", ("conv2",)))
+    found = {(k.producer, *k.consumers) for k in indirect(space, links)}
+    threes = {one for one in found if len(one) == 3}
+    assert threes == {("relu", "conv1", "gate"), ("relu", "conv1", "conv2"), ("pool", "conv1", "gate"),
+                      ("mul", "conv1", "conv2"), ("mul", "gate", "conv2")}
+    assert {("conv1", "gate"), ("conv1", "conv2"), ("gate", "conv2"), ("conv1", "mul"), ("pool", "mul")} <= found
+    assert not {("conv1", "relu"), ("gate", "mul")} & found  # neighbours
+
+
+def test_a_layout_that_three_operators_have_to_keep_is_found_in_profiles():
+    """What has no weights is fast in int8 where the weighted operators on both sides, two away, are in int8 too."""
+    names = [f"op{i}" for i in range(9)]
+    space, rng = space_of((ASYM, FLOAT), names, lambda n: 10 * (n in names[::4])), np.random.default_rng(0)
+    links = tuple(Link(a, (b,), 1000) for a, b in itertools.pairwise(names))
+
+    def profile(config):
+        int8 = {n: not config.schemes[n].is_float for n in names}
+        ops = {n: 1e-4 if int8[n] else 2e-4 for n in names}
+        for i in (2, 6):
+            ops[names[i]] += 3e-4 * (int8[names[i]] and not (int8[names[i - 2]] and int8[names[i + 2]]))
+        return Profile(ops, (), 0.0, converted=())
+
+    configs = [space.default(), *(space.sample(rng) for _ in range(40))]
+    told = [(c, profile(c)) for c in configs]
+    fresh = [c for c in (space.sample(rng) for _ in range(50)) if c.int8_ops]
+
+    def error(far):
+        columns = Columns(space, links, far)
+        mean = expected(columns, told, 2e-3, 1).mean
+        return np.mean([abs(float(columns.row(c) @ mean) / (sum(profile(c).ops.values()) / 2e-3) - 1) for c in fresh])
+
+    far = indirect(space, links)
+    assert error(far) < 0.75 * error([k for k in far if len(k.consumers) == 1])
+
+
+def test_a_timing_far_from_what_the_others_lead_to_expect_counts_for_less():
+    space, rng = space_of(), np.random.default_rng(3)
+    truth, columns = true_terms(rng), Columns(space_of(), links_of())
+    all_float = space.all_float()
+    configs = [all_float.with_ops(dict.fromkeys(rng.permutation(NAMES)[: rng.integers(1, len(NAMES))], ASYM))
+               for _ in range(40)]
+    prior, rows = expected(columns, (), 1e-3, 1), np.stack([columns.row(c) for c in configs])
+    ratios = np.array([truth(c) for c in configs])
+    wrong = ratios.copy()
+    wrong[[5, 17]] *= 1.25
+
+    def error(firm=None):
+        values, _ = posterior(prior, rows, wrong, 0.01 * ratios, firm)
+        return float(np.abs(rows @ values / ratios - 1).max())
+
+    assert error() < 0.02 < error(np.ones(40, bool))
 
 
 def test_what_an_operator_takes_more_beside_others_is_found_in_profiles():

@@ -33,6 +33,8 @@ FUSED_BY_PATTERN = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", 
 """Types that the engine turns into int8 whenever they stand between Q/DQ pairs, asked or not."""
 PROPAGATING = FOLLOWING | MOVEMENT
 """Types over which the engine moves quantizations, as long as they have one scale."""
+MOST_REPEATED = 2**16
+"""Elements to which a scalar is repeated at most."""
 REQUANTIZED_WEIGHTS = {"Conv", "ConvTranspose", "Gemm"}
 """Types whose float weights the engine quantizes itself between Q/DQ pairs (its WeightBiasQuantization)."""
 
@@ -219,8 +221,10 @@ class _Build:
         else:
             self.float_node(unit.node)
             return
-        shift = self.variant(f"ncs/shift_{beta / alpha:.9g}", wanted, np.float32(beta / alpha / QMAX), QMIN)
-        self.constant(shift.name, np.asarray(QMAX, np.uint8))
+        shape = self.spread(unit.inputs[0])
+        shift = self.variant("_".join([f"ncs/shift_{beta / alpha:.9g}", *map(str, shape)]), wanted,
+                             np.float32(beta / alpha / QMAX), QMIN)
+        self.constant(shift.name, np.full(shape, QMAX, np.uint8))
         self.scalars(shift)
         source = self.quantized(unit.inputs[0], key)
         made = self.variant(f"{unit.output}/sum", wanted, np.float32(scale / alpha), zero)
@@ -230,6 +234,18 @@ class _Build:
         self.state[unit.output] = self.times(made, unit.output, alpha)
         if unit.output in self.graph.outputs:
             self.nodes.append(self.dq_node(self.state[unit.output], unit.output))
+
+    def spread(self, name: str) -> tuple[int, ...]:
+        """The shape of a constant to add to a tensor: a scalar's, but where the last of its dimensions are 1.
+
+        There the engine takes the elements one by one, at some 20 ns each, so that the scalar has to be repeated for
+        every element of a sample.
+        """
+        shape = self.graph.shapes.get(name, ())
+        known = [size for size in shape[1:] if size]
+        if not known or len(known) < len(shape) - 1 or known[-1] != 1 or np.prod(known) > MOST_REPEATED:
+            return ()
+        return (1, *known)
 
     def following(self, node: onnx.NodeProto) -> None:
         source = self.state[node.input[0]]

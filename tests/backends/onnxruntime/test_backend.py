@@ -336,6 +336,25 @@ def test_a_hard_sigmoid_is_a_sum_in_int8_and_one_operator_in_fp32(tmp_path, alph
     assert np.linalg.norm(int8 - fp32) < 0.06 * np.linalg.norm(fp32)
 
 
+@pytest.mark.parametrize(("ends", "shape"), [([1, 1], (1, 6, 1, 1)), ([4, 1], (1, 6, 4, 1)), ([1, 4], ()),
+                                             ([4, 4], ()), (["H", 1], ())])
+def test_a_hard_sigmoid_adds_no_scalar_where_the_engine_takes_elements_one_by_one(tmp_path, ends, shape):
+    """Behind a tensor whose last dimensions are 1, a scalar costs some 20 ns an element."""
+    b = models.Builder(3)
+    a = b.node("AveragePool", ["x"], "pooled", kernel_shape=[1, 1])
+    b.node("HardSigmoid", [a], "y", alpha=0.25, beta=0.5)
+    path = b.save(tmp_path / "m.onnx", ["N", 6, *ends], ["N", 6, *ends])
+    batch = {"x": 3 * np.random.default_rng(0).normal(size=(5, 6, *(4 if e == "H" else e for e in ends)))
+             .astype(np.float32)}
+    backend, space = ready(path, [batch])
+    served = optimize(backend.save(space.default(), tmp_path / "model").read_bytes())
+    (added,) = (node for node in served.graph.node if node.op_type == "QLinearAdd")
+    constants = {i.name: tuple(i.dims) for i in served.graph.initializer}
+    assert constants[added.input[3]] == shape
+    fp32, int8 = (model.predict(batch)[0] for model in (backend.reference(), backend.realise(space.default())))
+    assert np.abs(int8 - fp32).max() < 0.02
+
+
 def test_a_hard_sigmoid_in_int8_saturates_where_the_function_does(tmp_path):
     b = models.Builder(3)
     a = b.node("AveragePool", ["x"], "pooled", kernel_shape=[1, 1])
