@@ -2,9 +2,11 @@
 
 The seconds are those of `result.json`, where measuring fp32 and the finalists counts as evaluating and timing, and
 estimates as the strategy's. `outside the five` is all the rest of a run; of it, `between trials` is what loading the
-model (with the engine) and saving leave.
+model (with the engine) and saving leave. Importing an engine takes the same few seconds in every run: on the sample,
+whose evaluation is short, it shows most. `--data` names a folder with `mobilenet_v1.keras`, `cifar10_eval.npz` and
+`cifar10_calib.npz`, for two more runs on a model of usual size.
 
-usage: python benchmarks/overhead.py [--trials 50] [--json FILE] [-- key=value ...]
+usage: python benchmarks/overhead.py [--trials 50] [--data FOLDER] [--json FILE] [-- key=value ...]
 """
 
 from __future__ import annotations
@@ -22,9 +24,18 @@ AROUND = ("load", "save")
 RUNS = (["backend=onnxruntime", "model=sample", "strategy=random"],
         ["backend=onnxruntime", "model=sample", "strategy=basic"],
         ["backend=tensorflow", "model=sample", "strategy=random"])
+REFERENCE = (["backend=tensorflow", "strategy=random"], ["backend=tensorflow", "strategy=basic"])
 
 
-def run(arguments: list[str], trials: int) -> dict[str, Any]:
+def reference(folder: Path) -> list[str]:
+    """What selects the reference model and its data."""
+    folder = folder.resolve()
+    return ["model=keras", f"model.path={folder}/mobilenet_v1.keras", "data=npz",
+            f"data.path={folder}/cifar10_eval.npz", f"data.calibration_path={folder}/cifar10_calib.npz",
+            "data.preprocess.scale=0.00784313725", "data.preprocess.offset=-1", "data.preprocess.resize=[64,64]"]
+
+
+def run(label: str, overrides: list[str], trials: int) -> dict[str, Any]:
     """One run in a process of its own; its shares of time.
 
     Raises:
@@ -32,17 +43,17 @@ def run(arguments: list[str], trials: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-m", "nc_strategies", *arguments, f"tuning.max_trials={trials}", f"run_dir={folder}/run"],
+            [sys.executable, "-m", "nc_strategies", *overrides, f"tuning.max_trials={trials}", f"run_dir={folder}/run"],
             cwd=folder, capture_output=True, text=True, check=False)
         path = Path(folder, "run", "result.json")
         if not path.exists():
-            raise SystemExit(f"{' '.join(arguments)}: {done.stderr}")
+            raise SystemExit(f"{label}: {done.stderr}")
         result = json.loads(path.read_text())
     seconds = result["seconds"]
     total = seconds["total"]
     five = sum(seconds.get(stage, 0.0) for stage in FIVE)
     around = sum(seconds.get(stage, 0.0) for stage in AROUND)
-    return {"run": " ".join(arguments), "trials": result["trials"]["total"], "seconds": seconds,
+    return {"run": label, "trials": result["trials"]["total"], "seconds": seconds,
             "outside_the_five": (total - five) / total, "between_trials": (total - five - around) / total}
 
 
@@ -50,13 +61,17 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--data", type=Path, help="folder with the reference model and its data")
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", help="one run with these instead of the usual three")
     arguments = parser.parse_args()
     rows = []
     print(f"{'run':56}{'trials':>8}{'seconds':>9}{'outside the five':>18}{'between trials':>16}", flush=True)
-    for overrides in [arguments.overrides] if arguments.overrides else RUNS:
-        row = run(list(overrides), arguments.trials)
+    runs = [(" ".join(one), list(one)) for one in ([arguments.overrides] if arguments.overrides else RUNS)]
+    if arguments.data is not None:
+        runs += [(f"{' '.join(one)}, mobilenet_v1", [*one, *reference(arguments.data)]) for one in REFERENCE]
+    for label, overrides in runs:
+        row = run(label, overrides, arguments.trials)
         rows.append(row)
         print(f"{row['run'][:55]:56}{row['trials']:8}{row['seconds']['total']:9.1f}{row['outside_the_five']:18.2%}"
               f"{row['between_trials']:16.2%}", flush=True)
