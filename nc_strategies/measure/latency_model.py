@@ -35,12 +35,14 @@ PROFILED_RUNS, MOST_PROFILED_RUNS = 15, 60
 SIDE_BY_SIDE, AT_ONCE = 1, 4
 """Configurations that are open at the same time beside fp32, as many as in a trial: the more there are, the colder are
 the caches of each. And how many are timed before the error is looked at."""
-PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 16, 8, 16
+PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 24, 8, 16
 """Random configurations to time, in pairs of a part and its complement: with profiles at most, and without, where the
 number of operators counts."""
 SHARES = (0.5, 0.2, 0.35, 0.08)
 """Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
-LEAST, OPERATORS_EACH, ENOUGH = 12, 4, 0.02
+STRETCHES = 6
+"""Stretches that the operators are divided into where those that follow each other are chosen together."""
+LEAST, OPERATORS_EACH, ENOUGH = 12, 3, 0.02
 """After so many random parts, and one for so many operators, none are timed once the error beyond the noise of the
 timings is no more than that."""
 ANCHORED = 0.5
@@ -232,14 +234,22 @@ def _alternating(space: Space) -> Iterator[_Timed]:
 
 
 def _halves(space: Space, pairs: int, rng: np.random.Generator) -> Iterator[_Timed]:
-    """Random parts of the operators in int8, and their complements; every third pair with random schemes."""
+    """Random parts of the operators in int8, and their complements; every third pair with random schemes.
+
+    In every second pair operators that follow each other are chosen together: where there are few boundaries, operators
+    find other neighbours than where int8 and float mix.
+    """
     available = _int8(space)
     groups = list(available)
     for pair in range(pairs):
         schemes = {group: available[group][0 if pair % 3 != 2 else int(rng.integers(len(available[group])))]
                    for group in groups}
-        count = round(SHARES[pair % len(SHARES)] * len(groups))
-        first = {groups[i] for i in rng.permutation(len(groups))[:count]}
+        count = round(SHARES[pair // 2 % len(SHARES)] * len(groups))
+        together = 1 if pair % 2 == 0 else max(1, len(groups) // STRETCHES)
+        shift = int(rng.integers(together))
+        place = rng.permutation(len(groups) + together)  # of each stretch
+        order = sorted(range(len(groups)), key=lambda i: (place[(i + shift) // together], i))
+        first = {groups[i] for i in order[:count]}
         for side in (True, False):
             config = _chosen(space, {group: schemes[group] for group in groups if (group in first) == side})
             for name, values in space.options.items():
