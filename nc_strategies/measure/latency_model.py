@@ -30,14 +30,16 @@ RUNS, MOST_RUNS, RUNS_SECONDS = 25, 100, 0.1
 What stays with a graph for as long as it is open, only more graphs average out."""
 ENDS = 2
 """How many times as many runs the ends and the other sorts of int8 get: each of their terms hangs on one timing."""
-PROFILED_RUNS, MOST_PROFILED_RUNS = 15, 60
+PROFILED_RUNS, MOST_PROFILED_RUNS = 15, 40
 """Profiled runs of a configuration: as many as timed ones, within these bounds."""
 SIDE_BY_SIDE, AT_ONCE = 1, 4
 """Configurations that are open at the same time beside fp32, as many as in a trial: the more there are, the colder are
 the caches of each. And how many are timed before the error is looked at."""
-PAIRS, LEAST_UNPROFILED, MOST_UNPROFILED = 24, 8, 16
-"""Random configurations to time, in pairs of a part and its complement: with profiles at most, and without, where the
-number of operators counts."""
+PAIRS, MOST_PAIRS, OPERATORS_A_PAIR = 16, 24, 5
+"""Pairs of random configurations that are timed and profiled at most, a part and its complement each: so many, and more
+where there are more operators."""
+LEAST_UNPROFILED, MOST_UNPROFILED = 8, 16
+"""The same without profiles."""
 SHARES = (0.5, 0.2, 0.35, 0.08)
 """Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
 STRETCHES = 6
@@ -166,7 +168,8 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     links, profiled = backend.links(), any(sample.profile is not None for sample in timed)
     columns = Columns(space, links, indirect(space, links) if profiled else ())
     changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
-    pairs = PAIRS if profiled else min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
+    pairs = (min(MOST_PAIRS, max(PAIRS, changing // OPERATORS_A_PAIR)) if profiled else
+             min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2)))
     halves, least = list(_halves(space, pairs, rng)), max(LEAST, changing // OPERATORS_EACH)
     for start in range(0, len(halves), AT_ONCE):
         timed += bench.time(halves[start : start + AT_ONCE])

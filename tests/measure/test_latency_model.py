@@ -129,6 +129,25 @@ def test_what_profiling_adds_to_every_node_is_taken_away():
         assert profile.other == pytest.approx(0.0, abs=1e-6)
 
 
+def test_what_an_engine_spends_between_nodes_is_part_of_what_each_takes():
+    rng = np.random.default_rng(0)
+    counts = [{name: int(rng.integers(1, 6)) for name in "abcd"} for _ in range(40)]
+    times = [{name: float(rng.uniform(1e-5, 1e-4)) for name in "abcd"} for _ in counts]
+    profiles = [Profile({name: 2 * t for name, t in one.items()}, (), 0.0, nodes)
+                for one, nodes in zip(times, counts, strict=True)]
+    wanted = [{name: t + 5e-6 * nodes[name] for name, t in one.items()}
+              for one, nodes in zip(times, counts, strict=True)]
+    seconds = [sum(one.values()) for one in wanted]
+
+    def error(found):
+        return np.mean([abs(profile.ops[name] / one[name] - 1) for profile, one in zip(found, wanted, strict=True)
+                        for name in "abcd"])
+
+    few = [profile for profile, second in zip(profiles, seconds, strict=True)
+           for profile in unstretched([profile], [second])]
+    assert error(unstretched(profiles, seconds)) < 0.02 < 0.08 < error(few)
+
+
 def test_a_profile_that_says_what_a_run_takes_is_left_as_it_is():
     profiles = [Profile({"short": 1e-3, "long": 5e-3}, ((10, 1e-4),)), Profile({"short": 2e-3, "long": 4e-3})]
     found = unstretched(profiles, [6.1e-3, 6e-3])
