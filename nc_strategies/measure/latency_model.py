@@ -143,7 +143,7 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     The all-float graph, the default, each other sort of int8, every second operator in int8 one way and the other, and
     random mixtures are timed beside fp32 as trials are, and profiled. The profiles give what to expect of each term,
     Bayesian linear regression on the timings corrects it. Without profiles, operators are expected to take time by
-    their sizes, and those with one between them are not taken to influence each other.
+    their sizes, and those that are not neighbours are not taken to influence each other.
 
     Args:
         backend: Loaded and calibrated.
@@ -167,19 +167,26 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     timed = bench.time(list(_ends(space)), ENDS) + bench.time(list(_alternating(space)))
     links, profiled = backend.links(), any(sample.profile is not None for sample in timed)
     columns = Columns(space, links, indirect(space, links) if profiled else ())
-    changing = sum(any(not s.is_float for s in space.schemes(group)) for group in space.groups)
-    pairs = (min(MOST_PAIRS, max(PAIRS, changing // OPERATORS_A_PAIR)) if profiled else
-             min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2)))
-    halves, least = list(_halves(space, pairs, rng)), max(LEAST, changing // OPERATORS_EACH)
+    pairs, least = _how_many(space, profiled)
+    halves = list(_halves(space, pairs, rng))
     for start in range(0, len(halves), AT_ONCE):
         timed += bench.time(halves[start : start + AT_ONCE])
         prior = expected(columns, _profiles(timed, bench.seconds), bench.seconds, len(next(iter(batch.values()))))
         values, error, own = _fit(columns, prior, timed)
-        if profiled and start + AT_ONCE >= least and own <= ENOUGH:
+        if start + AT_ONCE >= least and own <= ENOUGH:
             break
     bench.close()
     log.info("latency model: %d timings, error %.3f", len(timed), error)
     return columns.terms(values, error)
+
+
+def _how_many(space: Space, profiled: bool = True) -> tuple[int, int]:
+    """Pairs of random parts at most, and random parts at least: without profiles, all are timed."""
+    changing = len(_int8(space))
+    if profiled:
+        return min(MOST_PAIRS, max(PAIRS, changing // OPERATORS_A_PAIR)), max(LEAST, changing // OPERATORS_EACH)
+    pairs = min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
+    return pairs, 2 * pairs
 
 
 def _profiles(timed: Sequence[_Timed], seconds: float) -> list[tuple[Config, Profile]]:

@@ -210,13 +210,13 @@ def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[P
     """
     if not profiles:
         return []
+    sums = np.array([sum(time for time, _ in _nodes(p)) for p in profiles])
     counts = np.array([sum(nodes for _, nodes in _nodes(p)) for p in profiles], float)
-    excess = float(counts @ (np.array([sum(time for time, _ in _nodes(p)) for p in profiles]) - np.array(seconds)))
+    excess = float(counts @ (sums - np.array(seconds)))
     cheapest = min((time / nodes for p in profiles for time, nodes in _nodes(p) if nodes), default=0.0)
     each = min(cheapest, max(0.0, excess / max(1.0, float(counts @ counts))))
     if excess > 0 and len(profiles) >= MANY:
-        each = min(each, -_between(np.array([sum(t for t, _ in _nodes(p)) for p in profiles]), counts,
-                                   np.array(seconds)))
+        each = min(each, -_between(sums, counts, np.array(seconds)))
     return [_scaled(profile, each, wanted) for profile, wanted in zip(profiles, seconds, strict=True)]
 
 
@@ -401,8 +401,9 @@ def posterior(prior: Prior, rows: Array, ratios: Array, noise: Array,
     A timing that is further from what the others lead to expect of it than noise explains counts for less: its noise is
     taken to be larger, in a few rounds of reweighting.
 
-    Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", sections 2.1 and 5.4.2; Huber, "Robust
-    Statistics", section 7.8, for the weights.
+    Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", sections 2.1 and 5.4.2. Reweighting until
+    the weights agree with the residuals is that of Huber's M-estimates ("Robust Statistics"); the weights here fall
+    faster than his, with the fourth power of the distance.
 
     Args:
         prior: What was expected.

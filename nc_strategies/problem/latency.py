@@ -27,7 +27,7 @@ class Boundary:
     when the producer is int8 and at least one consumer is float. The last two costs only arise where consumers are in
     int8 by other schemes than the default; a strategy that keeps to one scheme an operator may leave them out.
 
-    It may also stand for two operators with one between them, whose times hang on each other. Costs are negative where
+    It may also stand for operators that are not neighbours, whose times hang on each other. Costs are negative where
     that saves time.
 
     Args:

@@ -17,7 +17,10 @@ from nc_strategies.measure.latency_model import (
     PAIRS,
     RUNS,
     RUNS_SECONDS,
+    SHARES,
     _fit,
+    _halves,
+    _how_many,
     _Timed,
     fit_latency,
 )
@@ -148,6 +151,16 @@ def test_what_an_engine_spends_between_nodes_is_part_of_what_each_takes():
     assert error(unstretched(profiles, seconds)) < 0.02 < 0.08 < error(few)
 
 
+def test_profiles_that_say_less_than_their_graphs_take_are_only_stretched():
+    rng = np.random.default_rng(0)
+    nodes = [{name: int(rng.integers(1, 6)) for name in "abcd"} for _ in range(40)]
+    profiles = [Profile({name: float(rng.uniform(1e-5, 1e-4)) for name in "abcd"}, (), 0.0, one) for one in nodes]
+    seconds = [1.2 * sum(p.ops.values()) + 5e-6 * sum(p.nodes.values()) for p in profiles]
+    for before, after, wanted in zip(profiles, unstretched(profiles, seconds), seconds, strict=True):
+        factor = wanted / sum(before.ops.values())
+        assert after.ops == pytest.approx({name: factor * time for name, time in before.ops.items()})
+
+
 def test_a_profile_that_says_what_a_run_takes_is_left_as_it_is():
     profiles = [Profile({"short": 1e-3, "long": 5e-3}, ((10, 1e-4),)), Profile({"short": 2e-3, "long": 4e-3})]
     found = unstretched(profiles, [6.1e-3, 6e-3])
@@ -191,9 +204,7 @@ def test_operators_with_one_between_them_are_linked_too():
 def test_operators_without_weights_are_linked_to_the_nearest_ones_with_weights():
     """conv1 -> relu -> pool -> mul -> conv2, with a gate from the pool to the mul."""
     weights = {"conv1": 10, "gate": 10, "conv2": 10}
-    plain = space_of(names=("conv1", "relu", "pool", "gate", "mul", "conv2"))
-    space = Space(replace(plain.capabilities, ops=tuple(replace(op, parameters=weights.get(op.name, 0))
-                                                        for op in plain.ops.values())))
+    space = space_of(names=("conv1", "relu", "pool", "gate", "mul", "conv2"), parameters=lambda n: weights.get(n, 0))
     links = (Link("conv1", ("relu",)), Link("relu", ("pool", "mul")), Link("pool", ("gate",)), Link("gate", ("mul",)),
              Link("mul", ("conv2",)))
     found = {(k.producer, *k.consumers) for k in indirect(space, links)}
@@ -474,6 +485,35 @@ def test_pairs_are_timed_until_the_error_is_small_enough(toy):
     assert small <= ENOUGH < large
     assert many - few >= 2 * (PAIRS - 6)
     assert few > LEAST + 4  # the ends and the alternating ones are timed besides
+
+
+@pytest.mark.parametrize(("count", "pairs"), [(12, 16), (100, 20), (300, 24)])
+def test_the_more_operators_the_more_is_timed(count, pairs):
+    names = [f"op{i:03d}" for i in range(count)]
+    space = space_of((ASYM, FLOAT), names)
+    assert _how_many(space) == (pairs, max(12, count // 3))
+
+
+def test_every_second_pair_takes_operators_that_follow_each_other():
+    names = [f"op{i:03d}" for i in range(60)]
+    space = space_of((ASYM, FLOAT), names)
+    changes, shares, places = [], [], set()
+    for index, sample in enumerate(_halves(space, 16, np.random.default_rng(0))):
+        int8 = [not sample.config.schemes[name].is_float for name in names]
+        crossed = [i for i, (a, b) in enumerate(itertools.pairwise(int8)) if a != b]
+        changes.append(len(crossed))
+        if index % 2 == 0:
+            shares.append(sum(int8))
+        if index % 4 >= 2:
+            places.update(i % 10 for i in crossed)
+    mixed, together = np.array(changes).reshape(8, 2, 2).transpose(1, 0, 2).reshape(2, -1)
+    assert shares == [round(share * 60) for share in (*SHARES, *SHARES) for _ in range(2)]
+    assert len(places) > 6  # of ten: stretches do not always begin at the same operators
+    # Ten operators to a stretch: seven stretches at most, one of which may be cut.
+    assert together.max() <= 8
+    # Of 60 with shares of 0.08 to 0.5, some 9 to 30 neighbours differ.
+    assert mixed.min() >= 6
+    assert together.mean() < 0.4 * mixed.mean()
 
 
 def test_a_short_model_is_run_more_often(toy):

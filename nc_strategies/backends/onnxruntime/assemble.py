@@ -33,10 +33,10 @@ FUSED_BY_PATTERN = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", 
 """Types that the engine turns into int8 whenever they stand between Q/DQ pairs, asked or not."""
 PROPAGATING = FOLLOWING | MOVEMENT
 """Types over which the engine moves quantizations, as long as they have one scale."""
-MOST_REPEATED = 2**16
-"""Elements to which a scalar is repeated at most."""
 REQUANTIZED_WEIGHTS = {"Conv", "ConvTranspose", "Gemm"}
 """Types whose float weights the engine quantizes itself between Q/DQ pairs (its WeightBiasQuantization)."""
+MOST_REPEATED = 2**16
+"""Elements to which a scalar is repeated at most."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class _Build:
         else:
             self.float_node(unit.node)
             return
-        shape = self.spread(unit.inputs[0])
+        shape = self.addend_shape(unit.inputs[0])
         shift = self.variant("_".join([f"ncs/shift_{beta / alpha:.9g}", *map(str, shape)]), wanted,
                              np.float32(beta / alpha / QMAX), QMIN)
         self.constant(shift.name, np.full(shape, QMAX, np.uint8))
@@ -235,7 +235,7 @@ class _Build:
         if unit.output in self.graph.outputs:
             self.nodes.append(self.dq_node(self.state[unit.output], unit.output))
 
-    def spread(self, name: str) -> tuple[int, ...]:
+    def addend_shape(self, name: str) -> tuple[int, ...]:
         """The shape of a constant to add to a tensor: a scalar's, but where the last of its dimensions are 1.
 
         There the engine takes the elements one by one, at some 20 ns each, so that the scalar has to be repeated for

@@ -337,7 +337,7 @@ def test_a_hard_sigmoid_is_a_sum_in_int8_and_one_operator_in_fp32(tmp_path, alph
 
 
 @pytest.mark.parametrize(("ends", "shape"), [([1, 1], (1, 6, 1, 1)), ([4, 1], (1, 6, 4, 1)), ([1, 4], ()),
-                                             ([4, 4], ()), (["H", 1], ())])
+                                             ([4, 4], ()), (["H", 1], ()), ([20_000, 1], ())])
 def test_a_hard_sigmoid_adds_no_scalar_where_the_engine_takes_elements_one_by_one(tmp_path, ends, shape):
     """Behind a tensor whose last dimensions are 1, a scalar costs some 20 ns an element."""
     b = models.Builder(3)
@@ -351,6 +351,23 @@ def test_a_hard_sigmoid_adds_no_scalar_where_the_engine_takes_elements_one_by_on
     (added,) = (node for node in served.graph.node if node.op_type == "QLinearAdd")
     constants = {i.name: tuple(i.dims) for i in served.graph.initializer}
     assert constants[added.input[3]] == shape
+    fp32, int8 = (model.predict(batch)[0] for model in (backend.reference(), backend.realise(space.default())))
+    assert np.abs(int8 - fp32).max() < 0.02
+
+
+def test_hard_sigmoids_of_tensors_of_other_shapes_add_constants_of_their_own(tmp_path):
+    b = models.Builder(3)
+    a = b.node("AveragePool", ["x"], "pooled", kernel_shape=[1, 1])
+    h = b.node("HardSigmoid", [a], "wide", alpha=0.25, beta=0.5)
+    g = b.node("AveragePool", [h], "narrow", kernel_shape=[2, 1], strides=[2, 1])
+    b.node("HardSigmoid", [g], "y", alpha=0.25, beta=0.5)
+    path = b.save(tmp_path / "m.onnx", ["N", 6, 4, 1], ["N", 6, 2, 1])
+    batch = {"x": 3 * np.random.default_rng(0).normal(size=(5, 6, 4, 1)).astype(np.float32)}
+    backend, space = ready(path, [batch])
+    served = optimize(backend.save(space.default(), tmp_path / "model").read_bytes())
+    constants = {i.name: tuple(i.dims) for i in served.graph.initializer}
+    added = [constants[node.input[3]] for node in served.graph.node if node.op_type == "QLinearAdd"]
+    assert added == [(1, 6, 4, 1), (1, 6, 2, 1)]
     fp32, int8 = (model.predict(batch)[0] for model in (backend.reference(), backend.realise(space.default())))
     assert np.abs(int8 - fp32).max() < 0.02
 
