@@ -7,16 +7,12 @@ process of its own, and kept in the user's cache.
 from __future__ import annotations
 
 import functools
-import logging
-import os
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
-from nc_strategies.study.folder import write_atomically
+from nc_strategies import cache
 
-log = logging.getLogger(__name__)
 BUNDLE = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
 NOTICE = """/* Vega, Vega-Lite and Vega-Embed: Copyright (c) 2015-2025 University of Washington Interactive Data Lab and
 contributors. Redistribution and use in source and binary forms, with or without modification, are permitted under the
@@ -34,20 +30,10 @@ def vega() -> str:
         CalledProcessError: it could not make them.
     """
     name = f"vega-{version('vl-convert-python')}.js"
-    cached = _cache() / name
-    try:
-        return cached.read_text(encoding="utf-8")
-    except OSError:
-        pass
+    kept = cache.read(name)
+    if kept is not None:
+        return kept
     made = subprocess.run([sys.executable, "-c", BUNDLE], stdin=subprocess.DEVNULL, capture_output=True, check=True)
     text = NOTICE + made.stdout.decode().replace("</script", "<\\/script").replace("<!--", "<\\!--")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cached, text)
-    except OSError as error:
-        log.info("the scripts of pages are not kept: %s", error)
+    cache.keep(name, text)
     return text
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nc_strategies"

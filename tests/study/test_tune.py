@@ -237,6 +237,30 @@ class TestSeconds:
                                       "total"}
         assert sum(study.seconds.values()) - study.seconds["total"] < study.seconds["total"]
 
+    def test_a_trial_counts_whatever_it_did_and_what_is_not_evaluating_or_timing_as_realising(self, run):
+        one = run(max_trials=2)
+        realise = one.backend.realise
+
+        def slow_to_close(config):
+            model = realise(config)
+            close, executed = model.close, model.executed
+
+            def closing():
+                time.sleep(0.2)
+                close()
+
+            def looking():
+                time.sleep(0.1)
+                return executed()
+
+            model.close, model.executed = closing, looking
+            return model
+
+        one.backend.realise = slow_to_close
+        study = one()
+        took = [dict(trial.evaluation.seconds)["realise"] for trial in study.trials]
+        assert all(0.3 <= seconds < 1.0 for seconds in took)
+
 
 class TestInterrupt:
     def test_an_interrupt_inside_a_trial_keeps_what_was_measured_and_saves_the_best(self, run):

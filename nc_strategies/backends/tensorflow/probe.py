@@ -1,27 +1,34 @@
 """Which int8 kernels this processor and this TensorFlow really run, tried out in a child process.
 
 A kernel that meets what it does not support may abort the process it runs in, and 8-bit products may saturate: without
-VNNI, two products of u8 and s8 are added in 16 bits (oneDNN, "Nuances of int8 computations").
+VNNI, two products of u8 and s8 are added in 16 bits (oneDNN, "Nuances of int8 computations"). The answer is kept in the
+user's cache: the child imports TensorFlow, and on a busy machine doubles the time until a model is loaded.
 
 Run as a module, it takes the names of cases to leave out and prints one line before and one after each case.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
+from nc_strategies import cache
 from nc_strategies.process import child_environment
 
 KINDS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 DTYPES = ("uint8", "int8")
 MODULE = "nc_strategies.backends.tensorflow.probe"
 SECONDS = 120
+CPUINFO = Path("/proc/cpuinfo")
 EXACT, SATURATES, WRONG = "exact", "saturates", "wrong"
 
 
@@ -48,16 +55,34 @@ class Kernels:
 
 
 class Probe:
-    """The child process, started at once and waited for when its result is needed."""
+    """The child process, started at once and waited for when its result is needed; or what one found before.
 
-    def __init__(self) -> None:
-        self._child = _start(())
+    Args:
+        name: What its result is kept as, between runs; None asks a child whatever was found before.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
+        self._kept = None if name is None else _kept(cache.read(name))
+        self._child = None if self._kept is not None else _start(())
 
     def result(self) -> Kernels:
         """Wait for the child; start another without the case that a child aborted on."""
+        if self._child is None:
+            assert self._kept is not None
+            return self._kept
+        found, whole = self._ask(self._child)
+        if whole and self._name is not None:
+            # A child may have been ended by chance: only what one tried from first to last is kept.
+            cache.keep(self._name, json.dumps({"results": found.results, "failures": found.failures}))
+        return found
+
+    @staticmethod
+    def _ask(child: subprocess.Popen[str]) -> tuple[Kernels, bool]:
+        """What was found, and whether by the first child."""
         results: dict[str, str] = {}
         failures: dict[str, str] = {}
-        child = self._child
+        whole = True
         while True:
             try:
                 output, _ = child.communicate(timeout=SECONDS)
@@ -66,23 +91,60 @@ class Probe:
                 output, _ = child.communicate()
             begun, finished = _read(output, results, failures)
             if finished:
-                return Kernels(results, failures)
+                return Kernels(results, failures), whole
+            whole = False
             if not begun:
-                return Kernels(results, {"all": f"the probe ended with status {child.returncode}"} | failures)
+                return Kernels(results, {"all": f"the probe ended with status {child.returncode}"} | failures), whole
             failures[begun] = f"the kernel aborts the process (status {child.returncode})"
             child = _start((*results, *failures))
 
 
-@cache
+@functools.cache
 def shared_probe() -> Probe:
     """One probe a process."""
-    return Probe()
+    return Probe(_name())
 
 
-@cache
+@functools.cache
 def kernels() -> Kernels:
     """What the shared probe found."""
     return shared_probe().result()
+
+
+def _name() -> str:
+    """A name that changes with what the answer may depend on: TensorFlow, the processor, settings, this code."""
+    spec = find_spec("tensorflow")
+    origin = Path(spec.origin) if spec is not None and spec.origin else None
+    library = [str(origin), origin.stat().st_mtime_ns, origin.stat().st_size] if origin else []
+    told = {name: value for name, value in child_environment().items()
+            if name.startswith(("TF_", "ONEDNN_", "DNNL_")) and name != "TF_CPP_MIN_LOG_LEVEL"}
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    facts = [library, _processor(), sys.version, sorted(told.items()), code.hexdigest()]
+    return f"tensorflow-kernels-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
+
+
+def _processor() -> list[str]:
+    """What tells this processor from one with other instructions."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    kinds = {line.split(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return [platform.machine(), platform.processor(), *kinds.values()]
+
+
+def _kept(text: str | None) -> Kernels | None:
+    """What an earlier probe found; None where there is nothing, or nothing that makes sense."""
+    try:
+        found = json.loads(text or "")
+        kept = Kernels(dict(found["results"]), dict(found["failures"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+    cases = {f"{kind}/{dtype}" for kind in KINDS for dtype in DTYPES}
+    sound = {*kept.results, *kept.failures} == cases and {*kept.results.values()} <= {EXACT, SATURATES, WRONG}
+    return kept if sound else None
 
 
 def _start(skip: tuple[str, ...]) -> subprocess.Popen[str]:

@@ -131,11 +131,14 @@ class ServedModel(Executable):
         feed = self._last or {
             name: tf.zeros([size or 1 for size in spec.shape], spec.dtype) for name, spec in self._specs.items()
         }
-        again = tf.saved_model.load(str(self._path))
+        # A function that was called before shows nothing any more.
+        called = self._last is not None
+        signature = tf.saved_model.load(str(self._path)).signatures[self._signature] if called else self._call
+        self._last = feed
         eager = context.context()
         eager.enable_graph_collection()
         try:
-            again.signatures[self._signature](**feed)
+            signature(**feed)
             metadata = eager.export_run_metadata()
         finally:
             eager.disable_graph_collection()

@@ -92,6 +92,93 @@ def test_a_kernel_that_aborts_its_process_is_left_out_and_the_others_are_still_t
     assert "aborts" in found.failures["b"]
 
 
+CASES = [f"{kind}/{dtype}" for kind in probe.KINDS for dtype in probe.DTYPES]
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """A probe whose child says what it is told to; how often one was started, and its cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "telling_probe.py").write_text(
+        "import json, os, pathlib, sys\n"
+        "here = pathlib.Path(__file__).parent\n"
+        "with (here / 'asked').open('a') as log: log.write('x')\n"
+        f"for case in {CASES!r}:\n"
+        "    if case in sys.argv: continue\n"
+        "    print(json.dumps({'begin': case}), flush=True)\n"
+        "    if case == 'MatMul/int8' and (here / 'abort').exists(): os.abort()\n"
+        "    print(json.dumps({'case': case, 'result': 'saturates'}), flush=True)\n"
+        "print(json.dumps({'end': True}))\n"
+    )
+    monkeypatch.setattr(probe, "MODULE", "telling_probe")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def count():
+        log = tmp_path / "asked"
+        return len(log.read_text()) if log.exists() else 0
+
+    return count
+
+
+def test_what_a_child_found_is_kept_and_no_child_is_asked_again(asked):
+    first = probe.Probe("kept.json").result()
+    assert (asked(), set(first.results), first.saturates("Conv2D", "uint8")) == (1, set(CASES), True)
+    assert probe.Probe("kept.json").result() == first
+    assert asked() == 1
+    assert probe.Probe("other.json").result() == first
+    assert asked() == 2
+    probe.Probe().result()
+    assert asked() == 3
+
+
+def test_what_an_aborted_child_leaves_is_not_kept(asked, tmp_path):
+    (tmp_path / "abort").touch()
+    found = probe.Probe("kept.json").result()
+    assert ("MatMul/int8" in found.failures, asked()) == (True, 2)
+    (tmp_path / "abort").unlink()
+    assert probe.Probe("kept.json").result().failures == {}
+    assert asked() == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"results": 1, "failures": {}}', '{"results": {"Conv2D/uint8": "exact"}, "failures": {}}',
+     '{"results": {CASES: "surely"}, "failures": {}}'],
+)
+def test_what_makes_no_sense_in_the_cache_is_asked_again(asked, tmp_path, text):
+    sure = ", ".join(f'"{case}": "surely"' for case in CASES)
+    (tmp_path / "cache" / "nc_strategies").mkdir(parents=True)
+    (tmp_path / "cache" / "nc_strategies" / "kept.json").write_text(text.replace('CASES: "surely"', sure))
+    assert set(probe.Probe("kept.json").result().results.values()) == {"saturates"}
+    assert asked() == 1
+
+
+def test_another_processor_library_or_setting_has_an_answer_of_its_own(monkeypatch, tmp_path):
+    here = probe._name()
+    assert probe._name() == here
+    names = [here]
+    for variable, value in (("TF_ENABLE_ONEDNN_OPTS", "0"), ("ONEDNN_MAX_CPU_ISA", "AVX2")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            names.append(probe._name())
+    with monkeypatch.context() as patch:
+        (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name : another\nflags : sse2\n")
+        patch.setattr(probe, "CPUINFO", tmp_path / "cpuinfo")
+        names.append(probe._name())
+        (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name : another\nflags : sse2 avx2\n")
+        names.append(probe._name())
+    with monkeypatch.context() as patch:
+        (tmp_path / "tensorflow").mkdir()
+        (tmp_path / "tensorflow" / "__init__.py").write_text("")
+        patch.setattr(sys, "path", [str(tmp_path)])
+        patch.delitem(sys.modules, "tensorflow", raising=False)
+        names.append(probe._name())
+    assert len(set(names)) == 6
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    monkeypatch.setenv("TF_API_TOKEN", "no setting of an engine")
+    assert probe._name() == here
+
+
 @pytest.mark.parametrize(
     ("kernel", "op"),
     [

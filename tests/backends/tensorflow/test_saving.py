@@ -47,6 +47,7 @@ def test_opened_as_a_user_would_it_gives_the_same_outputs_and_executes_the_same_
     one, other = measured.executed(), opened.executed()
     assert one == other
     assert one.int8_names == set(config.int8_ops)
+    assert backend.open(path).executed() == opened.executed() == one
 
 
 def test_whichever_operator_stays_in_floating_point_what_is_saved_executes_what_was_measured(loaded, batch, tmp_path):
