@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nc_strategies.problem import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 from nc_strategies.space.capabilities import OptionValue
-from nc_strategies.strategies.ilp.program import Conversion
+from nc_strategies.strategies.ilp.parts import Conversion
 
 Array = NDArray[np.float64]
 

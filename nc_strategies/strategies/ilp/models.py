@@ -13,8 +13,8 @@ from nc_strategies.errors import EngineError
 from nc_strategies.problem import Constraint, Evaluation, LatencyTerms, Problem
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.ilp.columns import Array, Column, Columns
+from nc_strategies.strategies.ilp.parts import Budgeted, Conversion
 from nc_strategies.strategies.ilp.priors import MEASURED, UNMEASURED, Losses
-from nc_strategies.strategies.ilp.program import Budgeted, Conversion
 from nc_strategies.strategies.ilp.regression import Regression
 
 log = logging.getLogger(__name__)

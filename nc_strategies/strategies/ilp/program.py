@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,54 +14,14 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-Array = NDArray[np.float64]
+from nc_strategies.strategies.ilp.parts import Array, Budgeted, Conversion, Cut
+from nc_strategies.strategies.ilp.reduction import Reduction
+
 GAP = 5e-4
 """Relative gap at which a solution counts as optimal."""
 NODES = 20_000
 """Nodes of the search tree at most; a limit on time would make runs differ."""
 _stdout = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What is paid once, or saved, for a tensor where int8 meets float; members are units, None where always float.
-
-    Args:
-        producer: Unit that makes the tensor.
-        consumers: Units that take it.
-        quantize: Cost when the producer is float and a consumer int8.
-        dequantize: Cost when the producer is int8 and a consumer float.
-        float_consumer: Something without a choice takes it in float too.
-    """
-
-    producer: int | None
-    consumers: tuple[int, ...]
-    quantize: float
-    dequantize: float
-    float_consumer: bool = False
-
-
-@dataclass(frozen=True)
-class Budgeted:
-    """A loss to keep within a limit.
-
-    Args:
-        prices: Loss of each column.
-        limit: The most it may sum to.
-        pairs: Triples (column, column, loss that the two add when both are chosen).
-    """
-
-    prices: Array
-    limit: float
-    pairs: tuple[tuple[int, int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Cut:
-    """At most `most` of the columns may be chosen."""
-
-    columns: tuple[int, ...]
-    most: float
 
 
 class _Rows:
@@ -85,9 +44,11 @@ def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequenc
           conversions: Sequence[Conversion] = (), cuts: Sequence[Cut] = ()) -> Array | None:
     """The cheapest choice of one column a unit.
 
-    The products of pairs and the conversions, which depend on several units, are linearized: a conversion is at
-    least each difference between its producer and a consumer, one that saves time at most what its producer and all
-    of its consumers allow, and a product at most each factor and at least their sum less one.
+    Bounds decide most units beforehand (`reduction`), HiGHS the others. The products of pairs and the conversions,
+    which depend on several units, are linearized. Between two units a conversion is a product as well, and those of
+    the same two are one; with more units it is at least each difference between its producer and a consumer, one that
+    saves time at most what its producer and all of its consumers allow. A product is at most each factor and at least
+    their sum less one.
 
     Args:
         owner: Unit of each column, shape (columns,).
@@ -100,18 +61,42 @@ def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequenc
     Returns:
         0 or 1 for each column; None where nothing keeps the limits.
     """
-    columns, rows = len(owner), _Rows()
     conversions = [c for c in conversions if c.quantize or c.dequantize]
-    prices, upper = list(cost), _undominated(owner, is_int8, cost, losses, cuts)
+    allowed = _undominated(owner, is_int8, cost, losses, cuts)
+    reduced = Reduction(owner, is_int8, cost, allowed, losses, conversions, cuts).run()
+    if reduced is not None:
+        if reduced.found is not None and reduced.cost - reduced.bound <= GAP * abs(reduced.cost):
+            return reduced.found
+        allowed = reduced.allowed
+    return _solved(owner, is_int8, cost, allowed, losses, conversions, cuts)
+
+
+def _solved(owner: Array, is_int8: NDArray[np.bool_], cost: Array, allowed: NDArray[np.bool_],
+            losses: Sequence[Budgeted], conversions: Sequence[Conversion], cuts: Sequence[Cut]) -> Array | None:
+    """The same by HiGHS, of columns that are allowed."""
+    columns, rows = len(owner), _Rows()
+    prices = list(cost)
     for unit in np.unique(owner):
         rows.add(dict.fromkeys(np.flatnonzero(owner == unit).tolist(), 1.0), 1.0, 1.0)
-    int8 = {int(u): np.flatnonzero((owner == u) & is_int8).tolist() for u in np.unique(owner)}
+    int8 = {int(u): dict.fromkeys(np.flatnonzero((owner == u) & is_int8).tolist(), 1.0) for u in np.unique(owner)}
+    added, products, wider = _expanded(conversions)
+    for unit, value in added.items():
+        for column in int8[unit]:
+            prices[column] += value
     size = columns
-    for conversion in conversions:
+    for (one, other), value in products.items():
+        product, size = size, size + 1
+        prices.append(value)
+        if value < 0:
+            rows.add({product: 1.0, **_negative(int8[one])}, -np.inf, 0.0)
+            rows.add({product: 1.0, **_negative(int8[other])}, -np.inf, 0.0)
+        else:
+            rows.add({product: 1.0, **_negative(int8[one]), **_negative(int8[other])}, -1.0, np.inf)
+    for conversion in wider:
         quantize, dequantize, size = size, size + 1, size + 2
         prices += [conversion.quantize, conversion.dequantize]
-        made = {} if conversion.producer is None else dict.fromkeys(int8[conversion.producer], 1.0)
-        taken = [dict.fromkeys(int8[c], 1.0) for c in conversion.consumers if c != conversion.producer]
+        made = {} if conversion.producer is None else int8[conversion.producer]
+        taken = [int8[c] for c in conversion.consumers if c != conversion.producer]
         floats = conversion.float_consumer and bool(made)
         for mine in taken:
             if conversion.quantize > 0:
@@ -144,7 +129,7 @@ def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequenc
     for cut in cuts:
         rows.add(dict.fromkeys(cut.columns, 1.0), -np.inf, cut.most)
     whole = np.concatenate([np.ones(columns), np.zeros(size - columns)])
-    bounds = Bounds(np.zeros(size), np.concatenate([upper, np.ones(size - columns)]))
+    bounds = Bounds(np.zeros(size), np.concatenate([allowed, np.ones(size - columns)]))
     with quiet():
         found = milp(np.array(prices), integrality=whole, bounds=bounds,
                      constraints=LinearConstraint(rows.matrix(size), rows.low, rows.high),
@@ -152,18 +137,40 @@ def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequenc
     return None if found.x is None else np.asarray(np.round(found.x[:columns]))
 
 
+def _expanded(conversions: Sequence[Conversion]) -> tuple[dict[int, float], dict[tuple[int, int], float],
+                                                          list[Conversion]]:
+    """What int8 in a unit adds, what int8 in two of them adds beside, and conversions of more than two units."""
+    added: dict[int, float] = {}
+    products: dict[tuple[int, int], float] = {}
+    wider = []
+    for conversion in conversions:
+        consumers = [c for c in conversion.consumers if c != conversion.producer]
+        if len(consumers) > 1 or (conversion.producer is None and not consumers):
+            wider.append(conversion)
+            continue
+        if conversion.producer is not None and (consumers or conversion.float_consumer):
+            added[conversion.producer] = added.get(conversion.producer, 0.0) + conversion.dequantize
+        if consumers:
+            added[consumers[0]] = added.get(consumers[0], 0.0) + conversion.quantize
+        if conversion.producer is not None and consumers:
+            both = (min(conversion.producer, consumers[0]), max(conversion.producer, consumers[0]))
+            saved = conversion.quantize + (0.0 if conversion.float_consumer else conversion.dequantize)
+            products[both] = products.get(both, 0.0) - saved
+    return added, {both: value for both, value in products.items() if value}, wider
+
+
 def _negative(entries: dict[int, float]) -> dict[int, float]:
     return {column: -value for column, value in entries.items()}
 
 
 def _undominated(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequence[Budgeted],
-                 cuts: Sequence[Cut]) -> Array:
-    """1 for columns worth choosing, 0 for an int8 scheme which another of its unit beats in cost and every loss.
+                 cuts: Sequence[Cut]) -> NDArray[np.bool_]:
+    """True for columns worth choosing, False for an int8 scheme which another of its unit beats in cost and every loss.
 
     Conversions do not tell int8 schemes of one unit apart. A unit that a cut other than a tried configuration
     speaks of keeps all of its columns, and so does one with a pair.
     """
-    keep = np.ones(len(owner))
+    keep = np.ones(len(owner), bool)
     touched = {c for cut in cuts for c in cut.columns if cut.most < len(cut.columns) - 1}
     touched |= {c for loss in losses for a, b, _ in loss.pairs for c in (a, b)}
     for unit in np.unique(owner):
@@ -174,7 +181,7 @@ def _undominated(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: 
         for k, row in enumerate(values):
             as_good = (values <= row).all(1)
             better = as_good & ((values < row).any(1) | (np.arange(len(mine)) < k))
-            keep[mine[k]] = float(not better.any())
+            keep[mine[k]] = not better.any()
     return keep
 
 

@@ -12,8 +12,9 @@ from nc_strategies.problem import Problem, Trial, TrialState
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.ilp.columns import Array
 from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen, latency_terms
+from nc_strategies.strategies.ilp.parts import Cut
 from nc_strategies.strategies.ilp.priors import losses
-from nc_strategies.strategies.ilp.program import Cut, solve
+from nc_strategies.strategies.ilp.program import solve
 from nc_strategies.strategies.ilp.settings import IlpSettings
 
 MARGINS = (0.5, 1.2)

@@ -72,6 +72,62 @@ def test_the_first_trial_is_the_default(tmp_path):
     assert first.config == run.problem().space.default()
 
 
+def estimating(asked, **more):
+    """What a problem's estimates answer, and that they were asked."""
+    return {"sensitivity": lambda: asked.append("sensitivity") or {op.name: op.loss for op in OPS},
+            "latency_model": lambda config: asked.append("latency") or 1.0 - 0.01 * len(config.int8_ops), **more}
+
+
+def test_in_this_process_nothing_is_estimated_before_int8_everywhere_is_measured(tmp_path):
+    asked = []
+    run = Run(tmp_path, LOCAL)
+    run.problem = lambda: replace(Run.problem(run), **estimating(asked))
+    (first,) = run.go(trials=1)
+    assert (first.config, run.strategy.engine, asked) == (run.problem().space.default(), "local", [])
+    assert (run.strategy.stage, run.strategy.note) == ("known", "int8 everywhere")
+    assert not (tmp_path / "sigopt.jsonl").exists()
+    run.go(trials=2)
+    assert {"sensitivity", "latency"} <= set(asked)
+
+
+def test_with_a_server_the_experiment_is_there_before_anything_is_measured(server, tmp_path):
+    strategy = SigOptStrategy(http(server), Run(tmp_path, http(server)).problem())
+    assert len(server.sent("POST", "/experiments$")) == 1
+    assert strategy.engine == "http"
+
+
+def test_what_was_measured_before_the_experiment_began_is_reported_to_it_once(tmp_path):
+    run = Run(tmp_path, LOCAL)
+    first, *_ = run.go(trials=4)
+    lines = [json.loads(line) for line in (tmp_path / "sigopt.jsonl").read_text().splitlines()]
+    assert [r["mark"] for r in lines if r["event"] == "posted"][:2] == ["fp32", "known int8"]
+    assert [r["config"] for r in lines if r["event"] == "proposal"].count(first.config.to_dict()) == 1
+
+
+def test_trials_at_a_time_take_int8_everywhere_once(tmp_path):
+    run = Run(tmp_path, LOCAL, workers=3)
+    strategy = SigOptStrategy(LOCAL, run.problem())
+    configs = [strategy.propose() for _ in range(3)]
+    assert len({config.fingerprint for config in configs}) == 3
+    for number, config in enumerate(configs, 1):
+        strategy.observe(Trial(number, config, TrialState.OK, toy_evaluation(OPS, config)))
+    lines = [json.loads(line) for line in (tmp_path / "sigopt.jsonl").read_text().splitlines()]
+    marks = [r["mark"] for r in lines if r["event"] == "posted"]
+    assert marks.count("known int8") == 1
+    assert len(marks) == 4
+
+
+@pytest.mark.parametrize("before", [1, 2, 5])
+def test_resumed_wherever_it_was_left_it_goes_on_as_it_would_have(tmp_path, before):
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    whole = [t.config for t in Run(tmp_path / "whole", LOCAL).go()]
+    run = Run(tmp_path / "parts", LOCAL)
+    run.go(trials=before)
+    assert [t.config for t in run.go()] == whole
+    assert len(run.measured) == len(whole)
+
+
 def test_every_suggestion_gets_one_observation_also_the_last_and_failed_ones(server, tmp_path):
     Run(tmp_path, http(server), failing=(4, 5, 6)).go()
     assert_whole(server)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from nc_strategies.api import Config, Problem, Strategy, Trial, TrialState
 from nc_strategies_sigopt import access, form
@@ -11,7 +14,7 @@ from nc_strategies_sigopt.estimate import estimate
 from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.proposal import EVENT, Proposal, known_points
 from nc_strategies_sigopt.refine import refine
-from nc_strategies_sigopt.session import Report, Session
+from nc_strategies_sigopt.session import HTTP, Report, Session, is_begun
 from nc_strategies_sigopt.settings import SigOptSettings
 
 log = logging.getLogger("nc_strategies.sigopt")
@@ -26,11 +29,23 @@ CAUTION = (0.0, 0.5)
 BASELINE = "fp32"
 
 
+@dataclass
+class _Begun:
+    """What needs the estimates: the parameters, the experiment, points of our own, proposals of an earlier process."""
+
+    parameters: Parameters
+    session: Session
+    first: Iterator[Proposal]
+    earlier: deque[dict[str, Any]]
+
+
 class SigOptStrategy(Strategy):
     """Searches groups of operators with SigOpt, then single operators around the best.
 
     1. fp32 is reported as it was measured; int8 everywhere is tried; then what the estimates expect to be the best:
-       less int8 where the goal is missed, and where it is met, none where fp32 is expected to be faster.
+       less int8 where the goal is missed, and where it is met, none where fp32 is expected to be faster. In this
+       process int8 everywhere comes before any estimate, which a run that stops there does not need; with a server
+       the experiment comes first, so that what it refuses is said before anything is measured.
     2. SigOpt suggests which groups of operators, alike in loss for what they save, run in int8, and with which
        graph-wide choices. Every suggestion gets one observation, also a failed one.
     3. In the last third of the budget, single operators change sides around the best trial, by prices learnt from
@@ -62,31 +77,51 @@ class SigOptStrategy(Strategy):
     def __init__(self, settings: SigOptSettings | None, problem: Problem) -> None:
         super().__init__(settings or SigOptSettings(), problem)
         self._seed = int(problem.rng.integers(2**31))
-        self._parameters = Parameters(problem.space, estimate(problem), problem.budget)
-        self._trials: dict[str, Trial] = {}
+        baseline = Trial(0, problem.space.all_float(), TrialState.OK, problem.baseline)
+        self._trials: dict[str, Trial] = {baseline.config.fingerprint: baseline}
         self._waiting: dict[str, list[Proposal]] = {}
         self._proposed = 0
         self._refined = 0
-        self._first = known_points(self._parameters, problem, self._trials)
-        self._session = Session(self.settings, problem, self._parameters, self._seed)
-        self._earlier = deque(r for r in self._session.state.records if r["event"] == EVENT)
-        baseline = Trial(0, problem.space.all_float(), TrialState.OK, problem.baseline)
-        self._trials[baseline.config.fingerprint] = baseline
-        known = form.values(problem, problem.baseline, baseline=True)
-        if known is not None:
-            self._session.report(Report(BASELINE, self._parameters.all_float(),
-                                        {"values": known, "metadata": {"trial": BASELINE}}))
+        self._begun: _Begun | None = None
+        self._engine = access.chosen_driver(self.settings)
+        if self._engine == HTTP or is_begun(problem):
+            self._begin()
 
     @property
     def engine(self) -> str:  # type: ignore[override]
         """Who suggests now."""
-        return self._session.engine
+        return self._begun.session.engine if self._begun else self._engine
+
+    def _begin(self) -> _Begun:
+        """Ask for the estimates, and make the experiment or find it again."""
+        problem = self.problem
+        parameters = Parameters(problem.space, estimate(problem), problem.budget)
+        session = Session(self.settings, problem, parameters, self._seed)
+        self._begun = _Begun(parameters, session, known_points(parameters, problem, self._trials),
+                             deque(r for r in session.state.records if r["event"] == EVENT))
+        known = form.values(problem, problem.baseline, baseline=True)
+        if known is not None:
+            session.report(Report(BASELINE, parameters.all_float(),
+                                  {"values": known, "metadata": {"trial": BASELINE}}))
+        return self._begun
+
+    @property
+    def _session(self) -> Session:
+        return (self._begun or self._begin()).session
+
+    @property
+    def _parameters(self) -> Parameters:
+        return (self._begun or self._begin()).parameters
 
     def propose(self) -> Config | None:
         """See `Strategy.propose`."""
-        proposal = self._replayed()
-        if proposal is None and not self._session.stopped:
-            proposal = self._next()
+        if self._begun is None and not self._proposed:
+            proposal = self._opening()
+        else:
+            begun = self._begun or self._begin()
+            proposal = self._replayed(begun)
+            if proposal is None and not begun.session.stopped:
+                proposal = self._next(begun)
         if proposal is None:
             self.note = self.stage = self.stopped = self._session.stopped
             return None
@@ -95,6 +130,12 @@ class SigOptStrategy(Strategy):
         self.stage = proposal.kind
         return proposal.config
 
+    def _opening(self) -> Proposal | None:
+        """Int8 everywhere. The experiment learns of it when there is one: it is the first of the known points."""
+        proposal = Proposal("known int8", self.problem.space.default(), "int8 everywhere")
+        self._waiting[proposal.config.fingerprint] = [proposal]
+        return proposal
+
     def observe(self, trial: Trial) -> None:
         """See `Strategy.observe`."""
         fingerprint = trial.config.fingerprint
@@ -102,24 +143,24 @@ class SigOptStrategy(Strategy):
         for proposal in self._waiting.pop(fingerprint, []):
             self._tell(proposal, self._trials[fingerprint])
 
-    def _replayed(self) -> Proposal | None:
+    def _replayed(self, begun: _Begun) -> Proposal | None:
         """What an earlier process proposed, in its order: finished trials, and those it left open."""
-        while self._earlier:
-            proposal = Proposal.from_record(self._earlier.popleft())
+        while begun.earlier:
+            proposal = Proposal.from_record(begun.earlier.popleft())
             if proposal.kind == "known":
-                self._first = known_points(self._parameters, self.problem, self._trials, proposal.mark)
+                begun.first = known_points(begun.parameters, self.problem, self._trials, proposal.mark)
             self._refined += proposal.kind == "refinement"
             if not self._expect(proposal):
                 return proposal
         return None
 
-    def _next(self) -> Proposal | None:
+    def _next(self, begun: _Begun) -> Proposal | None:
         if self._refines():
             proposal = self._refinement()
             if proposal is not None:
                 return proposal
         else:
-            for proposal in self._first:
+            for proposal in begun.first:
                 if not self._keep(proposal):
                     return proposal
         for _ in range(MOST_REPEATS):

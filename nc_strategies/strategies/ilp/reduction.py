@@ -1,0 +1,256 @@
+"""What of a program is decided before it is solved: bounds by relaxing the limits on loss, and choices they rule out.
+
+With a price on loss instead of a limit, the program falls apart into sums over few units at a time, whose least value
+`elimination` finds at once: a bound, the better the better the price. A choice with which the bound is above the cost
+of a configuration that is at hand cannot be part of a better one. What is left to the solver are the few units on which
+the limit hangs. Sources: Geoffrion, Mathematical Programming Study 2, 1974; Fisher, Management Science 1981.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.strategies.ilp.elimination import Sum, plan
+from nc_strategies.strategies.ilp.parts import Array, Budgeted, Conversion, Cut
+
+Flags = NDArray[np.bool_]
+NEVER = 1e3
+"""What stands for a choice that there is not: so many times what all others add up to."""
+MEMBERS = 8
+"""Units of a conversion at most; of one with more, only its least value is counted."""
+ROUNDS = 12
+"""Prices tried for a limit at most."""
+STARTS = 2
+"""Choices at hand, of those within the limits and of the others, that are made better."""
+STEPS = 30
+"""Changes of one choice each, at most, by which a configuration at hand is made better."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What is known of a program.
+
+    Args:
+        bound: No choice within the limits costs less.
+        allowed: Whether a column may be part of a choice cheaper than `found`, shape (columns,).
+        found: A choice within all limits and cuts, as 0 and 1; None where none came up.
+        cost: Its cost.
+    """
+
+    bound: float
+    allowed: Flags
+    found: Array | None
+    cost: float
+
+
+class Reduction:
+    """One program. See `program.solve` for what it is.
+
+    Args:
+        owner: Unit of each column.
+        is_int8: Whether a column is an int8 scheme.
+        cost: Cost of each column.
+        allowed: Columns that may be chosen.
+        losses: Limits.
+        conversions: Costs between units.
+        cuts: What may not be chosen together.
+    """
+
+    def __init__(self, owner: Array, is_int8: Flags, cost: Array, allowed: Flags, losses: Sequence[Budgeted],
+                 conversions: Sequence[Conversion], cuts: Sequence[Cut]) -> None:
+        names, unit = np.unique(owner, return_inverse=True)
+        self._units, self._unit, self._state = len(names), unit, is_int8.astype(int)
+        self._cost, self._allowed, self._losses, self._cuts = cost, allowed, losses, cuts
+        place = {int(name): k for k, name in enumerate(names)}
+        self._terms: list[tuple[tuple[int, ...], Array]] = []
+        self._rest = 0.0
+        for conversion in conversions:
+            producer = None if conversion.producer is None else place[conversion.producer]
+            consumers = [place[c] for c in dict.fromkeys(conversion.consumers) if c != conversion.producer]
+            group = (*consumers, *(() if producer is None else (producer,)))
+            if len(group) > MEMBERS:
+                self._rest += min(0.0, conversion.quantize, conversion.dequantize)
+            elif group:
+                quantized, dequantized = _patterns(len(consumers), producer is not None, conversion.float_consumer)
+                self._terms.append((group, conversion.quantize * quantized + conversion.dequantize * dequantized))
+        # A product is at least nothing, one that saves loss at least the mean of its factors.
+        self._prices = [loss.prices + _pairs(loss, len(cost)) for loss in losses]
+        self._limits = np.array([loss.limit for loss in losses])
+        self._conversions, self._place = conversions, place
+        self._by_size = [(np.array([g for g, _ in self._terms if len(g) == size]),
+                          np.array([v for g, v in self._terms if len(g) == size]))
+                         for size in sorted({len(g) for g, _ in self._terms})]
+
+    def run(self) -> Reduced | None:
+        """Find the bound and what it rules out; None where too many units hang together."""
+        order = plan(self._units, frozenset(frozenset(group) for group, _ in self._terms if len(group) > 1))
+        if order is None:
+            return None
+        self._sum = Sum(order, self._terms)
+        self._at_hand: dict[bytes, Array] = {}
+        multipliers = np.zeros(len(self._losses))
+        bound = self._bound(multipliers)[0]
+        for _ in range(1 if len(self._losses) < 2 else 2):
+            for k in range(len(self._losses)):
+                bound, multipliers = self._raise(multipliers, k)
+        found, cost = self._best()
+        values = self._values(multipliers)
+        least = self._best_columns(values)[0]
+        marginals = self._sum.marginals(least) + self._rest - float(multipliers @ self._limits)
+        ahead = marginals[self._unit, self._state] + values - least[self._unit, self._state]
+        return Reduced(bound, self._allowed & (ahead <= cost + 1e-9), found, cost)
+
+    def _values(self, multipliers: Array) -> Array:
+        """Each column's cost with its losses at their prices."""
+        values = self._cost + sum((m * p for m, p in zip(multipliers, self._prices, strict=True)),
+                                  np.zeros(len(self._cost)))
+        return np.where(self._allowed, values, np.inf)
+
+    def _best_columns(self, values: Array) -> tuple[Array, NDArray[np.intp]]:
+        """The least value of each unit in fp32 and in int8, shape (units, 2), and the column that has it."""
+        never = NEVER * (1.0 + float(np.abs(values[self._allowed]).sum()))
+        least = np.full((self._units, 2), never)
+        columns = np.zeros((self._units, 2), np.intp)
+        for k in np.argsort(-values, kind="stable"):
+            if self._allowed[k]:
+                least[self._unit[k], self._state[k]] = values[k]
+                columns[self._unit[k], self._state[k]] = k
+        return least, columns
+
+    def _bound(self, multipliers: Array) -> tuple[float, Array]:
+        """The bound for given prices, and by how much its choice exceeds each limit."""
+        values = self._values(multipliers)
+        least, columns = self._best_columns(values)
+        total, int8 = self._sum.least(least)
+        row = np.zeros(len(self._cost))
+        row[columns[np.arange(self._units), int8.astype(int)]] = 1.0
+        self._at_hand[row.tobytes()] = row
+        over = np.array([float(p @ row) for p in self._prices]) - self._limits
+        return total + self._rest - float(multipliers @ self._limits), over
+
+    def _raise(self, multipliers: Array, k: int) -> tuple[float, Array]:
+        """The price of one limit that makes the bound highest, by intersecting its linear pieces."""
+        def at(price: float) -> tuple[float, float]:
+            bound, over = self._bound(np.where(np.arange(len(multipliers)) == k, price, multipliers))
+            return bound, float(over[k])
+
+        low, (low_bound, low_over) = 0.0, at(0.0)
+        best, best_bound = low, low_bound
+        if low_over > 0:
+            typical = float(np.abs(self._cost).sum()) / max(float(np.abs(self._prices[k]).sum()), 1e-12)
+            high = typical
+            high_bound, high_over = at(high)
+            for _ in range(ROUNDS):
+                if high_over <= 0:
+                    break
+                low, low_bound, low_over = high, high_bound, high_over
+                high *= 8
+                high_bound, high_over = at(high)
+            for _ in range(ROUNDS):
+                if high_over > 0 or high_over == low_over:
+                    break
+                price = (low_bound - low * low_over - high_bound + high * high_over) / (high_over - low_over)
+                meeting = low_bound + (price - low) * low_over
+                bound, over = at(price)
+                if over > 0:
+                    low, low_bound, low_over = price, bound, over
+                else:
+                    high, high_bound, high_over = price, bound, over
+                if meeting - bound < 1e-7:
+                    break
+            best, best_bound = max(((low, low_bound), (high, high_bound)), key=lambda pair: pair[1])
+        return best_bound, np.where(np.arange(len(multipliers)) == k, best, multipliers)
+
+    def _best(self) -> tuple[Array | None, float]:
+        """The best choice within all limits and cuts, near the best of those at hand."""
+        rows = [(self._fits(row), self._total(row), row) for row in self._at_hand.values()]
+        fitting = sorted((cost, k) for k, (fits, cost, _) in enumerate(rows) if fits)
+        others = sorted((-cost, k) for k, (fits, cost, _) in enumerate(rows) if not fits)
+        best: tuple[Array | None, float] = (None, np.inf)
+        for _, k in [*fitting[:STARTS], *others[:STARTS]]:
+            fits, cost, row = rows[k]
+            now: tuple[Array | None, float] = (row, cost) if fits else (None, np.inf)
+            for _ in range(STEPS):
+                step = self._step(row, now[1])
+                if step is None:
+                    break
+                row, now = step[0], step
+            best = min(best, now, key=lambda pair: pair[1])
+        return best
+
+    def _step(self, row: Array, cost: float) -> tuple[Array, float] | None:
+        """The cheapest choice within limits and cuts that differs in one unit and costs less than `cost`."""
+        chosen = np.empty(self._units, int)
+        chosen[self._unit[row > 0.5]] = np.flatnonzero(row > 0.5)
+        int8 = self._state[chosen]
+        flipped = self._flipped(int8)
+        change = self._cost - self._cost[chosen[self._unit]]
+        change = change + np.where(self._state != int8[self._unit], flipped[self._unit], 0.0)
+        ok = self._allowed & (row < 0.5)
+        for loss in self._losses:
+            if not loss.pairs:
+                ok &= float(loss.prices @ row) + loss.prices - loss.prices[chosen[self._unit]] <= loss.limit
+        start = self._total(row)
+        for k in np.argsort(np.where(ok, change, np.inf), kind="stable"):
+            if not ok[k] or start + change[k] >= cost - 1e-9:
+                return None
+            other = row.copy()
+            other[chosen[self._unit[k]]], other[k] = 0.0, 1.0
+            if self._fits(other):
+                return other, self._total(other)
+        return None
+
+    def _flipped(self, int8: NDArray[np.int_]) -> Array:
+        """What each unit changes in the terms by taking its other state, shape (units,)."""
+        change = np.zeros(self._units)
+        for groups, values in self._by_size:
+            states, terms = int8[groups], np.arange(len(groups))
+            now = values[(terms, *states.T)]
+            for place in range(groups.shape[1]):
+                other = states.copy()
+                other[:, place] ^= 1
+                np.add.at(change, groups[:, place], values[(terms, *other.T)] - now)
+        return change
+
+    def _fits(self, row: Array) -> bool:
+        within = all(float(loss.prices @ row) + sum(p * row[a] * row[b] for a, b, p in loss.pairs) <= loss.limit
+                     for loss in self._losses)
+        return within and all(float(row[list(cut.columns)].sum()) <= cut.most + 1e-6 for cut in self._cuts)
+
+    def _total(self, row: Array) -> float:
+        """What a choice costs."""
+        on = set(self._unit[(row > 0.5) & (self._state == 1)].tolist())
+        return float(self._cost @ row) + sum(self._paid(conversion, on) for conversion in self._conversions)
+
+    def _paid(self, conversion: Conversion, on: set[int]) -> float:
+        consumers = [self._place[c] in on for c in conversion.consumers]
+        if conversion.producer is not None and self._place[conversion.producer] in on:
+            return conversion.dequantize if conversion.float_consumer or not all(consumers) else 0.0
+        return conversion.quantize if any(consumers) else 0.0
+
+
+@lru_cache
+def _patterns(consumers: int, producer: bool, float_consumer: bool) -> tuple[Array, Array]:
+    """Where a conversion's two costs are paid: arrays over the consumers and, as the last axis, the producer."""
+    shape = (2,) * (consumers + producer)
+    quantized, dequantized = np.zeros(shape), np.zeros(shape)
+    for values in product((0, 1), repeat=len(shape)):
+        taken, made = values[:consumers], bool(producer and values[-1])
+        quantized[values] = float(not made and any(taken))
+        dequantized[values] = float(made and (float_consumer or not all(taken)))
+    return quantized, dequantized
+
+
+def _pairs(loss: Budgeted, columns: int) -> Array:
+    """What the products of a loss add to its prices at least."""
+    found = np.zeros(columns)
+    for a, b, price in loss.pairs:
+        found[[a, b]] += min(price, 0.0) / 2
+    return found
+
