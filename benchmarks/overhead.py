@@ -3,8 +3,8 @@
 The seconds are those of `result.json`, where measuring fp32 and the finalists counts as evaluating and timing, and
 estimates as the strategy's. `outside the five` is all the rest of a run; of it, `between trials` is what loading the
 model (with the engine) and saving leave. Importing an engine takes the same few seconds in every run: on the sample,
-whose evaluation is short, it shows most. `--data` names a folder with `mobilenet_v1.keras`, `cifar10_eval.npz` and
-`cifar10_calib.npz`, for two more runs on a model of usual size.
+whose evaluation is short, it shows most. `--data` names a folder with `mobilenet_v1.keras`, `resnet50_v1.keras`,
+`cifar10_eval.npz` and `cifar10_calib.npz`, for three more runs on models of usual size.
 
 usage: python benchmarks/overhead.py [--trials 50] [--data FOLDER] [--json FILE] [-- key=value ...]
 """
@@ -24,13 +24,15 @@ AROUND = ("load", "save")
 RUNS = (["backend=onnxruntime", "model=sample", "strategy=random"],
         ["backend=onnxruntime", "model=sample", "strategy=basic"],
         ["backend=tensorflow", "model=sample", "strategy=random"])
-REFERENCE = (["backend=tensorflow", "strategy=random"], ["backend=tensorflow", "strategy=basic"])
+REFERENCE = ((["backend=tensorflow", "strategy=random"], "mobilenet_v1"),
+             (["backend=tensorflow", "strategy=basic"], "mobilenet_v1"),
+             (["backend=tensorflow", "strategy=random"], "resnet50_v1"))
 
 
-def reference(folder: Path) -> list[str]:
-    """What selects the reference model and its data."""
+def reference(folder: Path, model: str) -> list[str]:
+    """What selects a reference model and its data."""
     folder = folder.resolve()
-    return ["model=keras", f"model.path={folder}/mobilenet_v1.keras", "data=npz",
+    return ["model=keras", f"model.path={folder}/{model}.keras", "data=npz",
             f"data.path={folder}/cifar10_eval.npz", f"data.calibration_path={folder}/cifar10_calib.npz",
             "data.preprocess.scale=0.00784313725", "data.preprocess.offset=-1", "data.preprocess.resize=[64,64]"]
 
@@ -69,7 +71,7 @@ def main() -> None:
     print(f"{'run':56}{'trials':>8}{'seconds':>9}{'outside the five':>18}{'between trials':>16}", flush=True)
     runs = [(" ".join(one), list(one)) for one in ([arguments.overrides] if arguments.overrides else RUNS)]
     if arguments.data is not None:
-        runs += [(f"{' '.join(one)}, mobilenet_v1", [*one, *reference(arguments.data)]) for one in REFERENCE]
+        runs += [(f"{' '.join(one)}, {model}", [*one, *reference(arguments.data, model)]) for one, model in REFERENCE]
     for label, overrides in runs:
         row = run(label, overrides, arguments.trials)
         rows.append(row)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from nc_strategies.strategies.ilp import program
+from nc_strategies.strategies.ilp import program, reduction
 from nc_strategies.strategies.ilp.elimination import WIDEST, Sum, plan
 from nc_strategies.strategies.ilp.parts import Budgeted, Conversion, Cut
 from nc_strategies.strategies.ilp.program import GAP, solve
@@ -157,6 +157,17 @@ def test_bounds_hold_and_rule_out_nothing_that_is_best(kind, seed):
         assert one.total(reduced.found) == pytest.approx(reduced.cost)
     rows = [row for row in one.rows() if one.fits(row) and one.total(row) <= best + 1e-12]
     assert any(not (row.astype(bool) & ~reduced.allowed).any() for row in rows)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("seed", range(15))
+def test_conversions_of_too_many_units_only_make_bounds_looser(monkeypatch, seed, most):
+    monkeypatch.setattr(reduction, "MEMBERS", most)
+    one = Program.random(seed)
+    reduced, best = one.reduce(), one.best()
+    assert best is None or reduced.bound <= best + 1e-9
+    assert reduced.found is None or one.total(reduced.found) == pytest.approx(reduced.cost)
+    assert same(one.solve(), one, best)
 
 
 @pytest.mark.parametrize("seed", range(10))

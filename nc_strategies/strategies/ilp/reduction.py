@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ MEMBERS = 8
 """Units of a conversion at most; of one with more, only its least value is counted."""
 ROUNDS = 12
 """Prices tried for a limit at most."""
+SHARP = 1e-7
+"""How far the bound may be from the highest there is."""
 STARTS = 2
 """Choices at hand, of those within the limits and of the others, that are made better."""
 STEPS = 30
@@ -47,6 +50,22 @@ class Reduced:
     allowed: Flags
     found: Array | None
     cost: float
+
+
+class _Piece(NamedTuple):
+    """The bound at a price of a limit, and its slope there: by how much the choice it comes from exceeds the limit."""
+
+    price: float
+    bound: float
+    slope: float
+
+    def at(self, price: float) -> float:
+        """The line through it."""
+        return self.bound + (price - self.price) * self.slope
+
+    def meets(self, other: _Piece) -> float:
+        """The price at which two lines meet."""
+        return (self.at(0.0) - other.at(0.0)) / (other.slope - self.slope)
 
 
 class Reduction:
@@ -82,6 +101,7 @@ class Reduction:
         # A product is at least nothing, one that saves loss at least the mean of its factors.
         self._prices = [loss.prices + _pairs(loss, len(cost)) for loss in losses]
         self._limits = np.array([loss.limit for loss in losses])
+        self._reach = sum(float(np.abs(values).max()) for _, values in self._terms)
         self._conversions, self._place = conversions, place
         self._by_size = [(np.array([g for g, _ in self._terms if len(g) == size]),
                           np.array([v for g, v in self._terms if len(g) == size]))
@@ -114,7 +134,7 @@ class Reduction:
 
     def _best_columns(self, values: Array) -> tuple[Array, NDArray[np.intp]]:
         """The least value of each unit in fp32 and in int8, shape (units, 2), and the column that has it."""
-        never = NEVER * (1.0 + float(np.abs(values[self._allowed]).sum()))
+        never = NEVER * (1.0 + self._reach + float(np.abs(values[self._allowed]).sum()))
         least = np.full((self._units, 2), never)
         columns = np.zeros((self._units, 2), np.intp)
         for k in np.argsort(-values, kind="stable"):
@@ -136,36 +156,28 @@ class Reduction:
 
     def _raise(self, multipliers: Array, k: int) -> tuple[float, Array]:
         """The price of one limit that makes the bound highest, by intersecting its linear pieces."""
-        def at(price: float) -> tuple[float, float]:
+        def at(price: float) -> _Piece:
             bound, over = self._bound(np.where(np.arange(len(multipliers)) == k, price, multipliers))
-            return bound, float(over[k])
+            return _Piece(price, bound, float(over[k]))
 
-        low, (low_bound, low_over) = 0.0, at(0.0)
-        best, best_bound = low, low_bound
-        if low_over > 0:
+        best = low = at(0.0)
+        if low.slope > 0:
             typical = float(np.abs(self._cost).sum()) / max(float(np.abs(self._prices[k]).sum()), 1e-12)
-            high = typical
-            high_bound, high_over = at(high)
+            high = at(typical)
             for _ in range(ROUNDS):
-                if high_over <= 0:
+                if high.slope <= 0:
                     break
-                low, low_bound, low_over = high, high_bound, high_over
-                high *= 8
-                high_bound, high_over = at(high)
+                low, high = high, at(8 * high.price)
             for _ in range(ROUNDS):
-                if high_over > 0 or high_over == low_over:
+                if high.slope > 0 or high.slope == low.slope:
                     break
-                price = (low_bound - low * low_over - high_bound + high * high_over) / (high_over - low_over)
-                meeting = low_bound + (price - low) * low_over
-                bound, over = at(price)
-                if over > 0:
-                    low, low_bound, low_over = price, bound, over
-                else:
-                    high, high_bound, high_over = price, bound, over
-                if meeting - bound < 1e-7:
+                middle = at(low.meets(high))
+                reached = middle.bound >= low.at(middle.price) - SHARP
+                low, high = (middle, high) if middle.slope > 0 else (low, middle)
+                if reached:
                     break
-            best, best_bound = max(((low, low_bound), (high, high_bound)), key=lambda pair: pair[1])
-        return best_bound, np.where(np.arange(len(multipliers)) == k, best, multipliers)
+            best = max(low, high, key=lambda piece: piece.bound)
+        return best.bound, np.where(np.arange(len(multipliers)) == k, best.price, multipliers)
 
     def _best(self) -> tuple[Array | None, float]:
         """The best choice within all limits and cuts, near the best of those at hand."""
@@ -202,8 +214,8 @@ class Reduction:
                 return None
             other = row.copy()
             other[chosen[self._unit[k]]], other[k] = 0.0, 1.0
-            if self._fits(other):
-                return other, self._total(other)
+            if self._fits(other) and (total := self._total(other)) < cost - 1e-9:
+                return other, total
         return None
 
     def _flipped(self, int8: NDArray[np.int_]) -> Array:
