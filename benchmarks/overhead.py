@@ -27,6 +27,7 @@ RUNS = (["backend=onnxruntime", "model=sample", "strategy=random"],
 REFERENCE = ((["backend=tensorflow", "strategy=random"], "mobilenet_v1"),
              (["backend=tensorflow", "strategy=basic"], "mobilenet_v1"),
              (["backend=tensorflow", "strategy=random"], "resnet50_v1"))
+PIXELS = {"mobilenet_v1": 64, "resnet50_v1": 32}
 
 
 def reference(folder: Path, model: str) -> list[str]:
@@ -34,7 +35,8 @@ def reference(folder: Path, model: str) -> list[str]:
     folder = folder.resolve()
     return ["model=keras", f"model.path={folder}/{model}.keras", "data=npz",
             f"data.path={folder}/cifar10_eval.npz", f"data.calibration_path={folder}/cifar10_calib.npz",
-            "data.preprocess.scale=0.00784313725", "data.preprocess.offset=-1", "data.preprocess.resize=[64,64]"]
+            "data.preprocess.scale=0.00784313725", "data.preprocess.offset=-1",
+            f"data.preprocess.resize=[{PIXELS[model]},{PIXELS[model]}]"]
 
 
 def run(label: str, overrides: list[str], trials: int) -> dict[str, Any]:
@@ -77,8 +79,8 @@ def main() -> None:
         rows.append(row)
         print(f"{row['run'][:55]:56}{row['trials']:8}{row['seconds']['total']:9.1f}{row['outside_the_five']:18.2%}"
               f"{row['between_trials']:16.2%}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

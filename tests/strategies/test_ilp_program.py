@@ -118,9 +118,11 @@ class Program:
     def solve(self):
         return solve(self.owner, self.is_int8, self.cost, self.losses, self.conversions, self.cuts)
 
+    def reduction(self):
+        return Reduction(self.owner, self.is_int8, self.cost, self.worth(), self.losses, self.conversions, self.cuts)
+
     def reduce(self):
-        return Reduction(self.owner, self.is_int8, self.cost, self.worth(), self.losses, self.conversions,
-                         self.cuts).run()
+        return self.reduction().run()
 
     def worth(self):
         return program._undominated(self.owner, self.is_int8, self.cost, self.losses, self.cuts)
@@ -164,15 +166,19 @@ def test_bounds_hold_and_rule_out_nothing_that_is_best(kind, seed):
 def test_conversions_of_too_many_units_only_make_bounds_looser(monkeypatch, seed, most):
     monkeypatch.setattr(reduction, "MEMBERS", most)
     one = Program.random(seed)
-    reduced, best = one.reduce(), one.best()
+    reduction_, best = one.reduction(), one.best()
+    reduced = reduction_.run()
+    at_hand = [one.total(row) for row in reduction_._at_hand.values() if one.fits(row)]
+    assert reduced.cost <= min(at_hand, default=np.inf) + 1e-9
     assert best is None or reduced.bound <= best + 1e-9
     assert reduced.found is None or one.total(reduced.found) == pytest.approx(reduced.cost)
     assert same(one.solve(), one, best)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_the_solver_alone_finds_the_same(monkeypatch, seed):
-    one = Program.random(seed)
+@pytest.mark.parametrize("kind", [{}, {"units": 3, "widest": 1}], ids=str)
+@pytest.mark.parametrize("seed", range(30))
+def test_the_solver_alone_finds_the_same(monkeypatch, kind, seed):
+    one = Program.random(seed, **kind)
     monkeypatch.setattr(program.Reduction, "run", lambda _: None)
     assert same(one.solve(), one, one.best())
 
@@ -188,6 +194,9 @@ def test_a_conversion_of_many_units_counts_with_its_least_value_only():
     assert same(one.solve(), one, one.best())
 
 
+MOST_LEFT, MOST_APART = 40, 0.0056
+
+
 def long_chain(units, seed=0):
     """A network as latency models see one: neighbours, and those two apart, save together."""
     rng = np.random.default_rng(seed)
@@ -199,8 +208,10 @@ def long_chain(units, seed=0):
     return Program(owner, is_int8, cost, [Budgeted(loss, 0.2 * float(loss.sum()))], conversions, [])
 
 
-def test_bounds_leave_few_units_of_a_long_network_to_the_solver():
-    left, solved = [], []
+def test_bounds_leave_few_units_of_a_long_network_to_the_solver(monkeypatch):
+    left, solved, given, apart = [], [], [], []
+    alone = program._solved
+    monkeypatch.setattr(program, "_solved", lambda *what: given.append(what[3]) or alone(*what))
     for seed in range(5):
         one = long_chain(150, seed)
         reduced = one.reduce()
@@ -212,4 +223,7 @@ def test_bounds_leave_few_units_of_a_long_network_to_the_solver():
         assert one.fits(found)
         assert reduced.bound <= solved[-1] <= reduced.cost + 1e-9
         assert solved[-1] - reduced.bound <= 0.01 * abs(solved[-1])
-    assert np.mean(left) < 50
+        apart.append((reduced.cost - reduced.bound) / abs(solved[-1]))
+        assert (given.pop() == reduced.allowed).all()
+    assert np.mean(left) < MOST_LEFT
+    assert np.mean(apart) < MOST_APART

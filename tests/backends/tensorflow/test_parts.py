@@ -173,7 +173,11 @@ def test_another_processor_library_or_setting_has_an_answer_of_its_own(monkeypat
         patch.setattr(sys, "path", [str(tmp_path)])
         patch.delitem(sys.modules, "tensorflow", raising=False)
         names.append(probe._name())
-    assert len(set(names)) == 6
+    with monkeypatch.context() as patch:
+        (tmp_path / "probe.py").write_text("# another version of the backend")
+        patch.setattr(probe, "__file__", str(tmp_path / "probe.py"))
+        names.append(probe._name())
+    assert len(set(names)) == 7
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
     monkeypatch.setenv("TF_API_TOKEN", "no setting of an engine")
     assert probe._name() == here

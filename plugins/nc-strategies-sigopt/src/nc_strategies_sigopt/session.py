@@ -42,11 +42,6 @@ class Report:
     owner: str = ""
 
 
-def is_begun(problem: Problem) -> bool:
-    """Whether an earlier process has begun an experiment for this run."""
-    return problem.state_dir is not None and bool(Lines(problem.state_dir / STATE).records)
-
-
 class Session:
     """One experiment, and what it takes to find it again.
 

@@ -14,7 +14,7 @@ from nc_strategies_sigopt.estimate import estimate
 from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.proposal import EVENT, Proposal, known_points
 from nc_strategies_sigopt.refine import refine
-from nc_strategies_sigopt.session import HTTP, Report, Session, is_begun
+from nc_strategies_sigopt.session import HTTP, Report, Session
 from nc_strategies_sigopt.settings import SigOptSettings
 
 log = logging.getLogger("nc_strategies.sigopt")
@@ -84,7 +84,7 @@ class SigOptStrategy(Strategy):
         self._refined = 0
         self._begun: _Begun | None = None
         self._engine = access.chosen_driver(self.settings)
-        if self._engine == HTTP or is_begun(problem):
+        if self._engine == HTTP:
             self._begin()
 
     @property
