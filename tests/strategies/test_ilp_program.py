@@ -161,6 +161,19 @@ def test_bounds_hold_and_rule_out_nothing_that_is_best(kind, seed):
     assert any(not (row.astype(bool) & ~reduced.allowed).any() for row in rows)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_conversions_written_as_products_cost_what_they_cost(seed):
+    one = Program.random(seed, units=3, widest=1)
+    added, products, wider = program._expanded(one.conversions)
+    for row in one.rows():
+        on = set(one.owner[(row > 0.5) & one.is_int8].astype(int).tolist())
+        cost = sum(v for unit, v in added.items() if unit in on)
+        cost += sum(v for both, v in products.items() if on >= {*both})
+        rest = Program(one.owner, one.is_int8, one.cost, [], wider, [])
+        assert cost + rest.total(row) == pytest.approx(one.total(row))
+    assert not any(len(conversion.consumers) == 1 for conversion in wider)
+
+
 @pytest.mark.parametrize("most", [1, 2])
 @pytest.mark.parametrize("seed", range(15))
 def test_conversions_of_too_many_units_only_make_bounds_looser(monkeypatch, seed, most):
