@@ -68,11 +68,8 @@ def fold_constants(graph: Graph, keep: set[str]) -> None:
     if not computed:
         return
     inside = set(computed)
-    wanted = [
-        n
-        for n in computed
-        if any(node_of(t) == n for r in graph.nodes.values() if r.name not in inside for t in r.input)
-    ]
+    read = {node_of(text) for node in graph.nodes.values() if node.name not in inside for text in node.input}
+    wanted = [name for name in computed if name in read]
     part = Graph((graph.nodes[name] for name in known), graph.library)
     part.prune(wanted)
     imported = tf.Graph()
