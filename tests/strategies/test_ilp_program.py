@@ -210,6 +210,17 @@ def test_a_conversion_of_many_units_counts_with_its_least_value_only():
 MOST_LEFT, MOST_APART = 40, 0.0056
 
 
+def test_a_choice_at_hand_is_never_made_worse(monkeypatch):
+    monkeypatch.setattr(reduction, "MEMBERS", 1)
+    owner, is_int8 = np.repeat(np.arange(2.0), 2), np.tile([True, False], 2)
+    one = Program(owner, is_int8, np.tile([-0.1, 0.0], 2), [Budgeted(is_int8 * 1.0, 1.5)],
+                  [Conversion(0, (1,), 0.5, 0.5)], [])
+    assert one.best() == 0.0
+    reduced = one.reduce()
+    assert (reduced.cost, reduced.found.tolist()) == (0.0, [0, 1, 0, 1])
+    assert one.solve().tolist() == [0, 1, 0, 1]
+
+
 def long_chain(units, seed=0):
     """A network as latency models see one: neighbours, and those two apart, save together."""
     rng = np.random.default_rng(seed)
