@@ -195,7 +195,7 @@ class Measurer:
             evaluation = self._measure(model, config)
         finally:
             model.close()
-        # Reading what executes and closing the session belong to making it.
+        # Reading what executes, closing the session and a run for its peak of memory count as making it.
         measured = sum(took for _, took in evaluation.seconds)
         seconds = (("realise", time.perf_counter() - start - measured), *evaluation.seconds)
         self._graphs[model.fingerprint] = evaluation = replace(evaluation, seconds=seconds)

@@ -7,11 +7,12 @@ import json
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from nc_strategies.problem import TrialState
-from nc_strategies.report import analysis, comparison, page
+from nc_strategies.report import analysis, comparison, page, scripts
 from nc_strategies.report.result import as_dict, failed, write, write_json
 from nc_strategies.study.study import StudyListener
 from nc_strategies.testing import ToyOp
@@ -319,3 +320,31 @@ def test_a_comparison_is_a_chart_and_a_table(browser, finished, tmp_path):
         visit.page.get_by_role("link").click()
         visit.page.wait_for_selector("body[data-ready]")
         assert visit.page.title().startswith("Goal met")
+
+
+def test_the_scripts_are_made_once_and_read_from_the_cache_after_that(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = []
+    monkeypatch.setattr(scripts.subprocess, "run", lambda *a, **k: made.append(a) or SimpleNamespace(stdout=b"made()"))
+    for _ in range(2):
+        scripts.vega.cache_clear()
+        assert scripts.vega().endswith("made()")
+    scripts.vega.cache_clear()
+    assert len(made) == 1
+
+
+def test_a_page_that_is_slow_to_make_is_made_less_often(finished, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(page.time, "monotonic", lambda: now[0])
+
+    def slow(folder, *_):
+        now[0] += 1.0
+        return folder
+
+    study, _ = finished(max_trials=1)
+    writer = page.PageWriter(make=slow)
+    writer.trial_finished(study, study.trials[0])
+    for when, after in ((150.0, 150.0), (1.0 + 1.0 / page.SHARE, 2.0 + 1.0 / page.SHARE)):
+        now[0] = when
+        writer.trial_finished(study, study.trials[0])
+        assert now[0] == after

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nc_strategies.problem import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 from nc_strategies.space.capabilities import OptionValue
-from nc_strategies.strategies.ilp.parts import Conversion
+from nc_strategies.strategies.ilp.parts import Conversion, paid
 
 Array = NDArray[np.float64]
 
@@ -102,14 +102,7 @@ class Columns:
 
     def converting(self, row: Array, conversions: tuple[Conversion, ...]) -> float:
         """What a configuration pays for conversions."""
-        int8 = {c.unit for c, x in zip(self.all, row, strict=True) if x > 0.5 and c.is_int8}
-        total = 0.0
-        for b in conversions:
-            if b.producer in int8:
-                total += b.dequantize * (b.float_consumer or any(c not in int8 for c in b.consumers))
-            else:
-                total += b.quantize * any(c in int8 for c in b.consumers)
-        return total
+        return paid(conversions, {c.unit for c, x in zip(self.all, row, strict=True) if x > 0.5 and c.is_int8})
 
     def each(self, value: Callable[[Column], float]) -> Array:
         """A number a column."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,19 @@ class Cut:
 
     columns: tuple[int, ...]
     most: float
+
+
+def paid(conversions: Iterable[Conversion], int8: Set[float]) -> float:
+    """What conversions cost.
+
+    Args:
+        conversions: The conversions.
+        int8: Units that run in int8; all others are float.
+    """
+    total = 0.0
+    for b in conversions:
+        if b.producer in int8:
+            total += b.dequantize * (b.float_consumer or any(c not in int8 for c in b.consumers))
+        else:
+            total += b.quantize * any(c in int8 for c in b.consumers)
+    return total

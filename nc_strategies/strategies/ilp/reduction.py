@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.strategies.ilp.elimination import Sum, plan
-from nc_strategies.strategies.ilp.parts import Array, Budgeted, Conversion, Cut
+from nc_strategies.strategies.ilp.parts import Array, Budgeted, Conversion, Cut, paid
 
 Flags = NDArray[np.bool_]
 NEVER = 1e3
@@ -102,7 +102,7 @@ class Reduction:
         self._prices = [loss.prices + _pairs(loss, len(cost)) for loss in losses]
         self._limits = np.array([loss.limit for loss in losses])
         self._reach = sum(float(np.abs(values).max()) for _, values in self._terms)
-        self._conversions, self._place = conversions, place
+        self._conversions, self._owner = conversions, owner
         self._by_size = [(np.array([g for g, _ in self._terms if len(g) == size]),
                           np.array([v for g, v in self._terms if len(g) == size]))
                          for size in sorted({len(g) for g, _ in self._terms})]
@@ -237,14 +237,8 @@ class Reduction:
 
     def _total(self, row: Array) -> float:
         """What a choice costs."""
-        on = set(self._unit[(row > 0.5) & (self._state == 1)].tolist())
-        return float(self._cost @ row) + sum(self._paid(conversion, on) for conversion in self._conversions)
-
-    def _paid(self, conversion: Conversion, on: set[int]) -> float:
-        consumers = [self._place[c] in on for c in conversion.consumers]
-        if conversion.producer is not None and self._place[conversion.producer] in on:
-            return conversion.dequantize if conversion.float_consumer or not all(consumers) else 0.0
-        return conversion.quantize if any(consumers) else 0.0
+        int8 = set(self._owner[(row > 0.5) & (self._state == 1)].tolist())
+        return float(self._cost @ row) + paid(self._conversions, int8)
 
 
 @lru_cache

@@ -116,7 +116,7 @@ class SigOptStrategy(Strategy):
     def propose(self) -> Config | None:
         """See `Strategy.propose`."""
         if self._begun is None and not self._proposed:
-            proposal = self._opening()
+            proposal: Proposal | None = self._opening()
         else:
             begun = self._begun or self._begin()
             proposal = self._replayed(begun)
@@ -130,7 +130,7 @@ class SigOptStrategy(Strategy):
         self.stage = proposal.kind
         return proposal.config
 
-    def _opening(self) -> Proposal | None:
+    def _opening(self) -> Proposal:
         """Int8 everywhere. The experiment learns of it when there is one: it is the first of the known points."""
         proposal = Proposal("known int8", self.problem.space.default(), "int8 everywhere")
         self._waiting[proposal.config.fingerprint] = [proposal]
