@@ -183,17 +183,53 @@ def _freeze(
 
     try:
         concrete = function.get_concrete_function(specs)
-        frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+        frozen, graph_def = concrete, _frozen_in_place(concrete)
+        if graph_def is None:
+            frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+            graph_def = frozen.graph.as_graph_def()
     except Exception as error:
         raise InputError(KEY, f"{path.name} cannot be frozen: {reason(error)}") from error
     outputs = sorted(concrete.structured_outputs, key=_natural)
     by_name = dict(zip(sorted(concrete.structured_outputs), frozen.outputs, strict=True))
     return FrozenModel(
-        Graph.from_def(frozen.graph.as_graph_def()),
-        tuple(_port(name, tensor) for name, tensor in zip(names, frozen.inputs, strict=True)),
+        Graph.from_def(graph_def),
+        # What a function captures comes after what it is called with.
+        tuple(_port(name, tensor) for name, tensor in zip(names, frozen.inputs[: len(names)], strict=True)),
         tuple(_port(name, by_name[name]) for name in outputs),
         signature,
     )
+
+
+def _frozen_in_place(concrete: Any) -> Any:
+    """The graph of a traced function, with constants for its variables; None where that is not all there is to do.
+
+    Where nothing but reading is done with them, in no other function, TensorFlow's own conversion finds the same graph,
+    but then makes a function of it again, which takes most of its time (2.3 of 2.7 s for a ResNet50).
+    """
+    tf = tensorflow()
+    graph_def = concrete.graph.as_graph_def()
+    captured = {inner.op.name: outer for outer, inner in concrete.graph.captures}
+    reads = {node.name: node_of(node.input[0]) for node in graph_def.node if node.op == "ReadVariableOp"}
+    readers = {text for node in graph_def.node if node.name not in reads for text in map(node_of, node.input)}
+    resources = {name for name, outer in captured.items() if outer.dtype == tf.resource}
+    if graph_def.library.function or readers & resources or not set(reads.values()) <= resources:
+        return None
+    dtypes = {reads[node.name]: node.attr["dtype"].type for node in graph_def.node if node.name in reads}
+    for node in graph_def.node:
+        if node.name in reads:
+            dtype = node.attr["dtype"].type
+            node.op = "Identity"
+            node.attr.clear()
+            node.attr["T"].type = dtype
+        elif node.name in captured and (node.name in dtypes or node.name not in resources):
+            value = captured[node.name]
+            if node.name in resources:
+                value = tf.raw_ops.ReadVariableOp(resource=value, dtype=dtypes[node.name])
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = value.dtype.as_datatype_enum
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy(), value.dtype))
+    return graph_def
 
 
 def _natural(name: str) -> tuple[str, int, str]:

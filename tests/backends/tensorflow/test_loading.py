@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from nc_strategies.backends.tensorflow import loading
 from nc_strategies.backends.tensorflow.backend import TensorFlowBackend
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
 from nc_strategies.errors import InputError
@@ -122,6 +123,49 @@ def test_an_h5_file_is_taken(tmp_path, batch):
     backend, info = backend_for(keras=path)
     data = batch(info, 3)
     np.testing.assert_allclose(backend.reference().predict(data)[0], model.predict(data["row"], verbose=0), atol=1e-5)
+
+
+def plain(keras, x):
+    twice = keras.layers.Dense(8, activation="silu")
+    return keras.layers.Dense(3)(twice(twice(x)) + np.linspace(0, 1, 8, dtype=np.float32))
+
+
+def looked_up(keras, x):
+    return keras.layers.Dense(3)(keras.layers.Embedding(4, 8)(keras.ops.cast(x > 0, "int32")))
+
+
+def recurrent(keras, x):
+    return keras.layers.Dense(3)(keras.layers.GRU(4)(keras.ops.expand_dims(x, -1)))
+
+
+@pytest.mark.parametrize(("build", "converted"), [(plain, False), (looked_up, False), (recurrent, True)])
+def test_variables_are_frozen_in_place_where_nothing_but_reading_is_done_with_them(
+        tmp_path, batch, monkeypatch, build, converted):
+    import tensorflow as tf
+    from tensorflow.python.framework import convert_to_constants
+
+    calls = []
+    convert = convert_to_constants.convert_variables_to_constants_v2
+    monkeypatch.setattr(convert_to_constants, "convert_variables_to_constants_v2",
+                        lambda *args, **kwargs: calls.append(1) or convert(*args, **kwargs))
+    x = tf.keras.Input((8,), name="row")
+    model = tf.keras.Model(x, build(tf.keras, x))
+    model.save(tmp_path / "model.keras")
+    backend, info = backend_for(keras=tmp_path / "model.keras")
+    assert bool(calls) == converted
+    data = batch(info, 5)
+    np.testing.assert_allclose(backend.reference().predict(data)[0], model.predict(data["row"], verbose=0), atol=1e-5)
+
+
+def test_a_variable_that_is_gathered_from_is_left_to_the_conversion_of_tensorflow(tmp_path):
+    import tensorflow as tf
+
+    table = tf.Variable(np.arange(12, dtype=np.float32).reshape(4, 3))
+    function = tf.function(lambda rows: {"output_0": tf.gather(table, rows)}, autograph=False)
+    model = loading._freeze(tmp_path, function, tf.TensorSpec((None,), tf.int32, "rows"), ["rows"])
+    ops = {node.op for node in model.graph.nodes.values()}
+    assert {"GatherV2", "Const"} <= ops
+    assert not ops & loading.RESOURCE_OPS
 
 
 def test_explicit_padding_of_a_depthwise_convolution_is_rewritten_before_it_can_abort(tmp_path, batch):
