@@ -157,7 +157,8 @@ class Measurer:
             timing = self._time([as_given, all_float], self.settings.latency_runs)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         reference = (as_given, all_float)[faster]
-        executed = reference.executed()
+        with Clock(spent, "realise"):
+            executed = reference.executed()
         evaluation = Evaluation(
             metrics=found.metrics,
             values=(("latency_ms", timing.median_ms(faster)), ("duration_s", found.seconds),
