@@ -33,7 +33,7 @@ HINT = "hint: pip install 'nc-strategies[report]' adds report.html, a page that 
 TEMPLATES = Path(__file__).parent / "templates"
 REFRESH = 5
 """Seconds between two versions of the page while a run goes on, at least."""
-SHARE = 0.005
+SHARE = 0.003
 """Largest share of a run's time that goes into its page."""
 MOST_CHOICES = 300_000
 """Operators times trials whose configurations are put into a page; those of later trials are read in the journal."""

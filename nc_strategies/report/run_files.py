@@ -64,7 +64,7 @@ class RunFiles:
                 else f"is not the folder of a run: it holds neither {RESULT} nor {CONFIG}"
             raise InputError(str(path), hint)
         return RunFiles(path, _mapping(path / RESULT, json.loads), _mapping(path / analysis.FILE, json.loads),
-                        _mapping(path / CONFIG, yaml.safe_load),
+                        _mapping(path / CONFIG, _yaml),
                         tuple(_trials(path / journal.FILE) if trials is None else trials), running)
 
     @cached_property
@@ -125,6 +125,10 @@ class RunFiles:
             return None
         cost = self.goal.cost(evaluation)
         return 1 / cost if cost > 0 else None
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _mapping(path: Path, parse: Any) -> Mapping[str, Any]:

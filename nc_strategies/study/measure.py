@@ -325,8 +325,9 @@ class Measurer:
                 with Clock(spent, "accuracy"):
                     found = self._finite(self._score(model, trial.config))
             index = position + len(references)
-            evaluation = self._evaluation(model, timing, index, faster, found, trial.evaluation.seconds,
-                                          self._peak(trial.config, model.fingerprint))
+            with Clock(spent, "realise"):
+                evaluation = self._evaluation(model, timing, index, faster, found, trial.evaluation.seconds,
+                                              self._peak(trial.config, model.fingerprint))
             candidates.append((trial, model, index, evaluation))
         closest = min(goal.violation(c[3]) for c in candidates)
         candidates = [c for c in candidates if goal.violation(c[3]) == closest]
@@ -338,15 +339,16 @@ class Measurer:
         with Clock(spent, "accuracy"):
             fp32, int8, interval = self._compare(references[faster], model, trial)
         assert trial.evaluation is not None
-        evaluation = self._evaluation(model, timing, index, faster, int8, trial.evaluation.seconds,
-                                      self._peak(trial.config, model.fingerprint))
+        with Clock(spent, "realise"):
+            evaluation = self._evaluation(model, timing, index, faster, int8, trial.evaluation.seconds,
+                                          self._peak(trial.config, model.fingerprint))
+            executed = model.executed()
+            for finalist in models:
+                finalist.close()
         base.reference = references[faster]
         base.latency_ci95 = timing.interval_ms(faster)
         base.evaluation = self._rebase(base.evaluation, timing, faster, fp32.seconds)
         low, high = timing.ratio_interval(index, faster)
-        executed = model.executed()
-        for finalist in models:
-            finalist.close()
         return Final(trial, evaluation, executed, 1 / timing.ratio(index, faster), (1 / high, 1 / low),
                      interval, timing.interval_ms(index), tuple(spent.items()))
 

@@ -139,7 +139,7 @@ def fold_affine(graph: Graph, keep: set[str]) -> dict[str, str]:
         )
         replaced[end] = biased
         moved = readers.pop(end, [])
-        graph.rewire({end: biased})
+        graph.rewire({end: biased}, moved)
         readers[biased] = moved
         readers[node.name] = [graph.nodes[biased]]
     return replaced

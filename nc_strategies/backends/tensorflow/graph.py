@@ -148,9 +148,14 @@ class Graph:
                 stack.extend(node_of(text) for text in self.nodes[name].input)
         self.nodes = {name: node for name, node in self.nodes.items() if name in needed}
 
-    def rewire(self, tensors: Mapping[str, str]) -> None:
-        """Make readers of each key read its value; chains of replacements are followed."""
-        for node in self.nodes.values():
+    def rewire(self, tensors: Mapping[str, str], readers: Iterable[Node] | None = None) -> None:
+        """Make readers of each key read its value; chains of replacements are followed.
+
+        Args:
+            tensors: Tensors and their replacements.
+            readers: The nodes that read them, where they are known.
+        """
+        for node in self.nodes.values() if readers is None else readers:
             for index, text in enumerate(node.input):
                 if text in tensors:
                     node.input[index] = follow(tensors, text)

@@ -12,6 +12,8 @@ from nc_strategies.backends.tensorflow.graph import Graph, Node
 from nc_strategies.backends.tensorflow.lazy import tensorflow
 
 Shape = tuple[int | None, ...]
+LARGEST_SHAPE = 1 << 10
+"""Elements up to which a constant may say what shape another tensor has."""
 
 
 def static_types(graph: Graph) -> tuple[dict[str, Shape | None], dict[str, Any]]:
@@ -19,7 +21,7 @@ def static_types(graph: Graph) -> tuple[dict[str, Shape | None], dict[str, Any]]
     tf = tensorflow()
     imported = tf.Graph()
     with imported.as_default():
-        tf.import_graph_def(graph.to_def(), name="")
+        tf.import_graph_def(_without_weights(graph).to_def(), name="")
     shapes: dict[str, Shape | None] = {}
     dtypes: dict[str, Any] = {}
     for operation in imported.get_operations():
@@ -28,6 +30,17 @@ def static_types(graph: Graph) -> tuple[dict[str, Shape | None], dict[str, Any]]
             name = operation.name if index == 0 else f"{operation.name}:{index}"
             shapes[name], dtypes[name] = shape, output.dtype
     return shapes, dtypes
+
+
+def _without_weights(graph: Graph) -> Graph:
+    """The graph for inferring types: importing it with weights takes far longer."""
+    light = Graph(graph.nodes.values(), graph.library)
+    for name, node in graph.nodes.items():
+        shape = node.attr["value"].tensor.tensor_shape if node.op == "Const" else None
+        if shape is not None and math.prod(axis.size for axis in shape.dim) > LARGEST_SHAPE:
+            light.add("Placeholder", name, [], dtype=tensorflow().as_dtype(node.attr["dtype"].type),
+                      shape=tensorflow().TensorShape(shape))
+    return light
 
 
 def flatten_products(graph: Graph) -> None:
