@@ -47,6 +47,8 @@ STRETCHES = 6
 LEAST, OPERATORS_EACH, ENOUGH = 12, 3, 0.02
 """After so many random parts, and one for so many operators, none are timed once the error beyond the noise of the
 timings is no more than that."""
+UNSURE = 0.01
+"""Standard error of a timing above which it is taken once more, where the model's error is larger than `ENOUGH`."""
 ANCHORED = 0.5
 """How much closer than the others the model is held to the timings of the two ends."""
 PLACE = 0.01
@@ -62,6 +64,14 @@ class _Timed:
     ratio: float = 0.0
     deviation: float = 0.0
     profile: Profile | None = None
+
+    def average(self, ratio: float, deviation: float) -> None:
+        """Take in the timing of another session; what both share, `PLACE`, keeps the surer one from counting alone."""
+        both = np.array([self.deviation, deviation])
+        weights = 1 / (both**2 + PLACE**2)
+        weights /= weights.sum()
+        self.ratio = float(np.exp(weights @ np.log([self.ratio, ratio])))
+        self.deviation = float(np.sqrt(weights**2 @ both**2))
 
 
 @dataclass
@@ -113,6 +123,16 @@ class _Bench:
                 model.close()
                 done.append(sample)
         return done
+
+    def time_again(self, samples: Sequence[_Timed]) -> None:
+        """Average the ratios of some configurations with those of another session of each."""
+        assert self.reference is not None
+        for sample in samples:
+            model = self._realise(sample)
+            if model is not None:
+                timing = self._interleave([self.reference, model])
+                model.close()
+                sample.average(timing.ratio(1, 0), timing.standard_error(1, 0))
 
     def _realise(self, sample: _Timed) -> Executable | None:
         try:
@@ -169,12 +189,21 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
     columns = Columns(space, links, indirect(space, links) if profiled else ())
     pairs, least = _how_many(space, profiled)
     halves = list(_halves(space, pairs, rng))
+
+    def fit() -> tuple[Array, float, float]:
+        prior = expected(columns, _profiles(timed, bench.seconds), bench.seconds, len(next(iter(batch.values()))))
+        return _fit(columns, prior, timed)
+
     for start in range(0, len(halves), AT_ONCE):
         timed += bench.time(halves[start : start + AT_ONCE])
-        prior = expected(columns, _profiles(timed, bench.seconds), bench.seconds, len(next(iter(batch.values()))))
-        values, error, own = _fit(columns, prior, timed)
+        values, error, own = fit()
         if start + AT_ONCE >= least and own <= ENOUGH:
             break
+    unsure = [sample for sample in timed if sample.deviation > UNSURE]
+    if own > ENOUGH and unsure:
+        log.info("latency model: %d timings are noisy, and taken once more", len(unsure))
+        bench.time_again(unsure)
+        values, error, own = fit()
     bench.close()
     log.info("latency model: %d timings, error %.3f", len(timed), error)
     return columns.terms(values, error)

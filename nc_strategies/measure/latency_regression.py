@@ -33,8 +33,8 @@ UNPROFILED = 5.0
 """Without profiles, terms are uncertain by so much more."""
 FAR, REWEIGHTED = 2.0, 4
 """Standard deviations within which a timing counts in full, and how often the weights of the others are found anew."""
-MANY, BETWEEN = 12, 0.1
-"""Profiles that may tell what an engine spends between nodes, and the ridge on it."""
+MANY = 12
+"""Profiles that tell what profiling adds to a node."""
 LEAST_LEFT = 0.05
 """Part of a profiled time that is left at least when what profiling adds is taken away."""
 LEAST = 5e-4
@@ -198,11 +198,10 @@ class Prior:
 def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[Profile]:
     """Profiles without what profiling adds: as much to every node, and a factor, as caches are colder.
 
-    The first is some microseconds, most of a short node's time: what the cheapest node takes, since engines have nodes
-    that do nothing, or less where the graphs take hardly less without a profile. Many profiles may also tell that
-    graphs of many nodes take longer than what is left says: an engine spends time between nodes, and that is added to
-    each. The second makes each profile's sum what its graph takes without: a machine that others use is not equally
-    fast in all of them.
+    The first is some microseconds, most of a short node's time: what the sums of many profiles have more for each node,
+    or of few, what the cheapest node takes, since engines have nodes that do nothing; less where the graphs take hardly
+    less without a profile. The second makes each profile's sum what its graph takes without: a machine that others use
+    is not equally fast in all of them.
 
     Args:
         profiles: As the engine tells them.
@@ -212,27 +211,28 @@ def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[P
         return []
     sums = np.array([sum(time for time, _ in _nodes(p)) for p in profiles])
     counts = np.array([sum(nodes for _, nodes in _nodes(p)) for p in profiles], float)
-    excess = float(counts @ (sums - np.array(seconds)))
-    cheapest = min((time / nodes for p in profiles for time, nodes in _nodes(p) if nodes), default=0.0)
-    each = min(cheapest, max(0.0, excess / max(1.0, float(counts @ counts))))
-    if excess > 0 and len(profiles) >= MANY:
-        each = min(each, -_between(sums, counts, np.array(seconds)))
-    return [_scaled(profile, each, wanted) for profile, wanted in zip(profiles, seconds, strict=True)]
+    excess = float(counts @ (sums - np.array(seconds))) / max(1.0, float(counts @ counts))
+    if len(profiles) >= MANY:
+        each = _added(sums, counts, np.array(seconds))
+    else:
+        each = min((time / nodes for p in profiles for time, nodes in _nodes(p) if nodes), default=0.0)
+    return [_scaled(profile, max(0.0, min(each, excess)), wanted)
+            for profile, wanted in zip(profiles, seconds, strict=True)]
 
 
-def _between(sums: Array, counts: Array, seconds: Array) -> float:
-    """What a node takes beside its own time, in seconds of a profile: ridge regression on how long graphs take.
+def _added(sums: Array, counts: Array, seconds: Array) -> float:
+    """What profiling adds to a node, in seconds: least squares, relative to what graphs take without a profile.
+
+    The sums of profiles hold most of the noise, so that they are what is explained; the other way round, noise would be
+    taken for time between nodes.
 
     Args:
         sums: Seconds of all nodes of each profile, shape (profiles,).
         counts: Nodes of each, shape (profiles,).
         seconds: What each graph takes without a profile, shape (profiles,).
     """
-    usual, size = float(np.median(seconds / sums)), float(sums.mean() / counts.mean())
-    design = np.stack([sums, counts * size], 1) / seconds[:, None]
-    factor, beside = np.linalg.solve(design.T @ design + BETWEEN * np.eye(2),
-                                     design.sum(0) + np.array([BETWEEN * usual, 0.0]))
-    return float(beside / factor * size) if factor > 0 else 0.0
+    design = np.stack([np.ones(len(seconds)), counts / seconds], 1)
+    return float(np.linalg.lstsq(design, sums / seconds, rcond=None)[0][1])
 
 
 def _scaled(profile: Profile, each: float, wanted: float) -> Profile:
