@@ -14,6 +14,7 @@ from nc_strategies.secrets import SECRET_NAME
 PR_SET_PDEATHSIG = 1
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 PREFERRED_VICTIM = 500
+_expendable = False
 
 
 def child_environment(secrets: bool = False) -> dict[str, str]:
@@ -44,8 +45,15 @@ def die_with_parent(parent: int) -> None:
 
 def be_expendable() -> None:
     """Leave no core file, and be the first the kernel ends when memory runs out."""
+    global _expendable  # noqa: PLW0603 - of the process, as are the limits below
+    _expendable = True
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         OOM_SCORE.write_text(str(PREFERRED_VICTIM))
     except OSError:
         return  # a kernel without it, or one that does not let us: then it chooses by itself
+
+
+def is_expendable() -> bool:
+    """Whether this process is a run's own, for its engine; not one in which a user imports what they like."""
+    return _expendable

@@ -11,8 +11,11 @@ from functools import cache
 from typing import Any
 
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.process import is_expendable
 
 log = logging.getLogger(__name__)
+UNUSED = ("matplotlib", "sklearn")
+"""What Keras imports where it finds it, for pictures and wrappers; a fifth of the time that importing it all takes."""
 
 
 @cache
@@ -24,7 +27,7 @@ def tensorflow() -> Any:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _quiet():
+        with _quiet(), _lean():
             import tensorflow as tf
     except ImportError as error:
         raise InputError(
@@ -32,6 +35,18 @@ def tensorflow() -> Any:
         ) from error
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return tf
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
+    """In a process that is a run's own, `UNUSED` cannot be imported for as long as this lasts."""
+    hidden = [name for name in UNUSED if is_expendable() and name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 @contextmanager

@@ -47,6 +47,20 @@ def test_settings_and_package_do_not_import_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("expendable", [True, False])
+def test_a_worker_imports_tensorflow_without_what_keras_only_takes_where_it_finds_it(expendable):
+    code = (
+        "import sys; from nc_strategies.process import be_expendable;"
+        "from nc_strategies.backends.tensorflow.lazy import tensorflow;"
+        f"{'be_expendable();' if expendable else ''}"
+        "layers = tensorflow().keras.layers;"
+        "print(sorted(name for name in ('matplotlib', 'sklearn') if name in sys.modules));"
+        "import sklearn.metrics, matplotlib.figure"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == ("[]" if expendable else "['matplotlib', 'sklearn']")
+
+
 def test_an_onnx_file_is_refused(tmp_path):
     refused("model", "backend=tensorflow does not take", onnx=tmp_path / "model.onnx")
 
