@@ -45,7 +45,7 @@ def die_with_parent(parent: int) -> None:
 
 def be_expendable() -> None:
     """Leave no core file, and be the first the kernel ends when memory runs out."""
-    global _expendable  # noqa: PLW0603 - of the process, as are the limits below
+    global _expendable
     _expendable = True
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
