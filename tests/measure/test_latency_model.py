@@ -11,6 +11,7 @@ import pytest
 
 from nc_strategies.backends.base import Link, Profile
 from nc_strategies.backends.profiling import NodeTimes, summarise
+from nc_strategies.measure import latency_model
 from nc_strategies.measure.latency_model import (
     ENOUGH,
     LEAST,
@@ -134,13 +135,14 @@ def test_what_profiling_adds_to_every_node_is_taken_away():
 
 
 def test_many_profiles_tell_what_profiling_adds_although_each_was_taken_in_another_moment():
-    # No node does nothing here, and a machine that others use stretches each profile differently.
+    # One node seems to do nothing, and a machine that others use stretches each profile differently.
     def errors(seed):
         rng = np.random.default_rng(seed)
         counts = [{name: int(rng.integers(1, 20)) for name in "abcd"} for _ in range(40)]
         wanted = [{name: float(rng.uniform(1e-5, 1e-4)) for name in nodes} for nodes in counts]
         profiles = [Profile({name: stretch * (1.3 * t + 2e-6 * nodes[name]) for name, t in one.items()}, (), 0.0, nodes)
                     for one, nodes, stretch in zip(wanted, counts, rng.lognormal(0, 0.2, 40), strict=True)]
+        profiles[0].ops["fused into another"] = 0.0
         seconds = [sum(one.values()) for one in wanted]
         stretched = [Profile({name: t * second / sum(profile.ops.values()) for name, t in profile.ops.items()})
                      for profile, second in zip(profiles, seconds, strict=True)]
@@ -489,7 +491,14 @@ def test_pairs_are_timed_until_the_error_is_small_enough(toy):
 
 
 @pytest.mark.parametrize(("noise", "surprise", "again"), [(0.1, 1.0, True), (0.1, 0.0, False), (0.01, 1.0, False)])
-def test_noisy_timings_are_taken_once_more_where_the_error_is_large(toy, caplog, noise, surprise, again):
+def test_noisy_timings_are_taken_once_more_where_the_error_is_large(toy, caplog, monkeypatch, noise, surprise, again):
+    fitted = []
+
+    def fit(columns, prior, timed):
+        fitted.append([sample.ratio for sample in timed])
+        return _fit(columns, prior, timed)
+
+    monkeypatch.setattr(latency_model, "_fit", fit)
     backend, space = a_backend(toy, ProfiledBackend(surprise))
     draw = np.random.default_rng(9)
     backend.noise = SimpleNamespace(lognormal=lambda *_: draw.lognormal(0, noise))
@@ -497,6 +506,7 @@ def test_noisy_timings_are_taken_once_more_where_the_error_is_large(toy, caplog,
         fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=lambda: backend.now)
     assert ("taken once more" in caplog.text) == again
     assert (len(backend.built) > len(dict.fromkeys(backend.built)) + PAIRS) == again
+    assert (len(fitted[-1]) == len(fitted[-2]) and fitted[-1] != fitted[-2]) == again
 
 
 def test_a_second_timing_counts_by_how_sure_it_is():
@@ -508,6 +518,9 @@ def test_a_second_timing_counts_by_how_sure_it_is():
     sure.average(1.21, 0.1)
     assert sure.ratio == pytest.approx(1.0, abs=0.01)
     assert 0.0005 < sure.deviation < 0.002
+    both_sure = _Timed("half 0", None, 1.0, 0.001)
+    both_sure.average(1.21, 0.003)
+    assert both_sure.ratio == pytest.approx(1.1, abs=0.01)
 
 
 @pytest.mark.parametrize(("count", "pairs"), [(12, 16), (100, 20), (300, 24)])

@@ -1,5 +1,7 @@
 """How the final choice is made among trials whose timings are near each other."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,29 @@ def measurer(run, monkeypatch):
     monkeypatch.setattr(measurer, "_time", timing)
     measurer.space, measurer.asked = space, asked
     return measurer
+
+
+def test_reading_what_fp32_and_finalists_execute_counts_as_realising_them(measurer, monkeypatch):
+    backend, read = measurer.backend, 0.05
+    realise, reference = backend.realise, backend.reference
+
+    def slow(model):
+        executed = model.executed
+
+        def waiting():
+            time.sleep(read)
+            return executed()
+
+        model.executed = waiting
+        return model
+
+    monkeypatch.setattr(backend, "realise", lambda config: slow(realise(config)))
+    monkeypatch.setattr(backend, "reference", lambda: slow(reference()))
+    found = measurer.measure_baseline(measurer.space)
+    assert dict(found.evaluation.seconds)["realise"] >= read
+    tried = trials(measurer, [measurer.space.default()])
+    final = measurer.measure_finalists(tried, goal(measurer, 0.05), 0.015)
+    assert dict(final.seconds)["realise"] >= 2 * read
 
 
 def trials(measurer, configs):

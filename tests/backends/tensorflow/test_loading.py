@@ -182,6 +182,25 @@ def test_a_variable_that_is_gathered_from_is_left_to_the_conversion_of_tensorflo
     assert not ops & loading.RESOURCE_OPS
 
 
+def test_what_a_function_captures_and_the_functions_it_calls_become_part_of_the_graph(tmp_path):
+    import tensorflow as tf
+
+    weight = np.random.default_rng(0).normal(0, 1, (40, 30)).astype(np.float32)
+    held = tf.constant(weight)  # too large for TensorFlow to write it into the graph by itself
+    inner = tf.function(lambda x: tf.nn.relu(tf.matmul(x, held)), autograph=False)
+    row = tf.TensorSpec((None, 40), tf.float32, "row")
+    for called, body in (("here", lambda x: tf.nn.relu(tf.matmul(x, held))), ("in a function", inner)):
+        function = tf.function(lambda x, body=body: {"output_0": body(x)}, autograph=False)
+        model = loading._freeze(tmp_path, function, row, ["row"])
+        graph = model.graph
+        ops = [node.op for node in graph.nodes.values()]
+        assert ops.count("Placeholder") == 1, called
+        assert "MatMul" in ops
+        assert not [op for op in ops if "Call" in op]
+        held_again = [graph.value(name) for name, node in graph.nodes.items() if node.op == "Const"]
+        assert any(np.array_equal(value, weight) for value in held_again)
+
+
 def test_explicit_padding_of_a_depthwise_convolution_is_rewritten_before_it_can_abort(tmp_path, batch):
     def build(tf):
         x = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 4), "x")

@@ -11,7 +11,10 @@ from nc_strategies.backends.tensorflow import probe
 from nc_strategies.backends.tensorflow.capabilities import limits
 from nc_strategies.backends.tensorflow.executed import source_type
 from nc_strategies.backends.tensorflow.export import export_onnx
+from nc_strategies.backends.tensorflow.fold import simplify
+from nc_strategies.backends.tensorflow.graph import Graph
 from nc_strategies.backends.tensorflow.probe import Kernels
+from nc_strategies.backends.tensorflow.products import static_types
 from nc_strategies.backends.tensorflow.weights import FULL, REDUCED, quantize
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
@@ -26,6 +29,36 @@ def test_batchnorm_is_folded_and_nothing_is_left_of_it(loaded):
 def test_batchnorm_with_another_reader_is_not_folded(loaded):
     backend, _ = loaded("unfoldable")
     assert "Mul" in {node.op for node in backend._parts.graph.nodes.values()}
+
+
+def test_types_are_inferred_through_large_weights_and_small_constants_alike():
+    import tensorflow as tf
+
+    imported = tf.Graph()
+    with imported.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, (None, 64), "x")
+        product = tf.matmul(x, tf.constant(np.ones((64, 32), np.float32)), name="product")
+        tf.reshape(product, tf.constant([-1, 4, 8]), name="reshaped")
+    shapes, dtypes = static_types(Graph.from_def(imported.as_graph_def()))
+    assert shapes["product"] == (None, 32)
+    assert shapes["reshaped"] == (None, 4, 8)
+    assert dtypes["product"] == tf.float32
+
+
+def test_all_readers_of_a_folded_batchnorm_read_the_bias():
+    import tensorflow as tf
+
+    graph = Graph()
+    graph.add("Placeholder", "x", [], dtype=tf.float32, shape=tf.TensorShape((None, 4, 4, 3)))
+    graph.constant("weight", np.ones((1, 1, 3, 2), np.float32))
+    graph.constant("scale", np.array([2.0, 3.0], np.float32))
+    graph.add("Conv2D", "conv", ["x", "weight"], T=tf.float32, strides=[1, 1, 1, 1], padding="SAME", data_format="NHWC")
+    graph.add("Mul", "scaled", ["conv", "scale"], T=tf.float32)
+    graph.add("Relu", "one", ["scaled"], T=tf.float32)
+    graph.add("Neg", "other", ["scaled"], T=tf.float32)
+    folded, ends = simplify(graph, ["x"], ["one", "other"])
+    read = {folded.nodes[folded.nodes[ends[name]].input[0]].op for name in ("one", "other")}
+    assert read == {"BiasAdd"}
 
 
 def test_products_written_as_einsum_get_the_int8_kernel(loaded):
