@@ -162,8 +162,9 @@ def fit_latency(backend: Backend, space: Space, batch: Batch, rng: np.random.Gen
 
     The all-float graph, the default, each other sort of int8, every second operator in int8 one way and the other, and
     random mixtures are timed beside fp32 as trials are, and profiled. The profiles give what to expect of each term,
-    Bayesian linear regression on the timings corrects it. Without profiles, operators are expected to take time by
-    their sizes, and those that are not neighbours are not taken to influence each other.
+    Bayesian linear regression on the timings corrects it. Where that leaves an error, noisy timings are taken once
+    more. Without profiles, operators are expected to take time by their sizes, and those that are not neighbours are
+    not taken to influence each other.
 
     Args:
         backend: Loaded and calibrated.

@@ -159,12 +159,13 @@ class Measurer:
         reference = (as_given, all_float)[faster]
         with Clock(spent, "realise"):
             executed = reference.executed()
+            peak = self._peak(self._all_float, all_float.fingerprint)
         evaluation = Evaluation(
             metrics=found.metrics,
             values=(("latency_ms", timing.median_ms(faster)), ("duration_s", found.seconds),
                     ("size_bytes", float(as_given.size_bytes)), ("as_given_latency_ms", timing.median_ms(0)),
                     ("all_float_latency_ms", timing.median_ms(1)),
-                    *self._peak(space.all_float(), all_float.fingerprint)),
+                    *peak),
             ratios=tuple((name, 1.0) for name in self.metrics.objectives),
             samples=self.samples, int8_ops=executed.int8_count, fp32_ops=executed.fp32_count,
             seconds=tuple(spent.items()), graph=reference.fingerprint)

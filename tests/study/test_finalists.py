@@ -58,7 +58,7 @@ def test_reading_what_fp32_and_finalists_execute_counts_as_realising_them(measur
     assert dict(found.evaluation.seconds)["realise"] >= read
     tried = trials(measurer, [measurer.space.default()])
     final = measurer.measure_finalists(tried, goal(measurer, 0.05), 0.015)
-    assert dict(final.seconds)["realise"] >= 2 * read
+    assert dict(final.seconds)["realise"] >= 3 * read
 
 
 def trials(measurer, configs):

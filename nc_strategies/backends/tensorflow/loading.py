@@ -203,8 +203,9 @@ def _freeze(
 def _frozen_in_place(concrete: Any) -> Any:
     """The graph of a traced function, with constants for its variables; None where that is not all there is to do.
 
-    Where nothing but reading is done with them, in no other function, TensorFlow's own conversion finds the same graph,
-    but then makes a function of it again, which takes most of its time (2.3 of 2.7 s for a ResNet50).
+    Where nothing but reading is done with them, in no other function, TensorFlow's own conversion finds the same graph
+    but for nodes that nothing reads, and then makes a function of it again, which takes most of its time (2.3 of 2.7 s
+    for a ResNet50).
     """
     tf = tensorflow()
     graph_def = concrete.graph.as_graph_def()
