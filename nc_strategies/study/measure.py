@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nc_strategies.backends.base import Backend, Executable
+from nc_strategies.backends.base import Backend, Executable, ExecutedOps
 from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError
@@ -211,7 +211,8 @@ class Measurer:
         runs = self.settings.latency_runs if found.samples == self.samples else LEAST_RUNS
         timing = self._time([self.baseline.reference, model], runs)
         seconds = (("accuracy", evaluated), ("latency", time.perf_counter() - start))
-        evaluation = self._evaluation(model, timing, 1, 0, found, seconds, self._peak(config, model.fingerprint))
+        evaluation = self._evaluation(model, model.executed(), timing, 1, 0, found, seconds,
+                                      self._peak(config, model.fingerprint))
         return replace(evaluation, samples=found.samples)
 
     def rehearse(self, config: Config) -> dict[str, float]:
@@ -327,23 +328,23 @@ class Measurer:
                     found = self._finite(self._score(model, trial.config))
             index = position + len(references)
             with Clock(spent, "realise"):
-                evaluation = self._evaluation(model, timing, index, faster, found, trial.evaluation.seconds,
+                executed = model.executed()
+                evaluation = self._evaluation(model, executed, timing, index, faster, found, trial.evaluation.seconds,
                                               self._peak(trial.config, model.fingerprint))
-            candidates.append((trial, model, index, evaluation))
+            candidates.append((trial, model, index, evaluation, executed))
         closest = min(goal.violation(c[3]) for c in candidates)
         candidates = [c for c in candidates if goal.violation(c[3]) == closest]
         fastest = min(candidates, key=lambda c: goal.cost(c[3]))[3]
         if self._clear(fastest, goal):
             tie = min(tie, CLEAR_TIE)
         level = [c for c in candidates if goal.cost(c[3]) <= goal.cost(fastest) * (1 + tie)]
-        trial, model, index, _ = min(level, key=lambda c: goal.loss(c[3]))
+        trial, model, index, _, executed = min(level, key=lambda c: goal.loss(c[3]))
         with Clock(spent, "accuracy"):
             fp32, int8, interval = self._compare(references[faster], model, trial)
         assert trial.evaluation is not None
         with Clock(spent, "realise"):
-            evaluation = self._evaluation(model, timing, index, faster, int8, trial.evaluation.seconds,
+            evaluation = self._evaluation(model, executed, timing, index, faster, int8, trial.evaluation.seconds,
                                           self._peak(trial.config, model.fingerprint))
-            executed = model.executed()
             for finalist in models:
                 finalist.close()
         base.reference = references[faster]
@@ -418,8 +419,8 @@ class Measurer:
 
         return interleave([run(m) for m in models], runs, self.rng, self.settings.latency_timeout * patience)
 
-    def _evaluation(self, model: Executable, timing: Timing, index: int, reference: int, found: Scored,
-                    seconds: Pairs, peak: Pairs) -> Evaluation:
+    def _evaluation(self, model: Executable, executed: ExecutedOps, timing: Timing, index: int, reference: int,
+                    found: Scored, seconds: Pairs, peak: Pairs) -> Evaluation:
         ratio = timing.ratio(index, reference)
         low, high = timing.ratio_interval(index, reference)
         size = model.size_bytes / self.baseline.as_given.size_bytes
@@ -429,7 +430,6 @@ class Measurer:
         for _, used in peak:
             ratios["memory"] = used / self.baseline.evaluation.value("memory_bytes")
             spread["memory"] = MEMORY_SPREAD
-        executed = model.executed()
         return Evaluation(
             metrics=found.metrics,
             values=(("latency_ms", timing.median_ms(index)), ("fp32_latency_ms", timing.median_ms(reference)),

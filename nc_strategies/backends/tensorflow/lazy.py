@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -27,7 +28,7 @@ def tensorflow() -> Any:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _quiet(), _lean():
+        with _quiet(), _lean(), _uncollected():
             import tensorflow as tf
     except ImportError as error:
         raise InputError(
@@ -47,6 +48,23 @@ def _lean() -> Iterator[None]:
     finally:
         for name in hidden:
             sys.modules.pop(name, None)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection for as long as this lasts: an import makes only what stays, and is looked through often.
+
+    In a process that is a run's own, nothing of it is looked at later either.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+    if is_expendable():
+        gc.freeze()
 
 
 @contextmanager

@@ -61,6 +61,21 @@ def test_a_worker_imports_tensorflow_without_what_keras_only_takes_where_it_find
     assert done.stdout.splitlines()[-1] == ("[]" if expendable else "['matplotlib', 'sklearn']")
 
 
+@pytest.mark.parametrize("expendable", [True, False])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_while_tensorflow_is_imported_and_what_a_worker_imported_never_is(expendable, enabled):
+    code = (
+        "import gc; from nc_strategies.process import be_expendable;"
+        "from nc_strategies.backends.tensorflow.lazy import tensorflow;"
+        f"{'be_expendable();' if expendable else ''} {'' if enabled else 'gc.disable();'}"
+        "gc.collect(); seen = []; gc.callbacks.append(lambda phase, info: seen.append(phase));"
+        "tensorflow(); gc.callbacks.clear();"
+        "print(len(seen) < 10, gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"True {enabled} {expendable}"
+
+
 def test_an_onnx_file_is_refused(tmp_path):
     refused("model", "backend=tensorflow does not take", onnx=tmp_path / "model.onnx")
 
