@@ -15,8 +15,9 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.process import is_expendable
 
 log = logging.getLogger(__name__)
-UNUSED = ("matplotlib", "sklearn")
-"""What Keras imports where it finds it, for pictures and wrappers; a fifth of the time that importing it all takes."""
+UNUSED = ("matplotlib", "pandas", "sklearn")
+"""What Keras imports where it finds it, for pictures, wrappers and data frames to train on; a third of the time that
+importing it all takes, and more where it is not yet in the system's cache."""
 
 
 @cache

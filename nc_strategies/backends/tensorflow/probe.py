@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nc_strategies import cache
-from nc_strategies.process import child_environment
+from nc_strategies.process import be_expendable, child_environment
 
 KINDS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 DTYPES = ("uint8", "int8")
@@ -256,4 +256,5 @@ def _ratio(kind: str, dtype: str, level: int) -> float:
 
 
 if __name__ == "__main__":
+    be_expendable()
     main(sys.argv[1:])

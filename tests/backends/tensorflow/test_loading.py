@@ -54,11 +54,11 @@ def test_a_worker_imports_tensorflow_without_what_keras_only_takes_where_it_find
         "from nc_strategies.backends.tensorflow.lazy import tensorflow;"
         f"{'be_expendable();' if expendable else ''}"
         "layers = tensorflow().keras.layers;"
-        "print(sorted(name for name in ('matplotlib', 'sklearn') if name in sys.modules));"
-        "import sklearn.metrics, matplotlib.figure"
+        "print(sorted(name for name in ('matplotlib', 'pandas', 'sklearn') if name in sys.modules));"
+        "import sklearn.metrics, matplotlib.figure, pandas; pandas.DataFrame([1])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == ("[]" if expendable else "['matplotlib', 'sklearn']")
+    assert done.stdout.splitlines()[-1] == ("[]" if expendable else "['matplotlib', 'pandas', 'sklearn']")
 
 
 @pytest.mark.parametrize("expendable", [True, False])

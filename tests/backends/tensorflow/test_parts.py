@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 
 import numpy as np
@@ -126,6 +128,18 @@ def test_a_kernel_that_aborts_its_process_is_left_out_and_the_others_are_still_t
 
 
 CASES = [f"{kind}/{dtype}" for kind in probe.KINDS for dtype in probe.DTYPES]
+
+
+def test_a_probe_of_its_own_imports_no_more_than_a_worker():
+    code = (
+        "import runpy, sys;"
+        f"sys.argv = ['probe', *{CASES[1:]}]; runpy.run_module({probe.MODULE!r}, run_name='__main__');"
+        "print(sorted({'keras', 'matplotlib', 'pandas', 'sklearn'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert json.loads(lines[1])["case"] == CASES[0]
+    assert lines[-1] == "['keras']"
 
 
 @pytest.fixture
