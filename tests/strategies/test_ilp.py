@@ -25,7 +25,7 @@ from nc_strategies.api import (
     TrialState,
 )
 from nc_strategies.strategies.ilp.columns import Columns
-from nc_strategies.strategies.ilp.models import LEAST_SAVING, CostModel
+from nc_strategies.strategies.ilp.models import LEAST_SAVING, CostModel, Seen
 from nc_strategies.strategies.ilp.priors import losses, shrink
 from nc_strategies.strategies.ilp.program import Budgeted, Conversion, Cut, quiet, solve
 from nc_strategies.strategies.ilp.regression import Regression
@@ -337,3 +337,28 @@ def test_by_size_alone_an_operator_is_never_worth_next_to_nothing():
     assert saved == pytest.approx(saved[0])
     mean = (3 * np.sqrt(10**11) + np.sqrt(10)) / 4
     assert -prices["add"] / saved[0] == pytest.approx(LEAST_SAVING * mean / np.sqrt(10**11), rel=1e-6)
+
+
+def test_operators_that_only_seem_faster_in_fp32_are_found_out_together():
+    """Solutions take what terms have faster in fp32, wrongly or not: what two of them show holds for the third."""
+    ops = [ToyOp(name, loss=0.0, time_us=100.0, int8_time_us=60.0) for name in "abcdefgh"]
+    problem, _ = exact(ops)
+    believed = LatencyTerms(0.01, {name: {s: 0.125 if s.is_float else 0.16 if name in "abc" else 0.075
+                                          for s in problem.space.ops[name].schemes} for name in "abcdefgh"})
+    columns = Columns(problem.space)
+    costs = CostModel(problem, columns, believed)
+    default = problem.space.default()
+
+    def savings():
+        """What the program takes each operator to save in fp32."""
+        price = costs.prices[0]
+        single = {(c.names[0], c.is_int8): x for c, x in zip(columns.all, price, strict=True)
+                  if c.first or not c.is_int8}
+        return {name: single[name, True] - single[name, False] for name in "abcdefgh"}
+
+    costs.fit([])
+    assert savings()["c"] == pytest.approx(0.035)
+    costs.fit([Seen(columns.row(config), measured(ops, config)) for config in (default, default.with_op("a", "b"))])
+    learnt = savings()
+    assert learnt["c"] < 0.0
+    assert all(learnt[name] < -0.03 for name in "defgh")

@@ -40,6 +40,9 @@ TOP_PAIRS, LEAST_PAIR = 6, 0.03
 """Products that enter the program one by one: how many, and how large at least, relative to the tolerated loss."""
 TERM_ERROR, PRIOR_ERROR = 0.3, 0.8
 """Relative standard deviation of what an operator saves, from latency terms and from its size alone."""
+REVERSED_SD = 1.0
+"""The same of what all operators together save that terms have faster in fp32: solutions choose them for that, and
+often an error makes them seem so."""
 LEAST_SAVING = 0.25
 """Saving of an operator at least, relative to the mean of those guessed by size: in fp32 among int8 neighbours it would
 cost their conversions."""
@@ -236,12 +239,14 @@ class CostModel:
         columns = self._columns.all
         total, saved = np.zeros(len(columns)), np.zeros(len(columns))
         sd, base, scale = np.zeros(len(columns)), 0.0, np.zeros(len(columns))
+        reversed_ = np.zeros(len(columns))
         for name, weight in self._share.items():
             if name in TIMES and self._terms is not None:
                 costs = self._columns.costs(self._terms)
                 base += weight * self._terms.base
                 part, error, scale_sd = costs - self._fp32(costs), TERM_ERROR, 0.1
                 total += weight * costs
+                reversed_ += weight * np.maximum(part, 0.0)
             else:
                 part, error, scale_sd = self._prior(name, used)
                 base += weight
@@ -250,7 +255,7 @@ class CostModel:
             sd += weight * error * np.abs(part)
             scale += weight * scale_sd * part
         units = int(self._columns.owner.max()) + 1 if len(columns) else 0
-        root = np.zeros((len(columns) + 2, units + len(columns) + 3))
+        root = np.zeros((len(columns) + 2, units + len(columns) + 4))
         for k, column in enumerate(columns):
             root[k, column.unit] = sd[k] * np.sign(saved[k])
             root[k, units + k] = 0.1 * abs(saved[k]) * (not column.first)
@@ -259,6 +264,7 @@ class CostModel:
         root[: len(columns), units + len(columns)] = scale
         root[len(columns), units + len(columns) + 1] = 0.01
         root[len(columns) + 1, units + len(columns) + 2] = CONVERSION_SD
+        root[: len(columns), units + len(columns) + 3] = REVERSED_SD * reversed_
         return np.concatenate([total, [base, 1.0]]), root
 
     def _fp32(self, costs: Array) -> Array:
