@@ -40,7 +40,7 @@ TOP_PAIRS, LEAST_PAIR = 6, 0.03
 """Products that enter the program one by one: how many, and how large at least, relative to the tolerated loss."""
 TERM_ERROR, PRIOR_ERROR = 0.3, 0.8
 """Relative standard deviation of what an operator saves, from latency terms and from its size alone."""
-REVERSED_SD = 1.0
+REVERSED_SD = 0.5
 """The same of what all operators together save that terms have faster in fp32: solutions choose them for that, and
 often an error makes them seem so."""
 LEAST_SAVING = 0.25
