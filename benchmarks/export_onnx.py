@@ -27,8 +27,9 @@ def main() -> None:
     import tf2onnx
 
     model = keras.models.load_model(arguments.keras_file, compile=False)
-    signature = [tf.TensorSpec(i.shape, i.dtype, name=f"input_{n}" if n else "input")
-                 for n, i in enumerate(model.inputs)]
+    signature = [
+        tf.TensorSpec(i.shape, i.dtype, name=f"input_{n}" if n else "input") for n, i in enumerate(model.inputs)
+    ]
     call = tf.function(lambda *x: model(x[0] if len(x) == 1 else list(x), training=False), input_signature=signature)
     tf2onnx.convert.from_function(call, signature, opset=OPSET, output_path=arguments.onnx_file)
     session = ort.InferenceSession(arguments.onnx_file, providers=["CPUExecutionProvider"])

@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies import samples
-from nc_strategies.backends.base import Backend, Batch, Executable
-from nc_strategies.measure.latency import interleave
-from nc_strategies.measure.latency_model import fit_latency
+from nc_strategies.backends.base import Backend, Executable
+from nc_strategies.measuring.latency import interleave
+from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.models import ModelSource
+from nc_strategies.models.info import Batch
 from nc_strategies.models.source import sample
 from nc_strategies.registry import registry
 from nc_strategies.space import FLOAT, Config, Space
@@ -73,17 +74,22 @@ def draw(space: Space, wanted: int, rng: np.random.Generator) -> dict[str, Confi
         found[f"{'any scheme' if any_scheme else 'default scheme'} {share:.2f}"] = all_float.with_ops(chosen)
     order = [g for g in groups if not default.schemes[g[0]].is_float]
     count = len(order)
-    blocks = {"first third": slice(0, count // 3), "last third": slice(2 * count // 3, None),
-              "middle half": slice(count // 4, 3 * count // 4), "every fourth": slice(0, None, 4)}
+    blocks = {
+        "first third": slice(0, count // 3),
+        "last third": slice(2 * count // 3, None),
+        "middle half": slice(count // 4, 3 * count // 4),
+        "every fourth": slice(0, None, 4),
+    }
     for name, part in blocks.items():
         found[f"{name} fp32"] = default.with_op(*(n for g in order[part] for n in g))
     return found
 
 
-def faster(backend: Backend, space: Space, batch: Batch, runs: int, rng: np.random.Generator,
-           clock: Callable[[], float]) -> Executable:
+def faster(
+    backend: Backend, space: Space, batch: Batch, runs: int, rng: np.random.Generator, clock: Callable[[], float]
+) -> Executable:
     """fp32 as trials are timed beside it: the faster of the model as given and the all-float graph."""
-    both = [backend.reference(), backend.realise(space.all_float())]
+    both = [backend.reference(), backend.build(space.all_float())]
     timing = interleave([call(model, batch) for model in both], runs, rng, clock=clock)
     chosen = int(timing.ratio(1, 0) < 1)
     both[1 - chosen].close()
@@ -95,8 +101,15 @@ def call(model: Executable, batch: Batch) -> Callable[[], object]:
     return lambda: model.predict(batch)
 
 
-def time_configs(backend: Backend, reference: Executable, batch: Batch, configs: dict[str, Config], runs: int,
-                 rng: np.random.Generator, clock: Callable[[], float]) -> tuple[dict[str, float], float]:
+def time_configs(
+    backend: Backend,
+    reference: Executable,
+    batch: Batch,
+    configs: dict[str, Config],
+    runs: int,
+    rng: np.random.Generator,
+    clock: Callable[[], float],
+) -> tuple[dict[str, float], float]:
     """Latencies relative to fp32's, the mean of some sessions, and by how much those differ, as a share (median)."""
     logs: dict[str, list[float]] = {name: [] for name in configs}
     seconds = interleave([call(reference, batch)], 20, rng, clock=clock).median_ms(0) / 1e3
@@ -105,7 +118,7 @@ def time_configs(backend: Backend, reference: Executable, batch: Batch, configs:
         names = [str(name) for name in rng.permutation(list(configs))]
         for start in range(0, len(names), SIDE_BY_SIDE):
             part = names[start : start + SIDE_BY_SIDE]
-            models = [backend.realise(configs[name]) for name in part]
+            models = [backend.build(configs[name]) for name in part]
             timing = interleave([call(model, batch) for model in (reference, *models)], count, rng, clock=clock)
             for index, name in enumerate(part, 1):
                 logs[name].append(float(np.log(timing.ratio(index, 0))))
@@ -133,20 +146,31 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng([arguments.seed, 1])
     reference = faster(backend, space, batch, arguments.runs, rng, clock)
     start, begin = time.perf_counter(), time.process_time()
-    terms = fit_latency(backend, space, batch, np.random.default_rng([arguments.seed, 0]), clock=clock,
-                        reference=reference)
+    terms = fit_latency(
+        backend, space, batch, np.random.default_rng([arguments.seed, 0]), clock=clock, reference=reference
+    )
     seconds, processor = time.perf_counter() - start, time.process_time() - begin
     configs = draw(space, arguments.configs, rng)
     measured, noise = time_configs(backend, reference, batch, configs, arguments.runs, rng, clock)
     truth = np.array([measured[n] for n in configs])
     predicted = np.array([terms(config) for config in configs.values()])
     errors = np.abs(predicted / truth - 1)
-    return {"model": name, "backend": backend_name, "operators": len(space.ops), "mean_error": float(errors.mean()),
-            "max_error": float(errors.max()),
-            "rank_correlation": float(np.corrcoef(ranks(truth), ranks(predicted))[0, 1]), "noise": noise,
-            "claimed_error": terms.error, "fit_seconds": seconds, "fit_cpu_seconds": processor,
-            "configs": [{"name": n, "measured": float(t), "predicted": float(p)}
-                        for n, t, p in zip(configs, truth, predicted, strict=True)]}
+    return {
+        "model": name,
+        "backend": backend_name,
+        "operators": len(space.ops),
+        "mean_error": float(errors.mean()),
+        "max_error": float(errors.max()),
+        "rank_correlation": float(np.corrcoef(ranks(truth), ranks(predicted))[0, 1]),
+        "noise": noise,
+        "claimed_error": terms.error,
+        "fit_seconds": seconds,
+        "fit_cpu_seconds": processor,
+        "configs": [
+            {"name": n, "measured": float(t), "predicted": float(p)}
+            for n, t, p in zip(configs, truth, predicted, strict=True)
+        ],
+    }
 
 
 def main() -> None:
@@ -159,8 +183,12 @@ def main() -> None:
     parser.add_argument("--configs", type=int, default=20)
     parser.add_argument("--runs", type=int, default=100, help="timed runs of a configuration in a session")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
-                        help="cpu: this thread's processor time, for a machine that others use")
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="cpu: this thread's processor time, for a machine that others use",
+    )
     parser.add_argument("--output", type=Path, default=Path("latency_model.json"))
     parser.add_argument("--child", nargs=2, metavar=("MODEL", "BACKEND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -168,24 +196,52 @@ def main() -> None:
         arguments.output.write_text(json.dumps(measure(arguments)))
         return
     rows = []
-    print(f"{'model':<20}{'backend':<13}{'ops':>4}{'mean err':>10}{'max err':>9}{'rank':>7}{'noise':>7}{'claimed':>9}"
-          f"{'fit s':>7}{'cpu s':>7}")
+    print(
+        f"{'model':<20}{'backend':<13}{'ops':>4}{'mean err':>10}{'max err':>9}{'rank':>7}{'noise':>7}{'claimed':>9}"
+        f"{'fit s':>7}{'cpu s':>7}"
+    )
     for name in arguments.models:
         for backend in arguments.backends:
             part = arguments.output.with_suffix(".row.json")
-            options = [a for pair in (("--data", arguments.data), ("--onnx", arguments.onnx)) if pair[1] is not None
-                       for a in map(str, pair)]
-            subprocess.run([sys.executable, __file__, "--child", name, backend, *options, "--clock", arguments.clock,
-                            "--configs", str(arguments.configs), "--runs", str(arguments.runs), "--seed",
-                            str(arguments.seed), "--output", str(part)], check=True)
+            options = [
+                a
+                for pair in (("--data", arguments.data), ("--onnx", arguments.onnx))
+                if pair[1] is not None
+                for a in map(str, pair)
+            ]
+            subprocess.run(
+                [
+                    sys.executable,
+                    __file__,
+                    "--child",
+                    name,
+                    backend,
+                    *options,
+                    "--clock",
+                    arguments.clock,
+                    "--configs",
+                    str(arguments.configs),
+                    "--runs",
+                    str(arguments.runs),
+                    "--seed",
+                    str(arguments.seed),
+                    "--output",
+                    str(part),
+                ],
+                check=True,
+            )
             row = json.loads(part.read_text())
             part.unlink()
             rows.append(row)
-            print(f"{name:<20}{backend:<13}{row['operators']:>4}{row['mean_error']:>10.3f}{row['max_error']:>9.3f}"
-                  f"{row['rank_correlation']:>7.3f}{row['noise']:>7.3f}{row['claimed_error']:>9.3f}"
-                  f"{row['fit_seconds']:>7.1f}{row['fit_cpu_seconds']:>7.1f}", flush=True)
-    arguments.output.write_text(json.dumps({"clock": arguments.clock, "runs": arguments.runs, "rows": rows}, indent=2)
-                                + "\n")
+            print(
+                f"{name:<20}{backend:<13}{row['operators']:>4}{row['mean_error']:>10.3f}{row['max_error']:>9.3f}"
+                f"{row['rank_correlation']:>7.3f}{row['noise']:>7.3f}{row['claimed_error']:>9.3f}"
+                f"{row['fit_seconds']:>7.1f}{row['fit_cpu_seconds']:>7.1f}",
+                flush=True,
+            )
+    arguments.output.write_text(
+        json.dumps({"clock": arguments.clock, "runs": arguments.runs, "rows": rows}, indent=2) + "\n"
+    )
     missed = [row for row in rows if row["mean_error"] > MEAN_ERROR or row["rank_correlation"] < RANK_CORRELATION]
     for row in missed:
         print(f"{row['model']} on {row['backend']}: more than {MEAN_ERROR:.0%} off, or ranks below {RANK_CORRELATION}")

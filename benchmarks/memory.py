@@ -59,11 +59,24 @@ def main() -> None:
         data = np.load(samples.evaluation_images())
         np.savez(f"{place}/few.npz", x=data["x"][:200], y=data["y"][:200])
         process = subprocess.Popen(
-            [sys.executable, "-m", "nc_strategies", f"backend={options.backend}", "strategy=random", "data=npz",
-             f"data.path={place}/few.npz", "data.calibration_samples=20",
-             "data.preprocess.scale=0.00784313725490196", "data.preprocess.offset=-1", "measure.latency_runs=20",
-             "measure.final_runs=20", f"tuning.max_trials={options.trials}", f"run_dir={place}/run"],
-            stdout=subprocess.DEVNULL)
+            [
+                sys.executable,
+                "-m",
+                "nc_strategies",
+                f"backend={options.backend}",
+                "strategy=random",
+                "data=npz",
+                f"data.path={place}/few.npz",
+                "data.calibration_samples=20",
+                "data.preprocess.scale=0.00784313725490196",
+                "data.preprocess.offset=-1",
+                "measure.latency_runs=20",
+                "measure.final_runs=20",
+                f"tuning.max_trials={options.trials}",
+                f"run_dir={place}/run",
+            ],
+            stdout=subprocess.DEVNULL,
+        )
         seen = watch(process, Path(place) / "run" / "trials.jsonl")
         if process.returncode not in (0, 3):
             sys.exit(f"the run ended with status {process.returncode}")

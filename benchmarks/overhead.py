@@ -1,4 +1,4 @@
-"""What a run of many trials spends outside of calibrating, realising, evaluating, timing and the strategy.
+"""What a run of many trials spends outside of calibrating, building, evaluating, timing and the strategy.
 
 The seconds are those of `result.json`, where measuring fp32 and the finalists counts as evaluating and timing, and
 estimates as the strategy's. `outside the five` is all the rest of a run; of it, `between trials` is what loading the
@@ -19,24 +19,34 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-FIVE = ("calibrate", "realise", "accuracy", "latency", "strategy")
+FIVE = ("calibrate", "build", "accuracy", "latency", "strategy")
 AROUND = ("load", "save")
-RUNS = (["backend=onnxruntime", "model=sample", "strategy=random"],
-        ["backend=onnxruntime", "model=sample", "strategy=basic"],
-        ["backend=tensorflow", "model=sample", "strategy=random"])
-REFERENCE = ((["backend=tensorflow", "strategy=random"], "mobilenet_v1"),
-             (["backend=tensorflow", "strategy=basic"], "mobilenet_v1"),
-             (["backend=tensorflow", "strategy=random"], "resnet50_v1"))
+RUNS = (
+    ["backend=onnxruntime", "model=sample", "strategy=random"],
+    ["backend=onnxruntime", "model=sample", "strategy=basic"],
+    ["backend=tensorflow", "model=sample", "strategy=random"],
+)
+REFERENCE = (
+    (["backend=tensorflow", "strategy=random"], "mobilenet_v1"),
+    (["backend=tensorflow", "strategy=basic"], "mobilenet_v1"),
+    (["backend=tensorflow", "strategy=random"], "resnet50_v1"),
+)
 PIXELS = {"mobilenet_v1": 64, "resnet50_v1": 32}
 
 
 def reference(folder: Path, model: str) -> list[str]:
     """What selects a reference model and its data."""
     folder = folder.resolve()
-    return ["model=keras", f"model.path={folder}/{model}.keras", "data=npz",
-            f"data.path={folder}/cifar10_eval.npz", f"data.calibration_path={folder}/cifar10_calib.npz",
-            "data.preprocess.scale=0.00784313725", "data.preprocess.offset=-1",
-            f"data.preprocess.resize=[{PIXELS[model]},{PIXELS[model]}]"]
+    return [
+        "model=keras",
+        f"model.path={folder}/{model}.keras",
+        "data=npz",
+        f"data.path={folder}/cifar10_eval.npz",
+        f"data.calibration_path={folder}/cifar10_calib.npz",
+        "data.preprocess.scale=0.00784313725",
+        "data.preprocess.offset=-1",
+        f"data.preprocess.resize=[{PIXELS[model]},{PIXELS[model]}]",
+    ]
 
 
 def run(label: str, overrides: list[str], trials: int) -> dict[str, Any]:
@@ -48,7 +58,11 @@ def run(label: str, overrides: list[str], trials: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "nc_strategies", *overrides, f"tuning.max_trials={trials}", f"run_dir={folder}/run"],
-            cwd=folder, capture_output=True, text=True, check=False)
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         path = Path(folder, "run", "result.json")
         if not path.exists():
             raise SystemExit(f"{label}: {done.stderr}")
@@ -57,8 +71,13 @@ def run(label: str, overrides: list[str], trials: int) -> dict[str, Any]:
     total = seconds["total"]
     five = sum(seconds.get(stage, 0.0) for stage in FIVE)
     around = sum(seconds.get(stage, 0.0) for stage in AROUND)
-    return {"run": label, "trials": result["trials"]["total"], "seconds": seconds,
-            "outside_the_five": (total - five) / total, "between_trials": (total - five - around) / total}
+    return {
+        "run": label,
+        "trials": result["trials"]["total"],
+        "seconds": seconds,
+        "outside_the_five": (total - five) / total,
+        "between_trials": (total - five - around) / total,
+    }
 
 
 def main() -> None:
@@ -77,8 +96,11 @@ def main() -> None:
     for label, overrides in runs:
         row = run(label, overrides, arguments.trials)
         rows.append(row)
-        print(f"{row['run'][:55]:56}{row['trials']:8}{row['seconds']['total']:9.1f}{row['outside_the_five']:18.2%}"
-              f"{row['between_trials']:16.2%}", flush=True)
+        print(
+            f"{row['run'][:55]:56}{row['trials']:8}{row['seconds']['total']:9.1f}{row['outside_the_five']:18.2%}"
+            f"{row['between_trials']:16.2%}",
+            flush=True,
+        )
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 

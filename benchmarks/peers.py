@@ -43,11 +43,20 @@ def main() -> None:
         return
     # Ended from outside, it must take the tool that is running with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    terms = Terms(arguments.samples, arguments.calibration_samples, arguments.tolerable_loss, arguments.batch_size,
-                  arguments.limit, arguments.cpu)
+    terms = Terms(
+        arguments.samples,
+        arguments.calibration_samples,
+        arguments.tolerable_loss,
+        arguments.batch_size,
+        arguments.limit,
+        arguments.cpu,
+    )
     work = arguments.work.resolve()
-    folder = work / "runs" / (f"{terms.samples}-{terms.calibration_samples}-{terms.tolerable_loss:g}"
-                              f"-{terms.batch_size}-{terms.limit:g}")
+    folder = (
+        work
+        / "runs"
+        / (f"{terms.samples}-{terms.calibration_samples}-{terms.tolerable_loss:g}-{terms.batch_size}-{terms.limit:g}")
+    )
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "results.json"
     results = json.loads(store.read_text()) if store.is_file() else {"terms": asdict(terms), "cases": {}}
@@ -63,14 +72,22 @@ def main() -> None:
             print(f"{name}: {tool}", end=" ", flush=True)
             place = folder / name / tool
             part["cells"][tool] = {
-                **(run_peer(tool, case, terms, place, work, arguments.python) if tool in PEERS
-                   else run_ours(tool, case, terms, place)), "revision": revision(),
-                "finished_at": datetime.now(UTC).isoformat(timespec="seconds")}
+                **(
+                    run_peer(tool, case, terms, place, work, arguments.python)
+                    if tool in PEERS
+                    else run_ours(tool, case, terms, place)
+                ),
+                "revision": revision(),
+                "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
             part.pop("judged", None)
             write(store, results)
             cell = part["cells"][tool]
-            print(f"{cell['ended']}, {cell['wall_s']:.1f} s, {cell['evaluations']} evaluations"
-                  + (f"; {cell['error']}" if cell["error"] else ""), flush=True)
+            print(
+                f"{cell['ended']}, {cell['wall_s']:.1f} s, {cell['evaluations']} evaluations"
+                + (f"; {cell['error']}" if cell["error"] else ""),
+                flush=True,
+            )
         if part.get("judged", {}).get("runs") != arguments.runs or "sessions" not in part["judged"]:
             part["judged"] = judge(case, part["cells"], folder / name, terms, arguments.runs)
             write(store, results)
@@ -86,8 +103,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the models")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "peers", help="environments, models, results")
     parser.add_argument("--cases", nargs="+", default=cases, choices=cases, metavar="CASE", help=", ".join(cases))
-    parser.add_argument("--tools", nargs="+", default=list(TOOLS), metavar="TOOL",
-                        help=f"{', '.join(PEERS)}, or a strategy, with @N for a whole budget of N trials")
+    parser.add_argument(
+        "--tools",
+        nargs="+",
+        default=list(TOOLS),
+        metavar="TOOL",
+        help=f"{', '.join(PEERS)}, or a strategy, with @N for a whole budget of N trials",
+    )
     parser.add_argument("--samples", type=int, default=5000, help="evaluation samples")
     parser.add_argument("--calibration-samples", type=int, default=200)
     parser.add_argument("--tolerable-loss", type=float, default=0.01, help="relative")
@@ -117,11 +139,26 @@ def judge(case: Case, cells: dict[str, Any], folder: Path, terms: Terms, runs: i
     """Accuracy and latency of fp32 and of every model that was handed over."""
     models = {"fp32": str(case.model), **{tool: cell["model"] for tool, cell in cells.items() if cell["model"]}}
     task, output = folder / "judge.json", folder / "judged.json"
-    task.write_text(json.dumps({"models": models, "evaluation": str(case.evaluation), "output": str(output),
-                                "batch_size": terms.batch_size, "runs": runs}, indent=2) + "\n")
+    task.write_text(
+        json.dumps(
+            {
+                "models": models,
+                "evaluation": str(case.evaluation),
+                "output": str(output),
+                "batch_size": terms.batch_size,
+                "runs": runs,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
     script = ROOT / "benchmarks" / "peers" / "judge.py"
-    subprocess.run([sys.executable, str(script), str(task)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-                   preexec_fn=lambda: os.sched_setaffinity(0, {terms.cpu}))
+    subprocess.run(
+        [sys.executable, str(script), str(task)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: os.sched_setaffinity(0, {terms.cpu}),
+    )
     judged: dict[str, Any] = json.loads(output.read_text())
     return judged
 
@@ -154,6 +191,7 @@ def versions() -> dict[str, str]:
 
 def revision() -> str:
     """The commit of this checkout, with a + when it was changed since."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 

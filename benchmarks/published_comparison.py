@@ -31,10 +31,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SCALED = ["data.preprocess.scale=0.00784313725", "data.preprocess.offset=-1"]
-REFERENCE = {"MobileNet_v1": ("mobilenet_v1.keras", [*SCALED, "data.preprocess.resize=[64,64]"]),
-             "ResNet50_v1": ("resnet50_v1.keras", SCALED)}
-PUBLISHED = {"MobileNet_v1": (0.8266, {"basic": (0.8372, 88.21), "sigopt": (0.8372, 83.75)}),
-             "ResNet50_v1": (0.8299, {"basic": (0.8294, 85.08), "sigopt": (0.8291, 83.45)})}
+REFERENCE = {
+    "MobileNet_v1": ("mobilenet_v1.keras", [*SCALED, "data.preprocess.resize=[64,64]"]),
+    "ResNet50_v1": ("resnet50_v1.keras", SCALED),
+}
+PUBLISHED = {
+    "MobileNet_v1": (0.8266, {"basic": (0.8372, 88.21), "sigopt": (0.8372, 83.75)}),
+    "ResNet50_v1": (0.8299, {"basic": (0.8294, 85.08), "sigopt": (0.8291, 83.45)}),
+}
 PACKAGES = ("nc-strategies", "tensorflow", "sigopt", "optuna", "numpy")
 TIE = 0.015
 """Relative difference of medians that a repetition of the whole timing does not reproduce."""
@@ -57,8 +61,11 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
         return [Case(Path(arguments.model).stem, (*data, *arguments.override))]
     folder = Path(arguments.data).resolve()
     data = [f"data.path={folder / 'cifar10_eval.npz'}", f"data.calibration_path={folder / 'cifar10_calib.npz'}"]
-    return [Case(name, (f"model.path={folder / file}", *data, *how, *arguments.override))
-            for name, (file, how) in REFERENCE.items() if not arguments.only or name in arguments.only]
+    return [
+        Case(name, (f"model.path={folder / file}", *data, *how, *arguments.override))
+        for name, (file, how) in REFERENCE.items()
+        if not arguments.only or name in arguments.only
+    ]
 
 
 def run(case: Case, strategy: str, seed: int, arguments: argparse.Namespace) -> Path:
@@ -69,22 +76,42 @@ def run(case: Case, strategy: str, seed: int, arguments: argparse.Namespace) -> 
     if found["stop_reason"] != "interrupted" and found["budget"]["max_trials"] == arguments.trials:
         print(f"{case.name} {strategy} seed {seed}: done before", flush=True)
         return folder
-    command = [sys.executable, "-m", "nc_strategies", f"strategy={strategy}", "backend=tensorflow", "model=keras",
-               "data=npz", *case.overrides, f"tuning.max_trials={arguments.trials}", f"tuning.seed={seed}",
-               f"measure.batch_size={arguments.batch_size}", f"run_dir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "nc_strategies",
+        f"strategy={strategy}",
+        "backend=tensorflow",
+        "model=keras",
+        "data=npz",
+        *case.overrides,
+        f"tuning.max_trials={arguments.trials}",
+        f"tuning.seed={seed}",
+        f"measure.batch_size={arguments.batch_size}",
+        f"run_dir={folder}",
+    ]
     start = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3):
         raise SystemExit(f"{case.name} {strategy} seed {seed} ended with status {done.returncode}:\n{done.stderr}")
-    print(f"{case.name} {strategy} seed {seed}: status {done.returncode}, {time.perf_counter() - start:.0f} s",
-          flush=True)
+    print(
+        f"{case.name} {strategy} seed {seed}: status {done.returncode}, {time.perf_counter() - start:.0f} s", flush=True
+    )
     return folder
 
 
 def evaluate(case: Case, folders: Sequence[Path], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """fp32 and the models of some runs, evaluated side by side; a child, since TensorFlow's threads last a process."""
-    command = [sys.executable, __file__, "--evaluate", *map(str, folders), "--passes", str(arguments.passes),
-               "--threads", str(arguments.threads)]
+    command = [
+        sys.executable,
+        __file__,
+        "--evaluate",
+        *map(str, folders),
+        "--passes",
+        str(arguments.passes),
+        "--threads",
+        str(arguments.threads),
+    ]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return rows
@@ -95,8 +122,8 @@ def evaluate_here(folders: Sequence[Path], passes: int, threads: int) -> None:
     import yaml
 
     from nc_strategies.data.dataset import Dataset
-    from nc_strategies.measure.accuracy import predict
-    from nc_strategies.measure.metrics import Top1
+    from nc_strategies.measuring.accuracy import predict
+    from nc_strategies.metrics.classification import Top1
     from nc_strategies.registry import registry
 
     told = yaml.safe_load((folders[0] / "config.yaml").read_text())
@@ -118,10 +145,17 @@ def evaluate_here(folders: Sequence[Path], passes: int, threads: int) -> None:
     accuracy = [Top1().compute(o.outputs, data.labels) for o in outputs]
     executed = [m.executed() for m in models]
     ratios = np.log(seconds / seconds[:, :1])
-    rows = [{"accuracy": accuracy[i], "duration_s": float(np.median(seconds[:, i])),
-             "duration_of_fp32": float(np.exp(ratios[:, i].mean())),
-             "spread": float(1.96 * ratios[:, i].std(ddof=1) / np.sqrt(passes)),
-             "int8_ops": executed[i].int8_count, "fp32_ops": executed[i].fp32_count} for i in range(len(models))]
+    rows = [
+        {
+            "accuracy": accuracy[i],
+            "duration_s": float(np.median(seconds[:, i])),
+            "duration_of_fp32": float(np.exp(ratios[:, i].mean())),
+            "spread": float(1.96 * ratios[:, i].std(ddof=1) / np.sqrt(passes)),
+            "int8_ops": executed[i].int8_count,
+            "fp32_ops": executed[i].fp32_count,
+        }
+        for i in range(len(models))
+    ]
     print(json.dumps(rows))
 
 
@@ -133,9 +167,19 @@ def compare(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     runs = []
     for (strategy, seed), folder, row in zip(labels, folders, rows, strict=True):
         result = json.loads((folder / "result.json").read_text())
-        runs.append({"strategy": strategy, "seed": seed, **row, "status": result["status"],
-                     "engine": result["engine"], "trials": result["trials"], "speedup": result["speedup"],
-                     "speedup_ci95": result["speedup_ci95"], "search_s": result["seconds"]["total"]})
+        runs.append(
+            {
+                "strategy": strategy,
+                "seed": seed,
+                **row,
+                "status": result["status"],
+                "engine": result["engine"],
+                "trials": result["trials"],
+                "speedup": result["speedup"],
+                "speedup_ci95": result["speedup_ci95"],
+                "search_s": result["seconds"]["total"],
+            }
+        )
     return {"model": case.name, "fp32": fp32, "runs": runs}
 
 
@@ -145,27 +189,43 @@ def summary(case: dict[str, Any], strategies: Sequence[str]) -> list[dict[str, A
     for strategy in strategies:
         runs = [r for r in case["runs"] if r["strategy"] == strategy]
         accuracy, duration, of_fp32, search = (
-            [r[key] for r in runs] for key in ("accuracy", "duration_s", "duration_of_fp32", "search_s"))
-        rows.append({
-            "model": case["model"], "fp32": case["fp32"]["accuracy"], "fp32_s": case["fp32"]["duration_s"],
-            "strategy": strategy, "accuracy": float(np.median(accuracy)), "accuracies": sorted(accuracy),
-            "duration_s": float(np.median(duration)), "durations_s": sorted(duration),
-            "of_fp32": float(np.median(of_fp32)), "of_fp32_range": [min(of_fp32), max(of_fp32)],
-            "search_s": float(np.median(search)), "met": sum(r["status"] == "met" for r in runs), "runs": len(runs)})
+            [r[key] for r in runs] for key in ("accuracy", "duration_s", "duration_of_fp32", "search_s")
+        )
+        rows.append(
+            {
+                "model": case["model"],
+                "fp32": case["fp32"]["accuracy"],
+                "fp32_s": case["fp32"]["duration_s"],
+                "strategy": strategy,
+                "accuracy": float(np.median(accuracy)),
+                "accuracies": sorted(accuracy),
+                "duration_s": float(np.median(duration)),
+                "durations_s": sorted(duration),
+                "of_fp32": float(np.median(of_fp32)),
+                "of_fp32_range": [min(of_fp32), max(of_fp32)],
+                "search_s": float(np.median(search)),
+                "met": sum(r["status"] == "met" for r in runs),
+                "runs": len(runs),
+            }
+        )
     return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The published columns and ours, as Markdown."""
-    lines = ["| model | fp32 | fp32 duration (s) | strategy | int8 accuracy | int8 duration (s) | duration of fp32's | "
-             "search (s) | met |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | fp32 | fp32 duration (s) | strategy | int8 accuracy | int8 duration (s) | duration of fp32's | "
+        "search (s) | met |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         lines.append(
             f"| {r['model']} | {r['fp32']:.4f} | {r['fp32_s']:.2f} | {r['strategy']} "
             f"| {r['accuracy']:.4f} ({r['accuracies'][0]:.4f}-{r['accuracies'][-1]:.4f}) "
             f"| {r['duration_s']:.2f} ({r['durations_s'][0]:.2f}-{r['durations_s'][-1]:.2f}) "
             f"| {r['of_fp32']:.3f} ({r['of_fp32_range'][0]:.3f}-{r['of_fp32_range'][1]:.3f}) "
-            f"| {r['search_s']:.0f} | {r['met']} of {r['runs']} |")
+            f"| {r['search_s']:.0f} | {r['met']} of {r['runs']} |"
+        )
     return "\n".join(lines)
 
 
@@ -187,20 +247,36 @@ def claims(rows: Sequence[dict[str, Any]]) -> list[str]:
 def document(found: dict[str, Any]) -> str:
     """The whole page, as Markdown."""
     rows = found["rows"]
-    published = [f"| {model} | {fp32:.4f} | {name} | {accuracy:.4f} | {seconds:.2f} |"
-                 for model, (fp32, of) in PUBLISHED.items() for name, (accuracy, seconds) in of.items()]
+    published = [
+        f"| {model} | {fp32:.4f} | {name} | {accuracy:.4f} | {seconds:.2f} |"
+        for model, (fp32, of) in PUBLISHED.items()
+        for name, (accuracy, seconds) in of.items()
+    ]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return "\n".join([
-        "# The published comparison", "",
-        "Made by `benchmarks/published_comparison.py`: TensorFlow, the same number of trials for both strategies, "
-        "goal 1 % relative, the models of all runs evaluated side by side with fp32 in one process. Medians over "
-        "the seeds, in brackets the range. Absolute seconds mean little on a shared machine; the column "
-        "`duration of fp32's` is a ratio measured batch by batch in turn.", "",
-        f"{found['date']}; {found['trials']} trials a run, seeds {', '.join(map(str, found['seeds']))}, "
-        f"{found['passes']} timed passes, {found['threads']} thread; {found['processor']}; {versions}.", "",
-        table(rows), "", *[f"- {line}" for line in found["claims"]], "",
-        "What Intel Neural Compressor published for its two strategies (other weights, ImageNet, another machine):",
-        "", "| model | fp32 | strategy | int8 accuracy | int8 duration (s) |", "|---|---|---|---|---|", *published, ""])
+    return "\n".join(
+        [
+            "# The published comparison",
+            "",
+            "Made by `benchmarks/published_comparison.py`: TensorFlow, the same number of trials for both strategies, "
+            "goal 1 % relative, the models of all runs evaluated side by side with fp32 in one process. Medians over "
+            "the seeds, in brackets the range. Absolute seconds mean little on a shared machine; the column "
+            "`duration of fp32's` is a ratio measured batch by batch in turn.",
+            "",
+            f"{found['date']}; {found['trials']} trials a run, seeds {', '.join(map(str, found['seeds']))}, "
+            f"{found['passes']} timed passes, {found['threads']} thread; {found['processor']}; {versions}.",
+            "",
+            table(rows),
+            "",
+            *[f"- {line}" for line in found["claims"]],
+            "",
+            "What Intel Neural Compressor published for its two strategies (other weights, ImageNet, another machine):",
+            "",
+            "| model | fp32 | strategy | int8 accuracy | int8 duration (s) |",
+            "|---|---|---|---|---|",
+            *published,
+            "",
+        ]
+    )
 
 
 def processor() -> str:
@@ -239,10 +315,18 @@ def main() -> None:
         return
     done = [compare(case, arguments) for case in cases(arguments)]
     rows = [row for case in done for row in summary(case, arguments.strategies)]
-    found = {"date": date.today().isoformat(), "trials": arguments.trials, "seeds": arguments.seeds,
-             "passes": arguments.passes, "threads": arguments.threads, "processor": processor(),
-             "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
-             "rows": rows, "claims": claims(rows), "cases": done}
+    found = {
+        "date": date.today().isoformat(),
+        "trials": arguments.trials,
+        "seeds": arguments.seeds,
+        "passes": arguments.passes,
+        "threads": arguments.threads,
+        "processor": processor(),
+        "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
+        "rows": rows,
+        "claims": claims(rows),
+        "cases": done,
+    }
     Path(arguments.work).mkdir(parents=True, exist_ok=True)
     (Path(arguments.work) / "comparison.json").write_text(json.dumps(found, indent=2) + "\n")
     if arguments.markdown:

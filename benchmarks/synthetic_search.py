@@ -84,8 +84,9 @@ class Synthetic:
             prices *= LOST * PAIRED / prices.sum()
             pairs = [(*sorted(rng.choice(OPERATORS, 2, replace=False).tolist()), float(p)) for p in prices]
             lost = lost * (1 - PAIRED)
-        return Synthetic(saved, lost, saved * times, lost * losses, tuple(pairs),
-                         SAMPLES if variant == "sampled" else MANY, seed)
+        return Synthetic(
+            saved, lost, saved * times, lost * losses, tuple(pairs), SAMPLES if variant == "sampled" else MANY, seed
+        )
 
     def loss(self, config: Config) -> float:
         """True loss of a configuration."""
@@ -99,26 +100,48 @@ class Synthetic:
         if self.samples != MANY:
             rng = np.random.default_rng([self.seed, int(config.fingerprint, 16)])
             loss = float(rng.poisson(2 * loss * self.samples) - rng.poisson(loss * self.samples)) / self.samples
-        return Evaluation((("accuracy", ACCURACY - loss),), (("latency_ms", cost),), (("latency", cost),),
-                          (("latency", 0.0),), self.samples, int(int8.sum()), int((~int8).sum()))
+        return Evaluation(
+            (("accuracy", ACCURACY - loss),),
+            (("latency_ms", cost),),
+            (("latency", cost),),
+            (("latency", 0.0),),
+            self.samples,
+            int(int8.sum()),
+            int((~int8).sum()),
+        )
 
     def problem(self, budget: int, seed: int, estimates: bool) -> Problem:
         """What a strategy is given."""
-        space = Space(Capabilities(tuple(OpCapability(f"op{i:02d}", "Conv", (INT8, FLOAT), parameters=1000)
-                                         for i in range(OPERATORS))))
-        goal = Goal((Constraint.from_baseline("accuracy", ACCURACY, True, "absolute", ALLOWED),),
-                    (Objective("latency", tie=0.0),))
-        terms = LatencyTerms(float(1.0 - self.saved_estimate.sum()),
-                             {name: {INT8: 0.0, FLOAT: float(saved)}
-                              for name, saved in zip(space.ops, self.saved_estimate, strict=True)})
+        space = Space(
+            Capabilities(
+                tuple(OpCapability(f"op{i:02d}", "Conv", (INT8, FLOAT), parameters=1000) for i in range(OPERATORS))
+            )
+        )
+        goal = Goal(
+            (Constraint.from_baseline("accuracy", ACCURACY, True, "absolute", ALLOWED),),
+            (Objective("latency", tie=0.0),),
+        )
+        terms = LatencyTerms(
+            float(1.0 - self.saved_estimate.sum()),
+            {
+                name: {INT8: 0.0, FLOAT: float(saved)}
+                for name, saved in zip(space.ops, self.saved_estimate, strict=True)
+            },
+        )
 
         def sensitivity() -> dict[str, float]:
             return dict(zip(space.ops, self.lost_estimate.tolist(), strict=True))
 
-        return Problem(space, goal, self.evaluate(space.all_float()), np.random.default_rng([seed, 0]), budget,
-                       sensitivity=sensitivity if estimates else None,
-                       latency_model=terms if estimates else None,
-                       latency_terms=(lambda: terms) if estimates else None)
+        return Problem(
+            space,
+            goal,
+            self.evaluate(space.all_float()),
+            np.random.default_rng([seed, 0]),
+            budget,
+            sensitivity=sensitivity if estimates else None,
+            latency_model=terms if estimates else None,
+            latency_terms=(lambda: terms) if estimates else None,
+        )
 
     def optimum(self) -> float:
         """The lowest cost within the loss that is allowed, by integer programming with a product a pair."""
@@ -129,8 +152,12 @@ class Synthetic:
         for k, (a, b, _) in enumerate(self.pairs):
             rows[k + 1, [a, b, OPERATORS + k]] = 1.0, 1.0, -1.0
         with quiet():
-            found = milp(np.concatenate([-self.saved, np.zeros(count)]), constraints=LinearConstraint(rows, low, high),
-                         integrality=np.concatenate([np.ones(OPERATORS), np.zeros(count)]), bounds=Bounds(0, 1))
+            found = milp(
+                np.concatenate([-self.saved, np.zeros(count)]),
+                constraints=LinearConstraint(rows, low, high),
+                integrality=np.concatenate([np.ones(OPERATORS), np.zeros(count)]),
+                bounds=Bounds(0, 1),
+            )
         return float(1.0 + found.fun)
 
 
@@ -181,10 +208,20 @@ def search(name: str, budget: int, seed: int, variant: str, estimates: bool) -> 
 def row(name: str, variant: str, evaluations: int, courses: list[Course], seeds: list[int]) -> dict[str, Any]:
     """One line of the table."""
     costs, over = zip(*(c.at(evaluations) for c in courses), strict=True)
-    return {"strategy": name, "variant": variant, "evaluations": evaluations, "mean": float(np.mean(costs)),
-            "min": min(costs), "max": max(costs), "sd": float(np.std(costs)), "over_limit": float(np.mean(over)),
-            "seconds_per_run": float(np.mean([c.seconds for c in courses])),
-            "finished_early": sum(len(c.costs) < evaluations for c in courses), "seeds": seeds, "costs": list(costs)}
+    return {
+        "strategy": name,
+        "variant": variant,
+        "evaluations": evaluations,
+        "mean": float(np.mean(costs)),
+        "min": min(costs),
+        "max": max(costs),
+        "sd": float(np.std(costs)),
+        "over_limit": float(np.mean(over)),
+        "seconds_per_run": float(np.mean([c.seconds for c in courses])),
+        "finished_early": sum(len(c.costs) < evaluations for c in courses),
+        "seeds": seeds,
+        "costs": list(costs),
+    }
 
 
 def _seeds(text: str) -> list[int]:
@@ -205,22 +242,33 @@ def main() -> None:
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     rows, optima = [], {}
     for variant in arguments.variant:
-        print(f"{variant}\n{'strategy':<10}{'evaluations':>12}{'mean':>8}{'min':>8}{'max':>8}{'sd':>8}"
-              f"{'over limit':>12}{'ended':>7}{'s/run':>8}")
+        print(
+            f"{variant}\n{'strategy':<10}{'evaluations':>12}{'mean':>8}{'min':>8}{'max':>8}{'sd':>8}"
+            f"{'over limit':>12}{'ended':>7}{'s/run':>8}"
+        )
         for name in arguments.strategies:
             run = partial(search, name, arguments.budget, variant=variant, estimates=not arguments.no_estimates)
             courses = [run(seed) for seed in arguments.seeds]
             for evaluations in sorted({k for k in CHECKPOINTS if k < arguments.budget} | {arguments.budget}):
                 rows.append(row(name, variant, evaluations, courses, arguments.seeds))
                 last = rows[-1]
-                print(f"{name:<10}{evaluations:>12}{last['mean']:>8.3f}{last['min']:>8.3f}{last['max']:>8.3f}"
-                      f"{last['sd']:>8.3f}{last['over_limit']:>12.0%}{last['finished_early']:>7}"
-                      f"{last['seconds_per_run']:>8.2f}", flush=True)
+                print(
+                    f"{name:<10}{evaluations:>12}{last['mean']:>8.3f}{last['min']:>8.3f}{last['max']:>8.3f}"
+                    f"{last['sd']:>8.3f}{last['over_limit']:>12.0%}{last['finished_early']:>7}"
+                    f"{last['seconds_per_run']:>8.2f}",
+                    flush=True,
+                )
         found = optima[variant] = [Synthetic.draw(seed, variant).optimum() for seed in arguments.seeds]
-        print(f"{'optimum':<10}{'':>12}{np.mean(found):>8.3f}{min(found):>8.3f}{max(found):>8.3f}"
-              f"{np.std(found):>8.3f}\n", flush=True)
-    arguments.json.write_text(json.dumps({"rows": rows, "optima": optima, "estimates": not arguments.no_estimates,
-                                          "operators": OPERATORS}, indent=2) + "\n")
+        print(
+            f"{'optimum':<10}{'':>12}{np.mean(found):>8.3f}{min(found):>8.3f}{max(found):>8.3f}{np.std(found):>8.3f}\n",
+            flush=True,
+        )
+    arguments.json.write_text(
+        json.dumps(
+            {"rows": rows, "optima": optima, "estimates": not arguments.no_estimates, "operators": OPERATORS}, indent=2
+        )
+        + "\n"
+    )
     print(f"figures: {arguments.json}")
 
 

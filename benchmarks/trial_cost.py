@@ -1,7 +1,7 @@
 """What a trial costs beside the bare work in it: its evaluation of the data and its timed runs.
 
-A trial is `Bench.measure` of a random configuration, evaluated completely. The bare work is a loop that feeds the
-same session the same ready batches, and runs it and fp32's session as often as the trial's timing did. Both
+A trial is `MeasurementTarget.measure` of a random configuration, evaluated completely. The bare work is a loop that
+feeds the same session the same ready batches, and runs it and fp32's session as often as the trial's timing did. Both
 alternate in one process; the median of their ratios is shown. A row a process.
 
 usage: python benchmarks/trial_cost.py [--data DIR] [--trials 5] [--samples N] [--json FILE]
@@ -37,32 +37,44 @@ def settings(backend: str, model: str, folder: str, samples: int, work: str) -> 
     if model == "sample":
         kind = "keras" if backend == "tensorflow" else "onnx"
         path = bundled.keras_model() if kind == "keras" else bundled.onnx_model()
-        return RunConfig(strategy={"name": "random"}, backend={"name": backend},
-                         model={"name": kind, "path": str(path)}, data={"name": "sample"}, executor={"name": "serial"})
+        return RunConfig(
+            strategy={"name": "random"},
+            backend={"name": backend},
+            model={"name": kind, "path": str(path)},
+            data={"name": "sample"},
+            executor={"name": "serial"},
+        )
     data = np.load(Path(folder, "cifar10_eval.npz"))
     evaluation = Path(work, "evaluation.npz")
     np.savez(evaluation, x=data["x"][: samples or None], y=data["y"][: samples or None])
     size = PIXELS[model]
     preprocess = {"scale": 1 / 127.5, "offset": -1.0, "resize": [size, size] if size != data["x"].shape[1] else None}
-    return RunConfig(strategy={"name": "random"}, backend={"name": backend},
-                     model={"name": "keras", "path": str(Path(folder, f"{model}.keras"))},
-                     data={"name": "npz", "path": str(evaluation), "preprocess": preprocess,
-                           "calibration_path": str(Path(folder, "cifar10_calib.npz"))},
-                     executor={"name": "serial"})
+    return RunConfig(
+        strategy={"name": "random"},
+        backend={"name": backend},
+        model={"name": "keras", "path": str(Path(folder, f"{model}.keras"))},
+        data={
+            "name": "npz",
+            "path": str(evaluation),
+            "preprocess": preprocess,
+            "calibration_path": str(Path(folder, "cifar10_calib.npz")),
+        },
+        executor={"name": "serial"},
+    )
 
 
 def measure(backend: str, model: str, folder: str, samples: int, trials: int) -> dict[str, Any]:
     """The row of a backend and a model."""
-    from nc_strategies.app.bench import build
-    from nc_strategies.measure.latency import WARM_UP
+    from nc_strategies.app.target import build
+    from nc_strategies.measuring.latency import WARM_UP
     from nc_strategies.space import Space
 
     with tempfile.TemporaryDirectory() as work:
-        bench = build(settings(backend, model, folder, samples, work))
-        space = Space(bench.load())
-        bench.calibrate()
-        bench.baseline(space)
-        measurer, config = bench.measurer, bench.config.measure
+        target = build(settings(backend, model, folder, samples, work))
+        space = Space(target.load())
+        target.calibrate()
+        target.baseline(space)
+        measurer, config = target.measurer, target.config.measure
         batches = [batch for batch, _, _ in measurer.data.batches(config.evaluation_batch_size)]
         one, reference = measurer.data.batch(0, config.batch_size), measurer.baseline.reference
         rng = np.random.default_rng(0)
@@ -70,9 +82,9 @@ def measure(backend: str, model: str, folder: str, samples: int, trials: int) ->
         for _ in range(trials):
             chosen = space.sample(rng)
             start = time.perf_counter()
-            found = bench.measure(chosen)
+            found = target.measure(chosen)
             whole = time.perf_counter() - start
-            session = bench.parts.backend.realise(chosen)
+            session = target.parts.backend.build(chosen)
             session.predict(one)
             start = time.perf_counter()
             for batch in batches:
@@ -87,11 +99,22 @@ def measure(backend: str, model: str, folder: str, samples: int, trials: int) ->
                 reference.predict(one)
             latency = time.perf_counter() - start
             session.close()
-            rows.append({"trial": whole, "evaluation": evaluation, "latency": latency,
-                         "ratio": whole / (evaluation + latency), **dict(found.seconds)})
-        bench.close()
-    return {"backend": backend, "model": model, "trials": rows,
-            "ratio": statistics.median(row["ratio"] for row in rows)}
+            rows.append(
+                {
+                    "trial": whole,
+                    "evaluation": evaluation,
+                    "latency": latency,
+                    "ratio": whole / (evaluation + latency),
+                    **dict(found.seconds),
+                }
+            )
+        target.close()
+    return {
+        "backend": backend,
+        "model": model,
+        "trials": rows,
+        "ratio": statistics.median(row["ratio"] for row in rows),
+    }
 
 
 def main() -> None:
@@ -113,15 +136,31 @@ def main() -> None:
     print(f"{'backend':14}{'model':16}{'trial s':>9}{'bare s':>9}{'median ratio':>14}", flush=True)
     for backend in arguments.backends:
         for model in models:
-            command = [sys.executable, __file__, "--row", backend, model, "--data", arguments.data,
-                       "--samples", str(arguments.samples), "--trials", str(arguments.trials)]
+            command = [
+                sys.executable,
+                __file__,
+                "--row",
+                backend,
+                model,
+                "--data",
+                arguments.data,
+                "--samples",
+                str(arguments.samples),
+                "--trials",
+                str(arguments.trials),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{backend} {model}: {done.stderr}")
             row = json.loads(done.stdout.splitlines()[-1])
             rows.append(row)
-            trial, bare = (statistics.median(values) for values in (
-                [r["trial"] for r in row["trials"]], [r["evaluation"] + r["latency"] for r in row["trials"]]))
+            trial, bare = (
+                statistics.median(values)
+                for values in (
+                    [r["trial"] for r in row["trials"]],
+                    [r["evaluation"] + r["latency"] for r in row["trials"]],
+                )
+            )
             over = "" if row["ratio"] <= LIMIT else f"  over {LIMIT}"
             print(f"{backend:14}{model:16}{trial:9.2f}{bare:9.2f}{row['ratio']:14.2f}{over}", flush=True)
     if arguments.json:

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from nc_strategies import api, config
     from nc_strategies.app.studies import Study
     from nc_strategies.app.tuning import tune
+    from nc_strategies.compat.neural_compressor import AccuracyCriterion, PostTrainingQuantConfig, TuningCriterion
     from nc_strategies.errors import EngineError, InputError, NcsError
-    from nc_strategies.ptq import AccuracyCriterion, PostTrainingQuantConfig, TuningCriterion
 else:
     _PLACES = {
-        "AccuracyCriterion": "nc_strategies.ptq",
+        "AccuracyCriterion": "nc_strategies.compat.neural_compressor",
         "EngineError": "nc_strategies.errors",
         "InputError": "nc_strategies.errors",
         "NcsError": "nc_strategies.errors",
-        "PostTrainingQuantConfig": "nc_strategies.ptq",
+        "PostTrainingQuantConfig": "nc_strategies.compat.neural_compressor",
         "Study": "nc_strategies.app.studies",
-        "TuningCriterion": "nc_strategies.ptq",
+        "TuningCriterion": "nc_strategies.compat.neural_compressor",
         "tune": "nc_strategies.app.tuning",
     }
 

@@ -15,25 +15,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nc_strategies.backends.base import (
-        Backend,
-        Batch,
-        Executable,
-        ExecutedOps,
-        Link,
-        ModelInfo,
-        Profile,
-        TensorSpec,
-    )
-    from nc_strategies.backends.calibration import Histogram
+    from nc_strategies.backends.base import Backend, Executable, ExecutedOps, Profile
+    from nc_strategies.calibration.histogram import Histogram
     from nc_strategies.data.dataset import Dataset, Raw
     from nc_strategies.data.settings import Preprocess
     from nc_strategies.errors import EngineError, InputError, NcsError
-    from nc_strategies.measure.metrics import MeanMetric, Metric
+    from nc_strategies.metrics.base import MeanMetric, Metric
     from nc_strategies.models import ModelSource
+    from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
     from nc_strategies.problem import (
-        Boundary,
         Constraint,
+        ConversionEdge,
         Evaluation,
         Goal,
         LatencyTerms,
@@ -43,15 +35,15 @@ if TYPE_CHECKING:
         TrialState,
     )
     from nc_strategies.registry import CONTRACT_VERSION, Component, hookimpl
-    from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Space, TensorScheme, Wishes
+    from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Overrides, Space, TensorScheme
     from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
     from nc_strategies.study.tracker import Tracker
 else:
     _PLACES = {
         "Backend": "nc_strategies.backends.base",
-        "Batch": "nc_strategies.backends.base",
+        "Batch": "nc_strategies.models.info",
         "CONTRACT_VERSION": "nc_strategies.registry",
-        "Boundary": "nc_strategies.problem",
+        "ConversionEdge": "nc_strategies.problem",
         "Capabilities": "nc_strategies.space",
         "Component": "nc_strategies.registry",
         "Config": "nc_strategies.space",
@@ -61,16 +53,15 @@ else:
         "Evaluation": "nc_strategies.problem",
         "Executable": "nc_strategies.backends.base",
         "ExecutedOps": "nc_strategies.backends.base",
-        "Link": "nc_strategies.backends.base",
         "Profile": "nc_strategies.backends.base",
         "FLOAT": "nc_strategies.space",
         "Goal": "nc_strategies.problem",
-        "Histogram": "nc_strategies.backends.calibration",
+        "Histogram": "nc_strategies.calibration.histogram",
         "InputError": "nc_strategies.errors",
         "LatencyTerms": "nc_strategies.problem",
-        "MeanMetric": "nc_strategies.measure.metrics",
-        "Metric": "nc_strategies.measure.metrics",
-        "ModelInfo": "nc_strategies.backends.base",
+        "MeanMetric": "nc_strategies.metrics.base",
+        "Metric": "nc_strategies.metrics.base",
+        "ModelInfo": "nc_strategies.models.info",
         "ModelSource": "nc_strategies.models",
         "NcsError": "nc_strategies.errors",
         "Objective": "nc_strategies.problem",
@@ -84,11 +75,11 @@ else:
         "StepwiseStrategy": "nc_strategies.strategies.base",
         "Strategy": "nc_strategies.strategies.base",
         "TensorScheme": "nc_strategies.space",
-        "TensorSpec": "nc_strategies.backends.base",
+        "TensorSpec": "nc_strategies.models.info",
         "Tracker": "nc_strategies.study.tracker",
         "Trial": "nc_strategies.problem",
         "TrialState": "nc_strategies.problem",
-        "Wishes": "nc_strategies.space",
+        "Overrides": "nc_strategies.space",
         "hookimpl": "nc_strategies.registry",
     }
 
@@ -101,9 +92,9 @@ else:
 __all__ = [
     "CONTRACT_VERSION", "Component", "hookimpl",
     "Strategy", "StepwiseStrategy", "Steps", "Problem", "Goal", "Constraint", "Objective", "Evaluation", "Trial",
-    "TrialState", "LatencyTerms", "Boundary",
-    "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Wishes", "FLOAT",
-    "Backend", "Executable", "ExecutedOps", "Link", "Profile", "ModelInfo", "TensorSpec", "Batch",
+    "TrialState", "LatencyTerms", "ConversionEdge",
+    "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Overrides", "FLOAT",
+    "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
     "ModelSource", "Histogram",
     "Metric", "MeanMetric", "Dataset", "Raw", "Preprocess", "Tracker",
     "NcsError", "InputError", "EngineError",

@@ -7,12 +7,18 @@ from typing import Any
 
 import yaml
 
+from nc_strategies.compat.neural_compressor import AccuracyCriterion, PostTrainingQuantConfig, TuningCriterion
 from nc_strategies.errors import InputError, first_line
-from nc_strategies.ptq import AccuracyCriterion, PostTrainingQuantConfig, TuningCriterion
 
 __all__ = [
-    "AccuracyCriterion", "MeasureConfig", "MetricsConfig", "PostTrainingQuantConfig", "RunConfig", "SpaceConfig",
-    "TuningConfig", "TuningCriterion",
+    "AccuracyCriterion",
+    "MeasureConfig",
+    "MetricsConfig",
+    "PostTrainingQuantConfig",
+    "RunConfig",
+    "SpaceConfig",
+    "TuningConfig",
+    "TuningCriterion",
 ]
 CRITERIA = ("relative", "absolute")
 STOP_WHEN = ("budget", "met")
@@ -72,8 +78,9 @@ class TuningConfig:
         _at_least("tuning.seed", self.seed, 0)
         _tolerance("tuning", self.criterion, self.tolerable_loss)
         if self.max_trials == 0 and self.timeout == 0:
-            raise InputError("tuning.max_trials", "and tuning.timeout are both 0: the run would have no end",
-                             "set one of them")
+            raise InputError(
+                "tuning.max_trials", "and tuning.timeout are both 0: the run would have no end", "set one of them"
+            )
 
 
 @dataclass
@@ -112,7 +119,7 @@ class MeasureConfig:
 
 @dataclass
 class SpaceConfig:
-    """The user's wishes; see `nc_strategies.space.Wishes`.
+    """The user's overrides; see `nc_strategies.space.Overrides`.
 
     The dictionaries are mappings, or texts which hold one in YAML or JSON: so they come from the command line, whose
     own grammar knows no quoted keys.
@@ -201,8 +208,11 @@ class MetricsConfig:
         taken = {ACCURACY}
         for place, given in enumerate(self.constraints):
             if not isinstance(given, dict) or not given.get("name"):
-                raise InputError(f"metrics.constraints[{place}]", f"is {given!r}",
-                                 "expected a metric's name and settings, such as {name: f1, tolerable_loss: 0.02}")
+                raise InputError(
+                    f"metrics.constraints[{place}]",
+                    f"is {given!r}",
+                    "expected a metric's name and settings, such as {name: f1, tolerable_loss: 0.02}",
+                )
             name = metric = str(given["name"])
             number = 1
             while name in taken:
@@ -255,8 +265,11 @@ class RunConfig:
 
 def _tolerance(key: str, criterion: str, loss: float) -> None:
     if criterion == "relative" and not 0 <= loss < 1:
-        raise InputError(f"{key}.tolerable_loss", f"is {loss} with {key}.criterion=relative",
-                         f"from 0 to below 1; to ask for a gain use {key}.criterion=absolute")
+        raise InputError(
+            f"{key}.tolerable_loss",
+            f"is {loss} with {key}.criterion=relative",
+            f"from 0 to below 1; to ask for a gain use {key}.criterion=absolute",
+        )
     if not -1e12 < loss < 1e12:
         raise InputError(f"{key}.tolerable_loss", f"is {loss}", "a finite number")
 

@@ -28,7 +28,9 @@ def test_type_checkers_and_python_see_the_same_names_in_the_same_places():
 
 
 def test_registering_a_component_imports_nothing_heavy():
-    code = ("import sys; from nc_strategies.api import Component, InputError, hookimpl; "
-            "print({'numpy', 'onnxruntime', 'tensorflow'} & set(sys.modules))")
+    code = (
+        "import sys; from nc_strategies.api import Component, InputError, hookimpl; "
+        "print({'numpy', 'onnxruntime', 'tensorflow'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

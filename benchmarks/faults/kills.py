@@ -41,10 +41,19 @@ def arguments(lab: Lab, strategy: str, engine: str) -> list[str]:
     own = ["strategy.driver=local"] if strategy == "sigopt" else []
     if engine == "toy":
         return lab.toy(f"strategy={strategy}", *own, "tuning.max_trials=25", "backend.trial_seconds=0.03")
-    return [f"backend={engine}", f"strategy={strategy}", *own, "model=sample", "data=npz",
-            f"data.path={small(lab.folder)}", "data.calibration_samples=20",
-            "data.preprocess.scale=0.00784313725490196", "data.preprocess.offset=-1", *MEASURE,
-            "tuning.max_trials=8"]
+    return [
+        f"backend={engine}",
+        f"strategy={strategy}",
+        *own,
+        "model=sample",
+        "data=npz",
+        f"data.path={small(lab.folder)}",
+        "data.calibration_samples=20",
+        "data.preprocess.scale=0.00784313725490196",
+        "data.preprocess.offset=-1",
+        *MEASURE,
+        "tuning.max_trials=8",
+    ]
 
 
 def main() -> None:
@@ -74,9 +83,12 @@ def main() -> None:
             same = result["tuned"]["config"] == whole[strategy] if engine == "toy" else None
             assert same is not False, f"{strategy} on {engine}: another configuration than without kills"
             kills, runs = kills + done, runs + 1
-            print(f"{strategy:7} {engine:12} {done} kills, {len(lab.journal(name))} trials, "
-                  f"{result['trials']['resumed']} resumed, {result['status']}"
-                  f"{', the same configuration' if same else ''}", flush=True)
+            print(
+                f"{strategy:7} {engine:12} {done} kills, {len(lab.journal(name))} trials, "
+                f"{result['trials']['resumed']} resumed, {result['status']}"
+                f"{', the same configuration' if same else ''}",
+                flush=True,
+            )
     print(f"{kills} kills in {runs} runs, {time.monotonic() - begin:.0f} s: no line lost, none twice, no worker left")
 
 

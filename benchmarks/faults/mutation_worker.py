@@ -1,4 +1,4 @@
-"""The worker's side of `mutations.py`: builds the bench of a damaged file and takes it as far as it goes."""
+"""The worker's side of `mutations.py`: builds the target of a damaged file and takes it as far as it goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies import samples
-from nc_strategies.app.bench import build
+from nc_strategies.app.target import build
 from nc_strategies.config import MeasureConfig, RunConfig
 from nc_strategies.space import Space
 
@@ -25,8 +25,8 @@ class Case:
     path: str
 
 
-class Bench:
-    """Stands in for a run's bench: its calls are `tune` and `make_saved_model`."""
+class MeasurementTarget:
+    """Stands in for a run's target: its calls are `tune` and `make_saved_model`."""
 
     def __init__(self, _: Any) -> None:
         self._few: Path | None = None
@@ -38,16 +38,20 @@ class Bench:
         engine = "tensorflow" if case.kind in ("keras", "saved_model") else "onnxruntime"
         model = {"name": case.kind, "path": case.path} if case.kind != "npz" else {"name": "sample"}
         config = RunConfig(
-            strategy={"name": "basic"}, backend={"name": engine}, model=model,
+            strategy={"name": "basic"},
+            backend={"name": engine},
+            model=model,
             data={"name": "npz", "path": data, "calibration_samples": 8, "preprocess": scale},
-            executor={"name": "serial"}, measure=MeasureConfig(latency_runs=20, final_runs=20))
-        bench = build(config)
-        space = Space(bench.load())
-        bench.facts()
-        bench.calibrate()
+            executor={"name": "serial"},
+            measure=MeasureConfig(latency_runs=20, final_runs=20),
+        )
+        target = build(config)
+        space = Space(target.load())
+        target.facts()
+        target.calibrate()
         if space.quantizable:
-            bench.baseline(space)
-            bench.measure(space.default())
+            target.baseline(space)
+            target.measure(space.default())
 
     def make_saved_model(self, folder: str) -> None:
         """The sample as a SavedModel."""

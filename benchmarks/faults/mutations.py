@@ -26,8 +26,8 @@ from mutation_worker import Case  # noqa: E402
 
 from nc_strategies import samples  # noqa: E402
 from nc_strategies.errors import EngineError, InputError, NcsError  # noqa: E402
-from nc_strategies.study.child import Child, DiedError, Limits  # noqa: E402
-from nc_strategies.study.wire import Request  # noqa: E402
+from nc_strategies.measuring.worker.messages import Request  # noqa: E402
+from nc_strategies.measuring.worker.process import DiedError, Limits, WorkerProcess  # noqa: E402
 
 LIMIT = 60.0
 FORMATS = ("onnx", "npz", "keras", "saved_model")
@@ -103,13 +103,13 @@ class Feeder:
     """Feeds files to a worker, a new one when the last has died."""
 
     def __init__(self) -> None:
-        self._child: Child | None = None
+        self._child: WorkerProcess | None = None
         self.died = 0
 
     def feed(self, case: Case) -> str:
         """What became of a file: ``tuned``, ``refused``, or what should not have happened."""
         if self._child is None:
-            self._child = Child("mutation_worker:Bench", None, 6000.0)
+            self._child = WorkerProcess("mutation_worker:MeasurementTarget", None, 6000.0)
         try:
             self._child.call(Request("tune", (case,)), Limits(LIMIT))
         except InputError as error:
@@ -156,7 +156,7 @@ def main() -> None:
         for kind in options.formats.split(","):
             feeder, begin = Feeder(), time.monotonic()
             if kind == "saved_model":
-                maker = Child("mutation_worker:Bench", None)
+                maker = WorkerProcess("mutation_worker:MeasurementTarget", None)
                 maker.call(Request("make_saved_model", (str(saved_model),)), Limits())
                 maker.kill()
             ends = run(kind, options.count, options.seed, feeder, saved_model)

@@ -69,9 +69,17 @@ def run_peer(name: str, case: Case, terms: Terms, folder: Path, work: Path, base
     python = sys.executable if not PEERS[name].packages else python_of(name, work, base)
     _empty(folder)
     output, events = folder / "model.onnx", folder / "events.jsonl"
-    task = {"model": str(case.model), "evaluation": str(case.evaluation), "calibration": str(case.calibration),
-            "output": str(output), "events": str(events), "granularity": case.granularity,
-            "variant": PEERS[name].variant, "tolerable_loss": terms.tolerable_loss, "batch_size": terms.batch_size}
+    task = {
+        "model": str(case.model),
+        "evaluation": str(case.evaluation),
+        "calibration": str(case.calibration),
+        "output": str(output),
+        "events": str(events),
+        "granularity": case.granularity,
+        "variant": PEERS[name].variant,
+        "tolerable_loss": terms.tolerable_loss,
+        "batch_size": terms.batch_size,
+    }
     (folder / "task.json").write_text(json.dumps(task, indent=2) + "\n")
     driver = Path(__file__).with_name(PEERS[name].driver)
 
@@ -82,8 +90,13 @@ def run_peer(name: str, case: Case, terms: Terms, folder: Path, work: Path, base
     cell = _from_events(_lines(events), start, terms)
     handed_over = any(e["event"] == "saved" for e in _lines(events))
     ended = "capped" if status is None else "failed" if status else "finished"
-    return {**cell, "ended": ended, "wall_s": wall, "model": str(output) if handed_over else None,
-            "error": _tail(folder) if status else None}
+    return {
+        **cell,
+        "ended": ended,
+        "wall_s": wall,
+        "model": str(output) if handed_over else None,
+        "error": _tail(folder) if status else None,
+    }
 
 
 def _from_events(events: list[Cell], start: float, terms: Terms) -> Cell:
@@ -95,9 +108,13 @@ def _from_events(events: list[Cell], start: float, terms: Terms) -> Cell:
     partial = [e for e in evaluations if e["samples"] < terms.samples]
     threshold = fp32[0]["accuracy"] * (1 - terms.tolerable_loss) if fp32 else 2.0
     goal = next((e["time"] - start for e in trials if e["accuracy"] >= threshold), None)
-    return {"prepare_s": prepared, "goal_s": goal if goal is not None and goal <= terms.limit else None,
-            "evaluations": len(trials), "partial": len(partial),
-            "evaluated": sum(e["samples"] for e in (*trials, *partial))}
+    return {
+        "prepare_s": prepared,
+        "goal_s": goal if goal is not None and goal <= terms.limit else None,
+        "evaluations": len(trials),
+        "partial": len(partial),
+        "evaluated": sum(e["samples"] for e in (*trials, *partial)),
+    }
 
 
 def run_ours(tool: str, case: Case, terms: Terms, folder: Path) -> Cell:
@@ -113,46 +130,79 @@ def run_ours(tool: str, case: Case, terms: Terms, folder: Path) -> Cell:
     strategy, _, budget = tool.partition("@")
     run_dir = folder / "run"
     stop = [f"tuning.max_trials={budget}"] if budget else ["tuning.stop_when=met"]
-    wish = ["space.op_name_dict={\".*\": {weight: {granularity: [per_tensor]}}}"]
-    command = [sys.executable, "-m", "nc_strategies", f"strategy={strategy}", "backend=onnxruntime", "model=onnx",
-               f"model.path={case.model}", "data=npz", f"data.path={case.evaluation}",
-               f"data.calibration_path={case.calibration}",
-               f"data.calibration_samples={terms.calibration_samples}",
-               f"tuning.tolerable_loss={terms.tolerable_loss}", f"tuning.timeout={terms.limit:g}",
-               "measure.threads=1", f"measure.evaluation_batch_size={terms.batch_size}", f"run_dir={run_dir}", *stop,
-               *(wish if case.granularity == "per_tensor" else []),
-               *(["strategy.driver=local"] if strategy == "sigopt" else [])]
+    override = ['space.op_name_dict={".*": {weight: {granularity: [per_tensor]}}}']
+    command = [
+        sys.executable,
+        "-m",
+        "nc_strategies",
+        f"strategy={strategy}",
+        "backend=onnxruntime",
+        "model=onnx",
+        f"model.path={case.model}",
+        "data=npz",
+        f"data.path={case.evaluation}",
+        f"data.calibration_path={case.calibration}",
+        f"data.calibration_samples={terms.calibration_samples}",
+        f"tuning.tolerable_loss={terms.tolerable_loss}",
+        f"tuning.timeout={terms.limit:g}",
+        "measure.threads=1",
+        f"measure.evaluation_batch_size={terms.batch_size}",
+        f"run_dir={run_dir}",
+        *stop,
+        *(override if case.granularity == "per_tensor" else []),
+        *(["strategy.driver=local"] if strategy == "sigopt" else []),
+    ]
     paths = os.pathsep.join([str(ROOT), *(str(p) for p in sorted(ROOT.glob("plugins/*/src")))])
     start, wall, status = _watch(command, folder, terms, lambda _: True, {"PYTHONPATH": paths})
     journal, result = run_dir / "trials.jsonl", run_dir / "result.json"
     trials = _lines(journal)
     found = json.loads(result.read_text()) if result.is_file() else None
-    cell: Cell = {"ended": "capped" if status is None else "finished" if found else "failed", "wall_s": wall,
-                  "prepare_s": None, "goal_s": None, "partial": 0, "model": None, "error": None,
-                  "evaluations": sum(t["samples"] >= terms.samples for t in trials),
-                  "evaluated": sum(t["samples"] for t in trials)}
+    cell: Cell = {
+        "ended": "capped" if status is None else "finished" if found else "failed",
+        "wall_s": wall,
+        "prepare_s": None,
+        "goal_s": None,
+        "partial": 0,
+        "model": None,
+        "error": None,
+        "evaluations": sum(t["samples"] >= terms.samples for t in trials),
+        "evaluated": sum(t["samples"] for t in trials),
+    }
     if found is None:
         return {**cell, "error": _tail(folder)}
     # The journal is written after each trial and the run stopped at the one that met the goal.
     met = journal.stat().st_mtime - start if found["stop_reason"] == "met" and found["status"] == "met" else None
-    return {**cell, "prepare_s": wall - found["seconds"]["total"], "stages": found["seconds"],
-            "goal_s": met if met is not None and met <= terms.limit else None,
-            "model": str(run_dir / found["model_path"]) if found["status"] == "met" and found["model_path"] else None}
+    return {
+        **cell,
+        "prepare_s": wall - found["seconds"]["total"],
+        "stages": found["seconds"],
+        "goal_s": met if met is not None and met <= terms.limit else None,
+        "model": str(run_dir / found["model_path"]) if found["status"] == "met" and found["model_path"] else None,
+    }
 
 
-def _watch(command: list[str], folder: Path, terms: Terms, may_finish: Callable[[float], bool],
-           extra: dict[str, str]) -> tuple[float, float, int | None]:
+def _watch(
+    command: list[str], folder: Path, terms: Terms, may_finish: Callable[[float], bool], extra: dict[str, str]
+) -> tuple[float, float, int | None]:
     """Run a command pinned to one processor: when it started, how long it took, its exit status (None: killed)."""
-    environment = {key: value for key, value in os.environ.items()
-                   if not key.startswith("SIGOPT_") and key != "PYTHONPATH"}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("SIGOPT_") and key != "PYTHONPATH"
+    }
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # NNCF reports its use over the network unless it is told that it runs in a test.
     environment |= {**threads, "NNCF_CI": "1", "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **extra}
     with (folder / "log.txt").open("wb") as log:
         start = time.time()
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log,
-                                   stdin=subprocess.DEVNULL, start_new_session=True,
-                                   preexec_fn=lambda: os.sched_setaffinity(0, {terms.cpu}))
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {terms.cpu}),
+        )
         try:
             while True:
                 try:

@@ -67,8 +67,10 @@ class Task:
         options.log_severity_level = 3
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         chosen = np.arange(len(self.x)) if indices is None else np.asarray(indices)
-        right = [session.run(None, {self.input_name: self.x[part]})[0].argmax(-1) == self.y[part]
-                 for part in np.array_split(chosen, max(1, -(-len(chosen) // self.batch_size)))]
+        right = [
+            session.run(None, {self.input_name: self.x[part]})[0].argmax(-1) == self.y[part]
+            for part in np.array_split(chosen, max(1, -(-len(chosen) // self.batch_size)))
+        ]
         found = np.concatenate(right)
         self.event("evaluation", samples=len(chosen), accuracy=float(found.mean()))
         return found

@@ -30,8 +30,17 @@ PEERS = {
     "onnxruntime-u8s8": Peer("run_onnxruntime.py", variant="u8s8"),
     # 2.6 is of mid 2024 and names no upper bounds: these are the releases of its time that run it on Python 3.11.
     # It imports six without asking for it.
-    "inc": Peer("run_inc.py", ("neural-compressor==2.6", "onnx==1.16.1", "onnxruntime==1.18.1", "numpy==1.26.4",
-                               "six==1.17.0", "setuptools<81")),
+    "inc": Peer(
+        "run_inc.py",
+        (
+            "neural-compressor==2.6",
+            "onnx==1.16.1",
+            "onnxruntime==1.18.1",
+            "numpy==1.26.4",
+            "six==1.17.0",
+            "setuptools<81",
+        ),
+    ),
     "nncf": Peer("run_nncf.py", ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6")),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from nc_strategies.measure.latency import Timing, interleave
+from nc_strategies.measuring.latency import Timing, interleave
 
 SESSIONS = 12
 """Times that each model is opened anew: two sessions of one model may differ by some per cent for life."""
@@ -50,15 +50,23 @@ def main() -> None:
     opened.clear()
     for _ in range(SESSIONS):
         anew = [ort.InferenceSession(task["models"][n], options, providers=["CPUExecutionProvider"]) for n in names]
-        timings.append(interleave([run(s, i) for s, i in zip(anew, inputs, strict=True)],
-                                  -(-task["runs"] // SESSIONS), rng))
+        timings.append(
+            interleave([run(s, i) for s, i in zip(anew, inputs, strict=True)], -(-task["runs"] // SESSIONS), rng)
+        )
         del anew
     timing = Timing.joined(timings)
-    found = {"accuracy": {n: float(right[i] / len(y)) for i, n in enumerate(names)},
-             "latency_ms": {n: timing.median_ms(i) for i, n in enumerate(names)},
-             "ratio": {a: {b: [timing.ratio(i, j), *timing.ratio_interval(i, j)] for j, b in enumerate(names) if i != j}
-                       for i, a in enumerate(names)},
-             "refused": refused, "runs": timing.runs, "sessions": SESSIONS, "onnxruntime": ort.__version__}
+    found = {
+        "accuracy": {n: float(right[i] / len(y)) for i, n in enumerate(names)},
+        "latency_ms": {n: timing.median_ms(i) for i, n in enumerate(names)},
+        "ratio": {
+            a: {b: [timing.ratio(i, j), *timing.ratio_interval(i, j)] for j, b in enumerate(names) if i != j}
+            for i, a in enumerate(names)
+        },
+        "refused": refused,
+        "runs": timing.runs,
+        "sessions": SESSIONS,
+        "onnxruntime": ort.__version__,
+    }
     Path(task["output"]).write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -40,8 +40,12 @@ def prepare(model: str, granularity: str, data: Path, work: Path, terms: Terms) 
         partial.rename(exported)
     shape = onnx.load(str(exported), load_external_data=False).graph.input[0].type.tensor_type.shape
     pixels = shape.dim[1].dim_value
-    return (exported, granularity, _samples(data / "cifar10_eval.npz", terms.samples, pixels, work),
-            _samples(data / "cifar10_calib.npz", terms.calibration_samples, pixels, work))
+    return (
+        exported,
+        granularity,
+        _samples(data / "cifar10_eval.npz", terms.samples, pixels, work),
+        _samples(data / "cifar10_calib.npz", terms.calibration_samples, pixels, work),
+    )
 
 
 def _uneven(data: Path, folder: Path) -> Path:
@@ -62,8 +66,9 @@ def _samples(source: Path, count: int, pixels: int, work: Path) -> Path:
         if len(x) < count:
             raise SystemExit(f"{source} has {len(x)} samples, {count} were asked for")
         resize = None if x.shape[1] == pixels else [pixels, pixels]
-        parts = [apply(Preprocess(scale=1 / 127.5, offset=-1.0, resize=resize), x[i : i + 500])
-                 for i in range(0, count, 500)]
+        parts = [
+            apply(Preprocess(scale=1 / 127.5, offset=-1.0, resize=resize), x[i : i + 500]) for i in range(0, count, 500)
+        ]
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial.npz")
         np.savez(partial, x=np.concatenate(parts), y=y)
@@ -79,5 +84,9 @@ def _there(path: Path) -> Path:
 
 def _run(script: Path, *arguments: Path) -> None:
     print(f"{script.name} {arguments[0].name}", flush=True)
-    subprocess.run([sys.executable, str(script), *map(str, arguments)], check=True,
-                   env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)],
+        check=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stderr=subprocess.DEVNULL,
+    )

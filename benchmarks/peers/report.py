@@ -12,8 +12,17 @@ OTHERS = (DEFAULT, "onnxruntime-u8s8", "nncf", "inc")
 FASTER = {"inc": 10.0, "nncf": 5.0}
 """Times as fast to the goal as a peer, at least."""
 LATENCY = 1.02
-HEADER = ("tool", "goal", "top1", "loss", "to goal (s)", "before search (s)", "process (s)", "evaluations",
-          "latency / fp32 (95 %)")
+HEADER = (
+    "tool",
+    "goal",
+    "top1",
+    "loss",
+    "to goal (s)",
+    "before search (s)",
+    "process (s)",
+    "evaluations",
+    "latency / fp32 (95 %)",
+)
 
 
 def threshold(results: Results, case: str) -> float:
@@ -85,10 +94,20 @@ def claims(results: Results) -> list[Claim]:
     for strategy in sorted({tool.partition("@")[0] for tool in tools} - set(OTHERS)):
         found.append(Claim(strategy, "meets every goal that a peer meets", _keep(results, strategy, _goal)))
         for peer, factor in FASTER.items():
-            found.append(Claim(strategy, f"time to goal at most 1/{factor:g} of {peer}'s, where default int8 misses it",
-                               {c: v for c in cases if (v := _time(results, c, strategy, peer, factor)) is not None}))
-        found.append(Claim(strategy, f"final latency at most {LATENCY:g} x that of the fastest peer's accurate model",
-                           _keep(results, strategy, _latency)))
+            found.append(
+                Claim(
+                    strategy,
+                    f"time to goal at most 1/{factor:g} of {peer}'s, where default int8 misses it",
+                    {c: v for c in cases if (v := _time(results, c, strategy, peer, factor)) is not None},
+                )
+            )
+        found.append(
+            Claim(
+                strategy,
+                f"final latency at most {LATENCY:g} x that of the fastest peer's accurate model",
+                _keep(results, strategy, _latency),
+            )
+        )
     return found
 
 
@@ -155,17 +174,22 @@ def _latency(results: Results, case: str, strategy: str) -> tuple[bool | None, s
 def markdown(results: Results) -> str:
     """Everything as Markdown: terms, a table a case, the claims."""
     terms = results["terms"]
-    lines = [f"{terms['samples']} evaluation samples, {terms['calibration_samples']} to calibrate with, "
-             f"{terms['tolerable_loss']:.1%} relative loss of top-1 tolerated, evaluation batches of "
-             f"{terms['batch_size']}, one thread, {terms['limit']:g} s a tool and case.", "",
-             f"{results['machine']}; {', '.join(f'{k} {v}' for k, v in sorted(results['versions'].items()))}.", ""]
+    lines = [
+        f"{terms['samples']} evaluation samples, {terms['calibration_samples']} to calibrate with, "
+        f"{terms['tolerable_loss']:.1%} relative loss of top-1 tolerated, evaluation batches of "
+        f"{terms['batch_size']}, one thread, {terms['limit']:g} s a tool and case.",
+        "",
+        f"{results['machine']}; {', '.join(f'{k} {v}' for k, v in sorted(results['versions'].items()))}.",
+        "",
+    ]
     for case in results["cases"]:
         lines += [f"### {case}", "", *table(results, case), ""]
     lines += ["### Claims", "", "| strategy | claim | holds | cases |", "| --- | --- | --- | --- |"]
     words = {True: "yes", False: "**no**", None: "not shown"}
     for claim in claims(results):
-        shown = "; ".join(f"{case}: {text}{'' if held else ' (' + words[held] + ')'}"
-                          for case, (held, text) in claim.cases.items())
+        shown = "; ".join(
+            f"{case}: {text}{'' if held else ' (' + words[held] + ')'}" for case, (held, text) in claim.cases.items()
+        )
         lines.append(f"| {claim.strategy} | {claim.text} | {words[claim.holds]} | {shown or 'no case speaks of it'} |")
     return "\n".join(lines) + "\n"
 
@@ -175,17 +199,30 @@ def table(results: Results, case: str) -> list[str]:
     part = results["cases"][case]
     judged = part["judged"]
     fp32 = judged["accuracy"]["fp32"]
-    rows = [HEADER, ("---",) * len(HEADER),
-            ("fp32", "", f"{fp32:.4f}", "", "", "", "", "", f"1 ({judged['latency_ms']['fp32']:.2f} ms)")]
+    rows = [
+        HEADER,
+        ("---",) * len(HEADER),
+        ("fp32", "", f"{fp32:.4f}", "", "", "", "", "", f"1 ({judged['latency_ms']['fp32']:.2f} ms)"),
+    ]
     for tool, cell in part["cells"].items():
         accuracy = judged["accuracy"].get(tool)
         partial = f" + {cell['partial']} partial" if cell["partial"] else ""
         goal, word = cell["goal_s"], status(results, case, tool)
-        rows.append((
-            tool, word, "" if accuracy is None else f"{accuracy:.4f}",
-            "" if accuracy is None else f"{(fp32 - accuracy) / fp32:+.2%}",
-            f"{goal:.1f}" if goal is not None and word == "met" else f"> {results['terms']['limit']:g}"
-            if word == "capped" else "", "" if cell["prepare_s"] is None else f"{cell['prepare_s']:.1f}",
-            f"{cell['wall_s']:.1f}", f"{cell['evaluations']}{partial}",
-            "" if accuracy is None else "{:.3f} ({:.3f}-{:.3f})".format(*judged["ratio"][tool]["fp32"])))
+        rows.append(
+            (
+                tool,
+                word,
+                "" if accuracy is None else f"{accuracy:.4f}",
+                "" if accuracy is None else f"{(fp32 - accuracy) / fp32:+.2%}",
+                f"{goal:.1f}"
+                if goal is not None and word == "met"
+                else f"> {results['terms']['limit']:g}"
+                if word == "capped"
+                else "",
+                "" if cell["prepare_s"] is None else f"{cell['prepare_s']:.1f}",
+                f"{cell['wall_s']:.1f}",
+                f"{cell['evaluations']}{partial}",
+                "" if accuracy is None else "{:.3f} ({:.3f}-{:.3f})".format(*judged["ratio"][tool]["fp32"]),
+            )
+        )
     return [f"| {' | '.join(row)} |" for row in rows]

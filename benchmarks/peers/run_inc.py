@@ -29,10 +29,13 @@ def main() -> None:
     task = Task.from_command_line()
     # quant_level=1 is how the tool is told to use the strategy that is named.
     config = PostTrainingQuantConfig(
-        approach="static", quant_level=1, calibration_sampling_size=[len(task.calibration)],
+        approach="static",
+        quant_level=1,
+        calibration_sampling_size=[len(task.calibration)],
         tuning_criterion=TuningCriterion(strategy="basic"),
         accuracy_criterion=AccuracyCriterion(criterion="relative", tolerable_loss=task.tolerable_loss),
-        op_type_dict={".*": {"weight": {"granularity": ["per_tensor"]}}} if task.per_tensor else None)
+        op_type_dict={".*": {"weight": {"granularity": ["per_tensor"]}}} if task.per_tensor else None,
+    )
     loader = DataLoader(framework="onnxruntime", dataset=Pictures(task.calibration))
     task.event("prepared")
 

@@ -27,8 +27,15 @@ def main() -> None:
         return float(values.mean()), values.tolist()
 
     found = nncf.quantize_with_accuracy_control(
-        onnx.load(task.model), calibration, validation, evaluate, max_drop=task.tolerable_loss,
-        drop_type=nncf.DropType.RELATIVE, subset_size=len(task.calibration), advanced_quantization_parameters=advanced)
+        onnx.load(task.model),
+        calibration,
+        validation,
+        evaluate,
+        max_drop=task.tolerable_loss,
+        drop_type=nncf.DropType.RELATIVE,
+        subset_size=len(task.calibration),
+        advanced_quantization_parameters=advanced,
+    )
     task.event("returned")
     task.save(found)
 

@@ -35,8 +35,13 @@ def main() -> None:
     quant_pre_process(task.model, str(prepared), skip_symbolic_shape=True)
     # Formats and methods are the function's defaults; granularity is the one thing a case decides.
     activations = QuantType.QUInt8 if task.variant == "u8s8" else QuantType.QInt8
-    quantize_static(str(prepared), str(task.output), Pictures(task.input_name, task.calibration),
-                    per_channel=not task.per_tensor, activation_type=activations)
+    quantize_static(
+        str(prepared),
+        str(task.output),
+        Pictures(task.input_name, task.calibration),
+        per_channel=not task.per_tensor,
+        activation_type=activations,
+    )
     task.correct(str(task.output))
     task.save(onnx.load(str(task.output)))
 

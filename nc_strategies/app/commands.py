@@ -39,33 +39,48 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="nc-strategies")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    found = commands.add_parser("list", help="strategies, backends, metrics, models, data, executors",
-                                description="What can be chosen by name, and what to install for it.")
+    found = commands.add_parser(
+        "list",
+        help="strategies, backends, metrics, models, data, executors",
+        description="What can be chosen by name, and what to install for it.",
+    )
     found.add_argument("kind", nargs="?", help="only this kind: strategy, backend, metric, model, data, executor")
     found.set_defaults(run=_list)
 
-    explain = commands.add_parser("explain", help="a run in words",
-                                  description="How a run ended, why it is not faster or missed, what to try next.")
+    explain = commands.add_parser(
+        "explain",
+        help="a run in words",
+        description="How a run ended, why it is not faster or missed, what to try next.",
+    )
     explain.add_argument("run_dir", type=Path, help="the folder of a run")
     explain.set_defaults(run=_explain)
 
-    report = commands.add_parser("report", help="make report.html again",
-                                 description="Make the page of a run, or of a sweep, from the files in its folder.")
+    report = commands.add_parser(
+        "report",
+        help="make report.html again",
+        description="Make the page of a run, or of a sweep, from the files in its folder.",
+    )
     report.add_argument("run_dir", type=Path, help="the folder of a run, or of a sweep")
     report.add_argument("--open", action="store_true", help="show it in the browser")
     report.set_defaults(run=_report)
 
-    export = commands.add_parser("export", help="copy the chosen model elsewhere",
-                                 description="Copy a run's model, and see that its engine opens the copy.")
+    export = commands.add_parser(
+        "export",
+        help="copy the chosen model elsewhere",
+        description="Copy a run's model, and see that its engine opens the copy.",
+    )
     export.add_argument("run_dir", type=Path, help="the folder of a run")
     export.add_argument("--to", type=Path, required=True, metavar="PATH", help="a file or folder to write")
     export.add_argument("--format", help="onnx or saved_model; an error when the run's model is of another")
     export.add_argument("--force", action="store_true", help="replace what is at PATH")
     export.set_defaults(run=_export)
 
-    replay = commands.add_parser("replay", help="measure the chosen model again",
-                                 description="Measure a run's model again, side by side with fp32, and say whether its "
-                                             "result still holds: status 0 when it does, 3 when not.")
+    replay = commands.add_parser(
+        "replay",
+        help="measure the chosen model again",
+        description="Measure a run's model again, side by side with fp32, and say whether its "
+        "result still holds: status 0 when it does, 3 when not.",
+    )
     replay.add_argument("run_dir", type=Path, help="the folder of a finished run; start it where the run was started")
     replay.add_argument("--json", action="store_true", help="print JSON")
     replay.set_defaults(run=_replay)

@@ -35,8 +35,11 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
         raise InputError(str(run_dir), "holds no model", "a run that has ended with one")
     have = _format(source)
     if form is not None and form != have:
-        raise InputError("--format", f"is {form}, the model of this run is {have}",
-                         f"{have}; another one takes a run with a backend that saves it")
+        raise InputError(
+            "--format",
+            f"is {form}, the model of this run is {have}",
+            f"{have}; another one takes a run with a backend that saves it",
+        )
     target = to / source.name if to.is_dir() and source.is_file() else to
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise InputError("--to", f"{target} is the run's own model")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import logging
 import signal
 import sys
@@ -23,9 +25,10 @@ from omegaconf import DictConfig
 from nc_strategies.app import status
 from nc_strategies.config import MetricsConfig, RunConfig
 from nc_strategies.registry import registry
-from nc_strategies.secrets import SECRET_KEY, SECRET_URL
+from nc_strategies.runtime.secrets import SECRET_KEY, SECRET_URL
 
-WISHES = ("space.op_type_dict", "space.op_name_dict")
+log = logging.getLogger(__name__)
+OVERRIDES = ("space.op_type_dict", "space.op_name_dict")
 METRIC = "metrics.accuracy."
 statuses: list[int] = []
 """Exit statuses of the jobs of this process."""
@@ -53,14 +56,38 @@ class PluginConfigs(SearchPathPlugin):
             search_path.append(f"nc_strategies.{name}", path)
 
 
+def _plugin_folders() -> list[Path]:
+    """Folders of the configuration files that plugins ship."""
+    folders: list[Path] = []
+    for name, place in registry().config_paths():
+        scheme, _, rest = place.partition("://")
+        if scheme == "file":
+            folders.append(Path(rest))
+            continue
+        parent, _, child = rest.rpartition(".")
+        try:
+            spec = importlib.util.find_spec(parent or child)
+        except (ImportError, ValueError) as error:
+            log.info("plugin %s: %s cannot be found: %s", name, place, error)
+            continue
+        found = (spec.submodule_search_locations or []) if spec is not None else []
+        folders += [Path(folder) / child if parent else Path(folder) for folder in found]
+    return folders
+
+
 def publish() -> None:
-    """Give Hydra the schemas of all components."""
-    store = ConfigStore.instance()
+    """Give Hydra every component as an option of its group, and as a schema for files that preset its values."""
+    store, folders = ConfigStore.instance(), _plugin_folders()
     store.store(name="base_config", node=RunConfig, provider="nc_strategies")
     store.store(group="schema/metrics", name="base", node=MetricsConfig, provider="nc_strategies")
     for (kind, name), component in registry().components.items():
         if component.schema is not None and kind != "metric":
-            store.store(group=f"schema/{kind}", name=name, node=component.schema, provider="nc_strategies")
+            named = any(field.name == "name" for field in dataclasses.fields(component.schema))
+            node = component.schema(name=name) if named else component.schema
+            store.store(group=f"schema/{kind}", name=name, node=node, provider="nc_strategies")
+            # A plugin's file of that name presets values on top of the schema, and is the option itself.
+            if not any((folder / kind / f"{name}.yaml").is_file() for folder in folders):
+                store.store(group=kind, name=name, node=node, provider="nc_strategies")
     Plugins.instance().register(PluginConfigs)
     # Hydra deep-copies its configuration sources, and with them this singleton, for every group it lists: more than
     # a second for --help. The copies are read only, so one store serves them all.
@@ -88,7 +115,7 @@ def job(config: DictConfig) -> float:
 def translate(arguments: list[str]) -> list[str]:
     """Command-line arguments in the form that Hydra takes.
 
-    The mappings of wishes become quoted texts: Hydra's grammar takes neither quoted keys nor most characters of
+    The mappings of overrides become quoted texts: Hydra's grammar takes neither quoted keys nor most characters of
     regular expressions in a mapping, and wants a ``+`` to add keys to one; a metric's own settings are such keys. In a
     sweep, ``run_dir`` is the sweep's
     folder, which Hydra decides before it looks at the jobs' own keys; ``-m`` may stand anywhere.
@@ -99,7 +126,7 @@ def translate(arguments: list[str]) -> list[str]:
         if argument in sweep:
             continue
         key, equals, value = argument.partition("=")
-        if equals and key.lstrip("+") in WISHES and value.startswith("{"):
+        if equals and key.lstrip("+") in OVERRIDES and value.startswith("{"):
             escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
             argument = f"{key.lstrip('+')}='{escaped}'"
         elif equals and key.startswith(METRIC):
@@ -121,13 +148,17 @@ def refuse_secrets(arguments: list[str]) -> None:
         key = key.lstrip("+~")
         if equals and value not in ("", "null") and SECRET_KEY.search(key):
             variable = key.rsplit(".")[-1].upper()
-            sys.stderr.write(f"error: {key}: is refused on the command line, where the process list, the shell's "
-                             f"history and the run's own files would show it; set {variable} in the environment\n")
+            sys.stderr.write(
+                f"error: {key}: is refused on the command line, where the process list, the shell's "
+                f"history and the run's own files would show it; set {variable} in the environment\n"
+            )
             sys.exit(status.INPUT)
         if equals and SECRET_URL.search(value):
-            sys.stderr.write(f"error: {key}: an address with a password is refused on the command line, where the "
-                             "process list, the shell's history and the run's own files would show it; set what "
-                             "holds it in the environment\n")
+            sys.stderr.write(
+                f"error: {key}: an address with a password is refused on the command line, where the "
+                "process list, the shell's history and the run's own files would show it; set what "
+                "holds it in the environment\n"
+            )
             sys.exit(status.INPUT)
 
 
@@ -153,8 +184,9 @@ def main() -> None:
     refuse_planned_sweeps(sys.argv[1:])
     sys.argv[1:] = translate(sys.argv[1:])
     publish()
-    run = cast(Callable[[], Any], hydra.main(config_path=str(conf_dir()), config_name="config",
-                                             version_base="1.3")(job))
+    run = cast(
+        Callable[[], Any], hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)
+    )
     try:
         run()
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from nc_strategies.secrets import redact, register_secret
+from nc_strategies.runtime.secrets import redact, register_secret
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 __all__ = ["RedactingFormatter", "RunFile", "RunLog", "redact", "redact_error", "register_secret"]

@@ -25,12 +25,12 @@ from nc_strategies.data.dataset import Raw
 from nc_strategies.data.objects import head, samples
 from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
 from nc_strategies.errors import EngineError, InputError, NcsError, first_line
-from nc_strategies.measure.metrics import Metric
-from nc_strategies.measure.user import NAME, UserEvaluation, UserMetric
+from nc_strategies.measuring.target import LocalTarget, TargetParts
+from nc_strategies.metrics.base import Metric
+from nc_strategies.metrics.objects import NAME, UserEvaluation, UserMetric
 from nc_strategies.models.objects import model_source
 from nc_strategies.registry import Registry, registry
-from nc_strategies.secrets import split
-from nc_strategies.study.bench import LocalBench, Parts
+from nc_strategies.runtime.secrets import split
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.tune import Setup
 
@@ -107,26 +107,41 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     backend_config = _component("backend", request.backend or backend_name)
     metric, accuracy = _metric(found, request)
     objectives = [request.objectives] if isinstance(request.objectives, str) else list(request.objectives)
-    metrics = MetricsConfig("_".join(["accuracy", *objectives]), accuracy, objectives,
-                            None if request.weights is None else list(request.weights))
-    config = RunConfig(strategy=plain, backend=backend_config, metrics=metrics,
-                       model={"name": next(iter(source.files)), "path": _place(request.model)},
-                       data={"name": _described(request)}, executor=_component("executor", request.executor),
-                       **sections)
+    metrics = MetricsConfig(
+        "_".join(["accuracy", *objectives]),
+        accuracy,
+        objectives,
+        None if request.weights is None else list(request.weights),
+    )
+    config = RunConfig(
+        strategy=plain,
+        backend=backend_config,
+        metrics=metrics,
+        model={"name": next(iter(source.files)), "path": _place(request.model)},
+        data={"name": _described(request)},
+        executor=_component("executor", request.executor),
+        **sections,
+    )
     config.validate()
     make.check(strategy)
     evaluation, calibration = _samples(request)
     folder = RunFolder(_run_dir(request.run_dir))
     backend = found.create("backend", backend_config, config.measure.threads)
-    parts = Parts(backend, source, evaluation, calibration, _preprocess(request.preprocess), metric)
-    setup = Setup(config, LocalBench(parts, config), lambda problem: make(strategy, problem),
-                  found.create("executor", config.executor), _plain(config))
+    parts = TargetParts(backend, source, evaluation, calibration, _preprocess(request.preprocess), metric)
+    setup = Setup(
+        config,
+        LocalTarget(parts, config),
+        lambda problem: make(strategy, problem),
+        found.create("executor", config.executor),
+        _plain(config),
+    )
     result = execute(found, setup, folder, run_log)
     study = Study(folder.path)
     if result["status"] == "failed":
         errors = [trial.error for trial in study.trials if trial.error]
-        raise EngineError(f"no configuration could be measured: {errors[0] if errors else result['stop_reason']} "
-                          f"(see {folder.path})")
+        raise EngineError(
+            f"no configuration could be measured: {errors[0] if errors else result['stop_reason']} (see {folder.path})"
+        )
     return study, backend
 
 
@@ -144,8 +159,11 @@ def _strategy(found: Registry, plain: Mapping[str, Any], secrets: Mapping[str, s
     known = {field.name for field in dataclasses.fields(settings)} if settings is not None else set()
     for name, value in secrets.items():
         if name not in known:
-            raise InputError(f"strategy.{name}", f"is not a setting of strategy {plain['name']!r}",
-                             f"allowed: {', '.join(sorted(known))}")
+            raise InputError(
+                f"strategy.{name}",
+                f"is not a setting of strategy {plain['name']!r}",
+                f"allowed: {', '.join(sorted(known))}",
+            )
         setattr(settings, name, value)
     return settings
 
@@ -164,8 +182,9 @@ def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
         if section == "space":
             # Keys are regular expressions, which OmegaConf would read as interpolations.
             precisions = values.pop("excluded_precisions", None) or []
-            made[section] = SpaceConfig(**values, excluded_precisions=[precisions] if isinstance(precisions, str)
-                                        else list(precisions))
+            made[section] = SpaceConfig(
+                **values, excluded_precisions=[precisions] if isinstance(precisions, str) else list(precisions)
+            )
             continue
         try:
             made[section] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
@@ -242,7 +261,7 @@ def _described(request: Request) -> str:
 
 def _plain(config: RunConfig) -> dict[str, Any]:
     """The configuration for ``config.yaml``; there is no secret in it."""
-    return {**{name: getattr(config, name) for name in ("strategy", "backend", "model", "data", "executor")},
-            **{name: asdict(getattr(config, name)) for name in ("metrics", "tuning", "space", "measure")}}
-
-
+    return {
+        **{name: getattr(config, name) for name in ("strategy", "backend", "model", "data", "executor")},
+        **{name: asdict(getattr(config, name)) for name in ("metrics", "tuning", "space", "measure")},
+    }

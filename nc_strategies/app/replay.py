@@ -11,15 +11,15 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nc_strategies.app import bench as benches
 from nc_strategies.app import status
+from nc_strategies.app import target as benches
 from nc_strategies.app.logs import RunLog
 from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceConfig, TuningConfig
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.measuring.target import Finish, MeasurementTarget
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Goal
 from nc_strategies.report.run_files import RunFiles
-from nc_strategies.study.bench import Bench, Finish
 from nc_strategies.study.folder import CONFIG, IDENTITY, VERSIONS
 from nc_strategies.study.tune import make_goal, make_space
 
@@ -51,11 +51,11 @@ def replay(run_dir: Path) -> dict[str, Any]:
     log = RunLog()
     with ExitStack() as stack:
         stack.callback(log.close)
-        bench = benches.start(config)
-        stack.callback(bench.close)
-        _check(run, bench)
-        finish, goal = _measure(run, config, bench, saved)
-        return _compared(run, finish, goal, dict(bench.versions()))
+        target = benches.start(config)
+        stack.callback(target.close)
+        _check(run, target)
+        finish, goal = _measure(run, config, target, saved)
+        return _compared(run, finish, goal, dict(target.versions()))
 
 
 def _saved(run: RunFiles) -> Path:
@@ -93,29 +93,36 @@ def _config(run: RunFiles) -> RunConfig:
     return config
 
 
-def _check(run: RunFiles, bench: Bench) -> None:
+def _check(run: RunFiles, target: MeasurementTarget) -> None:
     """See that model and data are those of the run."""
-    before, now = run.config.get(IDENTITY) or {}, bench.facts()
+    before, now = run.config.get(IDENTITY) or {}, target.facts()
     for name, key in HASHES.items():
         if now[name] != before.get(name):
-            raise InputError(key, f"has changed since the run (its {name} was {str(before.get(name))[:16]}, is "
-                                  f"{str(now[name])[:16]})", "the files of the run")
+            raise InputError(
+                key,
+                f"has changed since the run (its {name} was {str(before.get(name))[:16]}, is {str(now[name])[:16]})",
+                "the files of the run",
+            )
 
 
-def _measure(run: RunFiles, config: RunConfig, bench: Bench, saved: Path) -> tuple[Finish, Goal]:
-    space = make_space(config, bench.load())
-    bench.calibrate()
-    goal = make_goal(config, bench.baseline(space))
+def _measure(run: RunFiles, config: RunConfig, target: MeasurementTarget, saved: Path) -> tuple[Finish, Goal]:
+    space = make_space(config, target.load())
+    target.calibrate()
+    goal = make_goal(config, target.baseline(space))
     assert run.chosen is not None
-    return bench.replay(saved, run.chosen, goal), goal
+    return target.replay(saved, run.chosen, goal), goal
 
 
 def _compared(run: RunFiles, finish: Finish, goal: Goal, versions: Mapping[str, str]) -> dict[str, Any]:
     then, final, base = run.result, finish.final, finish.baseline.evaluation
     tuned = then["tuned"]
     # As at the end of a run: better than fp32 with confidence.
-    surely = replace(final.evaluation, ratios=tuple((name, ratio * (1 + dict(final.evaluation.spread)[name]))
-                                                    for name, ratio in final.evaluation.ratios))
+    surely = replace(
+        final.evaluation,
+        ratios=tuple(
+            (name, ratio * (1 + dict(final.evaluation.spread)[name])) for name, ratio in final.evaluation.ratios
+        ),
+    )
     ops = final.executed.by_type()
     met, equal = goal.met(surely), ops == tuned["ops"]
     (low, high), (was_low, was_high) = final.speedup_ci95, then["speedup_ci95"]
@@ -123,16 +130,34 @@ def _compared(run: RunFiles, finish: Finish, goal: Goal, versions: Mapping[str, 
     before = run.config.get(VERSIONS) or {}
     return {
         "holds": met and equal,
-        "goal": {"metric": run.metric, "threshold": first.threshold, "higher_is_better": first.higher_is_better,
-                 "accuracy_met": goal.feasible(final.evaluation), "met": met, "then_met": then["status"] == "met"},
-        "accuracy": {"then": tuned["accuracy"], "now": final.evaluation.metric(first.metric),
-                     "fp32_then": then["baseline"]["accuracy"], "fp32_now": base.metric(first.metric),
-                     "loss_ci95": list(final.accuracy_loss_ci95) if final.accuracy_loss_ci95 else None},
-        "speedup": {"then": then["speedup"], "then_ci95": [was_low, was_high], "now": final.speedup,
-                    "now_ci95": [low, high], "overlap": low <= was_high and was_low <= high},
+        "goal": {
+            "metric": run.metric,
+            "threshold": first.threshold,
+            "higher_is_better": first.higher_is_better,
+            "accuracy_met": goal.feasible(final.evaluation),
+            "met": met,
+            "then_met": then["status"] == "met",
+        },
+        "accuracy": {
+            "then": tuned["accuracy"],
+            "now": final.evaluation.metric(first.metric),
+            "fp32_then": then["baseline"]["accuracy"],
+            "fp32_now": base.metric(first.metric),
+            "loss_ci95": list(final.accuracy_loss_ci95) if final.accuracy_loss_ci95 else None,
+        },
+        "speedup": {
+            "then": then["speedup"],
+            "then_ci95": [was_low, was_high],
+            "now": final.speedup,
+            "now_ci95": [low, high],
+            "overlap": low <= was_high and was_low <= high,
+        },
         "executed": {"equal": equal, "then": tuned["ops"], "now": ops},
-        "versions": {name: {"then": str(old), "now": versions[name]} for name, old in before.items()
-                     if name in versions and str(old) != versions[name]},
+        "versions": {
+            name: {"then": str(old), "now": versions[name]}
+            for name, old in before.items()
+            if name in versions and str(old) != versions[name]
+        },
     }
 
 

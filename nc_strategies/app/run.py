@@ -76,7 +76,7 @@ def _failed(code: int, text: str) -> Outcome:
 
 
 def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
-    from nc_strategies.app import bench as benches
+    from nc_strategies.app import target as benches
     from nc_strategies.report.table import render, show
     from nc_strategies.study.folder import RunFolder
     from nc_strategies.study.tune import Setup
@@ -98,10 +98,15 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     found.settings("tracker", settings.tracker)
     with ExitStack() as stack:
         stack.enter_context(folder.lock())
-        bench = benches.start(settings)
-        stack.callback(bench.close)
-        setup = Setup(settings, bench, lambda problem: make(strategy, problem),
-                      found.create("executor", settings.executor), resolved)
+        target = benches.start(settings)
+        stack.callback(target.close)
+        setup = Setup(
+            settings,
+            target,
+            lambda problem: make(strategy, problem),
+            found.create("executor", settings.executor),
+            resolved,
+        )
         if settings.plan:
             return _plan(setup, _Observers(found, StudyListener(), _progress(stack), resolved))
         result = execute(found, setup, folder, run_log)
@@ -209,8 +214,9 @@ class _Said(StudyListener):
 class _Observers(StudyListener):
     """Passes events on to the page, the progress line and plugins."""
 
-    def __init__(self, found: Registry, writer: StudyListener, progress: StudyListener,
-                 told: Mapping[str, Any]) -> None:
+    def __init__(
+        self, found: Registry, writer: StudyListener, progress: StudyListener, told: Mapping[str, Any]
+    ) -> None:
         self._found, self._writer, self._progress, self._told = found, writer, progress, told
 
     def stage(self, text: str) -> None:
@@ -232,8 +238,14 @@ class _Observers(StudyListener):
     def trial_finished(self, study: Study, trial: Trial) -> None:
         done = trial.evaluation
         how = f" (stopped after {done.samples} samples)" if done and trial.state is TrialState.PRUNED else ""
-        log.info("trial %d%s %s: %s%s", trial.number, " (resumed)" if trial.resumed else "", trial.note, trial.error or
-                 (done and f"{done.metric('accuracy'):.4f}, {1 / done.ratio('latency'):.2f} times fp32"), how)
+        log.info(
+            "trial %d%s %s: %s%s",
+            trial.number,
+            " (resumed)" if trial.resumed else "",
+            trial.note,
+            trial.error or (done and f"{done.metric('accuracy'):.4f}, {1 / done.ratio('latency'):.2f} times fp32"),
+            how,
+        )
         self._progress.trial_finished(study, trial)
         self._writer.trial_finished(study, trial)
         self._found.notify("ncs_trial_finished", study=study, trial=trial)

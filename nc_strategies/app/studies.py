@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.measuring.measurer import METRIC
 from nc_strategies.problem import Trial
 from nc_strategies.report.table import COLUMNS, row, verdict
 from nc_strategies.study.folder import RESULT
 from nc_strategies.study.journal import Journal
-from nc_strategies.study.measure import METRIC
 
 
 class Study:
@@ -36,8 +36,9 @@ class Study:
         try:
             self.result: dict[str, Any] = json.loads((self.run_dir / RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError("run_dir", f"{self.run_dir} holds no result ({first_line(error)})",
-                             "the folder of a finished run") from None
+            raise InputError(
+                "run_dir", f"{self.run_dir} holds no result ({first_line(error)})", "the folder of a finished run"
+            ) from None
         self.trials: list[Trial] = Journal(self.run_dir, METRIC).read()
 
     @property
@@ -70,8 +71,11 @@ class Study:
         try:
             import pandas
         except ImportError as error:
-            raise InputError("to_dataframe", f"pandas cannot be imported ({first_line(error)})",
-                             "pip install 'nc-strategies[notebook]'") from error
+            raise InputError(
+                "to_dataframe",
+                f"pandas cannot be imported ({first_line(error)})",
+                "pip install 'nc-strategies[notebook]'",
+            ) from error
         return pandas.DataFrame(self.rows(), columns=list(_FIELDS)).set_index("number")
 
     def plot(self) -> Any:
@@ -86,21 +90,33 @@ class Study:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise InputError("plot", f"matplotlib cannot be imported ({first_line(error)})",
-                             "pip install 'nc-strategies[notebook]'") from error
+            raise InputError(
+                "plot", f"matplotlib cannot be imported ({first_line(error)})", "pip install 'nc-strategies[notebook]'"
+            ) from error
         # A figure of its own: pyplot would keep it for ever, and open windows.
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
         measured = [entry for entry in self.rows() if entry["accuracy"] is not None]
-        axes.scatter([e["speedup"] for e in measured], [e["accuracy"] for e in measured], s=24, color="#4477aa",
-                     label="trials")
+        axes.scatter(
+            [e["speedup"] for e in measured], [e["accuracy"] for e in measured], s=24, color="#4477aa", label="trials"
+        )
         axes.scatter([1.0], [self.result["baseline"]["accuracy"]], marker="s", color="black", label="fp32")
         axes.axhline(self.result["goal"]["threshold"], color="#bbbbbb", linestyle="--", label="threshold")
         if self.result["tuned"]:
-            axes.scatter([self.result["speedup"]], [self.result["tuned"]["accuracy"]], marker="*", s=160,
-                         color="#cc6677", label="saved model", zorder=3)
-        axes.set(xlabel="speed-up over fp32", ylabel=self.result["goal"]["metric"],
-                 title=f"{self.result['model']}: {self.result['strategy']} on {self.result['backend']}")
+            axes.scatter(
+                [self.result["speedup"]],
+                [self.result["tuned"]["accuracy"]],
+                marker="*",
+                s=160,
+                color="#cc6677",
+                label="saved model",
+                zorder=3,
+            )
+        axes.set(
+            xlabel="speed-up over fp32",
+            ylabel=self.result["goal"]["metric"],
+            title=f"{self.result['model']}: {self.result['strategy']} on {self.result['backend']}",
+        )
         axes.legend()
         return figure
 
@@ -110,12 +126,24 @@ class Study:
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS)
         body = "".join(f"<td>{html.escape(cell)}</td>" for cell in row(self.result))
-        return (f"<p><b>{html.escape(verdict(self.result).plain)}</b></p><table><thead><tr>{head}</tr></thead>"
-                f"<tbody><tr>{body}</tr></tbody></table><p>{html.escape(str(self.model_path))}</p>")
+        return (
+            f"<p><b>{html.escape(verdict(self.result).plain)}</b></p><table><thead><tr>{head}</tr></thead>"
+            f"<tbody><tr>{body}</tr></tbody></table><p>{html.escape(str(self.model_path))}</p>"
+        )
 
 
-_FIELDS = ("number", "state", "accuracy", "latency_ms", "speedup", "size_bytes", "int8_ops", "fp32_ops", "note",
-           "error")
+_FIELDS = (
+    "number",
+    "state",
+    "accuracy",
+    "latency_ms",
+    "speedup",
+    "size_bytes",
+    "int8_ops",
+    "fp32_ops",
+    "note",
+    "error",
+)
 
 
 def _row(trial: Trial) -> dict[str, Any]:
@@ -124,7 +152,12 @@ def _row(trial: Trial) -> dict[str, Any]:
     values |= {"number": trial.number, "state": str(trial.state), "note": trial.note, "error": trial.error}
     if done is not None:
         known, ratio = dict(done.values), dict(done.ratios).get("latency", math.nan)
-        values |= {"accuracy": dict(done.metrics).get(METRIC), "latency_ms": known.get("latency_ms"),
-                   "speedup": 1 / ratio, "size_bytes": int(known.get("size_bytes", 0)), "int8_ops": done.int8_ops,
-                   "fp32_ops": done.fp32_ops}
+        values |= {
+            "accuracy": dict(done.metrics).get(METRIC),
+            "latency_ms": known.get("latency_ms"),
+            "speedup": 1 / ratio,
+            "size_bytes": int(known.get("size_bytes", 0)),
+            "int8_ops": done.int8_ops,
+            "fp32_ops": done.fp32_ops,
+        }
     return values

@@ -12,13 +12,26 @@ from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
 
 
 def tune(
-    model: Any, data: Any = None, *, strategy: str | Mapping[str, Any] = "basic",
-    backend: str | Mapping[str, Any] | None = None, metric: Any = "top1", higher_is_better: bool | None = None,
-    objectives: str | Sequence[str] = "latency", weights: Sequence[float] | None = None, criterion: str = "relative",
-    tolerable_loss: float = 0.01, max_trials: int = 100, timeout: float = 0.0, calibration: Any = None,
-    calibration_samples: int = CALIBRATION_SAMPLES, preprocess: Preprocess | Mapping[str, Any] | None = None,
-    eval_func: Callable[[Any], float] | None = None, executor: str | Mapping[str, Any] = "serial",
-    run_dir: str | Path | None = None, **options: Any,
+    model: Any,
+    data: Any = None,
+    *,
+    strategy: str | Mapping[str, Any] = "basic",
+    backend: str | Mapping[str, Any] | None = None,
+    metric: Any = "top1",
+    higher_is_better: bool | None = None,
+    objectives: str | Sequence[str] = "latency",
+    weights: Sequence[float] | None = None,
+    criterion: str = "relative",
+    tolerable_loss: float = 0.01,
+    max_trials: int = 100,
+    timeout: float = 0.0,
+    calibration: Any = None,
+    calibration_samples: int = CALIBRATION_SAMPLES,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
+    eval_func: Callable[[Any], float] | None = None,
+    executor: str | Mapping[str, Any] = "serial",
+    run_dir: str | Path | None = None,
+    **options: Any,
 ) -> Study:
     """Tune a trained model to int8, as the command line does, from Python.
 
@@ -56,8 +69,30 @@ def tune(
         InputError: something that was given does not fit; the message names it.
         EngineError: the engine could not measure anything.
     """
-    everything = {"criterion": criterion, "tolerable_loss": tolerable_loss, "max_trials": max_trials,
-                  "timeout": timeout, **options}
-    study, _ = run(Request(model, data, strategy, backend, metric, higher_is_better, objectives, weights, calibration,
-                           calibration_samples, preprocess, eval_func, executor, run_dir, options=everything))
+    everything = {
+        "criterion": criterion,
+        "tolerable_loss": tolerable_loss,
+        "max_trials": max_trials,
+        "timeout": timeout,
+        **options,
+    }
+    study, _ = run(
+        Request(
+            model,
+            data,
+            strategy,
+            backend,
+            metric,
+            higher_is_better,
+            objectives,
+            weights,
+            calibration,
+            calibration_samples,
+            preprocess,
+            eval_func,
+            executor,
+            run_dir,
+            options=everything,
+        )
+    )
     return study

@@ -9,42 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.models import ModelSource
+from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import Capabilities, Config
-
-Batch = Mapping[str, NDArray[Any]]
-"""Input name to array; the first axis counts samples."""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a model.
-
-    Args:
-        name: Its name.
-        shape: Its shape, None for a dimension that is free.
-        dtype: Its numpy type.
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: np.dtype[Any]
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A loaded model's inputs and outputs."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-    @property
-    def batch_size(self) -> int | None:
-        """The only batch size the model takes, None when it takes any."""
-        return self.inputs[0].shape[0] if self.inputs[0].shape else None
 
 
 @dataclass(frozen=True)
@@ -77,28 +47,6 @@ class ExecutedOps:
         """Operator type to how many executed in ``int8`` and in ``fp32``."""
         kinds = sorted({*self.int8, *self.fp32})
         return {kind: {"int8": self.int8.get(kind, 0), "fp32": self.fp32.get(kind, 0)} for kind in kinds}
-
-
-@dataclass(frozen=True)
-class Link:
-    """A tensor between operators, where a conversion is paid when int8 meets floating point.
-
-    Args:
-        producer: Operator with a choice that makes it; None for an input or what an operator without a choice makes.
-        consumers: Operators with a choice that take it, the first to run first.
-        elements: Its size for one sample, 0 when unknown.
-        float_consumer: An operator without a choice, or the caller, takes it too, in floating point.
-        single_form: Its int8 form is one for all consumers; otherwise each activation scheme among them has its own.
-        clipped: Activation schemes, as pairs (dtype, scheme), in whose form the producer's activation function is not
-            implied by the range, so that it runs on its own behind an int8 producer.
-    """
-
-    producer: str | None
-    consumers: tuple[str, ...]
-    elements: int = 0
-    float_consumer: bool = False
-    single_form: bool = True
-    clipped: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -158,7 +106,7 @@ class Executable(ABC):
         """Release the engine's memory."""
 
 
-class Switchable(ABC):
+class DualPrecisionSession(ABC):
     """One graph with both forms of every operator, between which each run chooses.
 
     It is slower than a configuration's own graph, but spares one graph a configuration: for many questions about few
@@ -189,7 +137,7 @@ class Switchable(ABC):
 class Backend(ABC):
     """An engine: what it can run of a model, and how a configuration becomes a graph it runs.
 
-    Call `load` first, then `capabilities`, `calibrate`, and `realise` as often as needed.
+    Call `load` first, then `capabilities`, `calibrate`, and `build` as often as needed.
 
     Args:
         settings: The backend's own settings, an instance of the schema it is registered with.
@@ -234,14 +182,14 @@ class Backend(ABC):
         """The model as it was given, run by the engine the way a user would run it."""
 
     @abstractmethod
-    def realise(self, config: Config) -> Executable:
+    def build(self, config: Config) -> Executable:
         """The graph of a configuration.
 
         Raises:
             EngineError: the engine could not build it.
         """
 
-    def switchable(self, config: Config) -> Switchable | None:
+    def dual_precision_session(self, config: Config) -> DualPrecisionSession | None:
         """Both forms of every operator in one graph, the int8 ones as in a configuration; None where there is none.
 
         Raises:
@@ -264,7 +212,7 @@ class Backend(ABC):
         It can be called on a fresh backend, too; what `executed` says need not work then.
         """
 
-    def links(self) -> tuple[Link, ...]:
+    def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
         """The tensors at which int8 may meet floating point.
 
         What is known of them from `capabilities` by default: a tensor an operator, no sizes but the output's.
@@ -274,18 +222,18 @@ class Backend(ABC):
         consumers: dict[str, dict[str, None]] = {}
         for producer, consumer in capabilities.edges:
             consumers.setdefault(producer, {})[consumer] = None
-        return tuple(Link(name, tuple(readers), elements[name]) for name, readers in consumers.items())
+        return tuple(ConversionEdge(name, tuple(readers), elements[name]) for name, readers in consumers.items())
 
     def native(self, config: Config | None) -> Any:
         """A model as the user of the engine knows it, for a function of the user's that evaluates it.
 
         Args:
-            config: What to realise; None for the model as given.
+            config: What to build; None for the model as given.
 
         Returns:
             An object of the engine's framework; an `Executable` where the engine has none of its own.
         """
-        return self.reference() if config is None else self.realise(config)
+        return self.reference() if config is None else self.build(config)
 
     def keep(self, folder: Path) -> None:  # noqa: B027 - optional, nothing to keep by default
         """Leave in the run's folder what the run made of the model to work on, such as its form in another format."""

@@ -56,8 +56,14 @@ def summarise(nodes: Iterable[NodeTimes], traced: bool = False) -> Profile:
             ops[node.operator] += seconds
         else:
             other += seconds
-    return Profile(dict(ops), tuple(conversions), other, {name: counts[name] for name in ops}, counts[None],
-                   tuple(converted) if traced else ())
+    return Profile(
+        dict(ops),
+        tuple(conversions),
+        other,
+        {name: counts[name] for name in ops},
+        counts[None],
+        tuple(converted) if traced else (),
+    )
 
 
 def _usual(seconds: list[float]) -> float:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Batch, ModelInfo, TensorSpec
 from nc_strategies.data.settings import Preprocess
 from nc_strategies.data.spool import NoRoomError, allocate, chunks
 from nc_strategies.errors import InputError
+from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,9 @@ class Dataset:
         InputError: the samples do not fit the model's inputs.
     """
 
-    def __init__(self, raw: Raw, preprocess: Preprocess, info: ModelInfo,
-                 order: NDArray[np.intp] | None = None) -> None:
+    def __init__(
+        self, raw: Raw, preprocess: Preprocess, info: ModelInfo, order: NDArray[np.intp] | None = None
+    ) -> None:
         self.raw = raw
         self._order = order
         self._labels: NDArray[Any] | None = None
@@ -96,8 +97,11 @@ class Dataset:
         self._sources = self._match(raw, info)
         unknown = set(preprocess.inputs or ()) - set(self._specs)
         if unknown:
-            raise InputError("data.preprocess.inputs", f"names {', '.join(sorted(unknown))}",
-                             f"the model's inputs: {', '.join(self._specs)}")
+            raise InputError(
+                "data.preprocess.inputs",
+                f"names {', '.join(sorted(unknown))}",
+                f"the model's inputs: {', '.join(self._specs)}",
+            )
         first = self._make(0, 1)
         for name, array in first.items():
             self._check(name, array)
@@ -129,8 +133,12 @@ class Dataset:
         index = np.arange(start, stop) % len(self)
         if self._order is not None:
             index = self._order[index]
-        return {name: np.asarray(self._kept[name][index]) if name in self._kept
-                else np.concatenate([self._one(name, i, i + 1) for i in index.tolist()]) for name in self._sources}
+        return {
+            name: np.asarray(self._kept[name][index])
+            if name in self._kept
+            else np.concatenate([self._one(name, i, i + 1) for i in index.tolist()])
+            for name in self._sources
+        }
 
     def batches(self, size: int) -> Iterator[tuple[Batch, NDArray[Any] | None, int]]:
         """All samples in order, as (inputs, labels, number of samples that count).
@@ -145,8 +153,10 @@ class Dataset:
             yield self.batch(start, size if self._batch_size else count), labels, count
 
     def _slice(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        return {name: np.asarray(self._kept[name][start:stop]) if name in self._kept else self._one(name, start, stop)
-                for name in self._sources}
+        return {
+            name: np.asarray(self._kept[name][start:stop]) if name in self._kept else self._one(name, start, stop)
+            for name in self._sources
+        }
 
     def _make(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         return {name: self._one(name, start, stop) for name in self._sources}
@@ -155,8 +165,9 @@ class Dataset:
         array, dtype = self._sources[name][start:stop], self._specs[name].dtype
         values = array if self._passes(name) else self._preprocess(array)
         if dtype.kind in "iu" and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
-            raise InputError(self.raw.key, f"input {name!r} takes {dtype}, the data has fractions",
-                             "see data.preprocess")
+            raise InputError(
+                self.raw.key, f"input {name!r} takes {dtype}, the data has fractions", "see data.preprocess"
+            )
         return np.asarray(values.astype(dtype, copy=False))
 
     def _passes(self, name: str) -> bool:
@@ -186,8 +197,11 @@ class Dataset:
             return dict(zip(names, raw.inputs.values(), strict=True))
         missing = [name for name in names if name not in raw.inputs]
         if missing:
-            raise InputError(raw.key, f"has no array for the model's input {', '.join(missing)}",
-                             f"it has {', '.join(raw.inputs)}; arrays are named as the inputs are")
+            raise InputError(
+                raw.key,
+                f"has no array for the model's input {', '.join(missing)}",
+                f"it has {', '.join(raw.inputs)}; arrays are named as the inputs are",
+            )
         return {name: raw.inputs[name] for name in names}
 
     def _check(self, name: str, array: NDArray[Any]) -> None:
@@ -197,8 +211,11 @@ class Dataset:
             return
         hint = _layout_hint(spec, got)
         shown = tuple("any" if d is None else d for d in want)
-        raise InputError(self.raw.key, f"samples have shape {got} after preprocessing",
-                         f"input {name!r} takes {shown}{hint}".replace("'any'", "any"))
+        raise InputError(
+            self.raw.key,
+            f"samples have shape {got} after preprocessing",
+            f"input {name!r} takes {shown}{hint}".replace("'any'", "any"),
+        )
 
 
 def _layout_hint(spec: TensorSpec, got: tuple[int, ...]) -> str:

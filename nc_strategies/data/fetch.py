@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.child import serve
 from nc_strategies.data.settings import ImageForm
 from nc_strategies.data.spool import Spool
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.runtime.child import serve
 
 BLOCK = 64
 """Samples that are stacked and written at a time."""
@@ -63,8 +63,9 @@ def _array(value: Any, form: ImageForm) -> NDArray[Any]:
 
         from nc_strategies.data.pictures import fit
     except ImportError as error:
-        raise InputError(KEY, f"a package is missing ({first_line(error)})",
-                         "pip install 'nc-strategies[images]'") from None
+        raise InputError(
+            KEY, f"a package is missing ({first_line(error)})", "pip install 'nc-strategies[images]'"
+        ) from None
     try:
         return fit(Image.fromarray(value[:, :, 0] if shape[2] == 1 else value) if picture else value, form)
     except ValueError as error:
@@ -76,33 +77,44 @@ def _stack(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
         return np.stack(arrays)
     except ValueError:
         shapes = sorted({str(array.shape) for array in arrays})
-        raise InputError(KEY, f"samples of {name!r} have different shapes ({', '.join(shapes[:3])})",
-                         "data.image.resize and data.image.crop make pictures equal") from None
+        raise InputError(
+            KEY,
+            f"samples of {name!r} have different shapes ({', '.join(shapes[:3])})",
+            "data.image.resize and data.image.crop make pictures equal",
+        ) from None
 
 
 def _tfds(settings: dict[str, Any], split: str) -> Iterator[Mapping[str, Any]]:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise InputError("data=tfds", f"a package is missing ({first_line(error)})",
-                         "pip install 'nc-strategies[tfds]'") from None
+        raise InputError(
+            "data=tfds", f"a package is missing ({first_line(error)})", "pip install 'nc-strategies[tfds]'"
+        ) from None
     try:
-        found = tfds.load(settings["dataset"], split=split, data_dir=settings["data_dir"],
-                          download=settings["download"], shuffle_files=False)
+        found = tfds.load(
+            settings["dataset"],
+            split=split,
+            data_dir=settings["data_dir"],
+            download=settings["download"],
+            shuffle_files=False,
+        )
         yield from _mappings(tfds.as_numpy(found))
     except InputError:
         raise
     except Exception as error:  # the package raises what it meets
-        raise InputError(KEY, f"{settings['dataset']} cannot be read ({first_line(error)})",
-                         "see data.data_dir and data.download") from error
+        raise InputError(
+            KEY, f"{settings['dataset']} cannot be read ({first_line(error)})", "see data.data_dir and data.download"
+        ) from error
 
 
 def _huggingface(settings: dict[str, Any], split: str) -> Iterator[Mapping[str, Any]]:
     try:
         import datasets
     except ImportError as error:
-        raise InputError("data=huggingface", f"a package is missing ({first_line(error)})",
-                         "pip install 'nc-strategies[datasets]'") from None
+        raise InputError(
+            "data=huggingface", f"a package is missing ({first_line(error)})", "pip install 'nc-strategies[datasets]'"
+        ) from None
     name = settings["dataset"]
     folder = Path(name).expanduser()
     try:
@@ -116,8 +128,9 @@ def _huggingface(settings: dict[str, Any], split: str) -> Iterator[Mapping[str, 
     except InputError:
         raise
     except Exception as error:  # as above
-        raise InputError(KEY, f"{name} cannot be read ({first_line(error)})",
-                         "an id of the hub, or a folder; see data.split") from error
+        raise InputError(
+            KEY, f"{name} cannot be read ({first_line(error)})", "an id of the hub, or a folder; see data.split"
+        ) from error
 
 
 def _mappings(rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:

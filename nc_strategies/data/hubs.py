@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nc_strategies.child import run_child
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.loaders import check_samples, split
 from nc_strategies.data.settings import HuggingFaceDataSettings, TfdsSettings
 from nc_strategies.data.spool import mapped
+from nc_strategies.runtime.child import run_child
 
 FETCH = "nc_strategies.data.fetch"
 
@@ -43,8 +43,10 @@ class _HubData:
             request = {"settings": asdict(self.settings), "split": part, "wanted": wanted, "folder": str(folder)}
             answer = run_child(FETCH, request, "data.dataset", "reading the data set")
             # A mapped file stays readable when its name is gone, and its room is free when nobody reads it.
-            arrays = {name: mapped(folder / f"{name}.raw", tuple(shape), dtype)
-                      for name, (shape, dtype) in answer["arrays"].items()}
+            arrays = {
+                name: mapped(folder / f"{name}.raw", tuple(shape), dtype)
+                for name, (shape, dtype) in answer["arrays"].items()
+            }
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         labels = arrays.pop("y", None)

@@ -13,8 +13,14 @@ BOX_ARRAYS = ("boxes", "labels", "image_ids")
 NO_BOX = -1.0
 
 
-def pack_boxes(key: str, samples: int, boxes: NDArray[Any], labels: NDArray[Any], image_ids: NDArray[Any],
-               iscrowd: NDArray[Any] | None = None) -> NDArray[np.float64]:
+def pack_boxes(
+    key: str,
+    samples: int,
+    boxes: NDArray[Any],
+    labels: NDArray[Any],
+    image_ids: NDArray[Any],
+    iscrowd: NDArray[Any] | None = None,
+) -> NDArray[np.float64]:
     """Boxes of all samples as one array.
 
     Args:
@@ -33,17 +39,23 @@ def pack_boxes(key: str, samples: int, boxes: NDArray[Any], labels: NDArray[Any]
         InputError: the arrays do not fit each other or the samples.
     """
     crowd = np.zeros(len(boxes)) if iscrowd is None else iscrowd
-    for name, array, wanted in (("boxes", boxes, (len(boxes), 4)), ("labels", labels, (len(boxes),)),
-                                ("image_ids", image_ids, (len(boxes),)), ("iscrowd", crowd, (len(boxes),))):
+    for name, array, wanted in (
+        ("boxes", boxes, (len(boxes), 4)),
+        ("labels", labels, (len(boxes),)),
+        ("image_ids", image_ids, (len(boxes),)),
+        ("iscrowd", crowd, (len(boxes),)),
+    ):
         if array.shape != wanted or array.dtype.kind not in "fiub":
-            raise InputError(key, f"array {name!r} has shape {array.shape} and type {array.dtype}",
-                             f"numbers of shape {wanted}")
+            raise InputError(
+                key, f"array {name!r} has shape {array.shape} and type {array.dtype}", f"numbers of shape {wanted}"
+            )
     if len(labels) and labels.min() < 0:
         raise InputError(key, f"array 'labels' holds {labels.min()}", "class numbers from 0")
     owners = image_ids.astype(np.int64)
     if not np.array_equal(owners, image_ids) or (len(owners) and not 0 <= owners.min() <= owners.max() < samples):
-        raise InputError(key, "array 'image_ids' names samples that are not there",
-                         f"positions in x, from 0 to {samples - 1}")
+        raise InputError(
+            key, "array 'image_ids' names samples that are not there", f"positions in x, from 0 to {samples - 1}"
+        )
     counts = np.bincount(owners, minlength=samples)
     packed = np.zeros((samples, max(1, int(counts.max(initial=0))), 6))
     packed[:, :, 4] = NO_BOX

@@ -13,7 +13,7 @@ from nc_strategies.data.npz import read_npz
 from nc_strategies.data.settings import NpzSettings, PythonDataSettings, SampleDataSettings
 from nc_strategies.data.spool import Spool
 from nc_strategies.errors import InputError
-from nc_strategies.targets import guarded, load_target
+from nc_strategies.runtime.lazy_target import guarded, load_target
 
 __all__ = ["NpzData", "PythonData", "SampleData", "check_samples", "read_npz", "split"]
 
@@ -43,8 +43,11 @@ def split(evaluation: Raw, calibration: Raw | None, wanted: int, other: str) -> 
     if calibration is not None:
         return evaluation, calibration.take(0, wanted)
     if len(evaluation) <= wanted:
-        raise InputError("data.calibration_samples", f"takes {wanted} of {len(evaluation)} samples",
-                         f"some must be left to evaluate; give {other} or fewer")
+        raise InputError(
+            "data.calibration_samples",
+            f"takes {wanted} of {len(evaluation)} samples",
+            f"some must be left to evaluate; give {other} or fewer",
+        )
     return evaluation.take(wanted, len(evaluation)), evaluation.take(0, wanted)
 
 
@@ -78,9 +81,13 @@ class SampleData:
     def __init__(self, settings: SampleDataSettings) -> None:
         from nc_strategies import samples
 
-        self._files = NpzData(NpzSettings(
-            path=str(samples.evaluation_images()), calibration_path=str(samples.calibration_images()),
-            calibration_samples=settings.calibration_samples))
+        self._files = NpzData(
+            NpzSettings(
+                path=str(samples.evaluation_images()),
+                calibration_path=str(samples.calibration_images()),
+                calibration_samples=settings.calibration_samples,
+            )
+        )
 
     def load(self) -> tuple[Raw, Raw]:
         """Evaluation and calibration samples."""
@@ -104,8 +111,9 @@ class PythonData:
         calibration = None
         evaluation = self._call("data.target", settings.target)
         if settings.calibration_target is not None:
-            calibration = self._call("data.calibration_target", settings.calibration_target,
-                                     settings.calibration_samples)
+            calibration = self._call(
+                "data.calibration_target", settings.calibration_target, settings.calibration_samples
+            )
         return split(evaluation, calibration, settings.calibration_samples, "data.calibration_target")
 
     def _call(self, key: str, target: str, wanted: int = 0) -> Raw:
@@ -127,8 +135,9 @@ def _as_raw(key: str, target: str, made: Any, wanted: int) -> Raw:
                     break
             arrays = spool.arrays()
     else:
-        raise InputError(key, f"{target} returned a {type(made).__name__}",
-                         "expected (x, y) or an iterable of (x, y) batches")
+        raise InputError(
+            key, f"{target} returned a {type(made).__name__}", "expected (x, y) or an iterable of (x, y) batches"
+        )
     labels = arrays.pop("y", None)
     return Raw(key, arrays, labels)
 

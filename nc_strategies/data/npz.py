@@ -46,8 +46,9 @@ def read_npz(key: str, path: str) -> Raw:
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - damaged files make zipfile, zlib and numpy's header parser raise anything
-        raise InputError(key, f"{file} cannot be read as .npz ({first_line(error)})",
-                         "arrays x and y saved by numpy.savez") from None
+        raise InputError(
+            key, f"{file} cannot be read as .npz ({first_line(error)})", "arrays x and y saved by numpy.savez"
+        ) from None
     boxes = [] if "y" in arrays or not set(BOX_ARRAYS) <= set(arrays) else [arrays.pop(name) for name in BOX_ARRAYS]
     crowd = arrays.pop("iscrowd", None) if boxes else None
     labels = arrays.pop("y", None)

@@ -13,8 +13,7 @@ from nc_strategies.data.dataset import Raw
 from nc_strategies.data.loaders import read_npz
 from nc_strategies.errors import InputError, first_line
 
-ALLOWED = ("arrays (x, y), an .npz file, or an iterable of batches (x, y): a tf.data.Dataset, a torch DataLoader, "
-           "a list")
+ALLOWED = "arrays (x, y), an .npz file, or an iterable of batches (x, y): a tf.data.Dataset, a torch DataLoader, a list"
 LABELS = ("y", "label", "labels")
 
 
@@ -121,6 +120,9 @@ def head(raw: Raw, count: int) -> tuple[Raw, Raw]:
         InputError: nothing would be left.
     """
     if len(raw) <= count:
-        raise InputError("calibration_samples", f"takes {count} of {len(raw)} samples",
-                         "some must be left to evaluate; give calibration data or fewer")
+        raise InputError(
+            "calibration_samples",
+            f"takes {count} of {len(raw)} samples",
+            "some must be left to evaluate; give calibration data or fewer",
+        )
     return raw.take(count, len(raw)), raw.take(0, count)

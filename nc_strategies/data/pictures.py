@@ -80,12 +80,17 @@ class ImageFolderData:
             calibration = [others[i] for i in _spread(len(others), min(wanted, len(others)))]
             return self._read("data.path", files, labels), self._read("data.calibration_path", calibration)
         if len(files) <= wanted:
-            raise InputError("data.calibration_samples", f"takes {wanted} of {len(files)} pictures",
-                             "some must be left to evaluate; give data.calibration_path or fewer")
+            raise InputError(
+                "data.calibration_samples",
+                f"takes {wanted} of {len(files)} pictures",
+                "some must be left to evaluate; give data.calibration_path or fewer",
+            )
         taken = _spread(len(files), wanted)
         left = np.setdiff1d(np.arange(len(files)), taken)
-        return (self._read("data.path", [files[i] for i in left], labels[left]),
-                self._read("data.path", [files[i] for i in taken], labels[taken]))
+        return (
+            self._read("data.path", [files[i] for i in left], labels[left]),
+            self._read("data.path", [files[i] for i in taken], labels[taken]),
+        )
 
     def _read(self, key: str, files: Sequence[Path], labels: NDArray[Any] | None = None) -> Raw:
         form = self.settings.image
@@ -98,8 +103,11 @@ class ImageFolderData:
         def read(place: int) -> None:
             array = _decode(key, files[place], form)
             if array.shape != first.shape:
-                raise InputError(key, f"{files[place]} is of shape {array.shape}, {files[0]} of {first.shape}",
-                                 "data.image.crop, or data.image.resize=[height,width], makes them equal")
+                raise InputError(
+                    key,
+                    f"{files[place]} is of shape {array.shape}, {files[0]} of {first.shape}",
+                    "data.image.crop, or data.image.resize=[height,width], makes them equal",
+                )
             pictures[place] = array
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

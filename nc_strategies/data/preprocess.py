@@ -37,8 +37,11 @@ def apply(preprocess: Preprocess, x: NDArray[Any]) -> NDArray[Any]:
         mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (preprocess.mean, preprocess.std))
         count = values.shape[-1 if channels_last else 1]
         if {mean.size, std.size} - {1, count}:
-            raise InputError("data.preprocess.mean/std", f"have {mean.size}/{std.size} numbers",
-                             f"expected 1 or {count}, the data has {count} channels")
+            raise InputError(
+                "data.preprocess.mean/std",
+                f"have {mean.size}/{std.size} numbers",
+                f"expected 1 or {count}, the data has {count} channels",
+            )
         values = (values - mean) / std
     if preprocess.layout is not None:
         if values.ndim != 4:
@@ -48,6 +51,7 @@ def apply(preprocess: Preprocess, x: NDArray[Any]) -> NDArray[Any]:
         elif preprocess.layout == "nhwc" and not channels_last:
             values = values.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(values, np.float32)
+
 
 def _channels_last(preprocess: Preprocess, shape: tuple[int, ...]) -> bool:
     few = (1, 3, 4)

@@ -96,8 +96,9 @@ class ImageForm:
         if self.channels not in (1, 3, None):
             raise InputError("data.image.channels", f"is {self.channels}", "allowed: 1, 3, null")
         if self.interpolation not in INTERPOLATIONS:
-            raise InputError("data.image.interpolation", f"is {self.interpolation!r}",
-                             f"allowed: {', '.join(INTERPOLATIONS)}")
+            raise InputError(
+                "data.image.interpolation", f"is {self.interpolation!r}", f"allowed: {', '.join(INTERPOLATIONS)}"
+            )
 
 
 def _as_stored() -> ImageForm:
@@ -236,8 +237,8 @@ class HuggingFaceDataSettings:
 
 @dataclass
 class SampleDataSettings:
-    """Settings of `SampleData`."""
+    """Settings of `SampleData`; its pictures hold 0 to 255, its model takes -1 to 1."""
 
     name: str = "sample"
     calibration_samples: int = CALIBRATION_SAMPLES
-    preprocess: Preprocess = field(default_factory=Preprocess)
+    preprocess: Preprocess = field(default_factory=lambda: Preprocess(scale=2 / 255, offset=-1.0))

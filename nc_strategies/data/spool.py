@@ -94,8 +94,9 @@ class Spool:
             InputError: names or shapes differ from those of the first batch, or there is no room.
         """
         if self._files and set(batch) != set(self._files):
-            raise InputError(self.key, f"one batch has {', '.join(sorted(batch))}, the first had "
-                             f"{', '.join(sorted(self._files))}")
+            raise InputError(
+                self.key, f"one batch has {', '.join(sorted(batch))}, the first had {', '.join(sorted(self._files))}"
+            )
         for name, array in batch.items():
             if array.ndim == 0:
                 raise InputError(self.key, f"array {name!r} is a single number where samples are expected")
@@ -107,16 +108,25 @@ class Spool:
                 self._forms[name], self._counts[name] = form, 0
             shape, dtype = self._forms[name]
             if form[0] != shape:
-                raise InputError(self.key, f"array {name!r} has samples of shape {form[0]} and of {shape}",
-                                 "one shape for all samples")
+                raise InputError(
+                    self.key,
+                    f"array {name!r} has samples of shape {form[0]} and of {shape}",
+                    "one shape for all samples",
+                )
             try:
                 array.astype(dtype, casting="same_kind", copy=False).tofile(self._files[name])
             except TypeError:
-                raise InputError(self.key, f"array {name!r} is of type {form[1]} in one batch and of {dtype} in the "
-                                 "first", "one type for all samples") from None
+                raise InputError(
+                    self.key,
+                    f"array {name!r} is of type {form[1]} in one batch and of {dtype} in the first",
+                    "one type for all samples",
+                ) from None
             except OSError as error:
-                raise InputError(self.key, f"cannot be kept in {tempfile.gettempdir()} ({error.strerror})",
-                                 "TMPDIR names another folder") from None
+                raise InputError(
+                    self.key,
+                    f"cannot be kept in {tempfile.gettempdir()} ({error.strerror})",
+                    "TMPDIR names another folder",
+                ) from None
             self._counts[name] += len(array)
 
     def _open(self, name: str) -> IO[bytes]:

@@ -60,8 +60,11 @@ class _Table:
             raise InputError(key, f"no such file: {self.path}")
         self.header = next((line for _, line in self._lines()), [])
         if len(set(self.header)) != len(self.header) or not self.header:
-            raise InputError(key, f"the first line of {self.path} is {self.delimiter.join(self.header)!r}",
-                             "expected names of columns, each once")
+            raise InputError(
+                key,
+                f"the first line of {self.path} is {self.delimiter.join(self.header)!r}",
+                "expected names of columns, each once",
+            )
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """Lines with something on them, and the number of each."""
@@ -97,8 +100,11 @@ class _Table:
     def _samples(self) -> Iterator[tuple[int, list[str]]]:
         for number, line in islice(self._lines(), 1, None):
             if len(line) != len(self.header):
-                raise InputError(self.key, f"line {number} of {self.path} has {len(line)} columns",
-                                 f"the first has {len(self.header)}")
+                raise InputError(
+                    self.key,
+                    f"line {number} of {self.path} has {len(line)} columns",
+                    f"the first has {len(self.header)}",
+                )
             yield number, line
 
     def _numbers(self, block: list[tuple[int, list[str]]], columns: Sequence[str]) -> NDArray[Any]:
@@ -110,8 +116,11 @@ class _Table:
         if len(bad):
             line, column = bad[0]
             number, cells = block[line]
-            raise InputError(self.key, f"line {number} of {self.path} has {cells[column]!r} in column "
-                             f"{columns[column]!r}", "a finite number is needed; data.columns chooses columns")
+            raise InputError(
+                self.key,
+                f"line {number} of {self.path} has {cells[column]!r} in column {columns[column]!r}",
+                "a finite number is needed; data.columns chooses columns",
+            )
         return values
 
     def _labels(self, labels: list[tuple[int, str]], column: str) -> NDArray[Any]:
@@ -123,8 +132,11 @@ class _Table:
         if not finite.any() and all(names):
             return np.unique(names, return_inverse=True)[1].astype(np.int64)
         number, text = labels[int(np.argmin(finite))]
-        raise InputError(self.key, f"line {number} of {self.path} has {text!r} in column {column!r}",
-                         "labels are all numbers, or all names of classes")
+        raise InputError(
+            self.key,
+            f"line {number} of {self.path} has {text!r} in column {column!r}",
+            "labels are all numbers, or all names of classes",
+        )
 
 
 def _number(text: str) -> float:

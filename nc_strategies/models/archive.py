@@ -40,5 +40,8 @@ def check_archive(key: str, path: Path, in_memory: bool = True) -> None:
     if in_memory and unpacked > SHARE * memory:
         raise InputError(key, f"{path} unpacks to {unpacked / 1e9:.1f} GB", f"this machine has {memory / 1e9:.1f} GB")
     if unpacked > LARGEST_RATIO * path.stat().st_size:
-        raise InputError(key, f"{path} unpacks to {unpacked / path.stat().st_size:.0f} times its size",
-                         f"at most {LARGEST_RATIO} times is believed")
+        raise InputError(
+            key,
+            f"{path} unpacks to {unpacked / path.stat().st_size:.0f} times its size",
+            f"at most {LARGEST_RATIO} times is believed",
+        )

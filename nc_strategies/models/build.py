@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from nc_strategies.child import serve
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.models.source import FOLDERS
-from nc_strategies.targets import call_target
+from nc_strategies.runtime.child import serve
+from nc_strategies.runtime.lazy_target import call_target
 
 SUFFIXES = {".onnx": "onnx", ".keras": "keras", ".h5": "keras", ".pb": "graph_def"}
 
@@ -33,8 +33,11 @@ def _keras() -> Any:
     try:
         import keras
     except ImportError as error:
-        raise InputError("model=keras_applications", f"a package is missing ({first_line(error)})",
-                         "pip install 'nc-strategies[tensorflow]'") from None
+        raise InputError(
+            "model=keras_applications",
+            f"a package is missing ({first_line(error)})",
+            "pip install 'nc-strategies[tensorflow]'",
+        ) from None
     return keras
 
 
@@ -48,8 +51,11 @@ def _keras_applications(settings: dict[str, Any], folder: Path) -> dict[str, Any
     shape = settings["input_shape"]
     try:
         model = getattr(keras.applications, name)(
-            weights="imagenet" if weights == "imagenet" else None, classes=settings["classes"],
-            input_shape=tuple(shape) if shape else None, **settings["options"])
+            weights="imagenet" if weights == "imagenet" else None,
+            classes=settings["classes"],
+            input_shape=tuple(shape) if shape else None,
+            **settings["options"],
+        )
     except Exception as error:  # Keras raises what its own code and its downloads raise
         key = "model.weights" if weights == "imagenet" and "fetch" in str(error) else "model"
         raise InputError(key, f"Keras cannot build {name} ({first_line(error)})") from error
@@ -82,18 +88,30 @@ def _huggingface(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         from optimum.exporters.onnx import main_export
     except ImportError as error:
-        raise InputError("model=huggingface", f"a package is missing ({first_line(error)})",
-                         "pip install 'nc-strategies[huggingface]'") from None
+        raise InputError(
+            "model=huggingface",
+            f"a package is missing ({first_line(error)})",
+            "pip install 'nc-strategies[huggingface]'",
+        ) from None
     model = settings["model"]
     try:
-        main_export(model, output=folder, task=settings["task"], opset=settings["opset"],
-                    revision=settings["revision"], do_validation=False)
+        main_export(
+            model,
+            output=folder,
+            task=settings["task"],
+            opset=settings["opset"],
+            revision=settings["revision"],
+            do_validation=False,
+        )
     except Exception as error:  # optimum and transformers raise what they meet
         raise InputError("model.model", f"{model} cannot be exported to ONNX ({first_line(error)})") from error
     files = sorted(folder.glob("*.onnx"))
     if len(files) != 1:
-        raise InputError("model.model", f"{model} becomes {len(files)} ONNX files "
-                         f"({', '.join(file.name for file in files)})", "a model of one graph; see model.task")
+        raise InputError(
+            "model.model",
+            f"{model} becomes {len(files)} ONNX files ({', '.join(file.name for file in files)})",
+            "a model of one graph; see model.task",
+        )
     return {"name": model.rstrip("/").rsplit("/", 1)[-1], "format": "onnx", "path": str(files[0]), "digest": ""}
 
 
@@ -114,8 +132,11 @@ def _python(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {"name": name, "format": "onnx", "path": str(path), "digest": ""}
     if hasattr(made, "get_weights") and hasattr(made, "to_json"):
         return _save_keras(made, name, folder)
-    raise InputError(key, f"{target} returned a {type(made).__name__}",
-                     "expected a Keras model, an onnx.ModelProto or the path of a model")
+    raise InputError(
+        key,
+        f"{target} returned a {type(made).__name__}",
+        "expected a Keras model, an onnx.ModelProto or the path of a model",
+    )
 
 
 if __name__ == "__main__":

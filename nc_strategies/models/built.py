@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nc_strategies.child import run_child
 from nc_strategies.errors import InputError
 from nc_strategies.models.settings import HuggingFaceModelSettings, KerasApplicationsSettings, PythonModelSettings
 from nc_strategies.models.source import ModelSource
+from nc_strategies.runtime.child import run_child
 
 BUILD = "nc_strategies.models.build"
 
@@ -33,8 +33,9 @@ class _BuiltModel:
         """
         folder = Path(tempfile.mkdtemp(prefix="ncs-model-"))
         try:
-            answer = run_child(BUILD, {"settings": asdict(self.settings), "folder": str(folder)}, self.key,
-                               "building the model")
+            answer = run_child(
+                BUILD, {"settings": asdict(self.settings), "folder": str(folder)}, self.key, "building the model"
+            )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -56,8 +57,11 @@ class KerasApplicationsModel(_BuiltModel):
         super().__init__(settings)
         weights = settings.weights
         if weights and weights != "imagenet" and not Path(weights).expanduser().is_file():
-            raise InputError("model.weights", f"no such file: {weights}",
-                             "imagenet, a .weights.h5 or .keras file, or null for random weights")
+            raise InputError(
+                "model.weights",
+                f"no such file: {weights}",
+                "imagenet, a .weights.h5 or .keras file, or null for random weights",
+            )
 
 
 class HuggingFaceModel(_BuiltModel):

@@ -14,8 +14,10 @@ from nc_strategies.models.source import ModelSource
 
 KEY = "model"
 SUFFIXES = {".onnx": "onnx", ".keras": "keras", ".h5": "keras", ".pb": "graph_def"}
-ALLOWED = ("the path of an .onnx, .keras, .h5 or frozen .pb file or of a SavedModel folder, an onnx.ModelProto, a "
-           "Keras model, a GraphDef or a loaded SavedModel")
+ALLOWED = (
+    "the path of an .onnx, .keras, .h5 or frozen .pb file or of a SavedModel folder, an onnx.ModelProto, a "
+    "Keras model, a GraphDef or a loaded SavedModel"
+)
 
 
 def model_source(model: Any, folder: Path, name: str = "") -> ModelSource:

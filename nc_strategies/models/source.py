@@ -39,8 +39,11 @@ class ModelSource:
         for kind in accepted:
             if kind in self.files:
                 return kind, self.files[kind]
-        raise InputError("model", f"backend={backend} does not take a model in the form {'/'.join(self.files)}",
-                         f"it takes: {', '.join(accepted)}")
+        raise InputError(
+            "model",
+            f"backend={backend} does not take a model in the form {'/'.join(self.files)}",
+            f"it takes: {', '.join(accepted)}",
+        )
 
     def sha256(self, kind: str, companions: tuple[Path, ...] = ()) -> str:
         """Hash of the model in one format: of the file, or of all files of the folder and their names.

@@ -1,10 +1,10 @@
 """What is asked of a strategy, and what it is told back. Pure data."""
 
 from nc_strategies.problem.evaluation import Evaluation, Trial, TrialState
-from nc_strategies.problem.latency import Boundary, LatencyTerms
+from nc_strategies.problem.latency import ConversionEdge, LatencyTerms
 from nc_strategies.problem.objective import Constraint, Goal, Objective
 from nc_strategies.problem.problem import Problem
 
 __all__ = [
-    "Boundary", "Constraint", "Evaluation", "Goal", "LatencyTerms", "Objective", "Problem", "Trial", "TrialState",
+    "ConversionEdge", "Constraint", "Evaluation", "Goal", "LatencyTerms", "Objective", "Problem", "Trial", "TrialState",
 ]  # fmt: skip

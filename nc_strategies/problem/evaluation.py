@@ -25,7 +25,7 @@ class Evaluation:
         samples: Evaluation samples that were read.
         int8_ops: Operators which executed in int8.
         fp32_ops: Operators which executed in floating point.
-        seconds: Pairs (stage, seconds): ``realise``, ``accuracy``, ``latency``.
+        seconds: Pairs (stage, seconds): ``build``, ``accuracy``, ``latency``.
         graph: Fingerprint of the executed graph.
     """
 
@@ -54,8 +54,13 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; the inverse of `from_dict`."""
         pairs = {key: dict(getattr(self, key)) for key in _PAIRS}
-        return {**pairs, "samples": self.samples, "int8_ops": self.int8_ops, "fp32_ops": self.fp32_ops,
-                "graph": self.graph}
+        return {
+            **pairs,
+            "samples": self.samples,
+            "int8_ops": self.int8_ops,
+            "fp32_ops": self.fp32_ops,
+            "graph": self.graph,
+        }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Evaluation:

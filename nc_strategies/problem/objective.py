@@ -35,8 +35,9 @@ class Constraint:
     tolerable_loss: float = 0.01
 
     @staticmethod
-    def from_baseline(metric: str, baseline: float, higher_is_better: bool, criterion: str,
-                      tolerable_loss: float) -> Constraint:
+    def from_baseline(
+        metric: str, baseline: float, higher_is_better: bool, criterion: str, tolerable_loss: float
+    ) -> Constraint:
         """The threshold for a tolerable loss from fp32's value.
 
         A negative loss asks for a gain. ``relative`` counts in fractions of the absolute value of `baseline`.

@@ -13,7 +13,7 @@ from nc_strategies.data.settings import (
     SampleDataSettings,
     TfdsSettings,
 )
-from nc_strategies.measure.settings import (
+from nc_strategies.metrics.settings import (
     AucSettings,
     CocoMapSettings,
     MeanIoUSettings,
@@ -32,7 +32,7 @@ from nc_strategies.strategies.random import RandomSettings
 from nc_strategies.study.executor import SerialSettings
 from nc_strategies.study.tracker import NoTrackerSettings
 
-METRICS = "nc_strategies.measure.metrics"
+METRICS = "nc_strategies.metrics"
 BUILT = "nc_strategies.models.built"
 SKLEARN, TENSORFLOW = "nc-strategies[metrics]", "nc-strategies[tensorflow]"
 
@@ -41,63 +41,205 @@ SKLEARN, TENSORFLOW = "nc-strategies[metrics]", "nc-strategies[tensorflow]"
 def ncs_components() -> list[Component]:
     """See the hook."""
     return [
-        Component("strategy", "basic", "nc_strategies.strategies.basic:BasicStrategy", BasicSettings,
-                  summary="staged: default int8, combinations by operator type, recipes, fallback by operator"),
-        Component("strategy", "ilp", "nc_strategies.strategies.ilp.strategy:IlpStrategy", IlpSettings,
-                  summary="integer program: least predicted latency within the loss allowed, corrected by trials"),
-        Component("strategy", "random", "nc_strategies.strategies.random:RandomStrategy", RandomSettings,
-                  summary="uniform random search, the yardstick"),
-        Component("backend", "onnxruntime", "nc_strategies.backends.onnxruntime.backend:OnnxRuntimeBackend",
-                  OnnxRuntimeSettings, "nc-strategies[onnxruntime]", "static int8 QDQ models on onnxruntime's CPU"),
-        Component("backend", "tensorflow", "nc_strategies.backends.tensorflow.backend:TensorFlowBackend",
-                  TensorFlowSettings, "nc-strategies[tensorflow]",
-                  "SavedModels with TensorFlow's own fused int8 kernels"),
-        Component("metric", "top1", f"{METRICS}:Top1", PlainSettings, summary="accuracy"),
-        Component("metric", "topk", f"{METRICS}:TopK", TopKSettings, summary="class among the k highest outputs"),
-        *(Component("metric", name, f"{METRICS}:ClassificationScore", SklearnSettings,
-                    SKLEARN, f"{name} (scikit-learn)")
-          for name in ("f1", "precision", "recall")),
-        Component("metric", "roc_auc", f"{METRICS}:RocAuc", AucSettings, SKLEARN,
-                  "area under the ROC curve (scikit-learn)"),
-        Component("metric", "log_loss", f"{METRICS}:LogLoss", PlainSettings, summary="cross-entropy"),
-        *(Component("metric", name, f"{METRICS}:RegressionError", PlainSettings, summary=text)
-          for name, text in (("mae", "mean absolute error"), ("mse", "mean squared error"))),
-        Component("metric", "rmse", f"{METRICS}:RootMeanSquaredError", PlainSettings,
-                  summary="root of the mean squared error"),
-        Component("metric", "r2", f"{METRICS}:R2", PlainSettings, SKLEARN,
-                  "coefficient of determination (scikit-learn)"),
-        Component("metric", "mean_iou", f"{METRICS}.segmentation:MeanIoU", MeanIoUSettings,
-                  summary="intersection over union of segmentations, mean over classes"),
-        Component("metric", "coco_map", f"{METRICS}.detection:CocoMap", CocoMapSettings, "nc-strategies[coco]",
-                  "COCO's average precision of detections (pycocotools)"),
-        Component("metric", "python", f"{METRICS}.user:PythonMetric", PythonMetricSettings,
-                  summary="a function of your own: f(outputs, labels)"),
-        Component("model", "sample", "nc_strategies.models.source:SampleModel", SampleModelSettings,
-                  summary="the bundled Fashion-MNIST classifier"),
-        *(Component("model", name, "nc_strategies.models.source:FileModel", FileModelSettings, summary=text)
-          for name, text in (("onnx", "an .onnx file"), ("keras", "a .keras or .h5 file"),
-                             ("saved_model", "a SavedModel folder"), ("graph_def", "a frozen graph, a .pb file"))),
-        Component("model", "keras_applications", f"{BUILT}:KerasApplicationsModel", KerasApplicationsSettings,
-                  TENSORFLOW, "an architecture of keras.applications"),
-        Component("model", "huggingface", f"{BUILT}:HuggingFaceModel", HuggingFaceModelSettings,
-                  "nc-strategies[huggingface]", "a transformers model, exported to ONNX by optimum"),
-        Component("model", "python", f"{BUILT}:PythonModel", PythonModelSettings,
-                  summary="what a function of your own returns"),
-        Component("data", "sample", "nc_strategies.data.loaders:SampleData", SampleDataSettings,
-                  summary="the bundled Fashion-MNIST pictures"),
-        Component("data", "npz", "nc_strategies.data.loaders:NpzData", NpzSettings,
-                  summary="arrays x and y in .npz files"),
-        Component("data", "image_folder", "nc_strategies.data.pictures:ImageFolderData", ImageFolderSettings,
-                  "nc-strategies[images]", "pictures in a folder a class (Pillow)"),
+        Component(
+            "strategy",
+            "basic",
+            "nc_strategies.strategies.basic:BasicStrategy",
+            BasicSettings,
+            summary="staged: default int8, combinations by operator type, recipes, fallback by operator",
+        ),
+        Component(
+            "strategy",
+            "ilp",
+            "nc_strategies.strategies.ilp.strategy:IlpStrategy",
+            IlpSettings,
+            summary="integer program: least predicted latency within the loss allowed, corrected by trials",
+        ),
+        Component(
+            "strategy",
+            "random",
+            "nc_strategies.strategies.random:RandomStrategy",
+            RandomSettings,
+            summary="uniform random search, the yardstick",
+        ),
+        Component(
+            "backend",
+            "onnxruntime",
+            "nc_strategies.backends.onnxruntime.backend:OnnxRuntimeBackend",
+            OnnxRuntimeSettings,
+            "nc-strategies[onnxruntime]",
+            "static int8 QDQ models on onnxruntime's CPU",
+        ),
+        Component(
+            "backend",
+            "tensorflow",
+            "nc_strategies.backends.tensorflow.backend:TensorFlowBackend",
+            TensorFlowSettings,
+            "nc-strategies[tensorflow]",
+            "SavedModels with TensorFlow's own fused int8 kernels",
+        ),
+        Component("metric", "top1", f"{METRICS}.classification:Top1", PlainSettings, summary="accuracy"),
+        Component(
+            "metric",
+            "topk",
+            f"{METRICS}.classification:TopK",
+            TopKSettings,
+            summary="class among the k highest outputs",
+        ),
+        *(
+            Component(
+                "metric",
+                name,
+                f"{METRICS}.classification:ClassificationScore",
+                SklearnSettings,
+                SKLEARN,
+                f"{name} (scikit-learn)",
+            )
+            for name in ("f1", "precision", "recall")
+        ),
+        Component(
+            "metric",
+            "roc_auc",
+            f"{METRICS}.classification:RocAuc",
+            AucSettings,
+            SKLEARN,
+            "area under the ROC curve (scikit-learn)",
+        ),
+        Component("metric", "log_loss", f"{METRICS}.classification:LogLoss", PlainSettings, summary="cross-entropy"),
+        *(
+            Component("metric", name, f"{METRICS}.regression:RegressionError", PlainSettings, summary=text)
+            for name, text in (("mae", "mean absolute error"), ("mse", "mean squared error"))
+        ),
+        Component(
+            "metric",
+            "rmse",
+            f"{METRICS}.regression:RootMeanSquaredError",
+            PlainSettings,
+            summary="root of the mean squared error",
+        ),
+        Component(
+            "metric",
+            "r2",
+            f"{METRICS}.regression:R2",
+            PlainSettings,
+            SKLEARN,
+            "coefficient of determination (scikit-learn)",
+        ),
+        Component(
+            "metric",
+            "mean_iou",
+            f"{METRICS}.segmentation:MeanIoU",
+            MeanIoUSettings,
+            summary="intersection over union of segmentations, mean over classes",
+        ),
+        Component(
+            "metric",
+            "coco_map",
+            f"{METRICS}.detection:CocoMap",
+            CocoMapSettings,
+            "nc-strategies[coco]",
+            "COCO's average precision of detections (pycocotools)",
+        ),
+        Component(
+            "metric",
+            "python",
+            f"{METRICS}.user:PythonMetric",
+            PythonMetricSettings,
+            summary="a function of your own: f(outputs, labels)",
+        ),
+        Component(
+            "model",
+            "sample",
+            "nc_strategies.models.source:SampleModel",
+            SampleModelSettings,
+            summary="the bundled Fashion-MNIST classifier",
+        ),
+        *(
+            Component("model", name, "nc_strategies.models.source:FileModel", FileModelSettings, summary=text)
+            for name, text in (
+                ("onnx", "an .onnx file"),
+                ("keras", "a .keras or .h5 file"),
+                ("saved_model", "a SavedModel folder"),
+                ("graph_def", "a frozen graph, a .pb file"),
+            )
+        ),
+        Component(
+            "model",
+            "keras_applications",
+            f"{BUILT}:KerasApplicationsModel",
+            KerasApplicationsSettings,
+            TENSORFLOW,
+            "an architecture of keras.applications",
+        ),
+        Component(
+            "model",
+            "huggingface",
+            f"{BUILT}:HuggingFaceModel",
+            HuggingFaceModelSettings,
+            "nc-strategies[huggingface]",
+            "a transformers model, exported to ONNX by optimum",
+        ),
+        Component(
+            "model",
+            "python",
+            f"{BUILT}:PythonModel",
+            PythonModelSettings,
+            summary="what a function of your own returns",
+        ),
+        Component(
+            "data",
+            "sample",
+            "nc_strategies.data.loaders:SampleData",
+            SampleDataSettings,
+            summary="the bundled Fashion-MNIST pictures",
+        ),
+        Component(
+            "data", "npz", "nc_strategies.data.loaders:NpzData", NpzSettings, summary="arrays x and y in .npz files"
+        ),
+        Component(
+            "data",
+            "image_folder",
+            "nc_strategies.data.pictures:ImageFolderData",
+            ImageFolderSettings,
+            "nc-strategies[images]",
+            "pictures in a folder a class (Pillow)",
+        ),
         Component("data", "csv", "nc_strategies.data.table:CsvData", CsvSettings, summary="a table of numbers as text"),
-        Component("data", "tfds", "nc_strategies.data.hubs:TfdsData", TfdsSettings, "nc-strategies[tfds]",
-                  "a data set of TensorFlow Datasets"),
-        Component("data", "huggingface", "nc_strategies.data.hubs:HuggingFaceData", HuggingFaceDataSettings,
-                  "nc-strategies[datasets]", "a data set of the Hugging Face hub or in its form"),
-        Component("data", "python", "nc_strategies.data.loaders:PythonData", PythonDataSettings,
-                  summary="what a function of your own returns"),
-        Component("executor", "serial", "nc_strategies.study.executor:SerialExecutor", SerialSettings,
-                  summary="one trial after the other, in this process"),
-        Component("tracker", "none", "nc_strategies.study.tracker:NoTracker", NoTrackerSettings,
-                  summary="nothing but the run's own folder"),
+        Component(
+            "data",
+            "tfds",
+            "nc_strategies.data.hubs:TfdsData",
+            TfdsSettings,
+            "nc-strategies[tfds]",
+            "a data set of TensorFlow Datasets",
+        ),
+        Component(
+            "data",
+            "huggingface",
+            "nc_strategies.data.hubs:HuggingFaceData",
+            HuggingFaceDataSettings,
+            "nc-strategies[datasets]",
+            "a data set of the Hugging Face hub or in its form",
+        ),
+        Component(
+            "data",
+            "python",
+            "nc_strategies.data.loaders:PythonData",
+            PythonDataSettings,
+            summary="what a function of your own returns",
+        ),
+        Component(
+            "executor",
+            "serial",
+            "nc_strategies.study.executor:SerialExecutor",
+            SerialSettings,
+            summary="one trial after the other, in this process",
+        ),
+        Component(
+            "tracker",
+            "none",
+            "nc_strategies.study.tracker:NoTracker",
+            NoTrackerSettings,
+            summary="nothing but the run's own folder",
+        ),
     ]

@@ -28,8 +28,11 @@ def check_contract(plugin: object) -> None:
     if type(version) is not int:
         raise TypeError(f"{ATTRIBUTE} is {version!r}, not a whole number")
     if version > CONTRACT_VERSION:
-        raise ContractError(f"made for contract {version}, this nc-strategies has {CONTRACT_VERSION}: "
-                            "upgrade nc-strategies")
+        raise ContractError(
+            f"made for contract {version}, this nc-strategies has {CONTRACT_VERSION}: upgrade nc-strategies"
+        )
     if version < OLDEST_CONTRACT:
-        raise ContractError(f"made for contract {version}, this nc-strategies takes {OLDEST_CONTRACT} to "
-                            f"{CONTRACT_VERSION}: upgrade the plugin")
+        raise ContractError(
+            f"made for contract {version}, this nc-strategies takes {OLDEST_CONTRACT} to "
+            f"{CONTRACT_VERSION}: upgrade the plugin"
+        )

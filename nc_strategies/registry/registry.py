@@ -45,8 +45,9 @@ class Registry:
         for point in sorted(entry_points(group=hookspecs.GROUP) if points is None else points, key=lambda p: p.name):
             self._load(point)
         # Built-ins first, whatever order a plugin asks for: nobody takes their names.
-        for implementation in sorted(self.manager.hook.ncs_components.get_hookimpls(),
-                                     key=lambda found: found.plugin is not builtin):
+        for implementation in sorted(
+            self.manager.hook.ncs_components.get_hookimpls(), key=lambda found: found.plugin is not builtin
+        ):
             self._collect(implementation)
 
     def _load(self, point: EntryPoint) -> None:
@@ -128,8 +129,11 @@ class Registry:
         values = {k: v for k, v in values.items() if k in allowed or v is not None}
         for name in values:
             if name not in allowed:
-                raise InputError(f"{key}.{name}", f"is not a setting of {kind} {component.name!r}",
-                                 f"allowed: {', '.join(sorted(allowed))}")
+                raise InputError(
+                    f"{key}.{name}",
+                    f"is not a setting of {kind} {component.name!r}",
+                    f"allowed: {', '.join(sorted(allowed))}",
+                )
         for name, value in values.items():
             if value == "???":
                 raise InputError(f"{key}.{name}", "is missing", f"{kind} {component.name!r} needs it")
@@ -155,8 +159,11 @@ class Registry:
             raise self._missing(component, error) from error
 
     def _missing(self, component: Component, error: ImportError) -> InputError:
-        return InputError(f"{component.kind}={component.name}", f"a package is missing ({first_line(error)})",
-                          f"pip install '{component.extra}'")
+        return InputError(
+            f"{component.kind}={component.name}",
+            f"a package is missing ({first_line(error)})",
+            f"pip install '{component.extra}'",
+        )
 
     def create(self, kind: str, config: Any, *args: Any, key: str = "", **kwargs: Any) -> Any:
         """Make a component from its part of the configuration.

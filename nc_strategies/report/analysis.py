@@ -32,13 +32,18 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
         "engine": study.engine,
         "model": study.model,
         "goal": {
-            "threshold": constraint.threshold, "baseline": constraint.baseline,
-            "higher_is_better": constraint.higher_is_better, "criterion": constraint.criterion,
+            "threshold": constraint.threshold,
+            "baseline": constraint.baseline,
+            "higher_is_better": constraint.higher_is_better,
+            "criterion": constraint.criterion,
             "tolerable_loss": constraint.tolerable_loss,
             "objectives": [{"name": o.name, "weight": o.weight, "tie": o.tie} for o in study.goal.objectives],
         },
-        "baseline": {**dict(study.baseline.values), "accuracy": study.baseline.metric(constraint.metric),
-                     "samples": study.baseline.samples},
+        "baseline": {
+            **dict(study.baseline.values),
+            "accuracy": study.baseline.metric(constraint.metric),
+            "samples": study.baseline.samples,
+        },
         "operators": _operators(study),
         "order": list(names),
         "edges": [list(edge) for edge in capabilities.edges],
@@ -60,11 +65,18 @@ def write(study: Study, command: Sequence[str] = ()) -> None:
 
 def _operators(study: Study) -> dict[str, dict[str, Any]]:
     can = {op.name for op in study.space.quantizable}
-    return {op.name: {"type": op.type, "parameters": op.parameters, "elements": op.elements,
-                      "engine_int8": any(not s.is_float for s in op.schemes), "opt_in": op.opt_in,
-                      "int8": op.name in can,
-                      "float": any(s.is_float for s in study.space.ops[op.name].schemes)}
-            for op in study.space.capabilities.ops}
+    return {
+        op.name: {
+            "type": op.type,
+            "parameters": op.parameters,
+            "elements": op.elements,
+            "engine_int8": any(not s.is_float for s in op.schemes),
+            "opt_in": op.opt_in,
+            "int8": op.name in can,
+            "float": any(s.is_float for s in study.space.ops[op.name].schemes),
+        }
+        for op in study.space.capabilities.ops
+    }
 
 
 def _finite(values: Mapping[str, float] | None) -> dict[str, float | None] | None:

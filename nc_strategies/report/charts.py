@@ -26,26 +26,47 @@ others can be told apart."""
 
 
 def _spec(description: str, height: int, values: list[dict[str, Any]], layer: list[Spec]) -> Spec:
-    return {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", "description": description,
-            "width": "container", "height": height, "autosize": {"type": "fit-x", "contains": "padding"},
-            "data": {"values": values}, "layer": layer}
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "description": description,
+        "width": "container",
+        "height": height,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "data": {"values": values},
+        "layer": layer,
+    }
 
 
 def _rule(value: dict[str, Any], y: Spec, below: bool) -> Spec:
     """A dashed line across, with its label at the right, below or above it."""
     text = {"type": "text", "align": "right", "dy": 9 if below else -8, "color": "var(--goal)"}
-    return {"data": {"values": [value]}, "encoding": {"y": y}, "layer": [
-        {"mark": {"type": "rule", "strokeDash": [6, 4], "color": "var(--goal)", "strokeWidth": 1.5}},
-        {"mark": text, "encoding": {"x": {"value": "width"}, "text": {"field": "label"}}}]}
+    return {
+        "data": {"values": [value]},
+        "encoding": {"y": y},
+        "layer": [
+            {"mark": {"type": "rule", "strokeDash": [6, 4], "color": "var(--goal)", "strokeWidth": 1.5}},
+            {"mark": text, "encoding": {"x": {"value": "width"}, "text": {"field": "label"}}},
+        ],
+    }
 
 
 def _state_encoding(points: Sequence[dict[str, Any]]) -> Spec:
     states = [s for s in STATES if any(p["state"] == STATES[s] for p in points)]
     labels = [STATES[s] for s in states]
-    return {"color": {"field": "state", "type": "nominal", "title": None,
-                      "scale": {"domain": labels, "range": [f"var(--{s})" for s in states]}},
-            "shape": {"field": "state", "type": "nominal", "title": None,
-                      "scale": {"domain": labels, "range": [SHAPES[s] for s in states]}}}
+    return {
+        "color": {
+            "field": "state",
+            "type": "nominal",
+            "title": None,
+            "scale": {"domain": labels, "range": [f"var(--{s})" for s in states]},
+        },
+        "shape": {
+            "field": "state",
+            "type": "nominal",
+            "title": None,
+            "scale": {"domain": labels, "range": [SHAPES[s] for s in states]},
+        },
+    }
 
 
 def position(run: RunFiles, done: Evaluation) -> float | None:
@@ -71,42 +92,87 @@ def trade_off(run: RunFiles) -> Spec | None:
         where = position(run, done) if done else None
         if goal is None or done is None or where is None or trial.state == "failed":
             continue
-        points.append({"trial": trial.number, "x": round(where, 5), "accuracy": done.metric("accuracy"),
-                       "state": STATES[run.state(trial)], "loss": goal.loss(done), "int8": done.int8_ops,
-                       "speedup": round(run.gain(done) or 0.0, 3)})
+        points.append(
+            {
+                "trial": trial.number,
+                "x": round(where, 5),
+                "accuracy": done.metric("accuracy"),
+                "state": STATES[run.state(trial)],
+                "loss": goal.loss(done),
+                "int8": done.int8_ops,
+                "speedup": round(run.gain(done) or 0.0, 3),
+            }
+        )
     if goal is None or not points:
         return None
     asked, title = goal.constraints[0], _axis(run)[1]
     _clip(points, asked.loss(asked.threshold), asked.higher_is_better, asked.baseline)
     up = asked.higher_is_better
-    base = {"x": run.baseline["size_bytes"] / 1000 if title.startswith("size") else run.baseline["latency_ms"],
-            "y": asked.baseline, "label": "fp32"}
+    base = {
+        "x": run.baseline["size_bytes"] / 1000 if title.startswith("size") else run.baseline["latency_ms"],
+        "y": asked.baseline,
+        "label": "fp32",
+    }
     number = run.chosen.number if run.chosen else None
     chosen = [p for p in points if p["trial"] == number]
     zoomed = {"zero": False, "nice": True}
     x = {"field": "x", "type": "quantitative", "title": f"{title}, less is better", "scale": zoomed}
     y = {"field": "y", "type": "quantitative", "title": run.metric, "scale": zoomed}
-    tip = [{"field": "trial"}, {"field": "state"}, {"field": "accuracy", "title": run.metric, "format": ".4f"},
-           {"field": "x", "title": title, "format": ".4f"}, {"field": "int8", "title": "int8 operators"},
-           {"field": "speedup", "title": "times fp32", "format": ".2f"}]
+    tip = [
+        {"field": "trial"},
+        {"field": "state"},
+        {"field": "accuracy", "title": run.metric, "format": ".4f"},
+        {"field": "x", "title": title, "format": ".4f"},
+        {"field": "int8", "title": "int8 operators"},
+        {"field": "speedup", "title": "times fp32", "format": ".2f"},
+    ]
     best = "at least" if up else "at most"
     layer: list[Spec] = [
         _rule({"y": asked.threshold, "label": f"asked: {best} {asked.threshold:.4f}"}, y, below=up),
-        {"data": {"values": _front([p for p in points if p["state"] != STATES["pruned"]], up)},
-         "mark": {"type": "line", "interpolate": "step-after", "color": "var(--front)", "strokeWidth": 2},
-         "encoding": {"x": x, "y": y, "order": {"field": "x", "type": "quantitative"}}},
+        {
+            "data": {"values": _front([p for p in points if p["state"] != STATES["pruned"]], up)},
+            "mark": {"type": "line", "interpolate": "step-after", "color": "var(--front)", "strokeWidth": 2},
+            "encoding": {"x": x, "y": y, "order": {"field": "x", "type": "quantitative"}},
+        },
         {"mark": POINT, "encoding": {"x": x, "y": y, "tooltip": tip, **_state_encoding(points)}},
-        {"data": {"values": chosen},
-         "mark": {"type": "point", "size": 320, "strokeWidth": 2.5, "opacity": 1, "color": "var(--ink)"},
-         "encoding": {"x": x, "y": y, "tooltip": tip}},
-        {"data": {"values": [base]}, "encoding": {"x": x, "y": y}, "layer": [
-            {"mark": {"type": "point", "shape": "diamond", "filled": True, "size": 170, "opacity": 1,
-                      "color": "var(--ink)"}, "encoding": {"tooltip": [{"field": "label"}, {"field": "y"}]}},
-            {"mark": {"type": "text", "align": "right", "dx": -11, "baseline": "middle", "fontWeight": "bold",
-                      "color": "var(--ink)"}, "encoding": {"text": {"field": "label"}}}]},
+        {
+            "data": {"values": chosen},
+            "mark": {"type": "point", "size": 320, "strokeWidth": 2.5, "opacity": 1, "color": "var(--ink)"},
+            "encoding": {"x": x, "y": y, "tooltip": tip},
+        },
+        {
+            "data": {"values": [base]},
+            "encoding": {"x": x, "y": y},
+            "layer": [
+                {
+                    "mark": {
+                        "type": "point",
+                        "shape": "diamond",
+                        "filled": True,
+                        "size": 170,
+                        "opacity": 1,
+                        "color": "var(--ink)",
+                    },
+                    "encoding": {"tooltip": [{"field": "label"}, {"field": "y"}]},
+                },
+                {
+                    "mark": {
+                        "type": "text",
+                        "align": "right",
+                        "dx": -11,
+                        "baseline": "middle",
+                        "fontWeight": "bold",
+                        "color": "var(--ink)",
+                    },
+                    "encoding": {"text": {"field": "label"}},
+                },
+            ],
+        },
     ]
-    text = (f"{run.metric} against {title} of {len(points)} trials, fp32 at {asked.baseline:.4f} and {base['x']:.3f}, "
-            f"the goal {best} {asked.threshold:.4f}. The same numbers are in the table of trials.")
+    text = (
+        f"{run.metric} against {title} of {len(points)} trials, fp32 at {asked.baseline:.4f} and {base['x']:.3f}, "
+        f"the goal {best} {asked.threshold:.4f}. The same numbers are in the table of trials."
+    )
     return _spec(text, 340, points, layer)
 
 
@@ -134,10 +200,17 @@ def search(run: RunFiles) -> Spec | None:
         gain = run.gain(trial.evaluation) if trial.evaluation else None
         state = run.state(trial)
         reach = max((r for _, r in trial.evaluation.spread), default=0.0) if trial.evaluation else 0.0
-        points.append({"trial": trial.number, "gain": round(gain, 4) if gain else None, "state": STATES[state],
-                       "low": round(gain / (1 + reach), 4) if gain else None,
-                       "high": round(gain * (1 + reach), 4) if gain else None,
-                       "note": trial.note, "error": trial.error or ""})
+        points.append(
+            {
+                "trial": trial.number,
+                "gain": round(gain, 4) if gain else None,
+                "state": STATES[state],
+                "low": round(gain / (1 + reach), 4) if gain else None,
+                "high": round(gain * (1 + reach), 4) if gain else None,
+                "note": trial.note,
+                "error": trial.error or "",
+            }
+        )
         if gain and state == "kept" and gain > best:
             best = gain
         if best:
@@ -149,21 +222,40 @@ def search(run: RunFiles) -> Spec | None:
         p["high"] = min(p["high"], top) if p["high"] else None
     names = " and ".join(o.name for o in run.goal.objectives)
     last = max(p["trial"] for p in points)
-    x = {"field": "trial", "type": "quantitative", "title": "trial",
-         "scale": {"domain": [0, last + 1], "nice": False}, "axis": {"tickMinStep": 1, "format": "d"}}
+    x = {
+        "field": "trial",
+        "type": "quantitative",
+        "title": "trial",
+        "scale": {"domain": [0, last + 1], "nice": False},
+        "axis": {"tickMinStep": 1, "format": "d"},
+    }
     y = {"field": "gain", "type": "quantitative", "title": f"{names}: times better than fp32", "scale": {"zero": False}}
-    tip = [{"field": "trial"}, {"field": "state"}, {"field": "gain", "title": "times fp32", "format": ".2f"},
-           {"field": "note"}, {"field": "error"}]
+    tip = [
+        {"field": "trial"},
+        {"field": "state"},
+        {"field": "gain", "title": "times fp32", "format": ".2f"},
+        {"field": "note"},
+        {"field": "error"},
+    ]
     shown = {"x": x, "tooltip": tip, **_state_encoding(points)}
     layer: list[Spec] = [
         _rule({"gain": 1.0, "label": "fp32"}, y, below=False),
-        {"data": {"values": line}, "encoding": {"x": x, "y": y},
-         "mark": {"type": "line", "interpolate": "step-after", "color": "var(--front)", "strokeWidth": 2}},
-        {"transform": [{"filter": "isValid(datum.gain)"}], "mark": {"type": "rule", "color": "var(--front)"},
-         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
+        {
+            "data": {"values": line},
+            "encoding": {"x": x, "y": y},
+            "mark": {"type": "line", "interpolate": "step-after", "color": "var(--front)", "strokeWidth": 2},
+        },
+        {
+            "transform": [{"filter": "isValid(datum.gain)"}],
+            "mark": {"type": "rule", "color": "var(--front)"},
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+        },
         {"transform": [{"filter": "isValid(datum.gain)"}], "mark": POINT, "encoding": {**shown, "y": y}},
-        {"transform": [{"filter": "!isValid(datum.gain)"}], "mark": POINT,
-         "encoding": {**shown, "y": {"value": "height"}}},
+        {
+            "transform": [{"filter": "!isValid(datum.gain)"}],
+            "mark": POINT,
+            "encoding": {**shown, "y": {"value": "height"}},
+        },
     ]
     text = f"{len(points)} trials in their order; "
     text += f"the best that keeps the accuracy is {best:.2f} times fp32." if best else "none keeps the accuracy."
@@ -209,52 +301,106 @@ def _bars(values: list[tuple[Operator, float, float]], title: str, percent: bool
     keep = {o.name for o, *_ in sorted(values, key=lambda v: -abs(v[1]))[:MOST_OPERATORS]}
     short = labels(sorted(keep))
     # In the order of execution; not sorted by Vega, which would put the names into expressions.
-    data = [{"operator": o.name, "label": short[o.name], "value": value, "low": value - reach, "high": value + reach,
-             "runs": "in int8" if o.runs == "int8" else "in float", "reach": reach}
-            for o, value, reach in values if o.name in keep]
+    data = [
+        {
+            "operator": o.name,
+            "label": short[o.name],
+            "value": value,
+            "low": value - reach,
+            "high": value + reach,
+            "runs": "in int8" if o.runs == "int8" else "in float",
+            "reach": reach,
+        }
+        for o, value, reach in values
+        if o.name in keep
+    ]
     layout = "%" if percent else ".2g"
     y = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 170}}
     x = {"type": "quantitative", "title": title, "axis": {"format": layout, "tickCount": 5}}
-    tip = [{"field": "operator"}, {"field": "runs"}, {"field": "value", "format": ".2%" if percent else ".4g"},
-           {"field": "reach", "title": "± 95 %", "format": ".2%" if percent else ".2g"}]
+    tip = [
+        {"field": "operator"},
+        {"field": "runs"},
+        {"field": "value", "format": ".2%" if percent else ".4g"},
+        {"field": "reach", "title": "± 95 %", "format": ".2%" if percent else ".2g"},
+    ]
     colours = {"in int8": "var(--int8)", "in float": "var(--float)"}
     present = [name for name in colours if any(d["runs"] == name for d in data)]
-    colour = {"field": "runs", "type": "nominal", "title": None,
-              "scale": {"domain": present, "range": [colours[name] for name in present]}}
+    colour = {
+        "field": "runs",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": present, "range": [colours[name] for name in present]},
+    }
     layer: list[Spec] = [
-        {"mark": {"type": "bar", "height": 12},
-         "encoding": {"y": y, "x": {**x, "field": "value"}, "color": colour, "tooltip": tip}},
-        {"transform": [{"filter": "datum.reach > 0"}],
-         "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1.5},
-         "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "tooltip": tip}},
+        {
+            "mark": {"type": "bar", "height": 12},
+            "encoding": {"y": y, "x": {**x, "field": "value"}, "color": colour, "tooltip": tip},
+        },
+        {
+            "transform": [{"filter": "datum.reach > 0"}],
+            "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1.5},
+            "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "tooltip": tip},
+        },
     ]
     less = f" (the {MOST_OPERATORS} largest of {len(values)})" if len(values) > MOST_OPERATORS else ""
-    return _spec(f"{title} by operator{less}. The same numbers are in the table of operators.", 22 * len(data), data,
-                 layer)
+    return _spec(
+        f"{title} by operator{less}. The same numbers are in the table of operators.", 22 * len(data), data, layer
+    )
 
 
 def comparison(results: Sequence[dict[str, Any]]) -> Spec | None:
     """Speed-up of each run of a sweep with its interval; None when no run has one."""
-    values = [{"run": f"{r.get('run', i)}: {r['strategy']}, {r['backend']}", "speedup": r["speedup"],
-               "low": r["speedup_ci95"][0], "high": r["speedup_ci95"][1], "state": r["status"],
-               "accuracy": r["tuned"]["accuracy"]} for i, r in enumerate(results) if r.get("tuned")]
+    values = [
+        {
+            "run": f"{r.get('run', i)}: {r['strategy']}, {r['backend']}",
+            "speedup": r["speedup"],
+            "low": r["speedup_ci95"][0],
+            "high": r["speedup_ci95"][1],
+            "state": r["status"],
+            "accuracy": r["tuned"]["accuracy"],
+        }
+        for i, r in enumerate(results)
+        if r.get("tuned")
+    ]
     if not values:
         return None
     y = {"field": "run", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 170}}
-    tip = [{"field": "run"}, {"field": "state"}, *({"field": f, "format": ".2f"} for f in ("speedup", "low", "high")),
-           {"field": "accuracy", "format": ".4f"}]
+    tip = [
+        {"field": "run"},
+        {"field": "state"},
+        *({"field": f, "format": ".2f"} for f in ("speedup", "low", "high")),
+        {"field": "accuracy", "format": ".4f"},
+    ]
     scale = {"domain": ["met", "missed"], "range": ["var(--kept)", "var(--missed)"]}
     layer: list[Spec] = [
-        {"mark": {"type": "rule", "strokeWidth": 2, "color": "var(--ink)"},
-         "encoding": {"y": y, "x": {"field": "low", "type": "quantitative", "scale": {"zero": False}},
-                      "x2": {"field": "high"}}},
-        {"mark": {"type": "point", "filled": True, "size": 130},
-         "encoding": {"y": y, "x": {"field": "speedup", "type": "quantitative", "title": "times as fast as fp32"},
-                      "color": {"field": "state", "title": None, "scale": scale}, "tooltip": tip,
-                      "shape": {"field": "state", "title": None,
-                                "scale": {"domain": ["met", "missed"], "range": ["circle", "triangle-up"]}}}},
-        {"data": {"values": [{"one": 1}]}, "mark": {"type": "rule", "strokeDash": [6, 4], "color": "var(--goal)"},
-         "encoding": {"x": {"datum": 1}}},
+        {
+            "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--ink)"},
+            "encoding": {
+                "y": y,
+                "x": {"field": "low", "type": "quantitative", "scale": {"zero": False}},
+                "x2": {"field": "high"},
+            },
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 130},
+            "encoding": {
+                "y": y,
+                "x": {"field": "speedup", "type": "quantitative", "title": "times as fast as fp32"},
+                "color": {"field": "state", "title": None, "scale": scale},
+                "tooltip": tip,
+                "shape": {
+                    "field": "state",
+                    "title": None,
+                    "scale": {"domain": ["met", "missed"], "range": ["circle", "triangle-up"]},
+                },
+            },
+        },
+        {
+            "data": {"values": [{"one": 1}]},
+            "mark": {"type": "rule", "strokeDash": [6, 4], "color": "var(--goal)"},
+            "encoding": {"x": {"datum": 1}},
+        },
     ]
-    return _spec("Speed-up of each run with its 95 % interval; the dashed line is fp32.", 40 * len(values) + 20, values,
-                 layer)
+    return _spec(
+        "Speed-up of each run with its 95 % interval; the dashed line is fp32.", 40 * len(values) + 20, values, layer
+    )

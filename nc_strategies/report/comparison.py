@@ -9,11 +9,13 @@ from typing import Any
 from nc_strategies.report import page
 from nc_strategies.report.result import write_json
 from nc_strategies.report.table import COLUMNS, row
-from nc_strategies.study.folder import RESULT, write_atomically
+from nc_strategies.runtime.files import write_atomically
+from nc_strategies.study.folder import RESULT
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
     """Results of the jobs of a sweep, in the order of their numbers."""
+
     def number(path: Path) -> tuple[int, str]:
         name = path.parent.name
         return (int(name), "") if name.isdigit() else (10**9, name)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.measure.latency import T_95
+from nc_strategies.measuring.latency import T_95
 from nc_strategies.problem import Trial
 from nc_strategies.report.run_files import RunFiles
 
@@ -93,11 +93,32 @@ def operators(run: RunFiles) -> list[Operator]:
         scheme = schemes.get(name)
         asked = "" if scheme is None else "fp32" if scheme.is_float else "int8"
         executed = "" if told is None else "int8" if name in told else "fp32"
-        reason = _reason(run, changes.get(name, ""), asked, executed, facts.get(name), loss.get(name), saved.get(name),
-                         ranks.get(name), len(ranks))
-        rows.append(Operator(position, name, str((facts.get(name) or {}).get("type", "")), asked, executed,
-                             str(scheme or ""), loss.get(name), saved.get(name), noise.get(name), terms.get(name),
-                             reason))
+        reason = _reason(
+            run,
+            changes.get(name, ""),
+            asked,
+            executed,
+            facts.get(name),
+            loss.get(name),
+            saved.get(name),
+            ranks.get(name),
+            len(ranks),
+        )
+        rows.append(
+            Operator(
+                position,
+                name,
+                str((facts.get(name) or {}).get("type", "")),
+                asked,
+                executed,
+                str(scheme or ""),
+                loss.get(name),
+                saved.get(name),
+                noise.get(name),
+                terms.get(name),
+                reason,
+            )
+        )
     return rows
 
 
@@ -106,18 +127,27 @@ def _ranks(noise: Mapping[str, float | None]) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(ordered, 1)}
 
 
-def _reason(run: RunFiles, shown: str, asked: str, executed: str, facts: Mapping[str, Any] | None,
-            loss: Price | None, saved: Price | None, rank: int | None, count: int) -> str:
+def _reason(
+    run: RunFiles,
+    shown: str,
+    asked: str,
+    executed: str,
+    facts: Mapping[str, Any] | None,
+    loss: Price | None,
+    saved: Price | None,
+    rank: int | None,
+    count: int,
+) -> str:
     if not asked:
         return "no choice: follows its neighbours" if executed == "int8" else FIXED
     if facts is not None and not facts["int8"]:
         if not facts["engine_int8"]:
             return FIXED
-        return "held in fp32: int8 is only used on request" if facts["opt_in"] else "held in fp32 by your wishes"
+        return "held in fp32: int8 is only used on request" if facts["opt_in"] else "held in fp32 by your overrides"
     if asked == "int8" and executed == "fp32":
         return "asked for in int8, but the engine ran it in float"
     if facts is not None and not facts["float"]:
-        return "held in int8 by your wishes"
+        return "held in int8 by your overrides"
     if shown:
         return shown
     parts = []
@@ -185,9 +215,16 @@ def prices(run: RunFiles) -> tuple[dict[str, Price], dict[str, Price]]:
     ratios = np.array([dict(done.ratios).get("latency", math.nan) for _, done in trials])
     found = []
     for values in (losses, 1 - ratios):
-        effects = _effects(design, values)[:len(groups)]
-        found.append({name: effect for group, effect in zip(groups.values(), effects, strict=True) if effect
-                      for name in group if len(group) == 1 or _tied(run, group)})
+        effects = _effects(design, values)[: len(groups)]
+        found.append(
+            {
+                name: effect
+                for group, effect in zip(groups.values(), effects, strict=True)
+                if effect
+                for name in group
+                if len(group) == 1 or _tied(run, group)
+            }
+        )
     return found[0], found[1]
 
 

@@ -22,9 +22,9 @@ from nc_strategies.problem import Trial
 from nc_strategies.report import analysis, charts, explain
 from nc_strategies.report.operators import operators
 from nc_strategies.report.run_files import RunFiles
-from nc_strategies.report.scripts import vega
 from nc_strategies.report.table import COLUMNS, row
-from nc_strategies.study.folder import write_atomically
+from nc_strategies.report.vega import vega
+from nc_strategies.runtime.files import write_atomically
 from nc_strategies.study.study import Study, StudyListener
 
 log = logging.getLogger(__name__)
@@ -64,13 +64,29 @@ def write(run_dir: Path, running: bool = False, trials: Sequence[Trial] | None =
 def write_comparison(folder: Path, results: Sequence[dict[str, Any]]) -> Path:
     """Make the page of a sweep."""
     chart = charts.comparison(results)
-    rows = [{"cells": row(result), "status": str(result["status"]),
-             "link": f"{result['run']}/{FILE}" if (folder / str(result.get("run", "")) / FILE).is_file()
-             and result.get("run") else ""} for result in results]
+    rows = [
+        {
+            "cells": row(result),
+            "status": str(result["status"]),
+            "link": f"{result['run']}/{FILE}"
+            if (folder / str(result.get("run", "")) / FILE).is_file() and result.get("run")
+            else "",
+        }
+        for result in results
+    ]
     path = folder / "comparison.html"
-    write_atomically(path, _render("comparison.html.jinja", _scripts() if chart else [], columns=COLUMNS, rows=rows,
-                                   data={"charts": {"chart-comparison": chart} if chart else {}}, chart=chart,
-                                   running=False))
+    write_atomically(
+        path,
+        _render(
+            "comparison.html.jinja",
+            _scripts() if chart else [],
+            columns=COLUMNS,
+            rows=rows,
+            data={"charts": {"chart-comparison": chart} if chart else {}},
+            chart=chart,
+            running=False,
+        ),
+    )
     return path
 
 
@@ -80,17 +96,31 @@ def _scripts() -> list[str]:
 
 def _render(template: str, scripts: list[str], **values: Any) -> str:
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    return str(_environment().get_template(template).render(
-        scripts=scripts, script_hashes=hashes or "'none'", style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
-        json=_json(values.pop("data")), refresh=REFRESH, **values))
+    return str(
+        _environment()
+        .get_template(template)
+        .render(
+            scripts=scripts,
+            script_hashes=hashes or "'none'",
+            style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
+            json=_json(values.pop("data")),
+            refresh=REFRESH,
+            **values,
+        )
+    )
 
 
 @functools.cache
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _json(data: Any) -> str:
@@ -113,23 +143,42 @@ def _stages(run: RunFiles) -> dict[str, float]:
 def _view(run: RunFiles) -> dict[str, Any]:
     rows = operators(run)
     loss, saved = charts.price(rows, run.metric)
-    drawn = {"chart-trade-off": charts.trade_off(run), "chart-search": charts.search(run), "chart-loss": loss,
-             "chart-saved": saved}
+    drawn = {
+        "chart-trade-off": charts.trade_off(run),
+        "chart-search": charts.search(run),
+        "chart-loss": loss,
+        "chart-saved": saved,
+    }
     seconds = _stages(run)
     return {
-        "run": run, "status": explain.status(run), "headline": explain.headline(run), "running": run.running,
-        "goal": explain.goal_sentence(run), "verdict": explain.verdict(run), "why": explain.why(run, rows),
-        "advice": explain.advice(run, rows), "cards": _cards(run), "command": command(run), "operators": rows,
-        "drawn": {name for name, spec in drawn.items() if spec}, "trials": _trials(run),
-        "total": seconds.pop("total", None), "seconds": sorted(seconds.items(), key=lambda item: -item[1]),
-        "versions": run.result.get("versions") or run.analysis.get("versions") or {}, "states": charts.STATES,
-        "runs": {o.runs for o in rows}, "priced": sum(o.loss is not None for o in rows),
-        "loss_from": "Measured by the trials." if charts.measured([o for o in rows if o.asked]) else
-        "Estimated: squared error over squared output with this operator alone in int8.",
-        "saved_from": "By the latency model, as a share of fp32's." if any(o.model_saved is not None for o in rows) else
-        "Measured by the trials, as a share of fp32's latency.",
+        "run": run,
+        "status": explain.status(run),
+        "headline": explain.headline(run),
+        "running": run.running,
+        "goal": explain.goal_sentence(run),
+        "verdict": explain.verdict(run),
+        "why": explain.why(run, rows),
+        "advice": explain.advice(run, rows),
+        "cards": _cards(run),
+        "command": command(run),
+        "operators": rows,
+        "drawn": {name for name, spec in drawn.items() if spec},
+        "trials": _trials(run),
+        "total": seconds.pop("total", None),
+        "seconds": sorted(seconds.items(), key=lambda item: -item[1]),
+        "versions": run.result.get("versions") or run.analysis.get("versions") or {},
+        "states": charts.STATES,
+        "runs": {o.runs for o in rows},
+        "priced": sum(o.loss is not None for o in rows),
+        "loss_from": "Measured by the trials."
+        if charts.measured([o for o in rows if o.asked])
+        else "Estimated: squared error over squared output with this operator alone in int8.",
+        "saved_from": "By the latency model, as a share of fp32's."
+        if any(o.model_saved is not None for o in rows)
+        else "Measured by the trials, as a share of fp32's latency.",
         "told": any(t.error or t.note for t in run.trials),
-        "tuned": run.result.get("tuned"), "known": bool(run.analysis),
+        "tuned": run.result.get("tuned"),
+        "known": bool(run.analysis),
         "data": {"charts": {name: spec for name, spec in drawn.items() if spec}, **_configs(run)},
     }
 
@@ -153,13 +202,20 @@ def _cards(run: RunFiles) -> list[tuple[str, str, str]]:
     interval = tuned.get("accuracy_loss_ci95")
     return [
         ("Speed-up", f"{run.result['speedup']:.2f} times", f"95 %: {low:.2f} to {high:.2f}"),
-        (f"Loss of {run.metric}", f"{asked.loss(tuned['accuracy']):+.4f}",
-         f"95 %: {interval[0]:+.4f} to {interval[1]:+.4f}; {asked.loss(asked.threshold):.4f} tolerated" if interval
-         else ""),
+        (
+            f"Loss of {run.metric}",
+            f"{asked.loss(tuned['accuracy']):+.4f}",
+            f"95 %: {interval[0]:+.4f} to {interval[1]:+.4f}; {asked.loss(asked.threshold):.4f} tolerated"
+            if interval
+            else "",
+        ),
         ("Latency", f"{tuned['latency_ms']:.3g} ms", f"fp32: {base['latency_ms']:.3g} ms"),
         ("Size", f"{tuned['size_bytes'] / 1000:,.0f} kB", f"fp32: {base['size_bytes'] / 1000:,.0f} kB"),
-        ("Operators in int8", f"{tuned['int8_ops']} of {tuned['int8_ops'] + tuned['fp32_ops']}",
-         "as the engine executes them"),
+        (
+            "Operators in int8",
+            f"{tuned['int8_ops']} of {tuned['int8_ops'] + tuned['fp32_ops']}",
+            "as the engine executes them",
+        ),
     ]
 
 
@@ -168,15 +224,20 @@ def _trials(run: RunFiles) -> list[dict[str, Any]]:
     lines = []
     for trial in run.trials:
         done = trial.evaluation
-        lines.append({
-            "number": trial.number, "state": run.state(trial), "chosen": chosen is not None and trial is chosen,
-            "accuracy": done.metric("accuracy") if done else None,
-            "loss": run.goal.loss(done) if done and run.goal else None,
-            "latency": charts.position(run, done) if done and run.goal else None,
-            "gain": run.gain(done) if done else None, "int8": done.int8_ops if done else None,
-            "seconds": sum(value for _, value in done.seconds) if done else None,
-            "text": trial.error or trial.note,
-        })
+        lines.append(
+            {
+                "number": trial.number,
+                "state": run.state(trial),
+                "chosen": chosen is not None and trial is chosen,
+                "accuracy": done.metric("accuracy") if done else None,
+                "loss": run.goal.loss(done) if done and run.goal else None,
+                "latency": charts.position(run, done) if done and run.goal else None,
+                "gain": run.gain(done) if done else None,
+                "int8": done.int8_ops if done else None,
+                "seconds": sum(value for _, value in done.seconds) if done else None,
+                "text": trial.error or trial.note,
+            }
+        )
     return lines
 
 
@@ -192,8 +253,12 @@ def _configs(run: RunFiles) -> dict[str, Any]:
             numbers = [schemes.setdefault(str(scheme), len(schemes)) for _, scheme in trial.config.ops]
             configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in trial.config.options]}
     types = {name: facts["type"] for name, facts in (run.analysis.get("operators") or {}).items()}
-    return {"operators": [[name, types.get(name, "")] for name in names], "schemes": list(schemes),
-            "configs": configs, "chosen": chosen.number if chosen else None}
+    return {
+        "operators": [[name, types.get(name, "")] for name in names],
+        "schemes": list(schemes),
+        "configs": configs,
+        "chosen": chosen.number if chosen else None,
+    }
 
 
 class PageWriter(StudyListener):
@@ -207,8 +272,9 @@ class PageWriter(StudyListener):
         make: Makes the page of a folder.
     """
 
-    def __init__(self, command: Sequence[str] = (),
-                 make: Callable[[Path, bool, Sequence[Trial]], Path] = write) -> None:
+    def __init__(
+        self, command: Sequence[str] = (), make: Callable[[Path, bool, Sequence[Trial]], Path] = write
+    ) -> None:
         self._command, self._make = tuple(command), make
         self._next = 0.0
         self._study: Study | None = None

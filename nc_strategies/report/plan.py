@@ -20,12 +20,14 @@ def render(plan: Plan) -> RenderableType:
     stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in plan.trial.items())
     limited = f", stopped after {duration(plan.timeout)}" if plan.timeout else ""
     parts: list[RenderableType] = [
-        Text(f"{plan.strategy} on {plan.backend}: {plan.model}, {plan.samples:,} evaluation samples"), table,
+        Text(f"{plan.strategy} on {plan.backend}: {plan.model}, {plan.samples:,} evaluation samples"),
+        table,
         Text(f"configurations: {magnitude(plan.configurations)}"),
         Text(f"seconds a trial: {plan.trial_seconds:.2f} ({stages})"),
         Text(f"trials: at most {plan.expected_trials:,}{limited}"),
-        Text(f"time: at most about {duration(plan.seconds)}, {duration(plan.preparation)} of it before the first "
-             "trial"),
+        Text(
+            f"time: at most about {duration(plan.seconds)}, {duration(plan.preparation)} of it before the first trial"
+        ),
     ]
     if plan.resolution is not None and not plan.resolution.enough:
         parts.append(Text(f"warning: the goal is finer than the data: {plan.resolution.text()}", "bold yellow"))

@@ -23,9 +23,16 @@ class ProgressLine(StudyListener):
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.fields[best]}"),
-            console=Console(file=sys.stderr), transient=True, auto_refresh=False)
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[best]}"),
+            console=Console(file=sys.stderr),
+            transient=True,
+            auto_refresh=False,
+        )
         self._task = self._progress.add_task("starting", total=None, left="", best="")
         self._begin = 0.0
         self._limit = 0
@@ -44,7 +51,7 @@ class ProgressLine(StudyListener):
 
     def stage(self, text: str) -> None:
         """See `StudyListener.stage`."""
-        self._show( description=text, left="")
+        self._show(description=text, left="")
 
     def notice(self, text: str) -> None:
         """See `StudyListener.notice`: a line above the progress line, which stays."""
@@ -53,16 +60,16 @@ class ProgressLine(StudyListener):
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         """See `StudyListener.started`."""
         self._begin, self._limit, self._timeout = time.monotonic(), max_trials, timeout
-        self._show( total=max_trials or None)
+        self._show(total=max_trials or None)
 
     def trial_started(self, number: int, stage: str) -> None:
         """See `StudyListener.trial_started`."""
-        self._show( description=stage or "tuning")
+        self._show(description=stage or "tuning")
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
         self._measured += not trial.resumed
-        self._show( completed=len(study.trials), left=self._left(study), best=_best(study))
+        self._show(completed=len(study.trials), left=self._left(study), best=_best(study))
 
     def _left(self, study: Study) -> str:
         spent = time.monotonic() - self._begin

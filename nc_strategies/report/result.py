@@ -8,11 +8,13 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from nc_strategies.measuring.final import Final
+from nc_strategies.measuring.measurer import METRIC
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Evaluation, TrialState
-from nc_strategies.study.folder import RESULT, write_atomically
-from nc_strategies.study.measure import METRIC
-from nc_strategies.study.study import Final, Study
+from nc_strategies.runtime.files import write_atomically
+from nc_strategies.study.folder import RESULT
+from nc_strategies.study.study import Study
 from nc_strategies.study.tune import SCHEMA_VERSION, Setup
 
 
@@ -33,31 +35,54 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "objectives": list(config.metrics.objectives),
         "seed": config.tuning.seed,
         "goal": {
-            "metric": config.metrics.accuracy["name"], "criterion": constraint.criterion,
-            "tolerable_loss": constraint.tolerable_loss, "threshold": constraint.threshold,
-            "higher_is_better": constraint.higher_is_better, "certain": study.certain,
+            "metric": config.metrics.accuracy["name"],
+            "criterion": constraint.criterion,
+            "tolerable_loss": constraint.tolerable_loss,
+            "threshold": constraint.threshold,
+            "higher_is_better": constraint.higher_is_better,
+            "certain": study.certain,
             "resolution": study.resolution.half_width if study.resolution else None,
             "samples_needed": study.resolution.samples_needed if study.resolution else None,
-            "constraints": [{
-                "metric": c.metric, "criterion": c.criterion, "tolerable_loss": c.tolerable_loss,
-                "threshold": c.threshold, "higher_is_better": c.higher_is_better} for c in study.goal.constraints[1:]],
+            "constraints": [
+                {
+                    "metric": c.metric,
+                    "criterion": c.criterion,
+                    "tolerable_loss": c.tolerable_loss,
+                    "threshold": c.threshold,
+                    "higher_is_better": c.higher_is_better,
+                }
+                for c in study.goal.constraints[1:]
+            ],
         },
         "baseline": _baseline(study, config.metrics.accuracy["name"]),
         "tuned": _tuned(study.final, config.metrics.accuracy["name"]) if study.final else None,
         "speedup": study.final.speedup if study.final else None,
         "speedup_ci95": list(study.final.speedup_ci95) if study.final else None,
         "trials": {
-            "total": len(study.trials), "ok": study.count(TrialState.OK), "failed": study.count(TrialState.FAILED),
-            "pruned": study.count(TrialState.PRUNED), "resumed": resumed,
+            "total": len(study.trials),
+            "ok": study.count(TrialState.OK),
+            "failed": study.count(TrialState.FAILED),
+            "pruned": study.count(TrialState.PRUNED),
+            "resumed": resumed,
         },
         "seconds": {stage: round(value, 3) for stage, value in study.seconds.items()},
-        "measure": {"threads": config.measure.threads, "batch_size": config.measure.batch_size,
-                    "samples": study.baseline.samples, "processors": os.cpu_count(), "processor": processor()},
-        "budget": {"max_trials": config.tuning.max_trials, "timeout": config.tuning.timeout,
-                   "stop_when": config.tuning.stop_when},
+        "measure": {
+            "threads": config.measure.threads,
+            "batch_size": config.measure.batch_size,
+            "samples": study.baseline.samples,
+            "processors": os.cpu_count(),
+            "processor": processor(),
+        },
+        "budget": {
+            "max_trials": config.tuning.max_trials,
+            "timeout": config.tuning.timeout,
+            "stop_when": config.tuning.stop_when,
+        },
         "model_path": os.path.relpath(study.model_path, study.run_dir) if study.model_path else None,
-        "hashes": {**{key: value for key, value in study.metadata.items() if key.endswith("sha256") or key == "space"},
-                   **({"saved_sha256": files_sha256(study.model_path)} if study.model_path else {})},
+        "hashes": {
+            **{key: value for key, value in study.metadata.items() if key.endswith("sha256") or key == "space"},
+            **({"saved_sha256": files_sha256(study.model_path)} if study.model_path else {}),
+        },
         "versions": study.versions,
         "earlier_versions": study.earlier_versions,
     }
@@ -69,8 +94,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-                platform.processor() or platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
 
 
 def write(study: Study, setup: Setup) -> dict[str, Any]:
@@ -87,13 +114,22 @@ def write_json(path: Path, data: Any) -> None:
 
 def failed(config: dict[str, Any], error: str) -> dict[str, Any]:
     """The result of a job that ended before anything was measured."""
+
     def name(group: str) -> str:
         part = config.get(group)
         return str(part.get("name", "")) if isinstance(part, dict) else str(part or "")
 
-    return {"schema_version": SCHEMA_VERSION, "status": "failed", "stop_reason": "error", "error": error,
-            **{group: name(group) for group in ("strategy", "backend", "model", "data", "metrics")},
-            "baseline": None, "tuned": None, "speedup": None, "speedup_ci95": None}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "failed",
+        "stop_reason": "error",
+        "error": error,
+        **{group: name(group) for group in ("strategy", "backend", "model", "data", "metrics")},
+        "baseline": None,
+        "tuned": None,
+        "speedup": None,
+        "speedup_ci95": None,
+    }
 
 
 def _metrics(done: Evaluation, first: str) -> dict[str, float]:
@@ -110,21 +146,33 @@ def _memory(done: Evaluation) -> dict[str, int]:
 def _baseline(study: Study, first: str) -> dict[str, Any]:
     base = study.baseline
     return {
-        "accuracy": base.metric(METRIC), "metrics": _metrics(base, first), "latency_ms": base.value("latency_ms"),
-        "latency_ms_ci95": list(study.baseline_ci95), "duration_s": base.value("duration_s"),
-        "size_bytes": int(base.value("size_bytes")), "as_given_latency_ms": base.value("as_given_latency_ms"),
-        "all_float_latency_ms": base.value("all_float_latency_ms"), **_memory(base),
+        "accuracy": base.metric(METRIC),
+        "metrics": _metrics(base, first),
+        "latency_ms": base.value("latency_ms"),
+        "latency_ms_ci95": list(study.baseline_ci95),
+        "duration_s": base.value("duration_s"),
+        "size_bytes": int(base.value("size_bytes")),
+        "as_given_latency_ms": base.value("as_given_latency_ms"),
+        "all_float_latency_ms": base.value("all_float_latency_ms"),
+        **_memory(base),
     }
 
 
 def _tuned(final: Final, first: str) -> dict[str, Any]:
     done = final.evaluation
     return {
-        "accuracy": done.metric(METRIC), "metrics": _metrics(done, first), "latency_ms": done.value("latency_ms"),
-        "latency_ms_ci95": list(final.latency_ci95), "duration_s": done.value("duration_s"),
-        "size_bytes": int(done.value("size_bytes")), **_memory(done),
+        "accuracy": done.metric(METRIC),
+        "metrics": _metrics(done, first),
+        "latency_ms": done.value("latency_ms"),
+        "latency_ms_ci95": list(final.latency_ci95),
+        "duration_s": done.value("duration_s"),
+        "size_bytes": int(done.value("size_bytes")),
+        **_memory(done),
         "accuracy_loss_ci95": list(final.accuracy_loss_ci95) if final.accuracy_loss_ci95 else None,
-        "int8_ops": final.executed.int8_count, "fp32_ops": final.executed.fp32_count,
-        "ops": final.executed.by_type(), "trial": final.trial.number, "fingerprint": final.trial.config.fingerprint,
+        "int8_ops": final.executed.int8_count,
+        "fp32_ops": final.executed.fp32_count,
+        "ops": final.executed.by_type(),
+        "trial": final.trial.number,
+        "fingerprint": final.trial.config.fingerprint,
         "config": final.trial.config.to_dict(),
     }

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.measuring.measurer import METRIC
 from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Trial, TrialState
 from nc_strategies.report import analysis
 from nc_strategies.space import Config
 from nc_strategies.study import journal
 from nc_strategies.study.folder import CONFIG, RESULT
-from nc_strategies.study.measure import METRIC
 
 log = logging.getLogger(__name__)
 COMPARISON = "comparison.json"
@@ -57,15 +57,24 @@ class RunFiles:
             InputError: there is no such folder, it is not a run's, or a file in it cannot be read.
         """
         if not path.is_dir():
-            raise InputError(str(path), "is not a folder" if path.exists() else "does not exist",
-                             "the run_dir of a run")
+            raise InputError(
+                str(path), "is not a folder" if path.exists() else "does not exist", "the run_dir of a run"
+            )
         if not any((path / name).is_file() for name in (RESULT, CONFIG)):
-            hint = "is the folder of a sweep; name the folder of one of its runs" if (path / COMPARISON).is_file() \
+            hint = (
+                "is the folder of a sweep; name the folder of one of its runs"
+                if (path / COMPARISON).is_file()
                 else f"is not the folder of a run: it holds neither {RESULT} nor {CONFIG}"
+            )
             raise InputError(str(path), hint)
-        return RunFiles(path, _mapping(path / RESULT, json.loads), _mapping(path / analysis.FILE, json.loads),
-                        _mapping(path / CONFIG, _yaml),
-                        tuple(_trials(path / journal.FILE) if trials is None else trials), running)
+        return RunFiles(
+            path,
+            _mapping(path / RESULT, json.loads),
+            _mapping(path / analysis.FILE, json.loads),
+            _mapping(path / CONFIG, _yaml),
+            tuple(_trials(path / journal.FILE) if trials is None else trials),
+            running,
+        )
 
     @cached_property
     def goal(self) -> Goal | None:
@@ -75,8 +84,14 @@ class RunFiles:
             return None
         names = self.result.get("objectives") or ["latency"]
         objectives = stated.get("objectives") or [{"name": name} for name in names]
-        constraint = Constraint(METRIC, stated["threshold"], self.baseline["accuracy"], stated["higher_is_better"],
-                                stated["criterion"], stated["tolerable_loss"])
+        constraint = Constraint(
+            METRIC,
+            stated["threshold"],
+            self.baseline["accuracy"],
+            stated["higher_is_better"],
+            stated["criterion"],
+            stated["tolerable_loss"],
+        )
         return Goal((constraint,), tuple(Objective(**objective) for objective in objectives))
 
     @property
@@ -153,8 +168,16 @@ def _trials(path: Path) -> tuple[Trial, ...]:
         try:
             data = json.loads(line)
             done = Evaluation.from_dict(data["evaluation"]) if data["evaluation"] else None
-            trials.append(Trial(int(data["number"]), Config.from_dict(data["config"]), TrialState(data["state"]), done,
-                                data["error"], note=data.get("note", "")))
+            trials.append(
+                Trial(
+                    int(data["number"]),
+                    Config.from_dict(data["config"]),
+                    TrialState(data["state"]),
+                    done,
+                    data["error"],
+                    note=data.get("note", ""),
+                )
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}, line {number}", f"cannot be read ({first_line(error)})") from None
     return tuple(trials)

@@ -34,11 +34,15 @@ def verdict(result: dict[str, Any]) -> Text:
     sign = ">=" if goal["higher_is_better"] else "<="
     interval = tuned["accuracy_loss_ci95"]
     loss = f"; loss {interval[0]:+.4f} to {interval[1]:+.4f} with 95 %" if interval else ""
-    further = "".join(f"{other['metric']} {tuned['metrics'][other['metric']]:.4f} (asked "
-                      f"{'>=' if other['higher_is_better'] else '<='} {other['threshold']:.4f}), "
-                      for other in goal.get("constraints", ()))
-    text = (f"goal {status}: {goal['metric']} {tuned['accuracy']:.4f} (asked {sign} {goal['threshold']:.4f}{loss}), "
-            f"{further}{result['speedup']:.2f} times as fast as fp32")
+    further = "".join(
+        f"{other['metric']} {tuned['metrics'][other['metric']]:.4f} (asked "
+        f"{'>=' if other['higher_is_better'] else '<='} {other['threshold']:.4f}), "
+        for other in goal.get("constraints", ())
+    )
+    text = (
+        f"goal {status}: {goal['metric']} {tuned['accuracy']:.4f} (asked {sign} {goal['threshold']:.4f}{loss}), "
+        f"{further}{result['speedup']:.2f} times as fast as fp32"
+    )
     if status == "missed":
         text += "; the closest model is saved"
     if goal.get("certain") is False:
@@ -65,8 +69,20 @@ def comparison(results: list[dict[str, Any]], width: int = WIDE) -> Table:
     return table
 
 
-COLUMNS = ("strategy", "backend", "FP32 baseline", "int8 accuracy", "int8 duration (s)", "fp32 duration (s)",
-           "speed-up", "95 %", "int8/fp32 ops", "trials", "seconds", "status")
+COLUMNS = (
+    "strategy",
+    "backend",
+    "FP32 baseline",
+    "int8 accuracy",
+    "int8 duration (s)",
+    "fp32 duration (s)",
+    "speed-up",
+    "95 %",
+    "int8/fp32 ops",
+    "trials",
+    "seconds",
+    "status",
+)
 
 
 def row(result: dict[str, Any]) -> tuple[str, ...]:
@@ -75,10 +91,20 @@ def row(result: dict[str, Any]) -> tuple[str, ...]:
         return (result["strategy"], result["backend"], *["-"] * 9, f"failed: {result.get('error', '')}".strip(": "))
     base, tuned, trials = result["baseline"], result["tuned"], result["trials"]
     low, high = result["speedup_ci95"]
-    return (result["strategy"], result["backend"], f"{base['accuracy']:.4f}", f"{tuned['accuracy']:.4f}",
-            f"{tuned['duration_s']:.2f}", f"{base['duration_s']:.2f}", f"{result['speedup']:.2f}",
-            f"{low:.2f}-{high:.2f}", f"{tuned['int8_ops']}/{tuned['fp32_ops']}", str(trials["total"]),
-            f"{result['seconds']['total']:.0f}", str(result["status"]))
+    return (
+        result["strategy"],
+        result["backend"],
+        f"{base['accuracy']:.4f}",
+        f"{tuned['accuracy']:.4f}",
+        f"{tuned['duration_s']:.2f}",
+        f"{base['duration_s']:.2f}",
+        f"{result['speedup']:.2f}",
+        f"{low:.2f}-{high:.2f}",
+        f"{tuned['int8_ops']}/{tuned['fp32_ops']}",
+        str(trials["total"]),
+        f"{result['seconds']['total']:.0f}",
+        str(result["status"]),
+    )
 
 
 def operators(result: dict[str, Any]) -> Table:

@@ -96,9 +96,7 @@ def train_model(folder: Path, epochs: int, seed: int) -> keras.Model:
     pixels, labels = load_split(folder, "train")
     images, batch = preprocess(pixels), 128
     steps = epochs * -(-len(images) // batch)
-    rate = keras.optimizers.schedules.CosineDecay(
-        1e-4, steps - steps // 5, warmup_target=3e-3, warmup_steps=steps // 5
-    )
+    rate = keras.optimizers.schedules.CosineDecay(1e-4, steps - steps // 5, warmup_target=3e-3, warmup_steps=steps // 5)
     model = build_model()
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)

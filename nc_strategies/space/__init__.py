@@ -2,8 +2,8 @@
 
 from nc_strategies.space.capabilities import Capabilities, OpCapability
 from nc_strategies.space.config import Config
+from nc_strategies.space.overrides import Overrides
 from nc_strategies.space.scheme import FLOAT, OpScheme, TensorScheme
 from nc_strategies.space.space import Space
-from nc_strategies.space.wishes import Wishes
 
-__all__ = ["FLOAT", "Capabilities", "Config", "OpCapability", "OpScheme", "Space", "TensorScheme", "Wishes"]
+__all__ = ["FLOAT", "Capabilities", "Config", "OpCapability", "OpScheme", "Space", "TensorScheme", "Overrides"]

@@ -17,7 +17,7 @@ class OpCapability:
         name: The operator's name in the model, unique.
         type: Its type in the framework's words (``Conv``, ``MatMul``, ...).
         schemes: What can run, the default first; `FLOAT` is one of them.
-        opt_in: Int8 is possible but known to hurt: only used when a dtype wish of the user's asks for it.
+        opt_in: Int8 is possible but known to hurt: only used when a dtype override of the user's asks for it.
         parameters: Number of weight elements, 0 without a weight.
         elements: Number of output elements for one sample, 0 when unknown.
     """

@@ -1,4 +1,4 @@
-"""The search space: capabilities narrowed by the user's wishes."""
+"""The search space: capabilities narrowed by the user's overrides."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from nc_strategies.errors import InputError
 from nc_strategies.space.capabilities import Capabilities, OpCapability, OptionValue
 from nc_strategies.space.config import Config
+from nc_strategies.space.overrides import Overrides
 from nc_strategies.space.scheme import FLOAT, OpScheme
-from nc_strategies.space.wishes import Wishes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +24,10 @@ class Space:
 
     Args:
         capabilities: What the engine runs.
-        wishes: What the user asks; everything when left out.
+        overrides: What the user asks; everything when left out.
 
     Raises:
-        InputError: a wish that matches nothing or leaves an operator without a scheme.
+        InputError: a override that matches nothing or leaves an operator without a scheme.
 
     Example:
         >>> import numpy as np
@@ -40,9 +40,9 @@ class Space:
         ('b',)
     """
 
-    def __init__(self, capabilities: Capabilities, wishes: Wishes | None = None) -> None:
+    def __init__(self, capabilities: Capabilities, overrides: Overrides | None = None) -> None:
         self.capabilities = capabilities
-        self.ops = {op.name: op for op in (wishes or Wishes()).apply(capabilities)}
+        self.ops = {op.name: op for op in (overrides or Overrides()).apply(capabilities)}
         self.options: dict[str, tuple[OptionValue, ...]] = dict(capabilities.options)
         self.groups = self._groups()
 
@@ -53,8 +53,11 @@ class Space:
             seen[tuple(n for n in group_of.get(name, (name,)) if n in self.ops)] = None
         for group in seen:
             if not self.schemes(group):
-                raise InputError("space", f"no scheme is left that {', '.join(group)} have in common",
-                                 "these operators must share one")
+                raise InputError(
+                    "space",
+                    f"no scheme is left that {', '.join(group)} have in common",
+                    "these operators must share one",
+                )
         return tuple(seen)
 
     def schemes(self, group: tuple[str, ...]) -> tuple[OpScheme, ...]:
@@ -70,8 +73,9 @@ class Space:
     @property
     def quantizable(self) -> tuple[OpCapability, ...]:
         """Operators which can run in int8."""
-        return tuple(op for op in self.ops.values()
-                     if any(not s.is_float for s in self.schemes(self.group_of[op.name])))
+        return tuple(
+            op for op in self.ops.values() if any(not s.is_float for s in self.schemes(self.group_of[op.name]))
+        )
 
     def default(self) -> Config:
         """The first scheme of every operator and the first value of every option."""
@@ -79,7 +83,7 @@ class Space:
         return self._config(chosen, {name: values[0] for name, values in self.options.items()})
 
     def all_float(self) -> Config:
-        """Every operator in floating point, also where the wishes forbid it: the fp32 reference."""
+        """Every operator in floating point, also where the overrides forbid it: the fp32 reference."""
         return self._config(dict.fromkeys(self.ops, FLOAT), {n: v[0] for n, v in self.options.items()})
 
     def sample(self, rng: np.random.Generator) -> Config:

@@ -70,7 +70,7 @@ class BasicStrategy(StepwiseStrategy):
         if self.settings.fallback:
             yield from self._fallback()
             if ranked:
-                yield from self._give_back()
+                yield from self._requantize()
 
     def _try(self, config: Config, stage: str, note: str) -> Generator[Config, Trial, Trial]:
         if config.fingerprint not in self._tried:
@@ -120,10 +120,10 @@ class BasicStrategy(StepwiseStrategy):
         names = list(space.ops)
         first, last = heavy[0], heavy[-1]
         recipes: list[tuple[str, list[str]]] = [
-            ("first weighted operator in fp32", [first]), ("last weighted operator in fp32", [last]),
+            ("first weighted operator in fp32", [first]),
+            ("last weighted operator in fp32", [last]),
             ("first and last weighted operator in fp32", [first, last]),
-            ("pre- and post-processing in fp32",
-             names[: names.index(first)] + names[names.index(last) + 1 :]),
+            ("pre- and post-processing in fp32", names[: names.index(first)] + names[names.index(last) + 1 :]),
         ]
         for note, ops in recipes:
             wanted = [name for name in ops if not self._base.schemes[name].is_float]
@@ -144,7 +144,7 @@ class BasicStrategy(StepwiseStrategy):
         groups.sort(key=lambda g: -self._loss[g] / self._saved[g])
         yield from self._double(base, groups)
         if self._met():
-            yield from self._give_back()
+            yield from self._requantize()
         return self._met()
 
     def _fallback(self) -> Steps:
@@ -164,7 +164,7 @@ class BasicStrategy(StepwiseStrategy):
             effects.sort(key=lambda e: (goal.loss(e[1]), goal.cost(e[1])))
             yield from self._accumulate(base, [group for group, _ in effects], self._met)
             if self._met():
-                yield from self._give_back()
+                yield from self._requantize()
         else:
             faster = [(g, e) for g, e in effects if goal.cost(e) < goal.cost(before)]
             faster.sort(key=lambda e: goal.cost(e[1]))
@@ -240,7 +240,7 @@ class BasicStrategy(StepwiseStrategy):
             config = self.problem.space.fall_back(config, *group)
             yield from self._try(config, "accumulate", f"{count} operators in fp32, by effect")
 
-    def _give_back(self) -> Steps:
+    def _requantize(self) -> Steps:
         """Operators back to int8, those that save most time first, for as long as the goal holds.
 
         Where losses are estimated, those that save most for what they lose come first, and those that are not

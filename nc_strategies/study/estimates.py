@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError, first_line
-from nc_strategies.problem import Boundary, LatencyTerms
+from nc_strategies.problem import ConversionEdge, LatencyTerms
+from nc_strategies.runtime.files import write_atomically
 from nc_strategies.space import FLOAT, Config, OpScheme, Space
-from nc_strategies.study.folder import write_atomically
 
 log = logging.getLogger(__name__)
 FILE = "estimates.json"
@@ -75,8 +75,12 @@ class Estimates:
         self._write()
 
     def _write(self) -> None:
-        data = {"schema": SCHEMA, "sensitivity": self._sensitivity,
-                "latency_terms": terms_to_dict(self._terms) if self._terms else None, "divergence": self._divergence}
+        data = {
+            "schema": SCHEMA,
+            "sensitivity": self._sensitivity,
+            "latency_terms": terms_to_dict(self._terms) if self._terms else None,
+            "divergence": self._divergence,
+        }
         # An operator that cannot run in int8 is infinitely sensitive, which JSON has no word for but Python reads.
         write_atomically(self.path, json.dumps(data) + "\n")
 
@@ -134,8 +138,11 @@ def one_by_one(divergence: Callable[[Config], float], space: Space, failures: in
         noise = math.inf
         if not failures or failed < failures:
             try:
-                noise = ask(lambda group=group, scheme=scheme:  # type: ignore[misc]
-                            divergence(space.all_float().with_op(*group, scheme=scheme)))
+                noise = ask(
+                    lambda group=group, scheme=scheme: (  # type: ignore[misc]
+                        divergence(space.all_float().with_op(*group, scheme=scheme))
+                    )
+                )
                 failed = 0
             except EngineError as error:
                 log.warning("no sensitivity of %s: %s", group[0], error)
@@ -147,10 +154,13 @@ def one_by_one(divergence: Callable[[Config], float], space: Space, failures: in
 def terms_to_dict(terms: LatencyTerms) -> dict[str, Any]:
     """Latency terms in a JSON-ready form; the inverse of `terms_from_dict`."""
     return {
-        "base": terms.base, "error": terms.error, "all_float": terms.all_float,
-        "ops": {name: [[scheme.to_dict(), cost] for scheme, cost in costs.items()]
-                for name, costs in terms.ops.items()},
-        "boundaries": [{**asdict(boundary), "clipped": sorted(boundary.clipped)} for boundary in terms.boundaries],
+        "base": terms.base,
+        "error": terms.error,
+        "all_float": terms.all_float,
+        "ops": {
+            name: [[scheme.to_dict(), cost] for scheme, cost in costs.items()] for name, costs in terms.ops.items()
+        },
+        "conversion_edges": [{**asdict(edge), "clipped": sorted(edge.clipped)} for edge in terms.conversion_edges],
         "options": [[name, value, cost] for (name, value), cost in terms.options.items()],
     }
 
@@ -161,14 +171,23 @@ def terms_from_dict(data: Mapping[str, Any]) -> LatencyTerms:
     Raises:
         AttributeError, KeyError, TypeError, ValueError: the data is not of that form.
     """
-    ops = {name: {OpScheme.from_dict(scheme): float(cost) for scheme, cost in costs}
-           for name, costs in data["ops"].items()}
-    boundaries = tuple(
-        Boundary(**{**boundary, "consumers": tuple(boundary["consumers"]),
-                    "clipped": frozenset((dtype, scheme) for dtype, scheme in boundary["clipped"])})
-        for boundary in data["boundaries"])
+    ops = {
+        name: {OpScheme.from_dict(scheme): float(cost) for scheme, cost in costs} for name, costs in data["ops"].items()
+    }
+    conversion_edges = tuple(
+        ConversionEdge(
+            **{
+                **edge,
+                "consumers": tuple(edge["consumers"]),
+                "clipped": frozenset((dtype, scheme) for dtype, scheme in edge["clipped"]),
+            }
+        )
+        for edge in data["conversion_edges"]
+    )
     options = {(name, value): float(cost) for name, value, cost in data["options"]}
-    return LatencyTerms(float(data["base"]), ops, boundaries, options, float(data["error"]), float(data["all_float"]))
+    return LatencyTerms(
+        float(data["base"]), ops, conversion_edges, options, float(data["error"]), float(data["all_float"])
+    )
 
 
 def _numbers(data: Mapping[str, Any]) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.errors import InputError, first_line
+from nc_strategies.runtime.files import PARTIAL, write_atomically
 
 log = logging.getLogger(__name__)
 CONFIG, RESULT, LOG = "config.yaml", "result.json", "nc_strategies.log"
 IDENTITY, VERSIONS = "identity", "versions"
-PARTIAL = ".partial"
 LOCK = ".lock"
 
 
@@ -64,8 +63,9 @@ class RunFolder:
         try:
             self._lock.acquire()
         except Timeout:
-            raise InputError("run_dir", f"another run is at work in {self.path}",
-                             "wait for its end, or use another run_dir") from None
+            raise InputError(
+                "run_dir", f"another run is at work in {self.path}", "wait for its end, or use another run_dir"
+            ) from None
         except OSError as error:
             raise InputError("run_dir", f"{self.path} cannot be locked ({error.strerror})") from None
         try:
@@ -108,8 +108,11 @@ class RunFolder:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError("run_dir", f"{file} cannot be read ({first_line(error)})", "use another folder") from None
         if not isinstance(found, dict) or not isinstance(found.get(IDENTITY), dict):
-            raise InputError("run_dir", f"{self.path} holds files that are not of an earlier run",
-                             "an empty or new folder, or that of the run to resume")
+            raise InputError(
+                "run_dir",
+                f"{self.path} holds files that are not of an earlier run",
+                "an empty or new folder, or that of the run to resume",
+            )
         return found
 
     def _check_writable(self) -> None:
@@ -142,9 +145,12 @@ class RunFolder:
         differing = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
         if self.resumes and differing:
             key = differing[0]
-            raise InputError("run_dir", f"{self.path} holds a run with other settings: {', '.join(differing)} "
-                             f"({key} was {_short(before.get(key))}, is {_short(identity.get(key))})",
-                             "use another run_dir, or the same settings to resume")
+            raise InputError(
+                "run_dir",
+                f"{self.path} holds a run with other settings: {', '.join(differing)} "
+                f"({key} was {_short(before.get(key))}, is {_short(identity.get(key))})",
+                "use another run_dir, or the same settings to resume",
+            )
 
     def result(self) -> dict[str, Any] | None:
         """The result of an earlier run here, or None."""
@@ -154,8 +160,9 @@ class RunFolder:
             return None
         return found if isinstance(found, dict) else None
 
-    def start(self, config: Mapping[str, Any], identity: Mapping[str, Any],
-              versions: Mapping[str, str] | None = None) -> None:
+    def start(
+        self, config: Mapping[str, Any], identity: Mapping[str, Any], versions: Mapping[str, str] | None = None
+    ) -> None:
         """Make the folder and write what the run was told."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump({**config, IDENTITY: dict(identity), VERSIONS: dict(versions or {})}, sort_keys=False)
@@ -165,29 +172,6 @@ class RunFolder:
 def _is_leftover(path: Path) -> bool:
     """Whether a file is one that `write_atomically` did not live to move to its place."""
     return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(PARTIAL))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that it is never seen half-written.
-
-    Raises:
-        EngineError: the disk is full, or takes no writing any more.
-    """
-    beside = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> EngineError:
-    """What to say when a file of a run under way cannot be written."""
-    return EngineError(f"{path} cannot be written ({error.strerror}); what was measured before is kept, and the same "
-                       "command goes on from there")
 
 
 def _short(value: object) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from nc_strategies.errors import InputError
 from nc_strategies.problem import Evaluation, Trial, TrialState
+from nc_strategies.runtime.files import unwritable
 from nc_strategies.space import Config
-from nc_strategies.study.folder import unwritable
 
 log = logging.getLogger(__name__)
 FILE = "trials.jsonl"
@@ -52,8 +52,11 @@ class Journal:
             try:
                 trials.append(_trial(json.loads(line)))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise InputError(f"run_dir ({self.path}, line {number})", f"cannot be read ({error})",
-                                 "use another run_dir, or remove the line") from None
+                raise InputError(
+                    f"run_dir ({self.path}, line {number})",
+                    f"cannot be read ({error})",
+                    "use another run_dir, or remove the line",
+                ) from None
         return trials
 
     def append(self, trial: Trial) -> None:
@@ -95,7 +98,7 @@ class Journal:
 
 def _write_all(descriptor: int, data: bytes) -> None:
     while data:
-        data = data[os.write(descriptor, data):]
+        data = data[os.write(descriptor, data) :]
 
 
 def _first(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,5 +126,12 @@ def migrate(line: dict[str, Any]) -> dict[str, Any]:
 def _trial(line: dict[str, Any]) -> Trial:
     line = migrate(line)
     evaluation = Evaluation.from_dict(line["evaluation"]) if line["evaluation"] else None
-    return Trial(int(line["number"]), Config.from_dict(line["config"]), TrialState(line["state"]), evaluation,
-                 line["error"], True, line.get("note", ""))
+    return Trial(
+        int(line["number"]),
+        Config.from_dict(line["config"]),
+        TrialState(line["state"]),
+        evaluation,
+        line["error"],
+        True,
+        line.get("note", ""),
+    )

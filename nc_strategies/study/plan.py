@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from nc_strategies.measure import resolution
-from nc_strategies.measure.resolution import Resolution
+from nc_strategies.measuring import resolution
+from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.space import Space
 from nc_strategies.study.study import StudyListener
 from nc_strategies.study.tune import Setup, make_goal, make_space
@@ -52,8 +52,9 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Seconds of the run, the final measurement left out."""
-        return self.preparation + remaining(self.trials, self.trial_seconds, self.timeout - self.preparation
-                                            if self.timeout else math.inf)
+        return self.preparation + remaining(
+            self.trials, self.trial_seconds, self.timeout - self.preparation if self.timeout else math.inf
+        )
 
     @property
     def expected_trials(self) -> int:
@@ -82,26 +83,36 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
         listener: Told what happens.
 
     Raises:
-        InputError: model, data, wishes and settings do not fit each other.
+        InputError: model, data, overrides and settings do not fit each other.
         EngineError: the default configuration cannot be built.
     """
-    config, bench, begin = setup.config, setup.bench, time.perf_counter()
+    config, target, begin = setup.config, setup.target, time.perf_counter()
     listener.stage("loading the model")
-    space = make_space(config, bench.load())
+    space = make_space(config, target.load())
     listener.stage("calibrating")
-    bench.calibrate()
+    target.calibrate()
     listener.stage("measuring fp32")
-    measured = bench.baseline(space)
+    measured = target.baseline(space)
     preparation = time.perf_counter() - begin
     listener.stage("rehearsing a trial")
-    trial = dict(bench.rehearse(space.default()))
+    trial = dict(target.rehearse(space.default()))
     constraint = make_goal(config, measured).constraints[0]
     samples = measured.evaluation.samples
     limit = constraint.loss(constraint.threshold)
     trials = min(space.size(), config.tuning.max_trials or space.size())
-    return Plan(str(bench.facts()["model_name"]), str(config.strategy["name"]), str(config.backend["name"]), samples,
-                _types(space), space.size(), preparation, trial, trials, config.tuning.timeout,
-                resolution.assumed(samples, limit, measured.score_range))
+    return Plan(
+        str(target.facts()["model_name"]),
+        str(config.strategy["name"]),
+        str(config.backend["name"]),
+        samples,
+        _types(space),
+        space.size(),
+        preparation,
+        trial,
+        trials,
+        config.tuning.timeout,
+        resolution.assumed(samples, limit, measured.score_range),
+    )
 
 
 def _types(space: Space) -> dict[str, tuple[int, int]]:

@@ -8,10 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from nc_strategies.backends.base import ExecutedOps
-from nc_strategies.measure.resolution import Resolution
+from nc_strategies.measuring.final import Final
+from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial, TrialState
-from nc_strategies.problem.evaluation import Pairs
 from nc_strategies.space import Space
 
 
@@ -21,31 +20,6 @@ class Status(StrEnum):
     MET = "met"
     MISSED = "missed"
     FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Final:
-    """The model that is returned, measured once more on everything.
-
-    Args:
-        trial: The trial it comes from.
-        evaluation: Its final measurement.
-        executed: What the engine executes of it.
-        speedup: fp32's latency over its latency.
-        speedup_ci95: 95 % interval of `speedup`.
-        accuracy_loss_ci95: 95 % interval of the paired loss against fp32, in the metric's unit.
-        latency_ci95: 95 % interval of its latency in milliseconds.
-        seconds: What measuring it and the other finalists took, by stage.
-    """
-
-    trial: Trial
-    evaluation: Evaluation
-    executed: ExecutedOps
-    speedup: float
-    speedup_ci95: tuple[float, float]
-    accuracy_loss_ci95: tuple[float, float] | None
-    latency_ci95: tuple[float, float]
-    seconds: Pairs = ()
 
 
 @dataclass
@@ -61,7 +35,7 @@ class Study:
         metadata: Identity of the run.
         model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
-        seconds: Seconds by stage: `load`, `calibrate`, `realise`, `accuracy` and `latency` (of fp32, the trials and the
+        seconds: Seconds by stage: `load`, `calibrate`, `build`, `accuracy` and `latency` (of fp32, the trials and the
             finalists), `strategy` with the estimates that it asked for, `save`; and `total`.
         estimate_seconds: Seconds of each sort of estimate.
         resolution: What the evaluation samples can tell; None where nothing can be said of it.

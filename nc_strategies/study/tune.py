@@ -14,19 +14,19 @@ import numpy as np
 
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import EngineError, InputError
-from nc_strategies.measure import resolution
+from nc_strategies.measuring import resolution
+from nc_strategies.measuring.measurer import FINALISTS, MEMORY_SPREAD, METRIC
+from nc_strategies.measuring.target import Measured, MeasurementTarget
 from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Problem, Trial
 from nc_strategies.problem.objective import LATENCY_TIE
-from nc_strategies.space import Capabilities, Config, Space, Wishes
+from nc_strategies.runtime.clock import Clock
+from nc_strategies.space import Capabilities, Config, Overrides, Space
 from nc_strategies.strategies.base import Strategy
-from nc_strategies.study.bench import Bench, Measured
-from nc_strategies.study.clock import Clock
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
-from nc_strategies.study.measure import FINALISTS, MEMORY_SPREAD, METRIC
+from nc_strategies.study.loop import TrialLoop
 from nc_strategies.study.study import Status, Study, StudyListener
-from nc_strategies.study.tuner import Tuner
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
@@ -42,21 +42,22 @@ class Setup:
 
     Args:
         config: The whole configuration; its sections are read here, its groups are already made below.
-        bench: Measures.
+        target: Measures.
         make_strategy: Makes the strategy for a problem.
         executor: Runs trials; has an attribute ``workers``.
         resolved: The configuration as plain data, for ``config.yaml``, free of secrets.
     """
 
     config: RunConfig
-    bench: Bench
+    target: MeasurementTarget
     make_strategy: Callable[[Problem], Strategy]
     executor: Any
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
 
-def tune(setup: Setup, folder: RunFolder, listener: StudyListener | None = None,
-         on_folder: Callable[[], None] = lambda: None) -> Study:
+def tune(
+    setup: Setup, folder: RunFolder, listener: StudyListener | None = None, on_folder: Callable[[], None] = lambda: None
+) -> Study:
     """Run a study and leave its model, journal and configuration in a folder.
 
     Args:
@@ -66,15 +67,14 @@ def tune(setup: Setup, folder: RunFolder, listener: StudyListener | None = None,
         on_folder: Called once the folder exists.
 
     Raises:
-        InputError: model, data, wishes and settings do not fit each other; nothing is left behind.
+        InputError: model, data, overrides and settings do not fit each other; nothing is left behind.
     """
     with folder.lock():
         return _Run(setup, folder, listener or StudyListener(), on_folder).run()
 
 
 class _Run:
-    def __init__(self, setup: Setup, folder: RunFolder, listener: StudyListener,
-                 on_folder: Callable[[], None]) -> None:
+    def __init__(self, setup: Setup, folder: RunFolder, listener: StudyListener, on_folder: Callable[[], None]) -> None:
         self.setup, self.folder, self.listener, self.on_folder = setup, folder, listener, on_folder
         self.config = setup.config
         self.begin = time.perf_counter()
@@ -83,30 +83,39 @@ class _Run:
         self._failed: EngineError | None = None
 
     def run(self) -> Study:
-        setup, config, bench = self.setup, self.config, self.setup.bench
+        setup, config, target = self.setup, self.config, self.setup.target
         config.validate()
         space = self._load()
         facts = identity(setup, space.fingerprint)
         self.folder.check(facts)
         self.listener.stage("calibrating")
         with self._clock("calibrate"):
-            bench.calibrate()
+            target.calibrate()
         self.listener.stage("measuring fp32")
-        baseline = bench.baseline(space)
+        baseline = target.baseline(space)
         self._spent(baseline.evaluation.seconds)
-        versions = dict(bench.versions())
+        versions = dict(target.versions())
         earlier = self.folder.changed_versions(versions) if self.folder.resumes else {}
         self.folder.start(setup.resolved, facts, versions)
         self.on_folder()
         for name, version in earlier.items():
-            log.warning("trials of the earlier run were measured with %s %s, these are with %s", name, version,
-                        versions[name])
-        bench.keep(self.folder.path)
-        study = Study(self.folder.path, space, make_goal(config, baseline), baseline.evaluation,
-                      baseline.latency_ci95, facts, seconds=self.seconds,
-                      estimate_seconds=self.estimates, model=str(bench.facts()["model_name"]))
+            log.warning(
+                "trials of the earlier run were measured with %s %s, these are with %s", name, version, versions[name]
+            )
+        target.keep(self.folder.path)
+        study = Study(
+            self.folder.path,
+            space,
+            make_goal(config, baseline),
+            baseline.evaluation,
+            baseline.latency_ci95,
+            facts,
+            seconds=self.seconds,
+            estimate_seconds=self.estimates,
+            model=str(target.facts()["model_name"]),
+        )
         study.versions, study.earlier_versions = versions, earlier
-        study.remarks = bench.remarks()
+        study.remarks = target.remarks()
         for remark in study.remarks:
             log.info("%s", remark)
         self._resolve(study, baseline)
@@ -117,7 +126,7 @@ class _Run:
     def _load(self) -> Space:
         self.listener.stage("loading the model")
         with self._clock("load"):
-            space = make_space(self.config, self.setup.bench.load())
+            space = make_space(self.config, self.setup.target.load())
         log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
         return space
 
@@ -129,32 +138,34 @@ class _Run:
     def _sensitivity(self, study: Study, kept: Estimates) -> Mapping[str, float]:
         if study.sensitivity is None:
             study.sensitivity = kept.sensitivity
-            self.listener.stage("estimating sensitivity" if study.sensitivity is None else
-                                "reading sensitivity from the earlier run")
+            self.listener.stage(
+                "estimating sensitivity" if study.sensitivity is None else "reading sensitivity from the earlier run"
+            )
         if study.sensitivity is None:
             with Clock(self.estimates, "sensitivity"):
                 kept.sensitivity = study.sensitivity = self._estimated(study.space)
         return study.sensitivity
 
     def _estimated(self, space: Space) -> Mapping[str, float]:
-        bench = self.setup.bench
+        target = self.setup.target
         try:
-            return ask(bench.sensitivity)
+            return ask(target.sensitivity)
         except EngineError as error:
             log.warning("sensitivity is estimated operator by operator: %s", error)
-            return one_by_one(bench.divergence, space, self.config.tuning.max_consecutive_failures)
+            return one_by_one(target.divergence, space, self.config.tuning.max_consecutive_failures)
 
     def _latency_terms(self, study: Study, kept: Estimates) -> LatencyTerms:
         if study.latency_terms is None:
             study.latency_terms = kept.terms
-            self.listener.stage("profiling" if study.latency_terms is None else
-                                "reading latency terms from the earlier run")
+            self.listener.stage(
+                "profiling" if study.latency_terms is None else "reading latency terms from the earlier run"
+            )
         if study.latency_terms is None:
             if self._failed is not None:
                 raise self._failed  # an engine that died at it once would do so again
             try:
                 with Clock(self.estimates, "profile"):
-                    kept.terms = study.latency_terms = ask(self.setup.bench.latency_terms)
+                    kept.terms = study.latency_terms = ask(self.setup.target.latency_terms)
             except EngineError as error:
                 self._failed = error
                 raise
@@ -164,7 +175,7 @@ class _Run:
         found = kept.divergence(config)
         if found is None:
             with Clock(self.estimates, "divergence"):
-                found = ask(lambda: self.setup.bench.divergence(config))
+                found = ask(lambda: self.setup.target.divergence(config))
                 kept.add_divergence(config, found)
         return found
 
@@ -174,29 +185,49 @@ class _Run:
         finished = journal.read() if self.folder.resumes else []
         for trial in finished:
             if trial.evaluation is not None:
-                self.setup.bench.remember(trial.evaluation)
+                self.setup.target.remember(trial.evaluation)
         kept = Estimates(self.folder.path, study.space, self.folder.resumes)
-        problem = Problem(study.space, study.goal, study.baseline, np.random.default_rng([config.seed, 0]),
-                          config.max_trials, self.setup.executor.workers,
-                          lambda: self._sensitivity(study, kept),
-                          lambda config: self._latency_terms(study, kept)(config),
-                          lambda: self._latency_terms(study, kept),
-                          lambda config: self._divergence(config, kept), state_dir=self.folder.path,
-                          metadata={"model": study.model, "data": str(study.metadata["data_sha256"])[:16],
-                                    "space": study.space.fingerprint})
+        problem = Problem(
+            study.space,
+            study.goal,
+            study.baseline,
+            np.random.default_rng([config.seed, 0]),
+            config.max_trials,
+            self.setup.executor.workers,
+            lambda: self._sensitivity(study, kept),
+            lambda config: self._latency_terms(study, kept)(config),
+            lambda: self._latency_terms(study, kept),
+            lambda config: self._divergence(config, kept),
+            state_dir=self.folder.path,
+            metadata={
+                "model": study.model,
+                "data": str(study.metadata["data_sha256"])[:16],
+                "space": study.space.fingerprint,
+            },
+        )
         self.listener.started(study, config.max_trials, config.timeout)
         deadline = time.monotonic() + config.timeout - (time.perf_counter() - self.begin) if config.timeout else 0.0
-        self.setup.bench.until(deadline)
+        self.setup.target.until(deadline)
         with self._clock("strategy"):
             strategy = _Timed(self.setup.make_strategy(problem))
         study.engine = strategy.inner.engine
         try:
-            tuner = Tuner(study, strategy, self.setup.bench.measure, journal, self.setup.executor,
-                          self.setup.executor.workers, config, self.listener, finished,
-                          str(self.config.strategy["name"]), deadline)
+            tuner = TrialLoop(
+                study,
+                strategy,
+                self.setup.target.measure,
+                journal,
+                self.setup.executor,
+                self.setup.executor.workers,
+                config,
+                self.listener,
+                finished,
+                str(self.config.strategy["name"]),
+                deadline,
+            )
             study.stop_reason = tuner.run()
         finally:
-            self.setup.bench.until(0.0)
+            self.setup.target.until(0.0)
             strategy.close()
             study.engine = strategy.inner.engine
         self.seconds["strategy"] += strategy.seconds  # with the estimates that it asked for
@@ -211,23 +242,26 @@ class _Run:
             self.seconds["total"] = time.perf_counter() - self.begin
             return
         if study.stop_reason == "interrupted":
-            finish = self.setup.bench.settle(best)
+            finish = self.setup.target.settle(best)
         else:
             self.listener.stage("measuring the best again")
-            finish = self.setup.bench.finish(self._finalists(study, best), study.goal, FINAL_TIE)
+            finish = self.setup.target.finish(self._finalists(study, best), study.goal, FINAL_TIE)
             self._spent(finish.final.seconds)
         study.final = finish.final
         study.baseline, study.baseline_ci95 = finish.baseline.evaluation, finish.baseline.latency_ci95
         if study.final.accuracy_loss_ci95 is not None:
-            study.resolution = resolution.observed(study.baseline.samples, study.limit,
-                                                   study.final.accuracy_loss_ci95) or study.resolution
+            study.resolution = (
+                resolution.observed(study.baseline.samples, study.limit, study.final.accuracy_loss_ci95)
+                or study.resolution
+            )
         final = study.final.evaluation
-        surely = replace(final, ratios=tuple((name, ratio * (1 + dict(final.spread)[name]))
-                                             for name, ratio in final.ratios))
+        surely = replace(
+            final, ratios=tuple((name, ratio * (1 + dict(final.spread)[name])) for name, ratio in final.ratios)
+        )
         study.status = Status.MET if study.goal.met(surely) else Status.MISSED
         self.listener.stage("saving")
         with self._clock("save"):
-            study.model_path = self.setup.bench.save(study.final, self.folder.path / "model")
+            study.model_path = self.setup.target.save(study.final, self.folder.path / "model")
         self.seconds["total"] = time.perf_counter() - self.begin
 
     def _finalists(self, study: Study, best: Trial) -> list[Trial]:
@@ -240,8 +274,14 @@ class _Run:
         if study.goal.violation(best.evaluation) > 0:
             return [best]
         cost = study.goal.cost(best.evaluation) * (1 + study.goal.tie)
-        level = [t for t in study.trials if t.ok and t.evaluation is not None and study.goal.feasible(t.evaluation)
-                 and study.goal.cost(t.evaluation) <= cost * (1 + max((s for _, s in t.evaluation.spread), default=0))]
+        level = [
+            t
+            for t in study.trials
+            if t.ok
+            and t.evaluation is not None
+            and study.goal.feasible(t.evaluation)
+            and study.goal.cost(t.evaluation) <= cost * (1 + max((s for _, s in t.evaluation.spread), default=0))
+        ]
         unique: dict[str, Trial] = {}
         for trial in [best, *sorted(level, key=lambda t: study.goal.cost(t.evaluation))]:  # type: ignore[arg-type]
             assert trial.evaluation is not None
@@ -258,33 +298,46 @@ class _Run:
 
 
 def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
-    """The space that the user's wishes leave.
+    """The space that the user's overrides leave.
 
     Raises:
-        InputError: a wish that does not fit the model, or nothing is left.
+        InputError: a override that does not fit the model, or nothing is left.
     """
-    wishes = config.space
-    space = Space(capabilities, Wishes(wishes.op_type_dict, wishes.op_name_dict, tuple(wishes.excluded_precisions)))
+    overrides = config.space
+    space = Space(
+        capabilities, Overrides(overrides.op_type_dict, overrides.op_name_dict, tuple(overrides.excluded_precisions))
+    )
     if not space.quantizable:
-        raise InputError("space", "no operator of this model can run in int8 on this backend",
-                         "see the wishes under space., or take another backend")
+        raise InputError(
+            "space",
+            "no operator of this model can run in int8 on this backend",
+            "see the overrides under space., or take another backend",
+        )
     return space
 
 
 def make_goal(config: RunConfig, baseline: Measured) -> Goal:
     """The goal, given what fp32 reaches."""
     tuning, metrics = config.tuning, config.metrics
-    constraint = Constraint.from_baseline(METRIC, baseline.evaluation.metric(METRIC), baseline.higher_is_better,
-                                          tuning.criterion, tuning.tolerable_loss)
+    constraint = Constraint.from_baseline(
+        METRIC, baseline.evaluation.metric(METRIC), baseline.higher_is_better, tuning.criterion, tuning.tolerable_loss
+    )
     further = tuple(
         Constraint.from_baseline(
-            asked.name, baseline.evaluation.metric(asked.name), direction, asked.criterion or tuning.criterion,
-            tuning.tolerable_loss if asked.tolerable_loss is None else asked.tolerable_loss)
-        for asked, direction in zip(metrics.further(), baseline.directions, strict=True))
+            asked.name,
+            baseline.evaluation.metric(asked.name),
+            direction,
+            asked.criterion or tuning.criterion,
+            tuning.tolerable_loss if asked.tolerable_loss is None else asked.tolerable_loss,
+        )
+        for asked, direction in zip(metrics.further(), baseline.directions, strict=True)
+    )
     weights = metrics.weights or [1.0] * len(metrics.objectives)
     ties = {"size": 0.0, "memory": MEMORY_SPREAD}
-    objectives = tuple(Objective(name, weight, ties.get(name, LATENCY_TIE))
-                       for name, weight in zip(metrics.objectives, weights, strict=True))
+    objectives = tuple(
+        Objective(name, weight, ties.get(name, LATENCY_TIE))
+        for name, weight in zip(metrics.objectives, weights, strict=True)
+    )
     return Goal((constraint, *further), objectives)
 
 
@@ -296,14 +349,20 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
         space: Fingerprint of the space.
     """
     config = setup.config
-    held = {key: value for key, value in setup.bench.facts().items() if key != "model_name"}
+    held = {key: value for key, value in setup.target.facts().items() if key != "model_name"}
     facts = {
         "schema_version": SCHEMA_VERSION,
-        "strategy": dict(config.strategy), "backend": dict(config.backend),
-        "metrics": asdict(config.metrics), "criterion": config.tuning.criterion,
-        "tolerable_loss": config.tuning.tolerable_loss, "early_stop": config.tuning.early_stop,
+        "strategy": dict(config.strategy),
+        "backend": dict(config.backend),
+        "metrics": asdict(config.metrics),
+        "criterion": config.tuning.criterion,
+        "tolerable_loss": config.tuning.tolerable_loss,
+        "early_stop": config.tuning.early_stop,
         "seed": config.tuning.seed,
-        **held, "space": space, "threads": config.measure.threads, "batch_size": config.measure.batch_size,
+        **held,
+        "space": space,
+        "threads": config.measure.threads,
+        "batch_size": config.measure.batch_size,
     }
     # As it comes back from the file: tuples as lists, and the like.
     return cast(dict[str, Any], json.loads(json.dumps(facts)))
@@ -344,4 +403,3 @@ class _Timed(Strategy):
 
     def close(self) -> None:
         self.inner.close()
-

@@ -16,5 +16,14 @@ from nc_strategies.testing.metrics import MetricSuite
 from nc_strategies.testing.strategies import StrategySuite
 from nc_strategies.testing.toy import ToyBackend, ToyOp, ToySettings, toy_problem, toy_space
 
-__all__ = ["BackendSuite", "DataSuite", "MetricSuite", "StrategySuite", "ToyBackend", "ToyOp", "ToySettings",
-           "toy_problem", "toy_space"]
+__all__ = [
+    "BackendSuite",
+    "DataSuite",
+    "MetricSuite",
+    "StrategySuite",
+    "ToyBackend",
+    "ToyOp",
+    "ToySettings",
+    "toy_problem",
+    "toy_space",
+]

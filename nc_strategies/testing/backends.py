@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Backend, Batch
+from nc_strategies.backends.base import Backend
 from nc_strategies.models import ModelSource
+from nc_strategies.models.info import Batch
 from nc_strategies.space import FLOAT, Config, Space
 
 
@@ -52,18 +53,19 @@ class BackendSuite:
     def test_all_float_computes_what_the_model_as_given_computes(self) -> None:
         backend, space = self.ready()
         batch = self.batches()[0]
-        for a, b in zip(backend.reference().predict(batch), backend.realise(space.all_float()).predict(batch),
-                        strict=True):
+        for a, b in zip(
+            backend.reference().predict(batch), backend.build(space.all_float()).predict(batch), strict=True
+        ):
             np.testing.assert_allclose(a, b, atol=1e-4)
 
     def test_all_float_executes_nothing_in_int8(self) -> None:
         backend, space = self.ready()
-        assert backend.realise(space.all_float()).executed().int8_count == 0
+        assert backend.build(space.all_float()).executed().int8_count == 0
 
     def test_the_default_executes_in_int8_what_it_asks_for(self) -> None:
         backend, space = self.ready()
         config = space.default()
-        executed = backend.realise(config).executed()
+        executed = backend.build(config).executed()
         assert executed.int8_count >= self.expected_int8
         assert set(config.int8_ops) <= executed.int8_names
 
@@ -88,44 +90,46 @@ class BackendSuite:
             if FLOAT in space.schemes(space.group_of[name]):
                 self._check_executed(backend, space, space.fall_back(space.default(), name))
 
-    def test_realising_twice_gives_the_same_graph_and_outputs(self) -> None:
+    def test_building_twice_gives_the_same_graph_and_outputs(self) -> None:
         backend, space = self.ready()
-        first, second = backend.realise(space.default()), backend.realise(space.default())
+        first, second = backend.build(space.default()), backend.build(space.default())
         assert first.fingerprint == second.fingerprint
         for a, b in zip(first.predict(self.batches()[0]), second.predict(self.batches()[0]), strict=True):
             np.testing.assert_array_equal(a, b)
 
     def test_different_graphs_have_different_fingerprints(self) -> None:
         backend, space = self.ready()
-        prints = {backend.realise(c).fingerprint for c in (space.default(), space.all_float())}
+        prints = {backend.build(c).fingerprint for c in (space.default(), space.all_float())}
         assert len(prints) == 2
 
     def test_the_saved_model_is_what_was_measured(self, tmp_path: Path) -> None:
         backend, space = self.ready()
         default = space.default()
         config = space.fall_back(default, *default.int8_ops[::2])
-        measured, saved = backend.realise(config), backend.open(backend.save(config, tmp_path / "model"))
+        measured, saved = backend.build(config), backend.open(backend.save(config, tmp_path / "model"))
         assert dict(saved.executed().int8) == dict(measured.executed().int8)
         assert dict(saved.executed().fp32) == dict(measured.executed().fp32)
         for batch in self.batches()[:2]:
             for a, b in zip(measured.predict(batch), saved.predict(batch), strict=True):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
-    def test_links_hold_every_edge_and_name_operators(self) -> None:
+    def test_conversion_edges_hold_every_edge_and_name_operators(self) -> None:
         backend, _ = self.ready()
-        capabilities, links = backend.capabilities(), backend.links()
-        edges = {(link.producer, consumer) for link in links for consumer in link.consumers}
+        capabilities, conversion_edges = backend.capabilities(), backend.conversion_edges()
+        edges = {(edge.producer, consumer) for edge in conversion_edges for consumer in edge.consumers}
         assert set(capabilities.edges) <= edges
         names = {op.name for op in capabilities.ops}
         assert {name for pair in edges for name in pair if name is not None} <= names | set(capabilities.order)
-        assert len({link.producer for link in links if link.producer}) == sum(1 for k in links if k.producer)
+        assert len({edge.producer for edge in conversion_edges if edge.producer}) == sum(
+            1 for k in conversion_edges if k.producer
+        )
 
     def test_a_profile_if_there_is_one_sees_every_int8_operator(self) -> None:
         backend, space = self.ready()
         config = space.default()
         batch = self.batches()[0]
-        found = backend.realise(config).profile(batch, 3)
-        plain = backend.realise(space.all_float()).profile(batch, 3)
+        found = backend.build(config).profile(batch, 3)
+        plain = backend.build(space.all_float()).profile(batch, 3)
         if found is None or plain is None:
             return
         assert set(config.int8_ops) <= set(found.ops)
@@ -137,16 +141,16 @@ class BackendSuite:
 
     def test_an_operator_switched_to_int8_gives_what_a_graph_of_its_own_gives(self) -> None:
         backend, space = self.ready()
-        both = backend.switchable(space.default())
+        both = backend.dual_precision_session(space.default())
         if both is None:
             pytest.skip("the backend has no switchable graph")
         batch, base = self.batches()[0], space.all_float()
-        np.testing.assert_allclose(both.predict(batch, ())[0], backend.realise(base).predict(batch)[0], atol=1e-4)
+        np.testing.assert_allclose(both.predict(batch, ())[0], backend.build(base).predict(batch)[0], atol=1e-4)
         assert set(both.ops) == set(space.default().int8_ops)
         for name in both.ops[::2]:
             group = space.group_of[name]
             config = base.with_op(*group, scheme=space.default().schemes[name])
-            alone, switched = backend.realise(config).predict(batch)[0], both.predict(batch, group)[0]
+            alone, switched = backend.build(config).predict(batch)[0], both.predict(batch, group)[0]
             # Rounding to int8 may go the other way where the engine adds up in another order.
             far = np.abs(alone - switched).max()
             assert far <= 0.02 * np.abs(alone).max(), name
@@ -156,12 +160,12 @@ class BackendSuite:
         backend, space = self.ready()
         batch = self.batches()[0]
         fp32 = _flat(backend.reference().predict(batch)[0])
-        int8 = _flat(backend.realise(space.default()).predict(batch)[0])
+        int8 = _flat(backend.build(space.default()).predict(batch)[0])
         assert np.linalg.norm(fp32 - int8) < 0.3 * np.linalg.norm(fp32)
         assert not np.array_equal(fp32, int8)
 
     def _check_executed(self, backend: Backend, space: Space, config: Config) -> None:
-        names = backend.realise(config).executed().int8_names & set(space.ops)
+        names = backend.build(config).executed().int8_names & set(space.ops)
         asked = set(config.int8_ops)
         assert names == asked, f"not executed in int8: {asked - names}; int8 without being asked: {names - asked}"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nc_strategies.backends.base import ModelInfo, TensorSpec
 from nc_strategies.data.dataset import Dataset, Raw
 from nc_strategies.data.settings import Preprocess
+from nc_strategies.models.info import ModelInfo, TensorSpec
 
 
 class DataSuite:
@@ -45,8 +45,10 @@ class DataSuite:
 
     def test_calibration_samples_have_the_form_of_the_others(self) -> None:
         evaluation, calibration = self.load()
-        forms = [{name: (array.shape[1:], array.dtype) for name, array in raw.inputs.items()}
-                 for raw in (evaluation, calibration)]
+        forms = [
+            {name: (array.shape[1:], array.dtype) for name, array in raw.inputs.items()}
+            for raw in (evaluation, calibration)
+        ]
         assert forms[0] == forms[1]
 
     def test_no_sample_is_used_both_to_calibrate_and_to_evaluate(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.measure.metrics import Metric, Outputs, rows
+from nc_strategies.metrics.base import Metric, Outputs, rows
 
 
 class MetricSuite:

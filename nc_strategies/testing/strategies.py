@@ -19,8 +19,9 @@ def toy_ops(seed: int = 0, count: int = 8) -> list[ToyOp]:
     loss = rng.lognormal(0, 1.5, count)
     saved = rng.lognormal(0, 0.8, count)
     loss, saved = loss / loss.sum() * 0.05, saved / saved.sum() * 60
-    return [ToyOp(f"op{i}", "Conv" if i % 2 else "MatMul", float(loss[i]), float(saved[i] + 5), 5.0)
-            for i in range(count)]
+    return [
+        ToyOp(f"op{i}", "Conv" if i % 2 else "MatMul", float(loss[i]), float(saved[i] + 5), 5.0) for i in range(count)
+    ]
 
 
 class StrategySuite:
@@ -36,8 +37,14 @@ class StrategySuite:
         """The strategy under test."""
         return self.strategy(self.settings, problem)
 
-    def drive(self, problem: Problem, ops: list[ToyOp], budget: int,
-              failing: frozenset[int] = frozenset(), pruning: bool = False) -> list[Trial]:
+    def drive(
+        self,
+        problem: Problem,
+        ops: list[ToyOp],
+        budget: int,
+        failing: frozenset[int] = frozenset(),
+        pruning: bool = False,
+    ) -> list[Trial]:
         """Run a strategy without noise.
 
         Trials whose number is in `failing` fail; with `pruning`, those that miss the goal are stopped early.
@@ -57,8 +64,11 @@ class StrategySuite:
                 else:
                     found = toy_evaluation(ops, config)
                     pruned = pruning and not problem.goal.feasible(found)
-                    trial = (Trial(number, config, TrialState.PRUNED, replace(found, samples=found.samples // 10))
-                             if pruned else Trial(number, config, TrialState.OK, found))
+                    trial = (
+                        Trial(number, config, TrialState.PRUNED, replace(found, samples=found.samples // 10))
+                        if pruned
+                        else Trial(number, config, TrialState.OK, found)
+                    )
                 known[config.fingerprint] = trial
                 trials.append(trial)
             strategy.observe(known[config.fingerprint])
@@ -76,8 +86,9 @@ class StrategySuite:
 
     def test_the_same_seed_gives_the_same_proposals(self) -> None:
         ops = toy_ops(1)
-        first, second = ([t.config.fingerprint for t in self.drive(toy_problem(ops, seed=3, budget=15), ops, 15)]
-                         for _ in range(2))
+        first, second = (
+            [t.config.fingerprint for t in self.drive(toy_problem(ops, seed=3, budget=15), ops, 15)] for _ in range(2)
+        )
         assert first == second
 
     def test_it_survives_failed_trials(self) -> None:

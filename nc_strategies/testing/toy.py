@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Backend, Batch, Executable, ExecutedOps, ModelInfo, TensorSpec
+from nc_strategies.backends.base import Backend, Executable, ExecutedOps
 from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.models import ModelSource
+from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
 from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Problem
-from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Space, TensorScheme, Wishes
+from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Overrides, Space, TensorScheme
 
 CLASSES = 2
 SCHEMES = tuple(
     OpScheme(TensorScheme("uint8", "asym", "per_tensor", algorithm), TensorScheme("int8", "sym", granularity))
-    for algorithm in ("minmax", "percentile") for granularity in ("per_channel", "per_tensor")
+    for algorithm in ("minmax", "percentile")
+    for granularity in ("per_channel", "per_tensor")
 )
 
 
@@ -56,12 +58,13 @@ class ToySettings:
     name: str = "toy"
 
 
-def toy_space(ops: Sequence[ToyOp], wishes: Wishes | None = None) -> Space:
+def toy_space(ops: Sequence[ToyOp], overrides: Overrides | None = None) -> Space:
     """The space of a toy model."""
     capabilities = Capabilities(
         tuple(OpCapability(op.name, op.type, (*SCHEMES, FLOAT), parameters=10) for op in ops),
-        tuple((a.name, b.name) for a, b in pairwise(ops)))
-    return Space(capabilities, wishes)
+        tuple((a.name, b.name) for a, b in pairwise(ops)),
+    )
+    return Space(capabilities, overrides)
 
 
 def toy_loss(ops: Sequence[ToyOp], config: Config) -> float:
@@ -79,8 +82,9 @@ def toy_time(ops: Sequence[ToyOp], config: Config) -> float:
     return sum(op.time_us if config.schemes[op.name].is_float else op.int8_time_us for op in ops) * 1e-6
 
 
-def toy_problem(ops: Sequence[ToyOp], tolerable_loss: float = 0.01, budget: int = 100, seed: int = 0,
-                **kwargs: Any) -> Problem:
+def toy_problem(
+    ops: Sequence[ToyOp], tolerable_loss: float = 0.01, budget: int = 100, seed: int = 0, **kwargs: Any
+) -> Problem:
     """A tuning problem with the exact prices of a toy model; `toy_evaluation` measures its configurations."""
     space = toy_space(ops)
     goal = Goal((Constraint.from_baseline("accuracy", 0.9, True, "absolute", tolerable_loss),), (Objective("latency"),))
@@ -91,10 +95,17 @@ def toy_problem(ops: Sequence[ToyOp], tolerable_loss: float = 0.01, budget: int 
 def toy_evaluation(ops: Sequence[ToyOp], config: Config) -> Evaluation:
     """What measuring a configuration without any noise would give."""
     seconds, full = toy_time(ops, config), sum(op.time_us for op in ops) * 1e-6
-    return Evaluation((("accuracy", 0.9 - toy_loss(ops, config)),), (("latency_ms", seconds * 1e3),),
-                      (("latency", seconds / full),), (("latency", 0.0),), 1000, len(config.int8_ops),
-                      len(config.float_ops), (("realise", 0.0), ("accuracy", 0.0), ("latency", 0.0)),
-                      config.fingerprint)
+    return Evaluation(
+        (("accuracy", 0.9 - toy_loss(ops, config)),),
+        (("latency_ms", seconds * 1e3),),
+        (("latency", seconds / full),),
+        (("latency", 0.0),),
+        1000,
+        len(config.int8_ops),
+        len(config.float_ops),
+        (("build", 0.0), ("accuracy", 0.0), ("latency", 0.0)),
+        config.fingerprint,
+    )
 
 
 class ToyExecutable(Executable):
@@ -120,8 +131,11 @@ class ToyExecutable(Executable):
     def executed(self) -> ExecutedOps:
         """Just what was asked for."""
         kinds = {op.name: op.type for op in self._ops}
-        return ExecutedOps(Counter(kinds[n] for n in self._config.int8_ops),
-                           Counter(kinds[n] for n in self._config.float_ops), frozenset(self._config.int8_ops))
+        return ExecutedOps(
+            Counter(kinds[n] for n in self._config.int8_ops),
+            Counter(kinds[n] for n in self._config.float_ops),
+            frozenset(self._config.int8_ops),
+        )
 
 
 class ToyBackend(Backend):
@@ -150,8 +164,8 @@ class ToyBackend(Backend):
         """See `Backend.reference`."""
         return ToyExecutable(self.ops, toy_space(self.ops).all_float())
 
-    def realise(self, config: Config) -> ToyExecutable:
-        """See `Backend.realise`."""
+    def build(self, config: Config) -> ToyExecutable:
+        """See `Backend.build`."""
         broken = [op.name for op in self.ops if op.fails and not config.schemes[op.name].is_float]
         if broken:
             raise EngineError(f"{broken[0]} cannot run in int8")

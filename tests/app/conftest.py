@@ -24,7 +24,7 @@ def proto():
 def calibration(pictures):
     """Batches (input, label)."""
     x, y = pictures
-    return [(x[i:i + 25], y[i:i + 25]) for i in range(0, 100, 25)]
+    return [(x[i : i + 25], y[i : i + 25]) for i in range(0, 100, 25)]
 
 
 class Evaluate:

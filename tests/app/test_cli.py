@@ -25,9 +25,15 @@ TINY = ["tuning.max_trials=2", "measure.latency_runs=20", "measure.final_runs=20
 
 
 def start(*arguments, cwd, env=None):
-    return subprocess.Popen([sys.executable, "-m", "nc_strategies", *arguments], cwd=cwd, text=True,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})})
+    return subprocess.Popen(
+        [sys.executable, "-m", "nc_strategies", *arguments],
+        cwd=cwd,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+    )
 
 
 def run(*arguments, cwd, env=None):
@@ -51,9 +57,17 @@ def small(tmp_path_factory):
 
 def own(small, *more):
     """Arguments which tune the sample's model as if it were the user's own."""
-    return ["model=onnx", f"model.path={samples.onnx_model()}", "data=npz", f"data.path={small / 'eval.npz'}",
-            "data.calibration_samples=20", "data.preprocess.scale=0.00784313725490196", "data.preprocess.offset=-1",
-            *TINY, *more]
+    return [
+        "model=onnx",
+        f"model.path={samples.onnx_model()}",
+        "data=npz",
+        f"data.path={small / 'eval.npz'}",
+        "data.calibration_samples=20",
+        "data.preprocess.scale=0.00784313725490196",
+        "data.preprocess.offset=-1",
+        *TINY,
+        *more,
+    ]
 
 
 @pytest.mark.slow
@@ -67,8 +81,15 @@ def test_the_main_job_meets_its_goal_and_leaves_what_it_promises(tmp_path):
     assert found["speedup_ci95"][0] > 1.0
     assert "goal met" in out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "result.json", "trials.jsonl", "config.yaml", "model", "nc_strategies.log", "analysis.json", "estimates.json",
-        "report.html"}
+        "result.json",
+        "trials.jsonl",
+        "config.yaml",
+        "model",
+        "nc_strategies.log",
+        "analysis.json",
+        "estimates.json",
+        "report.html",
+    }
     lines = [json.loads(line) for line in (tmp_path / "out" / "trials.jsonl").read_text().splitlines()]
     assert len(lines) == found["trials"]["total"]
     assert len({line["fingerprint"] for line in lines}) == len(lines)
@@ -104,8 +125,8 @@ def test_a_missed_goal_saves_the_closest_model_and_is_not_measured_again(tmp_pat
 
 
 def test_half_the_convs_excluded_by_name_run_in_fp32(small, tmp_path):
-    wish = 'space.op_name_dict={"(stem|depthwise|res_a)": {weight: {dtype: [fp32]}, activation: {dtype: [fp32]}}}'
-    status, _, err = run(*own(small, wish, "tuning.max_trials=1", "run_dir=out"), cwd=tmp_path)
+    override = 'space.op_name_dict={"(stem|depthwise|res_a)": {weight: {dtype: [fp32]}, activation: {dtype: [fp32]}}}'
+    status, _, err = run(*own(small, override, "tuning.max_trials=1", "run_dir=out"), cwd=tmp_path)
     assert status in (0, 3), err
     found = result(tmp_path / "out")
     assert found["tuned"]["ops"]["Conv"] == {"int8": 3, "fp32": 3}
@@ -149,9 +170,9 @@ def wrong(small, tmp_path, name):
         "tolerance": lambda: (["tuning.tolerable_loss=-0.1"], "tuning.criterion=absolute"),
         "criterion": lambda: (["tuning.criterion=some"], "allowed: relative, absolute"),
         "endless": lambda: (["tuning.max_trials=0"], "no end"),
-        "wish": lambda: (['space.op_name_dict={"none.*": {weight: {dtype: [fp32]}}}'], "matches no operator"),
-        "wish value": lambda: (["space.op_type_dict={Conv: {weight: {dtype: [fp64]}}}"], "possible: fp32, int8"),
-        "wish text": lambda: (["space.op_type_dict={Conv: [}"], "a mapping in YAML"),
+        "override": lambda: (['space.op_name_dict={"none.*": {weight: {dtype: [fp32]}}}'], "matches no operator"),
+        "override value": lambda: (["space.op_type_dict={Conv: {weight: {dtype: [fp64]}}}"], "possible: fp32, int8"),
+        "override text": lambda: (["space.op_type_dict={Conv: [}"], "a mapping in YAML"),
         "setting": lambda: (["+strategy.zzz=1"], "is not a setting of strategy 'basic'"),
         "folder": lambda: (["run_dir=/proc/nothing/here"], "cannot be written"),
         "file in the way": lambda: ([f"run_dir={small / 'eval.npz'}"], "not a folder"),
@@ -160,9 +181,32 @@ def wrong(small, tmp_path, name):
     return cases[name]()
 
 
-CASES = ("no such file", "no such data", "path missing", "not onnx", "truncated", "wrong shape", "wrong layout",
-         "labels", "label range", "nan", "empty", "no labels", "too few", "metric", "tolerance", "criterion", "endless",
-         "wish", "wish value", "wish text", "setting", "folder", "file in the way", "foreign folder")
+CASES = (
+    "no such file",
+    "no such data",
+    "path missing",
+    "not onnx",
+    "truncated",
+    "wrong shape",
+    "wrong layout",
+    "labels",
+    "label range",
+    "nan",
+    "empty",
+    "no labels",
+    "too few",
+    "metric",
+    "tolerance",
+    "criterion",
+    "endless",
+    "override",
+    "override value",
+    "override text",
+    "setting",
+    "folder",
+    "file in the way",
+    "foreign folder",
+)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -203,8 +247,9 @@ def test_an_interrupt_saves_the_best_so_far(small, tmp_path, number):
 
 
 def test_a_sweep_leaves_a_row_a_run_and_a_failed_job_is_one(small, tmp_path):
-    status, out, err = run(*own(small, "-m", "strategy=basic,random", "metrics.accuracy.name=top1,nope",
-                                "run_dir=sweep"), cwd=tmp_path)
+    status, out, err = run(
+        *own(small, "-m", "strategy=basic,random", "metrics.accuracy.name=top1,nope", "run_dir=sweep"), cwd=tmp_path
+    )
     assert status == 2, err
     rows = json.loads((tmp_path / "sweep" / "comparison.json").read_text())
     assert [r["strategy"] for r in rows] == ["basic", "basic", "random", "random"]
@@ -215,13 +260,21 @@ def test_a_sweep_leaves_a_row_a_run_and_a_failed_job_is_one(small, tmp_path):
 
 
 def test_help_imports_no_engine(tmp_path):
-    code = ("import sys; sys.argv = ['nc-strategies', '--help']\n"
-            "from nc_strategies.app.hydra_app import main\n"
-            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-            "heavy = {'onnxruntime', 'onnx', 'tensorflow', 'sigopt', 'sklearn', 'scipy', 'numpy'} & set(sys.modules)\n"
-            "sys.exit(f'imported: {heavy}' if heavy else 0)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    code = (
+        "import sys; sys.argv = ['nc-strategies', '--help']\n"
+        "from nc_strategies.app.hydra_app import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'onnxruntime', 'onnx', 'tensorflow', 'sigopt', 'sklearn', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^strategy: basic, .*\brandom", done.stdout, re.MULTILINE)
 
@@ -235,8 +288,9 @@ def test_an_unknown_option_lists_those_there_are(tmp_path):
 
 def test_secrets_of_the_environment_reach_no_file_and_no_output(small, tmp_path):
     secret = "s3cr3t-value-of-a-token"
-    status, out, err = run(*own(small, "run_dir=out", f"metrics.accuracy.name={secret}"), cwd=tmp_path,
-                           env={"EXAMPLE_API_TOKEN": secret})
+    status, out, err = run(
+        *own(small, "run_dir=out", f"metrics.accuracy.name={secret}"), cwd=tmp_path, env={"EXAMPLE_API_TOKEN": secret}
+    )
     assert status == 2
     assert secret not in out + err
     assert "***" in err
@@ -253,9 +307,15 @@ def test_a_finished_run_is_shown_again_without_opening_the_model(small, tmp_path
 
 def test_progress_is_shown_on_a_terminal_and_only_there(small, tmp_path):
     terminal, other = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-m", "nc_strategies", *own(small, "run_dir=out")], cwd=tmp_path,
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=other, close_fds=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150"})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nc_strategies", *own(small, "run_dir=out")],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=other,
+        close_fds=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150"},
+    )
     os.close(other)
     shown = b""
     while True:
@@ -276,8 +336,9 @@ def test_progress_is_shown_on_a_terminal_and_only_there(small, tmp_path):
 
 def test_a_time_limit_ends_a_run(small, tmp_path):
     begin = time.monotonic()
-    status, _, err = run(*own(small, "run_dir=out", "strategy=random", "tuning.max_trials=0", "tuning.timeout=8"),
-                         cwd=tmp_path)
+    status, _, err = run(
+        *own(small, "run_dir=out", "strategy=random", "tuning.max_trials=0", "tuning.timeout=8"), cwd=tmp_path
+    )
     assert status in (0, 3), err
     assert result(tmp_path / "out")["stop_reason"] == "timeout"
     assert time.monotonic() - begin < 60
@@ -286,8 +347,15 @@ def test_a_time_limit_ends_a_run(small, tmp_path):
 @pytest.mark.slow
 def test_one_sweep_over_both_engines_takes_one_keras_model(small, tmp_path):
     arguments = [a for a in own(small) if not a.startswith("model")]
-    status, _, err = run("-m", "backend=onnxruntime,tensorflow", "model=keras",
-                         f"model.path={samples.keras_model()}", *arguments, "run_dir=sweep", cwd=tmp_path)
+    status, _, err = run(
+        "-m",
+        "backend=onnxruntime,tensorflow",
+        "model=keras",
+        f"model.path={samples.keras_model()}",
+        *arguments,
+        "run_dir=sweep",
+        cwd=tmp_path,
+    )
     assert status in (0, 3), err
     rows = json.loads((tmp_path / "sweep" / "comparison.json").read_text())
     assert [row["backend"] for row in rows] == ["onnxruntime", "tensorflow"]

@@ -22,9 +22,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments, cwd):
-    done = subprocess.run([sys.executable, "-m", "nc_strategies", *map(str, arguments)], cwd=cwd, text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=300,
-                          env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"})
+    done = subprocess.run(
+        [sys.executable, "-m", "nc_strategies", *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -34,11 +41,21 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     data = np.load(samples.evaluation_images())
     np.savez(folder / "eval.npz", x=data["x"][:200], y=data["y"][:200])
-    status, _, err = run("model=onnx", f"model.path={samples.onnx_model()}", "data=npz", "data.path=eval.npz",
-                         "data.calibration_samples=20", "data.preprocess.scale=0.00784313725490196",
-                         "data.preprocess.offset=-1", "tuning.max_trials=2", "measure.latency_runs=20",
-                         "measure.final_runs=20", "space.op_type_dict={Gemm: {weight: {dtype: [fp32]}}}",
-                         "run_dir=out", cwd=folder)
+    status, _, err = run(
+        "model=onnx",
+        f"model.path={samples.onnx_model()}",
+        "data=npz",
+        "data.path=eval.npz",
+        "data.calibration_samples=20",
+        "data.preprocess.scale=0.00784313725490196",
+        "data.preprocess.offset=-1",
+        "tuning.max_trials=2",
+        "measure.latency_runs=20",
+        "measure.final_runs=20",
+        "space.op_type_dict={Gemm: {weight: {dtype: [fp32]}}}",
+        "run_dir=out",
+        cwd=folder,
+    )
     assert status in (0, 3), err
     return folder
 
@@ -54,17 +71,31 @@ def test_a_run_leaves_a_page_with_the_command_that_repeats_it(finished):
 
 
 def test_the_list_is_complete_and_imports_nothing_heavy(tmp_path):
-    code = ("import sys, time; start = time.perf_counter(); sys.argv = ['nc-strategies', 'list']\n"
-            "from nc_strategies.app.entry import main\n"
-            "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
-            "heavy = {'onnxruntime', 'onnx', 'tensorflow', 'sigopt', 'scipy', 'numpy', 'hydra', 'vl_convert'}\n"
-            "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    code = (
+        "import sys, time; start = time.perf_counter(); sys.argv = ['nc-strategies', 'list']\n"
+        "from nc_strategies.app.entry import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "heavy = {'onnxruntime', 'onnx', 'tensorflow', 'sigopt', 'scipy', 'numpy', 'hydra', 'vl_convert'}\n"
+        "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     named = {tuple(line.split()[:2]) for line in done.stdout.splitlines()}
-    assert {("strategy", "basic"), ("backend", "tensorflow"), ("metric", "top1"), ("model", "onnx"), ("data", "npz"),
-            ("executor", "serial")} <= named
+    assert {
+        ("strategy", "basic"),
+        ("backend", "tensorflow"),
+        ("metric", "top1"),
+        ("model", "onnx"),
+        ("data", "npz"),
+        ("executor", "serial"),
+    } <= named
 
 
 def test_the_list_takes_a_kind_and_refuses_another(tmp_path):
@@ -73,15 +104,26 @@ def test_the_list_takes_a_kind_and_refuses_another(tmp_path):
     assert {line.split()[0] for line in out.splitlines()} == {"backend"}
     status, out, err = run("list", "colour", cwd=tmp_path)
     assert (status, out) == (2, "")
-    assert err == ("error: list: there is no kind 'colour'; "
-                   "one of strategy, backend, metric, model, data, executor, tracker\n")
+    assert err == (
+        "error: list: there is no kind 'colour'; one of strategy, backend, metric, model, data, executor, tracker\n"
+    )
 
 
 def test_what_is_missing_is_read_from_the_package_s_extras(monkeypatch):
     asked = []
-    monkeypatch.setattr(listing, "requires", lambda package: asked.append(package) or [
-        "onnx>=1.17; extra == 'onnxruntime'", 'nothing-like-it>=1; extra == "onnxruntime"', "numpy>=1",
-        "nor-this; extra == 'other'"])
+    monkeypatch.setattr(
+        listing,
+        "requires",
+        lambda package: (
+            asked.append(package)
+            or [
+                "onnx>=1.17; extra == 'onnxruntime'",
+                'nothing-like-it>=1; extra == "onnxruntime"',
+                "numpy>=1",
+                "nor-this; extra == 'other'",
+            ]
+        ),
+    )
     component = Component("backend", "x", "module:Class", extra="nc-strategies[onnxruntime]")
     assert listing.missing(component) == ["nothing-like-it"]
     assert asked == ["nc-strategies"]
@@ -93,7 +135,7 @@ def test_a_run_is_explained_in_words(finished):
     status, out, err = run("explain", "out", cwd=finished)
     assert (status, err) == (0, "")
     assert "Asked for: top1 at least" in out
-    assert "held in fp32 by your wishes" in out
+    assert "held in fp32 by your overrides" in out
 
 
 def test_a_page_is_made_again(finished):
@@ -136,14 +178,17 @@ def test_a_model_that_does_not_open_is_not_exported(finished, tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["model.onnx"]
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    (["explain", "nowhere"], "error: nowhere: does not exist"),
-    (["report", "."], "error: .: is not the folder of a run"),
-    (["export", "nowhere", "--to", "x"], "error: nowhere: does not exist"),
-    (["replay", "nowhere"], "error: nowhere: does not exist"),
-    (["explain"], "the following arguments are required: run_dir"),
-    (["list", "a", "b"], "unrecognized arguments: b"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["explain", "nowhere"], "error: nowhere: does not exist"),
+        (["report", "."], "error: .: is not the folder of a run"),
+        (["export", "nowhere", "--to", "x"], "error: nowhere: does not exist"),
+        (["replay", "nowhere"], "error: nowhere: does not exist"),
+        (["explain"], "the following arguments are required: run_dir"),
+        (["list", "a", "b"], "unrecognized arguments: b"),
+    ],
+)
 def test_wrong_input_is_said_with_status_two_and_leaves_nothing(tmp_path, arguments, says):
     status, out, err = run(*arguments, cwd=tmp_path)
     assert (status, out) == (2, "")
@@ -189,9 +234,13 @@ def copied(finished, tmp_path):
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize(("file", "says"), [
-    ("out/model/model.onnx", "error: out/model/model.onnx: has changed since the run saved it"),
-    ("eval.npz", "error: data: has changed since the run (its data_sha256 was ")])
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("out/model/model.onnx", "error: out/model/model.onnx: has changed since the run saved it"),
+        ("eval.npz", "error: data: has changed since the run (its data_sha256 was "),
+    ],
+)
 def test_a_replay_refuses_what_has_changed(finished, tmp_path, file, says):
     copied(finished, tmp_path)
     path = tmp_path / file

@@ -7,11 +7,11 @@ import traceback
 
 import pytest
 
-from nc_strategies import secrets
 from nc_strategies.app import logs
 from nc_strategies.errors import InputError
-from nc_strategies.process import child_environment
-from nc_strategies.secrets import Secret, hide, split
+from nc_strategies.runtime import secrets
+from nc_strategies.runtime.process import child_environment
+from nc_strategies.runtime.secrets import Secret, hide, split
 
 GIVEN, FOUND = "given-by-python-12", "found-in-environment-34"
 
@@ -57,6 +57,7 @@ def test_secrets_are_told_by_their_keys():
 
 def test_processes_that_need_no_secret_are_started_without_it():
     code = "import os; print('SOME_API_TOKEN' in os.environ, 'PATH' in os.environ)"
-    done = subprocess.run([sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=child_environment(), capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["False", str("PATH" in os.environ)]

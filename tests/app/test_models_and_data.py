@@ -32,8 +32,14 @@ def example(word):
 
 
 def run(folder, *arguments):
-    done = subprocess.run([sys.executable, "-m", "nc_strategies", *arguments, *TINY], cwd=folder, text=True,
-                          capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-m", "nc_strategies", *arguments, *TINY],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     found = folder / "out" / "result.json"
     return done, json.loads(found.read_text()) if found.exists() else None
 
@@ -78,14 +84,21 @@ def test_a_table_and_a_metric_where_lower_is_better(tmp_path):
     rng = np.random.default_rng(0)
     first = rng.normal(size=(4, 64)).astype(np.float32)
     second = rng.normal(size=(64, 1)).astype(np.float32)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"], "a"), helper.make_node("Relu", ["a"], ["b"], "b"),
-             helper.make_node("MatMul", ["b", "v"], ["price"], "c")]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "a"),
+        helper.make_node("Relu", ["a"], ["b"], "b"),
+        helper.make_node("MatMul", ["b", "v"], ["price"], "c"),
+    ]
     graph = helper.make_graph(
-        nodes, "houses", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])],
+        nodes,
+        "houses",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])],
         [helper.make_tensor_value_info("price", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(first, "w"), numpy_helper.from_array(second, "v")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
-              tmp_path / "houses.onnx")
+        [numpy_helper.from_array(first, "w"), numpy_helper.from_array(second, "v")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "houses.onnx"
+    )
     x = rng.normal(size=(400, 4))
     price = np.maximum(x @ first, 0) @ second + rng.normal(0, 2.0, (400, 1))
     lines = [",".join(map(repr, row)) for row in np.concatenate([price, x], 1).tolist()]
@@ -106,12 +119,19 @@ def test_three_constraints_and_two_objectives(tmp_path):
     pytest.importorskip("sklearn", reason="needs nc-strategies[metrics]")
     data = np.load(samples.evaluation_images())
     np.savez(tmp_path / "few.npz", x=data["x"][:300], y=data["y"][:300])
-    own = ["model=onnx", f"model.path={samples.onnx_model()}", "data=npz", "data.path=few.npz",
-           "data.preprocess.scale=0.00784313725490196", "data.preprocess.offset=-1"]
+    own = [
+        "model=onnx",
+        f"model.path={samples.onnx_model()}",
+        "data=npz",
+        "data.path=few.npz",
+        "data.preprocess.scale=0.00784313725490196",
+        "data.preprocess.offset=-1",
+    ]
     done, found = run(tmp_path, *example("metrics.constraints"), *own)
     assert done.returncode in (0, 3), done.stderr
-    asked = [(c["metric"], c["criterion"], c["tolerable_loss"], c["higher_is_better"])
-             for c in found["goal"]["constraints"]]
+    asked = [
+        (c["metric"], c["criterion"], c["tolerable_loss"], c["higher_is_better"]) for c in found["goal"]["constraints"]
+    ]
     assert asked == [("f1", "relative", 0.02, True), ("log_loss", "absolute", 0.1, False)]
     assert found["goal"]["metric"] == "top1"
     base, tuned = found["baseline"], found["tuned"]
@@ -130,21 +150,27 @@ def test_three_constraints_and_two_objectives(tmp_path):
     assert (tmp_path / "out" / "trials.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(("metrics", "message"), [
-    ({"constraints": ["f1"]}, "metrics.constraints[0]: is 'f1'; expected a metric's name and settings"),
-    ({"constraints": [{"name": "f1", "criterion": "some"}]}, "metrics.constraints[0].criterion: is 'some'"),
-    ({"constraints": [{"name": "f1"}, {"name": "f1", "tolerable_loss": -1}]},
-     "metrics.constraints[1].tolerable_loss: is -1"),
-    ({"objectives": ["latency", "latency"]}, "metrics.objectives: is ['latency', 'latency']; each once"),
-])
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"constraints": ["f1"]}, "metrics.constraints[0]: is 'f1'; expected a metric's name and settings"),
+        ({"constraints": [{"name": "f1", "criterion": "some"}]}, "metrics.constraints[0].criterion: is 'some'"),
+        (
+            {"constraints": [{"name": "f1"}, {"name": "f1", "tolerable_loss": -1}]},
+            "metrics.constraints[1].tolerable_loss: is -1",
+        ),
+        ({"objectives": ["latency", "latency"]}, "metrics.objectives: is ['latency', 'latency']; each once"),
+    ],
+)
 def test_constraints_and_objectives_that_make_no_sense_are_refused(metrics, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         RunConfig(metrics=MetricsConfig(**metrics)).validate()
 
 
 def test_a_metric_may_be_a_constraint_several_times():
-    further = MetricsConfig(constraints=[{"name": "topk", "k": 3}, {"name": "topk", "k": 5, "tolerable_loss": 0.0},
-                                         {"name": "accuracy"}]).further()
+    further = MetricsConfig(
+        constraints=[{"name": "topk", "k": 3}, {"name": "topk", "k": 5, "tolerable_loss": 0.0}, {"name": "accuracy"}]
+    ).further()
     assert [one.name for one in further] == ["topk", "topk_2", "accuracy_2"]
     assert further[1].metric == {"name": "topk", "k": 5}
 

@@ -82,14 +82,23 @@ def test_the_same_folder_resumes_and_a_larger_budget_adds_trials(pictures, proto
 
 
 def test_the_named_strategy_is_the_one_that_runs_with_its_settings(pictures, tmp_path):
-    study = nc_strategies.tune(samples.onnx_model(), pictures, strategy={"name": "random"}, run_dir=tmp_path / "run",
-                               objectives=["latency", "size"], weights=[0.5, 0.5], op_type_dict={"Conv": {"weight": {
-                                   "granularity": ["per_tensor"]}}}, metric={"name": "topk", "k": 2}, **QUICK)
+    study = nc_strategies.tune(
+        samples.onnx_model(),
+        pictures,
+        strategy={"name": "random"},
+        run_dir=tmp_path / "run",
+        objectives=["latency", "size"],
+        weights=[0.5, 0.5],
+        op_type_dict={"Conv": {"weight": {"granularity": ["per_tensor"]}}},
+        metric={"name": "topk", "k": 2},
+        **QUICK,
+    )
     assert study.result["strategy"] == "random"
     assert study.result["goal"]["metric"] == "topk"
     assert study.result["objectives"] == ["latency", "size"]
-    assert "per_channel" not in json.dumps([op for op in study.best.config.to_dict()["ops"].values()
-                                            if "Conv" in str(op)])
+    assert "per_channel" not in json.dumps(
+        [op for op in study.best.config.to_dict()["ops"].values() if "Conv" in str(op)]
+    )
 
 
 def test_a_function_of_the_model_replaces_data_and_metric(proto, calibration, evaluate, tmp_path):
@@ -139,19 +148,30 @@ def test_a_run_that_measures_nothing_is_an_engine_error(proto, calibration, tmp_
         nc_strategies.tune(proto, calibration=calibration, eval_func=broken, run_dir=tmp_path / "run", **QUICK)
 
 
-@pytest.mark.parametrize(("given", "says"), [
-    ({"strategy": "nonsense"}, "strategy.name: no strategy 'nonsense'"),
-    ({"strategy": {"name": "basic", "depth": 3}}, "strategy.depth: is not a setting of strategy 'basic'"),
-    ({"strategy": {"name": "basic", "api_token": "x-y-z"}}, "strategy.api_token: is not a setting"),
-    ({"backend": "tensorflow"}, "model: backend=tensorflow does not take"),
-    ({"metric": "nice"}, "metric.name: no metric"),
-    ({"metric": 3}, "eval_metric: int has no"), ({"max_trails": 3}, "max_trails: .* did you mean 'max_trials'"),
-    ({"max_trials": "many"}, "tuning.max_trials"), ({"tolerable_loss": 2}, "tuning.tolerable_loss: is 2"),
-    ({"objectives": "speed"}, "metrics.objectives: is 'speed'"),
-    ({"calibration_samples": 600}, "calibration_samples: takes 600 of 600"),
-    ({"preprocess": {"zoom": 2}}, "preprocess: is"), ({"eval_func": 3}, "eval_func: is of type int"),
-    ({"op_name_dict": {"nowhere": {"weight": {"dtype": ["fp32"]}}}}, "space.op_name_dict.nowhere: matches no operator"),
-    ({"data": None}, "calibration: is missing"), ({"model": "gone.onnx"}, "model: no such file")])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"strategy": "nonsense"}, "strategy.name: no strategy 'nonsense'"),
+        ({"strategy": {"name": "basic", "depth": 3}}, "strategy.depth: is not a setting of strategy 'basic'"),
+        ({"strategy": {"name": "basic", "api_token": "x-y-z"}}, "strategy.api_token: is not a setting"),
+        ({"backend": "tensorflow"}, "model: backend=tensorflow does not take"),
+        ({"metric": "nice"}, "metric.name: no metric"),
+        ({"metric": 3}, "eval_metric: int has no"),
+        ({"max_trails": 3}, "max_trails: .* did you mean 'max_trials'"),
+        ({"max_trials": "many"}, "tuning.max_trials"),
+        ({"tolerable_loss": 2}, "tuning.tolerable_loss: is 2"),
+        ({"objectives": "speed"}, "metrics.objectives: is 'speed'"),
+        ({"calibration_samples": 600}, "calibration_samples: takes 600 of 600"),
+        ({"preprocess": {"zoom": 2}}, "preprocess: is"),
+        ({"eval_func": 3}, "eval_func: is of type int"),
+        (
+            {"op_name_dict": {"nowhere": {"weight": {"dtype": ["fp32"]}}}},
+            "space.op_name_dict.nowhere: matches no operator",
+        ),
+        ({"data": None}, "calibration: is missing"),
+        ({"model": "gone.onnx"}, "model: no such file"),
+    ],
+)
 def test_bad_input_names_its_key_and_leaves_nothing(given, says, pictures, tmp_path):
     arguments = {"model": samples.onnx_model(), "data": pictures, "run_dir": tmp_path / "run", **given}
     with pytest.raises(InputError, match=f"^{says}"):
@@ -165,13 +185,18 @@ def test_a_folder_without_a_result_is_refused(tmp_path):
 
 
 def test_two_runs_in_one_second_have_folders_of_their_own_and_hydra_is_not_imported(tmp_path):
-    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(40, 28, 28, 1)).astype(np.float32),
-             y=np.arange(40) % 10)
-    code = ("import sys, nc_strategies; from nc_strategies import samples\n"
-            "studies = [nc_strategies.tune(samples.onnx_model(), 'd.npz', calibration_samples=5, max_trials=1, "
-            "latency_runs=20, final_runs=20, criterion='absolute', tolerable_loss=1) for _ in range(2)]\n"
-            "assert studies[0].run_dir != studies[1].run_dir\n"
-            "assert studies[0].run_dir.parent.parent.name == 'outputs'\n"
-            "print('hydra' in sys.modules, 'tensorflow' in sys.modules)")
+    np.savez(
+        tmp_path / "d.npz",
+        x=np.random.default_rng(0).normal(size=(40, 28, 28, 1)).astype(np.float32),
+        y=np.arange(40) % 10,
+    )
+    code = (
+        "import sys, nc_strategies; from nc_strategies import samples\n"
+        "studies = [nc_strategies.tune(samples.onnx_model(), 'd.npz', calibration_samples=5, max_trials=1, "
+        "latency_runs=20, final_runs=20, criterion='absolute', tolerable_loss=1) for _ in range(2)]\n"
+        "assert studies[0].run_dir != studies[1].run_dir\n"
+        "assert studies[0].run_dir.parent.parent.name == 'outputs'\n"
+        "print('hydra' in sys.modules, 'tensorflow' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.stdout.split(), done.stderr) == (["False", "False"], "")

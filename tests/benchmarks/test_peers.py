@@ -34,31 +34,57 @@ def report():
 
 
 def cell(goal, ended="finished", model="model.onnx", wall=50.0):
-    return {"ended": ended, "goal_s": goal, "prepare_s": 1.0, "wall_s": wall, "evaluations": 3, "partial": 0,
-            "evaluated": 300, "model": model, "error": None}
+    return {
+        "ended": ended,
+        "goal_s": goal,
+        "prepare_s": 1.0,
+        "wall_s": wall,
+        "evaluations": 3,
+        "partial": 0,
+        "evaluated": 300,
+        "model": model,
+        "error": None,
+    }
 
 
 def results(cells, accuracy, ratio, limit=900):
     """One case; `ratio` is latency relative to fp32, the judge's pairs follow from it."""
     ratio = {"fp32": 1.0, **ratio}
     pairs = {a: {b: [x / y, x / y * 0.99, x / y * 1.01] for b, y in ratio.items() if b != a} for a, x in ratio.items()}
-    judged = {"accuracy": {"fp32": 0.60, **accuracy}, "ratio": pairs, "runs": 300, "refused": {},
-              "latency_ms": {name: 10 * value for name, value in ratio.items()}}
+    judged = {
+        "accuracy": {"fp32": 0.60, **accuracy},
+        "ratio": pairs,
+        "runs": 300,
+        "refused": {},
+        "latency_ms": {name: 10 * value for name, value in ratio.items()},
+    }
     terms = {"samples": SAMPLES, "calibration_samples": 10, "tolerable_loss": 0.01, "batch_size": 50, "limit": limit}
-    return {"terms": terms, "machine": "a processor", "versions": {"x": "1"},
-            "cases": {"m/free": {"cells": cells, "judged": judged}}}
+    return {
+        "terms": terms,
+        "machine": "a processor",
+        "versions": {"x": "1"},
+        "cases": {"m/free": {"cells": cells, "judged": judged}},
+    }
 
 
 GOOD = results(
-    {"onnxruntime": cell(None), "inc": cell(300.0), "nncf": cell(None, "capped", None),
-     "basic": cell(20.0), "basic@25": cell(None)},
+    {
+        "onnxruntime": cell(None),
+        "inc": cell(300.0),
+        "nncf": cell(None, "capped", None),
+        "basic": cell(20.0),
+        "basic@25": cell(None),
+    },
     {"onnxruntime": 0.40, "inc": 0.596, "basic": 0.597, "basic@25": 0.598},
-    {"onnxruntime": 0.4, "inc": 0.60, "basic": 0.65, "basic@25": 0.55})
+    {"onnxruntime": 0.4, "inc": 0.60, "basic": 0.65, "basic@25": 0.55},
+)
 
 
 def held(report, found):
-    return {claim.text.split(" ")[0] + " " + "".join(p for p in report.FASTER if f"{p}'s" in claim.text): claim.holds
-            for claim in report.claims(found)}
+    return {
+        claim.text.split(" ")[0] + " " + "".join(p for p in report.FASTER if f"{p}'s" in claim.text): claim.holds
+        for claim in report.claims(found)
+    }
 
 
 def test_all_claims_hold_where_they_do(report):
@@ -97,8 +123,9 @@ def test_a_peer_that_gave_up_never_gets_there_and_one_that_failed_shows_nothing(
 def test_no_time_is_claimed_where_default_int8_passes(report):
     part = GOOD["cases"]["m/free"]
     ratios = {n: pairs["fp32"][0] for n, pairs in part["judged"]["ratio"].items() if n != "fp32"}
-    found = results({**part["cells"], "onnxruntime": cell(5.0)}, {**part["judged"]["accuracy"], "onnxruntime": 0.6},
-                    ratios)
+    found = results(
+        {**part["cells"], "onnxruntime": cell(5.0)}, {**part["judged"]["accuracy"], "onnxruntime": 0.6}, ratios
+    )
     by_text = {c.text: c for c in report.claims(found)}
     assert all(not c.cases and c.holds is None for t, c in by_text.items() if t.startswith("time"))
 
@@ -116,8 +143,12 @@ def test_a_model_that_the_judge_finds_inaccurate_is_refuted_not_met(report):
 def test_the_report_is_printed_from_a_file(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(GOOD))
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "peers.py"), "--report", str(path)], capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "peers.py"), "--report", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "| nncf | capped |  |  | > 900 | 1.0 | 50.0 | 3 |  |" in done.stdout
     assert "| inc | met | 0.5960 | +0.67% | 300.0 | 1.0 | 50.0 | 3 | 0.600 (0.594-0.606) |" in done.stdout
     assert "| basic | time to goal at most 1/10 of inc's, where default int8 misses it | yes |" in done.stdout
@@ -128,12 +159,23 @@ def test_the_first_whole_evaluation_is_fp32_and_parts_meet_no_goal(tmp_path):
     from peers import cells
 
     terms = cells.Terms(SAMPLES, 10, 0.01, 50, 900, 0)
-    log = [("prepared", 101, 0, 0), ("evaluation", 102, 1, 1.0), ("evaluation", 103, SAMPLES, 0.6),
-           ("evaluation", 104, SAMPLES, 0.5), ("evaluation", 105, 30, 0.9), ("evaluation", 106, SAMPLES, 0.594),
-           ("evaluation", 107, SAMPLES, 0.6)]
+    log = [
+        ("prepared", 101, 0, 0),
+        ("evaluation", 102, 1, 1.0),
+        ("evaluation", 103, SAMPLES, 0.6),
+        ("evaluation", 104, SAMPLES, 0.5),
+        ("evaluation", 105, 30, 0.9),
+        ("evaluation", 106, SAMPLES, 0.594),
+        ("evaluation", 107, SAMPLES, 0.6),
+    ]
     events = [{"event": e, "time": float(t), "samples": s, "accuracy": a} for e, t, s, a in log]
     assert cells._from_events(events, 100.0, terms) == {
-        "prepare_s": 1.0, "goal_s": 6.0, "evaluations": 3, "partial": 2, "evaluated": 3 * SAMPLES + 31}
+        "prepare_s": 1.0,
+        "goal_s": 6.0,
+        "evaluations": 3,
+        "partial": 2,
+        "evaluated": 3 * SAMPLES + 31,
+    }
     early = cells.Terms(SAMPLES, 10, 0.01, 50, 5, 0)
     assert cells._from_events(events, 100.0, early)["goal_s"] is None
 
@@ -143,8 +185,10 @@ def test_a_tool_is_killed_at_its_limit_with_the_processes_it_started(tmp_path):
 
     cpu = max(os.sched_getaffinity(0))
     terms = cells.Terms(SAMPLES, 10, 0.01, 50, 1.0, cpu)
-    script = ("import os, subprocess, sys; p = subprocess.Popen(['sleep', '60']); "
-              "print(p.pid, os.sched_getaffinity(0), flush=True); p.wait()")
+    script = (
+        "import os, subprocess, sys; p = subprocess.Popen(['sleep', '60']); "
+        "print(p.pid, os.sched_getaffinity(0), flush=True); p.wait()"
+    )
     _, wall, status = cells._watch([sys.executable, "-c", script], tmp_path, terms, lambda _: False, {})
     assert status is None
     assert 1.0 <= wall < 30
@@ -180,8 +224,13 @@ def test_the_onnxruntime_driver_leaves_a_model_and_its_log(tmp_path):
     with np.load(folder / "fashion_evaluation.npz") as data:
         x, y = data["x"][:SAMPLES].astype(np.float32) / 127.5 - 1, data["y"][:SAMPLES]
     np.savez(tmp_path / "samples.npz", x=x, y=y)
-    case = cells.Case("fashion/per_tensor", folder / "fashion_cnn.onnx", "per_tensor", tmp_path / "samples.npz",
-                      tmp_path / "samples.npz")
+    case = cells.Case(
+        "fashion/per_tensor",
+        folder / "fashion_cnn.onnx",
+        "per_tensor",
+        tmp_path / "samples.npz",
+        tmp_path / "samples.npz",
+    )
     terms = cells.Terms(SAMPLES, SAMPLES, 0.5, 30, 120, max(os.sched_getaffinity(0)))
     found = cells.run_peer("onnxruntime", case, terms, tmp_path / "cell", tmp_path, sys.executable)
     assert (found["ended"], found["evaluations"], found["partial"]) == ("finished", 1, 0), found["error"]
@@ -205,12 +254,20 @@ def test_the_judge_sees_all_models_side_by_side_and_says_which_it_cannot_open(tm
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     sample = folder / "fashion_cnn.onnx"
     models = {"fp32": sample, "same": sample, "broken": tmp_path / "broken.onnx"}
-    task = {"models": {n: str(p) for n, p in models.items()}, "evaluation": str(tmp_path / "samples.npz"),
-            "batch_size": 30, "runs": 40, "output": str(tmp_path / "judged.json")}
+    task = {
+        "models": {n: str(p) for n, p in models.items()},
+        "evaluation": str(tmp_path / "samples.npz"),
+        "batch_size": 30,
+        "runs": 40,
+        "output": str(tmp_path / "judged.json"),
+    }
     (tmp_path / "judge.json").write_text(json.dumps(task))
     root = BENCHMARKS.parent
-    subprocess.run([sys.executable, str(BENCHMARKS / "peers" / "judge.py"), str(tmp_path / "judge.json")], check=True,
-                   env={**os.environ, "PYTHONPATH": str(root)})
+    subprocess.run(
+        [sys.executable, str(BENCHMARKS / "peers" / "judge.py"), str(tmp_path / "judge.json")],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
     judged = json.loads((tmp_path / "judged.json").read_text())
     assert list(judged["refused"]) == ["broken"]
     assert judged["accuracy"]["fp32"] == judged["accuracy"]["same"] > 0.8

@@ -23,9 +23,19 @@ def script():
 
 
 def case(basic, sigopt, accuracy=0.80):
-    runs = [{"strategy": name, "seed": seed, "accuracy": accuracy, "duration_s": of_fp32 * 10,
-             "duration_of_fp32": of_fp32, "search_s": 60.0, "status": "met"}
-            for name, values in (("basic", basic), ("sigopt", sigopt)) for seed, of_fp32 in enumerate(values)]
+    runs = [
+        {
+            "strategy": name,
+            "seed": seed,
+            "accuracy": accuracy,
+            "duration_s": of_fp32 * 10,
+            "duration_of_fp32": of_fp32,
+            "search_s": 60.0,
+            "status": "met",
+        }
+        for name, values in (("basic", basic), ("sigopt", sigopt))
+        for seed, of_fp32 in enumerate(values)
+    ]
     return {"model": "net", "fp32": {"accuracy": 0.80, "duration_s": 10.0}, "runs": runs}
 
 
@@ -36,8 +46,10 @@ def test_a_row_holds_the_median_and_the_range_of_its_seeds(script):
     assert "| net | 0.8000 | 10.00 | sigopt | 0.8000 (0.8000-0.8000) | 3.00 (3.00-9.00) |" in script.table([sigopt])
 
 
-@pytest.mark.parametrize(("sigopt", "verdict"), [
-    ([0.49] * 3, "yes (ratio 0.980)"), ([0.505] * 3, "a tie (ratio 1.010)"), ([0.6] * 3, "NO (ratio 1.200)")])
+@pytest.mark.parametrize(
+    ("sigopt", "verdict"),
+    [([0.49] * 3, "yes (ratio 0.980)"), ([0.505] * 3, "a tie (ratio 1.010)"), ([0.6] * 3, "NO (ratio 1.200)")],
+)
 def test_sigopts_median_is_held_against_basics(script, sigopt, verdict):
     said = script.claims(script.summary(case([0.5] * 3, sigopt), ["basic", "sigopt"]))
     assert said[-1] == f"net: sigopt's median duration not above basic's: {verdict}"
@@ -61,8 +73,10 @@ def asked(script, monkeypatch):
     return commands
 
 
-@pytest.mark.parametrize(("reason", "trials", "again"), [
-    ("max_trials", 12, False), ("interrupted", 12, True), ("max_trials", 6, True), (None, 12, True)])
+@pytest.mark.parametrize(
+    ("reason", "trials", "again"),
+    [("max_trials", 12, False), ("interrupted", 12, True), ("max_trials", 6, True), (None, 12, True)],
+)
 def test_what_is_finished_is_not_run_again(script, asked, tmp_path, reason, trials, again):
     arguments = argparse.Namespace(work=tmp_path, trials=12, batch_size=8)
     folder = tmp_path / "net" / "basic-3"

@@ -58,8 +58,15 @@ class TestRaw:
         x = np.arange(6, dtype=np.float32).reshape(3, 2)
         changed = x.copy()
         changed[2, 1] = 9
-        raws = [Raw(KEY, {"x": x}), Raw(KEY, {"x": changed}), Raw(KEY, {"z": x}), Raw(KEY, {"x": x.astype(np.float64)}),
-                Raw(KEY, {"x": x.reshape(3, 2, 1)}), Raw(KEY, {"x": x}, np.arange(3)), Raw(KEY, {"x": x}, np.ones(3))]
+        raws = [
+            Raw(KEY, {"x": x}),
+            Raw(KEY, {"x": changed}),
+            Raw(KEY, {"z": x}),
+            Raw(KEY, {"x": x.astype(np.float64)}),
+            Raw(KEY, {"x": x.reshape(3, 2, 1)}),
+            Raw(KEY, {"x": x}, np.arange(3)),
+            Raw(KEY, {"x": x}, np.ones(3)),
+        ]
         assert len({raw.sha256() for raw in raws}) == len(raws)
 
     def test_the_hash_does_not_depend_on_memory_layout_or_the_order_of_inputs(self):
@@ -93,7 +100,8 @@ class TestDataset:
         assert data.batch(1, 2)["image"][:, 0].tolist() == [11.0, 21.0]
 
     def test_large_samples_are_kept_on_disk_and_where_there_is_no_room_made_again_and_always_the_same(
-            self, monkeypatch, caplog):
+        self, monkeypatch, caplog
+    ):
         preprocess = Preprocess(scale=2.0)
         kept = Dataset(numbered(5), preprocess, info((3, 2)))
         monkeypatch.setattr(spool, "LARGE", 0)
@@ -135,8 +143,11 @@ class TestDataset:
         with pytest.raises(InputError, match=r"^data\.preprocess\.inputs: names other; the model's inputs: image"):
             Dataset(raw, Preprocess(scale=5.0, inputs=["other"]), info((None, 2), (None, 3)))
 
-    @pytest.mark.parametrize("labels", [np.zeros((4, 8, 8), np.uint8), np.ones((4, 5)), np.linspace(0, 1, 4)],
-                             ids=["masks", "multi-label", "numbers"])
+    @pytest.mark.parametrize(
+        "labels",
+        [np.zeros((4, 8, 8), np.uint8), np.ones((4, 5)), np.linspace(0, 1, 4)],
+        ids=["masks", "multi-label", "numbers"],
+    )
     def test_labels_have_any_shape(self, labels):
         data = Dataset(Raw(KEY, {"x": np.zeros((4, 2))}, labels), Preprocess(), info((None, 2)))
         np.testing.assert_array_equal(np.concatenate([part for _, part, _ in data.batches(3)]), labels)
@@ -147,35 +158,47 @@ class TestDataset:
         assert {name: array.shape for name, array in batch.items()} == {"image": (2, 2), "mask": (2, 3)}
 
     def test_a_missing_input_is_named(self):
-        with pytest.raises(InputError, match=r"^data\.path: has no array for the model's input mask; it has image, x; "
-                                             r"arrays are named as the inputs are$"):
-            Dataset(Raw(KEY, {"image": np.zeros((4, 2)), "x": np.zeros((4, 3))}), Preprocess(),
-                    info((None, 2), (None, 3)))
+        with pytest.raises(
+            InputError,
+            match=r"^data\.path: has no array for the model's input mask; it has image, x; "
+            r"arrays are named as the inputs are$",
+        ):
+            Dataset(
+                Raw(KEY, {"image": np.zeros((4, 2)), "x": np.zeros((4, 3))}), Preprocess(), info((None, 2), (None, 3))
+            )
 
     def test_the_only_array_serves_the_only_input_whatever_its_name(self):
         assert list(Dataset(Raw(KEY, {"other": np.zeros((4, 2))}), Preprocess(), info((None, 2))).batch(0, 1)) == [
-            "image"]
+            "image"
+        ]
 
-    @pytest.mark.parametrize(("got", "want", "hint"), [
-        ((28, 28, 1), (1, 28, 28), "data.preprocess.layout=nchw"),
-        ((3, 28, 20), (28, 20, 3), "data.preprocess.layout=nhwc"),
-        ((28, 28, 3), (32, 30, 3), "data.preprocess.resize=[32,30]"),
-        ((3, 28, 28), (3, 32, 30), "data.preprocess.resize=[32,30]"),
-    ])
+    @pytest.mark.parametrize(
+        ("got", "want", "hint"),
+        [
+            ((28, 28, 1), (1, 28, 28), "data.preprocess.layout=nchw"),
+            ((3, 28, 20), (28, 20, 3), "data.preprocess.layout=nhwc"),
+            ((28, 28, 3), (32, 30, 3), "data.preprocess.resize=[32,30]"),
+            ((3, 28, 28), (3, 32, 30), "data.preprocess.resize=[32,30]"),
+        ],
+    )
     def test_pictures_of_another_shape_come_with_the_setting_that_mends_them(self, got, want, hint):
         with pytest.raises(InputError) as caught:
             Dataset(Raw(KEY, {"x": np.zeros((2, *got))}), Preprocess(), info((None, *want)))
         message = str(caught.value)
-        assert message.startswith(f"data.path: samples have shape {got} after preprocessing; "
-                                  f"input 'image' takes {want}")
+        assert message.startswith(
+            f"data.path: samples have shape {got} after preprocessing; input 'image' takes {want}"
+        )
         assert message.endswith(f": set {hint}")
         name, value = hint.removeprefix("data.preprocess.").split("=")
         mended = Preprocess(**{name: value if name == "layout" else [int(v) for v in value.strip("[]").split(",")]})
         assert Dataset(Raw(KEY, {"x": np.zeros((2, *got))}), mended, info((None, *want))).batch(0, 1)
 
     def test_a_shape_that_cannot_be_mended_says_what_the_model_takes(self):
-        with pytest.raises(InputError, match=r"samples have shape \(3,\) after preprocessing; input 'image' takes "
-                                             r"\(any, 2\)$"):
+        with pytest.raises(
+            InputError,
+            match=r"samples have shape \(3,\) after preprocessing; input 'image' takes "
+            r"\(any, 2\)$",
+        ):
             Dataset(Raw(KEY, {"x": np.zeros((2, 3))}), Preprocess(), info((None, None, 2)))
 
     def test_labels_are_asked_for_where_there_are_none(self):

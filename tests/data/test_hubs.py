@@ -45,8 +45,11 @@ def saved(request, tmp_path_factory):
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("hub") / "tiny"
-    rows = {"image": [Image.fromarray(picture) for picture in PICTURES], "label": LABELS.tolist(),
-            "row": PICTURES[:, 0, :, 0].astype(np.float32).tolist()}
+    rows = {
+        "image": [Image.fromarray(picture) for picture in PICTURES],
+        "label": LABELS.tolist(),
+        "row": PICTURES[:, 0, :, 0].astype(np.float32).tolist(),
+    }
     datasets.DatasetDict({"test": datasets.Dataset.from_dict(rows)}).save_to_disk(str(folder))
     request.cls.folder = folder
 
@@ -72,10 +75,14 @@ class TestHuggingFace(DataSuite):
         evaluation, _ = self.make(x="image, row", calibration_split="test").load()
         np.testing.assert_array_equal(evaluation.inputs["row"], PICTURES[:, 0, :, 0])
 
-    @pytest.mark.parametrize(("settings", "message"), [
-        ({"x": "picture"}, r"^data\.x: the data set has no 'picture'; it has: image, label, row"),
-        ({"split": "train"}, r"^data\.dataset: .* cannot be read \(.*train"),
-        ({"image": ImageForm(None, [60, 6])}, r"^data\.dataset: a picture is 8 x 10, smaller than")])
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"x": "picture"}, r"^data\.x: the data set has no 'picture'; it has: image, label, row"),
+            ({"split": "train"}, r"^data\.dataset: .* cannot be read \(.*train"),
+            ({"image": ImageForm(None, [60, 6])}, r"^data\.dataset: a picture is 8 x 10, smaller than"),
+        ],
+    )
     def test_what_is_not_there_is_one_line(self, settings, message):
         with pytest.raises(InputError, match=message) as caught:
             self.make(**settings).load()

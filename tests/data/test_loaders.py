@@ -145,16 +145,20 @@ class TestNpzData:
 
     def test_a_calibration_file_leaves_all_samples_to_evaluate(self, file, tmp_path):
         np.savez(tmp_path / "calibration.npz", x=X + 100)
-        settings = NpzSettings(path=str(file), calibration_path=str(tmp_path / "calibration.npz"),
-                               calibration_samples=5)
+        settings = NpzSettings(
+            path=str(file), calibration_path=str(tmp_path / "calibration.npz"), calibration_samples=5
+        )
         evaluation, calibration = NpzData(settings).load()
         assert len(evaluation) == 20
         assert calibration.inputs["x"][:, 0].tolist() == [100, 102, 104, 106, 108]
 
     @pytest.mark.parametrize("count", [20, 100])
     def test_some_samples_must_be_left_to_evaluate(self, file, count):
-        with pytest.raises(InputError, match=rf"^data\.calibration_samples: takes {count} of 20 samples; .*"
-                                             r"data\.calibration_path"):
+        with pytest.raises(
+            InputError,
+            match=rf"^data\.calibration_samples: takes {count} of 20 samples; .*"
+            r"data\.calibration_path",
+        ):
             NpzData(NpzSettings(path=str(file), calibration_samples=count)).load()
 
     def test_no_calibration_samples_are_refused(self, file):

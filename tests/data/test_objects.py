@@ -34,7 +34,7 @@ class Loader:
     def __iter__(self):
         for start in range(0, len(X), self.size):
             self.given += 1
-            yield self.kind([self.wrap(X[start:start + self.size]), self.wrap(Y[start:start + self.size])])
+            yield self.kind([self.wrap(X[start : start + self.size]), self.wrap(Y[start : start + self.size])])
 
 
 def file(folder):
@@ -42,11 +42,21 @@ def file(folder):
     return folder / "d.npz"
 
 
-@pytest.mark.parametrize("make", [
-    lambda _: (X, Y), file, lambda folder: str(file(folder)), lambda _: {"x": X, "y": Y}, lambda _: Loader(5),
-    lambda _: Loader(5, Tensor, list), lambda _: iter(Loader(4)), lambda _: list(Loader(12)),
-    lambda _: [(x, y) for x, y in zip(X, Y, strict=True)], lambda _: [{"x": X[:6], "label": Y[:6]},
-                                                                     {"x": X[6:], "label": Y[6:]}]])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda _: (X, Y),
+        file,
+        lambda folder: str(file(folder)),
+        lambda _: {"x": X, "y": Y},
+        lambda _: Loader(5),
+        lambda _: Loader(5, Tensor, list),
+        lambda _: iter(Loader(4)),
+        lambda _: list(Loader(12)),
+        lambda _: [(x, y) for x, y in zip(X, Y, strict=True)],
+        lambda _: [{"x": X[:6], "label": Y[:6]}, {"x": X[6:], "label": Y[6:]}],
+    ],
+)
 def test_every_form_gives_the_same_samples(make, tmp_path):
     raw = samples("data", make(tmp_path))
     assert list(raw.inputs) == ["x"]
@@ -71,10 +81,19 @@ def test_an_endless_iterable_is_left_after_enough_samples():
     assert loader.given == 2
 
 
-@pytest.mark.parametrize(("data", "says"), [
-    ([], "yields nothing"), (3, "is of type int"), ([(X, Y), (X[:, :1], Y)], "do not fit each other"),
-    ([(X, Y), X], "element 2 differs"), ((X, Y[:3]), "3 labels for 12 samples"), (["text"], "yields str"),
-    ("missing.npz", "no such file"), ((X * np.nan, Y), "NaN")])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([], "yields nothing"),
+        (3, "is of type int"),
+        ([(X, Y), (X[:, :1], Y)], "do not fit each other"),
+        ([(X, Y), X], "element 2 differs"),
+        ((X, Y[:3]), "3 labels for 12 samples"),
+        (["text"], "yields str"),
+        ("missing.npz", "no such file"),
+        ((X * np.nan, Y), "NaN"),
+    ],
+)
 def test_what_does_not_fit_is_refused(data, says):
     with pytest.raises(InputError, match=f"^data: .*{says}"):
         samples("data", data)

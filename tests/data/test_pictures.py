@@ -50,10 +50,17 @@ def test_a_folder_for_calibration_needs_no_classes_and_leaves_all_to_evaluate(fo
     assert calibration.labels is None
 
 
-@pytest.mark.parametrize(("size", "form", "shape"), [
-    ((20, 30), ImageForm([10], None), (10, 15, 3)), ((30, 20), ImageForm([10], None), (15, 10, 3)),
-    ((20, 30), ImageForm([10, 12], None), (10, 12, 3)), ((20, 30), ImageForm([10], [8, 9]), (8, 9, 3)),
-    ((20, 30), ImageForm(None, [4, 6], 1), (4, 6, 1)), ((300, 400), ImageForm(), (224, 224, 3))])
+@pytest.mark.parametrize(
+    ("size", "form", "shape"),
+    [
+        ((20, 30), ImageForm([10], None), (10, 15, 3)),
+        ((30, 20), ImageForm([10], None), (15, 10, 3)),
+        ((20, 30), ImageForm([10, 12], None), (10, 12, 3)),
+        ((20, 30), ImageForm([10], [8, 9]), (8, 9, 3)),
+        ((20, 30), ImageForm(None, [4, 6], 1), (4, 6, 1)),
+        ((300, 400), ImageForm(), (224, 224, 3)),
+    ],
+)
 def test_pictures_are_resized_by_their_shorter_side_and_cut_in_the_middle(size, form, shape):
     assert pictures.fit(picture(*size), form).shape == shape
 
@@ -92,9 +99,15 @@ def test_a_picture_smaller_than_the_crop_is_named(folder):
         load(folder, image=ImageForm(None, [40, 10]))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda f: f / "none", "no such folder"), (lambda f: f / "ant", "holds no folders"),
-    (lambda f: (f / "empty").mkdir() or f / "empty", "holds no pictures"), (lambda f: f, "empty holds no pictures")])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f: f / "none", "no such folder"),
+        (lambda f: f / "ant", "holds no folders"),
+        (lambda f: (f / "empty").mkdir() or f / "empty", "holds no pictures"),
+        (lambda f: f, "empty holds no pictures"),
+    ],
+)
 def test_folders_that_are_not_of_the_form_are_named(folder, make, message):
     place = make(folder)
     if message.startswith("empty"):
@@ -108,9 +121,15 @@ def test_some_pictures_must_be_left_to_evaluate(folder):
         load(folder, calibration_samples=20)
 
 
-@pytest.mark.parametrize(("settings", "key"), [
-    ({"resize": [1, 2, 3]}, "resize"), ({"crop": [4]}, "crop"), ({"channels": 2}, "channels"),
-    ({"interpolation": "best"}, "interpolation")])
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"resize": [1, 2, 3]}, "resize"),
+        ({"crop": [4]}, "crop"),
+        ({"channels": 2}, "channels"),
+        ({"interpolation": "best"}, "interpolation"),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(settings, key):
     with pytest.raises(InputError, match=rf"^data\.image\.{key}: is "):
         ImageForm(**settings)

@@ -71,16 +71,18 @@ def test_numbers_for_another_count_of_channels_are_refused(data):
         Preprocess(mean=[1.0, 2.0])(data)
 
 
-@pytest.mark.parametrize(("layout", "data", "want"), [
-    ("nchw", NHWC, NCHW), ("nhwc", NCHW, NHWC), ("nchw", NCHW, NCHW), ("nhwc", NHWC, NHWC)])
+@pytest.mark.parametrize(
+    ("layout", "data", "want"), [("nchw", NHWC, NCHW), ("nhwc", NCHW, NHWC), ("nchw", NCHW, NCHW), ("nhwc", NHWC, NHWC)]
+)
 def test_the_result_has_the_layout_that_was_asked_for(layout, data, want):
     got = Preprocess(layout=layout)(data)
     np.testing.assert_array_equal(got, want)
     assert got.flags["C_CONTIGUOUS"]
 
 
-@pytest.mark.parametrize(("layout", "shape", "want"), [
-    ("nchw", (2, 6, 6, 8), (2, 8, 6, 6)), ("nhwc", (2, 8, 6, 6), (2, 6, 6, 8))])
+@pytest.mark.parametrize(
+    ("layout", "shape", "want"), [("nchw", (2, 6, 6, 8), (2, 8, 6, 6)), ("nhwc", (2, 8, 6, 6), (2, 6, 6, 8))]
+)
 def test_with_an_unusual_count_of_channels_the_data_is_taken_to_be_in_the_other_layout(layout, shape, want):
     assert Preprocess(layout=layout)(np.zeros(shape)).shape == want
 
@@ -100,8 +102,9 @@ def test_resizing_is_the_same_in_both_layouts():
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (10, 14), (3, 3), (1, 1), (13, 4)])
 def test_resize_is_bilinear_with_half_pixel_centres(height, width):
     x = RNG.random((2, 5, 7, 3)).astype(np.float32)
-    np.testing.assert_allclose(resize_bilinear(x, height, width), resize_one_pixel_at_a_time(x, height, width),
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        resize_bilinear(x, height, width), resize_one_pixel_at_a_time(x, height, width), atol=1e-5
+    )
 
 
 def test_resizing_a_ramp_by_hand():
@@ -116,12 +119,15 @@ def test_resize_is_that_of_tensorflow():
         np.testing.assert_allclose(resize_bilinear(x, *size), tf.image.resize(x, size).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"layout": "hwc"}, r"data\.preprocess\.layout: is 'hwc'; allowed: nhwc, nchw"),
-    ({"std": [1.0, 0.0]}, r"data\.preprocess\.std: holds a zero; it divides the values"),
-    ({"resize": [32]}, r"data\.preprocess\.resize: is \[32\]; expected \[height, width\]"),
-    ({"resize": [32, 0]}, r"data\.preprocess\.resize: is \[32, 0\]; expected \[height, width\]"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layout": "hwc"}, r"data\.preprocess\.layout: is 'hwc'; allowed: nhwc, nchw"),
+        ({"std": [1.0, 0.0]}, r"data\.preprocess\.std: holds a zero; it divides the values"),
+        ({"resize": [32]}, r"data\.preprocess\.resize: is \[32\]; expected \[height, width\]"),
+        ({"resize": [32, 0]}, r"data\.preprocess\.resize: is \[32, 0\]; expected \[height, width\]"),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused_at_once(settings, message):
     with pytest.raises(InputError, match=f"^{message}$"):
         Preprocess(**settings)

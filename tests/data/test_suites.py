@@ -77,5 +77,6 @@ class TestImageFolder(DataSuite):
             for number in range(8):
                 picture = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
                 image.fromarray(picture).save(self.folder / name / f"{number}.png")
-        return ImageFolderData(ImageFolderSettings(path=str(self.folder), calibration_samples=4,
-                                                   image=ImageForm([16], [12, 12])))
+        return ImageFolderData(
+            ImageFolderSettings(path=str(self.folder), calibration_samples=4, image=ImageForm([16], [12, 12]))
+        )

@@ -50,21 +50,25 @@ def test_quotes_empty_lines_and_a_byte_order_mark_are_read(tmp_path):
     assert (evaluation.inputs["x"].tolist(), evaluation.labels.tolist()) == ([[2], [3]], [1, 5])
 
 
-@pytest.mark.parametrize(("text", "settings", "message"), [
-    (TEXT.replace("5,2.5", "5,tall"), {}, r"line 7 of .* has 'tall' in column 'height'; a finite number"),
-    (TEXT.replace("5,2.5", "5,"), {}, r"line 7 of .* has '' in column 'height'"),
-    (TEXT.replace("5,2.5", "inf,2.5"), {}, r"line 7 of .* has 'inf' in column 'age'"),
-    (TEXT.replace("5,2.5", "5"), {}, r"line 7 of .* has 2 columns; the first has 3"),
-    (TEXT.replace("5,2.5,50", "5,2.5,fifty"), {}, r"line 7 of .* has 'fifty' in column 'price'; labels are all"),
-    (TEXT, {"label": "cost"}, r"^data\.label: .* has no column 'cost'; it has: age, height, price"),
-    (TEXT, {"columns": ["weight"]}, r"^data\.columns: .* has no column 'weight'"),
-    (TEXT, {"columns": ["price"]}, r"^data\.columns: names the label's column 'price'"),
-    (TEXT, {"calibration_samples": 10}, r"^data\.calibration_samples: takes 10 of 10 samples"),
-    (TEXT, {"delimiter": "::"}, r"^data\.delimiter: is '::'; one character"),
-    (TEXT, {"path": "none.csv"}, r"^data\.path: no such file"),
-    ("a,a\n1,2\n", {}, r"expected names of columns, each once"), ("", {}, r"expected names of columns, each once"),
-    ("a,b\n", {}, r"holds no samples"),
-])
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        (TEXT.replace("5,2.5", "5,tall"), {}, r"line 7 of .* has 'tall' in column 'height'; a finite number"),
+        (TEXT.replace("5,2.5", "5,"), {}, r"line 7 of .* has '' in column 'height'"),
+        (TEXT.replace("5,2.5", "inf,2.5"), {}, r"line 7 of .* has 'inf' in column 'age'"),
+        (TEXT.replace("5,2.5", "5"), {}, r"line 7 of .* has 2 columns; the first has 3"),
+        (TEXT.replace("5,2.5,50", "5,2.5,fifty"), {}, r"line 7 of .* has 'fifty' in column 'price'; labels are all"),
+        (TEXT, {"label": "cost"}, r"^data\.label: .* has no column 'cost'; it has: age, height, price"),
+        (TEXT, {"columns": ["weight"]}, r"^data\.columns: .* has no column 'weight'"),
+        (TEXT, {"columns": ["price"]}, r"^data\.columns: names the label's column 'price'"),
+        (TEXT, {"calibration_samples": 10}, r"^data\.calibration_samples: takes 10 of 10 samples"),
+        (TEXT, {"delimiter": "::"}, r"^data\.delimiter: is '::'; one character"),
+        (TEXT, {"path": "none.csv"}, r"^data\.path: no such file"),
+        ("a,a\n1,2\n", {}, r"expected names of columns, each once"),
+        ("", {}, r"expected names of columns, each once"),
+        ("a,b\n", {}, r"holds no samples"),
+    ],
+)
 def test_what_does_not_fit_is_one_line_that_says_where(tmp_path, text, settings, message):
     with pytest.raises(InputError, match=message) as caught:
         load(tmp_path, text, **settings)

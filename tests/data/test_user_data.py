@@ -73,8 +73,9 @@ def load(tmp_path):
 
     def loaded(name, calibration=None, samples=5):
         other = calibration and f"{file}:{calibration}"
-        return PythonData(PythonDataSettings(target=f"{file}:{name}", calibration_target=other,
-                                             calibration_samples=samples)).load()
+        return PythonData(
+            PythonDataSettings(target=f"{file}:{name}", calibration_target=other, calibration_samples=samples)
+        ).load()
 
     return loaded
 
@@ -100,12 +101,20 @@ def test_calibration_has_a_function_of_its_own_and_needs_no_labels_nor_an_end(lo
     assert len(calibration) == (30 if name == "endless" else 8)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("broken", "broken raised ValueError: no data today"), ("breaks_off", "raised ValueError: no more today"),
-    ("ragged", r"samples of shape \(1,\) and of \(2,\)"), ("words", "array 'x' is of type <U1; numbers are needed"),
-    ("nothing", r"returned a NoneType; expected \(x, y\)"), ("none_yielded", "holds no samples"),
-    ("numbers", "gave a tuple for a batch"), ("calls_it_y", "calls an input 'y'"),
-    ("missing", "no function 'missing'")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", "broken raised ValueError: no data today"),
+        ("breaks_off", "raised ValueError: no more today"),
+        ("ragged", r"samples of shape \(1,\) and of \(2,\)"),
+        ("words", "array 'x' is of type <U1; numbers are needed"),
+        ("nothing", r"returned a NoneType; expected \(x, y\)"),
+        ("none_yielded", "holds no samples"),
+        ("numbers", "gave a tuple for a batch"),
+        ("calls_it_y", "calls an input 'y'"),
+        ("missing", "no function 'missing'"),
+    ],
+)
 def test_what_goes_wrong_is_one_line_that_names_the_function_or_the_array(load, name, message):
     with pytest.raises(InputError, match=rf"^data\.target: .*{message}") as caught:
         load(name)
@@ -157,7 +166,7 @@ class TestLargeArrays:
 LIMITED = """
 import resource, sys
 import numpy as np
-from nc_strategies.api import Dataset, ModelInfo, Preprocess, TensorSpec
+from nc_strategies.api import (Dataset, ModelInfo, Preprocess, TensorSpec)
 from nc_strategies.data import spool
 from nc_strategies.data.loaders import read_npz
 
@@ -178,7 +187,11 @@ def test_data_larger_than_the_memory_a_process_may_take_is_hashed_preprocessed_a
     np.savez(tmp_path / "d.npz", x=x, y=np.zeros(len(x)))
     limit = 160 * 2**20
     assert x.nbytes * 5 > 1.4 * limit, "the samples and what is made of them do not fit"
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path / "d.npz"), str(limit)], capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "d.npz"), str(limit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(4 * x.sum(dtype=np.float64))

@@ -23,29 +23,44 @@ from omegaconf import OmegaConf
 
 import nc_strategies
 from nc_strategies import samples
-from nc_strategies.app.bench import metric_settings
 from nc_strategies.app.entry import COMMANDS
 from nc_strategies.app.hydra_app import conf_dir, publish, translate
+from nc_strategies.app.target import metric_settings
 from nc_strategies.config import RunConfig
 from nc_strategies.registry import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = {distribution.name for distribution in metadata.distributions()}
 PLUGINS = [folder for folder in ROOT.glob("plugins/*") if folder.name in INSTALLED]
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in
-               (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"),
-                *(plugin / "README.md" for plugin in PLUGINS)))
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/**/*.md"),
+        *(plugin / "README.md" for plugin in PLUGINS),
+    )
+)
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 QUICK = ["measure.latency_runs=20", "measure.final_runs=20"]
 SHELLS = ("console", "bash", "sh", "")
 FLAGS = ("--cfg", "--help", "--info", "-sc")
-NEEDS_MORE = ("model=", "model.", "data=", "data.path", "strategy.sigopt_project_id", "strategy.driver=lite",
-              "tracker=")
+NEEDS_MORE = (
+    "model=",
+    "model.",
+    "data=",
+    "data.path",
+    "strategy.sigopt_project_id",
+    "strategy.driver=lite",
+    "tracker=",
+)
 """What marks a command that needs the user's files, a server, or a package that is not among the tests'."""
 TUTORIAL = "docs/plugin-tutorial.md"
 """Its commands use plugins that only its own test makes."""
-RUN_ELSEWHERE = {"docs/models-and-data.md": "tests/app/test_models_and_data.py",
-                 TUTORIAL: "tests/packaging/test_plugins.py"}
+RUN_ELSEWHERE = {
+    "docs/models-and-data.md": "tests/app/test_models_and_data.py",
+    TUTORIAL: "tests/packaging/test_plugins.py",
+}
 """Pages whose commands and Python blocks a test of their own runs."""
 PYTHON = {"README.md", "docs/plugins.md", "docs/python.md", "docs/coming-from-neural-compressor.md", *RUN_ELSEWHERE}
 """Pages with Python blocks that are run: here, in tests/test_docs.py, or elsewhere."""
@@ -99,14 +114,19 @@ def is_run(arguments):
 
 
 def is_executed(page, arguments):
-    return (page not in RUN_ELSEWHERE and is_run(arguments)
-            and not any(argument.startswith(NEEDS_MORE) for argument in arguments))
+    return (
+        page not in RUN_ELSEWHERE
+        and is_run(arguments)
+        and not any(argument.startswith(NEEDS_MORE) for argument in arguments)
+    )
 
 
 def parameters(chosen):
     """Those that take long, because TensorFlow or several jobs are started, are marked."""
+
     def slow(arguments):
         return [pytest.mark.slow] if (is_run(arguments) and arguments != FIRST) or "sweep" in arguments else []
+
     return [pytest.param(a, id=" ".join(a), marks=slow(a)) for a in chosen]
 
 
@@ -147,8 +167,9 @@ def check(config):
         registry().settings("metric", metric_settings(settings), "metrics.accuracy")
 
 
-@pytest.mark.parametrize("arguments", [pytest.param(a, id=" ".join(a)) for a in unique(
-    lambda page, a: page != TUTORIAL and is_run(a))])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(a, id=" ".join(a)) for a in unique(lambda page, a: page != TUTORIAL and is_run(a))]
+)
 def test_a_run_of_the_documentation_fits_the_schema(composer, arguments):
     for overrides in jobs(arguments):
         check(composer(overrides))
@@ -184,8 +205,13 @@ class Desk:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return subprocess.run(
             [sys.executable, "-c", "from nc_strategies.app.entry import main; main()", *arguments, *more],
-            cwd=self.folder, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path, "BROWSER": "true"})
+            cwd=self.folder,
+            text=True,
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path, "BROWSER": "true"},
+        )
 
     def needed(self, name):
         """Run the first command of the documentation that leaves this folder, or the first of all under its name."""
@@ -218,8 +244,9 @@ def test_a_run_of_the_documentation_ends_with_a_result(desk, arguments):
         assert found["status"] in ("met", "missed")
 
 
-@pytest.mark.parametrize("arguments", parameters(
-    [a for a in unique(lambda page, a: a and a[0] in COMMANDS) if a[0] != "list"]))
+@pytest.mark.parametrize(
+    "arguments", parameters([a for a in unique(lambda page, a: a and a[0] in COMMANDS) if a[0] != "list"])
+)
 def test_a_command_beside_the_run_works_on_what_a_run_left(desk, arguments):
     desk.needed(arguments[1])
     done = desk.run(arguments)
@@ -227,8 +254,10 @@ def test_a_command_beside_the_run_works_on_what_a_run_left(desk, arguments):
     assert done.stdout
 
 
-@pytest.mark.parametrize("arguments", parameters(
-    [a for a in unique(lambda page, a: a) if not is_run(a) and a[0] not in set(COMMANDS) - {"list"}]))
+@pytest.mark.parametrize(
+    "arguments",
+    parameters([a for a in unique(lambda page, a: a) if not is_run(a) and a[0] not in set(COMMANDS) - {"list"}]),
+)
 def test_a_command_that_only_prints_does_so(desk, arguments):
     done = desk.run(arguments)
     assert (done.returncode, done.stderr) == (0, "")
@@ -272,8 +301,11 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
         x = file["x"][:400].astype(np.float32) * np.float32(samples.SCALE) + samples.OFFSET
         names = {"nc_strategies": nc_strategies, "x": x, "y": file["y"][:400]}
     tune = nc_strategies.tune
-    monkeypatch.setattr(nc_strategies, "tune", lambda *args, **kwargs: tune(
-        *args, **kwargs, max_trials=1, latency_runs=20, final_runs=20))
+    monkeypatch.setattr(
+        nc_strategies,
+        "tune",
+        lambda *args, **kwargs: tune(*args, **kwargs, max_trials=1, latency_runs=20, final_runs=20),
+    )
     (text,) = [text for language, text in fences("README.md") if language == "python"]
     exec(compile(text, "README.md", "exec"), names)
     assert names["study"].status in ("met", "missed")

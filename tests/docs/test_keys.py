@@ -15,9 +15,15 @@ from nc_strategies.registry import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = {distribution.name for distribution in metadata.distributions()}
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in
-               (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"),
-                *(folder / "README.md" for folder in ROOT.glob("plugins/*") if folder.name in INSTALLED)))
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/**/*.md"),
+        *(folder / "README.md" for folder in ROOT.glob("plugins/*") if folder.name in INSTALLED),
+    )
+)
 SECTIONS = {"tuning": TuningConfig, "measure": MeasureConfig, "metrics": MetricsConfig, "space": SpaceConfig}
 PLAIN = {"isolation", "run_dir", "plan"}
 KINDS = sorted({field.name for field in dataclasses.fields(RunConfig)} - PLAIN - set(SECTIONS))
@@ -76,8 +82,9 @@ def test_every_key_that_is_named_exists(page):
 
 
 def test_keys_are_found_and_told_apart():
-    text = ("`tuning.seed`, `+data.preprocess.scale=2`\n\n```console\n$ x measure.treads=1 model.path=a\n```\n"
-            "`model.onnx`")
+    text = (
+        "`tuning.seed`, `+data.preprocess.scale=2`\n\n```console\n$ x measure.treads=1 model.path=a\n```\n`model.onnx`"
+    )
     assert set(keys(text)) == {"tuning.seed", "data.preprocess.scale", "measure.treads", "model.path"}
     assert known("data.preprocess.scale")
     assert not known("data.preprocess.scales")

@@ -21,9 +21,13 @@ DEAD = "http://127.0.0.1:9"
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)], cwd=ROOT, text=True,
-        capture_output=True, check=False,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "http_proxy": DEAD, "https_proxy": DEAD, "all_proxy": DEAD})
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "http_proxy": DEAD, "https_proxy": DEAD, "all_proxy": DEAD},
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -42,7 +46,7 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 @pytest.mark.slow
 def test_a_link_out_of_the_documentation_becomes_a_path(site):
-    assert 'page (<code>plugins/nc-strategies-sigopt/README.md</code>)' in (site / "sigopt.html").read_text()
+    assert "page (<code>plugins/nc-strategies-sigopt/README.md</code>)" in (site / "sigopt.html").read_text()
 
 
 @pytest.mark.slow

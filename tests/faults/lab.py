@@ -27,8 +27,16 @@ def toy_ops(count=12):
     rng = np.random.default_rng(3)
     losses = rng.lognormal(0, 1.5, count)
     times = rng.lognormal(0, 0.8, count)
-    return [ToyOp(f"op{i}", ("Conv", "MatMul")[i % 2], loss=float(losses[i] / losses.sum() * 0.05),
-                  time_us=float(times[i] * 40), int8_time_us=float(times[i] * 16)) for i in range(count)]
+    return [
+        ToyOp(
+            f"op{i}",
+            ("Conv", "MatMul")[i % 2],
+            loss=float(losses[i] / losses.sum() * 0.05),
+            time_us=float(times[i] * 40),
+            int8_time_us=float(times[i] * 16),
+        )
+        for i in range(count)
+    ]
 
 
 class Lab:
@@ -43,19 +51,38 @@ class Lab:
         found.mkdir(parents=True)
         (found / "METADATA").write_text("Metadata-Version: 2.1\nName: ncs-faulty\nVersion: 0\n")
         (found / "entry_points.txt").write_text("[nc_strategies]\nfaulty = ncs_faulty\n")
-        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
-            [str(ROOT), str(HERE / "plugin"), str(folder / "site"), os.environ.get("PYTHONPATH", "")])}
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(
+                [str(ROOT), str(HERE / "plugin"), str(folder / "site"), os.environ.get("PYTHONPATH", "")]
+            ),
+        }
 
     def toy(self, *more):
         """Arguments of a run on the toy problem."""
-        return ["backend=faulty", "model=toy", f"model.path={self.folder / 'model.toy'}", "data=npz",
-                f"data.path={self.folder / 'data.npz'}", "data.calibration_samples=20",
-                f"measure.evaluation_batch_size={SAMPLES}", *MEASURE, *more]
+        return [
+            "backend=faulty",
+            "model=toy",
+            f"model.path={self.folder / 'model.toy'}",
+            "data=npz",
+            f"data.path={self.folder / 'data.npz'}",
+            "data.calibration_samples=20",
+            f"measure.evaluation_batch_size={SAMPLES}",
+            *MEASURE,
+            *more,
+        ]
 
     def start(self, *arguments, env=None, **kwargs):
-        return subprocess.Popen([sys.executable, "-m", "nc_strategies", *arguments], cwd=self.folder, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                env={**self.environment, **(env or {})}, **kwargs)
+        return subprocess.Popen(
+            [sys.executable, "-m", "nc_strategies", *arguments],
+            cwd=self.folder,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**self.environment, **(env or {})},
+            **kwargs,
+        )
 
     def run(self, *arguments, env=None, timeout=300):
         process = self.start(*arguments, env=env)
@@ -102,7 +129,11 @@ def workers(parent):
                 status = (entry / "stat").read_text().rsplit(")", 1)[1].split()
             except OSError:
                 continue
-            if b"nc_strategies.study.worker" in words and words[-2].decode() == str(parent) and status[0] != "Z":
+            if (
+                b"nc_strategies.measuring.worker.server" in words
+                and words[-2].decode() == str(parent)
+                and status[0] != "Z"
+            ):
                 found.append(int(entry.name))
     return found
 

@@ -31,15 +31,19 @@ def test_a_resumed_program_proposes_what_it_would_have_and_estimates_nothing_twi
     assert asked(lab, "killed") == asked(lab, "whole")
     assert lab.result("killed")["tuned"]["config"] == lab.result("whole")["tuned"]["config"]
     assert (lab.folder / "killed" / "estimates.json").read_bytes() == before
-    assert sorted(stages(lab, "killed")) == ["estimating sensitivity", "profiling",
-                                             "reading latency terms from the earlier run",
-                                             "reading sensitivity from the earlier run"]
+    assert sorted(stages(lab, "killed")) == [
+        "estimating sensitivity",
+        "profiling",
+        "reading latency terms from the earlier run",
+        "reading sensitivity from the earlier run",
+    ]
 
 
 @pytest.mark.slow
 def test_an_engine_that_crashes_in_the_estimates_costs_no_run(lab):
-    status, _, err = lab.run(*lab.toy("strategy=ilp", "backend.faults=abort", "backend.share=30", "tuning.max_trials=4",
-                                      "run_dir=run"))
+    status, _, err = lab.run(
+        *lab.toy("strategy=ilp", "backend.faults=abort", "backend.share=30", "tuning.max_trials=4", "run_dir=run")
+    )
     assert status in (0, 3), err
     assert "sensitivity is estimated operator by operator: the engine crashed (SIGABRT)" in lab.log()
     assert lab.result()["trials"]["ok"] > 0

@@ -11,8 +11,11 @@ SLOW = ["strategy=random", "backend.trial_seconds=0.1", "tuning.max_trials=12", 
 
 
 def files(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-            and p.name not in ("trials.jsonl", "nc_strategies.log")}
+    return {
+        p.relative_to(folder): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name not in ("trials.jsonl", "nc_strategies.log")
+    }
 
 
 def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(lab, tools):
@@ -50,8 +53,9 @@ def disk(lab):
     place.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("mounting a file system needs root")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(place)], capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
     yield place

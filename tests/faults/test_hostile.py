@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from nc_strategies import samples
-from nc_strategies.backends.onnxruntime import graph
 from nc_strategies.backends.tensorflow import loading
 from nc_strategies.data.loaders import read_npz
 from nc_strategies.errors import InputError
+from nc_strategies.onnx_graph import graph
 
 
 def refused(words, call, *arguments):
@@ -36,8 +36,9 @@ class Trap:
 class TestData:
     def test_a_pickle_in_an_npz_is_refused_and_not_opened(self, tmp_path):
         np.savez(tmp_path / "data.npz", x=np.array([Trap(tmp_path / "caught")], object), y=np.zeros(1))
-        refused("data.path.*cannot be read as .npz.*allow_pickle=False", read_npz, "data.path",
-                str(tmp_path / "data.npz"))
+        refused(
+            "data.path.*cannot be read as .npz.*allow_pickle=False", read_npz, "data.path", str(tmp_path / "data.npz")
+        )
         assert not (tmp_path / "caught").exists()
 
     def test_a_bare_pickle_is_refused_and_not_opened(self, tmp_path):
@@ -59,8 +60,9 @@ class TestData:
 
 
 class TestOnnx:
-    @pytest.mark.parametrize("place", ["../secret.bin", "sub/../../secret.bin", "{tmp}/secret.bin", "link.bin",
-                                       "*/_ORT_MEM_ADDR_/*"])
+    @pytest.mark.parametrize(
+        "place", ["../secret.bin", "sub/../../secret.bin", "{tmp}/secret.bin", "link.bin", "*/_ORT_MEM_ADDR_/*"]
+    )
     @pytest.mark.parametrize("where", ["initializer", "attribute"])
     def test_external_data_outside_of_the_models_folder_is_refused(self, tmp_path, place, where):
         folder = tmp_path / "models"
@@ -76,10 +78,16 @@ class TestOnnx:
         nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
         if where == "attribute":
             nodes.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
-        model = helper.make_model(helper.make_graph(
-            nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 4])],
-            [weight] if where == "initializer" else []), opset_imports=[helper.make_opsetid("", 17)])
+        model = helper.make_model(
+            helper.make_graph(
+                nodes,
+                "g",
+                [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])],
+                [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 4])],
+                [weight] if where == "initializer" else [],
+            ),
+            opset_imports=[helper.make_opsetid("", 17)],
+        )
         (folder / "model.onnx").write_bytes(model.SerializeToString())
         refused("external data cannot be read", graph.read, folder / "model.onnx")
 

@@ -19,8 +19,17 @@ def assert_untold(lab, *texts):
 @pytest.mark.parametrize("kind", ["segfault", "abort", "tell"])
 def test_a_worker_that_crashes(lab, kind):
     pytest.importorskip("nc_strategies_sigopt")
-    status, out, err = lab.run(*lab.toy("strategy=sigopt", "strategy.driver=local", f"backend.faults={kind}",
-                                        "backend.share=40", "tuning.max_trials=8", "run_dir=run"), env=SECRET)
+    status, out, err = lab.run(
+        *lab.toy(
+            "strategy=sigopt",
+            "strategy.driver=local",
+            f"backend.faults={kind}",
+            "backend.share=40",
+            "tuning.max_trials=8",
+            "run_dir=run",
+        ),
+        env=SECRET,
+    )
     assert status in (0, 3), err
     assert lab.result()["trials"]["failed"] > 0
     assert_untold(lab, out, err)
@@ -28,8 +37,9 @@ def test_a_worker_that_crashes(lab, kind):
 
 @pytest.mark.parametrize("stage", ["load", "save"])
 def test_a_worker_that_tells_all_it_knows(lab, stage):
-    status, out, err = lab.run(*lab.toy("backend.faults=tell", f"backend.stage={stage}", "tuning.max_trials=2",
-                                        "run_dir=run"), env=SECRET)
+    status, out, err = lab.run(
+        *lab.toy("backend.faults=tell", f"backend.stage={stage}", "tuning.max_trials=2", "run_dir=run"), env=SECRET
+    )
     assert status in (1, 2)
     assert "environment: " in err
     assert_untold(lab, out, err)
@@ -47,8 +57,11 @@ def test_a_command_that_fails_with_its_environment_in_the_error(lab):
 def test_a_command_that_is_aborted(lab, tools):
     pytest.importorskip("nc_strategies_sigopt")
     # Without a core file, which holds all memory: that is the system's doing, and the user's to allow.
-    process = lab.start(*lab.toy("strategy=sigopt", "strategy.driver=local", "backend.trial_seconds=0.2",
-                                 "run_dir=run"), env=SECRET, preexec_fn=_no_core)
+    process = lab.start(
+        *lab.toy("strategy=sigopt", "strategy.driver=local", "backend.trial_seconds=0.2", "run_dir=run"),
+        env=SECRET,
+        preexec_fn=_no_core,
+    )
     tools.wait_for(lambda: len(lab.journal()) >= 2)
     process.send_signal(signal.SIGABRT)
     out, err = process.communicate(timeout=60)

@@ -29,9 +29,18 @@ def test_a_clock_that_jumps_changes_nothing(lab, tools):
     (lab.folder / "site" / "sitecustomize.py").write_text(
         "import time\n"
         "_true, _start = time.time, time.time()\n"
-        "time.time = lambda: _true() + (86400.0 if int(_true() - _start) % 2 else -86400.0)\n")
-    status, _, err = lab.run(*lab.toy("strategy=random", "tuning.max_trials=6", "tuning.timeout=120",
-                                      "tuning.trial_timeout=60", "backend.trial_seconds=0.2", "run_dir=run"))
+        "time.time = lambda: _true() + (86400.0 if int(_true() - _start) % 2 else -86400.0)\n"
+    )
+    status, _, err = lab.run(
+        *lab.toy(
+            "strategy=random",
+            "tuning.max_trials=6",
+            "tuning.timeout=120",
+            "tuning.trial_timeout=60",
+            "backend.trial_seconds=0.2",
+            "run_dir=run",
+        )
+    )
     assert status in (0, 3), err
     assert len({line[:10] for line in lab.log().splitlines() if line[:2] == "20"}) > 1  # the clock did jump
     found = lab.result()

@@ -24,8 +24,16 @@ LIMITS = {"hang": ["tuning.trial_timeout=2"], "sleep": ["tuning.trial_timeout=2"
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["abort", "segfault", "hang", "sleep", "eat", "exit", "raise", "nan"])
 def test_a_faulty_trial_fails_with_its_reason_and_the_run_goes_on(lab, kind):
-    status, _, err = lab.run(*lab.toy("strategy=random", f"backend.faults={kind}", "backend.share=30",
-                                      "tuning.max_trials=8", *LIMITS.get(kind, []), "run_dir=run"))
+    status, _, err = lab.run(
+        *lab.toy(
+            "strategy=random",
+            f"backend.faults={kind}",
+            "backend.share=30",
+            "tuning.max_trials=8",
+            *LIMITS.get(kind, []),
+            "run_dir=run",
+        )
+    )
     assert status in (0, 3), err
     assert err == ""
     states = [line["state"].replace("pruned", "ok") for line in lab.journal()]
@@ -36,20 +44,34 @@ def test_a_faulty_trial_fails_with_its_reason_and_the_run_goes_on(lab, kind):
 
 
 def test_a_run_whose_trials_all_die_stops_with_what_it_has(lab):
-    status, out, err = lab.run(*lab.toy("strategy=random", "backend.faults=abort", "backend.share=100",
-                                        "tuning.max_consecutive_failures=3", "run_dir=run"))
+    status, out, err = lab.run(
+        *lab.toy(
+            "strategy=random",
+            "backend.faults=abort",
+            "backend.share=100",
+            "tuning.max_consecutive_failures=3",
+            "run_dir=run",
+        )
+    )
     assert status == 1, (out, err)
     assert "Traceback" not in out + err
     assert lab.result()["stop_reason"] == "failures"
     assert len(lab.journal()) == 3
 
 
-@pytest.mark.parametrize(("stage", "expected", "doing"), [
-    ("load", 2, "loading the model"), ("calibrate", 2, "running it on the calibration data"),
-    ("reference", 2, "measuring fp32"), ("save", 1, "saving the model")])
+@pytest.mark.parametrize(
+    ("stage", "expected", "doing"),
+    [
+        ("load", 2, "loading the model"),
+        ("calibrate", 2, "running it on the calibration data"),
+        ("reference", 2, "measuring fp32"),
+        ("save", 1, "saving the model"),
+    ],
+)
 def test_a_crash_outside_of_trials_is_one_line_with_its_status(lab, stage, expected, doing):
-    status, out, err = lab.run(*lab.toy("backend.faults=segfault", f"backend.stage={stage}", "tuning.max_trials=2",
-                                        "run_dir=run"))
+    status, out, err = lab.run(
+        *lab.toy("backend.faults=segfault", f"backend.stage={stage}", "tuning.max_trials=2", "run_dir=run")
+    )
     assert (status, out) == (expected, "")
     assert len(err.splitlines()) == 1
     assert f"the engine crashed (SIGSEGV) while {doing}" in err
@@ -61,8 +83,9 @@ def test_a_crash_outside_of_trials_is_one_line_with_its_status(lab, stage, expec
 
 
 def test_int8_that_crashes_while_calibrating_costs_no_run(lab):
-    status, out, err = lab.run(*lab.toy("backend.faults=segfault", "backend.stage=int8", "tuning.max_trials=8",
-                                        "run_dir=run"))
+    status, out, err = lab.run(
+        *lab.toy("backend.faults=segfault", "backend.stage=int8", "tuning.max_trials=8", "run_dir=run")
+    )
     assert (status, err) == (0, ""), out
     assert len(lab.journal()) == 8
     assert not lab.errors()
@@ -71,8 +94,16 @@ def test_int8_that_crashes_while_calibrating_costs_no_run(lab):
 
 
 def test_a_worker_that_starts_again_later_is_cautious_too(lab):
-    status, out, err = lab.run(*lab.toy("strategy=random", "backend.faults=segfault", "backend.stage=int8",
-                                        "backend.later=abort", "tuning.max_trials=4", "run_dir=run"))
+    status, out, err = lab.run(
+        *lab.toy(
+            "strategy=random",
+            "backend.faults=segfault",
+            "backend.stage=int8",
+            "backend.later=abort",
+            "tuning.max_trials=4",
+            "run_dir=run",
+        )
+    )
     assert status in (0, 1, 3), (out, err)
     assert len(lab.journal()) == 4
     assert lab.errors()
@@ -82,8 +113,9 @@ def test_a_worker_that_starts_again_later_is_cautious_too(lab):
 
 def test_loading_that_hangs_ends_at_its_limit(lab):
     begin = time.monotonic()
-    status, _, err = lab.run(*lab.toy("backend.faults=hang", "backend.stage=load", "tuning.stage_timeout=2",
-                                      "run_dir=run"))
+    status, _, err = lab.run(
+        *lab.toy("backend.faults=hang", "backend.stage=load", "tuning.stage_timeout=2", "run_dir=run")
+    )
     assert status == 2
     assert "gave no answer within 2 seconds (tuning.stage_timeout)" in err
     assert time.monotonic() - begin < 30
@@ -132,8 +164,16 @@ def test_a_second_interrupt_stops_at_once(lab, tools):
 
 def test_the_runs_time_ends_inside_a_trial(lab):
     begin = time.monotonic()
-    status, _, err = lab.run(*lab.toy("strategy=random", "backend.faults=sleep", "backend.share=100",
-                                      "tuning.max_trials=0", "tuning.timeout=4", "run_dir=run"))
+    status, _, err = lab.run(
+        *lab.toy(
+            "strategy=random",
+            "backend.faults=sleep",
+            "backend.share=100",
+            "tuning.max_trials=0",
+            "tuning.timeout=4",
+            "run_dir=run",
+        )
+    )
     assert status == 1, err  # nothing was measured
     assert time.monotonic() - begin < 20
     assert lab.result()["stop_reason"] == "timeout"
@@ -141,8 +181,10 @@ def test_the_runs_time_ends_inside_a_trial(lab):
 
 
 def test_the_worker_gets_no_secrets_and_its_log_reaches_the_runs(lab, tools):
-    process = lab.start(*lab.toy("strategy=random", "backend.trial_seconds=0.2", "tuning.max_trials=5", "run_dir=run"),
-                        env={"SIGOPT_API_TOKEN": "very-secret-token", "NCS_HARMLESS": "visible"})
+    process = lab.start(
+        *lab.toy("strategy=random", "backend.trial_seconds=0.2", "tuning.max_trials=5", "run_dir=run"),
+        env={"SIGOPT_API_TOKEN": "very-secret-token", "NCS_HARMLESS": "visible"},
+    )
     tools.wait_for(lambda: len(lab.journal()) >= 1)
     (worker,) = tools.workers(process.pid)
     with open(f"/proc/{worker}/environ") as stream:
@@ -152,8 +194,9 @@ def test_the_worker_gets_no_secrets_and_its_log_reaches_the_runs(lab, tools):
     process.communicate(timeout=60)
     assert "NCS_HARMLESS" in environment
     assert "very-secret" not in environment
-    assert not any("very-secret" in p.read_text(errors="replace") for p in (lab.folder / "run").rglob("*")
-                   if p.is_file())
+    assert not any(
+        "very-secret" in p.read_text(errors="replace") for p in (lab.folder / "run").rglob("*") if p.is_file()
+    )
 
 
 def _wait_until_stuck(lab, tools):
@@ -182,10 +225,19 @@ def _alive(pid):
 def test_a_run_with_every_kind_of_fault_ends_and_each_failure_has_its_reason(lab):
     trials = int(os.environ.get("NCS_FAULT_TRIALS", "24"))
     kinds = list(REASONS)
-    status, _, err = lab.run(*lab.toy(
-        "strategy=random", f"backend.faults='{','.join(kinds)}'", "backend.share=40", f"tuning.max_trials={trials}",
-        "tuning.max_consecutive_failures=0", "tuning.trial_timeout=20", "tuning.memory_limit=1000", "run_dir=run"),
-        timeout=1800)
+    status, _, err = lab.run(
+        *lab.toy(
+            "strategy=random",
+            f"backend.faults='{','.join(kinds)}'",
+            "backend.share=40",
+            f"tuning.max_trials={trials}",
+            "tuning.max_consecutive_failures=0",
+            "tuning.trial_timeout=20",
+            "tuning.memory_limit=1000",
+            "run_dir=run",
+        ),
+        timeout=1800,
+    )
     assert status in (0, 3), err
     lines = lab.journal()
     assert len(lines) == trials

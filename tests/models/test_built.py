@@ -82,11 +82,18 @@ def test_a_path_is_taken_as_it_is(python, tmp_path):
     assert (tmp_path / "written.onnx").exists()
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("broken", r"own_model\.py:broken raised RuntimeError: no weights$"), ("leaves", "leaves raised SystemExit: bye$"),
-    ("number", "number returned a int; expected a Keras model, an onnx.ModelProto or the path"),
-    ("nowhere", r"nowhere\.onnx, which is not there"), ("text_file", r"own_model\.py, which is no model"),
-    ("missing", "has no function 'missing'"), ("dies", "building the model ended with status 7")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", r"own_model\.py:broken raised RuntimeError: no weights$"),
+        ("leaves", "leaves raised SystemExit: bye$"),
+        ("number", "number returned a int; expected a Keras model, an onnx.ModelProto or the path"),
+        ("nowhere", r"nowhere\.onnx, which is not there"),
+        ("text_file", r"own_model\.py, which is no model"),
+        ("missing", "has no function 'missing'"),
+        ("dies", "building the model ended with status 7"),
+    ],
+)
 def test_what_goes_wrong_in_it_is_one_line_that_names_it(python, name, message):
     with pytest.raises(InputError, match=rf"^model\.target: .*{message}") as caught:
         python(name)
@@ -97,8 +104,14 @@ def test_what_goes_wrong_in_it_is_one_line_that_names_it(python, name, message):
 @pytest.mark.skipif(not KERAS, reason="needs nc-strategies[tensorflow]")
 class TestKeras:
     def make(self, **settings):
-        settings = {"architecture": "MobileNet", "weights": None, "input_shape": [32, 32, 3], "classes": 5,
-                    "options": {"alpha": 0.25}, **settings}
+        settings = {
+            "architecture": "MobileNet",
+            "weights": None,
+            "input_shape": [32, 32, 3],
+            "classes": 5,
+            "options": {"alpha": 0.25},
+            **settings,
+        }
         return KerasApplicationsModel(KerasApplicationsSettings(**settings)).load()
 
     def test_random_weights_are_the_same_each_time_and_of_a_file_those_of_the_file(self):
@@ -113,10 +126,14 @@ class TestKeras:
     def test_a_keras_model_of_a_function_is_written(self, python):
         assert python("keras_model").files["keras"].suffix == ".keras"
 
-    @pytest.mark.parametrize(("settings", "message"), [
-        ({"architecture": "MobilNet"}, r"^model\.architecture: .* has no 'MobilNet'; it has: .*MobileNet"),
-        ({"options": {"beta": 1}}, r"^model: Keras cannot build MobileNet \(.*beta"),
-        ({"weights": "none.weights.h5"}, r"^model\.weights: no such file: none\.weights\.h5")])
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"architecture": "MobilNet"}, r"^model\.architecture: .* has no 'MobilNet'; it has: .*MobileNet"),
+            ({"options": {"beta": 1}}, r"^model: Keras cannot build MobileNet \(.*beta"),
+            ({"weights": "none.weights.h5"}, r"^model\.weights: no such file: none\.weights\.h5"),
+        ],
+    )
     def test_what_does_not_fit_is_one_line(self, settings, message):
         with pytest.raises(InputError, match=message) as caught:
             self.make(**settings)
@@ -131,8 +148,15 @@ def test_a_transformers_model_is_exported_and_computes_the_same(tmp_path):
     import torch
     import transformers
 
-    config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-                                    image_size=16, patch_size=8, num_labels=3)
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+        num_labels=3,
+    )
     torch.manual_seed(0)
     model = transformers.ViTForImageClassification(config).eval()
     model.save_pretrained(tmp_path / "vit")

@@ -28,9 +28,15 @@ def test_a_model_proto_is_written_and_is_the_same_model_each_time(tmp_path):
     assert one.sha256("onnx") == model_source(proto, tmp_path).sha256("onnx")
 
 
-@pytest.mark.parametrize(("model", "says"), [
-    (3, "is of type int"), ("nowhere.onnx", "no such file"), (samples.evaluation_images(), "not a model that is known"),
-    (type("Module", (), {"__module__": "torch.nn"})(), r"torch\.onnx\.export")])
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (3, "is of type int"),
+        ("nowhere.onnx", "no such file"),
+        (samples.evaluation_images(), "not a model that is known"),
+        (type("Module", (), {"__module__": "torch.nn"})(), r"torch\.onnx\.export"),
+    ],
+)
 def test_what_is_no_model_is_refused_with_what_is_one(model, says, tmp_path):
     with pytest.raises(InputError, match=f"^model: .*{says}"):
         model_source(model, tmp_path)
@@ -38,17 +44,21 @@ def test_what_is_no_model_is_refused_with_what_is_one(model, says, tmp_path):
 
 @pytest.mark.slow
 def test_a_keras_model_has_the_same_hash_whenever_it_is_written(tmp_path):
-    code = ("import sys, tensorflow as tf; from pathlib import Path\n"
-            "from nc_strategies.models.objects import model_source\n"
-            "from nc_strategies import samples\n"
-            "model = tf.keras.models.load_model(samples.keras_model(), compile=False)\n"
-            "found = model_source(model, Path(sys.argv[1]))\n"
-            "first = found.sha256('keras')\n"
-            "weights = model.get_weights(); weights[0] = weights[0] + 1; model.set_weights(weights)\n"
-            "other = model_source(model, Path(sys.argv[1])).sha256('keras')\n"
-            "print(found.files['keras'].is_file(), first, first != other)")
-    said = {subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True,
-                           check=True).stdout for _ in range(2)}
+    code = (
+        "import sys, tensorflow as tf; from pathlib import Path\n"
+        "from nc_strategies.models.objects import model_source\n"
+        "from nc_strategies import samples\n"
+        "model = tf.keras.models.load_model(samples.keras_model(), compile=False)\n"
+        "found = model_source(model, Path(sys.argv[1]))\n"
+        "first = found.sha256('keras')\n"
+        "weights = model.get_weights(); weights[0] = weights[0] + 1; model.set_weights(weights)\n"
+        "other = model_source(model, Path(sys.argv[1])).sha256('keras')\n"
+        "print(found.files['keras'].is_file(), first, first != other)"
+    )
+    said = {
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
     assert len(said) == 1
     words = said.pop().split()
     assert (words[0], words[2]) == ("True", "True")

@@ -31,8 +31,10 @@ def wheels(tmp_path_factory, tutorial):
     """Wheels of the project, of third parties' plugins, of the example and of the tutorial's."""
     folder = tmp_path_factory.mktemp("wheels")
     sources = [ROOT, HERE / "tiny", HERE / "broken", EXAMPLE, *sorted(tutorial.iterdir())]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder),
-                    *map(str, sources)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), *map(str, sources)],
+        check=True,
+    )
     return folder
 
 
@@ -41,18 +43,36 @@ def environment(tmp_path_factory, wheels):
     """A new virtual environment: the wheels, their own requirements, and pytest for the plugins' own tests."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", "-c", str(ROOT / "constraints.txt"), "pytest",
-                    *map(str, wheels.glob("*.whl"))], check=True)
+    subprocess.run(
+        [
+            str(folder / "bin" / "pip"),
+            "install",
+            "--quiet",
+            "-c",
+            str(ROOT / "constraints.txt"),
+            "pytest",
+            *map(str, wheels.glob("*.whl")),
+        ],
+        check=True,
+    )
     return folder / "bin"
 
 
 @pytest.fixture
 def command(environment):
     """Runs a program of the environment in a folder, without a trace of this one."""
+
     def run(program, *arguments, cwd, **env):
         hidden = ("PYTHONPATH", "VIRTUAL_ENV", "PYTEST_ADDOPTS")
         clean = {key: value for key, value in os.environ.items() if key not in hidden}
-        return subprocess.run([str(environment / program), *arguments], cwd=cwd, text=True, capture_output=True,
-                              stdin=subprocess.DEVNULL, env={**clean, **env}, check=False)
+        return subprocess.run(
+            [str(environment / program), *arguments],
+            cwd=cwd,
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env={**clean, **env},
+            check=False,
+        )
 
     return run

@@ -22,9 +22,19 @@ def chain(tmp_path):
     x = rng.normal(size=(400, 8)).astype(np.float32)
     np.savez(tmp_path / "model.npz", **weights)
     np.savez(tmp_path / "data.npz", x=x, y=(x @ weights["w0"] @ weights["w1"]).argmax(1))
-    return ["strategy=mine", "backend=mine", "model=chain", "model.path=model.npz", "data=npz", "data.path=data.npz",
-            "metrics=accuracy_size", "tuning.tolerable_loss=0.1", "measure.latency_runs=20", "measure.final_runs=20",
-            "run_dir=out"]
+    return [
+        "strategy=mine",
+        "backend=mine",
+        "model=chain",
+        "model.path=model.npz",
+        "data=npz",
+        "data.path=data.npz",
+        "metrics=accuracy_size",
+        "tuning.tolerable_loss=0.1",
+        "measure.latency_runs=20",
+        "measure.final_runs=20",
+        "run_dir=out",
+    ]
 
 
 def passed(done, least):
@@ -71,11 +81,14 @@ def test_help_shows_them(command, tmp_path):
     assert {"none"} <= set(groups["tracker"].split(", "))
 
 
-@pytest.mark.parametrize(("line", "expected"), [
-    ("strategy=", {"strategy=mine", "strategy=bisect", "strategy=basic"}),
-    ("backend=m", {"backend=mine"}),
-    ("strategy=mine strategy.pa", {"strategy.patience="}),
-])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("strategy=", {"strategy=mine", "strategy=bisect", "strategy=basic"}),
+        ("backend=m", {"backend=mine"}),
+        ("strategy=mine strategy.pa", {"strategy.patience="}),
+    ],
+)
 def test_the_shell_completes_them(command, tmp_path, line, expected):
     line = f"nc-strategies {line}"
     done = command("nc-strategies", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))

@@ -20,14 +20,30 @@ def toy(tmp_path):
     (tmp_path / "m.toy").write_text(json.dumps(TOY))
     x = np.random.default_rng(0).integers(2, size=400) + np.random.default_rng(1).random(400)
     np.savez(tmp_path / "d.npz", x=x, y=x.astype(int))
-    return ["backend=toy", "model=toy", "model.path=m.toy", "data=npz", "data.path=d.npz", "tuning.tolerable_loss=0.05",
-            "measure.latency_runs=40", "measure.final_runs=60", "run_dir=out"]
+    return [
+        "backend=toy",
+        "model=toy",
+        "model.path=m.toy",
+        "data=npz",
+        "data.path=d.npz",
+        "tuning.tolerable_loss=0.05",
+        "measure.latency_runs=40",
+        "measure.final_runs=60",
+        "run_dir=out",
+    ]
 
 
 def run(environment, *arguments, cwd, **env):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return subprocess.run([str(environment / "nc-strategies"), *arguments], cwd=cwd, text=True, capture_output=True,
-                          stdin=subprocess.DEVNULL, env={**clean, **env}, check=False)
+    return subprocess.run(
+        [str(environment / "nc-strategies"), *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env={**clean, **env},
+        check=False,
+    )
 
 
 def test_help_shows_built_in_and_third_party_choices_anywhere(environment, tmp_path):
@@ -84,10 +100,17 @@ def test_the_list_says_what_to_install(environment, tmp_path):
 
 def test_the_page_s_templates_are_in_the_wheel(environment):
     code = "from nc_strategies.report.page import TEMPLATES; print(sorted(p.name for p in TEMPLATES.iterdir()))"
-    done = subprocess.run([str(environment / "python"), "-c", code], text=True, capture_output=True, cwd="/",
-                          env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, check=True)
-    assert done.stdout.strip() == str(["base.html.jinja", "comparison.html.jinja", "page.css", "page.js",
-                                       "run.html.jinja"])
+    done = subprocess.run(
+        [str(environment / "python"), "-c", code],
+        text=True,
+        capture_output=True,
+        cwd="/",
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        check=True,
+    )
+    assert done.stdout.strip() == str(
+        ["base.html.jinja", "comparison.html.jinja", "page.css", "page.js", "run.html.jinja"]
+    )
 
 
 def test_the_console_script_completes(environment, tmp_path):

@@ -7,19 +7,22 @@ import pytest
 from nc_strategies.problem import Constraint
 
 
-@pytest.mark.parametrize(("baseline", "higher", "criterion", "loss", "threshold"), [
-    (0.8, True, "relative", 0.01, 0.792),
-    (0.8, True, "absolute", 0.01, 0.79),
-    (0.8, True, "relative", 0.0, 0.8),
-    (0.8, True, "absolute", -0.01, 0.81),
-    (2.0, False, "relative", 0.01, 2.02),
-    (2.0, False, "absolute", 0.5, 2.5),
-    (2.0, False, "absolute", -0.5, 1.5),
-    (-4.0, True, "relative", 0.1, -4.4),
-    (-4.0, False, "relative", 0.1, -3.6),
-    (-4.0, True, "absolute", 0.1, -4.1),
-    (0.0, True, "relative", 0.1, 0.0),
-])
+@pytest.mark.parametrize(
+    ("baseline", "higher", "criterion", "loss", "threshold"),
+    [
+        (0.8, True, "relative", 0.01, 0.792),
+        (0.8, True, "absolute", 0.01, 0.79),
+        (0.8, True, "relative", 0.0, 0.8),
+        (0.8, True, "absolute", -0.01, 0.81),
+        (2.0, False, "relative", 0.01, 2.02),
+        (2.0, False, "absolute", 0.5, 2.5),
+        (2.0, False, "absolute", -0.5, 1.5),
+        (-4.0, True, "relative", 0.1, -4.4),
+        (-4.0, False, "relative", 0.1, -3.6),
+        (-4.0, True, "absolute", 0.1, -4.1),
+        (0.0, True, "relative", 0.1, 0.0),
+    ],
+)
 def test_the_threshold_lies_on_the_worse_side_of_fp32_by_the_loss(baseline, higher, criterion, loss, threshold):
     constraint = Constraint.from_baseline("accuracy", baseline, higher, criterion, loss)
     assert constraint.threshold == pytest.approx(threshold)

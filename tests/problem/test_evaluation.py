@@ -7,8 +7,17 @@ import pytest
 from nc_strategies.problem import Evaluation, Trial, TrialState
 from nc_strategies.space import Config
 
-FULL = Evaluation((("accuracy", 0.9),), (("latency_ms", 1.25),), (("latency", 0.5),), (("latency", 0.01),), 1000, 7, 2,
-                  (("realise", 0.1), ("accuracy", 2.0)), "abc")
+FULL = Evaluation(
+    (("accuracy", 0.9),),
+    (("latency_ms", 1.25),),
+    (("latency", 0.5),),
+    (("latency", 0.01),),
+    1000,
+    7,
+    2,
+    (("build", 0.1), ("accuracy", 2.0)),
+    "abc",
+)
 
 
 def test_values_are_read_by_name():

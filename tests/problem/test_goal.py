@@ -53,8 +53,10 @@ def test_ties_in_cost_and_loss_go_to_the_lower_cost(evaluation):
 
 def test_nothing_is_better_than_itself_and_never_both_ways(evaluation):
     rng = np.random.default_rng(0)
-    some = [evaluation(float(a), float(c)) for a, c in
-            zip(rng.choice([0.87, 0.888, 0.89, 0.895, 0.9], 30), rng.uniform(0.5, 0.6, 30), strict=True)]
+    some = [
+        evaluation(float(a), float(c))
+        for a, c in zip(rng.choice([0.87, 0.888, 0.89, 0.895, 0.9], 30), rng.uniform(0.5, 0.6, 30), strict=True)
+    ]
     for a, b in itertools.product(some, some):
         assert not (GOAL.better(a, b) and GOAL.better(b, a))
     assert not any(GOAL.better(a, a) for a in some)
@@ -63,8 +65,7 @@ def test_nothing_is_better_than_itself_and_never_both_ways(evaluation):
 def test_the_best_does_not_depend_on_the_order_of_trials(evaluation):
     rng = np.random.default_rng(1)
     for _ in range(50):
-        trials = [trial(n, evaluation(float(rng.uniform(0.88, 0.9)), float(rng.uniform(0.5, 0.56))))
-                  for n in range(12)]
+        trials = [trial(n, evaluation(float(rng.uniform(0.88, 0.9)), float(rng.uniform(0.5, 0.56)))) for n in range(12)]
         found = {GOAL.best([trials[i] for i in rng.permutation(12)]).number for _ in range(8)}
         assert len(found) == 1
 
@@ -72,8 +73,7 @@ def test_the_best_does_not_depend_on_the_order_of_trials(evaluation):
 def test_the_best_is_never_beaten_by_more_than_a_tie(evaluation):
     rng = np.random.default_rng(2)
     for _ in range(50):
-        trials = [trial(n, evaluation(float(rng.uniform(0.885, 0.9)), float(rng.uniform(0.3, 1.2))))
-                  for n in range(10)]
+        trials = [trial(n, evaluation(float(rng.uniform(0.885, 0.9)), float(rng.uniform(0.3, 1.2)))) for n in range(10)]
         best = GOAL.best(trials).evaluation
         feasible = [t.evaluation for t in trials if GOAL.feasible(t.evaluation)]
         assert GOAL.feasible(best) == bool(feasible)
@@ -94,9 +94,15 @@ def test_failed_trials_are_never_the_best_and_pruned_ones_only_where_there_is_no
     assert GOAL.best([]) is None
 
 
-@pytest.mark.parametrize(("accuracy", "latency", "met"), [
-    (0.89, 0.99, True), (0.89, 1.0, False), (0.89, 1.5, False), (0.8899, 0.5, False),
-])
+@pytest.mark.parametrize(
+    ("accuracy", "latency", "met"),
+    [
+        (0.89, 0.99, True),
+        (0.89, 1.0, False),
+        (0.89, 1.5, False),
+        (0.8899, 0.5, False),
+    ],
+)
 def test_met_means_accurate_enough_and_better_than_fp32(evaluation, accuracy, latency, met):
     assert GOAL.met(evaluation(accuracy, latency)) is met
 

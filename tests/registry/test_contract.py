@@ -14,7 +14,7 @@ from nc_strategies.registry.registry import Registry
 
 COUNTER = itertools.count()
 PLUGIN = """
-from nc_strategies.api import Component, hookimpl
+from nc_strategies.api import (Component, hookimpl)
 {statement}
 
 @hookimpl
@@ -32,8 +32,12 @@ def registry(tmp_path, monkeypatch):
         number = next(COUNTER)
         (tmp_path / f"ncs_contract_{number}.py").write_text(PLUGIN.format(statement=statement))
         (tmp_path / f"ncs_silent_{number}.py").write_text(PLUGIN.format(statement="").replace("mine", "silent"))
-        return Registry([EntryPoint("stating", f"ncs_contract_{number}", GROUP),
-                         EntryPoint("silent", f"ncs_silent_{number}", GROUP)])
+        return Registry(
+            [
+                EntryPoint("stating", f"ncs_contract_{number}", GROUP),
+                EntryPoint("silent", f"ncs_silent_{number}", GROUP),
+            ]
+        )
 
     return make
 
@@ -44,15 +48,24 @@ def test_a_plugin_made_for_this_contract_works(registry):
     assert {"mine", "silent"} <= set(found.names("strategy"))
 
 
-@pytest.mark.parametrize(("version", "why"), [
-    (str(CONTRACT_VERSION + 1), f"ContractError: made for contract {CONTRACT_VERSION + 1}, this nc-strategies has "
-                                f"{CONTRACT_VERSION}: upgrade nc-strategies"),
-    ("0", "ContractError: made for contract 0, this nc-strategies takes 1 to "
-          f"{CONTRACT_VERSION}: upgrade the plugin"),
-    ("'1'", "TypeError: ncs_contract is '1', not a whole number"),
-    ("True", "TypeError: ncs_contract is True, not a whole number"),
-    ("1.0", "TypeError: ncs_contract is 1.0, not a whole number"),
-], ids=["newer", "older", "text", "truth", "fraction"])
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        (
+            str(CONTRACT_VERSION + 1),
+            f"ContractError: made for contract {CONTRACT_VERSION + 1}, this nc-strategies has "
+            f"{CONTRACT_VERSION}: upgrade nc-strategies",
+        ),
+        (
+            "0",
+            f"ContractError: made for contract 0, this nc-strategies takes 1 to {CONTRACT_VERSION}: upgrade the plugin",
+        ),
+        ("'1'", "TypeError: ncs_contract is '1', not a whole number"),
+        ("True", "TypeError: ncs_contract is True, not a whole number"),
+        ("1.0", "TypeError: ncs_contract is 1.0, not a whole number"),
+    ],
+    ids=["newer", "older", "text", "truth", "fraction"],
+)
 def test_any_other_is_left_out_with_the_reason_and_does_no_harm(registry, version, why):
     found = registry(f"ncs_contract = {version}")
     assert found.broken == {"stating": why}

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nc_strategies.errors import InputError
-from nc_strategies.measure.metrics import Top1, TopK
+from nc_strategies.metrics.classification import Top1, TopK
 from nc_strategies.registry import Component
 from nc_strategies.registry.hookspecs import GROUP
 from nc_strategies.registry.registry import Registry
@@ -18,7 +18,7 @@ COUNTER = itertools.count()
 
 PLUGIN = """
 from dataclasses import dataclass, field
-from nc_strategies.api import Component, hookimpl
+from nc_strategies.api import (Component, hookimpl)
 
 @dataclass
 class Inner:
@@ -69,8 +69,10 @@ def found(plugin):
 
 
 def offering(kind, name, hook="@hookimpl"):
-    return ("from nc_strategies.api import Component, hookimpl\n"
-            f"{hook}\ndef ncs_components():\n    return [Component({kind!r}, {name!r}, 'json:loads')]\n")
+    return (
+        "from nc_strategies.api import Component, hookimpl\n"
+        f"{hook}\ndef ncs_components():\n    return [Component({kind!r}, {name!r}, 'json:loads')]\n"
+    )
 
 
 class TestBuiltIn:
@@ -100,8 +102,11 @@ class TestBuiltIn:
 
 class TestGet:
     def test_an_unknown_name_lists_those_there_are_and_the_closest(self, found):
-        with pytest.raises(InputError, match=r"^strategy: no strategy 'bassic'; did you mean 'basic'\? available: "
-                                             r"basic, .*lacking, .*mine, plain, random, unnamed_lack$"):
+        with pytest.raises(
+            InputError,
+            match=r"^strategy: no strategy 'bassic'; did you mean 'basic'\? available: "
+            r"basic, .*lacking, .*mine, plain, random, unnamed_lack$",
+        ):
             found.get("strategy", "bassic")
 
     def test_a_name_close_to_none_is_no_guess(self, found):
@@ -125,17 +130,29 @@ class TestSettings:
         config = OmegaConf.create({"where": "p", "strategy": {"name": "mine", "path": "${where}"}})
         assert found.settings("strategy", config.strategy).path == "p"
 
-    @pytest.mark.parametrize(("values", "key", "said"), [
-        ({"path": "p", "stepz": 1}, "tuner.stepz", "allowed: inner, name, path, share, steps"),
-        ({"path": "p", "steps": "many"}, "tuner.steps", "many"),
-        ({"path": "p", "steps": 1.5}, "tuner.steps", "1.5"),
-        ({"path": "p", "share": "half"}, "tuner.share", "half"),
-        ({"path": "p", "inner": {"depht": 1}}, "tuner.inner.depht", "depht"),
-        ({"path": "p", "inner": {"depth": "deep"}}, "tuner.inner.depth", "deep"),
-        ({}, "tuner.path", "missing"),
-        ({"path": "???"}, "tuner.path", "is missing"),
-    ], ids=["unknown key", "no integer", "a fraction", "no number", "unknown inner key", "no inner integer",
-            "left out", "question marks"])
+    @pytest.mark.parametrize(
+        ("values", "key", "said"),
+        [
+            ({"path": "p", "stepz": 1}, "tuner.stepz", "allowed: inner, name, path, share, steps"),
+            ({"path": "p", "steps": "many"}, "tuner.steps", "many"),
+            ({"path": "p", "steps": 1.5}, "tuner.steps", "1.5"),
+            ({"path": "p", "share": "half"}, "tuner.share", "half"),
+            ({"path": "p", "inner": {"depht": 1}}, "tuner.inner.depht", "depht"),
+            ({"path": "p", "inner": {"depth": "deep"}}, "tuner.inner.depth", "deep"),
+            ({}, "tuner.path", "missing"),
+            ({"path": "???"}, "tuner.path", "is missing"),
+        ],
+        ids=[
+            "unknown key",
+            "no integer",
+            "a fraction",
+            "no number",
+            "unknown inner key",
+            "no inner integer",
+            "left out",
+            "question marks",
+        ],
+    )
     def test_settings_that_do_not_fit_name_their_key_in_one_line(self, found, values, key, said):
         with pytest.raises(InputError) as caught:
             found.create("strategy", {"name": "mine", **values}, key="tuner")
@@ -174,14 +191,19 @@ class TestCreate:
         point = plugin(offering("strategy", "late").replace("json:loads", "a_module_that_is_not_there:X"))
         assert "late" in Registry([point]).names("strategy")
 
-    @pytest.mark.parametrize(("name", "module", "extra"), [
-        ("lacking", "a_module_that_is_not_there", "lacking"),
-        ("lacking_late", "another_module_that_is_not_there", "late")])
+    @pytest.mark.parametrize(
+        ("name", "module", "extra"),
+        [
+            ("lacking", "a_module_that_is_not_there", "lacking"),
+            ("lacking_late", "another_module_that_is_not_there", "late"),
+        ],
+    )
     def test_a_missing_package_is_told_with_the_line_that_installs_it(self, found, name, module, extra):
         with pytest.raises(InputError) as caught:
             found.create("strategy", {"name": name})
-        assert str(caught.value) == (f"strategy={name}: a package is missing (No module named '{module}'); "
-                                     f"pip install 'nc-strategies[{extra}]'")
+        assert str(caught.value) == (
+            f"strategy={name}: a package is missing (No module named '{module}'); pip install 'nc-strategies[{extra}]'"
+        )
 
     def test_a_missing_package_without_an_extra_keeps_its_own_error(self, found):
         with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
@@ -189,20 +211,34 @@ class TestCreate:
 
 
 class TestBrokenPlugins:
-    @pytest.mark.parametrize(("source", "why"), [
-        ("import a_module_that_is_not_there", "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
-        ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("def broken(:", "SyntaxError"),
-        ("from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_komponents():\n    return []\n",
-         "PluginValidationError"),
-        ("from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_components():\n    raise OSError('no disk')\n",
-         "OSError: no disk"),
-        ("from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_components():\n    return ['basic']\n",
-         "TypeError: ncs_components gave 'basic', not a Component"),
-        ("from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_components():\n    return None\n", "TypeError"),
-        (offering("gadget", "x"), "ValueError: component 'x' is of unknown kind 'gadget'"),
-        (offering("strategy", "basic"), "ValueError: strategy 'basic' is already registered by nc_strategies"),
-    ], ids=["import", "raises", "syntax", "unknown hook", "hook raises", "no component", "none", "kind", "taken name"])
+    @pytest.mark.parametrize(
+        ("source", "why"),
+        [
+            ("import a_module_that_is_not_there", "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
+            ("1 / 0", "ZeroDivisionError: division by zero"),
+            ("def broken(:", "SyntaxError"),
+            (
+                "from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_komponents():\n    return []\n",
+                "PluginValidationError",
+            ),
+            (
+                "from nc_strategies.api import hookimpl\n@hookimpl\n"
+                "def ncs_components():\n    raise OSError('no disk')\n",
+                "OSError: no disk",
+            ),
+            (
+                "from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_components():\n    return ['basic']\n",
+                "TypeError: ncs_components gave 'basic', not a Component",
+            ),
+            (
+                "from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_components():\n    return None\n",
+                "TypeError",
+            ),
+            (offering("gadget", "x"), "ValueError: component 'x' is of unknown kind 'gadget'"),
+            (offering("strategy", "basic"), "ValueError: strategy 'basic' is already registered by nc_strategies"),
+        ],
+        ids=["import", "raises", "syntax", "unknown hook", "hook raises", "no component", "none", "kind", "taken name"],
+    )
     def test_a_broken_plugin_is_left_out_by_name_and_the_others_work(self, plugin, source, why):
         points = [plugin(PLUGIN, "good"), plugin(source, "bad"), plugin(offering("metric", "z"), "zz-good")]
         registry = Registry(points)
@@ -228,8 +264,9 @@ class TestBrokenPlugins:
 
     def test_of_two_plugins_with_one_name_the_first_stays(self, plugin):
         hooks = "\n@hookimpl\ndef ncs_config_paths():\n    return ['pkg://first']\n"
-        registry = Registry([plugin(offering("metric", "first") + hooks, "twin"),
-                             plugin(offering("metric", "second"), "twin")])
+        registry = Registry(
+            [plugin(offering("metric", "first") + hooks, "twin"), plugin(offering("metric", "second"), "twin")]
+        )
         assert "first" in registry.names("metric")
         assert registry.config_paths() == [("twin", "pkg://first")]
 
@@ -259,16 +296,21 @@ def ncs_trial_finished({arguments}):
 class TestNotify:
     def test_every_observer_gets_the_arguments_it_names(self, plugin):
         both = OBSERVER.format(arguments="study, trial", body="seen.append((study, trial))")
-        registry = Registry([plugin(OBSERVER.format(arguments="trial", body="seen.append(trial)"), "a"),
-                             plugin(both, "b")])
+        registry = Registry(
+            [plugin(OBSERVER.format(arguments="trial", body="seen.append(trial)"), "a"), plugin(both, "b")]
+        )
         registry.notify("ncs_trial_finished", study="study", trial=1)
         assert registry.manager.get_plugin("a").seen == [1]
         assert registry.manager.get_plugin("b").seen == [("study", 1)]
 
     def test_an_observer_that_fails_is_logged_and_the_others_are_told(self, plugin, caplog):
-        registry = Registry([plugin(OBSERVER.format(arguments="trial", body="seen.append(trial)"), "a"),
-                             plugin(OBSERVER.format(arguments="trial", body="1 / 0"), "failing"),
-                             plugin(OBSERVER.format(arguments="trial", body="seen.append(trial)"), "z")])
+        registry = Registry(
+            [
+                plugin(OBSERVER.format(arguments="trial", body="seen.append(trial)"), "a"),
+                plugin(OBSERVER.format(arguments="trial", body="1 / 0"), "failing"),
+                plugin(OBSERVER.format(arguments="trial", body="seen.append(trial)"), "z"),
+            ]
+        )
         with caplog.at_level(logging.ERROR):
             for number in range(2):
                 registry.notify("ncs_trial_finished", study=None, trial=number)
@@ -279,8 +321,10 @@ class TestNotify:
 
 class TestConfigPaths:
     def test_paths_come_with_the_plugin_that_offers_them(self, plugin):
-        source = ("from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_config_paths():\n"
-                  "    return ['pkg://one.conf', 'file:///two']\n")
+        source = (
+            "from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_config_paths():\n"
+            "    return ['pkg://one.conf', 'file:///two']\n"
+        )
         assert Registry([plugin(source, "p")]).config_paths() == [("p", "pkg://one.conf"), ("p", "file:///two")]
 
     def test_a_plugin_that_fails_to_tell_is_named_and_the_others_count(self, plugin):

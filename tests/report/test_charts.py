@@ -6,14 +6,17 @@ from nc_strategies.report import charts
 from nc_strategies.report.operators import Operator, Price
 
 
-@pytest.mark.parametrize(("names", "expected"), [
-    (["net/a/Conv", "net/b/Conv", "net/b_1/Conv", "stem"], ["a", "b", "b_1", "stem"]),
-    (["net/a/Conv", "net/a/Add"], ["a/Conv", "a/Add"]),
-    (["a", "a/b"], ["a", "a/b"]),
-    (["x/a", "a"], ["x", "a"]),
-    (["one"], ["one"]),
-    ([], []),
-])
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["net/a/Conv", "net/b/Conv", "net/b_1/Conv", "stem"], ["a", "b", "b_1", "stem"]),
+        (["net/a/Conv", "net/a/Add"], ["a/Conv", "a/Add"]),
+        (["a", "a/b"], ["a", "a/b"]),
+        (["x/a", "a"], ["x", "a"]),
+        (["one"], ["one"]),
+        ([], []),
+    ],
+)
 def test_names_on_an_axis_are_as_short_as_tells_them_apart(names, expected):
     assert list(charts.labels(names).values()) == expected
 

@@ -9,8 +9,17 @@ from rich.console import Console
 from nc_strategies.report import comparison, table
 from nc_strategies.report.result import as_dict, failed, write, write_json
 
-WANTED = ("strategy", "backend", "FP32 baseline", "int8 accuracy", "int8 duration (s)", "speed-up", "trials", "seconds",
-          "status")
+WANTED = (
+    "strategy",
+    "backend",
+    "FP32 baseline",
+    "int8 accuracy",
+    "int8 duration (s)",
+    "speed-up",
+    "trials",
+    "seconds",
+    "status",
+)
 
 
 class Cells(HTMLParser):

@@ -36,10 +36,17 @@ def synthetic(path, count=24, noise=1e-3, fixed=()):
     for number in range(1, count + 1):
         schemes = {n: INT8 if n in fixed or rng.random() < 0.5 else FLOAT for n in costs}
         on = [n for n, s in schemes.items() if not s.is_float]
-        trials.append(trial(number, schemes, sum(costs[n] for n in on) + rng.normal(0, noise),
-                            1 - sum(saves[n] for n in on) + rng.normal(0, noise)))
-    run = RunFiles(path, {"goal": {**GOAL, "metric": "top1"}, "baseline": BASE, "tuned": {"trial": 1}},
-                   trials=tuple(trials))
+        trials.append(
+            trial(
+                number,
+                schemes,
+                sum(costs[n] for n in on) + rng.normal(0, noise),
+                1 - sum(saves[n] for n in on) + rng.normal(0, noise),
+            )
+        )
+    run = RunFiles(
+        path, {"goal": {**GOAL, "metric": "top1"}, "baseline": BASE, "tuned": {"trial": 1}}, trials=tuple(trials)
+    )
     return run, costs, saves
 
 
@@ -65,8 +72,9 @@ def test_what_the_trials_do_not_determine_is_left_open(tmp_path):
 def test_a_trial_that_differs_in_one_operator_is_the_reason(tmp_path):
     chosen = trial(1, {"a": INT8, "b": FLOAT}, 0.01, 0.8)
     worse = trial(2, {"a": INT8, "b": INT8}, 0.2, 0.6)
-    run = RunFiles(tmp_path, {"goal": {**GOAL, "metric": "top1"}, "baseline": BASE, "tuned": {"trial": 1}},
-                   trials=(chosen, worse))
+    run = RunFiles(
+        tmp_path, {"goal": {**GOAL, "metric": "top1"}, "baseline": BASE, "tuned": {"trial": 1}}, trials=(chosen, worse)
+    )
     a, b = operators(run)
     assert b.reason == "in int8: top1 0.7500 (missed the goal) at 1.67 times fp32 (trial 2)"
     assert a.reason.startswith("the trials do not tell")
@@ -127,13 +135,16 @@ def test_a_run_that_goes_on_is_read_without_touching_a_line_being_written(finish
     assert explain.status(RunFiles.read(study.run_dir)) == "unfinished"
 
 
-@pytest.mark.parametrize(("make", "says"), [
-    (lambda p: p / "nothing", "does not exist"),
-    (lambda p: ((p / "file").write_text("") and None) or p / "file", "is not a folder"),
-    (lambda p: p, "is not the folder of a run"),
-    (lambda p: (p / "comparison.json").write_text("[]") and p, "is the folder of a sweep"),
-    (lambda p: (p / "result.json").write_text("{") and p, "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: p / "nothing", "does not exist"),
+        (lambda p: ((p / "file").write_text("") and None) or p / "file", "is not a folder"),
+        (lambda p: p, "is not the folder of a run"),
+        (lambda p: (p / "comparison.json").write_text("[]") and p, "is the folder of a sweep"),
+        (lambda p: (p / "result.json").write_text("{") and p, "cannot be read"),
+    ],
+)
 def test_a_folder_that_is_no_run_s_is_refused(tmp_path, make, says):
     with pytest.raises(InputError, match=says):
         RunFiles.read(make(tmp_path))

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from nc_strategies.problem import TrialState
-from nc_strategies.report import analysis, comparison, page, scripts
+from nc_strategies.report import analysis, comparison, page, vega
 from nc_strategies.report.result import as_dict, failed, write, write_json
 from nc_strategies.study.study import StudyListener
 from nc_strategies.testing import ToyOp
@@ -145,8 +145,10 @@ def test_states_are_told_apart_by_shape_and_every_chart_has_words(browser, run_d
         glyphs = visit.page.locator("#trials .glyph").all_inner_texts()
         assert {"✚", "■"} <= set(glyphs)
         assert len(set(glyphs)) > 2
-        shapes = {p.get_attribute("d").replace("-", "") for p in
-                  visit.page.locator("#chart-search .role-legend-symbol path").all()}
+        shapes = {
+            p.get_attribute("d").replace("-", "")
+            for p in visit.page.locator("#chart-search .role-legend-symbol path").all()
+        }
         assert len(shapes) == len(set(glyphs))
         for chart in CHARTS:
             svg = visit.page.locator(f"#{chart} svg")
@@ -158,10 +160,16 @@ def test_states_are_told_apart_by_shape_and_every_chart_has_words(browser, run_d
 def test_colours_keep_the_contrast_of_wcag(browser, run_dir, scheme):
     with Visit(browser, run_dir / "report.html", scheme=scheme) as visit:
         names = set(re.findall(r"--([\w-]+):", (page.TEMPLATES / "page.css").read_text()))
-        found = visit.page.evaluate("""names => Object.fromEntries(names.map(n =>
-            [n, getComputedStyle(document.documentElement).getPropertyValue('--' + n).trim()]))""", sorted(names))
-    pairs = [(text, ground, 4.5) for text in ("ink", "soft", "accent", "kept", "missed", "pruned", "failed", "goal")
-             for ground in ("card",)]
+        found = visit.page.evaluate(
+            """names => Object.fromEntries(names.map(n =>
+            [n, getComputedStyle(document.documentElement).getPropertyValue('--' + n).trim()]))""",
+            sorted(names),
+        )
+    pairs = [
+        (text, ground, 4.5)
+        for text in ("ink", "soft", "accent", "kept", "missed", "pruned", "failed", "goal")
+        for ground in ("card",)
+    ]
     pairs += [(text, ground, 4.5) for text in ("ink", "soft") for ground in ("paper", "int8-tint", "float-tint")]
     pairs += [("kept", "met-tint", 4.5), ("missed", "missed-tint", 4.5), ("failed", "failed-tint", 4.5)]
     pairs += [(mark, "card", 3.0) for mark in ("front", "int8", "float")]
@@ -171,8 +179,9 @@ def test_colours_keep_the_contrast_of_wcag(browser, run_dir, scheme):
 
 def contrast(a, b):
     """WCAG 2.2, contrast ratio of two #rrggbb colours."""
+
     def luminance(colour):
-        parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -302,8 +311,10 @@ def test_configurations_beyond_what_a_page_holds_are_left_to_the_journal(browser
 
 def test_a_comparison_is_a_chart_and_a_table(browser, finished, tmp_path):
     study, setup = finished("good", criterion="absolute", tolerable_loss=0.2)
-    results = [{**as_dict(study, setup), "run": "0"},
-               {**failed({"strategy": {"name": HOSTILE}, "backend": {"name": "toy"}}, HOSTILE), "run": "1"}]
+    results = [
+        {**as_dict(study, setup), "run": "0"},
+        {**failed({"strategy": {"name": HOSTILE}, "backend": {"name": "toy"}}, HOSTILE), "run": "1"},
+    ]
     folder = tmp_path / "sweep"
     (folder / "0").mkdir(parents=True)
     write_json(folder / "0" / "result.json", results[0])
@@ -322,14 +333,14 @@ def test_a_comparison_is_a_chart_and_a_table(browser, finished, tmp_path):
         assert visit.page.title().startswith("Goal met")
 
 
-def test_the_scripts_are_made_once_and_read_from_the_cache_after_that(monkeypatch, tmp_path):
+def test_the_vega_are_made_once_and_read_from_the_cache_after_that(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made = []
-    monkeypatch.setattr(scripts.subprocess, "run", lambda *a, **k: made.append(a) or SimpleNamespace(stdout=b"made()"))
+    monkeypatch.setattr(vega.subprocess, "run", lambda *a, **k: made.append(a) or SimpleNamespace(stdout=b"made()"))
     for _ in range(2):
-        scripts.vega.cache_clear()
-        assert scripts.vega().endswith("made()")
-    scripts.vega.cache_clear()
+        vega.vega.cache_clear()
+        assert vega.vega().endswith("made()")
+    vega.vega.cache_clear()
     assert len(made) == 1
 
 

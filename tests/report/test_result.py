@@ -11,17 +11,60 @@ from nc_strategies.report.result import as_dict, failed, write, write_json
 from nc_strategies.space import Config
 from nc_strategies.testing import ToyOp
 
-TOP = {"schema_version", "status", "stop_reason", "strategy", "engine", "backend", "model", "data", "metrics", "seed",
-       "goal", "baseline", "tuned", "speedup", "speedup_ci95", "trials", "seconds", "model_path", "versions"}
+TOP = {
+    "schema_version",
+    "status",
+    "stop_reason",
+    "strategy",
+    "engine",
+    "backend",
+    "model",
+    "data",
+    "metrics",
+    "seed",
+    "goal",
+    "baseline",
+    "tuned",
+    "speedup",
+    "speedup_ci95",
+    "trials",
+    "seconds",
+    "model_path",
+    "versions",
+}
 PARTS = {
-    "goal": {"metric", "criterion", "tolerable_loss", "threshold", "higher_is_better", "certain", "resolution",
-             "samples_needed"},
-    "baseline": {"accuracy", "latency_ms", "latency_ms_ci95", "duration_s", "size_bytes", "as_given_latency_ms",
-                 "all_float_latency_ms"},
-    "tuned": {"accuracy", "latency_ms", "latency_ms_ci95", "duration_s", "size_bytes", "accuracy_loss_ci95",
-              "int8_ops", "fp32_ops", "config"},
+    "goal": {
+        "metric",
+        "criterion",
+        "tolerable_loss",
+        "threshold",
+        "higher_is_better",
+        "certain",
+        "resolution",
+        "samples_needed",
+    },
+    "baseline": {
+        "accuracy",
+        "latency_ms",
+        "latency_ms_ci95",
+        "duration_s",
+        "size_bytes",
+        "as_given_latency_ms",
+        "all_float_latency_ms",
+    },
+    "tuned": {
+        "accuracy",
+        "latency_ms",
+        "latency_ms_ci95",
+        "duration_s",
+        "size_bytes",
+        "accuracy_loss_ci95",
+        "int8_ops",
+        "fp32_ops",
+        "config",
+    },
     "trials": {"total", "ok", "failed", "pruned", "resumed"},
-    "seconds": {"total", "calibrate", "realise", "accuracy", "latency", "strategy"},
+    "seconds": {"total", "calibrate", "build", "accuracy", "latency", "strategy"},
 }
 
 
@@ -59,7 +102,12 @@ def test_a_run_without_a_model_leaves_the_same_keys_and_none_where_nothing_is(fi
     result = write(study, setup)
     assert set(result) >= TOP
     assert (result["status"], result["tuned"], result["speedup"], result["speedup_ci95"], result["model_path"]) == (
-        "failed", None, None, None, None)
+        "failed",
+        None,
+        None,
+        None,
+        None,
+    )
     assert result["trials"]["failed"] == result["trials"]["total"] > 0
     assert set(result["baseline"]) >= PARTS["baseline"]
     assert set(result["seconds"]) >= PARTS["seconds"]
@@ -78,7 +126,11 @@ def test_values_are_those_of_the_study(finished):
     assert result["speedup_ci95"][0] <= result["speedup"] <= result["speedup_ci95"][1]
     assert result["trials"] == {"total": 4, "ok": 4, "failed": 0, "pruned": 0, "resumed": 0}
     assert (result["model"], result["strategy"], result["engine"], result["backend"]) == (
-        "my model", "random", "random", "toy")
+        "my model",
+        "random",
+        "random",
+        "toy",
+    )
     assert (study.run_dir / result["model_path"]).is_file()
     assert not Path(result["model_path"]).is_absolute()
 
@@ -94,7 +146,7 @@ def test_seconds_of_the_stages_fit_into_the_total(finished):
     study, setup = finished()
     seconds = as_dict(study, setup)["seconds"]
     assert all(value >= 0 for value in seconds.values())
-    assert sum(seconds[s] for s in ("calibrate", "realise", "accuracy", "latency", "strategy")) <= seconds["total"]
+    assert sum(seconds[s] for s in ("calibrate", "build", "accuracy", "latency", "strategy")) <= seconds["total"]
 
 
 def test_counts_of_trials_add_up_in_a_resumed_run(finished):
@@ -120,5 +172,10 @@ def test_a_job_that_measured_nothing_has_a_result_with_its_reason():
     config = {"strategy": {"name": "basic"}, "backend": "toy", "model": None}
     result = failed(config, "bad input")
     assert (result["status"], result["error"], result["strategy"], result["backend"], result["model"]) == (
-        "failed", "bad input", "basic", "toy", "")
+        "failed",
+        "bad input",
+        "basic",
+        "toy",
+        "",
+    )
     assert result["baseline"] is result["tuned"] is result["speedup"] is None

@@ -40,9 +40,14 @@ def test_with_ops_gives_each_operator_its_own_scheme(config):
     assert changed.schemes["add"] == config.schemes["add"]
 
 
-@pytest.mark.parametrize("change", [
-    lambda c: c.with_op("nobody"), lambda c: c.with_ops({"nobody": FLOAT}), lambda c: c.with_option("nothing", 1),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.with_op("nobody"),
+        lambda c: c.with_ops({"nobody": FLOAT}),
+        lambda c: c.with_option("nothing", 1),
+    ],
+)
 def test_what_a_configuration_does_not_have_cannot_be_changed(config, change):
     with pytest.raises(KeyError):
         change(config)
@@ -105,8 +110,14 @@ def test_pickles_carry_no_caches(config):
 @pytest.mark.parametrize("seed", ["1", "4242"])
 def test_the_fingerprint_is_the_same_in_another_process(config, seed):
     changed = config.with_op("block_2/conv", scheme=OTHER).with_option("reduce_range", 1)
-    done = subprocess.run([sys.executable, "-c", PRINT], input=json.dumps(changed.to_dict()), text=True, check=True,
-                          capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT],
+        input=json.dumps(changed.to_dict()),
+        text=True,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": seed},
+    )
     fingerprint, text_hash = done.stdout.split()
     assert int(text_hash) != hash("a string")
     assert fingerprint == changed.fingerprint

@@ -21,8 +21,12 @@ def test_a_scheme_survives_json(scheme):
 
 @pytest.mark.parametrize(
     "data",
-    [{}, {"dtype": "int8"}, {"activation": {"dtype": "int8"}},
-     {"activation": {"dtype": "int8", "colour": "red"}, "weight": None}],
+    [
+        {},
+        {"dtype": "int8"},
+        {"activation": {"dtype": "int8"}},
+        {"activation": {"dtype": "int8", "colour": "red"}, "weight": None},
+    ],
 )
 def test_data_of_another_form_is_refused(data):
     with pytest.raises((KeyError, TypeError)):
@@ -41,6 +45,11 @@ def test_a_scheme_without_weight_says_so():
 
 
 def test_schemes_that_differ_in_one_field_are_different():
-    variants = {WEIGHT, TensorScheme("uint8", "sym", "per_channel"), TensorScheme("int8", "asym", "per_channel"),
-                TensorScheme("int8", "sym", "per_tensor"), TensorScheme("int8", "sym", "per_channel", "kl")}
+    variants = {
+        WEIGHT,
+        TensorScheme("uint8", "sym", "per_channel"),
+        TensorScheme("int8", "asym", "per_channel"),
+        TensorScheme("int8", "sym", "per_tensor"),
+        TensorScheme("int8", "sym", "per_channel", "kl"),
+    }
     assert len(variants) == 5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nc_strategies.errors import InputError
-from nc_strategies.space import FLOAT, Capabilities, OpCapability, OpScheme, Space, TensorScheme, Wishes
+from nc_strategies.space import FLOAT, Capabilities, OpCapability, OpScheme, Overrides, Space, TensorScheme
 from nc_strategies.testing import ToyOp, toy_space
 
 ACT = TensorScheme("uint8", "asym")
@@ -90,15 +90,19 @@ def test_a_configuration_that_parts_a_tied_group_is_outside(space):
     assert not space.contains(space.default().with_op("add"))
 
 
-@pytest.mark.parametrize("change", [
-    lambda c: c.with_op("block_1/conv", scheme=OpScheme(ACT)),
-    lambda c: c.with_op("norm", scheme=OpScheme(ACT)),
-    lambda c: c.with_option("reduce_range", 3),
-    lambda c: type(c)(c.ops[1:], c.options),
-    lambda c: type(c)((*c.ops, ("more", FLOAT)), c.options),
-    lambda c: type(c)(c.ops, c.options[1:]),
-    lambda c: type(c)(c.ops, (*c.options, ("more", 1))),
-], ids=["scheme", "opt-in", "option value", "operator missing", "operator more", "option missing", "option more"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.with_op("block_1/conv", scheme=OpScheme(ACT)),
+        lambda c: c.with_op("norm", scheme=OpScheme(ACT)),
+        lambda c: c.with_option("reduce_range", 3),
+        lambda c: type(c)(c.ops[1:], c.options),
+        lambda c: type(c)((*c.ops, ("more", FLOAT)), c.options),
+        lambda c: type(c)(c.ops, c.options[1:]),
+        lambda c: type(c)(c.ops, (*c.options, ("more", 1))),
+    ],
+    ids=["scheme", "opt-in", "option value", "operator missing", "operator more", "option missing", "option more"],
+)
 def test_what_the_space_does_not_offer_is_outside(space, change):
     assert space.contains(space.default())
     assert not space.contains(change(space.default()))
@@ -111,22 +115,26 @@ def test_falling_back_takes_tied_operators_along(space):
 
 
 def test_falling_back_leaves_an_operator_alone_that_must_be_int8(capabilities):
-    space = Space(capabilities, Wishes({"Add": {"activation": {"dtype": ["uint8"]}}}))
+    space = Space(capabilities, Overrides({"Add": {"activation": {"dtype": ["uint8"]}}}))
     default = space.default()
     assert space.fall_back(default, "add") == default
     assert space.fall_back(default, "add", "block_1/conv").float_ops == ("block_1/conv", "norm")
 
 
-def test_all_float_is_the_reference_also_where_wishes_forbid_it(capabilities):
-    space = Space(capabilities, Wishes({"Conv": {"weight": {"dtype": ["int8"]}}}))
+def test_all_float_is_the_reference_also_where_overrides_forbid_it(capabilities):
+    space = Space(capabilities, Overrides({"Conv": {"weight": {"dtype": ["int8"]}}}))
     assert space.all_float().int8_ops == ()
     assert dict(space.all_float().options) == {"fold": True, "reduce_range": 0}
     assert not space.contains(space.all_float())
 
 
 def test_a_tied_group_takes_only_what_all_its_operators_can():
-    space = Space(Capabilities((OpCapability("a", "Add", (INT8, OTHER_INT8, FLOAT)),
-                                OpCapability("b", "Mul", (OTHER_INT8, FLOAT))), tied=(("a", "b"),)))
+    space = Space(
+        Capabilities(
+            (OpCapability("a", "Add", (INT8, OTHER_INT8, FLOAT)), OpCapability("b", "Mul", (OTHER_INT8, FLOAT))),
+            tied=(("a", "b"),),
+        )
+    )
     assert space.schemes(("a", "b")) == (OTHER_INT8, FLOAT)
     assert space.size() == 2
     assert space.contains(space.default())
@@ -134,8 +142,7 @@ def test_a_tied_group_takes_only_what_all_its_operators_can():
 
 def test_a_tied_group_without_a_common_scheme_is_an_input_error():
     with pytest.raises(InputError, match=r"^space: no scheme is left that a, b have in common; .* must share one$"):
-        Space(Capabilities((OpCapability("a", "Add", (INT8,)), OpCapability("b", "Mul", (FLOAT,))),
-                           tied=(("a", "b"),)))
+        Space(Capabilities((OpCapability("a", "Add", (INT8,)), OpCapability("b", "Mul", (FLOAT,))), tied=(("a", "b"),)))
 
 
 def test_quantizable_are_the_operators_with_an_int8_scheme(space):
@@ -149,17 +156,21 @@ def test_capabilities_refuse_names_that_are_not_unique_and_operators_without_sch
         Capabilities((OpCapability("a", "Conv", ()),))
 
 
-def test_the_space_has_a_fingerprint_that_wishes_and_ties_change(capabilities, space):
+def test_the_space_has_a_fingerprint_that_overrides_and_ties_change(capabilities, space):
     assert Space(capabilities).fingerprint == space.fingerprint
-    narrowed = Space(capabilities, Wishes({"Conv": {"weight": {"granularity": ["per_tensor"]}}}))
+    narrowed = Space(capabilities, Overrides({"Conv": {"weight": {"granularity": ["per_tensor"]}}}))
     untied = Space(Capabilities(capabilities.ops, options=capabilities.options))
     optionless = Space(Capabilities(capabilities.ops, tied=capabilities.tied))
     assert len({s.fingerprint for s in (space, narrowed, untied, optionless)}) == 4
 
 
 def test_the_space_has_the_same_fingerprint_in_another_process():
-    code = ("from nc_strategies.testing import ToyOp, toy_space\n"
-            "print(toy_space([ToyOp('a'), ToyOp('b')]).fingerprint)")
-    done = subprocess.run([sys.executable, "-c", code], text=True, check=True, capture_output=True,
-                          env={**os.environ, "PYTHONHASHSEED": "99"})
+    code = "from nc_strategies.testing import ToyOp, toy_space\nprint(toy_space([ToyOp('a'), ToyOp('b')]).fingerprint)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        text=True,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "99"},
+    )
     assert done.stdout.strip() == toy_space([ToyOp("a"), ToyOp("b")]).fingerprint

@@ -37,16 +37,27 @@ def of(found, stage):
 
 
 # Together they cost 0.06; the goal leaves 0.01, so that both of the dear ones have to stay in fp32.
-HARD = [ToyOp("first", loss=0.001, time_us=50), ToyOp("dear", "MatMul", loss=0.03, time_us=40),
-        ToyOp("middle", loss=0.002, time_us=60), ToyOp("dearest", "MatMul", loss=0.04, time_us=50),
-        ToyOp("last", loss=0.001, time_us=50)]
+HARD = [
+    ToyOp("first", loss=0.001, time_us=50),
+    ToyOp("dear", "MatMul", loss=0.03, time_us=40),
+    ToyOp("middle", loss=0.002, time_us=60),
+    ToyOp("dearest", "MatMul", loss=0.04, time_us=50),
+    ToyOp("last", loss=0.001, time_us=50),
+]
 
 
 def test_the_stages_come_in_order():
-    problem, found = toy([*HARD, ToyOp("dear too", "MatMul", loss=0.035), ToyOp("end", loss=0.001)],
-                         tolerable_loss=0.01)
+    problem, found = toy(
+        [*HARD, ToyOp("dear too", "MatMul", loss=0.035), ToyOp("end", loss=0.001)], tolerable_loss=0.01
+    )
     assert [stage for stage, _ in groupby(found, key=lambda pair: pair[0])] == [
-        "default int8", "combinations", "recipes", "fallback", "accumulate", "give back"]
+        "default int8",
+        "combinations",
+        "recipes",
+        "fallback",
+        "accumulate",
+        "give back",
+    ]
     assert found[0][1].config == problem.space.default()
 
 
@@ -65,8 +76,9 @@ def test_each_configuration_is_proposed_once():
 
 def test_operators_fall_back_in_the_order_of_their_effect_until_the_goal_is_met():
     problem, found = toy(HARD, BasicSettings(recipes=False), tolerable_loss=0.01)
-    assert not any(problem.goal.feasible(t.evaluation) for stage, t in found if stage != "accumulate"
-                   and stage != "give back")
+    assert not any(
+        problem.goal.feasible(t.evaluation) for stage, t in found if stage != "accumulate" and stage != "give back"
+    )
     steps = of(found, "accumulate")
     assert [set(t.config.float_ops) for t in steps] == [{"dearest", "dear"}]
     assert problem.goal.met(steps[-1].evaluation)
@@ -76,8 +88,11 @@ def test_accumulating_stops_as_soon_as_the_goal_is_met():
     ops = [ToyOp(f"op{i}", loss=0.01 * (i + 1), time_us=100) for i in range(6)]
     problem, found = toy(ops, BasicSettings(recipes=False), tolerable_loss=0.035)
     steps = of(found, "accumulate")
-    assert [sorted(t.config.float_ops) for t in steps] == [["op4", "op5"], ["op3", "op4", "op5"],
-                                                           ["op2", "op3", "op4", "op5"]]
+    assert [sorted(t.config.float_ops) for t in steps] == [
+        ["op4", "op5"],
+        ["op3", "op4", "op5"],
+        ["op2", "op3", "op4", "op5"],
+    ]
     assert [problem.goal.feasible(t.evaluation) for t in steps] == [False, False, True]
 
 
@@ -111,8 +126,12 @@ def test_operators_of_recipes_go_back_to_int8_too():
 
 
 def test_once_the_goal_is_met_operators_that_are_faster_in_fp32_fall_back():
-    ops = [ToyOp("a", time_us=60), ToyOp("slow in int8", time_us=20, int8_time_us=60), ToyOp("b", time_us=60),
-           ToyOp("slower in int8", time_us=20, int8_time_us=90)]
+    ops = [
+        ToyOp("a", time_us=60),
+        ToyOp("slow in int8", time_us=20, int8_time_us=60),
+        ToyOp("b", time_us=60),
+        ToyOp("slower in int8", time_us=20, int8_time_us=90),
+    ]
     problem, found = toy(ops, BasicSettings(recipes=False), tolerable_loss=0.01)
     steps = of(found, "accumulate")
     assert steps[-1].config.float_ops == ("slow in int8", "slower in int8")
@@ -122,14 +141,21 @@ def test_once_the_goal_is_met_operators_that_are_faster_in_fp32_fall_back():
 def test_recipes_take_the_first_and_the_last_weighted_operator_and_what_is_around_them():
     scheme = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
     names = ["pre", "first", "inner", "last", "post"]
-    space = Space(Capabilities(tuple(OpCapability(n, "Any", (scheme, FLOAT), parameters=n in ("first", "inner", "last"))
-                                     for n in names)))
+    space = Space(
+        Capabilities(
+            tuple(OpCapability(n, "Any", (scheme, FLOAT), parameters=n in ("first", "inner", "last")) for n in names)
+        )
+    )
     plain = toy_problem(HARD)
     problem = Problem(space, plain.goal, plain.baseline, plain.rng)
     ops = [ToyOp(n, loss=0.001, time_us=100) for n in names]
     found = drive(problem, lambda config: toy_evaluation(ops, config))
     assert [t.config.float_ops for t in of(found, "recipes")] == [
-        ("first",), ("last",), ("first", "last"), ("pre", "post")]
+        ("first",),
+        ("last",),
+        ("first", "last"),
+        ("pre", "post"),
+    ]
 
 
 def test_recipes_start_from_the_best_so_far():
@@ -142,9 +168,14 @@ def test_stages_can_be_left_out():
     assert {stage for stage, _ in found} == {"default int8", "combinations"}
 
 
-@pytest.mark.parametrize(("budget", "order"), [
-    (10, ["dearest", "dear", "middle", "first", "last"]), (100, [op.name for op in HARD]),
-    (0, [op.name for op in HARD])])
+@pytest.mark.parametrize(
+    ("budget", "order"),
+    [
+        (10, ["dearest", "dear", "middle", "first", "last"]),
+        (100, [op.name for op in HARD]),
+        (0, [op.name for op in HARD]),
+    ],
+)
 def test_an_estimate_of_sensitivity_orders_the_operators_where_there_are_too_few_trials_for_all(budget, order):
     asked = []
 
@@ -158,11 +189,20 @@ def test_an_estimate_of_sensitivity_orders_the_operators_where_there_are_too_few
 
 
 def tied_problem(tied):
-    int8 = [OpScheme(TensorScheme("uint8", "asym", "per_tensor", a), TensorScheme("int8", "sym", "per_channel"))
-            for a in ("minmax", "kl")]
-    space = Space(Capabilities(tuple(OpCapability(n, t, (*int8, FLOAT), parameters=1)
-                                     for n, t in (("conv", "Conv"), ("add", "Add"), ("more", "Conv"))), tied=tied,
-                               options=(("fold", (True, False)),)))
+    int8 = [
+        OpScheme(TensorScheme("uint8", "asym", "per_tensor", a), TensorScheme("int8", "sym", "per_channel"))
+        for a in ("minmax", "kl")
+    ]
+    space = Space(
+        Capabilities(
+            tuple(
+                OpCapability(n, t, (*int8, FLOAT), parameters=1)
+                for n, t in (("conv", "Conv"), ("add", "Add"), ("more", "Conv"))
+            ),
+            tied=tied,
+            options=(("fold", (True, False)),),
+        )
+    )
     plain = toy_problem([ToyOp("conv")])
     return Problem(space, plain.goal, plain.baseline, plain.rng)
 
@@ -215,8 +255,14 @@ def estimated(ops, **kwargs):
 
 def test_two_estimates_rank_operators_without_a_trial_for_each():
     # "slow" loses most, but "dear" loses more for the time it saves.
-    ops = [ToyOp("a", loss=0.001), ToyOp("slow", loss=0.02, time_us=400), ToyOp("dear", loss=0.015, time_us=20),
-           ToyOp("b", loss=0.001), ToyOp("c", loss=0.001), ToyOp("d", loss=0.001)]
+    ops = [
+        ToyOp("a", loss=0.001),
+        ToyOp("slow", loss=0.02, time_us=400),
+        ToyOp("dear", loss=0.015, time_us=20),
+        ToyOp("b", loss=0.001),
+        ToyOp("c", loss=0.001),
+        ToyOp("d", loss=0.001),
+    ]
     problem, asked = estimated(ops, tolerable_loss=0.025)
     found = drive(problem, lambda config: toy_evaluation(ops, config), BasicSettings(recipes=False))
     assert of(found, "fallback") == []
@@ -266,7 +312,12 @@ def test_where_both_estimates_are_there_the_goal_is_met_before_choices_by_type_a
     problem, _ = estimated(ops, tolerable_loss=0.01)
     found = drive(problem, lambda config: toy_evaluation(ops, config))
     assert [stage for stage, _ in groupby(found, key=lambda pair: pair[0])] == [
-        "default int8", "combinations", "accumulate", "give back", "combinations"]
+        "default int8",
+        "combinations",
+        "accumulate",
+        "give back",
+        "combinations",
+    ]
     before = [trial for stage, trial in found[:-1] if not trial.note.endswith(("for Conv", "for MatMul"))]
     assert problem.goal.met(problem.goal.best(before).evaluation)
 

@@ -18,8 +18,9 @@ def fail(*_):
 
 @pytest.mark.parametrize(("kind", "settings"), [(BasicStrategy, BasicSettings()), (IlpStrategy, IlpSettings())])
 def test_a_strategy_reaches_the_goal_without_latency_terms(kind, settings):
-    problem = toy_problem(OPS, budget=40, sensitivity=lambda: {op.name: op.loss for op in OPS}, latency_model=fail,
-                          latency_terms=fail)
+    problem = toy_problem(
+        OPS, budget=40, sensitivity=lambda: {op.name: op.loss for op in OPS}, latency_model=fail, latency_terms=fail
+    )
     strategy, trials = kind(settings, problem), []
     while len(trials) < problem.budget and (config := strategy.propose()) is not None:
         trials.append(Trial(len(trials) + 1, config, TrialState.OK, toy_evaluation(OPS, config)))

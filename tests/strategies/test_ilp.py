@@ -9,8 +9,8 @@ import pytest
 
 from nc_strategies.api import (
     FLOAT,
-    Boundary,
     Capabilities,
+    ConversionEdge,
     Evaluation,
     Goal,
     InputError,
@@ -27,15 +27,19 @@ from nc_strategies.api import (
 from nc_strategies.strategies.ilp.columns import Columns
 from nc_strategies.strategies.ilp.models import LEAST_SAVING, CostModel, Seen
 from nc_strategies.strategies.ilp.priors import losses, shrink
-from nc_strategies.strategies.ilp.program import Budgeted, Conversion, Cut, quiet, solve
+from nc_strategies.strategies.ilp.program import Budgeted, Cut, quiet, solve
 from nc_strategies.strategies.ilp.regression import Regression
 from nc_strategies.strategies.ilp.settings import IlpSettings
 from nc_strategies.strategies.ilp.strategy import IlpStrategy
 from nc_strategies.testing import ToyOp, toy_problem
 from nc_strategies.testing.toy import toy_evaluation, toy_loss
 
-OPS = [ToyOp("a", loss=0.001, time_us=60), ToyOp("b", loss=0.02, time_us=40), ToyOp("c", loss=0.004, time_us=100),
-       ToyOp("d", loss=0.012, time_us=90)]
+OPS = [
+    ToyOp("a", loss=0.001, time_us=60),
+    ToyOp("b", loss=0.02, time_us=40),
+    ToyOp("c", loss=0.004, time_us=100),
+    ToyOp("d", loss=0.012, time_us=90),
+]
 
 
 def exact(ops, **kwargs):
@@ -50,8 +54,16 @@ def exact(ops, **kwargs):
 
     def terms():
         asked.append("terms")
-        return LatencyTerms(0.0, {op.name: {s: (op.time_us if s.is_float else op.int8_time_us) / full
-                                            for s in problem.space.ops[op.name].schemes} for op in ops})
+        return LatencyTerms(
+            0.0,
+            {
+                op.name: {
+                    s: (op.time_us if s.is_float else op.int8_time_us) / full
+                    for s in problem.space.ops[op.name].schemes
+                }
+                for op in ops
+            },
+        )
 
     return replace(problem, sensitivity=sensitivity, latency_terms=terms), asked
 
@@ -175,8 +187,9 @@ def test_trials_stopped_early_are_learnt_from_but_never_the_best():
 @pytest.mark.parametrize("objective", ["latency", "throughput", "size"])
 def test_every_objective_is_solved_without_estimates(objective):
     def evaluate(config):
-        return replace(measured(OPS, config), ratios=((objective, 1 - 0.15 * len(config.int8_ops)),),
-                       spread=((objective, 0.0),))
+        return replace(
+            measured(OPS, config), ratios=((objective, 1 - 0.15 * len(config.int8_ops)),), spread=((objective, 0.0),)
+        )
 
     problem = toy_problem(OPS, tolerable_loss=0.03)
     goal = Goal(problem.goal.constraints, (Objective(objective),))
@@ -186,10 +199,17 @@ def test_every_objective_is_solved_without_estimates(objective):
 
 
 def test_tied_operators_and_options_stay_within_the_space():
-    int8 = [OpScheme(TensorScheme("uint8", "asym", "per_tensor", a), TensorScheme("int8", "sym", "per_channel"))
-            for a in ("minmax", "kl")]
-    space = Space(Capabilities(tuple(OpCapability(n, "Conv", (*int8, FLOAT), parameters=5, elements=9) for n in "xyz"),
-                               tied=(("x", "z"),), options=(("fold", (True, False)),)))
+    int8 = [
+        OpScheme(TensorScheme("uint8", "asym", "per_tensor", a), TensorScheme("int8", "sym", "per_channel"))
+        for a in ("minmax", "kl")
+    ]
+    space = Space(
+        Capabilities(
+            tuple(OpCapability(n, "Conv", (*int8, FLOAT), parameters=5, elements=9) for n in "xyz"),
+            tied=(("x", "z"),),
+            options=(("fold", (True, False)),),
+        )
+    )
     plain = toy_problem([ToyOp("x")], tolerable_loss=0.01)
     noisy = []
 
@@ -199,8 +219,9 @@ def test_tied_operators_and_options_stay_within_the_space():
 
     def evaluate(config):
         loss = sum(0.012 if s.activation.algorithm == "minmax" else 0.004 for _, s in config.ops if not s.is_float)
-        return Evaluation((("accuracy", 0.9 - loss),), (), (("latency", 1 - 0.2 * len(config.int8_ops)),),
-                          (("latency", 0.01),), 10**9)
+        return Evaluation(
+            (("accuracy", 0.9 - loss),), (), (("latency", 1 - 0.2 * len(config.int8_ops)),), (("latency", 0.01),), 10**9
+        )
 
     problem = Problem(space, plain.goal, plain.baseline, plain.rng, divergence=divergence)
     trials = drive(IlpStrategy(IlpSettings(probes=5), problem), evaluate, 6)
@@ -211,22 +232,36 @@ def test_tied_operators_and_options_stay_within_the_space():
 
 def test_activations_of_one_form_only_stand_beside_the_default_and_float():
     forms = [("uint8", "asym", "minmax"), ("uint8", "asym", "kl"), ("int8", "sym", "minmax"), ("int8", "sym", "kl")]
-    int8 = [OpScheme(TensorScheme(d, s, "per_tensor", a), TensorScheme("int8", "sym", g))
-            for d, s, a in forms for g in ("per_channel", "per_tensor")]
+    int8 = [
+        OpScheme(TensorScheme(d, s, "per_tensor", a), TensorScheme("int8", "sym", g))
+        for d, s, a in forms
+        for g in ("per_channel", "per_tensor")
+    ]
     space = Space(Capabilities(tuple(OpCapability(n, "Conv", (*int8, FLOAT)) for n in "xyzuvw")))
-    cost = {scheme: 0.16 if scheme.is_float else 0.1 if scheme.activation.dtype == "int8" else 0.05
-            for scheme in (*int8, FLOAT)}
+    cost = {
+        scheme: 0.16 if scheme.is_float else 0.1 if scheme.activation.dtype == "int8" else 0.05
+        for scheme in (*int8, FLOAT)
+    }
     terms = LatencyTerms(0.04, dict.fromkeys("xyzuvw", cost))
     plain = toy_problem([ToyOp("x")], tolerable_loss=0.01)
 
     def divergence(config):  # int8 with zero at the middle is the least noisy, and the slowest
         noise = {"int8": 0.2, "uint8": 0.5}
-        return sum(noise[s.activation.dtype] * (0.5 if s.activation.algorithm == "kl" else 1.0)
-                   for _, s in config.ops if not s.is_float)
+        return sum(
+            noise[s.activation.dtype] * (0.5 if s.activation.algorithm == "kl" else 1.0)
+            for _, s in config.ops
+            if not s.is_float
+        )
 
-    problem = Problem(space, plain.goal, plain.baseline, plain.rng,
-                      sensitivity=lambda: {n: float(k) for k, n in enumerate("xyzuvw")},
-                      latency_terms=lambda: terms, divergence=divergence)
+    problem = Problem(
+        space,
+        plain.goal,
+        plain.baseline,
+        plain.rng,
+        sensitivity=lambda: {n: float(k) for k, n in enumerate("xyzuvw")},
+        latency_terms=lambda: terms,
+        divergence=divergence,
+    )
     columns, _ = losses(problem, 16, terms, {})
     assert {str(c.scheme) for c in columns.all} == {str(int8[0]), str(int8[2]), str(FLOAT)}
 
@@ -246,16 +281,24 @@ def test_conversions_are_charged_as_the_latency_terms_charge_them(signs):
     scheme = OpScheme(TensorScheme("uint8"), TensorScheme("int8"))
     space = Space(Capabilities(tuple(OpCapability(n, "Conv", (scheme, FLOAT)) for n in names)))
     rng = np.random.default_rng(0)
-    boundaries = (Boundary(None, ("a",), 0.05, 0.0), Boundary("a", ("b", "c"), 0.04, 0.06),
-                  Boundary("b", ("d",), 0.03, 0.03), Boundary("c", ("d",), 0.02, 0.01),
-                  Boundary("d", (), 0.0, 0.08, float_consumer=True))
-    boundaries = tuple(replace(b, quantize=q * b.quantize, dequantize=d * b.dequantize)
-                       for b, (q, d) in zip(boundaries, signs.reshape(5, 2).tolist(), strict=True))
-    terms = LatencyTerms(0.1, {n: {scheme: 0.1, FLOAT: float(rng.uniform(0.1, 0.25))} for n in names}, boundaries)
+    conversion_edges = (
+        ConversionEdge(None, ("a",), quantize=0.05, dequantize=0.0),
+        ConversionEdge("a", ("b", "c"), quantize=0.04, dequantize=0.06),
+        ConversionEdge("b", ("d",), quantize=0.03, dequantize=0.03),
+        ConversionEdge("c", ("d",), quantize=0.02, dequantize=0.01),
+        ConversionEdge("d", (), float_consumer=True, quantize=0.0, dequantize=0.08),
+    )
+    conversion_edges = tuple(
+        replace(b, quantize=q * b.quantize, dequantize=d * b.dequantize)
+        for b, (q, d) in zip(conversion_edges, signs.reshape(5, 2).tolist(), strict=True)
+    )
+    terms = LatencyTerms(0.1, {n: {scheme: 0.1, FLOAT: float(rng.uniform(0.1, 0.25))} for n in names}, conversion_edges)
     columns = Columns(space)
     conversions, prices = columns.conversions(terms), columns.costs(terms)
-    configs = [space.default().with_op(*[n for n, f in zip(names, flags, strict=True) if f])
-               for flags in itertools.product([False, True], repeat=4)]
+    configs = [
+        space.default().with_op(*[n for n, f in zip(names, flags, strict=True) if f])
+        for flags in itertools.product([False, True], repeat=4)
+    ]
     for config in configs:
         row = columns.row(config)
         assert columns.config(row) == config
@@ -273,8 +316,13 @@ def test_products_count_when_both_are_chosen():
     assert solve(owner, int8, cost, [Budgeted(loss, 2.0, ((0, 2, 0.5),))])[::2].tolist() == [1, 0, 1]
     assert solve(owner, int8, cost, [Budgeted(loss, 2.0)], (), [Cut((0, 2, 5), 2.0)])[::2].tolist() == [1, 0, 1]
     assert solve(owner, int8, cost, [Budgeted(loss, -1.0)]) is None
-    assert solve(owner, int8, cost, [Budgeted(loss, 3.0)],
-                 [Conversion(0, (1,), 5.0, 5.0)])[::2].tolist() == [1, 1, 1]
+    assert solve(owner, int8, cost, [Budgeted(loss, 3.0)], [ConversionEdge(0, (1,), quantize=5.0, dequantize=5.0)])[
+        ::2
+    ].tolist() == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_a_pair_that_loses_together_is_found():
@@ -343,8 +391,15 @@ def test_operators_that_only_seem_faster_in_fp32_are_found_out_together():
     """Solutions take what terms have faster in fp32, wrongly or not: what two of them show holds for the third."""
     ops = [ToyOp(name, loss=0.0, time_us=100.0, int8_time_us=60.0) for name in "abcdefgh"]
     problem, _ = exact(ops)
-    believed = LatencyTerms(0.01, {name: {s: 0.125 if s.is_float else 0.16 if name in "abc" else 0.075
-                                          for s in problem.space.ops[name].schemes} for name in "abcdefgh"})
+    believed = LatencyTerms(
+        0.01,
+        {
+            name: {
+                s: 0.125 if s.is_float else 0.16 if name in "abc" else 0.075 for s in problem.space.ops[name].schemes
+            }
+            for name in "abcdefgh"
+        },
+    )
     columns = Columns(problem.space)
     costs = CostModel(problem, columns, believed)
     default = problem.space.default()
@@ -352,8 +407,9 @@ def test_operators_that_only_seem_faster_in_fp32_are_found_out_together():
     def savings():
         """What the program takes each operator to save in fp32."""
         price = costs.prices[0]
-        single = {(c.names[0], c.is_int8): x for c, x in zip(columns.all, price, strict=True)
-                  if c.first or not c.is_int8}
+        single = {
+            (c.names[0], c.is_int8): x for c, x in zip(columns.all, price, strict=True) if c.first or not c.is_int8
+        }
         return {name: single[name, True] - single[name, False] for name in "abcdefgh"}
 
     costs.fit([])

@@ -6,26 +6,31 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from nc_strategies.problem import ConversionEdge
 from nc_strategies.strategies.ilp import program, reduction
+from nc_strategies.strategies.ilp.constraints import Budgeted, Cut
 from nc_strategies.strategies.ilp.elimination import WIDEST, Sum, plan
-from nc_strategies.strategies.ilp.parts import Budgeted, Conversion, Cut
 from nc_strategies.strategies.ilp.program import GAP, solve
 from nc_strategies.strategies.ilp.reduction import MEMBERS, Reduction
 
 
 def brute(terms, single, count):
     """Each choice's sum."""
-    return {x: sum(single[v, x[v]] for v in range(count))
-            + sum(float(values[tuple(x[v] for v in group)]) for group, values in terms)
-            for x in itertools.product((0, 1), repeat=count)}
+    return {
+        x: sum(single[v, x[v]] for v in range(count))
+        + sum(float(values[tuple(x[v] for v in group)]) for group, values in terms)
+        for x in itertools.product((0, 1), repeat=count)
+    }
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
 def test_eliminating_variables_finds_the_least_sum_and_that_with_each_variable_held(count):
     rng = np.random.default_rng(count)
     for _ in range(30):
-        groups = [tuple(rng.choice(count, size=min(count, int(rng.integers(1, 4))), replace=False).tolist())
-                  for _ in range(int(rng.integers(0, 2 * count)))]
+        groups = [
+            tuple(rng.choice(count, size=min(count, int(rng.integers(1, 4))), replace=False).tolist())
+            for _ in range(int(rng.integers(0, 2 * count)))
+        ]
         terms = [(group, rng.normal(size=(2,) * len(group))) for group in groups]
         single = rng.normal(size=(count, 2))
         values = brute(terms, single, count)
@@ -61,25 +66,30 @@ class Program:
     cuts: list
 
     @staticmethod
-    def random(seed, units=7, limits=1, widest=3):
+    def random(seed, decisions=7, limits=1, widest=3):
         rng = np.random.default_rng(seed)
-        sizes = rng.integers(1, 4, units)
-        owner = np.repeat(np.arange(units) * 3.0, sizes)  # names of units, not their places
+        sizes = rng.integers(1, 4, decisions)
+        owner = np.repeat(np.arange(decisions) * 3.0, sizes)  # names of decisions, not their places
         is_int8 = rng.random(len(owner)) < 0.6
-        for unit in np.unique(owner):
+        for decision in np.unique(owner):
             if rng.random() < 0.8:
-                is_int8[np.flatnonzero(owner == unit)[-1]] = False
+                is_int8[np.flatnonzero(owner == decision)[-1]] = False
         conversions = []
-        for _ in range(int(rng.integers(0, 3 * units))):
-            made = int(rng.integers(units)) * 3 if rng.random() < 0.8 else None
-            taken = (rng.choice(units, size=int(rng.integers(0, widest + 1)), replace=False) * 3).tolist()
-            conversions.append(Conversion(made, tuple(taken), *rng.normal(0.02, 0.1, 2).tolist(),
-                                          bool(rng.random() < 0.3)))
+        for _ in range(int(rng.integers(0, 3 * decisions))):
+            made = int(rng.integers(decisions)) * 3 if rng.random() < 0.8 else None
+            taken = (rng.choice(decisions, size=int(rng.integers(0, widest + 1)), replace=False) * 3).tolist()
+            quantize, dequantize = rng.normal(0.02, 0.1, 2).tolist()
+            floats = bool(rng.random() < 0.3)
+            conversions.append(
+                ConversionEdge(made, tuple(taken), float_consumer=floats, quantize=quantize, dequantize=dequantize)
+            )
         losses = []
         for _ in range(limits):
             prices = np.where(is_int8, rng.lognormal(0, 1, len(owner)), rng.normal(0, 0.1, len(owner)))
-            pairs = tuple((*sorted(rng.choice(len(owner), 2, replace=False).tolist()), float(rng.normal()))
-                          for _ in range(int(rng.integers(0, 3))))
+            pairs = tuple(
+                (*sorted(rng.choice(len(owner), 2, replace=False).tolist()), float(rng.normal()))
+                for _ in range(int(rng.integers(0, 3)))
+            )
             losses.append(Budgeted(prices, float(rng.uniform(-0.2, 0.9) * prices[is_int8].sum()), pairs))
         found = Program(owner, is_int8, np.where(is_int8, -1.0, 0.0) * rng.random(len(owner)), losses, conversions, [])
         rows = found.rows()
@@ -89,17 +99,18 @@ class Program:
         return found
 
     def rows(self):
-        """All choices of columns that no other of their unit beats: the second best of a unit is not worth a trial."""
+        """All choices of columns that no other column of the same decision beats."""
         worth = self.worth()
-        choices = [np.flatnonzero((self.owner == unit) & worth) for unit in np.unique(self.owner)]
+        choices = [np.flatnonzero((self.owner == decision) & worth) for decision in np.unique(self.owner)]
         rows = np.zeros((int(np.prod([len(c) for c in choices])), len(self.owner)))
         for row, chosen in zip(rows, itertools.product(*choices), strict=True):
             row[list(chosen)] = 1.0
         return rows
 
     def fits(self, row):
-        within = all(b.prices @ row + sum(p * row[i] * row[j] for i, j, p in b.pairs) <= b.limit + 1e-9
-                     for b in self.losses)
+        within = all(
+            b.prices @ row + sum(p * row[i] * row[j] for i, j, p in b.pairs) <= b.limit + 1e-9 for b in self.losses
+        )
         return within and all(row[list(cut.columns)].sum() <= cut.most for cut in self.cuts)
 
     def total(self, row):
@@ -135,7 +146,7 @@ def same(row, one, best):
     return one.fits(row) and abs(one.total(row) - best) <= GAP * abs(best) + 1e-6
 
 
-KINDS = [{"limits": 1}, {"limits": 2}, {"limits": 0}, {"units": 3, "widest": 2}]
+KINDS = [{"limits": 1}, {"limits": 2}, {"limits": 0}, {"decisions": 3, "widest": 2}]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -163,11 +174,11 @@ def test_bounds_hold_and_rule_out_nothing_that_is_best(kind, seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_conversions_written_as_products_cost_what_they_cost(seed):
-    one = Program.random(seed, units=3, widest=1)
+    one = Program.random(seed, decisions=3, widest=1)
     added, products, wider = program._expanded(one.conversions)
     for row in one.rows():
         on = set(one.owner[(row > 0.5) & one.is_int8].astype(int).tolist())
-        cost = sum(v for unit, v in added.items() if unit in on)
+        cost = sum(v for decision, v in added.items() if decision in on)
         cost += sum(v for both, v in products.items() if on >= {*both})
         rest = Program(one.owner, one.is_int8, one.cost, [], wider, [])
         assert cost + rest.total(row) == pytest.approx(one.total(row))
@@ -176,7 +187,7 @@ def test_conversions_written_as_products_cost_what_they_cost(seed):
 
 @pytest.mark.parametrize("most", [1, 2])
 @pytest.mark.parametrize("seed", range(15))
-def test_conversions_of_too_many_units_only_make_bounds_looser(monkeypatch, seed, most):
+def test_conversions_of_too_many_decisions_only_make_bounds_looser(monkeypatch, seed, most):
     monkeypatch.setattr(reduction, "MEMBERS", most)
     one = Program.random(seed)
     reduction_, best = one.reduction(), one.best()
@@ -188,7 +199,7 @@ def test_conversions_of_too_many_units_only_make_bounds_looser(monkeypatch, seed
     assert same(one.solve(), one, best)
 
 
-@pytest.mark.parametrize("kind", [{}, {"units": 3, "widest": 1}], ids=str)
+@pytest.mark.parametrize("kind", [{}, {"decisions": 3, "widest": 1}], ids=str)
 @pytest.mark.parametrize("seed", range(30))
 def test_the_solver_alone_finds_the_same(monkeypatch, kind, seed):
     one = Program.random(seed, **kind)
@@ -196,12 +207,12 @@ def test_the_solver_alone_finds_the_same(monkeypatch, kind, seed):
     assert same(one.solve(), one, one.best())
 
 
-def test_a_conversion_of_many_units_counts_with_its_least_value_only():
-    units = MEMBERS + 2
-    owner, is_int8 = np.repeat(np.arange(units, dtype=float), 2), np.tile([True, False], units)
-    cost = np.tile([-0.1, 0.0], units)
-    conversions = [Conversion(0, tuple(range(1, units)), 0.3, 0.3)]
-    one = Program(owner, is_int8, cost, [Budgeted(is_int8 * 1.0, units / 2)], conversions, [])
+def test_a_conversion_of_many_decisions_counts_with_its_least_value_only():
+    decisions = MEMBERS + 2
+    owner, is_int8 = np.repeat(np.arange(decisions, dtype=float), 2), np.tile([True, False], decisions)
+    cost = np.tile([-0.1, 0.0], decisions)
+    conversions = [ConversionEdge(0, tuple(range(1, decisions)), quantize=0.3, dequantize=0.3)]
+    one = Program(owner, is_int8, cost, [Budgeted(is_int8 * 1.0, decisions / 2)], conversions, [])
     reduced = one.reduce()
     assert reduced.bound == pytest.approx(one.best() - 0.3)
     assert same(one.solve(), one, one.best())
@@ -213,26 +224,37 @@ MOST_LEFT, MOST_APART = 40, 0.0056
 def test_a_choice_at_hand_is_never_made_worse(monkeypatch):
     monkeypatch.setattr(reduction, "MEMBERS", 1)
     owner, is_int8 = np.repeat(np.arange(2.0), 2), np.tile([True, False], 2)
-    one = Program(owner, is_int8, np.tile([-0.1, 0.0], 2), [Budgeted(is_int8 * 1.0, 1.5)],
-                  [Conversion(0, (1,), 0.5, 0.5)], [])
+    one = Program(
+        owner,
+        is_int8,
+        np.tile([-0.1, 0.0], 2),
+        [Budgeted(is_int8 * 1.0, 1.5)],
+        [ConversionEdge(0, (1,), quantize=0.5, dequantize=0.5)],
+        [],
+    )
     assert one.best() == 0.0
     reduced = one.reduce()
     assert (reduced.cost, reduced.found.tolist()) == (0.0, [0, 1, 0, 1])
     assert one.solve().tolist() == [0, 1, 0, 1]
 
 
-def long_chain(units, seed=0):
+def long_chain(decisions, seed=0):
     """A network as latency models see one: neighbours, and those two apart, save together."""
     rng = np.random.default_rng(seed)
-    owner, is_int8 = np.repeat(np.arange(units, dtype=float), 2), np.tile([True, False], units)
-    cost = np.where(is_int8, rng.normal(-0.5, 0.4, 2 * units), 0.0) / units
-    loss = np.where(is_int8, rng.lognormal(0, 1.5, 2 * units), 0.0)
-    conversions = [Conversion(k, taken, *(rng.normal(0.15, 0.2, 2) / units).tolist())
-                   for k in range(units - 3) for taken in ((k + 1,), (k + 2,), (k + 1, k + 3))]
+    owner, is_int8 = np.repeat(np.arange(decisions, dtype=float), 2), np.tile([True, False], decisions)
+    cost = np.where(is_int8, rng.normal(-0.5, 0.4, 2 * decisions), 0.0) / decisions
+    loss = np.where(is_int8, rng.lognormal(0, 1.5, 2 * decisions), 0.0)
+    conversions = [
+        ConversionEdge(
+            k, taken, **dict(zip(("quantize", "dequantize"), rng.normal(0.15, 0.2, 2) / decisions, strict=True))
+        )
+        for k in range(decisions - 3)
+        for taken in ((k + 1,), (k + 2,), (k + 1, k + 3))
+    ]
     return Program(owner, is_int8, cost, [Budgeted(loss, 0.2 * float(loss.sum()))], conversions, [])
 
 
-def test_bounds_leave_few_units_of_a_long_network_to_the_solver(monkeypatch):
+def test_bounds_leave_few_decisions_of_a_long_network_to_the_solver(monkeypatch):
     left, solved, given, apart = [], [], [], []
     alone = program._solved
     monkeypatch.setattr(program, "_solved", lambda *what: given.append(what[3]) or alone(*what))

@@ -8,10 +8,10 @@ import pytest
 
 from nc_strategies.api import ModelSource, Preprocess, Raw
 from nc_strategies.config import MeasureConfig, RunConfig, TuningConfig
-from nc_strategies.measure.metrics import Top1
+from nc_strategies.measuring.target import LocalTarget, TargetParts
+from nc_strategies.metrics.classification import Top1
 from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
 from nc_strategies.strategies.random import RandomSettings, RandomStrategy
-from nc_strategies.study.bench import LocalBench, Parts
 from nc_strategies.study.executor import SerialExecutor
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.tune import Setup, tune
@@ -26,14 +26,14 @@ class CountingBackend(ToyBackend):
 
     def __init__(self):
         super().__init__(ToySettings())
-        self.realised = []
+        self.built = []
         self.interrupt_at = 0
 
-    def realise(self, config):
-        self.realised.append(config.fingerprint)
-        if self.interrupt_at and len(self.realised) == self.interrupt_at:
+    def build(self, config):
+        self.built.append(config.fingerprint)
+        if self.interrupt_at and len(self.built) == self.interrupt_at:
             raise KeyboardInterrupt
-        return super().realise(config)
+        return super().build(config)
 
 
 def samples(count):
@@ -45,8 +45,7 @@ def samples(count):
 class Run:
     """One run, to be changed before it is started."""
 
-    def __init__(self, folder, ops=OPS, strategy="random", backend=None, make=None, executor=None, count=500,
-                 **tuning):
+    def __init__(self, folder, ops=OPS, strategy="random", backend=None, make=None, executor=None, count=500, **tuning):
         model = folder.parent / f"{folder.name}.toy"
         model.write_text(json.dumps([asdict(op) for op in ops]))
         x, y = samples(count)
@@ -54,16 +53,28 @@ class Run:
         self.folder = folder
         self.strategies = []
         self.config = RunConfig(
-            strategy={"name": strategy}, backend={"name": "toy"}, model={"name": "toy"}, data={"name": "numbers"},
-            executor={"name": "serial"}, tuning=TuningConfig(**{"max_trials": 8, **tuning}),
-            measure=MeasureConfig(latency_runs=20, final_runs=20, evaluation_batch_size=100 if count > 500 else 500))
+            strategy={"name": strategy},
+            backend={"name": "toy"},
+            model={"name": "toy"},
+            data={"name": "numbers"},
+            executor={"name": "serial"},
+            tuning=TuningConfig(**{"max_trials": 8, **tuning}),
+            measure=MeasureConfig(latency_runs=20, final_runs=20, evaluation_batch_size=100 if count > 500 else 500),
+        )
         self.config.validate()
         kind, settings = STRATEGIES.get(strategy, (None, None))
         self.make = make or (lambda problem: kind(settings(), problem))
-        self.parts = Parts(self.backend, ModelSource("toy", {"toy": model}), Raw("data.path", {"x": x}, y),
-                           Raw("data.path", {"x": x[:20]}), Preprocess(), Top1())
-        self.setup = Setup(self.config, LocalBench(self.parts, self.config), self._remember,
-                           executor or SerialExecutor())
+        self.parts = TargetParts(
+            self.backend,
+            ModelSource("toy", {"toy": model}),
+            Raw("data.path", {"x": x}, y),
+            Raw("data.path", {"x": x[:20]}),
+            Preprocess(),
+            Top1(),
+        )
+        self.setup = Setup(
+            self.config, LocalTarget(self.parts, self.config), self._remember, executor or SerialExecutor()
+        )
 
     def _remember(self, problem):
         self.strategies.append(self.make(problem))

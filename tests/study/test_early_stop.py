@@ -14,6 +14,7 @@ HOPELESS = (ToyOp("a", loss=0.4, time_us=60), ToyOp("b", loss=0.3, time_us=60))
 @pytest.fixture
 def stopping(run):
     """A run that stops early, on 2,000 samples in batches of 100."""
+
     def make(name="run", **kwargs):
         return run(name, **{"early_stop": True, "count": 2000, **kwargs})
 
@@ -35,11 +36,14 @@ def test_hopeless_trials_are_pruned_with_estimates_and_the_rest_is_evaluated_on_
 
 
 def test_stopping_early_decides_as_evaluating_everything_does(stopping):
-    early, whole = (stopping(name, ops=MIXED, max_trials=12, early_stop=stop)()
-                    for name, stop in (("early", True), ("whole", False)))
+    early, whole = (
+        stopping(name, ops=MIXED, max_trials=12, early_stop=stop)()
+        for name, stop in (("early", True), ("whole", False))
+    )
     assert [t.config for t in early.trials] == [t.config for t in whole.trials]
-    assert [study.goal.feasible(t.evaluation) for study in (early,) for t in study.trials] == \
-        [whole.goal.feasible(t.evaluation) for t in whole.trials]
+    assert [study.goal.feasible(t.evaluation) for study in (early,) for t in study.trials] == [
+        whole.goal.feasible(t.evaluation) for t in whole.trials
+    ]
     assert not any(t.state is TrialState.PRUNED for t in whole.trials)
     complete = {t.config: t.evaluation.metric("accuracy") for t in whole.trials}
     for trial in early.trials:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from nc_strategies.errors import EngineError, OutOfTimeError
-from nc_strategies.problem import Boundary, LatencyTerms
+from nc_strategies.problem import ConversionEdge, LatencyTerms
 from nc_strategies.space import FLOAT
 from nc_strategies.study.estimates import FILE, Estimates, ask, one_by_one
 from nc_strategies.testing import ToyOp
@@ -15,10 +15,25 @@ from nc_strategies.testing.toy import SCHEMES, toy_space
 
 SPACE = toy_space([ToyOp("a"), ToyOp("b", "MatMul")])
 TERMS = LatencyTerms(
-    0.1, {"a": {FLOAT: 1 / 3, **dict.fromkeys(SCHEMES, 0.1 + 0.2)}, "b": {FLOAT: 0.5, SCHEMES[0]: 1e-17}},
-    (Boundary("a", ("b",), 0.01, 0.02, True, 0.03, 0.04, frozenset({("int8", "sym"), ("uint8", "asym")})),
-     Boundary(None, ("a", "b"), 0.05, 0.0)),
-    {("fuse", True): 0.01, ("level", 3): -0.02, ("mode", "fast"): 0.0}, 0.07, -0.01)
+    0.1,
+    {"a": {FLOAT: 1 / 3, **dict.fromkeys(SCHEMES, 0.1 + 0.2)}, "b": {FLOAT: 0.5, SCHEMES[0]: 1e-17}},
+    (
+        ConversionEdge(
+            "a",
+            ("b",),
+            float_consumer=True,
+            clipped=frozenset({("int8", "sym"), ("uint8", "asym")}),
+            quantize=0.01,
+            dequantize=0.02,
+            requantize=0.03,
+            clip=0.04,
+        ),
+        ConversionEdge(None, ("a", "b"), quantize=0.05, dequantize=0.0),
+    ),
+    {("fuse", True): 0.01, ("level", 3): -0.02, ("mode", "fast"): 0.0},
+    0.07,
+    -0.01,
+)
 
 
 def kept(folder):
@@ -51,12 +66,25 @@ def damaged(**changes):
     return change
 
 
-@pytest.mark.parametrize("damage", [
-    lambda text: text[: len(text) // 2], lambda text: "", lambda text: "[]", lambda text: "\0" * 100,
-    lambda text: "[" * 100_000, damaged(schema=99), damaged(sensitivity={"a": "much"}), damaged(sensitivity=[1]),
-    damaged(sensitivity={"z": 1.0}), damaged(divergence=None), damaged(latency_terms={"base": 1}),
-    damaged(latency_terms=3), lambda text: text.replace('"a": [[', '"z": [['),
-    lambda text: text.replace('"quantize"', '"other"')])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "\0" * 100,
+        lambda text: "[" * 100_000,
+        damaged(schema=99),
+        damaged(sensitivity={"a": "much"}),
+        damaged(sensitivity=[1]),
+        damaged(sensitivity={"z": 1.0}),
+        damaged(divergence=None),
+        damaged(latency_terms={"base": 1}),
+        damaged(latency_terms=3),
+        lambda text: text.replace('"a": [[', '"z": [['),
+        lambda text: text.replace('"quantize"', '"other"'),
+    ],
+)
 def test_a_damaged_file_is_estimated_again_with_a_warning(tmp_path, caplog, damage):
     kept(tmp_path)
     path = tmp_path / FILE

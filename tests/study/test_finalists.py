@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from nc_strategies.measure.latency import Timing
+from nc_strategies.measuring.latency import Timing
 from nc_strategies.problem import Goal, Objective, Trial, TrialState
 from nc_strategies.problem.objective import Constraint
 from nc_strategies.space import Space
@@ -13,19 +13,22 @@ from nc_strategies.testing import ToyOp
 from nc_strategies.testing.toy import toy_time
 
 # Two operators save so little in int8 that one trial's timing hardly tells.
-OPS = (ToyOp("a", time_us=400, int8_time_us=100), ToyOp("b", loss=0.004, time_us=101, int8_time_us=100),
-       ToyOp("c", loss=0.0, time_us=103, int8_time_us=100))
+OPS = (
+    ToyOp("a", time_us=400, int8_time_us=100),
+    ToyOp("b", loss=0.004, time_us=101, int8_time_us=100),
+    ToyOp("c", loss=0.0, time_us=103, int8_time_us=100),
+)
 
 
 @pytest.fixture
 def measurer(run, monkeypatch):
     """A measurer whose clock is the toy's own arithmetic: what is under test is the choice."""
     one = run(ops=OPS, count=5000)
-    bench = one.setup.bench
-    space = Space(bench.load())
-    bench.calibrate()
-    bench.baseline(space)
-    measurer = bench.measurer
+    target = one.setup.target
+    space = Space(target.load())
+    target.calibrate()
+    target.baseline(space)
+    measurer = target.measurer
     asked = []
 
     def timing(models, runs, patience=1.0):
@@ -38,9 +41,9 @@ def measurer(run, monkeypatch):
     return measurer
 
 
-def test_what_fp32_and_a_finalist_execute_is_read_once_and_counts_as_realising_them(measurer, monkeypatch):
+def test_what_fp32_and_a_finalist_execute_is_read_once_and_counts_as_building_them(measurer, monkeypatch):
     backend, read, times = measurer.backend, 0.15, []
-    realise, reference = backend.realise, backend.reference
+    build, reference = backend.build, backend.reference
 
     def slow(model):
         executed = model.executed
@@ -53,15 +56,15 @@ def test_what_fp32_and_a_finalist_execute_is_read_once_and_counts_as_realising_t
         model.executed = waiting
         return model
 
-    monkeypatch.setattr(backend, "realise", lambda config: slow(realise(config)))
+    monkeypatch.setattr(backend, "build", lambda config: slow(build(config)))
     monkeypatch.setattr(backend, "reference", lambda: slow(reference()))
     found = measurer.measure_baseline(measurer.space)
-    assert dict(found.evaluation.seconds)["realise"] >= read
+    assert dict(found.evaluation.seconds)["build"] >= read
     tried = trials(measurer, [measurer.space.default()])
     times.clear()
     final = measurer.measure_finalists(tried, goal(measurer, 0.05), 0.015)
     assert len(times) == 1
-    assert dict(final.seconds)["realise"] >= read
+    assert dict(final.seconds)["build"] >= read
 
 
 def trials(measurer, configs):
@@ -87,17 +90,17 @@ def test_many_candidates_run_a_heat_and_three_are_left(measurer):
 def test_finalists_are_opened_anew_several_times_and_all_are_closed(measurer, monkeypatch):
     measurer.settings.final_runs = 300
     made, closed = [], []
-    realise = measurer.backend.realise
+    build = measurer.backend.build
 
     def watched(config):
-        model = realise(config)
+        model = build(config)
         made.append(model)
         close = model.close
         monkeypatch.setattr(model, "close", lambda: (closed.append(model), close()), raising=False)
         return model
 
     tried = trials(measurer, [measurer.space.default()])
-    monkeypatch.setattr(measurer.backend, "realise", watched)
+    monkeypatch.setattr(measurer.backend, "build", watched)
     measurer.asked.clear()
     final = measurer.measure_finalists(tried, goal(measurer, 0.05), 0.015)
     assert measurer.asked == [2 + 1] * 5

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from nc_strategies.errors import InputError
-from nc_strategies.study.folder import RunFolder, write_atomically
+from nc_strategies.runtime.files import write_atomically
+from nc_strategies.study.folder import RunFolder
 
 IDENTITY = {"strategy": {"name": "basic"}, "seed": 0, "tolerable_loss": 1e-5, "model_sha256": "a" * 64}
 
@@ -42,13 +43,23 @@ def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
         RunFolder(tmp_path / ("x" * 300))
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("thesis.tex", "mine"), ("config.yaml", "a: 1"), ("config.yaml", "- a list"), ("config.yaml", "identity: text"),
-    (".hidden", "")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("thesis.tex", "mine"),
+        ("config.yaml", "a: 1"),
+        ("config.yaml", "- a list"),
+        ("config.yaml", "identity: text"),
+        (".hidden", ""),
+    ],
+)
 def test_a_folder_with_files_of_something_else_is_refused_and_untouched(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=r"^run_dir: .* holds files that are not of an earlier run; "
-                                         r"an empty or new folder, or that of the run to resume$"):
+    with pytest.raises(
+        InputError,
+        match=r"^run_dir: .* holds files that are not of an earlier run; "
+        r"an empty or new folder, or that of the run to resume$",
+    ):
         RunFolder(tmp_path)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, content)]
 
@@ -69,13 +80,16 @@ def test_a_started_folder_resumes_the_same_run(tmp_path):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["identity"] == IDENTITY
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"seed": 1}, "seed (seed was 0, is 1)"),
-    ({"strategy": {"name": "random"}}, "strategy (strategy was {'name': 'basic'}, is {'name': 'random'})"),
-    ({"seed": 1, "tolerable_loss": 0.5}, "seed, tolerable_loss (seed was 0, is 1)"),
-    ({"more": 1}, "more (more was None, is 1)"),
-    ({"model_sha256": "b" * 64}, f"model_sha256 (model_sha256 was {'a' * 37}..., is {'b' * 37}...)"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "seed (seed was 0, is 1)"),
+        ({"strategy": {"name": "random"}}, "strategy (strategy was {'name': 'basic'}, is {'name': 'random'})"),
+        ({"seed": 1, "tolerable_loss": 0.5}, "seed, tolerable_loss (seed was 0, is 1)"),
+        ({"more": 1}, "more (more was None, is 1)"),
+        ({"model_sha256": "b" * 64}, f"model_sha256 (model_sha256 was {'a' * 37}..., is {'b' * 37}...)"),
+    ],
+)
 def test_a_run_of_something_else_is_refused_with_what_differs(tmp_path, change, said):
     RunFolder(tmp_path).start({}, IDENTITY)
     with pytest.raises(InputError) as caught:

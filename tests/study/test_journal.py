@@ -18,7 +18,7 @@ SPACE = toy_space(OPS)
 CONFIGS = [SPACE.default(), *SPACE.neighbours(SPACE.default())][:3]
 TRIALS = [
     Trial(1, CONFIGS[0], TrialState.OK, toy_evaluation(OPS, CONFIGS[0]), note="default"),
-    Trial(2, CONFIGS[1], TrialState.FAILED, error="b cannot run: \"so\" it\nsays ä ü"),
+    Trial(2, CONFIGS[1], TrialState.FAILED, error='b cannot run: "so" it\nsays ä ü'),
     Trial(3, CONFIGS[2], TrialState.PRUNED, toy_evaluation(OPS, CONFIGS[2])),
 ]
 
@@ -54,8 +54,9 @@ def test_each_trial_is_on_disk_when_append_returns(tmp_path):
 
 def test_a_line_has_the_keys_that_are_relied_on(journal):
     lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
-    assert {"number", "fingerprint", "config", "state", "accuracy", "samples", "latency_ms", "seconds",
-            "error"} <= set(lines[0])
+    assert {"number", "fingerprint", "config", "state", "accuracy", "samples", "latency_ms", "seconds", "error"} <= set(
+        lines[0]
+    )
     assert lines[0]["fingerprint"] == CONFIGS[0].fingerprint
     assert lines[0]["accuracy"] == pytest.approx(0.89)
     assert (lines[1]["accuracy"], lines[1]["latency_ms"], lines[1]["state"]) == (None, None, "failed")
@@ -82,10 +83,21 @@ def test_a_file_of_nothing_but_a_torn_line_is_empty(tmp_path):
     assert journal.path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("line", [
-    b"not json", b"[]", b"null", b"7", b"{}", b"\xff\xfe", b'{"number": null}',
-    b'{"number": 2, "config": {"ops": {}}, "state": "asleep", "evaluation": null, "error": null}',
-    b'{"number": 2, "config": null, "state": "failed", "evaluation": null, "error": null}', b""])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not json",
+        b"[]",
+        b"null",
+        b"7",
+        b"{}",
+        b"\xff\xfe",
+        b'{"number": null}',
+        b'{"number": 2, "config": {"ops": {}}, "state": "asleep", "evaluation": null, "error": null}',
+        b'{"number": 2, "config": null, "state": "failed", "evaluation": null, "error": null}',
+        b"",
+    ],
+)
 def test_a_corrupt_line_before_the_last_is_an_input_error_with_its_number(journal, line):
     lines = journal.path.read_bytes().splitlines()
     journal.path.write_bytes(b"\n".join([lines[0], line, lines[2], b""]))
@@ -108,9 +120,10 @@ def test_a_value_that_is_no_number_never_reaches_the_file(journal):
 # One line as version 0.1.0 wrote it, before lines said their schema.
 RECORDED = (
     '{"number": 7, "fingerprint": "x", "state": "ok", "accuracy": 0.89, "samples": 1000, "latency_ms": 0.03, '
-    '"seconds": {"realise": 0.0}, "error": null, "evaluation": {"metrics": {"accuracy": 0.89}, '
+    '"seconds": {"build": 0.0}, "error": null, "evaluation": {"metrics": {"accuracy": 0.89}, '
     '"values": {"latency_ms": 0.03}, "ratios": {"latency": 0.375}, "spread": {"latency": 0.0}, "samples": 1000, '
-    '"int8_ops": 2, "fp32_ops": 0, "seconds": {"realise": 0.0}, "graph": "abc"}, "config": CONFIG}\n')
+    '"int8_ops": 2, "fp32_ops": 0, "seconds": {"build": 0.0}, "graph": "abc"}, "config": CONFIG}\n'
+)
 
 
 def test_a_journal_of_the_first_schema_is_read(tmp_path):

@@ -61,8 +61,13 @@ class TestBudget:
         assert study.seconds["total"] < 3.0
 
     def test_a_run_stops_at_the_first_model_that_meets_the_goal_when_asked_to(self, run):
-        configs = scripted(lambda space: [space.default(), space.fall_back(space.default(), "b"),
-                                          space.fall_back(space.default(), "a")])
+        configs = scripted(
+            lambda space: [
+                space.default(),
+                space.fall_back(space.default(), "b"),
+                space.fall_back(space.default(), "a"),
+            ]
+        )
         study = run(make=configs, stop_when="met", criterion="absolute", tolerable_loss=0.01)()
         assert (study.stop_reason, len(study.trials), study.status) == ("met", 2, Status.MET)
         assert study.final.trial.number == 2
@@ -108,8 +113,9 @@ class TestFailures:
         def configs(space):
             return [c for c in all_neighbours(space) if not c.schemes["a"].is_float]
 
-        study = run(ops=[ToyOp("a", fails=True), ToyOp("b")], make=scripted(configs), max_trials=100,
-                    max_consecutive_failures=5)()
+        study = run(
+            ops=[ToyOp("a", fails=True), ToyOp("b")], make=scripted(configs), max_trials=100, max_consecutive_failures=5
+        )()
         assert (study.stop_reason, study.status, len(study.trials)) == ("failures", Status.FAILED, 5)
         assert (study.final, study.model_path) == (None, None)
         assert study.seconds["total"] > 0
@@ -119,8 +125,12 @@ class TestFailures:
 
         def configs(space):
             int8 = [c for c in space.neighbours(space.default()) if not c.schemes["bad"].is_float]
-            return [*int8[:9], space.fall_back(space.default(), "bad"), *int8[9:],
-                    *(c.with_op("bad", scheme=space.ops["bad"].schemes[1]) for c in int8[:12])]
+            return [
+                *int8[:9],
+                space.fall_back(space.default(), "bad"),
+                *int8[9:],
+                *(c.with_op("bad", scheme=space.ops["bad"].schemes[1]) for c in int8[:12]),
+            ]
 
         study = run(ops=ops, make=scripted(configs), max_trials=100)()
         states = [t.state for t in study.trials]
@@ -204,12 +214,12 @@ class TestSameGraph:
                 predictions.append(self.fingerprint)
                 return super().predict(batch)
 
-        def realise(config):
+        def build(config):
             made = Same(one.backend.ops, config)
             made.fingerprint = "int8" if config.int8_ops else "fp32"
             return made
 
-        one.backend.realise = realise
+        one.backend.build = build
         study = one()
         assert len({replace(t.evaluation, seconds=()) for t in study.trials}) == 1
         assert len({t.config.fingerprint for t in study.trials}) == 5
@@ -217,12 +227,12 @@ class TestSameGraph:
     def test_seconds_of_one_measurement_are_counted_once(self, run):
         one = run(make=scripted(all_neighbours), max_trials=10)
 
-        def realise(config):
+        def build(config):
             made = ToyExecutable(one.backend.ops, config)
             made.fingerprint = "int8" if config.int8_ops else "fp32"
             return made
 
-        one.backend.realise = realise
+        one.backend.build = build
         study = one()
         parts = [study.baseline, study.trials[0].evaluation, study.final]
         assert study.seconds["latency"] == pytest.approx(sum(dict(part.seconds)["latency"] for part in parts))
@@ -233,16 +243,15 @@ class TestSeconds:
         study = run(make=scripted(all_neighbours), max_trials=4)()
         trials = sum(dict(t.evaluation.seconds).get("accuracy", 0.0) for t in study.trials)
         assert study.seconds["accuracy"] > trials
-        assert set(study.seconds) == {"load", "calibrate", "realise", "accuracy", "latency", "strategy", "save",
-                                      "total"}
+        assert set(study.seconds) == {"load", "calibrate", "build", "accuracy", "latency", "strategy", "save", "total"}
         assert sum(study.seconds.values()) - study.seconds["total"] < study.seconds["total"]
 
-    def test_a_trial_counts_whatever_it_did_and_what_is_not_evaluating_or_timing_as_realising(self, run):
+    def test_a_trial_counts_whatever_it_did_and_what_is_not_evaluating_or_timing_as_building(self, run):
         one = run(max_trials=2)
-        realise = one.backend.realise
+        build = one.backend.build
 
         def slow_to_close(config):
-            model = realise(config)
+            model = build(config)
             close, executed = model.close, model.executed
 
             def closing():
@@ -256,9 +265,9 @@ class TestSeconds:
             model.close, model.executed = closing, looking
             return model
 
-        one.backend.realise = slow_to_close
+        one.backend.build = slow_to_close
         study = one()
-        took = [dict(trial.evaluation.seconds)["realise"] for trial in study.trials]
+        took = [dict(trial.evaluation.seconds)["build"] for trial in study.trials]
         assert all(0.3 <= seconds < 1.0 for seconds in took)
 
 
@@ -297,8 +306,8 @@ class TestResume:
         again = run(strategy=strategy, max_trials=6)
         after = again()
         tuned = {t.config.fingerprint for t in after.trials}
-        finalists = again.backend.realised[1:]
-        assert len(first.backend.realised) - len(again.backend.realised) >= 6 - 3
+        finalists = again.backend.built[1:]
+        assert len(first.backend.built) - len(again.backend.built) >= 6 - 3
         assert finalists.count(after.final.trial.config.fingerprint) >= 1
         # Three finalists and fp32 in a session for timing, the finalists again for their outputs, one to be saved.
         assert len(finalists) <= 4 + 3 + 1
@@ -324,7 +333,7 @@ class TestResume:
         again = run(ops=ops, make=configs)
         study = again()
         assert study.trials[0].error == "b cannot run in int8"
-        assert study.trials[0].config.fingerprint not in again.backend.realised
+        assert study.trials[0].config.fingerprint not in again.backend.built
 
     def test_a_torn_journal_measures_only_the_torn_trial_again(self, run):
         one = run(max_trials=4)
@@ -336,10 +345,15 @@ class TestResume:
         assert [t.config for t in study.trials] == [t.config for t in before.trials]
         assert [line["number"] for line in one.journal()] == [1, 2, 3, 4]
 
-    @pytest.mark.parametrize(("change", "named"), [
-        ({"seed": 1}, "seed"), ({"tolerable_loss": 0.5}, "tolerable_loss"), ({"strategy": "basic"}, "strategy"),
-        ({"ops": (ToyOp("a"), ToyOp("b"))}, "model_sha256, space"),
-    ])
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"seed": 1}, "seed"),
+            ({"tolerable_loss": 0.5}, "tolerable_loss"),
+            ({"strategy": "basic"}, "strategy"),
+            ({"ops": (ToyOp("a"), ToyOp("b"))}, "model_sha256, space"),
+        ],
+    )
     def test_another_problem_in_the_same_folder_is_refused_with_what_differs(self, run, change, named):
         one = run(max_trials=2)
         one()
@@ -366,15 +380,20 @@ class TestResume:
 
 
 class TestInput:
-    @pytest.mark.parametrize("spoil", [
-        lambda one: setattr(one.parts, "evaluation", Raw("data.path", one.parts.evaluation.inputs)),
-        lambda one: setattr(one.parts, "evaluation", Raw("data.path", {"x": np.zeros((4, 3))}, np.zeros(4))),
-        lambda one: setattr(one.parts, "evaluation", Raw("data.path", one.parts.evaluation.inputs,
-                                                         one.parts.evaluation.labels + 5)),
-        lambda one: setattr(one.config.space, "op_type_dict", {"Gemm": {}}),
-        lambda one: setattr(one.config.space, "excluded_precisions", ["int8", "uint8"]),
-        lambda one: one.parts.model.files["toy"].write_text("no model"),
-    ], ids=["no labels", "shape", "classes", "wish", "nothing left", "model"])
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda one: setattr(one.parts, "evaluation", Raw("data.path", one.parts.evaluation.inputs)),
+            lambda one: setattr(one.parts, "evaluation", Raw("data.path", {"x": np.zeros((4, 3))}, np.zeros(4))),
+            lambda one: setattr(
+                one.parts, "evaluation", Raw("data.path", one.parts.evaluation.inputs, one.parts.evaluation.labels + 5)
+            ),
+            lambda one: setattr(one.config.space, "op_type_dict", {"Gemm": {}}),
+            lambda one: setattr(one.config.space, "excluded_precisions", ["int8", "uint8"]),
+            lambda one: one.parts.model.files["toy"].write_text("no model"),
+        ],
+        ids=["no labels", "shape", "classes", "override", "nothing left", "model"],
+    )
     def test_what_does_not_fit_is_an_input_error_that_leaves_nothing_behind(self, run, spoil):
         one = run()
         spoil(one)
@@ -397,7 +416,7 @@ class TestParallel:
         lock = threading.Lock()
         with Threads() as executor:
             one = run(executor=executor, max_trials=6, make=scripted(all_neighbours))
-            realise = one.backend.realise
+            build = one.backend.build
 
             def slow(config):
                 with lock:
@@ -406,9 +425,9 @@ class TestParallel:
                 time.sleep(0.02)
                 with lock:
                     running.remove(config)
-                return realise(config)
+                return build(config)
 
-            one.backend.realise = slow
+            one.backend.build = slow
             study = one()
         assert max(most) == 2
         assert (study.stop_reason, len(study.trials)) == ("budget", 6)
@@ -417,13 +436,13 @@ class TestParallel:
     def test_a_configuration_under_way_is_not_measured_a_second_time(self, run):
         with Threads() as executor:
             one = run(executor=executor, make=scripted(lambda s: [s.default(), s.default()]))
-            realise = one.backend.realise
+            build = one.backend.build
 
             def slow(config):
                 time.sleep(0.05)
-                return realise(config)
+                return build(config)
 
-            one.backend.realise = slow
+            one.backend.build = slow
             one()
         prints = [line["fingerprint"] for line in one.journal()]
         assert len(set(prints)) == len(prints)
@@ -478,8 +497,9 @@ class TestResolution:
 
     def test_a_loss_within_the_noise_of_the_limit_is_not_certain(self, run):
         # One in a hundred is lost, twelve in a thousand are allowed: 500 samples cannot tell these apart.
-        study = run(ops=(ToyOp("a", loss=0.01, time_us=60),), max_trials=1, tolerable_loss=0.012,
-                    criterion="absolute")()
+        study = run(
+            ops=(ToyOp("a", loss=0.01, time_us=60),), max_trials=1, tolerable_loss=0.012, criterion="absolute"
+        )()
         assert (study.status, study.certain) == (Status.MET, False)
         assert study.resolution.observed
 
@@ -495,8 +515,10 @@ class TestEstimates:
                     asked[config] = self.problem.divergence(config), dict(self.problem.sensitivity())
                 return config
 
-        one = run(ops=(ToyOp("a", loss=0.3, time_us=60), ToyOp("c", time_us=60)),
-                  make=lambda problem: Asks(problem, lambda space: [space.default(), space.all_float()]))
+        one = run(
+            ops=(ToyOp("a", loss=0.3, time_us=60), ToyOp("c", time_us=60)),
+            make=lambda problem: Asks(problem, lambda space: [space.default(), space.all_float()]),
+        )
         study = one()
         (int8, noise), (fp32, _) = asked.values()
         assert noise["a"] > noise["c"] == 0
@@ -505,8 +527,9 @@ class TestEstimates:
         assert set(study.estimate_seconds) == {"sensitivity", "divergence"}
         assert min(study.estimate_seconds.values()) > 0
         # They are most of what a strategy takes that does nothing else.
-        assert sum(study.estimate_seconds.values()) < study.seconds["strategy"] < 2 * sum(
-            study.estimate_seconds.values())
+        assert (
+            sum(study.estimate_seconds.values()) < study.seconds["strategy"] < 2 * sum(study.estimate_seconds.values())
+        )
 
     def test_a_strategy_may_ask_what_a_configuration_would_cost(self, run):
         predicted = {}
@@ -519,8 +542,10 @@ class TestEstimates:
                     assert self.problem.latency_terms()(config) == predicted[config]
                 return config
 
-        one = run(ops=(ToyOp("a", time_us=400, int8_time_us=50), ToyOp("c", time_us=400, int8_time_us=50)),
-                  make=lambda problem: Asks(problem, lambda space: [space.default(), space.all_float()]))
+        one = run(
+            ops=(ToyOp("a", time_us=400, int8_time_us=50), ToyOp("c", time_us=400, int8_time_us=50)),
+            make=lambda problem: Asks(problem, lambda space: [space.default(), space.all_float()]),
+        )
         study = one()
         # Eight times as fast: an order that no load on the machine turns round.
         assert predicted[study.space.default()] < predicted[study.space.all_float()]

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from nc_strategies.backends.onnxruntime import session
+from nc_strategies.onnx_graph.interpreter import PROVIDERS, options
 
 DEPTH = 64
 
@@ -23,11 +23,13 @@ def saturates() -> bool:
     """
     weight = np.full((DEPTH, DEPTH), 127, np.int8)
     graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "probe",
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        "probe",
         [helper.make_tensor_value_info("x", TensorProto.UINT8, [DEPTH, DEPTH])],
         [helper.make_tensor_value_info("y", TensorProto.INT32, [DEPTH, DEPTH])],
-        [onnx.numpy_helper.from_array(weight, "w")])
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    run = ort.InferenceSession(model.SerializeToString(), session.options(1), providers=session.PROVIDERS)
+    run = ort.InferenceSession(model.SerializeToString(), options(1), providers=PROVIDERS)
     (product,) = run.run(None, {"x": np.full((DEPTH, DEPTH), 255, np.uint8)})
     return bool(np.any(product != 255 * 127 * DEPTH))

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from numpy.typing import NDArray
-
-from nc_strategies.backends.base import Backend, Batch, Executable, Link, ModelInfo, Switchable
-from nc_strategies.backends.calibration import Histogram
-from nc_strategies.backends.equalization import LOOKED_AT, WHEN, Peaks, adopt, asked, noise_to_signal
+from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable
 from nc_strategies.backends.tensorflow import equalize, loading, probe
-from nc_strategies.backends.tensorflow.assemble import Assembled, Assembler, Parts
+from nc_strategies.backends.tensorflow.build import BuildContext, BuiltGraph, GraphBuilder
+from nc_strategies.backends.tensorflow.calibrate import collect
 from nc_strategies.backends.tensorflow.callable_model import CallableModel
 from nc_strategies.backends.tensorflow.capabilities import REDUCE_RANGE, describe, limits
-from nc_strategies.backends.tensorflow.collect import collect
+from nc_strategies.backends.tensorflow.edges import find_conversion_edges
 from nc_strategies.backends.tensorflow.fold import simplify
+from nc_strategies.backends.tensorflow.fused_ops import Matched, match
 from nc_strategies.backends.tensorflow.graph import Graph
+from nc_strategies.backends.tensorflow.import_tensorflow import onednn_rewrites, tensorflow, use_threads
 from nc_strategies.backends.tensorflow.kernels import FUSED_BY_ONEDNN, FUSED_FLOAT, REMAPPED
-from nc_strategies.backends.tensorflow.lazy import onednn_rewrites, tensorflow, use_threads
-from nc_strategies.backends.tensorflow.links import find_links
+from nc_strategies.backends.tensorflow.reuse_session import DualPrecisionBuilder, TfDualPrecisionSession
 from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
-from nc_strategies.backends.tensorflow.switch import SwitchedAssembler, TfSwitchable
-from nc_strategies.backends.tensorflow.units import Matched, match
 from nc_strategies.backends.tensorflow.weights import WeightCache
+from nc_strategies.calibration.equalization import LOOKED_AT, WHEN, Array, asked, noise_to_signal
+from nc_strategies.calibration.histogram import Histogram
+from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
+from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import Capabilities, Config
 
-A = TypeVar("A", bound=Assembler)
+A = TypeVar("A", bound=GraphBuilder)
 
 
 class TensorFlowBackend(Backend):
@@ -57,9 +58,7 @@ class TensorFlowBackend(Backend):
             raise InputError("backend.equalize", f"is {settings.equalize!r}", f"allowed: {', '.join(WHEN)}")
         self._model: loading.FrozenModel | None = None
         self._plain: Graph | None = None
-        self._remarks: tuple[str, ...] = ()
-        self._histograms: dict[str, Histogram] = {}
-        self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
+        self._calibration = CalibrationState(settings.percentile)
 
     def load(self, model: ModelSource) -> ModelInfo:
         """See `Backend.load`."""
@@ -73,17 +72,17 @@ class TensorFlowBackend(Backend):
         )
         outputs = tuple(ends[port.tensor] for port in frozen.outputs)
         self._model = frozen
-        self._histograms, self._ranges = {}, {}
+        self._calibration.clear()
         self._plain, self._outputs = graph, outputs
         self._use(graph)
-        self._info = ModelInfo(
-            tuple(port.spec for port in frozen.inputs), tuple(port.spec for port in frozen.outputs)
-        )
+        self._info = ModelInfo(tuple(port.spec for port in frozen.inputs), tuple(port.spec for port in frozen.outputs))
         return self._info
 
     def _use(self, graph: Graph, equalized: bool = False) -> None:
         weights = WeightCache(graph, equalized)
-        self._parts = Parts(graph, match(graph, self._outputs), self._outputs, weights, self._range)
+        self._context = BuildContext(
+            graph, match(graph, self._outputs), self._outputs, weights, self._calibration.range
+        )
 
     @property
     def _loaded(self) -> loading.FrozenModel:
@@ -93,46 +92,42 @@ class TensorFlowBackend(Backend):
 
     @property
     def _matched(self) -> Matched:
-        return self._parts.matched
+        return self._context.matched
 
     @property
     def _operators(self) -> dict[str, str]:
-        return {name: unit.name for unit in self._matched.units.values() for name in (unit.name, *unit.absorbed)}
+        return {
+            name: fused_op.name
+            for fused_op in self._matched.fused_ops.values()
+            for name in (fused_op.name, *fused_op.absorbed)
+        }
 
     def capabilities(self) -> Capabilities:
         """See `Backend.capabilities`; the kernels were tried in a child process."""
         assert self._loaded
-        return describe(self._parts.graph, self._matched, probe.kernels())
+        return describe(self._context.graph, self._matched, probe.kernels())
 
-    def links(self) -> tuple[Link, ...]:
-        """See `Backend.links`."""
+    def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
+        """See `Backend.conversion_edges`."""
         assert self._loaded
-        return find_links(self._parts.graph, self._matched, self._parts.outputs)
+        return find_conversion_edges(self._context.graph, self._matched, self._context.outputs)
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
         """See `Backend.calibrate`; where channels can be equalized there is a second pass, after that."""
         assert self._plain is not None, "load first"
         plain = self._plain
         self._use(plain)
-        self._remarks = ()
         looking = asked(self.settings.equalize, self.cautious)
-        chosen = equalize.pairs(plain, self._matched, self._outputs) if looking else []
-        peaks = Peaks(chosen)
+        pairs = equalize.pairs(plain, self._matched, self._outputs) if looking else []
 
-        def observe(look: Callable[[str, NDArray[Any]], None] = lambda *_: None) -> dict[str, Histogram]:
-            tensors = sorted(self._parts.tensors())
-            return collect(self._parts.graph, self._loaded.inputs, tensors, batches, self.threads, look)
+        def gather(look: Look) -> dict[str, Histogram]:
+            tensors = sorted(self._context.tensors())
+            return collect(self._context.graph, self._loaded.inputs, tensors, batches, self.threads, look)
 
-        self._histograms = before = observe(peaks.look)
-        self._ranges.clear()
+        def use(peaks: Mapping[str, Array] | None) -> None:
+            self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks), peaks is not None)
 
-        def use(equalized: bool) -> None:
-            self._use(equalize.equalized(plain, chosen, peaks.values) if equalized else plain, equalized)
-            self._histograms = observe() if equalized else before
-            self._ranges.clear()
-
-        if chosen:
-            self._remarks = adopt(self.settings.equalize, len(chosen), lambda: self._noise(batches[0]), use)
+        self._calibration.run(gather, self.settings.equalize, pairs, use, lambda: self._noise(batches[0]))
 
     def _noise(self, batch: Batch) -> float:
         """Noise-to-signal ratio of the first output with int8 everywhere."""
@@ -143,22 +138,14 @@ class TensorFlowBackend(Backend):
         free = self._info.batch_size is None
         part = {name: array[:LOOKED_AT] if free else array for name, array in batch.items()}
         outputs = []
-        for model in (self.reference(), self.realise(config)):
+        for model in (self.reference(), self.build(config)):
             outputs.append(model.predict(part)[0])
             model.close()
         return noise_to_signal(*outputs)
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
-        return self._remarks
-
-    def _range(self, tensor: str, algorithm: str) -> tuple[float, float]:
-        key = (tensor, algorithm)
-        if key not in self._ranges:
-            if tensor not in self._histograms:
-                raise EngineError("realise needs calibrate first")
-            self._ranges[key] = self._histograms[tensor].range(algorithm, self.settings.percentile)
-        return self._ranges[key]
+        return self._calibration.remarks
 
     def reference(self) -> Executable:
         """See `Backend.reference`: the frozen graph, in a session with TensorFlow's defaults."""
@@ -167,10 +154,10 @@ class TensorFlowBackend(Backend):
             model.graph.to_def(), model.inputs, [port.tensor for port in model.outputs], self.threads, "as given"
         )
 
-    def realise(self, config: Config) -> Executable:
-        """See `Backend.realise`."""
+    def build(self, config: Config) -> Executable:
+        """See `Backend.build`."""
         # As TensorFlow fuses what is served, whose own optimizer takes most of the time that opening a graph takes.
-        built = self._assemble(config, (*FUSED_FLOAT, *(FUSED_BY_ONEDNN if onednn_rewrites() else ())))
+        built = self._build_graph(config, (*FUSED_FLOAT, *(FUSED_BY_ONEDNN if onednn_rewrites() else ())))
         return SessionExecutable(
             built.graph.to_def(),
             self._loaded.inputs,
@@ -181,30 +168,30 @@ class TensorFlowBackend(Backend):
             _rewriting(built),
         )
 
-    def switchable(self, config: Config) -> Switchable:
-        """See `Backend.switchable`."""
-        graph_def, outputs, ops = self._assembler(config, SwitchedAssembler).switched()
-        return TfSwitchable(graph_def, self._loaded.inputs, outputs, ops, self.threads)
+    def dual_precision_session(self, config: Config) -> DualPrecisionSession:
+        """See `Backend.dual_precision_session`."""
+        graph_def, outputs, ops = self._builder(config, DualPrecisionBuilder).switched()
+        return TfDualPrecisionSession(graph_def, self._loaded.inputs, outputs, ops, self.threads)
 
-    def _assemble(self, config: Config, fused: Sequence[str] = FUSED_FLOAT) -> Assembled:
-        return self._assembler(config, Assembler, fused).build()
+    def _build_graph(self, config: Config, fused: Sequence[str] = FUSED_FLOAT) -> BuiltGraph:
+        return self._builder(config, GraphBuilder, fused).build()
 
-    def _assembler(self, config: Config, kind: type[A], fused: Sequence[str] = FUSED_FLOAT) -> A:
+    def _builder(self, config: Config, kind: type[A], fused: Sequence[str] = FUSED_FLOAT) -> A:
         schemes = {name: scheme for name, scheme in config.ops if not scheme.is_float}
-        if unknown := set(schemes) - set(self._matched.units):
+        if unknown := set(schemes) - set(self._matched.fused_ops):
             raise EngineError(f"the model has no operator {min(unknown)!r}")
         reduce_range = bool(config.option(REDUCE_RANGE, True))
-        return kind(self._parts, schemes, limits(probe.kernels(), reduce_range), fused)
+        return kind(self._context, schemes, limits(probe.kernels(), reduce_range), fused)
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: a SavedModel with the signature of the model as given."""
-        model, built = self._loaded, self._assemble(config)
+        model, built = self._loaded, self._build_graph(config)
         return save(
             built.graph.to_def(),
             model.inputs,
             model.outputs,
             built.outputs,
-            sorted(self._matched.units),
+            sorted(self._matched.fused_ops),
             model.signature,
             folder,
         )
@@ -233,7 +220,7 @@ class TensorFlowBackend(Backend):
         return versions
 
 
-def _rewriting(built: Assembled) -> str:
+def _rewriting(built: BuiltGraph) -> str:
     if not built.int8:
         return "stock"
     return "fuse" if any(node.op in REMAPPED for node in built.graph.nodes.values()) else "none"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nc_strategies.backends.tensorflow.lazy import tensorflow
+from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 
 
 class CallableModel:

@@ -1,17 +1,17 @@
-"""What may be chosen for a model: from its units and the kernels that this processor runs."""
+"""What may be chosen for a model: from its fused operators and the kernels that this processor runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-from nc_strategies.backends.calibration import ALGORITHMS
-from nc_strategies.backends.tensorflow.assemble import activation_dtype
+from nc_strategies.backends.tensorflow.build import activation_dtype
 from nc_strategies.backends.tensorflow.executed import MOVES
+from nc_strategies.backends.tensorflow.fused_ops import CARRIERS, FusedOp, Matched
 from nc_strategies.backends.tensorflow.graph import Graph, node_of
 from nc_strategies.backends.tensorflow.probe import Kernels
-from nc_strategies.backends.tensorflow.units import CARRIERS, Matched, Unit
 from nc_strategies.backends.tensorflow.weights import FULL, REDUCED
+from nc_strategies.calibration.histogram import ALGORITHMS
 from nc_strategies.errors import InputError
 from nc_strategies.space import FLOAT, Capabilities, OpCapability, OpScheme, TensorScheme
 
@@ -30,19 +30,24 @@ def describe(graph: Graph, matched: Matched, kernels: Kernels) -> Capabilities:
     Raises:
         InputError: there is nothing that could run in int8, and why.
     """
-    if not matched.units:
+    if not matched.fused_ops:
         raise InputError(
             "model.path",
             "has no operator with an int8 kernel",
             "expected Conv2D (NHWC), DepthwiseConv2D (depth multiplier 1) or MatMul with a constant float32 weight",
         )
     ops = []
-    for unit in matched.units.values():
-        dtype = activation_dtype(matched, unit.source)
-        if kernels.runs(unit.op, dtype):
+    for fused_op in matched.fused_ops.values():
+        dtype = activation_dtype(matched, fused_op.source)
+        if kernels.runs(fused_op.op, dtype):
             ops.append(
                 OpCapability(
-                    unit.name, unit.op, (*_schemes(dtype), FLOAT), False, _size(graph, unit), _elements(matched, unit)
+                    fused_op.name,
+                    fused_op.op,
+                    (*_schemes(dtype), FLOAT),
+                    False,
+                    _size(graph, fused_op),
+                    _elements(matched, fused_op),
                 )
             )
     if not ops:
@@ -81,23 +86,29 @@ def _schemes(dtype: str) -> tuple[OpScheme, ...]:
 
 
 def _saturating(matched: Matched, kernels: Kernels, known: set[str]) -> bool:
-    pairs = {(unit.op, activation_dtype(matched, unit.source)) for unit in matched.units.values() if unit.name in known}
+    pairs = {
+        (fused_op.op, activation_dtype(matched, fused_op.source))
+        for fused_op in matched.fused_ops.values()
+        if fused_op.name in known
+    }
     return any(limits(kernels, True)(*pair) != limits(kernels, False)(*pair) for pair in pairs)
 
 
-def _size(graph: Graph, unit: Unit) -> int:
-    weight = graph.value(unit.weight)
+def _size(graph: Graph, fused_op: FusedOp) -> int:
+    weight = graph.value(fused_op.weight)
     return 0 if weight is None else weight.size
 
 
-def _elements(matched: Matched, unit: Unit) -> int:
-    shape = matched.shapes.get(unit.output)
+def _elements(matched: Matched, fused_op: FusedOp) -> int:
+    shape = matched.shapes.get(fused_op.output)
     return 0 if shape is None or None in shape[1:] else math.prod(size or 1 for size in shape[1:])
 
 
 def _flow(graph: Graph, matched: Matched) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
     """Computing operators in execution order; and pairs of them between which a tensor goes."""
-    owner = {name: unit.name for unit in matched.units.values() for name in (unit.name, *unit.absorbed)}
+    owner = {
+        name: fused_op.name for fused_op in matched.fused_ops.values() for name in (fused_op.name, *fused_op.absorbed)
+    }
     makers: dict[str, frozenset[str]] = {}
     order: dict[str, None] = {}
     edges: dict[tuple[str, str], None] = {}

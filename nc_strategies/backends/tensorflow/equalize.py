@@ -1,4 +1,4 @@
-"""Cross-layer equalization in a TensorFlow graph; see `nc_strategies.backends.equalization`."""
+"""Cross-layer equalization in a TensorFlow graph; see `nc_strategies.calibration.equalization`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from nc_strategies.backends.equalization import Array, Pair, factors
+from nc_strategies.backends.tensorflow.fused_ops import FusedOp, Matched
 from nc_strategies.backends.tensorflow.graph import Graph, Node
-from nc_strategies.backends.tensorflow.units import Matched, Unit
+from nc_strategies.calibration.equalization import Array, Pair, factors
 
 
-def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair[Unit]]:
+def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair[FusedOp]]:
     """The tensors of a simplified graph whose channels can be scaled.
 
     Args:
         graph: The graph.
-        matched: Its units.
+        matched: Its fused operators.
         outputs: Tensors that are fetched.
     """
     readers, fetched = graph.consumers(), set(outputs)
-    by_source = {unit.source: unit for unit in matched.units.values()}
+    by_source = {fused_op.source: fused_op for fused_op in matched.fused_ops.values()}
     found = []
-    for first in matched.units.values():
+    for first in matched.fused_ops.values():
         second = by_source.get(first.output)
         if second is None or first.addend or first.activation not in ("", "Relu") or first.output in fetched:
             continue
@@ -36,7 +36,7 @@ def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair[U
     return found
 
 
-def equalized(graph: Graph, chosen: Sequence[Pair[Unit]], peaks: Mapping[str, Array]) -> Graph:
+def equalized(graph: Graph, chosen: Sequence[Pair[FusedOp]], peaks: Mapping[str, Array]) -> Graph:
     """The graph with its channels scaled.
 
     Args:
@@ -54,39 +54,39 @@ def equalized(graph: Graph, chosen: Sequence[Pair[Unit]], peaks: Mapping[str, Ar
     return scaled
 
 
-def _only_reader(tensor: str, unit: Unit, readers: Mapping[str, list[Node]]) -> bool:
-    """Whether a unit alone reads a tensor, at most through a padding that it takes in."""
+def _only_reader(tensor: str, fused_op: FusedOp, readers: Mapping[str, list[Node]]) -> bool:
+    """Whether a fused operator alone reads a tensor, at most through a padding that it takes in."""
     after = readers.get(tensor, [])
-    if unit.paddings and len(after) == 1 and after[0].name != unit.name:
+    if fused_op.paddings and len(after) == 1 and after[0].name != fused_op.name:
         after = readers.get(after[0].name, [])
-    return len(after) == 1 and after[0].name == unit.name
+    return len(after) == 1 and after[0].name == fused_op.name
 
 
-def _output_axis(graph: Graph, unit: Unit) -> int:
-    if unit.op == "MatMul":
-        return 0 if graph.nodes[unit.name].attr["transpose_b"].b else 1
-    return 2 if unit.op == "DepthwiseConv2dNative" else 3
+def _output_axis(graph: Graph, fused_op: FusedOp) -> int:
+    if fused_op.op == "MatMul":
+        return 0 if graph.nodes[fused_op.name].attr["transpose_b"].b else 1
+    return 2 if fused_op.op == "DepthwiseConv2dNative" else 3
 
 
-def _input_axis(graph: Graph, unit: Unit) -> int:
-    return 1 - _output_axis(graph, unit) if unit.op == "MatMul" else 2
+def _input_axis(graph: Graph, fused_op: FusedOp) -> int:
+    return 1 - _output_axis(graph, fused_op) if fused_op.op == "MatMul" else 2
 
 
-def _channels(graph: Graph, unit: Unit, axis: int) -> int:
-    weight = graph.value(unit.weight)
+def _channels(graph: Graph, fused_op: FusedOp, axis: int) -> int:
+    weight = graph.value(fused_op.weight)
     assert weight is not None
     return int(weight.shape[axis])
 
 
-def _by_input(graph: Graph, unit: Unit) -> Array:
-    """Largest magnitudes of a unit's weights, shape (input channels, output channels)."""
-    weight = graph.value(unit.weight)
+def _by_input(graph: Graph, fused_op: FusedOp) -> Array:
+    """Largest magnitudes of a fused operator's weights, shape (input channels, output channels)."""
+    weight = graph.value(fused_op.weight)
     assert weight is not None
     size = np.abs(weight.astype(np.float64))
-    if unit.op == "MatMul":
-        return np.asarray(size.T if _output_axis(graph, unit) == 0 else size)
+    if fused_op.op == "MatMul":
+        return np.asarray(size.T if _output_axis(graph, fused_op) == 0 else size)
     size = size.max((0, 1))
-    return np.diag(size[:, 0]) if unit.op == "DepthwiseConv2dNative" else np.asarray(size)
+    return np.diag(size[:, 0]) if fused_op.op == "DepthwiseConv2dNative" else np.asarray(size)
 
 
 def _change(graph: Graph, name: str, axis: int, by: Array) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from math import prod
-from typing import Any
+from collections.abc import Iterable
 
-from nc_strategies.backends.base import ExecutedOps, Profile
-from nc_strategies.backends.profiling import NodeTimes, summarise
+from nc_strategies.backends.base import ExecutedOps
 from nc_strategies.backends.tensorflow.graph import Node
 
 CONVERSIONS = frozenset(
@@ -111,28 +108,6 @@ def count(nodes: Iterable[Node], names: frozenset[str] = frozenset()) -> Execute
         else:
             fp32[plain] += 1
     return ExecutedOps(int8, fp32, frozenset(found & names if names else found), conversions)
-
-
-def read_times(steps: Iterable[Any], operators: Mapping[str, str]) -> Profile:
-    """Times of the nodes over several traced runs.
-
-    Args:
-        steps: ``StepStats`` of each run.
-        operators: Node name to the operator of the model it belongs to.
-    """
-    nodes: dict[tuple[str, str], NodeTimes] = {}
-    for step in steps:
-        for stats in (node for device in step.dev_stats for node in device.node_stats):
-            # "name = Type(inputs)"
-            kind = stats.timeline_label.rpartition(" = ")[2].partition("(")[0]
-            node = nodes.setdefault(
-                (kind, stats.node_name), NodeTimes(operators.get(stats.node_name), kind in CONVERSIONS)
-            )
-            node.seconds.append((stats.op_end_rel_nanos - stats.op_start_rel_nanos) * 1e-9)
-            if stats.output:
-                shape = stats.output[0].tensor_description.shape
-                node.elements = prod(dimension.size for dimension in shape.dim)
-    return summarise(nodes.values())
 
 
 def source_type(op: str) -> str:

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from nc_strategies.backends.base import Batch
 from nc_strategies.backends.tensorflow import loading
 from nc_strategies.backends.tensorflow.fold import simplify
-from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
+from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import FrozenModel
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
-from nc_strategies.process import child_environment, die_with_parent
+from nc_strategies.models.info import Batch
+from nc_strategies.runtime.process import child_environment, die_with_parent
 
 FORMATS = ("keras", "saved_model", "graph_def", "h5")
 OPSET = 17
@@ -76,10 +76,20 @@ def export_in_child(source: ModelSource, folder: Path) -> Path:
         InputError: see `export_onnx`; or the converter took its process down.
     """
     kind, path = source.pick(FORMATS, "onnxruntime")
-    command = [sys.executable, "-m", __name__, source.name, kind, str(path), str(folder), str(int(source.trust)),
-               str(os.getpid())]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-                          env=child_environment())
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        source.name,
+        kind,
+        str(path),
+        str(folder),
+        str(int(source.trust)),
+        str(os.getpid()),
+    ]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=child_environment()
+    )
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

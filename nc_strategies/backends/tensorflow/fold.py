@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.tensorflow.graph import Graph, Node, follow, node_of
-from nc_strategies.backends.tensorflow.lazy import tensorflow
-from nc_strategies.backends.tensorflow.products import flatten_products
+from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
+from nc_strategies.backends.tensorflow.matrix_products import flatten_products
 
 WEIGHTED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 PASSES = frozenset({"Identity", "StopGradient", "PreventGradient", "Snapshot"})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.backends.tensorflow.lazy import tensorflow
+from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 
 Node = Any
 """A ``NodeDef``."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.backends.tensorflow.fused_ops import FusedOp
 from nc_strategies.backends.tensorflow.graph import Graph, Node
-from nc_strategies.backends.tensorflow.lazy import tensorflow
-from nc_strategies.backends.tensorflow.products import Shape
-from nc_strategies.backends.tensorflow.units import Unit
+from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
+from nc_strategies.backends.tensorflow.matrix_products import Shape
 
 FUSED_FLOAT = ("Conv2D", "MatMul")
 """Operators that stock TensorFlow fuses with bias and activation in floating point, with and without oneDNN."""
@@ -119,12 +119,12 @@ def dequantize(out: Graph, name: str, source: Quantized) -> None:
     )
 
 
-def convolution(out: Graph, unit: Unit, node: Node, given: Arguments, dtype: str, addend: str) -> None:
+def convolution(out: Graph, fused_op: FusedOp, node: Node, given: Arguments, dtype: str, addend: str) -> None:
     """Add a convolution, plain or depthwise, with an int8 output.
 
     Args:
         out: Where to.
-        unit: The operator.
+        fused_op: The operator.
         node: Its node in floating point.
         given: Its arguments.
         dtype: Type of the output.
@@ -132,12 +132,12 @@ def convolution(out: Graph, unit: Unit, node: Node, given: Arguments, dtype: str
     """
     tf = tensorflow()
     padding, amounts = node.attr["padding"].s.decode(), list(node.attr["explicit_paddings"].list.i)
-    if unit.paddings:
-        padding, amounts = "EXPLICIT", [0, 0, *unit.paddings, 0, 0]
-    op = "_FusedQuantizedConv2D" if unit.op == "Conv2D" else "_FusedQuantizedDepthwiseConv2D"
+    if fused_op.paddings:
+        padding, amounts = "EXPLICIT", [0, 0, *fused_op.paddings, 0, 0]
+    op = "_FusedQuantizedConv2D" if fused_op.op == "Conv2D" else "_FusedQuantizedDepthwiseConv2D"
     out.add(
         op,
-        unit.name,
+        fused_op.name,
         given.data + given.bounds,
         Tinput=given.types[0],
         Tfilter=tf.qint8,
@@ -160,13 +160,13 @@ def convolution(out: Graph, unit: Unit, node: Node, given: Arguments, dtype: str
     )
 
 
-def matmul(out: Graph, unit: Unit, given: Arguments, dtype: str | None) -> None:
+def matmul(out: Graph, fused_op: FusedOp, given: Arguments, dtype: str | None) -> None:
     """Add a product with a constant matrix; its output in `dtype`, in floating point for None."""
     tf = tensorflow()
     result = tf.float32 if dtype is None else quantized_type(dtype)
     out.add(
         "_QuantizedMatMul",
-        unit.name,
+        fused_op.name,
         given.data + given.bounds,
         Tdevice_inputs=[],
         Thost_inputs=given.host_types,
@@ -228,20 +228,30 @@ def pad(out: Graph, node: Node, source: Quantized, shape: Shape | None, amounts:
     given = np.array([-1, *sizes[1:-1], words, WORD], np.int32)
     end = np.array([-1, *padded, sizes[-1]], np.int32)
     name = node.name
-    out.add("Reshape", f"{name}/bytes", [source.values, out.constant(f"{name}/bytes_shape", given)], T=narrow,
-            Tshape=tf.int32)
+    out.add(
+        "Reshape",
+        f"{name}/bytes",
+        [source.values, out.constant(f"{name}/bytes_shape", given)],
+        T=narrow,
+        Tshape=tf.int32,
+    )
     out.add("Bitcast", f"{name}/words", [f"{name}/bytes"], T=narrow, type=tf.int64)
-    out.add("Pad", f"{name}/padded", [f"{name}/words", node.input[1]], T=tf.int64,
-            Tpaddings=tf.as_dtype(node.attr["Tpaddings"].type))
+    out.add(
+        "Pad",
+        f"{name}/padded",
+        [f"{name}/words", node.input[1]],
+        T=tf.int64,
+        Tpaddings=tf.as_dtype(node.attr["Tpaddings"].type),
+    )
     out.add("Bitcast", f"{name}/narrow", [f"{name}/padded"], T=tf.int64, type=narrow)
     out.add("Reshape", name, [f"{name}/narrow", out.constant(f"{name}/shape", end)], T=narrow, Tshape=tf.int32)
     return True
 
 
-def fused_float(out: Graph, unit: Unit, node: Node, data: list[str]) -> None:
+def fused_float(out: Graph, fused_op: FusedOp, node: Node, data: list[str]) -> None:
     """Add the floating-point fusion that TensorFlow's graph optimizer would make, so that it need not run."""
-    fused = ["BiasAdd", *([unit.activation] if unit.activation and not unit.addend else [])]
-    made = out.nodes[out.add(f"_Fused{unit.op}", unit.name, data, num_args=1, fused_ops=fused)]
+    fused = ["BiasAdd", *([fused_op.activation] if fused_op.activation and not fused_op.addend else [])]
+    made = out.nodes[out.add(f"_Fused{fused_op.op}", fused_op.name, data, num_args=1, fused_ops=fused)]
     for key in (
         "T",
         "strides",
@@ -252,7 +262,7 @@ def fused_float(out: Graph, unit: Unit, node: Node, data: list[str]) -> None:
         "transpose_a",
         "transpose_b",
     ):
-        if key in node.attr and not (key == "explicit_paddings" and unit.op in FUSED_BY_ONEDNN):
+        if key in node.attr and not (key == "explicit_paddings" and fused_op.op in FUSED_BY_ONEDNN):
             made.attr[key].CopyFrom(node.attr[key])
-    if unit.op == "Conv2D":
+    if fused_op.op == "Conv2D":
         made.attr["TArgs"].list.type.append(tensorflow().float32.as_datatype_enum)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nc_strategies.backends.base import TensorSpec
 from nc_strategies.backends.tensorflow.graph import Graph, node_of, tensor_name
-from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
+from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.errors import InputError
 from nc_strategies.models.archive import check_archive
+from nc_strategies.models.info import TensorSpec
 
 KEY = "model.path"
 DEFAULT_SIGNATURE = "serving_default"

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from nc_strategies import cache
-from nc_strategies.process import be_expendable, child_environment
+from nc_strategies.runtime import cache
+from nc_strategies.runtime.process import be_expendable, child_environment
 
 KINDS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 DTYPES = ("uint8", "int8")
@@ -116,8 +116,11 @@ def _name() -> str:
     spec = find_spec("tensorflow")
     origin = Path(spec.origin) if spec is not None and spec.origin else None
     library = [str(origin), origin.stat().st_mtime_ns, origin.stat().st_size] if origin else []
-    told = {name: value for name, value in child_environment().items()
-            if name.startswith(("TF_", "ONEDNN_", "DNNL_")) and name != "TF_CPP_MIN_LOG_LEVEL"}
+    told = {
+        name: value
+        for name, value in child_environment().items()
+        if name.startswith(("TF_", "ONEDNN_", "DNNL_")) and name != "TF_CPP_MIN_LOG_LEVEL"
+    }
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         code.update(path.read_bytes())
@@ -210,14 +213,14 @@ def _ratio(kind: str, dtype: str, level: int) -> float:
     """A sum of the largest activations times `level`, computed by the kernel, over its true value."""
     import numpy as np
 
-    from nc_strategies.backends.base import TensorSpec
-    from nc_strategies.backends.tensorflow.assemble import Assembler, Parts
+    from nc_strategies.backends.tensorflow.build import BuildContext, GraphBuilder
+    from nc_strategies.backends.tensorflow.fused_ops import match
     from nc_strategies.backends.tensorflow.graph import Graph
-    from nc_strategies.backends.tensorflow.lazy import tensorflow
+    from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
     from nc_strategies.backends.tensorflow.loading import Port
     from nc_strategies.backends.tensorflow.session import SessionExecutable
-    from nc_strategies.backends.tensorflow.units import match
     from nc_strategies.backends.tensorflow.weights import WeightCache
+    from nc_strategies.models.info import TensorSpec
     from nc_strategies.space import OpScheme, TensorScheme
 
     tf, channels = tensorflow(), 32
@@ -245,11 +248,11 @@ def _ratio(kind: str, dtype: str, level: int) -> float:
         )
     true = float(np.prod(weight_shape[:-1]) if kind != "DepthwiseConv2dNative" else 9)
     matched = match(graph, ["y"])
-    parts = Parts(
+    parts = BuildContext(
         graph, matched, ("y",), WeightCache(graph), lambda tensor, _: (-true, true) if tensor == "y" else (-1.0, 1.0)
     )
     scheme = OpScheme(TensorScheme(dtype), TensorScheme("int8", "sym", "per_channel"))
-    built = Assembler(parts, {"y": scheme}, lambda *_: level).build()
+    built = GraphBuilder(parts, {"y": scheme}, lambda *_: level).build()
     port = Port(TensorSpec("x", (None, *shape), np.dtype(np.float32)), "x")
     executable = SessionExecutable(built.graph.to_def(), [port], built.outputs, 1, "", rewriting="none")
     return float(executable.predict({"x": np.ones([2, *shape], np.float32)})[0].min()) / true

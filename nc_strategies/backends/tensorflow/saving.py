@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Batch, Executable, ExecutedOps
+from nc_strategies.backends.base import Executable, ExecutedOps
 from nc_strategies.backends.tensorflow.executed import count
-from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
+from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import Port
 from nc_strategies.errors import EngineError, InputError
+from nc_strategies.models.info import Batch
 
 ASSETS = "nc_strategies.json"
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Batch, Executable, ExecutedOps, Profile
-from nc_strategies.backends.tensorflow.executed import count, read_times
-from nc_strategies.backends.tensorflow.lazy import reason, tensorflow
+from nc_strategies.backends.base import Executable, ExecutedOps, Profile
+from nc_strategies.backends.tensorflow.executed import count
+from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import Port
+from nc_strategies.backends.tensorflow.node_timing import read_times
 from nc_strategies.errors import EngineError
+from nc_strategies.models.info import Batch
 
 REWRITING = ("stock", "fuse", "none")
 """What TensorFlow's graph optimizer does before the first run: all that it does by default; only fuse floating-point
@@ -110,9 +112,7 @@ class SessionExecutable(Executable):
         tf = tensorflow()
         metadata = tf.compat.v1.RunMetadata()
         try:
-            self._session.run(
-                self._outputs, feed, options=tf.compat.v1.RunOptions(**options), run_metadata=metadata
-            )
+            self._session.run(self._outputs, feed, options=tf.compat.v1.RunOptions(**options), run_metadata=metadata)
         except tf.errors.OpError as error:
             raise EngineError(reason(error)) from error
         return metadata
@@ -123,6 +123,7 @@ class SessionExecutable(Executable):
 
     def close(self) -> None:
         """Release the session and its graph."""
+
         def forget() -> None:
             self._session.close()
             self._call = self._session = None

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.backends.tensorflow.fused_ops import FusedOp
 from nc_strategies.backends.tensorflow.graph import Graph, Node
-from nc_strategies.backends.tensorflow.lazy import tensorflow
-from nc_strategies.backends.tensorflow.units import Unit
+from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 
 FULL = 127
 REDUCED = 64
@@ -56,33 +56,33 @@ class WeightCache:
         self._added = EQUALIZED if equalized else 0.0
         self._made: dict[tuple[str, str, int], QuantizedWeight] = {}
 
-    def get(self, unit: Unit, granularity: str, limit: int) -> QuantizedWeight:
-        """The weight of a unit, symmetric in ``[-limit, limit]``.
+    def get(self, fused_op: FusedOp, granularity: str, limit: int) -> QuantizedWeight:
+        """The weight of a fused operator, symmetric in ``[-limit, limit]``.
 
         Args:
-            unit: The operator.
+            fused_op: The operator.
             granularity: ``per_channel`` or ``per_tensor``.
             limit: `FULL` or `REDUCED`.
         """
-        key = (unit.name, granularity, limit)
+        key = (fused_op.name, granularity, limit)
         if key not in self._made:
-            self._made[key] = self._make(unit, granularity, limit)
+            self._made[key] = self._make(fused_op, granularity, limit)
         return self._made[key]
 
-    def _make(self, unit: Unit, granularity: str, limit: int) -> QuantizedWeight:
-        weight = self._graph.value(unit.weight)
+    def _make(self, fused_op: FusedOp, granularity: str, limit: int) -> QuantizedWeight:
+        weight = self._graph.value(fused_op.weight)
         assert weight is not None
-        if unit.op == "MatMul" and self._graph.nodes[unit.name].attr["transpose_b"].b:
+        if fused_op.op == "MatMul" and self._graph.nodes[fused_op.name].attr["transpose_b"].b:
             weight = np.ascontiguousarray(weight.T)
         largest, values = quantize(
-            weight, 2 if unit.op == "DepthwiseConv2dNative" else weight.ndim - 1, granularity, limit
+            weight, 2 if fused_op.op == "DepthwiseConv2dNative" else weight.ndim - 1, granularity, limit
         )
-        label = f"{unit.name}/{granularity}/{limit}"
+        label = f"{fused_op.name}/{granularity}/{limit}"
         # The kernels take the range for that of 127 whatever values are in use.
         bound = (largest * (FULL / limit)).astype(np.float32)
         part = Graph()
-        values_name = part.constant(f"{unit.name}/int8", values, tensorflow().qint8)
-        bound_name = part.constant(f"{unit.name}/bound", bound)
+        values_name = part.constant(f"{fused_op.name}/int8", values, tensorflow().qint8)
+        bound_name = part.constant(f"{fused_op.name}/bound", bound)
         mark = self._added + MARKS[granularity, limit]
         return QuantizedWeight(part.nodes[values_name], part.nodes[bound_name], label, mark)
 

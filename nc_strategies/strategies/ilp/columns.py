@@ -1,4 +1,4 @@
-"""The space as columns of a linear model: one for each choice of each unit."""
+"""The space as columns of a linear model: one for each choice of each decision."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.problem import LatencyTerms
+from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import Config, OpScheme, Space
 from nc_strategies.space.capabilities import OptionValue
-from nc_strategies.strategies.ilp.parts import Conversion, paid
+from nc_strategies.strategies.ilp.constraints import paid
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One choice of one unit: a scheme of tied operators, or a value of a graph option.
+    """One choice of one decision: a scheme of tied operators, or a value of a graph option.
 
     Args:
-        unit: Position of its unit.
+        decision: Position of its decision.
         names: The operators, or the option's name alone.
         scheme: The scheme; None for an option.
         value: The option's value; None for operators.
-        first: It is the unit's default.
+        first: It is the decision's default.
     """
 
-    unit: int
+    decision: int
     names: tuple[str, ...]
     scheme: OpScheme | None
     value: OptionValue | None
@@ -51,21 +52,27 @@ class Columns:
     def __init__(self, space: Space, schemes: Mapping[tuple[str, ...], Sequence[OpScheme]] | None = None) -> None:
         self.space = space
         found: list[Column] = []
-        for unit, group in enumerate(space.groups):
+        for decision, group in enumerate(space.groups):
             allowed = space.schemes(group) if schemes is None else schemes[group]
-            found += [Column(unit, group, scheme, None, not k) for k, scheme in enumerate(allowed)]
-        for unit, (name, values) in enumerate(space.options.items(), len(space.groups)):
-            found += [Column(unit, (name,), None, value, not k) for k, value in enumerate(values)]
+            found += [Column(decision, group, scheme, None, not k) for k, scheme in enumerate(allowed)]
+        for decision, (name, values) in enumerate(space.options.items(), len(space.groups)):
+            found += [Column(decision, (name,), None, value, not k) for k, value in enumerate(values)]
         self.all = tuple(found)
-        self.owner = np.array([c.unit for c in found], float)
+        self.owner = np.array([c.decision for c in found], float)
         self.is_int8 = np.array([c.is_int8 for c in found], bool)
-        self._unit_of = {name: unit for unit, group in enumerate(space.groups) for name in group}
+        self._decision_of = {name: decision for decision, group in enumerate(space.groups) for name in group}
 
     def row(self, config: Config) -> Array:
         """A configuration as 0 and 1, shape (columns,)."""
         options = dict(config.options)
-        return np.array([float(config.schemes[c.names[0]] == c.scheme if c.scheme is not None
-                               else options[c.names[0]] == c.value) for c in self.all])
+        return np.array(
+            [
+                float(
+                    config.schemes[c.names[0]] == c.scheme if c.scheme is not None else options[c.names[0]] == c.value
+                )
+                for c in self.all
+            ]
+        )
 
     def config(self, row: Array) -> Config:
         """The inverse of `row`."""
@@ -76,8 +83,8 @@ class Columns:
                 config = config.with_option(column.names[0], column.value)
         return config
 
-    def by_unit(self, values: Mapping[str, float]) -> Array:
-        """Sums over a unit's operators, shape (units of operators,)."""
+    def by_decision(self, values: Mapping[str, float]) -> Array:
+        """Sums over a decision's operators, shape (decisions of operators,)."""
         return np.array([sum(values.get(name, 0.0) for name in group) for group in self.space.groups])
 
     def costs(self, terms: LatencyTerms) -> Array:
@@ -86,23 +93,36 @@ class Columns:
         Raises:
             KeyError: a scheme for which there is no term.
         """
-        return np.array([sum(terms.ops[name][c.scheme] for name in c.names if name in terms.ops)
-                         if c.scheme is not None else terms.options.get((c.names[0], c.value), 0.0)  # type: ignore[arg-type]
-                         for c in self.all])
+        return np.array(
+            [
+                sum(terms.ops[name][c.scheme] for name in c.names if name in terms.ops)
+                if c.scheme is not None
+                else terms.options.get((c.names[0], c.value), 0.0)  # type: ignore[arg-type]
+                for c in self.all
+            ]
+        )
 
-    def conversions(self, terms: LatencyTerms) -> tuple[Conversion, ...]:
-        """A latency model's boundaries between units; operators outside the space count as float."""
+    def conversions(self, terms: LatencyTerms) -> tuple[ConversionEdge[int], ...]:
+        """A latency model's boundaries between decisions; operators outside the space count as float."""
         found = []
-        for b in terms.boundaries:
-            producer = self._unit_of.get(b.producer) if b.producer is not None else None
-            inside = tuple(dict.fromkeys(self._unit_of[c] for c in b.consumers if c in self._unit_of))
-            outside = any(c not in self._unit_of for c in b.consumers)
-            found.append(Conversion(producer, inside, b.quantize, b.dequantize, b.float_consumer or outside))
+        for b in terms.conversion_edges:
+            producer = self._decision_of.get(b.producer) if b.producer is not None else None
+            inside = tuple(dict.fromkeys(self._decision_of[c] for c in b.consumers if c in self._decision_of))
+            outside = any(c not in self._decision_of for c in b.consumers)
+            found.append(
+                ConversionEdge(
+                    producer,
+                    inside,
+                    float_consumer=b.float_consumer or outside,
+                    quantize=b.quantize,
+                    dequantize=b.dequantize,
+                )
+            )
         return tuple(found)
 
-    def converting(self, row: Array, conversions: tuple[Conversion, ...]) -> float:
+    def converting(self, row: Array, conversions: tuple[ConversionEdge[int], ...]) -> float:
         """What a configuration pays for conversions."""
-        return paid(conversions, {c.unit for c, x in zip(self.all, row, strict=True) if x > 0.5 and c.is_int8})
+        return paid(conversions, {c.decision for c, x in zip(self.all, row, strict=True) if x > 0.5 and c.is_int8})
 
     def each(self, value: Callable[[Column], float]) -> Array:
         """A number a column."""

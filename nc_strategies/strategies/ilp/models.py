@@ -11,9 +11,10 @@ import numpy as np
 
 from nc_strategies.errors import EngineError
 from nc_strategies.problem import Constraint, Evaluation, LatencyTerms, Problem
+from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.ilp.columns import Array, Column, Columns
-from nc_strategies.strategies.ilp.parts import Budgeted, Conversion
+from nc_strategies.strategies.ilp.constraints import Budgeted
 from nc_strategies.strategies.ilp.priors import MEASURED, UNMEASURED, Losses
 from nc_strategies.strategies.ilp.regression import Regression
 
@@ -73,7 +74,7 @@ class LossModel:
     def __init__(self, constraint: Constraint, columns: Columns, prior: Losses) -> None:
         self.constraint, self._columns, self._prior = constraint, columns, prior
         self.limit = constraint.loss(constraint.threshold)
-        self._unit = abs(constraint.baseline) or 1.0
+        self._decision = abs(constraint.baseline) or 1.0
 
     def fit(self, seen: Sequence[Seen]) -> None:
         """Learn from observations; those over fewer samples count less."""
@@ -93,12 +94,12 @@ class LossModel:
 
     def sampling(self, loss: Array, samples: Array | float) -> Array:
         """Standard deviation of a measured loss: that of the difference of two counts of discordant samples."""
-        rate = DISCORDANT * np.maximum(loss, 0.0) / self._unit + 0.1 * abs(self.limit) / self._unit
-        return np.asarray(self._unit * np.sqrt(rate / samples))
+        rate = DISCORDANT * np.maximum(loss, 0.0) / self._decision + 0.1 * abs(self.limit) / self._decision
+        return np.asarray(self._decision * np.sqrt(rate / samples))
 
     def _noise(self, loss: Array, samples: Array) -> Array:
         beyond = BEYOND * np.maximum(loss - FAR * abs(self.limit), 0.0)
-        return np.asarray(np.hypot(self.sampling(loss, samples), beyond) + 1e-9 * self._unit)
+        return np.asarray(np.hypot(self.sampling(loss, samples), beyond) + 1e-9 * self._decision)
 
     def _believed(self, rows: Array, values: Array, samples: Array) -> tuple[Array, Array]:
         """Prior mean of the prices, and a root of their covariance.
@@ -107,9 +108,13 @@ class LossModel:
         choice that sets them apart, and of the scale.
         """
         prior, columns = self._prior, self._columns.all
-        mean = np.array([0.0 if c.scheme is None else prior.shape[c.unit] * f
-                         for c, f in zip(columns, prior.factors, strict=True)])
-        scale, scale_sd = 3 * abs(self.limit) or 0.01 * self._unit, UNSEEN_SCALE_SD
+        mean = np.array(
+            [
+                0.0 if c.scheme is None else prior.shape[c.decision] * f
+                for c, f in zip(columns, prior.factors, strict=True)
+            ]
+        )
+        scale, scale_sd = 3 * abs(self.limit) or 0.01 * self._decision, UNSEEN_SCALE_SD
         first = next((k for k, row in enumerate(rows) if row @ mean > 0), None)
         if first is not None:
             part = float(rows[first] @ mean) / max(float(mean @ self._most(mean)), 1e-300)
@@ -126,15 +131,19 @@ class LossModel:
 
     def _with_options(self, mean: Array, level: float) -> Array:
         """A graph option multiplies losses; near the limit, where it matters, that is about so much added."""
-        return np.array([(f - 1.0) * level if c.scheme is None and not c.first else m
-                         for c, m, f in zip(self._columns.all, mean, self._prior.factors, strict=True)])
+        return np.array(
+            [
+                (f - 1.0) * level if c.scheme is None and not c.first else m
+                for c, m, f in zip(self._columns.all, mean, self._prior.factors, strict=True)
+            ]
+        )
 
     def _root(self, mean: Array, level: float, scale_sd: float) -> Array:
         prior, columns = self._prior, self._columns.all
-        units = len(self._columns.space.groups)
+        decisions = len(self._columns.space.groups)
         shared = sorted({_choice(c) for c in columns if c.is_int8 and not c.first})
         sd = MEASURED if prior.measured else UNMEASURED
-        root = np.zeros((len(columns), units + len(shared) + 2 + len(columns)))
+        root = np.zeros((len(columns), decisions + len(shared) + 2 + len(columns)))
         some = mean > 0
         typical = float(mean[some].mean()) if some.any() else 0.0
         logs = np.log(np.where(some, mean, 1.0))
@@ -142,14 +151,16 @@ class LossModel:
         for k, column in enumerate(columns):
             if column.scheme is None:
                 own = MEASURED if column.names[0] in prior.measured else UNMEASURED
-                root[k, units + len(shared) + 1 + k] = 0.0 if column.first else own * level
+                root[k, decisions + len(shared) + 1 + k] = 0.0 if column.first else own * level
                 continue
-            root[k, column.unit] = float(np.hypot(prior.error * mean[k], LEAST_SD * typical)) if column.is_int8 else 0.0
-            root[k, units + len(shared)] = scale_sd * mean[k]
+            root[k, column.decision] = (
+                float(np.hypot(prior.error * mean[k], LEAST_SD * typical)) if column.is_int8 else 0.0
+            )
+            root[k, decisions + len(shared)] = scale_sd * mean[k]
             root[k, -1] = SLOPE_SD * mean[k] * logs[k]
             if column.is_int8 and not column.first:
-                root[k, units + shared.index(_choice(column))] = sd * mean[k]
-                root[k, units + len(shared) + 1 + k] = OWN_SD * mean[k]
+                root[k, decisions + shared.index(_choice(column))] = sd * mean[k]
+                root[k, decisions + len(shared) + 1 + k] = OWN_SD * mean[k]
         return root
 
     def budgeted(self, limit: float, around: Array, prices: Array | None = None) -> Budgeted:
@@ -206,12 +217,14 @@ class CostModel:
                 self._modelled = _savings(problem, columns)
             except EngineError as error:
                 log.warning("latency is not modelled: %s", error)
-        self._share = {o.name: o.weight / sum(x.weight for x in problem.goal.objectives)
-                       for o in problem.goal.objectives}
+        self._share = {
+            o.name: o.weight / sum(x.weight for x in problem.goal.objectives) for o in problem.goal.objectives
+        }
         share = sum(w for n, w in self._share.items() if n in TIMES)
         found = columns.conversions(self._terms) if self._terms else ()
-        self._conversions = tuple(replace(b, quantize=b.quantize * share, dequantize=b.dequantize * share)
-                                  for b in found)
+        self._conversions = tuple(
+            replace(b, quantize=b.quantize * share, dequantize=b.dequantize * share) for b in found
+        )
         self._error = self._terms.error if self._terms else 0.0
 
     def fit(self, seen: Sequence[Seen]) -> None:
@@ -227,8 +240,9 @@ class CostModel:
 
     def rows(self, rows: Sequence[Array]) -> Array:
         """Rows with two more columns: 1, and what the terms charge for conversions."""
-        return np.array([np.concatenate([row, [1.0, self._columns.converting(row, self._conversions)]])
-                         for row in rows]).reshape(len(rows), len(self._columns.all) + 2)
+        return np.array(
+            [np.concatenate([row, [1.0, self._columns.converting(row, self._conversions)]]) for row in rows]
+        ).reshape(len(rows), len(self._columns.all) + 2)
 
     def _noise(self, evaluation: Evaluation) -> float:
         spread = dict(evaluation.spread)
@@ -254,26 +268,26 @@ class CostModel:
             saved += weight * part
             sd += weight * error * np.abs(part)
             scale += weight * scale_sd * part
-        units = int(self._columns.owner.max()) + 1 if len(columns) else 0
-        root = np.zeros((len(columns) + 2, units + len(columns) + 4))
+        decisions = int(self._columns.owner.max()) + 1 if len(columns) else 0
+        root = np.zeros((len(columns) + 2, decisions + len(columns) + 4))
         for k, column in enumerate(columns):
-            root[k, column.unit] = sd[k] * np.sign(saved[k])
-            root[k, units + k] = 0.1 * abs(saved[k]) * (not column.first)
+            root[k, column.decision] = sd[k] * np.sign(saved[k])
+            root[k, decisions + k] = 0.1 * abs(saved[k]) * (not column.first)
             if column.scheme is None and not column.first:
-                root[k, units + k] = 0.02
-        root[: len(columns), units + len(columns)] = scale
-        root[len(columns), units + len(columns) + 1] = 0.01
-        root[len(columns) + 1, units + len(columns) + 2] = CONVERSION_SD
-        root[: len(columns), units + len(columns) + 3] = REVERSED_SD * reversed_
+                root[k, decisions + k] = 0.02
+        root[: len(columns), decisions + len(columns)] = scale
+        root[len(columns), decisions + len(columns) + 1] = 0.01
+        root[len(columns) + 1, decisions + len(columns) + 2] = CONVERSION_SD
+        root[: len(columns), decisions + len(columns) + 3] = REVERSED_SD * reversed_
         return np.concatenate([total, [base, 1.0]]), root
 
     def _fp32(self, costs: Array) -> Array:
-        """What each column's unit costs in fp32, or in its first scheme where it has to be int8."""
+        """What each column's decision costs in fp32, or in its first scheme where it has to be int8."""
         float_cost: dict[int, float] = {}
         for column, cost in zip(self._columns.all, costs.tolist(), strict=True):
-            if column.scheme == FLOAT or (column.first and column.unit not in float_cost):
-                float_cost[column.unit] = cost
-        return self._columns.each(lambda c: float_cost[c.unit])
+            if column.scheme == FLOAT or (column.first and column.decision not in float_cost):
+                float_cost[column.decision] = cost
+        return self._columns.each(lambda c: float_cost[c.decision])
 
     def _prior(self, name: str, used: Sequence[Seen]) -> tuple[Array, float, float]:
         """What a column adds to fp32's cost, its relative error and that of the scale.
@@ -308,15 +322,20 @@ class CostModel:
         return float(sum(math.sqrt(max(op.parameters, 1) * max(op.elements, 1)) for op in ops))
 
     @property
-    def prices(self) -> tuple[Array, float, tuple[Conversion, ...]]:
+    def prices(self) -> tuple[Array, float, tuple[ConversionEdge[int], ...]]:
         """Expected cost of each column, of what is always paid, and of conversions."""
         return self.split(self.regression.prices)
 
-    def split(self, prices: Array) -> tuple[Array, float, tuple[Conversion, ...]]:
+    def split(self, prices: Array) -> tuple[Array, float, tuple[ConversionEdge[int], ...]]:
         """The same for other prices."""
         factor = max(float(prices[-1]), 0.0)
-        return prices[:-2], float(prices[-2]), tuple(
-            replace(c, quantize=c.quantize * factor, dequantize=c.dequantize * factor) for c in self._conversions)
+        return (
+            prices[:-2],
+            float(prices[-2]),
+            tuple(
+                replace(c, quantize=c.quantize * factor, dequantize=c.dequantize * factor) for c in self._conversions
+            ),
+        )
 
 
 def _choice(column: Column) -> str:
@@ -329,5 +348,6 @@ def _savings(problem: Problem, columns: Columns) -> Array:
     assert cost is not None
     base: Config = space.all_float()
     start = cost(base)
-    return columns.each(lambda c: cost(base.with_op(*c.names, scheme=c.scheme)) - start if c.is_int8 and c.scheme
-                        else 0.0)
+    return columns.each(
+        lambda c: cost(base.with_op(*c.names, scheme=c.scheme)) - start if c.is_int8 and c.scheme else 0.0
+    )

@@ -11,13 +11,13 @@ import numpy as np
 from nc_strategies.problem import LatencyTerms, Problem
 from nc_strategies.space import OpScheme, Space
 from nc_strategies.strategies.choices import Change, changed_scheme, changes
+from nc_strategies.strategies.ilp.candidate_schemes import CandidateSchemes, choose
 from nc_strategies.strategies.ilp.columns import Array, Column, Columns
-from nc_strategies.strategies.ilp.forms import Forms, choose
 
 ESTIMATE_ERROR, GUESS_ERROR = 0.7, 1.2
 """Standard deviation of the logarithm of a loss over its estimate, with and without the backend's sensitivity."""
 LEAST = 0.02
-"""Least estimate of a unit, relative to the mean: zero or below is noise of the estimate."""
+"""Least estimate of a decision, relative to the mean: zero or below is noise of the estimate."""
 ENOUGH = 5
 """Units from which the spread of the true losses can be told from that of the estimates."""
 KNOWN = {"per_tensor": 1.5, "per_channel": 1 / 1.5, "sym": 1.2, "asym": 1 / 1.2}
@@ -28,12 +28,13 @@ UNMEASURED, MEASURED = 0.3, 0.15
 
 @dataclass(frozen=True)
 class Losses:
-    """Prior beliefs on the loss of each unit, in proportion, and of each column.
+    """Prior beliefs on the loss of each decision, in proportion, and of each column.
 
     Args:
-        shape: Expected loss of each unit in its first int8 scheme, shape (units of operators,); only proportions count.
+        shape: Expected loss of each decision in its first int8 scheme, shape (decisions of operators,); only
+            proportions count.
         error: Relative standard deviation of `shape`.
-        factors: Loss of each column relative to its unit's `shape`: 0 for fp32. For a graph option's value, what it
+        factors: Loss of each column relative to its decision's `shape`: 0 for fp32. For a graph option's value, what it
             multiplies the whole loss by.
         measured: Fields of schemes, and options, whose factor was read off the divergence.
     """
@@ -44,8 +45,9 @@ class Losses:
     measured: frozenset[str]
 
 
-def losses(problem: Problem, probes: int, terms: LatencyTerms | None,
-           known: dict[str, float | None]) -> tuple[Columns, Losses]:
+def losses(
+    problem: Problem, probes: int, terms: LatencyTerms | None, known: dict[str, float | None]
+) -> tuple[Columns, Losses]:
     """Ask for the estimates, and choose the schemes that enter the program.
 
     Args:
@@ -56,11 +58,11 @@ def losses(problem: Problem, probes: int, terms: LatencyTerms | None,
     """
     columns = Columns(problem.space)
     if problem.sensitivity is not None:
-        raw, error = _by_unit(columns, problem.sensitivity()), ESTIMATE_ERROR
+        raw, error = _by_decision(columns, problem.sensitivity()), ESTIMATE_ERROR
     else:
         raw, error = _guess(columns), GUESS_ERROR
     shape, relative = shrink(raw, error)
-    found = Forms({}, {}, {})
+    found = CandidateSchemes({}, {}, {})
     if problem.divergence is not None and probes > 0 and _alternatives(problem.space):
         found = choose(problem, shape, terms, probes, known)
         columns = Columns(problem.space, found.schemes)
@@ -71,11 +73,12 @@ def losses(problem: Problem, probes: int, terms: LatencyTerms | None,
 
 def _alternatives(space: Space) -> bool:
     return any(values[1:] for values in space.options.values()) or any(
-        sum(not s.is_float for s in space.schemes(group)) > 1 for group in space.groups)
+        sum(not s.is_float for s in space.schemes(group)) > 1 for group in space.groups
+    )
 
 
-def _factor(columns: Columns, column: Column, found: Forms) -> float:
-    """Loss of a column relative to its unit's default: measured, or the product of what is known of its fields."""
+def _factor(columns: Columns, column: Column, found: CandidateSchemes) -> float:
+    """Loss of a column relative to its decision's default: measured, or the product of what is known of its fields."""
     if column.scheme is None:
         return found.options.get((column.names[0], column.value), 1.0)  # type: ignore[arg-type]
     if column.scheme.is_float:
@@ -85,8 +88,9 @@ def _factor(columns: Columns, column: Column, found: Forms) -> float:
         return known
     first = next(s for s in columns.space.schemes(column.names) if not s.is_float)
     fields = changes(columns.space.quantizable)
-    return float(np.prod([KNOWN.get(change[-1][1], 1.0)
-                          for change in differences(first, column.scheme, fields).values()]))
+    return float(
+        np.prod([KNOWN.get(change[-1][1], 1.0) for change in differences(first, column.scheme, fields).values()])
+    )
 
 
 def shrink(estimates: Array, error: float) -> tuple[Array, float]:
@@ -110,8 +114,8 @@ def shrink(estimates: Array, error: float) -> tuple[Array, float]:
     return np.exp(logs.mean() + share * (logs - logs.mean())), math.sqrt(math.expm1(left))
 
 
-def _by_unit(columns: Columns, known: Mapping[str, float]) -> Array:
-    """A unit's estimate: tied operators share one; what cannot even run is taken for thrice the worst."""
+def _by_decision(columns: Columns, known: Mapping[str, float]) -> Array:
+    """A decision's estimate: tied operators share one; what cannot even run is taken for thrice the worst."""
     raw = np.array([max((known.get(n, 0.0) for n in g), default=0.0) for g in columns.space.groups])
     finite = raw[np.isfinite(raw)]
     worst = 3 * float(finite.max()) if len(finite) and finite.max() > 0 else 1.0
@@ -128,5 +132,8 @@ def _guess(columns: Columns) -> Array:
 
 def differences(first: OpScheme, scheme: OpScheme, fields: Mapping[str, Change]) -> dict[str, Change]:
     """The changes that lead from one int8 scheme towards another."""
-    return {text: change for text, change in fields.items()
-            if changed_scheme(first, change) != first and changed_scheme(scheme, change) == scheme}
+    return {
+        text: change
+        for text, change in fields.items()
+        if changed_scheme(first, change) != first and changed_scheme(scheme, change) == scheme
+    }

@@ -1,4 +1,4 @@
-"""The integer program: one choice a unit, the least cost within the limits on loss."""
+"""The integer program: one choice a decision, the least cost within the limits on loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from nc_strategies.strategies.ilp.parts import Array, Budgeted, Conversion, Cut
+from nc_strategies.problem.latency import ConversionEdge
+from nc_strategies.strategies.ilp.constraints import Array, Budgeted, Cut
 from nc_strategies.strategies.ilp.reduction import Reduction
 
 GAP = 5e-4
@@ -40,22 +41,28 @@ class _Rows:
         return csr_array((values, (rows, places)), shape=(len(self.low), columns))
 
 
-def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequence[Budgeted],
-          conversions: Sequence[Conversion] = (), cuts: Sequence[Cut] = ()) -> Array | None:
-    """The cheapest choice of one column a unit.
+def solve(
+    owner: Array,
+    is_int8: NDArray[np.bool_],
+    cost: Array,
+    losses: Sequence[Budgeted],
+    conversions: Sequence[ConversionEdge[int]] = (),
+    cuts: Sequence[Cut] = (),
+) -> Array | None:
+    """The cheapest choice of one column a decision.
 
-    Bounds decide most units beforehand (`reduction`), HiGHS the others. The products of pairs and the conversions,
-    which depend on several units, are linearized. Between two units a conversion is a product as well, and those of
-    the same two are one; with more units it is at least each difference between its producer and a consumer, one that
-    saves time at most what its producer and all of its consumers allow. A product is at most each factor and at least
-    their sum less one.
+    Bounds decide most decisions beforehand (`reduction`), HiGHS the others. The products of pairs and the conversions,
+    which depend on several decisions, are linearized. Between two decisions a conversion is a product as well, and
+    those of the same two are one. With more decisions it is at least each difference between its producer and a
+    consumer. One that saves time is at most what its producer and all of its consumers allow. A product is at most
+    each factor and at least their sum less one.
 
     Args:
         owner: Unit of each column, shape (columns,).
         is_int8: Whether a column is an int8 scheme.
         cost: Cost of each column.
         losses: Limits.
-        conversions: Costs between units.
+        conversions: Costs between decisions.
         cuts: What may not be chosen together.
 
     Returns:
@@ -71,17 +78,24 @@ def solve(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequenc
     return _solved(owner, is_int8, cost, allowed, losses, conversions, cuts)
 
 
-def _solved(owner: Array, is_int8: NDArray[np.bool_], cost: Array, allowed: NDArray[np.bool_],
-            losses: Sequence[Budgeted], conversions: Sequence[Conversion], cuts: Sequence[Cut]) -> Array | None:
+def _solved(
+    owner: Array,
+    is_int8: NDArray[np.bool_],
+    cost: Array,
+    allowed: NDArray[np.bool_],
+    losses: Sequence[Budgeted],
+    conversions: Sequence[ConversionEdge[int]],
+    cuts: Sequence[Cut],
+) -> Array | None:
     """The same by HiGHS, of columns that are allowed."""
     columns, rows = len(owner), _Rows()
     prices = list(cost)
-    for unit in np.unique(owner):
-        rows.add(dict.fromkeys(np.flatnonzero(owner == unit).tolist(), 1.0), 1.0, 1.0)
+    for decision in np.unique(owner):
+        rows.add(dict.fromkeys(np.flatnonzero(owner == decision).tolist(), 1.0), 1.0, 1.0)
     int8 = {int(u): dict.fromkeys(np.flatnonzero((owner == u) & is_int8).tolist(), 1.0) for u in np.unique(owner)}
     added, products, wider = _expanded(conversions)
-    for unit, value in added.items():
-        for column in int8[unit]:
+    for decision, value in added.items():
+        for column in int8[decision]:
             prices[column] += value
     size = columns
     for (one, other), value in products.items():
@@ -131,15 +145,20 @@ def _solved(owner: Array, is_int8: NDArray[np.bool_], cost: Array, allowed: NDAr
     whole = np.concatenate([np.ones(columns), np.zeros(size - columns)])
     bounds = Bounds(np.zeros(size), np.concatenate([allowed, np.ones(size - columns)]))
     with quiet():
-        found = milp(np.array(prices), integrality=whole, bounds=bounds,
-                     constraints=LinearConstraint(rows.matrix(size), rows.low, rows.high),
-                     options={"mip_rel_gap": GAP, "node_limit": NODES})
+        found = milp(
+            np.array(prices),
+            integrality=whole,
+            bounds=bounds,
+            constraints=LinearConstraint(rows.matrix(size), rows.low, rows.high),
+            options={"mip_rel_gap": GAP, "node_limit": NODES},
+        )
     return None if found.x is None else np.asarray(np.round(found.x[:columns]))
 
 
-def _expanded(conversions: Sequence[Conversion]) -> tuple[dict[int, float], dict[tuple[int, int], float],
-                                                          list[Conversion]]:
-    """What int8 in a unit adds, what int8 in two of them adds beside, and conversions of more than two units."""
+def _expanded(
+    conversions: Sequence[ConversionEdge[int]],
+) -> tuple[dict[int, float], dict[tuple[int, int], float], list[ConversionEdge[int]]]:
+    """What int8 in one decision adds, what int8 in two adds beside, and conversions of more than two."""
     added: dict[int, float] = {}
     products: dict[tuple[int, int], float] = {}
     wider = []
@@ -163,18 +182,19 @@ def _negative(entries: dict[int, float]) -> dict[int, float]:
     return {column: -value for column, value in entries.items()}
 
 
-def _undominated(owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequence[Budgeted],
-                 cuts: Sequence[Cut]) -> NDArray[np.bool_]:
-    """True for columns worth choosing, False for an int8 scheme which another of its unit beats in cost and every loss.
+def _undominated(
+    owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequence[Budgeted], cuts: Sequence[Cut]
+) -> NDArray[np.bool_]:
+    """True for columns worth choosing, False where another int8 scheme of the decision has less cost and loss.
 
-    Conversions do not tell int8 schemes of one unit apart. A unit that a cut other than a tried configuration
+    Conversions do not tell int8 schemes of one decision apart. A decision that a cut other than a tried configuration
     speaks of keeps all of its columns, and so does one with a pair.
     """
     keep = np.ones(len(owner), bool)
     touched = {c for cut in cuts for c in cut.columns if cut.most < len(cut.columns) - 1}
     touched |= {c for loss in losses for a, b, _ in loss.pairs for c in (a, b)}
-    for unit in np.unique(owner):
-        mine = np.flatnonzero((owner == unit) & is_int8)
+    for decision in np.unique(owner):
+        mine = np.flatnonzero((owner == decision) & is_int8)
         if len(mine) < 2 or touched & set(mine.tolist()):
             continue
         values = np.column_stack([cost[mine], *(loss.prices[mine] for loss in losses)])

@@ -1,9 +1,9 @@
 """What of a program is decided before it is solved: bounds by relaxing the limits on loss, and choices they rule out.
 
-With a price on loss instead of a limit, the program falls apart into sums over few units at a time, whose least value
-`elimination` finds at once: a bound, the better the better the price. A choice with which the bound is above the cost
-of a configuration that is at hand cannot be part of a better one. What is left to the solver are the few units on which
-the limit hangs. Sources: Geoffrion, Mathematical Programming Study 2, 1974; Fisher, Management Science 1981.
+With a price on loss instead of a limit, the program becomes a sum of terms over few decisions each, whose minimum
+`elimination` finds exactly: a lower bound, tighter with a better price. A choice whose bound exceeds the cost of a
+known configuration cannot be part of a better one. The solver gets only the few decisions that are still open.
+Sources: Geoffrion, Mathematical Programming Study 2, 1974; Fisher, Management Science 1981.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.problem.latency import ConversionEdge
+from nc_strategies.strategies.ilp.constraints import Array, Budgeted, Cut, paid
 from nc_strategies.strategies.ilp.elimination import Sum, plan
-from nc_strategies.strategies.ilp.parts import Array, Budgeted, Conversion, Cut, paid
 
 Flags = NDArray[np.bool_]
 NEVER = 1e3
@@ -77,14 +78,22 @@ class Reduction:
         cost: Cost of each column.
         allowed: Columns that may be chosen.
         losses: Limits.
-        conversions: Costs between units.
+        conversions: Costs between decisions.
         cuts: What may not be chosen together.
     """
 
-    def __init__(self, owner: Array, is_int8: Flags, cost: Array, allowed: Flags, losses: Sequence[Budgeted],
-                 conversions: Sequence[Conversion], cuts: Sequence[Cut]) -> None:
-        names, unit = np.unique(owner, return_inverse=True)
-        self._units, self._unit, self._state = len(names), unit, is_int8.astype(int)
+    def __init__(
+        self,
+        owner: Array,
+        is_int8: Flags,
+        cost: Array,
+        allowed: Flags,
+        losses: Sequence[Budgeted],
+        conversions: Sequence[ConversionEdge[int]],
+        cuts: Sequence[Cut],
+    ) -> None:
+        names, decision = np.unique(owner, return_inverse=True)
+        self._decisions, self._decision, self._state = len(names), decision, is_int8.astype(int)
         self._cost, self._allowed, self._losses, self._cuts = cost, allowed, losses, cuts
         place = {int(name): k for k, name in enumerate(names)}
         self._terms: list[tuple[tuple[int, ...], Array]] = []
@@ -103,13 +112,17 @@ class Reduction:
         self._limits = np.array([loss.limit for loss in losses])
         self._reach = sum(float(np.abs(values).max()) for _, values in self._terms)
         self._conversions, self._owner = conversions, owner
-        self._by_size = [(np.array([g for g, _ in self._terms if len(g) == size]),
-                          np.array([v for g, v in self._terms if len(g) == size]))
-                         for size in sorted({len(g) for g, _ in self._terms})]
+        self._by_size = [
+            (
+                np.array([g for g, _ in self._terms if len(g) == size]),
+                np.array([v for g, v in self._terms if len(g) == size]),
+            )
+            for size in sorted({len(g) for g, _ in self._terms})
+        ]
 
     def run(self) -> Reduced | None:
-        """Find the bound and what it rules out; None where too many units hang together."""
-        order = plan(self._units, frozenset(frozenset(group) for group, _ in self._terms if len(group) > 1))
+        """Find the bound and what it rules out; None where too many decisions hang together."""
+        order = plan(self._decisions, frozenset(frozenset(group) for group, _ in self._terms if len(group) > 1))
         if order is None:
             return None
         self._sum = Sum(order, self._terms)
@@ -123,24 +136,25 @@ class Reduction:
         values = self._values(multipliers)
         least = self._best_columns(values)[0]
         marginals = self._sum.marginals(least) + self._rest - float(multipliers @ self._limits)
-        ahead = marginals[self._unit, self._state] + values - least[self._unit, self._state]
+        ahead = marginals[self._decision, self._state] + values - least[self._decision, self._state]
         return Reduced(bound, self._allowed & (ahead <= cost + 1e-9), found, cost)
 
     def _values(self, multipliers: Array) -> Array:
         """Each column's cost with its losses at their prices."""
-        values = self._cost + sum((m * p for m, p in zip(multipliers, self._prices, strict=True)),
-                                  np.zeros(len(self._cost)))
+        values = self._cost + sum(
+            (m * p for m, p in zip(multipliers, self._prices, strict=True)), np.zeros(len(self._cost))
+        )
         return np.where(self._allowed, values, np.inf)
 
     def _best_columns(self, values: Array) -> tuple[Array, NDArray[np.intp]]:
-        """The least value of each unit in fp32 and in int8, shape (units, 2), and the column that has it."""
+        """The least value of each decision in fp32 and in int8, shape (decisions, 2), and the column that has it."""
         never = NEVER * (1.0 + self._reach + float(np.abs(values[self._allowed]).sum()))
-        least = np.full((self._units, 2), never)
-        columns = np.zeros((self._units, 2), np.intp)
+        least = np.full((self._decisions, 2), never)
+        columns = np.zeros((self._decisions, 2), np.intp)
         for k in np.argsort(-values, kind="stable"):
             if self._allowed[k]:
-                least[self._unit[k], self._state[k]] = values[k]
-                columns[self._unit[k], self._state[k]] = k
+                least[self._decision[k], self._state[k]] = values[k]
+                columns[self._decision[k], self._state[k]] = k
         return least, columns
 
     def _bound(self, multipliers: Array) -> tuple[float, Array]:
@@ -149,13 +163,14 @@ class Reduction:
         least, columns = self._best_columns(values)
         total, int8 = self._sum.least(least)
         row = np.zeros(len(self._cost))
-        row[columns[np.arange(self._units), int8.astype(int)]] = 1.0
+        row[columns[np.arange(self._decisions), int8.astype(int)]] = 1.0
         self._at_hand[row.tobytes()] = row
         over = np.array([float(p @ row) for p in self._prices]) - self._limits
         return total + self._rest - float(multipliers @ self._limits), over
 
     def _raise(self, multipliers: Array, k: int) -> tuple[float, Array]:
         """The price of one limit that makes the bound highest, by intersecting its linear pieces."""
+
         def at(price: float) -> _Piece:
             bound, over = self._bound(np.where(np.arange(len(multipliers)) == k, price, multipliers))
             return _Piece(price, bound, float(over[k]))
@@ -197,30 +212,30 @@ class Reduction:
         return best
 
     def _step(self, row: Array, cost: float) -> tuple[Array, float] | None:
-        """The cheapest choice within limits and cuts that differs in one unit and costs less than `cost`."""
-        chosen = np.empty(self._units, int)
-        chosen[self._unit[row > 0.5]] = np.flatnonzero(row > 0.5)
+        """The cheapest choice within limits and cuts that differs in one decision and costs less than `cost`."""
+        chosen = np.empty(self._decisions, int)
+        chosen[self._decision[row > 0.5]] = np.flatnonzero(row > 0.5)
         int8 = self._state[chosen]
         flipped = self._flipped(int8)
-        change = self._cost - self._cost[chosen[self._unit]]
-        change = change + np.where(self._state != int8[self._unit], flipped[self._unit], 0.0)
+        change = self._cost - self._cost[chosen[self._decision]]
+        change = change + np.where(self._state != int8[self._decision], flipped[self._decision], 0.0)
         ok = self._allowed & (row < 0.5)
         for loss in self._losses:
             if not loss.pairs:
-                ok &= float(loss.prices @ row) + loss.prices - loss.prices[chosen[self._unit]] <= loss.limit
+                ok &= float(loss.prices @ row) + loss.prices - loss.prices[chosen[self._decision]] <= loss.limit
         start = self._total(row)
         for k in np.argsort(np.where(ok, change, np.inf), kind="stable"):
             if not ok[k] or start + change[k] >= cost - 1e-9:
                 return None
             other = row.copy()
-            other[chosen[self._unit[k]]], other[k] = 0.0, 1.0
+            other[chosen[self._decision[k]]], other[k] = 0.0, 1.0
             if self._fits(other) and (total := self._total(other)) < cost - 1e-9:
                 return other, total
         return None
 
     def _flipped(self, int8: NDArray[np.int_]) -> Array:
-        """What each unit changes in the terms by taking its other state, shape (units,)."""
-        change = np.zeros(self._units)
+        """What each decision changes in the terms by taking its other state, shape (decisions,)."""
+        change = np.zeros(self._decisions)
         for groups, values in self._by_size:
             states, terms = int8[groups], np.arange(len(groups))
             now = values[(terms, *states.T)]
@@ -231,8 +246,10 @@ class Reduction:
         return change
 
     def _fits(self, row: Array) -> bool:
-        within = all(float(loss.prices @ row) + sum(p * row[a] * row[b] for a, b, p in loss.pairs) <= loss.limit
-                     for loss in self._losses)
+        within = all(
+            float(loss.prices @ row) + sum(p * row[a] * row[b] for a, b, p in loss.pairs) <= loss.limit
+            for loss in self._losses
+        )
         return within and all(float(row[list(cut.columns)].sum()) <= cut.most + 1e-6 for cut in self._cuts)
 
     def _total(self, row: Array) -> float:
@@ -259,4 +276,3 @@ def _pairs(loss: Budgeted, columns: int) -> Array:
     for a, b, price in loss.pairs:
         found[[a, b]] += min(price, 0.0) / 2
     return found
-

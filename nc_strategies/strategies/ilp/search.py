@@ -11,8 +11,8 @@ from scipy.special import ndtr
 from nc_strategies.problem import Problem, Trial, TrialState
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.ilp.columns import Array
+from nc_strategies.strategies.ilp.constraints import Cut
 from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen, latency_terms
-from nc_strategies.strategies.ilp.parts import Cut
 from nc_strategies.strategies.ilp.priors import losses
 from nc_strategies.strategies.ilp.program import solve
 from nc_strategies.strategies.ilp.settings import IlpSettings
@@ -63,8 +63,14 @@ class Search:
             the probes are left for later.
     """
 
-    def __init__(self, settings: IlpSettings, problem: Problem, seed: int, divergences: dict[str, float | None],
-                 timed: bool = True) -> None:
+    def __init__(
+        self,
+        settings: IlpSettings,
+        problem: Problem,
+        seed: int,
+        divergences: dict[str, float | None],
+        timed: bool = True,
+    ) -> None:
         self._settings, self._problem = settings, problem
         self._seed = seed
         terms = latency_terms(problem) if timed else None
@@ -101,8 +107,11 @@ class Search:
         goal, best = self._problem.goal, 1.0
         for row, trial in self._tried.values():
             if trial.ok and trial.evaluation is not None and goal.feasible(trial.evaluation):
-                believed = all(self._slack(model, row, 0.0) >= -BELIEF * float(model.sampling(
-                    np.array(model.limit), model.samples)) for model in self._losses)
+                believed = all(
+                    self._slack(model, row, 0.0)
+                    >= -BELIEF * float(model.sampling(np.array(model.limit), model.samples))
+                    for model in self._losses
+                )
                 predicted = float(self._costs.regression.predict(self._costs.rows([row]))[0][0])
                 best = min(best, max(goal.cost(trial.evaluation), predicted)) if believed else best
         return best
@@ -120,8 +129,10 @@ class Search:
         target = self.incumbent * (1 - self._problem.goal.tie / 4)
         cost, cost_sd = (float(v[0]) for v in self._costs.regression.predict(self._costs.rows([bold])))
         if cost - PROOF * cost_sd >= target:
-            return None, (f"proved: no other configuration is predicted below {target:.3f}, "
-                          f"even where cost and loss are {PROOF:g} standard deviations better than expected")
+            return None, (
+                f"proved: no other configuration is predicted below {target:.3f}, "
+                f"even where cost and loss are {PROOF:g} standard deviations better than expected"
+            )
         rows = [bold, plain, *(self._margin(m, plain, around, cuts) for m in MARGINS), *self._drawn(around, cuts)]
         unique = {row.tobytes(): row for row in rows if row is not None}
         found = np.array(list(unique.values()))
@@ -129,8 +140,10 @@ class Search:
         safe = risks <= self._settings.risk
         best = int(np.argmax(np.where(safe, gains, -1.0) if safe.any() else -risks))
         point = self.point(found[best])
-        return point, (f"predicted cost {point.cost:.3f} (sd {point.cost_sd:.3f}), loss {point.loss:.4f} "
-                       f"(sd {point.loss_sd:.4f}) of {self._losses[0].limit:.4f}")
+        return point, (
+            f"predicted cost {point.cost:.3f} (sd {point.cost_sd:.3f}), loss {point.loss:.4f} "
+            f"(sd {point.loss_sd:.4f}) of {self._losses[0].limit:.4f}"
+        )
 
     def point(self, row: Array) -> Point:
         """What is predicted of a configuration."""
@@ -156,8 +169,9 @@ class Search:
             row = self._solve(most * float(share) - model.limit, around, [])
             if row is not None:
                 found.append(row)
-        points = sorted({p.config.fingerprint: p for p in map(self.point, found)}.values(),
-                        key=lambda p: (p.cost, p.loss))
+        points = sorted(
+            {p.config.fingerprint: p for p in map(self.point, found)}.values(), key=lambda p: (p.cost, p.loss)
+        )
         front: list[Point] = []
         for point in points:
             if not front or point.loss < front[-1].loss:
@@ -167,15 +181,30 @@ class Search:
     def _around(self) -> Array:
         """Where products are linearized: at the best trial."""
         best = self._problem.goal.best([t for _, t in self._tried.values()])
-        return self._tried[best.config.fingerprint][0] if best is not None else self.columns.row(
-            self._problem.space.default())
+        return (
+            self._tried[best.config.fingerprint][0]
+            if best is not None
+            else self.columns.row(self._problem.space.default())
+        )
 
-    def _solve(self, relaxed: float, around: Array, cuts: Sequence[Cut], prices: Sequence[Array] | None = None,
-               costs: Array | None = None) -> Array | None:
+    def _solve(
+        self,
+        relaxed: float,
+        around: Array,
+        cuts: Sequence[Cut],
+        prices: Sequence[Array] | None = None,
+        costs: Array | None = None,
+    ) -> Array | None:
         """The cheapest configuration whose predicted losses exceed their limits by no more than `relaxed`."""
         cost, _, conversions = self._costs.prices if costs is None else self._costs.split(costs)
-        limited = [m.budgeted(m.limit + relaxed, around, None if prices is None else prices[k])
-                   for k, m in enumerate(self._losses)] if np.isfinite(relaxed) else []
+        limited = (
+            [
+                m.budgeted(m.limit + relaxed, around, None if prices is None else prices[k])
+                for k, m in enumerate(self._losses)
+            ]
+            if np.isfinite(relaxed)
+            else []
+        )
         return solve(self.columns.owner, self.columns.is_int8, cost, limited, conversions, cuts)
 
     def _margin(self, margin: float, start: Array, around: Array, cuts: Sequence[Cut]) -> Array:
@@ -244,13 +273,16 @@ class Search:
         for row, trial in self._tried.values():
             if trial.state is not TrialState.FAILED:
                 works = np.maximum(works, row)
-        good = {c.unit for c, x in zip(self.columns.all, works, strict=True) if x and c.is_int8}
+        good = {c.decision for c, x in zip(self.columns.all, works, strict=True) if x and c.is_int8}
         for row, trial in self._tried.values():
             if trial.state is TrialState.FAILED:
                 chosen = [self.columns.all[k] for k in _chosen(row * (works == 0))]
-                wholly = {c.unit for c in chosen if c.is_int8 and c.unit not in good}
-                suspects = [k for k, c in enumerate(self.columns.all)
-                            if (c.is_int8 and c.unit in wholly) or (c in chosen and c.unit not in wholly)]
+                wholly = {c.decision for c in chosen if c.is_int8 and c.decision not in good}
+                suspects = [
+                    k
+                    for k, c in enumerate(self.columns.all)
+                    if (c.is_int8 and c.decision in wholly) or (c in chosen and c.decision not in wholly)
+                ]
                 if chosen:
                     cuts.append(Cut(tuple(suspects), float(len(chosen) // 2)))
         return cuts

@@ -92,10 +92,23 @@ class IlpStrategy(StepwiseStrategy):
         if self.problem.state_dir is None or not front:
             return
         first = self.problem.goal.constraints[0]
-        data = {"schema_version": SCHEMA_VERSION, "objectives": [o.name for o in self.problem.goal.objectives],
-                "metric": first.metric, "tolerated_loss": first.loss(first.threshold),
-                "points": [{"cost": p.cost, "cost_sd": p.cost_sd, "loss": p.loss, "loss_sd": p.loss_sd,
-                            "fingerprint": p.config.fingerprint, "config": p.config.to_dict()} for p in front]}
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "objectives": [o.name for o in self.problem.goal.objectives],
+            "metric": first.metric,
+            "tolerated_loss": first.loss(first.threshold),
+            "points": [
+                {
+                    "cost": p.cost,
+                    "cost_sd": p.cost_sd,
+                    "loss": p.loss,
+                    "loss_sd": p.loss_sd,
+                    "fingerprint": p.config.fingerprint,
+                    "config": p.config.to_dict(),
+                }
+                for p in front
+            ],
+        }
         _write(self.problem.state_dir / FRONT_FILE, json.dumps(data, indent=1) + "\n")
 
 

@@ -29,8 +29,9 @@ def train():
             weights[i] -= 0.5 * inputs[i].T @ slope
             biases[i] -= 0.5 * slope.sum(0)
             slope = back
-    model = {f"{kind}{i}": a.astype(np.float32) for kind, held in (("w", weights), ("b", biases))
-             for i, a in enumerate(held)}
+    model = {
+        f"{kind}{i}": a.astype(np.float32) for kind, held in (("w", weights), ("b", biases)) for i, a in enumerate(held)
+    }
     return model, x[600:], y[600:]
 
 

@@ -28,7 +28,7 @@ class TestNumpy(BackendSuite):
 
     def batches(self):
         with np.load(self.folder / "data.npz") as data:
-            return [{"x": data["x"][start:start + 100]} for start in (0, 100)]
+            return [{"x": data["x"][start : start + 100]} for start in (0, 100)]
 
 
 def test_an_int8_layer_multiplies_as_integers_do():
@@ -41,8 +41,15 @@ def test_an_int8_layer_multiplies_as_integers_do():
     assert kind == np.int8
 
 
-@pytest.mark.parametrize("content", [{}, {"w0": np.zeros((2, 2))}, {"w0": np.zeros((2, 3)), "b0": np.zeros(2)},
-                                     {"w0": np.zeros((2, 2), np.int8), "b0": np.zeros(2)}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"w0": np.zeros((2, 2))},
+        {"w0": np.zeros((2, 3)), "b0": np.zeros(2)},
+        {"w0": np.zeros((2, 2), np.int8), "b0": np.zeros(2)},
+    ],
+)
 def test_a_file_that_is_no_fp32_model_is_an_input_error(tmp_path, content):
     np.savez(tmp_path / "m.npz", **content)
     with pytest.raises(InputError, match=r"^model\.path: "):

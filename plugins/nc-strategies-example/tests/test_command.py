@@ -10,15 +10,32 @@ from nc_strategies_example.settings import NumpySettings
 
 
 def run(*arguments, cwd):
-    return subprocess.run([sys.executable, "-m", "nc_strategies", *arguments], cwd=cwd, text=True, capture_output=True,
-                          stdin=subprocess.DEVNULL, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "nc_strategies", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 def test_a_model_is_tuned(problem, tmp_path):
-    done = run("strategy=bisect", "backend=numpy_mlp", "model=mlp", f"model.path={problem / 'model.npz'}", "data=npz",
-               f"data.path={problem / 'data.npz'}", "metrics=brier_size", "tuning.criterion=absolute",
-               "tuning.tolerable_loss=0.01", "measure.latency_runs=20", "measure.final_runs=20", "run_dir=out",
-               cwd=tmp_path)
+    done = run(
+        "strategy=bisect",
+        "backend=numpy_mlp",
+        "model=mlp",
+        f"model.path={problem / 'model.npz'}",
+        "data=npz",
+        f"data.path={problem / 'data.npz'}",
+        "metrics=brier_size",
+        "tuning.criterion=absolute",
+        "tuning.tolerable_loss=0.01",
+        "measure.latency_runs=20",
+        "measure.final_runs=20",
+        "run_dir=out",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["strategy"], result["backend"], result["status"]) == ("bisect", "numpy_mlp", "met")

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 TOY = [{"name": f"op{i}", "loss": 0.004 * i, "time_us": 300.0, "int8_time_us": 60.0 + 20 * i} for i in range(8)]
-PLUGIN = '''
+PLUGIN = """
 from dataclasses import dataclass
 from pathlib import Path
-from nc_strategies.api import Component, ModelSource, hookimpl
+from nc_strategies.api import (Component, ModelSource, hookimpl)
 from nc_strategies.testing.toy import ToySettings
 
 @dataclass
@@ -41,9 +41,19 @@ def ncs_components():
 @hookimpl
 def ncs_config_paths():
     return ["pkg://ncs_toyplugin.conf"]
-'''
-ARGUMENTS = ["strategy=random", "backend=toy", "model=toy", "data=npz", "data.path=d.npz", "tuning.tolerable_loss=0.2",
-             "metrics=accuracy_size", "measure.latency_runs=40", "measure.final_runs=60", "tuning.early_stop=false"]
+"""
+ARGUMENTS = [
+    "strategy=random",
+    "backend=toy",
+    "model=toy",
+    "data=npz",
+    "data.path=d.npz",
+    "tuning.tolerable_loss=0.2",
+    "metrics=accuracy_size",
+    "measure.latency_runs=40",
+    "measure.final_runs=60",
+    "tuning.early_stop=false",
+]
 
 
 def clean_environment(**more):
@@ -64,12 +74,32 @@ class Server:
         self.process = None
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.store,
-                   "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1",
-                   "--port", str(self.port), "--workers", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            self.store,
+            "--artifacts-destination",
+            str(self.folder / "artifacts"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
         with (self.folder / "server.log").open("a") as log:
-            self.process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env=clean_environment(), start_new_session=True)
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=clean_environment(),
+                start_new_session=True,
+            )
         end = time.monotonic() + 180
         while True:
             try:
@@ -96,14 +126,25 @@ class Server:
     def runs(self, experiment):
         """The experiment's runs: those of the tool, and those of their trials by number."""
         found = json.loads(self.ask(f"mlflow/experiments/get-by-name?experiment_name={quote(experiment)}"))
-        runs = json.loads(self.ask("mlflow/runs/search", max_results=1000,
-                                   experiment_ids=[found["experiment"]["experiment_id"]])).get("runs", [])
-        flat = [{"id": run["info"]["run_id"], "status": run["info"]["status"], "name": run["info"].get("run_name"),
-                 "where": run["info"]["artifact_uri"],
-                 **{part: {pair["key"]: pair["value"] for pair in run["data"].get(part, [])}
-                    for part in ("params", "metrics", "tags")}} for run in runs]
-        children = sorted((run for run in flat if "mlflow.parentRunId" in run["tags"]),
-                          key=lambda run: int(run["tags"]["trial"]))
+        runs = json.loads(
+            self.ask("mlflow/runs/search", max_results=1000, experiment_ids=[found["experiment"]["experiment_id"]])
+        ).get("runs", [])
+        flat = [
+            {
+                "id": run["info"]["run_id"],
+                "status": run["info"]["status"],
+                "name": run["info"].get("run_name"),
+                "where": run["info"]["artifact_uri"],
+                **{
+                    part: {pair["key"]: pair["value"] for pair in run["data"].get(part, [])}
+                    for part in ("params", "metrics", "tags")
+                },
+            }
+            for run in runs
+        ]
+        children = sorted(
+            (run for run in flat if "mlflow.parentRunId" in run["tags"]), key=lambda run: int(run["tags"]["trial"])
+        )
         return [run for run in flat if run not in children], children
 
     def file(self, run, path):
@@ -156,9 +197,15 @@ class Tool:
 
     def start(self, *arguments, toy=True, **environment):
         paths = os.pathsep.join([str(self.site), os.environ.get("PYTHONPATH", "")])
-        return subprocess.Popen([sys.executable, "-m", "nc_strategies", *(ARGUMENTS if toy else []), *arguments],
-                                cwd=self.here, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, env=clean_environment(PYTHONPATH=paths, **environment))
+        return subprocess.Popen(
+            [sys.executable, "-m", "nc_strategies", *(ARGUMENTS if toy else []), *arguments],
+            cwd=self.here,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=clean_environment(PYTHONPATH=paths, **environment),
+        )
 
     def run(self, *arguments, **kwargs):
         process = self.start(*arguments, **kwargs)

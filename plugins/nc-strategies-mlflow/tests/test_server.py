@@ -21,9 +21,19 @@ def with_password(server):
 
 
 def test_the_server_holds_a_run_its_trials_and_its_model(server, tool):
-    code, text = tool.run("strategy=random", "backend=onnxruntime", "tuning.max_trials=3", "run_dir=out",
-                          "measure.latency_runs=20", "measure.final_runs=20", "tracker=mlflow", PATIENT,
-                          "tracker.experiment=sample", toy=False, MLFLOW_TRACKING_URI=with_password(server))
+    code, text = tool.run(
+        "strategy=random",
+        "backend=onnxruntime",
+        "tuning.max_trials=3",
+        "run_dir=out",
+        "measure.latency_runs=20",
+        "measure.final_runs=20",
+        "tracker=mlflow",
+        PATIENT,
+        "tracker.experiment=sample",
+        toy=False,
+        MLFLOW_TRACKING_URI=with_password(server),
+    )
     assert code in (0, 3), text
     result = tool.result("out")
     (run,), children = server.runs("sample")
@@ -51,8 +61,14 @@ def test_the_server_holds_a_run_its_trials_and_its_model(server, tool):
 
 def test_a_resumed_run_goes_on_in_the_same_run(server, tool):
     # The server's database is used as a local store here: no server in between.
-    arguments = ["run_dir=out", "tracker=mlflow", f"tracker.uri={server.store}", "tracker.experiment=resumed",
-                 "tracker.run_name=mine", PATIENT]
+    arguments = [
+        "run_dir=out",
+        "tracker=mlflow",
+        f"tracker.uri={server.store}",
+        "tracker.experiment=resumed",
+        "tracker.run_name=mine",
+        PATIENT,
+    ]
     for trials in (2, 4):
         code, text = tool.run(*arguments, f"tuning.max_trials={trials}")
         assert code == 0, text
@@ -97,8 +113,15 @@ def test_a_server_that_was_out_of_reach_for_a_while_gets_everything(server, tool
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = tool.start("run_dir=out", "tuning.max_trials=40", "tracker=mlflow", "tracker.experiment=back", PATIENT,
-                         f"tracker.uri=http://127.0.0.1:{port}", "measure.latency_runs=100")
+    process = tool.start(
+        "run_dir=out",
+        "tuning.max_trials=40",
+        "tracker=mlflow",
+        "tracker.experiment=back",
+        PATIENT,
+        f"tracker.uri=http://127.0.0.1:{port}",
+        "measure.latency_runs=100",
+    )
     log, end = tool.here / "out" / "nc_strategies.log", time.monotonic() + 120
     while not (log.exists() and "tracker=mlflow fails" in log.read_text()):
         assert time.monotonic() < end
@@ -117,9 +140,15 @@ def test_a_server_that_was_out_of_reach_for_a_while_gets_everything(server, tool
 @pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "killed"])
 def test_a_server_that_is_gone_in_mid_run_changes_nothing(server, tool, fault):
     alone, _ = tool.run("run_dir=alone", "tuning.max_trials=12")
-    process = tool.start("run_dir=out", "tuning.max_trials=12", "tracker=mlflow", "tracker.experiment=gone",
-                         "tracker.timeout=2", "tracker.run_name=" + fault.name,
-                         MLFLOW_TRACKING_URI=with_password(server))
+    process = tool.start(
+        "run_dir=out",
+        "tuning.max_trials=12",
+        "tracker=mlflow",
+        "tracker.experiment=gone",
+        "tracker.timeout=2",
+        "tracker.run_name=" + fault.name,
+        MLFLOW_TRACKING_URI=with_password(server),
+    )
     end = time.monotonic() + 120
     while len(tool.trials("out")) < 4:
         assert time.monotonic() < end

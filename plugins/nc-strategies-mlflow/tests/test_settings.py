@@ -7,8 +7,10 @@ from nc_strategies_mlflow.client import masked, without_password
 from nc_strategies.api import InputError
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "https://h/path", "sqlite:///mlflow.db", "databricks",
-                                 "postgresql+psycopg://host/db"])
+@pytest.mark.parametrize(
+    "uri",
+    ["http://127.0.0.1:5000", "https://h/path", "sqlite:///mlflow.db", "databricks", "postgresql+psycopg://host/db"],
+)
 def test_addresses_of_stores_are_taken(uri):
     assert MlflowSettings(uri=uri).uri == uri
 
@@ -46,11 +48,14 @@ def test_passwords_are_masked_in_what_is_said():
     assert masked("no route to postgresql://me:pw@h/db, http://h") == "no route to postgresql://me:***@h/db, http://h"
 
 
-@pytest.mark.parametrize(("argument", "said"), [
-    ("tracker.uri=http://me:hush-hush@h", "error: tracker.uri: "),
-    ("tracker.uri=mlruns", "error: tracker.uri: is 'mlruns'"),
-    ("+tracker.urll=http://h", "error: tracker.urll: is not a setting of tracker 'mlflow'"),
-])
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("tracker.uri=http://me:hush-hush@h", "error: tracker.uri: "),
+        ("tracker.uri=mlruns", "error: tracker.uri: is 'mlruns'"),
+        ("+tracker.urll=http://h", "error: tracker.urll: is not a setting of tracker 'mlflow'"),
+    ],
+)
 def test_a_bad_setting_is_one_line_and_leaves_nothing(tool, argument, said):
     code, text = tool.run("tracker=mlflow", argument, "run_dir=out")
     assert code == 2

@@ -22,8 +22,14 @@ class Run:
         self.strategy = None
 
     def problem(self):
-        return toy_problem(OPS, tolerable_loss=0.02, budget=self.budget, state_dir=self.folder,
-                           metadata={"model": "toy", "data": "d", "space": "s"}, **self.more)
+        return toy_problem(
+            OPS,
+            tolerable_loss=0.02,
+            budget=self.budget,
+            state_dir=self.folder,
+            metadata={"model": "toy", "data": "d", "space": "s"},
+            **self.more,
+        )
 
     def go(self, trials=None):
         """Run, or resume, until the budget or so many trials; the trials of this process in order."""
@@ -42,9 +48,13 @@ class Run:
                     number = len(self.journal) + 1
                     self.measured.append(key)
                     bad = number in self.failing
-                    self.journal[key] = Trial(number, config, TrialState.FAILED if bad else TrialState.OK,
-                                              None if bad else toy_evaluation(OPS, config),
-                                              "made to fail" if bad else None)
+                    self.journal[key] = Trial(
+                        number,
+                        config,
+                        TrialState.FAILED if bad else TrialState.OK,
+                        None if bad else toy_evaluation(OPS, config),
+                        "made to fail" if bad else None,
+                    )
                 seen[key] = self.journal[key]
                 self.strategy.observe(seen[key])
         finally:
@@ -54,9 +64,17 @@ class Run:
 
 def http(server, **more):
     """Settings for a stand-in server; quick to give up."""
-    return SigOptSettings(**{"driver": "http", "sigopt_project_id": "nc-demo", "sigopt_api_url": server.url,
-                             "sigopt_api_token": "secret-token-123456", "request_timeout": 0.5, "request_attempts": 2,
-                             **more})
+    return SigOptSettings(
+        **{
+            "driver": "http",
+            "sigopt_project_id": "nc-demo",
+            "sigopt_api_url": server.url,
+            "sigopt_api_token": "secret-token-123456",
+            "request_timeout": 0.5,
+            "request_attempts": 2,
+            **more,
+        }
+    )
 
 
 def assert_whole(server):

@@ -34,10 +34,22 @@ class Api:
         parts = request.path.strip("/").split("/")[1:]
         token, client = self._client(authorization)
         if parts == ["tokens", "self"]:
-            return {"all_experiments": True, "client": client, "development": False, "experiment": None,
-                    "expires": None, "lease_length": None, "object": "token", "organization": "1",
-                    "permissions": "write", "scope": "all_endpoints", "token": token, "token_type": "guest",
-                    "training_run": None, "user": None}
+            return {
+                "all_experiments": True,
+                "client": client,
+                "development": False,
+                "experiment": None,
+                "expires": None,
+                "lease_length": None,
+                "object": "token",
+                "organization": "1",
+                "permissions": "write",
+                "scope": "all_endpoints",
+                "token": token,
+                "token_type": "guest",
+                "training_run": None,
+                "user": None,
+            }
         if parts[0] == "clients":
             return self._project_request(request, client, parts)
         if parts == ["experiments"] and request.method == "POST":
@@ -77,8 +89,15 @@ class Api:
                 raise Refused(400, "Constraint metrics must have the threshold field defined")
             if strategy == "constraint" and body.get("observation_budget") is None:
                 raise Refused(400, "observation_budget is required for an experiment with constraint metrics")
-            metrics.append({"name": m["name"], "object": "metric", "objective": m.get("objective", "maximize"),
-                            "strategy": strategy, "threshold": m.get("threshold")})
+            metrics.append(
+                {
+                    "name": m["name"],
+                    "object": "metric",
+                    "objective": m.get("objective", "maximize"),
+                    "strategy": strategy,
+                    "threshold": m.get("threshold"),
+                }
+            )
         if sum(m["strategy"] == "optimize" for m in metrics) > 2:
             raise Refused(400, "too many optimized metrics")
         facts = body.get("metadata") or {}
@@ -86,19 +105,35 @@ class Api:
             raise Refused(400, "too much metadata")
         number = str(len(self.experiments) + 1)
         self.experiments[number] = {
-            "client": client, "conditionals": [], "created": _now(), "development": False, "id": number,
-            "linear_constraints": [], "metadata": body.get("metadata"), "metrics": metrics, "name": body["name"],
-            "num_solutions": None, "object": "experiment", "observation_budget": body.get("observation_budget"),
+            "client": client,
+            "conditionals": [],
+            "created": _now(),
+            "development": False,
+            "id": number,
+            "linear_constraints": [],
+            "metadata": body.get("metadata"),
+            "metrics": metrics,
+            "name": body["name"],
+            "num_solutions": None,
+            "object": "experiment",
+            "observation_budget": body.get("observation_budget"),
             "parallel_bandwidth": body.get("parallel_bandwidth"),
             "parameters": sorted(map(_parameter, body["parameters"]), key=lambda p: p["name"]),
-            "project": body.get("project"), "runs_only": False, "state": "active", "type": "offline",
-            "updated": _now(), "user": None}
+            "project": body.get("project"),
+            "runs_only": False,
+            "state": "active",
+            "type": "offline",
+            "updated": _now(),
+            "user": None,
+        }
         return self._shown(number)
 
     def _experiment_request(self, request, found, parts):
         number, method, body = found["id"], request.method, request.body
-        mine = {"suggestions": [s for s in self.suggestions.values() if s["experiment"] == number],
-                "observations": [o for o in self.observations.values() if o["experiment"] == number]}
+        mine = {
+            "suggestions": [s for s in self.suggestions.values() if s["experiment"] == number],
+            "observations": [o for o in self.observations.values() if o["experiment"] == number],
+        }
         if not parts:
             if method == "PUT":
                 found.update(body)
@@ -108,8 +143,19 @@ class Api:
             return self._shown(number)
         if parts == ["best_assignments"]:
             best = self._best(number)
-            return _page([{"assignments": o["assignments"], "id": o["id"], "metadata": None,
-                           "object": "best_assignments", "values": o["values"]} for o in best], {})
+            return _page(
+                [
+                    {
+                        "assignments": o["assignments"],
+                        "id": o["id"],
+                        "metadata": None,
+                        "object": "best_assignments",
+                        "values": o["values"],
+                    }
+                    for o in best
+                ],
+                {},
+            )
         if method == "GET" and len(parts) == 1:
             return _page([x for x in mine[parts[0]] if body.get("state") in (None, x.get("state"))], body)
         if method == "DELETE" and parts == ["suggestions"]:
@@ -121,9 +167,16 @@ class Api:
             if all(p["type"] == "categorical" for p in found["parameters"]):
                 raise Refused(500, "enumerating all combinations")
             chosen = {p["name"]: self._draw(p) for p in found["parameters"]}
-            suggestion = {"assignments": chosen, "created": _now(), "deleted": False, "experiment": number,
-                          "id": str(len(self.suggestions) + 1), "metadata": body.get("metadata"),
-                          "object": "suggestion", "state": "open"}
+            suggestion = {
+                "assignments": chosen,
+                "created": _now(),
+                "deleted": False,
+                "experiment": number,
+                "id": str(len(self.suggestions) + 1),
+                "metadata": body.get("metadata"),
+                "object": "suggestion",
+                "state": "open",
+            }
             self.suggestions[suggestion["id"]] = suggestion
             return suggestion
         if method == "POST" and parts == ["observations"]:
@@ -156,11 +209,24 @@ class Api:
         elif values is None or len(values) != len(found["metrics"]):
             raise Refused(400, "The number of observation values and experiment metrics must be equal.")
         observation = {
-            "assignments": chosen, "created": _now(), "experiment": number, "failed": bool(body.get("failed")),
-            "id": str(len(self.observations) + 1), "metadata": body.get("metadata"), "object": "observation",
+            "assignments": chosen,
+            "created": _now(),
+            "experiment": number,
+            "failed": bool(body.get("failed")),
+            "id": str(len(self.observations) + 1),
+            "metadata": body.get("metadata"),
+            "object": "observation",
             "suggestion": suggestion,
-            "values": [{"name": v["name"], "object": "metric_evaluation", "value": v["value"],
-                        "value_stddev": v.get("value_stddev")} for v in values]}
+            "values": [
+                {
+                    "name": v["name"],
+                    "object": "metric_evaluation",
+                    "value": v["value"],
+                    "value_stddev": v.get("value_stddev"),
+                }
+                for v in values
+            ],
+        }
         self.observations[observation["id"]] = observation
         if suggestion is not None:
             self.suggestions[suggestion]["state"] = "closed"
@@ -172,9 +238,14 @@ class Api:
         good = []
         for o in self.observations.values():
             found = {v["name"]: v["value"] for v in o["values"]}
-            if o["experiment"] == number and found and all(
-                (found[m["name"]] >= m["threshold"]) == (m["objective"] == "maximize")
-                for m in metrics if m["strategy"] == "constraint"
+            if (
+                o["experiment"] == number
+                and found
+                and all(
+                    (found[m["name"]] >= m["threshold"]) == (m["objective"] == "maximize")
+                    for m in metrics
+                    if m["strategy"] == "constraint"
+                )
             ):
                 good.append((found[optimized], int(o["id"]), o))
         return [min(good)[2]] if good else []
@@ -182,10 +253,17 @@ class Api:
     def _shown(self, number):
         done = [o for o in self.observations.values() if o["experiment"] == number]
         best = self._best(number)
-        return {**self.experiments[number], "progress": {
-            "best_observation": best[0] if best else None, "first_observation": done[0] if done else None,
-            "last_observation": done[-1] if done else None, "object": "progress",
-            "observation_budget_consumed": float(len(done)), "observation_count": len(done)}}
+        return {
+            **self.experiments[number],
+            "progress": {
+                "best_observation": best[0] if best else None,
+                "first_observation": done[0] if done else None,
+                "last_observation": done[-1] if done else None,
+                "object": "progress",
+                "observation_budget_consumed": float(len(done)),
+                "observation_count": len(done),
+            },
+        }
 
 
 def _now():
@@ -193,8 +271,19 @@ def _now():
 
 
 def _project(client, name):
-    return {"client": client, "created": _now(), "deleted": False, "experiment_count": 0, "id": name, "metadata": None,
-            "name": name, "object": "project", "training_run_count": 0, "updated": _now(), "user": None}
+    return {
+        "client": client,
+        "created": _now(),
+        "deleted": False,
+        "experiment_count": 0,
+        "id": name,
+        "metadata": None,
+        "name": name,
+        "object": "project",
+        "training_run_count": 0,
+        "updated": _now(),
+        "user": None,
+    }
 
 
 def _parameter(body):
@@ -210,8 +299,17 @@ def _parameter(body):
         if len(values) < 2 or max(map(len, values)) > 50:
             raise Refused(400, "bad categories")
         values = [{"enum_index": i, "name": v, "object": "categorical_value"} for i, v in enumerate(values, 1)]
-    return {"bounds": bounds, "categorical_values": values, "conditions": {}, "default_value": None,
-            "name": body["name"], "object": "parameter", "prior": None, "transformation": None, "type": body["type"]}
+    return {
+        "bounds": bounds,
+        "categorical_values": values,
+        "conditions": {},
+        "default_value": None,
+        "name": body["name"],
+        "object": "parameter",
+        "prior": None,
+        "transformation": None,
+        "type": body["type"],
+    }
 
 
 def _page(items, body):
@@ -221,5 +319,9 @@ def _page(items, body):
     limit = int(body.get("limit", 25))
     page = newest[:limit]
     before = page[-1]["id"] if len(newest) > limit else None
-    return {"count": len(items), "data": page, "object": "pagination",
-            "paging": {"after": page[0]["id"] if page else None, "before": before}}
+    return {
+        "count": len(items),
+        "data": page,
+        "object": "pagination",
+        "paging": {"after": page[0]["id"] if page else None, "before": before},
+    }

@@ -108,7 +108,8 @@ def test_the_best_is_the_best_of_those_that_hold_the_constraint(experiment):
     for calib, accuracy, latency in ((1, 0.75, 3.0), (2, 0.72, 2.0), (3, 0.6, 1.0)):
         experiment.observations().create(
             assignments={"op0/dtype": "fp32", "op1/dtype": "int8", "calib": calib},
-            values=[{"name": "accuracy", "value": accuracy}, {"name": "latency", "value": latency}])
+            values=[{"name": "accuracy", "value": accuracy}, {"name": "latency", "value": latency}],
+        )
     best = list(experiment.best_assignments().fetch().iterate_pages())
     assert [b.assignments["calib"] for b in best] == [2]
 
@@ -116,7 +117,8 @@ def test_the_best_is_the_best_of_those_that_hold_the_constraint(experiment):
 def test_long_lists_come_in_pages_without_loss(experiment):
     for calib in [1, 2, 3, 4] * 8:
         experiment.observations().create(
-            assignments={"op0/dtype": "fp32", "op1/dtype": "int8", "calib": calib}, values=GOOD)
+            assignments={"op0/dtype": "fp32", "op1/dtype": "int8", "calib": calib}, values=GOOD
+        )
     assert len({o.id for o in experiment.observations().fetch().iterate_pages()}) == 32
 
 
@@ -129,15 +131,19 @@ def test_suggestions_are_within_the_space(experiment):
         experiment.observations().create(suggestion=suggestion.id, values=GOOD)
 
 
-@pytest.mark.parametrize("change", [
-    {"parameters": [{"name": "x" * 101, "type": "int", "bounds": {"min": 0, "max": 1}}]},
-    {"parameters": [{"name": "x", "type": "int", "bounds": {"min": 1, "max": 1}}]},
-    {"parameters": [{"name": "x", "type": "categorical", "categorical_values": ["one"]}]},
-    {"parameters": [{"name": "x", "type": "categorical", "categorical_values": ["one", "y" * 51]}]},
-    {"metrics": [{"name": n, "strategy": "optimize"} for n in "abc"]},
-    {"metadata": {str(i): "" for i in range(101)}},
-    {"metadata": {"long": "x" * 501}},
-], ids=["name", "bounds", "one category", "long category", "three optimized", "many keys", "long value"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": [{"name": "x" * 101, "type": "int", "bounds": {"min": 0, "max": 1}}]},
+        {"parameters": [{"name": "x", "type": "int", "bounds": {"min": 1, "max": 1}}]},
+        {"parameters": [{"name": "x", "type": "categorical", "categorical_values": ["one"]}]},
+        {"parameters": [{"name": "x", "type": "categorical", "categorical_values": ["one", "y" * 51]}]},
+        {"metrics": [{"name": n, "strategy": "optimize"} for n in "abc"]},
+        {"metadata": {str(i): "" for i in range(101)}},
+        {"metadata": {"long": "x" * 501}},
+    ],
+    ids=["name", "bounds", "one category", "long category", "three optimized", "many keys", "long value"],
+)
 def test_limits_are_kept(connection, change):
     with pytest.raises(client.part("exception").ApiException) as refused:
         connection.experiments().create(**{**EXPERIMENT, **change})
@@ -150,15 +156,18 @@ def test_a_restarted_local_driver_goes_on_as_if_it_had_not_stopped(tmp_path):
         path = tmp_path / f"{restarts}.jsonl"
         driver, course = LocalDriver(path, seed=3), []
         experiment = client.in_process(driver).experiments(
-            client.in_process(driver).experiments().create(**{**EXPERIMENT, "project": None}).id)
+            client.in_process(driver).experiments().create(**{**EXPERIMENT, "project": None}).id
+        )
         for i in range(14):
             if restarts and i % 3 == 0:
                 path.write_bytes(path.read_bytes() + b'{"torn')
                 experiment = client.in_process(LocalDriver(path)).experiments("1")
             suggestion = experiment.suggestions().create()
             course.append(dict(suggestion.assignments))
-            experiment.observations().create(suggestion=suggestion.id, values=[
-                {"name": "accuracy", "value": 0.75 - 0.01 * i}, {"name": "latency", "value": float(i % 4)}])
+            experiment.observations().create(
+                suggestion=suggestion.id,
+                values=[{"name": "accuracy", "value": 0.75 - 0.01 * i}, {"name": "latency", "value": float(i % 4)}],
+            )
         courses.append(course)
     assert courses[0] == courses[1]
 
@@ -166,10 +175,13 @@ def test_a_restarted_local_driver_goes_on_as_if_it_had_not_stopped(tmp_path):
 def test_nan_is_refused_in_process():
     driver = LocalDriver()
     experiment = client.in_process(driver).experiments(
-        client.in_process(driver).experiments().create(**{**EXPERIMENT, "project": None}).id)
+        client.in_process(driver).experiments().create(**{**EXPERIMENT, "project": None}).id
+    )
     with pytest.raises(client.part("exception").ApiException):
-        experiment.observations().create(suggestion=experiment.suggestions().create().id, values=[
-            {"name": "accuracy", "value": float("nan")}, {"name": "latency", "value": 1.0}])
+        experiment.observations().create(
+            suggestion=experiment.suggestions().create().id,
+            values=[{"name": "accuracy", "value": float("nan")}, {"name": "latency", "value": 1.0}],
+        )
 
 
 def test_the_stand_in_tells_tokens_apart(server):

@@ -14,11 +14,11 @@ from watching import Watch
 
 TOKEN = "secret-token-123456"
 TOY = [{"name": f"op{i}", "loss": 0.004 * i, "time_us": 300.0, "int8_time_us": 80.0} for i in range(8)]
-PLUGIN = '''
+PLUGIN = """
 from dataclasses import dataclass
 from pathlib import Path
-from nc_strategies.api import Component, ModelSource, hookimpl
-from nc_strategies.testing.toy import ToyBackend, ToySettings
+from nc_strategies.api import (Component, ModelSource, hookimpl)
+from nc_strategies.testing.toy import (ToyBackend, ToySettings)
 
 @dataclass
 class Model:
@@ -39,7 +39,7 @@ def ncs_components():
 @hookimpl
 def ncs_config_paths():
     return ["pkg://ncs_toyplugin.conf"]
-'''
+"""
 
 
 @pytest.fixture
@@ -62,16 +62,31 @@ def toy(tmp_path):
     return here, {**os.environ, "PYTHONPATH": str(site)}
 
 
-ARGUMENTS = ["backend=toy", "model=toy", "data=npz", "data.path=d.npz", "tuning.tolerable_loss=0.05",
-             "measure.latency_runs=40", "measure.final_runs=60", "run_dir=out", "tuning.max_trials=14",
-             "strategy=sigopt"]
+ARGUMENTS = [
+    "backend=toy",
+    "model=toy",
+    "data=npz",
+    "data.path=d.npz",
+    "tuning.tolerable_loss=0.05",
+    "measure.latency_runs=40",
+    "measure.final_runs=60",
+    "run_dir=out",
+    "tuning.max_trials=14",
+    "strategy=sigopt",
+]
 
 
 def start(toy, *arguments, **environment):
     here, base = toy
-    return subprocess.Popen([sys.executable, "-m", "nc_strategies", *ARGUMENTS, *arguments], cwd=here, text=True,
-                            env={**base, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "nc_strategies", *ARGUMENTS, *arguments],
+        cwd=here,
+        text=True,
+        env={**base, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process):
@@ -113,8 +128,10 @@ def test_with_a_token_it_runs_on_the_server_and_shows_the_token_nowhere(toy, ser
 def test_a_crash_shows_no_token(toy, server):
     package = next((toy[0].parent / "site").glob("ncs_toyplugin"))
     with (package / "__init__.py").open("a") as stream:
-        stream.write("\nimport nc_strategies_sigopt.form as form\n"
-                     "def broken(problem, trial):\n    raise RuntimeError('a crash')\nform.outcome = broken\n")
+        stream.write(
+            "\nimport nc_strategies_sigopt.form as form\n"
+            "def broken(problem, trial):\n    raise RuntimeError('a crash')\nform.outcome = broken\n"
+        )
     code, text = finish(start(toy, "strategy.sigopt_project_id=nc-demo", **on_server(server)))
     assert code == 1
     assert "a crash" in text
@@ -132,19 +149,31 @@ def test_a_token_on_the_command_line_is_refused_with_the_reason(toy):
     assert not (toy[0] / "out").exists()
 
 
-@pytest.mark.parametrize(("token", "project", "says"), [
-    ("", "nc-demo", "sigopt_api_token: is missing"), ("wrong-token-777", "nc-demo", "sigopt_api_token: is rejected"),
-    (TOKEN, "nope", "sigopt_project_id: 'nope' is not a project")])
+@pytest.mark.parametrize(
+    ("token", "project", "says"),
+    [
+        ("", "nc-demo", "sigopt_api_token: is missing"),
+        ("wrong-token-777", "nc-demo", "sigopt_api_token: is rejected"),
+        (TOKEN, "nope", "sigopt_project_id: 'nope' is not a project"),
+    ],
+)
 def test_a_server_that_does_not_let_us_in_ends_the_run_with_status_2(toy, server, token, project, says):
-    code, text = finish(start(toy, "strategy.driver=http", f"strategy.sigopt_project_id={project}",
-                              **{**on_server(server), "SIGOPT_API_TOKEN": token}))
+    code, text = finish(
+        start(
+            toy,
+            "strategy.driver=http",
+            f"strategy.sigopt_project_id={project}",
+            **{**on_server(server), "SIGOPT_API_TOKEN": token},
+        )
+    )
     assert code == 2, text
     assert says in text
     assert len(text.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("moment", [("POST", r"/suggestions$", 3), ("POST", r"/observations$", 5)],
-                         ids=["suggestion", "observation"])
+@pytest.mark.parametrize(
+    "moment", [("POST", r"/suggestions$", 3), ("POST", r"/observations$", 5)], ids=["suggestion", "observation"]
+)
 def test_a_killed_run_goes_on_with_one_experiment_and_one_observation_a_suggestion(toy, server, moment):
     method, pattern, count = moment
     process = start(toy, "strategy.sigopt_project_id=nc-demo", **on_server(server))

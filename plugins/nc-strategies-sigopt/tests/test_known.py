@@ -20,8 +20,11 @@ LOSSY = ToyOp("lossy", loss=0.5, time_us=100, int8_time_us=40)
 
 def modelled(ops, **changes):
     whole = toy_time(ops, toy_problem(ops).space.all_float())
-    return replace(toy_problem(ops, tolerable_loss=0.01, budget=20),
-                   latency_model=lambda config: toy_time(ops, config) / whole, **changes)
+    return replace(
+        toy_problem(ops, tolerable_loss=0.01, budget=20),
+        latency_model=lambda config: toy_time(ops, config) / whole,
+        **changes,
+    )
 
 
 def parameters_of(problem):
@@ -77,11 +80,11 @@ def test_a_latency_model_that_fails_changes_nothing(caplog):
         raise EngineError("no profile")
 
     config = parameters.config(parameters.all_int8())
-    assert fastest(replace(problem, latency_model=fails), config, parameters.estimate.units) == config
+    assert fastest(replace(problem, latency_model=fails), config, parameters.estimate.tied_ops) == config
     assert "latency is not modelled: no profile" in caplog.text
 
 
-def test_units_are_put_back_one_after_the_other_as_the_model_sees_them_together():
+def test_tied_ops_are_put_back_one_after_the_other_as_the_model_sees_them_together():
     """Each alone is expected to gain; both together cost more than one, as a shared conversion would."""
     ops = [*GOOD, SLOWER, replace(SLOWER, name="other")]
     problem = modelled(ops)
@@ -92,7 +95,7 @@ def test_units_are_put_back_one_after_the_other_as_the_model_sees_them_together(
         return toy_time(ops, config) / (whole * 1e-6) + 0.2 * both
 
     parameters = parameters_of(problem)
-    found = fastest(replace(problem, latency_model=cost), problem.space.default(), parameters.estimate.units)
+    found = fastest(replace(problem, latency_model=cost), problem.space.default(), parameters.estimate.tied_ops)
     assert sum(found.schemes[name].is_float for name in ("slower", "other")) == 1
 
 

@@ -14,27 +14,32 @@ from nc_strategies.api import (
     Objective,
     OpCapability,
     OpScheme,
+    Overrides,
     Problem,
     Space,
     TensorScheme,
-    Wishes,
 )
 
-CHANNEL, TENSOR = (OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", granularity))
-                   for granularity in ("per_channel", "per_tensor"))
+CHANNEL, TENSOR = (
+    OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", granularity))
+    for granularity in ("per_channel", "per_tensor")
+)
 PLAIN = OpScheme(TensorScheme("uint8", "asym"))
 
 
 def space(count=40, **more):
-    ops = tuple(OpCapability("x" * 120 + f"/block_{i}/conv", "Conv", (CHANNEL, TENSOR, FLOAT), parameters=10 + i)
-                for i in range(count))
+    ops = tuple(
+        OpCapability("x" * 120 + f"/block_{i}/conv", "Conv", (CHANNEL, TENSOR, FLOAT), parameters=10 + i)
+        for i in range(count)
+    )
     return Space(Capabilities((*ops, OpCapability("pool", "Pool", (PLAIN, FLOAT))), **more))
 
 
 def problem(of, **more):
     done = Evaluation((("accuracy", 0.9),), (), (("latency", 1.0),))
-    return Problem(of, Goal((Constraint("accuracy", 0.89, 0.9),), (Objective("latency"),)), done,
-                   np.random.default_rng(0), **more)
+    return Problem(
+        of, Goal((Constraint("accuracy", 0.89, 0.9),), (Objective("latency"),)), done, np.random.default_rng(0), **more
+    )
 
 
 def parameters(of, budget=40, **more):
@@ -75,7 +80,7 @@ def test_groups_follow_the_ranking_of_loss_for_what_is_saved():
     of = space(39)
     loss = {name: float(i) for i, name in enumerate(of.ops)}
     found = parameters(of, sensitivity=lambda: loss, latency_model=lambda c: 1 - 0.01 * len(c.int8_ops))
-    order = [unit[0] for group in found.groups for unit in [found.estimate.units[i] for i in group]]
+    order = [tied_op[0] for group in found.groups for tied_op in [found.estimate.tied_ops[i] for i in group]]
     assert order == list(of.ops)
 
 
@@ -83,7 +88,7 @@ def test_the_integer_takes_the_least_worthwhile_out_of_int8():
     of = space(39)
     found = parameters(of)
     less = found.config({**found.all_int8(), SENSITIVE: 2})
-    assert set(less.float_ops) == {name for unit in found.estimate.units[-2:] for name in unit}
+    assert set(less.float_ops) == {name for tied_op in found.estimate.tied_ops[-2:] for name in tied_op}
 
 
 def test_graph_wide_choices_are_parameters():
@@ -100,15 +105,15 @@ def test_tied_operators_move_together():
     names = tuple(f"{'x' * 120}/block_{i}/conv" for i in (0, 7))
     of = space(8, tied=(names,))
     found = parameters(of)
-    for wanted in range(len(found.estimate.units) + 1):
+    for wanted in range(len(found.estimate.tied_ops) + 1):
         assert of.contains(found.config(found.worthwhile(wanted)))
 
 
-def test_wishes_hold():
-    of = Space(space(8).capabilities, Wishes(op_type_dict={"Conv": {"activation": {"dtype": ["uint8"]}}}))
+def test_overrides_hold():
+    of = Space(space(8).capabilities, Overrides(op_type_dict={"Conv": {"activation": {"dtype": ["uint8"]}}}))
     found = parameters(of)
     assert found.config(found.all_float()).float_ops == ("pool",)
-    none = Space(space(8).capabilities, Wishes(excluded_precisions=("fp32",)))
+    none = Space(space(8).capabilities, Overrides(excluded_precisions=("fp32",)))
     assert parameters(none).config(parameters(none).all_float()) == none.default()
 
 

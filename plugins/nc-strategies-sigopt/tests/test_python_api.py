@@ -35,12 +35,17 @@ def task():
 
 
 def conf(**settings):
-    kwargs = {"sigopt_api_token": TOKEN, "sigopt_project_id": "nc-demo", "sigopt_experiment_name": "nc-tune",
-              **settings}
+    kwargs = {
+        "sigopt_api_token": TOKEN,
+        "sigopt_project_id": "nc-demo",
+        "sigopt_experiment_name": "nc-tune",
+        **settings,
+    }
     return config.PostTrainingQuantConfig(
-        quant_level=1, tuning_criterion=config.TuningCriterion(strategy="sigopt", strategy_kwargs=kwargs, timeout=600,
-                                                               max_trials=4),
-        accuracy_criterion=config.AccuracyCriterion(tolerable_loss=0.1))
+        quant_level=1,
+        tuning_criterion=config.TuningCriterion(strategy="sigopt", strategy_kwargs=kwargs, timeout=600, max_trials=4),
+        accuracy_criterion=config.AccuracyCriterion(tolerable_loss=0.1),
+    )
 
 
 def shown_in(folder):
@@ -57,8 +62,9 @@ def test_a_run_with_the_token_from_python_shows_it_nowhere(task, server, tmp_pat
     settings = conf()
     try:
         with Watch(TOKEN, os.getpid()) as watch:
-            q_model = quantization.fit(model, settings, calib_dataloader=calibration, eval_func=eval_func,
-                                       run_dir="run", **QUICK)
+            q_model = quantization.fit(
+                model, settings, calib_dataloader=calibration, eval_func=eval_func, run_dir="run", **QUICK
+            )
     finally:
         logging.getLogger().removeHandler(handler)
     assert (watch.found, watch.looks > 3) == (set(), True)
@@ -67,8 +73,17 @@ def test_a_run_with_the_token_from_python_shows_it_nowhere(task, server, tmp_pat
     assert len(q_model.study.trials) == 4
     assert not shown_in(tmp_path)
     printed = capfd.readouterr()
-    text = "".join([printed.out, printed.err, everything.getvalue(), repr(settings), repr(q_model), repr(q_model.study),
-                    q_model.study._repr_html_()])
+    text = "".join(
+        [
+            printed.out,
+            printed.err,
+            everything.getvalue(),
+            repr(settings),
+            repr(q_model),
+            repr(q_model.study),
+            q_model.study._repr_html_(),
+        ]
+    )
     assert TOKEN not in text
     assert "SIGOPT_API_TOKEN" not in os.environ
 
@@ -82,8 +97,9 @@ def test_a_crash_shows_the_token_nowhere(task, server, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr("nc_strategies_sigopt.form.outcome", broken)
     with pytest.raises(RuntimeError, match=r"a crash with \*\*\* in it") as caught:
-        quantization.fit(model, conf(), calib_dataloader=calibration, eval_func=eval_func, run_dir=tmp_path / "run",
-                         **QUICK)
+        quantization.fit(
+            model, conf(), calib_dataloader=calibration, eval_func=eval_func, run_dir=tmp_path / "run", **QUICK
+        )
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     printed = capfd.readouterr()
     assert TOKEN not in shown.replace(f"TOKEN = {TOKEN!r}", "") + printed.out + printed.err
@@ -95,8 +111,14 @@ def test_a_rejected_token_is_an_input_error_that_does_not_show_it(task, server, 
     monkeypatch.setenv("SIGOPT_API_URL", server.url)
     model, calibration, eval_func = task
     with pytest.raises(InputError, match="sigopt_api_token: is rejected") as caught:
-        quantization.fit(model, conf(sigopt_api_token="wrong-token-777"), calib_dataloader=calibration,
-                         eval_func=eval_func, run_dir=tmp_path / "run", **QUICK)
+        quantization.fit(
+            model,
+            conf(sigopt_api_token="wrong-token-777"),
+            calib_dataloader=calibration,
+            eval_func=eval_func,
+            run_dir=tmp_path / "run",
+            **QUICK,
+        )
     assert "wrong-token-777" not in str(caught.value) + repr(vars(caught.value))
     assert not (tmp_path / "run").exists()
 
@@ -105,8 +127,14 @@ def test_an_empty_token_falls_back_to_the_environment(task, server, tmp_path, mo
     monkeypatch.setenv("SIGOPT_API_URL", server.url)
     monkeypatch.setenv("SIGOPT_API_TOKEN", TOKEN)
     model, calibration, eval_func = task
-    q_model = quantization.fit(model, conf(sigopt_api_token=None), calib_dataloader=calibration, eval_func=eval_func,
-                               run_dir=tmp_path / "run", **QUICK)
+    q_model = quantization.fit(
+        model,
+        conf(sigopt_api_token=None),
+        calib_dataloader=calibration,
+        eval_func=eval_func,
+        run_dir=tmp_path / "run",
+        **QUICK,
+    )
     assert q_model.study.result["engine"] == "http"
 
 

@@ -22,9 +22,18 @@ def test_the_older_name_of_the_experiments_name_is_taken():
     assert SigOptSettings(sigopt_experiment_id="old", sigopt_experiment_name="new").experiment_name == "new"
 
 
-@pytest.mark.parametrize("bad", [
-    {"driver": "zzz"}, {"on_server_failure": "zzz"}, {"sigopt_project_id": "x" * 33}, {"sigopt_project_id": "No Good"},
-    {"request_timeout": 0.0}, {"request_attempts": 0}, {"sigopt_experiment_name": ""}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"driver": "zzz"},
+        {"on_server_failure": "zzz"},
+        {"sigopt_project_id": "x" * 33},
+        {"sigopt_project_id": "No Good"},
+        {"request_timeout": 0.0},
+        {"request_attempts": 0},
+        {"sigopt_experiment_name": ""},
+    ],
+)
 def test_a_bad_value_names_its_key(bad):
     with pytest.raises(InputError, match=rf"strategy\.{next(iter(bad))}"):
         SigOptSettings(**bad)
@@ -64,31 +73,39 @@ def test_an_address_that_is_none_is_refused_without_showing_it(address):
 
 
 def python(code, cwd, **env):
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, text=True, capture_output=True, check=False,
-                          env={**os.environ, **env})
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, text=True, capture_output=True, check=False, env={**os.environ, **env}
+    )
 
 
 def test_the_client_is_imported_in_a_folder_without_ascii_letters(tmp_path):
     folder = tmp_path / "日本"
     folder.mkdir()
-    done = python("import os; from nc_strategies_sigopt.client import client; client(); "
-                  "assert 'SIGOPT_PROJECT' not in os.environ", folder)
+    done = python(
+        "import os; from nc_strategies_sigopt.client import client; client(); "
+        "assert 'SIGOPT_PROJECT' not in os.environ",
+        folder,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_a_corrupt_client_configuration_stops_only_what_needs_it(tmp_path):
     (tmp_path / "client").mkdir()
     (tmp_path / "client" / "config.json").write_text("{bad")
-    code = ("from nc_strategies_sigopt import SigOptSettings\nfrom nc_strategies_sigopt.access import check\n"
-            "check(SigOptSettings(driver='local'))\n"
-            "try:\n    check(SigOptSettings())\nexcept Exception as error:\n    print(type(error).__name__, error)\n")
+    code = (
+        "from nc_strategies_sigopt import SigOptSettings\nfrom nc_strategies_sigopt.access import check\n"
+        "check(SigOptSettings(driver='local'))\n"
+        "try:\n    check(SigOptSettings())\nexcept Exception as error:\n    print(type(error).__name__, error)\n"
+    )
     done = python(code, tmp_path, SIGOPT_HOME=str(tmp_path))
     assert done.stdout.startswith("InputError SigOpt's client configuration: "), done.stderr
 
 
 def test_the_plugin_is_loaded_without_the_client():
-    code = ("import sys\nfrom nc_strategies.registry import registry\nassert 'sigopt' in registry().names('strategy')\n"
-            "assert not {'sigopt', 'optuna', 'tenacity', 'requests'} & set(sys.modules), 'heavy'")
+    code = (
+        "import sys\nfrom nc_strategies.registry import registry\nassert 'sigopt' in registry().names('strategy')\n"
+        "assert not {'sigopt', 'optuna', 'tenacity', 'requests'} & set(sys.modules), 'heavy'"
+    )
     done = python(code, None)
     assert done.returncode == 0, done.stderr
 
@@ -96,12 +113,22 @@ def test_the_plugin_is_loaded_without_the_client():
 def api_error(status):
     def send():
         raise client.part("exception").ApiException({"message": f"no, {TOKEN}"}, status)
+
     return send
 
 
-@pytest.mark.parametrize(("status", "kind"), [
-    (401, Denied), (403, Denied), (404, Refusal), (400, Refusal), (429, Exhausted), (500, Unavailable),
-    (503, Unavailable)])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, Denied),
+        (403, Denied),
+        (404, Refusal),
+        (400, Refusal),
+        (429, Exhausted),
+        (500, Unavailable),
+        (503, Unavailable),
+    ],
+)
 def test_failures_are_told_apart_and_show_no_token(status, kind):
     with pytest.raises(kind) as error:
         Calls(1, TOKEN)("it", api_error(status))
@@ -113,9 +140,11 @@ def test_failures_are_told_apart_and_show_no_token(status, kind):
 def test_attempts_are_bounded_and_only_of_what_may_succeed():
     count = {Unavailable: 0, Refusal: 0}
     for kind, status in ((Unavailable, 503), (Refusal, 400)):
+
         def send(kind=kind, status=status):
             count[kind] += 1
             api_error(status)()
+
         with pytest.raises(kind):
             Calls(3)("it", send)
     assert count == {Unavailable: 3, Refusal: 1}

@@ -37,8 +37,10 @@ def test_the_requests_have_the_recorded_forms(server, tmp_path):
     for request in server.sent("POST", "/observations$"):
         assert any(set(request.body) - {"metadata"} == set(form) - {"metadata"} for form in by_form), request.body
         for value in request.body.get("values", []):
-            assert kinds(value) in ({"name": "str", "value": "number"},
-                                    {"name": "str", "value": "number", "value_stddev": "number"})
+            assert kinds(value) in (
+                {"name": "str", "value": "number"},
+                {"name": "str", "value": "number", "value_stddev": "number"},
+            )
     assert all(r.body == {} for r in server.sent("POST", "/suggestions$"))
     assert {r.status for r in server.requests} == {200}
 
@@ -49,9 +51,14 @@ def test_the_experiment_is_the_problem(server, tmp_path):
     (made,) = server.sent("POST", "/experiments$")
     goal = run.problem().goal
     assert made.body["metrics"] == [
-        {"name": "accuracy", "objective": "maximize", "strategy": "constraint",
-         "threshold": goal.constraints[0].threshold},
-        {"name": "latency", "objective": "minimize", "strategy": "optimize"}]
+        {
+            "name": "accuracy",
+            "objective": "maximize",
+            "strategy": "constraint",
+            "threshold": goal.constraints[0].threshold,
+        },
+        {"name": "latency", "objective": "minimize", "strategy": "optimize"},
+    ]
     assert (made.body["name"], made.body["observation_budget"], made.body["parallel_bandwidth"]) == ("mine", BUDGET, 1)
     assert {"model", "data", "space"} <= set(made.body["metadata"])
     assert "int" in [p["type"] for p in made.body["parameters"]]
@@ -74,8 +81,11 @@ def test_the_first_trial_is_the_default(tmp_path):
 
 def estimating(asked, **more):
     """What a problem's estimates answer, and that they were asked."""
-    return {"sensitivity": lambda: asked.append("sensitivity") or {op.name: op.loss for op in OPS},
-            "latency_model": lambda config: asked.append("latency") or 1.0 - 0.01 * len(config.int8_ops), **more}
+    return {
+        "sensitivity": lambda: asked.append("sensitivity") or {op.name: op.loss for op in OPS},
+        "latency_model": lambda config: asked.append("latency") or 1.0 - 0.01 * len(config.int8_ops),
+        **more,
+    }
 
 
 def test_in_this_process_nothing_is_estimated_before_int8_everywhere_is_measured(tmp_path):
@@ -137,9 +147,17 @@ def test_every_suggestion_gets_one_observation_also_the_last_and_failed_ones(ser
 
 
 def test_a_repeated_configuration_is_answered_from_history(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "_draw", lambda p: "int8" if p["type"] == "categorical" and
-                        p["name"].startswith("group") else p["bounds"]["min"] if p["bounds"] else
-                        p["categorical_values"][0]["name"])
+    monkeypatch.setattr(
+        server,
+        "_draw",
+        lambda p: (
+            "int8"
+            if p["type"] == "categorical" and p["name"].startswith("group")
+            else p["bounds"]["min"]
+            if p["bounds"]
+            else p["categorical_values"][0]["name"]
+        ),
+    )
     run = Run(tmp_path, http(server))
     trials = run.go()
     assert len(trials) == len({t.config.fingerprint for t in trials}) == BUDGET
@@ -206,17 +224,21 @@ def test_a_metric_where_lower_is_better_is_minimized(problem):
     goal = Goal((Constraint("mae", 1.1, 1.0, False),), (Objective("size"),))
     assert form.metrics(replace(problem, goal=goal)) == [
         {"name": "mae", "objective": "minimize", "strategy": "constraint", "threshold": 1.1},
-        {"name": "size", "objective": "minimize", "strategy": "optimize"}]
+        {"name": "size", "objective": "minimize", "strategy": "optimize"},
+    ]
 
 
-@pytest.mark.parametrize(("names", "optimized"), [
-    (["latency", "size"], ["latency", "size"]), (["latency", "size", "throughput"], ["cost"])])
+@pytest.mark.parametrize(
+    ("names", "optimized"), [(["latency", "size"], ["latency", "size"]), (["latency", "size", "throughput"], ["cost"])]
+)
 def test_at_most_two_quantities_are_optimized(problem, names, optimized):
     goal = replace(problem.goal, objectives=tuple(map(Objective, names)))
     assert [m["name"] for m in form.metrics(replace(problem, goal=goal)) if m["strategy"] == "optimize"] == optimized
     done = Evaluation((("accuracy", 0.9),), (), tuple((n, 0.5) for n in names))
     assert form.values(replace(problem, goal=goal), done) == [
-        {"name": "accuracy", "value": 0.9}, *({"name": n, "value": 0.5} for n in optimized)]
+        {"name": "accuracy", "value": 0.9},
+        *({"name": n, "value": 0.5} for n in optimized),
+    ]
 
 
 @pytest.mark.parametrize("objectives", [("latency", "size"), ("latency", "size", "throughput")])
@@ -229,5 +251,11 @@ def test_several_objectives_run_to_the_end(tmp_path, objectives):
         config = strategy.propose()
         done = toy_evaluation(OPS, config)
         share = 1 - 0.7 * len(config.int8_ops) / len(OPS)
-        strategy.observe(Trial(number, config, TrialState.OK, replace(done, ratios=(
-            *done.ratios, ("size", share), ("throughput", done.ratio("latency"))))))
+        strategy.observe(
+            Trial(
+                number,
+                config,
+                TrialState.OK,
+                replace(done, ratios=(*done.ratios, ("size", share), ("throughput", done.ratio("latency")))),
+            )
+        )

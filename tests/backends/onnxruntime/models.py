@@ -39,8 +39,15 @@ class Builder:
         self.nodes.append(helper.make_node("Conv", inputs, [name], name=f"conv_{name}", pads=pads, group=group))
         return name
 
-    def save(self, path: Path, shape: list[int | str], output: list[int | str], opset: int = 17,
-             initializers_as_inputs: bool = False, more_inputs: dict[str, list[int | str]] | None = None) -> Path:
+    def save(
+        self,
+        path: Path,
+        shape: list[int | str],
+        output: list[int | str],
+        opset: int = 17,
+        initializers_as_inputs: bool = False,
+        more_inputs: dict[str, list[int | str]] | None = None,
+    ) -> Path:
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
         inputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (more_inputs or {}).items()]
         if initializers_as_inputs:
@@ -70,8 +77,9 @@ def residual(path: Path, **kwargs: object) -> Path:
     return b.save(path, kwargs.pop("shape", ["N", 3, 16, 16]), ["N", 10], **kwargs)  # type: ignore[arg-type]
 
 
-def padded_pool(path: Path, act: str | None = "Relu", value: float = 0.0, kernel: int = 3, channels: int = 0,
-                **attributes: object) -> Path:
+def padded_pool(
+    path: Path, act: str | None = "Relu", value: float = 0.0, kernel: int = 3, channels: int = 0, **attributes: object
+) -> Path:
     """A convolution, a Pad of its own before the MaxPool as exporters of Keras models write it, another convolution."""
     b = Builder(4)
     x = b.conv("x", "c1", 3, 8)
@@ -81,8 +89,14 @@ def padded_pool(path: Path, act: str | None = "Relu", value: float = 0.0, kernel
         x = b.node(act, [x], "r1")
     b.constant("widths", [0, channels, 1, 1, 0, 0, 1, 1], np.int64)
     b.constant("value", value)
-    p = b.node("MaxPool", [b.node("Pad", [x, "widths", "value"], "padded")], "pool", kernel_shape=[kernel, kernel],
-               strides=[2, 2], **attributes)
+    p = b.node(
+        "MaxPool",
+        [b.node("Pad", [x, "widths", "value"], "padded")],
+        "pool",
+        kernel_shape=[kernel, kernel],
+        strides=[2, 2],
+        **attributes,
+    )
     b.nodes.append(helper.make_node("Relu", [b.conv(p, "c2", 8 + channels, 8)], ["y"], name="last"))
     return b.save(path, ["N", 3, 16, 16], ["N", 8, None, None])  # type: ignore[list-item]
 
@@ -161,8 +175,11 @@ def transformer(path: Path, opset: int = 14) -> Path:
     d = b.node("Sub", ["x", mean], "difference")
     v = b.node("ReduceMean", [b.node("Pow", [d, "two"], "square")], "variance", axes=[-1])
     n = b.node("Div", [d, b.node("Sqrt", [b.node("Add", [v, "eps"], "above")], "deviation")], "normal")
-    n = b.node("Add", [b.node("Mul", [n, b.weight("gain", 32, scale=1.0)], "gained"), b.weight("shift", 32, scale=0.1)],
-               "shifted")
+    n = b.node(
+        "Add",
+        [b.node("Mul", [n, b.weight("gain", 32, scale=1.0)], "gained"), b.weight("shift", 32, scale=0.1)],
+        "shifted",
+    )
     b.weight("up_w", 32, 64)
     b.weight("down_w", 64, 32)
     a = b.node("Add", [b.weight("up_b", 64, scale=0.1), b.node("MatMul", [n, "up_w"], "up")], "biased")
@@ -193,8 +210,12 @@ def keras_block(path: Path, length: int | str = 6, **changes: float) -> Path:
     b.constant("width", [16], np.int64)
     b.constant("back", [32], np.int64)
     s = b.node("Shape", [n], "dims")
-    some = b.node("Concat", [b.node("Gather", [s, "first"], "batch"), b.node("Gather", [s, "second"], "length"), "rest",
-                             "width"], "heads", axis=0)
+    some = b.node(
+        "Concat",
+        [b.node("Gather", [s, "first"], "batch"), b.node("Gather", [s, "second"], "length"), "rest", "width"],
+        "heads",
+        axis=0,
+    )
     h = b.node("Transpose", [b.node("Reshape", [n, some], "split")], "turned", perm=[0, 2, 1, 3])
     whole = b.node("Concat", ["batch", "length", "back"], "joined", axis=0)
     b.weight("up_w", 32, 64)

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from nc_strategies.backends.onnxruntime import equalize
 from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
-from nc_strategies.backends.onnxruntime.graph import prepare, read
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
+from nc_strategies.onnx_graph import equalize
+from nc_strategies.onnx_graph.graph import prepare, read
 from nc_strategies.space import Space
 
 spec = importlib.util.spec_from_file_location("small_models", Path(__file__).with_name("models.py"))
@@ -51,8 +51,9 @@ def network(path, spread):
         if in_axis is None:
             values = numpy_helper.to_array(weights[f"{second}_w"]).reshape(4, 4, 4, 3, 3)
             values = values / factors.reshape(4, 1, 4, 1, 1)
-            weights[f"{second}_w"].CopyFrom(numpy_helper.from_array(
-                values.reshape(16, 4, 3, 3).astype(np.float32), f"{second}_w"))
+            weights[f"{second}_w"].CopyFrom(
+                numpy_helper.from_array(values.reshape(16, 4, 3, 3).astype(np.float32), f"{second}_w")
+            )
         else:
             scale(f"{second}_w", in_axis, 1 / factors)
     return b.save(path, ["N", 3, 12, 12], ["N", 5])
@@ -68,14 +69,18 @@ def calibrated(path, when="auto"):
 
 
 def noise(backend, config, batch):
-    fp32, int8 = (model.predict(batch)[0] for model in (backend.reference(), backend.realise(config)))
+    fp32, int8 = (model.predict(batch)[0] for model in (backend.reference(), backend.build(config)))
     return float(np.square(int8 - fp32).sum() / np.square(fp32).sum())
 
 
 def test_every_tensor_between_two_weighted_operators_is_found(tmp_path):
     graph = prepare(read(network(tmp_path / "m.onnx", 1.5)))
     assert sorted((p.first.name, p.second.name, p.channels) for p in equalize.pairs(graph)) == [
-        ("Gemm_f1", "Gemm_y", 12), ("conv_c1", "conv_dw", 16), ("conv_dw", "conv_gr", 16), ("conv_gr", "conv_c2", 16)]
+        ("Gemm_f1", "Gemm_y", 12),
+        ("conv_c1", "conv_dw", 16),
+        ("conv_dw", "conv_gr", 16),
+        ("conv_gr", "conv_c2", 16),
+    ]
 
 
 def test_tensors_with_another_reader_or_a_bounded_activation_are_left_alone(tmp_path):
@@ -92,10 +97,13 @@ def test_a_tensor_that_a_branch_reads_from_outside_is_left_alone(tmp_path):
         node = onnx.helper.make_node("ReduceMax" if name == "then" else "ReduceMin", ["r1"], [name], keepdims=0)
         branches.append(onnx.helper.make_graph([node], name, [], [output]))
     # Decided by the data, so that the engine cannot fold it.
-    model.graph.node.extend([
-        onnx.helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0),
-        onnx.helper.make_node("Cast", ["top"], ["choice"], to=onnx.TensorProto.BOOL),
-        onnx.helper.make_node("If", ["choice"], ["extreme"], then_branch=branches[0], else_branch=branches[1])])
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceMax", ["x"], ["top"], keepdims=0),
+            onnx.helper.make_node("Cast", ["top"], ["choice"], to=onnx.TensorProto.BOOL),
+            onnx.helper.make_node("If", ["choice"], ["extreme"], then_branch=branches[0], else_branch=branches[1]),
+        ]
+    )
     model.graph.output.append(onnx.helper.make_tensor_value_info("extreme", onnx.TensorProto.FLOAT, None))
     onnx.save(model, str(tmp_path / "branches.onnx"))
     assert equalize.pairs(prepare(read(tmp_path / "branches.onnx"))) == []
@@ -104,8 +112,9 @@ def test_a_tensor_that_a_branch_reads_from_outside_is_left_alone(tmp_path):
 def test_fp32_gives_the_same_outputs_to_the_bit(tmp_path):
     backend, space, batch = calibrated(network(tmp_path / "m.onnx", 1.5), "always")
     plain, _, _ = calibrated(tmp_path / "m.onnx", "never")
-    np.testing.assert_array_equal(backend.realise(space.all_float()).predict(batch)[0],
-                                  plain.realise(space.all_float()).predict(batch)[0])
+    np.testing.assert_array_equal(
+        backend.build(space.all_float()).predict(batch)[0], plain.build(space.all_float()).predict(batch)[0]
+    )
     assert any(not np.array_equal(backend.graph.array(n), plain.graph.array(n)) for n in plain.graph.initializers)
 
 
@@ -121,7 +130,7 @@ def test_where_channels_differ_in_range_int8_is_several_times_less_noisy_and_say
 
 def test_what_is_saved_is_what_was_measured(tmp_path):
     backend, space, batch = calibrated(network(tmp_path / "m.onnx", 2.0))
-    measured, opened = backend.realise(space.default()), backend.open(backend.save(space.default(), tmp_path / "out"))
+    measured, opened = backend.build(space.default()), backend.open(backend.save(space.default(), tmp_path / "out"))
     np.testing.assert_array_equal(measured.predict(batch)[0], opened.predict(batch)[0])
     assert onnx.load(str(tmp_path / "out" / "model.onnx")).graph.node
 

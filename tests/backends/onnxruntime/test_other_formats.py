@@ -22,8 +22,10 @@ def test_a_keras_model_is_exported_and_the_export_kept(tmp_path):
     assert ("tensorflow" in sys.modules) == loaded_before
     backend.keep(tmp_path)
     picture = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype(np.float32)
-    scores = [ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"image": picture})[0]
-              for path in (tmp_path / "fashion.onnx", samples.onnx_model())]
+    scores = [
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"image": picture})[0]
+        for path in (tmp_path / "fashion.onnx", samples.onnx_model())
+    ]
     np.testing.assert_allclose(*scores, atol=1e-4)
 
 

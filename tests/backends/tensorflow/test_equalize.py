@@ -18,11 +18,18 @@ def uneven(path, spread):
     import keras
 
     layers, rng = keras.layers, np.random.default_rng(3)
-    model = keras.Sequential([
-        keras.Input((12, 12, 3)), layers.Conv2D(16, 3, padding="same", activation="relu", name="c1"),
-        layers.DepthwiseConv2D(3, padding="same", activation="relu", name="dw"),
-        layers.ZeroPadding2D(1), layers.Conv2D(24, 3, name="c2"), layers.GlobalAveragePooling2D(),
-        layers.Dense(12, activation="relu", name="f1"), layers.Dense(5, name="f2")])
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            layers.Conv2D(16, 3, padding="same", activation="relu", name="c1"),
+            layers.DepthwiseConv2D(3, padding="same", activation="relu", name="dw"),
+            layers.ZeroPadding2D(1),
+            layers.Conv2D(24, 3, name="c2"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(12, activation="relu", name="f1"),
+            layers.Dense(5, name="f2"),
+        ]
+    )
     for layer in model.layers:
         layer.set_weights([rng.normal(0, (2 / max(1, w[..., 0].size)) ** 0.5, w.shape) for w in layer.get_weights()])
     for first, second, axis in (("c1", "dw", 2), ("dw", "c2", 2)):
@@ -47,7 +54,7 @@ def calibrated(path, when="auto"):
 
 
 def noise(backend, config, batch):
-    fp32, int8 = (model.predict(batch)[0] for model in (backend.reference(), backend.realise(config)))
+    fp32, int8 = (model.predict(batch)[0] for model in (backend.reference(), backend.build(config)))
     return float(np.square(int8 - fp32).sum() / np.square(fp32).sum())
 
 
@@ -58,17 +65,21 @@ def path(tmp_path_factory):
 
 def test_every_tensor_between_two_weighted_operators_is_found(path):
     backend, _, _ = calibrated(path, "never")
-    parts = backend._parts
+    parts = backend._context
     found = equalize.pairs(parts.graph, parts.matched, parts.outputs)
     assert [(p.first.op, p.second.op, p.channels) for p in found] == [
-        ("Conv2D", "DepthwiseConv2dNative", 16), ("DepthwiseConv2dNative", "Conv2D", 16), ("MatMul", "MatMul", 12)]
+        ("Conv2D", "DepthwiseConv2dNative", 16),
+        ("DepthwiseConv2dNative", "Conv2D", 16),
+        ("MatMul", "MatMul", 12),
+    ]
 
 
 def test_fp32_gives_the_same_outputs(path):
     backend, space, batch = calibrated(path, "always")
     plain, _, _ = calibrated(path, "never")
-    np.testing.assert_allclose(backend.realise(space.all_float()).predict(batch)[0],
-                               plain.realise(space.all_float()).predict(batch)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        backend.build(space.all_float()).predict(batch)[0], plain.build(space.all_float()).predict(batch)[0], atol=1e-6
+    )
     assert backend.remarks()
     assert not plain.remarks()
 
@@ -78,7 +89,7 @@ def test_where_channels_differ_in_range_int8_is_several_times_less_noisy(path, t
     plain, _, _ = calibrated(path, "never")
     assert noise(auto, space.default(), batch) < 0.3 * noise(plain, space.default(), batch)
     opened = auto.open(auto.save(space.default(), tmp_path / "out"))
-    np.testing.assert_allclose(opened.predict(batch)[0], auto.realise(space.default()).predict(batch)[0], atol=1e-6)
+    np.testing.assert_allclose(opened.predict(batch)[0], auto.build(space.default()).predict(batch)[0], atol=1e-6)
 
 
 def test_an_even_model_is_left_as_it_is(tmp_path):

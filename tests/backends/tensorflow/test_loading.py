@@ -50,8 +50,8 @@ def test_settings_and_package_do_not_import_tensorflow():
 @pytest.mark.parametrize("expendable", [True, False])
 def test_a_worker_imports_tensorflow_without_what_keras_only_takes_where_it_finds_it(expendable):
     code = (
-        "import sys; from nc_strategies.process import be_expendable;"
-        "from nc_strategies.backends.tensorflow.lazy import tensorflow;"
+        "import sys; from nc_strategies.runtime.process import be_expendable;"
+        "from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow;"
         f"{'be_expendable();' if expendable else ''}"
         "layers = tensorflow().keras.layers;"
         "print(sorted(name for name in ('matplotlib', 'pandas', 'sklearn') if name in sys.modules));"
@@ -65,8 +65,8 @@ def test_a_worker_imports_tensorflow_without_what_keras_only_takes_where_it_find
 @pytest.mark.parametrize("enabled", [True, False])
 def test_nothing_is_collected_while_tensorflow_is_imported_and_what_a_worker_imported_never_is(expendable, enabled):
     code = (
-        "import gc; from nc_strategies.process import be_expendable;"
-        "from nc_strategies.backends.tensorflow.lazy import tensorflow;"
+        "import gc; from nc_strategies.runtime.process import be_expendable;"
+        "from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow;"
         f"{'be_expendable();' if expendable else ''} {'' if enabled else 'gc.disable();'}"
         "gc.collect(); seen = []; gc.callbacks.append(lambda phase, info: seen.append(phase));"
         "tensorflow(); gc.callbacks.clear();"
@@ -169,14 +169,18 @@ def recurrent(keras, x):
 
 @pytest.mark.parametrize(("build", "converted"), [(plain, False), (looked_up, False), (recurrent, True)])
 def test_variables_are_frozen_in_place_where_nothing_but_reading_is_done_with_them(
-        tmp_path, batch, monkeypatch, build, converted):
+    tmp_path, batch, monkeypatch, build, converted
+):
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
 
     calls = []
     convert = convert_to_constants.convert_variables_to_constants_v2
-    monkeypatch.setattr(convert_to_constants, "convert_variables_to_constants_v2",
-                        lambda *args, **kwargs: calls.append(1) or convert(*args, **kwargs))
+    monkeypatch.setattr(
+        convert_to_constants,
+        "convert_variables_to_constants_v2",
+        lambda *args, **kwargs: calls.append(1) or convert(*args, **kwargs),
+    )
     x = tf.keras.Input((8,), name="row")
     model = tf.keras.Model(x, build(tf.keras, x))
     model.save(tmp_path / "model.keras")
@@ -230,7 +234,7 @@ def test_explicit_padding_of_a_depthwise_convolution_is_rewritten_before_it_can_
     data = batch(info, 3)
     backend.calibrate([data])
     space = Space(backend.capabilities())
-    one, other = (backend.realise(config).predict(data)[0] for config in (space.all_float(), space.default()))
+    one, other = (backend.build(config).predict(data)[0] for config in (space.all_float(), space.default()))
     assert one.shape == (3, 4, 4, 4)
     np.testing.assert_allclose(one, other, atol=0.05 * np.abs(one).max())
 

@@ -15,8 +15,8 @@ from nc_strategies.backends.tensorflow.executed import source_type
 from nc_strategies.backends.tensorflow.export import export_onnx
 from nc_strategies.backends.tensorflow.fold import simplify
 from nc_strategies.backends.tensorflow.graph import Graph
+from nc_strategies.backends.tensorflow.matrix_products import static_types
 from nc_strategies.backends.tensorflow.probe import Kernels
-from nc_strategies.backends.tensorflow.products import static_types
 from nc_strategies.backends.tensorflow.weights import FULL, REDUCED, quantize
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
@@ -24,13 +24,13 @@ from nc_strategies.models import ModelSource
 
 def test_batchnorm_is_folded_and_nothing_is_left_of_it(loaded):
     backend, _ = loaded("cnn")
-    ops = {node.op for node in backend._parts.graph.nodes.values()}
+    ops = {node.op for node in backend._context.graph.nodes.values()}
     assert not ops & {"Mul", "Sub", "Rsqrt", "FusedBatchNormV3", "Identity"}
 
 
 def test_batchnorm_with_another_reader_is_not_folded(loaded):
     backend, _ = loaded("unfoldable")
-    assert "Mul" in {node.op for node in backend._parts.graph.nodes.values()}
+    assert "Mul" in {node.op for node in backend._context.graph.nodes.values()}
 
 
 def test_types_are_inferred_through_large_weights_and_small_constants_alike():
@@ -189,8 +189,15 @@ def test_what_an_aborted_child_leaves_is_not_kept(asked, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"results": 1, "failures": {}}', '{"results": {"Conv2D/uint8": "exact"}, "failures": {}}',
-     '{"results": {CASES: "surely"}, "failures": {}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"results": 1, "failures": {}}',
+        '{"results": {"Conv2D/uint8": "exact"}, "failures": {}}',
+        '{"results": {CASES: "surely"}, "failures": {}}',
+    ],
 )
 def test_what_makes_no_sense_in_the_cache_is_asked_again(asked, tmp_path, text):
     sure = ", ".join(f'"{case}": "surely"' for case in CASES)

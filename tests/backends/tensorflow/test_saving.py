@@ -39,7 +39,7 @@ def saved(loaded, tmp_path_factory):
 
 def test_opened_as_a_user_would_it_gives_the_same_outputs_and_executes_the_same_operators(saved, batch):
     backend, info, config, path = saved
-    measured, opened = backend.realise(config), backend.open(path)
+    measured, opened = backend.build(config), backend.open(path)
     for count in (1, 5):
         data = batch(info, count)
         for one, other in zip(measured.predict(data), opened.predict(data), strict=True):
@@ -56,7 +56,7 @@ def test_whichever_operator_stays_in_floating_point_what_is_saved_executes_what_
     space, data = Space(backend.capabilities()), batch(info, 1)
     for number, name in enumerate(space.ops):
         config = space.default().with_op(name)
-        measured, opened = backend.realise(config), backend.open(backend.save(config, tmp_path / str(number)))
+        measured, opened = backend.build(config), backend.open(backend.save(config, tmp_path / str(number)))
         for model in (measured, opened):
             model.predict(data)
         assert measured.executed() == opened.executed(), name
@@ -73,7 +73,7 @@ def test_a_process_that_knows_only_tensorflow_serves_it(saved, batch, tmp_path):
     assert {"_FusedQuantizedConv2D", "_FusedQuantizedDepthwiseConv2D", "_QuantizedMatMul"} <= set(said["ops"])
     given = np.load(tmp_path / "out.npz")
     assert given.files == [port.name for port in info.outputs]
-    np.testing.assert_allclose(given[info.outputs[0].name], backend.realise(config).predict(data)[0], atol=1e-6)
+    np.testing.assert_allclose(given[info.outputs[0].name], backend.build(config).predict(data)[0], atol=1e-6)
 
 
 def test_names_types_and_free_batch_of_the_signature_survive(loaded, tmp_path):
@@ -112,7 +112,7 @@ def test_a_saved_model_can_be_tuned_again_and_keeps_its_signature(model_path, ba
     data = batch(info, 4)
     backend.calibrate([data])
     config = Space(backend.capabilities()).default()
-    assert backend.realise(config).executed().int8 == {"MatMul": 1}
+    assert backend.build(config).executed().int8 == {"MatMul": 1}
     path = backend.save(config, tmp_path / "out")
     assert list(tf.saved_model.load(str(path)).signatures) == ["score"]
     opened = backend.open(path).predict(data)

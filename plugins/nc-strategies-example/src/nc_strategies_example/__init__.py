@@ -14,14 +14,30 @@ ncs_contract = 1
 def ncs_components() -> list[Component]:
     """See the hook."""
     return [
-        Component("strategy", "bisect", "nc_strategies_example.strategy:BisectStrategy", BisectSettings,
-                  summary="the fewest of the most sensitive operators in fp32, found by halving"),
-        Component("backend", "numpy_mlp", "nc_strategies_example.backend:NumpyBackend", NumpySettings,
-                  summary="multi-layer perceptrons, int8 products in numpy"),
-        Component("model", "mlp", "nc_strategies_example.model:MlpModel", MlpSettings,
-                  summary="an .npz file of layers"),
-        Component("metric", "brier", "nc_strategies_example.metric:Brier", BrierSettings,
-                  summary="Brier score of class probabilities; lower is better"),
+        Component(
+            "strategy",
+            "bisect",
+            "nc_strategies_example.strategy:BisectStrategy",
+            BisectSettings,
+            summary="the fewest of the most sensitive operators in fp32, found by halving",
+        ),
+        Component(
+            "backend",
+            "numpy_mlp",
+            "nc_strategies_example.backend:NumpyBackend",
+            NumpySettings,
+            summary="multi-layer perceptrons, int8 products in numpy",
+        ),
+        Component(
+            "model", "mlp", "nc_strategies_example.model:MlpModel", MlpSettings, summary="an .npz file of layers"
+        ),
+        Component(
+            "metric",
+            "brier",
+            "nc_strategies_example.metric:Brier",
+            BrierSettings,
+            summary="Brier score of class probabilities; lower is better",
+        ),
     ]
 
 

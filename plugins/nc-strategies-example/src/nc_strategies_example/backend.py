@@ -31,8 +31,10 @@ from nc_strategies.api import (
 from nc_strategies_example import layers as engine
 from nc_strategies_example.layers import Dense
 
-SCHEMES = tuple(OpScheme(TensorScheme("int8", "sym"), TensorScheme("int8", "sym", granularity))
-                for granularity in ("per_channel", "per_tensor"))
+SCHEMES = tuple(
+    OpScheme(TensorScheme("int8", "sym"), TensorScheme("int8", "sym", granularity))
+    for granularity in ("per_channel", "per_tensor")
+)
 """What a layer can run in beside float, the default first."""
 
 
@@ -78,13 +80,19 @@ class NumpyBackend(Backend):
         if any(layer.weight.dtype == np.int8 for layer in self._layers):
             raise InputError("model.path", f"{path} is in int8 already", "the fp32 model")
         self._largest = [0.0] * len(self._layers)
-        return ModelInfo((TensorSpec("x", (None, len(self._layers[0].weight)), np.dtype(np.float32)),),
-                         (TensorSpec("probabilities", (None, self._layers[-1].weight.shape[1]), np.dtype(np.float32)),))
+        return ModelInfo(
+            (TensorSpec("x", (None, len(self._layers[0].weight)), np.dtype(np.float32)),),
+            (TensorSpec("probabilities", (None, self._layers[-1].weight.shape[1]), np.dtype(np.float32)),),
+        )
 
     def capabilities(self) -> Capabilities:
         """See `Backend.capabilities`."""
-        ops = tuple(OpCapability(f"dense{i}", "Dense", (*SCHEMES, FLOAT), parameters=layer.weight.size,
-                                 elements=layer.weight.shape[1]) for i, layer in enumerate(self._layers))
+        ops = tuple(
+            OpCapability(
+                f"dense{i}", "Dense", (*SCHEMES, FLOAT), parameters=layer.weight.size, elements=layer.weight.shape[1]
+            )
+            for i, layer in enumerate(self._layers)
+        )
         return Capabilities(ops, tuple((a.name, b.name) for a, b in pairwise(ops)))
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
@@ -97,8 +105,8 @@ class NumpyBackend(Backend):
         """See `Backend.reference`."""
         return NumpyExecutable(self._layers)
 
-    def realise(self, config: Config) -> NumpyExecutable:
-        """See `Backend.realise`."""
+    def build(self, config: Config) -> NumpyExecutable:
+        """See `Backend.build`."""
         return NumpyExecutable(self._quantized(config))
 
     def save(self, config: Config, folder: Path) -> Path:

@@ -108,8 +108,14 @@ def read(path: Path) -> list[Dense]:
             raise ValueError(f"w{i} of shape {weight.shape} and b{i} of shape {bias.shape} do not fit")
         width = weight.shape[1]
         weight = weight if weight.dtype == np.int8 else weight.astype(np.float32)
-        layers.append(Dense(weight, bias.astype(np.float32), held.get(f"ws{i}", np.ones((), np.float32)),
-                            float(held.get(f"xs{i}", 1.0))))
+        layers.append(
+            Dense(
+                weight,
+                bias.astype(np.float32),
+                held.get(f"ws{i}", np.ones((), np.float32)),
+                float(held.get(f"xs{i}", 1.0)),
+            )
+        )
     if not layers:
         raise ValueError("there is no layer")
     return layers

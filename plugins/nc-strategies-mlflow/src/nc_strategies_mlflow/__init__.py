@@ -3,18 +3,20 @@
 from nc_strategies.api import Component, hookimpl
 from nc_strategies_mlflow.settings import MlflowSettings
 
-__all__ = ["MlflowSettings", "ncs_components", "ncs_config_paths", "ncs_contract"]
+__all__ = ["MlflowSettings", "ncs_components", "ncs_contract"]
 ncs_contract = 1
 
 
 @hookimpl
 def ncs_components() -> list[Component]:
     """See the hook."""
-    return [Component("tracker", "mlflow", "nc_strategies_mlflow.tracker:MlflowTracker", MlflowSettings,
-                      "nc-strategies-mlflow", "runs, trials and models on an MLflow server or in a local database")]
-
-
-@hookimpl
-def ncs_config_paths() -> list[str]:
-    """See the hook."""
-    return ["pkg://nc_strategies_mlflow.conf"]
+    return [
+        Component(
+            "tracker",
+            "mlflow",
+            "nc_strategies_mlflow.tracker:MlflowTracker",
+            MlflowSettings,
+            "nc-strategies-mlflow",
+            "runs, trials and models on an MLflow server or in a local database",
+        )
+    ]

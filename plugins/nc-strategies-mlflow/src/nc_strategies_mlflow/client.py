@@ -22,8 +22,10 @@ def connect(uri: str | None, timeout: float) -> Any:
         timeout: Seconds a request may take.
     """
     for name, value in {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout))), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout))),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }.items():
         os.environ.setdefault(name, value)
@@ -54,8 +56,10 @@ def may_pass(error: Exception) -> bool:
 
     if isinstance(error, MlflowException):
         status = int(error.get_http_status_code())
-        return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (HTTPStatus.REQUEST_TIMEOUT,
-                                                                        HTTPStatus.TOO_MANY_REQUESTS)
+        return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.TOO_MANY_REQUESTS,
+        )
     return isinstance(error, OSError) or type(error).__module__.startswith("sqlalchemy.")
 
 

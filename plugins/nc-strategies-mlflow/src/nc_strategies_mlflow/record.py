@@ -39,17 +39,33 @@ class TrialRecord:
 def trial_record(study: Any, trial: Trial) -> TrialRecord:
     """A trial as it is recorded."""
     config = trial.config
-    tags = {"trial": str(trial.number), "state": str(trial.state), "note": trial.note, "error": trial.error or "",
-            "fingerprint": config.fingerprint, "fp32": ", ".join(config.float_ops),
-            **{f"option.{name}": str(value) for name, value in config.options}}
+    tags = {
+        "trial": str(trial.number),
+        "state": str(trial.state),
+        "note": trial.note,
+        "error": trial.error or "",
+        "fingerprint": config.fingerprint,
+        "fp32": ", ".join(config.float_ops),
+        **{f"option.{name}": str(value) for name, value in config.options},
+    }
     metrics: dict[str, float] = {}
     done = trial.evaluation
     if done is not None:
-        metrics = {**dict(done.metrics), **dict(done.values), "cost": study.goal.cost(done),
-                   **{f"{name}_ratio": ratio for name, ratio in done.ratios}, "samples": done.samples,
-                   "int8_ops": done.int8_ops, "fp32_ops": done.fp32_ops}
-    return TrialRecord(trial.number, STATES[trial.state],
-                       {key: value[:LONGEST_VALUE] for key, value in tags.items() if value}, _finite(metrics))
+        metrics = {
+            **dict(done.metrics),
+            **dict(done.values),
+            "cost": study.goal.cost(done),
+            **{f"{name}_ratio": ratio for name, ratio in done.ratios},
+            "samples": done.samples,
+            "int8_ops": done.int8_ops,
+            "fp32_ops": done.fp32_ops,
+        }
+    return TrialRecord(
+        trial.number,
+        STATES[trial.state],
+        {key: value[:LONGEST_VALUE] for key, value in tags.items() if value},
+        _finite(metrics),
+    )
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, str]:

@@ -52,7 +52,7 @@ class Recorder:
             self._run = str(made.info.run_id)
         pairs = [Param(key, value) for key, value in parameters.items()]
         for begin in range(0, len(pairs), BATCH):
-            self.client.log_batch(self._run, params=pairs[begin:begin + BATCH])
+            self.client.log_batch(self._run, params=pairs[begin : begin + BATCH])
         beside = kept.with_name(f".{KEPT}.partial")
         beside.write_text(json.dumps({"experiment_id": self._experiment, "run_id": self._run}))
         beside.replace(kept)
@@ -72,8 +72,9 @@ class Recorder:
             raise
         page = None
         while True:
-            found = self.client.search_runs([before["experiment_id"]], f"tags.`{PARENT}` = '{before['run_id']}'",
-                                            page_token=page)
+            found = self.client.search_runs(
+                [before["experiment_id"]], f"tags.`{PARENT}` = '{before['run_id']}'", page_token=page
+            )
             for run in found:
                 number = int(run.data.tags["trial"])
                 self._children[number] = run.info.run_id

@@ -54,9 +54,12 @@ def _check_uri(uri: str) -> None:
         raise InputError(f"{KEY}.uri", "is not a URI", "http://HOST:PORT or sqlite:///FILE") from None
     if secret:
         # What was given is not repeated: it holds the secret.
-        raise InputError(f"{KEY}.uri", "holds a user or password, which the run's own files would show",
-                         "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or the "
-                         "whole as MLFLOW_TRACKING_URI, in the environment")
+        raise InputError(
+            f"{KEY}.uri",
+            "holds a user or password, which the run's own files would show",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or the "
+            "whole as MLFLOW_TRACKING_URI, in the environment",
+        )
     known = parts.scheme.partition("+")[0] in SCHEMES or uri == "databricks"
     if not known or (parts.scheme in ("http", "https") and not parts.hostname):
         raise InputError(f"{KEY}.uri", f"is {uri!r}", "http://HOST:PORT or sqlite:///FILE")

@@ -70,9 +70,15 @@ class MlflowTracker(Tracker):
         status = "FAILED" if study.status == "failed" else "FINISHED"
         if study.stop_reason == "interrupted":
             status = "KILLED"
-        self._end(partial(self._recorder.finish, status, final_metrics(study.run_dir),
-                          {"status": str(study.status), "stop_reason": study.stop_reason},
-                          [path for path in files if path.exists()]))
+        self._end(
+            partial(
+                self._recorder.finish,
+                status,
+                final_metrics(study.run_dir),
+                {"status": str(study.status), "stop_reason": study.stop_reason},
+                [path for path in files if path.exists()],
+            )
+        )
 
     def close(self) -> None:
         """End a run that came to no result."""
@@ -98,5 +104,7 @@ class MlflowTracker(Tracker):
     def _tell(self) -> None:
         if self._error and not self._told:
             self._told = True
-            self._notice(f"tracker=mlflow fails ({self._error}); the run goes on, and what the store did not take is "
-                         "missing there unless it answers again in time")
+            self._notice(
+                f"tracker=mlflow fails ({self._error}); the run goes on, and what the store did not take is "
+                "missing there unless it answers again in time"
+            )

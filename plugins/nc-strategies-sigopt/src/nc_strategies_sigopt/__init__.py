@@ -3,18 +3,20 @@
 from nc_strategies.api import Component, hookimpl
 from nc_strategies_sigopt.settings import CommandLineSettings, SigOptSettings
 
-__all__ = ["SigOptSettings", "ncs_components", "ncs_config_paths", "ncs_contract"]
+__all__ = ["SigOptSettings", "ncs_components", "ncs_contract"]
 ncs_contract = 1
 
 
 @hookimpl
 def ncs_components() -> list[Component]:
     """See the hook."""
-    return [Component("strategy", "sigopt", "nc_strategies_sigopt.strategy:SigOptStrategy", CommandLineSettings,
-                      "nc-strategies-sigopt", "groups of operators by sensitivity, searched by SigOpt or locally")]
-
-
-@hookimpl
-def ncs_config_paths() -> list[str]:
-    """See the hook."""
-    return ["pkg://nc_strategies_sigopt.conf"]
+    return [
+        Component(
+            "strategy",
+            "sigopt",
+            "nc_strategies_sigopt.strategy:SigOptStrategy",
+            CommandLineSettings,
+            "nc-strategies-sigopt",
+            "groups of operators by sensitivity, searched by SigOpt or locally",
+        )
+    ]

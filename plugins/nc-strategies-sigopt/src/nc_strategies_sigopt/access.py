@@ -28,8 +28,9 @@ def project(settings: SigOptSettings) -> str:
     """
     found = settings.sigopt_project_id or os.environ.get("SIGOPT_PROJECT")
     if not found:
-        raise InputError(f"{KEY}.sigopt_project_id", "is missing",
-                         f"name a project of the server, or use {KEY}.driver=local")
+        raise InputError(
+            f"{KEY}.sigopt_project_id", "is missing", f"name a project of the server, or use {KEY}.driver=local"
+        )
     return found
 
 
@@ -46,8 +47,12 @@ class Access:
     def __init__(self, settings: SigOptSettings) -> None:
         secret = client.token(settings)
         if not secret:
-            raise InputError(TOKEN, "is missing", "set the environment variable SIGOPT_API_TOKEN, run `sigopt config`, "
-                             f"or use {KEY}.driver=local, which needs no account")
+            raise InputError(
+                TOKEN,
+                "is missing",
+                "set the environment variable SIGOPT_API_TOKEN, run `sigopt config`, "
+                f"or use {KEY}.driver=local, which needs no account",
+            )
         self._settings = settings
         self.project = project(settings)
         self.connection = client.http(settings, secret)
@@ -64,19 +69,26 @@ class Access:
         try:
             self.client = self.calls("checking the token", self._client)
         except Denied as error:
-            raise InputError(TOKEN, f"is rejected by {client.url(self._settings)} (status {error.status})",
-                             "a token that is valid there") from None
+            raise InputError(
+                TOKEN,
+                f"is rejected by {client.url(self._settings)} (status {error.status})",
+                "a token that is valid there",
+            ) from None
         except Refusal as error:
-            raise InputError(f"{KEY}.sigopt_api_url", f"{client.url(self._settings)} is not a SigOpt API server "
-                             f"({error})") from None
+            raise InputError(
+                f"{KEY}.sigopt_api_url", f"{client.url(self._settings)} is not a SigOpt API server ({error})"
+            ) from None
         projects = self.connection.clients(self.client).projects
         try:
             self.calls("checking the project", lambda: checked(projects(self.project).fetch(), "id"))
         except (Refusal, Denied) as error:
             if error.status != 404 or not self._settings.create_project:
                 why = "is not a project of this server" if error.status == 404 else f"cannot be used ({error})"
-                raise InputError(f"{KEY}.sigopt_project_id", f"{self.project!r} {why}",
-                                 f"one that exists, or {KEY}.create_project=true") from None
+                raise InputError(
+                    f"{KEY}.sigopt_project_id",
+                    f"{self.project!r} {why}",
+                    f"one that exists, or {KEY}.create_project=true",
+                ) from None
             self._create(projects)
 
     def _client(self) -> str:
@@ -84,8 +96,9 @@ class Access:
 
     def _create(self, projects: Any) -> None:
         try:
-            self.calls("creating the project",
-                       lambda: checked(projects().create(id=self.project, name=self.project), "id"))
+            self.calls(
+                "creating the project", lambda: checked(projects().create(id=self.project, name=self.project), "id")
+            )
         except (Refusal, Denied) as error:
             if error.status != 409:
                 raise InputError(f"{KEY}.create_project", f"{self.project!r} cannot be created ({error})") from None
@@ -114,5 +127,8 @@ def check(settings: SigOptSettings) -> None:
 
 def unreachable(settings: SigOptSettings, error: Exception) -> InputError:
     """The error of a server that does not answer when a run begins."""
-    return InputError(f"{KEY}.sigopt_api_url", f"{client.url(settings)} does not answer as it should ({error})",
-                      f"a SigOpt API server, {KEY}.on_server_failure=local, or {KEY}.driver=local")
+    return InputError(
+        f"{KEY}.sigopt_api_url",
+        f"{client.url(settings)} does not answer as it should ({error})",
+        f"a SigOpt API server, {KEY}.on_server_failure=local, or {KEY}.driver=local",
+    )

@@ -74,6 +74,7 @@ class Calls:
         Raises:
             ServerError: it failed for good.
         """
+
         def log_failure(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             log.warning("SigOpt: %s failed: %s; trying again", what, error)
@@ -94,9 +95,12 @@ class Calls:
                 raise
 
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self._attempts), reraise=True, before_sleep=log_failure,
+            stop=tenacity.stop_after_attempt(self._attempts),
+            reraise=True,
+            before_sleep=log_failure,
             wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            retry=tenacity.retry_if_exception_type(Unavailable))
+            retry=tenacity.retry_if_exception_type(Unavailable),
+        )
         for trying in retrying:
             with trying:
                 return attempt(trying.retry_state.attempt_number)
@@ -124,7 +128,8 @@ class Calls:
             cause = getattr(error.__cause__, "args", None)
             late = isinstance(error.__cause__, TimeoutError | part("request_driver").requests.exceptions.Timeout)
             raise (TimedOut if late else Unavailable)(
-                0, self._text(f"no connection: {cause[0] if cause else error.message}")) from None
+                0, self._text(f"no connection: {cause[0] if cause else error.message}")
+            ) from None
         except (errors.SigOptException, AttributeError, KeyError, TypeError, ValueError) as error:
             raise Unavailable(0, self._text(f"the answer cannot be read: {error}")) from None
 

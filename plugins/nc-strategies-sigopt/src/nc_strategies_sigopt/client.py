@@ -65,8 +65,11 @@ def token(settings: SigOptSettings) -> str | None:
         try:
             given = config().api_token
         except (ValueError, OSError, AttributeError):
-            raise InputError("SigOpt's client configuration", f"{_home() / 'client' / 'config.json'} cannot be read",
-                             f"repair or remove it, set SIGOPT_API_TOKEN, or use {KEY}.driver=local") from None
+            raise InputError(
+                "SigOpt's client configuration",
+                f"{_home() / 'client' / 'config.json'} cannot be read",
+                f"repair or remove it, set SIGOPT_API_TOKEN, or use {KEY}.driver=local",
+            ) from None
     return str(given).strip() or None if given else None
 
 
@@ -88,15 +91,19 @@ def url(settings: SigOptSettings) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise InputError(f"{KEY}.sigopt_api_url", "is not the address of a server",
-                         "http://host:port or https://host, without user and password")
+        raise InputError(
+            f"{KEY}.sigopt_api_url",
+            "is not the address of a server",
+            "http://host:port or https://host, without user and password",
+        )
     return found
 
 
 def http(settings: SigOptSettings, secret: str) -> Any:
     """A connection to a server."""
-    return client().Connection(driver="http", client_token=secret, api_url=url(settings),
-                               timeout=settings.request_timeout)
+    return client().Connection(
+        driver="http", client_token=secret, api_url=url(settings), timeout=settings.request_timeout
+    )
 
 
 def in_process(driver: Any) -> Any:

@@ -38,8 +38,9 @@ class Experiment:
         self._asked: set[str] = set()
 
     @staticmethod
-    def create(connection: Any, calls: Calls, definition: dict[str, Any],
-               find: Callable[[], str | None] | None = None) -> Experiment:
+    def create(
+        connection: Any, calls: Calls, definition: dict[str, Any], find: Callable[[], str | None] | None = None
+    ) -> Experiment:
         """Make an experiment.
 
         Args:
@@ -48,6 +49,7 @@ class Experiment:
             definition: The experiment in the API's form.
             find: Looks for the one which an earlier attempt may have made.
         """
+
         def send() -> str:
             return str(checked(connection.experiments().create(**definition), "id").id)
 
@@ -72,6 +74,7 @@ class Experiment:
 
     def suggest(self) -> Suggestion:
         """A new suggestion, or one which was made although its answer was lost."""
+
         def send() -> Suggestion:
             return self._read(self._resource.suggestions().create())
 

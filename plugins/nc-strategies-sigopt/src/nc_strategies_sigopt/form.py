@@ -20,10 +20,19 @@ QUANTILE = 1.96
 def metrics(problem: Problem) -> list[dict[str, Any]]:
     """Constraints with the goal's thresholds, and at most two quantities to minimize, relative to fp32."""
     goal = problem.goal
-    constraints = [{"name": c.metric, "objective": "maximize" if c.higher_is_better else "minimize",
-                    "strategy": "constraint", "threshold": float(c.threshold)} for c in goal.constraints]
-    return [*constraints, *({"name": name, "objective": "minimize", "strategy": "optimize"}
-                            for name in _optimized(problem))]
+    constraints = [
+        {
+            "name": c.metric,
+            "objective": "maximize" if c.higher_is_better else "minimize",
+            "strategy": "constraint",
+            "threshold": float(c.threshold),
+        }
+        for c in goal.constraints
+    ]
+    return [
+        *constraints,
+        *({"name": name, "objective": "minimize", "strategy": "optimize"} for name in _optimized(problem)),
+    ]
 
 
 def _optimized(problem: Problem) -> list[str]:
@@ -34,10 +43,15 @@ def _optimized(problem: Problem) -> list[str]:
 def experiment(problem: Problem, parameters: Parameters, name: str, project: str | None, mark: str) -> dict[str, Any]:
     """What creates the experiment."""
     facts = {**problem.metadata, **parameters.aliases(), MARK: mark}
-    return {"name": name, **({"project": project} if project else {}), "parameters": parameters.definition(),
-            "metrics": metrics(problem), "observation_budget": problem.budget or DEFAULT_BUDGET,
-            "parallel_bandwidth": max(1, problem.workers),
-            "metadata": {key: str(value)[:LONGEST_VALUE] for key, value in facts.items()}}
+    return {
+        "name": name,
+        **({"project": project} if project else {}),
+        "parameters": parameters.definition(),
+        "metrics": metrics(problem),
+        "observation_budget": problem.budget or DEFAULT_BUDGET,
+        "parallel_bandwidth": max(1, problem.workers),
+        "metadata": {key: str(value)[:LONGEST_VALUE] for key, value in facts.items()},
+    }
 
 
 def outcome(problem: Problem, trial: Trial) -> dict[str, Any]:
@@ -47,8 +61,11 @@ def outcome(problem: Problem, trial: Trial) -> dict[str, Any]:
     """
     done = trial.evaluation
     found = values(problem, done) if done is not None else None
-    facts = {"trial": str(trial.number), "fingerprint": trial.config.fingerprint,
-             **({"pruned_after": str(done.samples)} if done and trial.state is TrialState.PRUNED else {})}
+    facts = {
+        "trial": str(trial.number),
+        "fingerprint": trial.config.fingerprint,
+        **({"pruned_after": str(done.samples)} if done and trial.state is TrialState.PRUNED else {}),
+    }
     if found is None:
         return {"failed": True, "metadata": {**facts, "error": (trial.error or "no finite values")[:LONGEST_VALUE]}}
     return {"values": found, "metadata": facts}
@@ -68,11 +85,13 @@ def values(problem: Problem, evaluation: Evaluation, baseline: bool = False) -> 
         for constraint in problem.goal.constraints:
             found.append({"name": constraint.metric, "value": float(evaluation.metric(constraint.metric))})
         for name in _optimized(problem):
-            value = 1.0 if baseline else float(
-                problem.goal.cost(evaluation) if name == COST else evaluation.ratio(name))
+            value = (
+                1.0 if baseline else float(problem.goal.cost(evaluation) if name == COST else evaluation.ratio(name))
+            )
             sd = value * float(spread.get(name, 0.0)) / QUANTILE
-            found.append({"name": name, "value": value,
-                          **({"value_stddev": sd} if math.isfinite(sd) and sd > 0 else {})})
+            found.append(
+                {"name": name, "value": value, **({"value_stddev": sd} if math.isfinite(sd) and sd > 0 else {})}
+            )
     except KeyError:
         return None
     return found if all(math.isfinite(one["value"]) for one in found) else None  # type: ignore[arg-type]

@@ -12,10 +12,23 @@ from nc_strategies.api import InputError
 from nc_strategies_sigopt.client import part
 from nc_strategies_sigopt.settings import KEY
 
-REMOVED_FROM_NUMPY = {"bool": bool, "int": int, "float": float, "object": object, "float_": np.float64, "Inf": np.inf,
-                      "infty": np.inf, "NaN": np.nan, "product": np.prod, "cumproduct": np.cumprod,
-                      "alltrue": np.all, "sometrue": np.any, "in1d": np.isin, "row_stack": np.vstack,
-                      "asfarray": lambda a: np.asarray(a, np.float64)}
+REMOVED_FROM_NUMPY = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "object": object,
+    "float_": np.float64,
+    "Inf": np.inf,
+    "infty": np.inf,
+    "NaN": np.nan,
+    "product": np.prod,
+    "cumproduct": np.cumprod,
+    "alltrue": np.all,
+    "sometrue": np.any,
+    "in1d": np.isin,
+    "row_stack": np.vstack,
+    "asfarray": lambda a: np.asarray(a, np.float64),
+}
 """Names that ``libsigopt`` and what it needs take from numpy, and which current versions no longer have."""
 
 
@@ -30,8 +43,11 @@ class LiteDriver:
 
     def __init__(self) -> None:
         if importlib.util.find_spec("sigoptlite") is None:
-            raise InputError(f"{KEY}.driver", "is lite, but the package sigoptlite is not installed",
-                             "pip install --no-deps sigoptlite libsigopt qmcpy, or use driver=local")
+            raise InputError(
+                f"{KEY}.driver",
+                "is lite, but the package sigoptlite is not installed",
+                "pip install --no-deps sigoptlite libsigopt qmcpy, or use driver=local",
+            )
         for name, value in REMOVED_FROM_NUMPY.items():
             if name not in vars(np):
                 setattr(np, name, value)
@@ -40,8 +56,11 @@ class LiteDriver:
         try:
             self._inner: Any = importlib.import_module("sigoptlite").LocalDriver()
         except ImportError as error:
-            raise InputError(f"{KEY}.driver", f"is lite, but sigoptlite cannot be imported ({error})",
-                             "install what it names, or use driver=local") from None
+            raise InputError(
+                f"{KEY}.driver",
+                f"is lite, but sigoptlite cannot be imported ({error})",
+                "install what it names, or use driver=local",
+            ) from None
 
     def request(self, method: str, path: list[Any], data: Any, headers: Any) -> Any:
         """Answer a request; see `LocalDriver.request`."""

@@ -21,25 +21,28 @@ Assignments = dict[str, Any]
 class Parameters:
     """Turns a space into an experiment's parameters, and assignments of these into configurations.
 
-    Units which are much alike in loss for what they save share a parameter, ``int8`` or ``fp32``. The integer keeps
-    that many of the least worthwhile int8 units in fp32, so that the edge between the groups can be moved by single
-    units; it also is the parameter without which a server enumerates all combinations.
+    Operator groups with a similar ratio of loss to saving share a parameter, ``int8`` or ``fp32``. The integer keeps
+    that many of the least worthwhile int8 operator groups in fp32, so that the edge between the parameters can be moved
+    by single operator groups; it also is the parameter without which a server enumerates all combinations.
 
     Args:
         space: What may be chosen.
-        estimate: Loss and saving by unit, in the order of their worth.
+        estimate: Loss and saving by operator group, in the order of their worth.
         budget: Trials of the run; 0 for no limit.
     """
 
     def __init__(self, space: Space, estimate: Estimate, budget: int) -> None:
         self.space, self.estimate = space, estimate
-        count = len(estimate.units)
+        count = len(estimate.tied_ops)
         wanted = min(max(round((budget or 4 * MOST) / 4), FEWEST), MOST, max(count, 1))
         self.groups = _split(count, wanted)
         self.most_sensitive = max(1, math.ceil(count / max(len(self.groups), 1)))
         self.knobs = _knobs(space)
-        self.options = {f"option_{i:02d}": (name, {str(v): v for v in values})
-                        for i, (name, values) in enumerate(space.options.items(), 1) if len(values) > 1}
+        self.options = {
+            f"option_{i:02d}": (name, {str(v): v for v in values})
+            for i, (name, values) in enumerate(space.options.items(), 1)
+            if len(values) > 1
+        }
 
     @property
     def group_names(self) -> list[str]:
@@ -48,20 +51,28 @@ class Parameters:
 
     def definition(self) -> list[dict[str, Any]]:
         """The parameters in the API's form."""
-        choices = {**{name: [FP32, INT8] for name in self.group_names}, **self.knobs,
-                   **{name: list(values) for name, (_, values) in self.options.items()}}
-        return [*({"name": name, "type": "categorical", "categorical_values": values}
-                  for name, values in choices.items()),
-                {"name": SENSITIVE, "type": "int", "bounds": {"min": 0, "max": self.most_sensitive}}]
+        choices = {
+            **{name: [FP32, INT8] for name in self.group_names},
+            **self.knobs,
+            **{name: list(values) for name, (_, values) in self.options.items()},
+        }
+        return [
+            *({"name": name, "type": "categorical", "categorical_values": values} for name, values in choices.items()),
+            {"name": SENSITIVE, "type": "int", "bounds": {"min": 0, "max": self.most_sensitive}},
+        ]
 
     def aliases(self) -> dict[str, str]:
         """What each parameter stands for, within the API's limits for metadata."""
-        units = self.estimate.units
-        found = {name: ", ".join(op for index in group for op in units[index])
-                 for name, group in zip(self.group_names, self.groups, strict=True)}
+        tied_ops = self.estimate.tied_ops
+        found = {
+            name: ", ".join(op for index in group for op in tied_ops[index])
+            for name, group in zip(self.group_names, self.groups, strict=True)
+        }
         found.update({name: option for name, (option, _) in self.options.items()})
-        return {name: text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE - 3]}..."
-                for name, text in found.items()}
+        return {
+            name: text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+            for name, text in found.items()
+        }
 
     def assign(self, int8_groups: int, sensitive: int = 0) -> Assignments:
         """Assignments with the first groups in int8, everything else at its default."""
@@ -79,7 +90,7 @@ class Parameters:
         return self.assign(len(self.groups))
 
     def worthwhile(self, wanted: int) -> Assignments:
-        """Assignments that put about so many of the most worthwhile units in int8."""
+        """Assignments that put about so many of the most worthwhile operator groups in int8."""
         done = 0
         for count, group in enumerate(self.groups):
             if done + len(group) > wanted:
@@ -89,22 +100,26 @@ class Parameters:
 
     def config(self, assignments: Mapping[str, Any]) -> Config:
         """The configuration that assignments stand for."""
-        chosen = [index for name, group in zip(self.group_names, self.groups, strict=True)
-                  if assignments[name] == INT8 for index in group]
-        kept = chosen[:max(0, len(chosen) - int(assignments[SENSITIVE]))]
+        chosen = [
+            index
+            for name, group in zip(self.group_names, self.groups, strict=True)
+            if assignments[name] == INT8
+            for index in group
+        ]
+        kept = chosen[: max(0, len(chosen) - int(assignments[SENSITIVE]))]
         return self.compose(kept, assignments)
 
-    def compose(self, int8_units: Sequence[int], assignments: Mapping[str, Any]) -> Config:
-        """The configuration with some units in int8 and the graph-wide choices of assignments."""
-        space, chosen = self.space, {self.estimate.units[index] for index in int8_units}
-        free = set(self.estimate.units)
+    def compose(self, int8_tied_ops: Sequence[int], assignments: Mapping[str, Any]) -> Config:
+        """The configuration with some operator groups in int8 and the graph-wide choices of assignments."""
+        space, chosen = self.space, {self.estimate.tied_ops[index] for index in int8_tied_ops}
+        free = set(self.estimate.tied_ops)
         config = space.default()
-        for unit in space.groups:
-            schemes = [s for s in space.schemes(unit) if not s.is_float]
-            if not schemes or (unit in free and unit not in chosen):
-                config = config.with_op(*unit, scheme=FLOAT)
+        for tied_op in space.groups:
+            schemes = [s for s in space.schemes(tied_op) if not s.is_float]
+            if not schemes or (tied_op in free and tied_op not in chosen):
+                config = config.with_op(*tied_op, scheme=FLOAT)
             else:
-                config = config.with_op(*unit, scheme=self._closest(schemes, assignments))
+                config = config.with_op(*tied_op, scheme=self._closest(schemes, assignments))
         for name, (option, values) in self.options.items():
             config = config.with_option(option, values[str(assignments[name])])
         return config
@@ -122,9 +137,9 @@ class Parameters:
                 votes[str(value)] += 1
         return max(values, key=lambda v: votes[v])
 
-    def int8_units(self, config: Config) -> list[int]:
-        """The units which a configuration has in int8."""
-        return [i for i, unit in enumerate(self.estimate.units) if not config.schemes[unit[0]].is_float]
+    def int8_tied_ops(self, config: Config) -> list[int]:
+        """The operator groups which a configuration has in int8."""
+        return [i for i, tied_op in enumerate(self.estimate.tied_ops) if not config.schemes[tied_op[0]].is_float]
 
 
 def _split(count: int, groups: int) -> list[list[int]]:
@@ -143,8 +158,8 @@ def _fields(scheme: OpScheme) -> dict[str, str]:
 def _knobs(space: Space) -> dict[str, list[str]]:
     """Graph-wide choices with more than one value, the most common default first."""
     found: dict[str, dict[str, int]] = {name: {} for name in FIELDS}
-    for unit in space.groups:
-        schemes = [s for s in space.schemes(unit) if not s.is_float]
+    for tied_op in space.groups:
+        schemes = [s for s in space.schemes(tied_op) if not s.is_float]
         for place, scheme in enumerate(schemes):
             for name, value in _fields(scheme).items():
                 found[name][value] = found[name].get(value, 0) + (place == 0)

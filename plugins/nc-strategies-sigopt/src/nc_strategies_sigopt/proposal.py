@@ -9,7 +9,7 @@ from typing import Any
 from nc_strategies.api import Config, Problem, Trial
 from nc_strategies_sigopt.estimate import fastest
 from nc_strategies_sigopt.parameters import Parameters
-from nc_strategies_sigopt.refine import expected_units
+from nc_strategies_sigopt.refine import expected_tied_ops
 
 EVENT = "proposal"
 
@@ -41,19 +41,32 @@ class Proposal:
 
     def record(self) -> dict[str, Any]:
         """A JSON-ready form; the inverse of `from_record`."""
-        return {"event": EVENT, "mark": self.mark, "config": self.config.to_dict(), "note": self.note,
-                "assignments": None if self.assignments is None else dict(self.assignments),
-                "suggestion": self.suggestion, "owner": self.owner}
+        return {
+            "event": EVENT,
+            "mark": self.mark,
+            "config": self.config.to_dict(),
+            "note": self.note,
+            "assignments": None if self.assignments is None else dict(self.assignments),
+            "suggestion": self.suggestion,
+            "owner": self.owner,
+        }
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> Proposal:
         """Read what `record` gave."""
-        return Proposal(record["mark"], Config.from_dict(record["config"]), record["note"], record["assignments"],
-                        record["suggestion"], record["owner"])
+        return Proposal(
+            record["mark"],
+            Config.from_dict(record["config"]),
+            record["note"],
+            record["assignments"],
+            record["suggestion"],
+            record["owner"],
+        )
 
 
-def known_points(parameters: Parameters, problem: Problem, trials: Mapping[str, Trial],
-                 skip: str = "") -> Iterator[Proposal]:
+def known_points(
+    parameters: Parameters, problem: Problem, trials: Mapping[str, Trial], skip: str = ""
+) -> Iterator[Proposal]:
     """Int8 everywhere; then, once that is measured, what the estimates make of it.
 
     Where it keeps the goal: without the operators that the latency model expects to be faster in fp32. Else as much
@@ -73,11 +86,11 @@ def known_points(parameters: Parameters, problem: Problem, trials: Mapping[str, 
     if skip not in ("", "known int8") or trial is None or trial.evaluation is None:
         return
     if trial.ok and goal.feasible(trial.evaluation):
-        faster = fastest(problem, config, parameters.estimate.units)
+        faster = fastest(problem, config, parameters.estimate.tied_ops)
         if faster != config:
             yield Proposal("known fastest", faster, "int8 where the latency model expects it to be faster")
         return
     first = goal.constraints[0]
-    wanted = expected_units(parameters.estimate, goal.loss(trial.evaluation), first.loss(first.threshold))
+    wanted = expected_tied_ops(parameters.estimate, goal.loss(trial.evaluation), first.loss(first.threshold))
     chosen = parameters.worthwhile(wanted)
     yield Proposal("known estimate", parameters.config(chosen), "what the estimates expect", chosen)

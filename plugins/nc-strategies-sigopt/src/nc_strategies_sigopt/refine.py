@@ -18,21 +18,22 @@ LOSS_NOISE = 0.05
 PRUNED_NOISE = 0.27
 """Part of a pruned trial's loss beyond the tolerated one that is sampling: it was stopped at about 3.7 deviations."""
 NOT_ADDITIVE = 0.1
-"""Part of a trial's loss beyond the tolerated one which the sum over its units may miss: large losses do not add up."""
+"""Part of a trial's loss beyond the tolerated one which the sum over its operator groups may miss: large losses do
+not add up."""
 KNOB_SD = 0.3
 """Standard deviation of a graph-wide choice's effect, relative to that of int8 everywhere."""
 Flags = NDArray[np.bool_]
 
 
 class Prices:
-    """Loss and saving by unit, by Gaussian linear regression on the trials so far.
+    """Loss and saving by operator group, by Gaussian linear regression on the trials so far.
 
     Source: Bayesian linear regression, Bishop, "Pattern Recognition and Machine Learning", section 3.3; the prior's
     mean is the estimate, scaled to the trials.
 
     Args:
         problem: What is to be solved.
-        parameters: The units and their estimates.
+        parameters: The operator groups and their estimates.
         trials: Finished trials.
     """
 
@@ -44,53 +45,54 @@ class Prices:
         self.allowed = first.loss(first.threshold)
         self._parameters = parameters
         self._base = done[0][0] if done else problem.space.default()
-        units = np.array([self._row(config) for config, _ in done]).reshape(len(done), len(self._row(self._base)))
+        tied_ops = np.array([self._row(config) for config, _ in done]).reshape(len(done), len(self._row(self._base)))
         loss = np.array([goal.loss(e) for _, e in done])
         cost = np.array([1.0 - goal.cost(e) for _, e in done])
         beyond = np.maximum(np.abs(loss) - abs(self.allowed), 0.0)
         rough = NOT_ADDITIVE + PRUNED_NOISE * estimated
         noise = np.maximum(LOSS_NOISE * abs(self.allowed) + rough * beyond, 1e-6)
-        self.loss, self.loss_cov = _regress(units, loss, guess.loss, guess.loss_sd, noise)
-        self.saved, _ = _regress(units, cost, guess.saved, guess.saved_sd,
-                                 np.full(len(cost), COST_NOISE))
+        self.loss, self.loss_cov = _regress(tied_ops, loss, guess.loss, guess.loss_sd, noise)
+        self.saved, _ = _regress(tied_ops, cost, guess.saved, guess.saved_sd, np.full(len(cost), COST_NOISE))
 
     def _row(self, config: Config) -> list[float]:
-        """A configuration as regressors: units in int8, and whether each graph-wide choice is another one."""
-        chosen = set(self._parameters.int8_units(config))
-        row = [float(i in chosen) for i in range(len(self._parameters.estimate.units))]
+        """A configuration as regressors: operator groups in int8, and whether each graph-wide choice is another one."""
+        chosen = set(self._parameters.int8_tied_ops(config))
+        row = [float(i in chosen) for i in range(len(self._parameters.estimate.tied_ops))]
         ours, theirs = _choices(self._parameters, config), _choices(self._parameters, self._base)
         return row + [float(ours[name] != theirs[name]) for name in theirs]
 
     def offset(self, config: Config) -> tuple[float, float]:
         """Loss and saving of a configuration's graph-wide choices."""
         row = np.array(self._row(config))
-        row[:len(self._parameters.estimate.units)] = 0.0
+        row[: len(self._parameters.estimate.tied_ops)] = 0.0
         return float(row @ self.loss), float(row @ self.saved)
 
 
-def refine(problem: Problem, parameters: Parameters, trials: Sequence[Trial], known: set[str],
-           caution: float = 0.0) -> Config | None:
+def refine(
+    problem: Problem, parameters: Parameters, trials: Sequence[Trial], known: set[str], caution: float = 0.0
+) -> Config | None:
     """An untried configuration near the best which should be better, or None.
 
     See `_around` for what is near.
 
     Args:
         problem: What is to be solved.
-        parameters: The units and their estimates.
+        parameters: The operator groups and their estimates.
         trials: Finished trials.
         known: Fingerprints of what was tried or is being tried.
         caution: Standard deviations of the loss to keep from the limit.
     """
     best = problem.goal.best(list(trials))
-    if best is None or not parameters.estimate.units:
+    if best is None or not parameters.estimate.tied_ops:
         return None
     prices = Prices(problem, parameters, trials)
-    count = len(parameters.estimate.units)
+    count = len(parameters.estimate.tied_ops)
     start = np.zeros(count, bool)
-    start[parameters.int8_units(best.config)] = True
+    start[parameters.int8_tied_ops(best.config)] = True
     loss0, _ = prices.offset(best.config)
-    worth = _Worth(prices.loss[:count], prices.loss_cov[:count, :count], prices.saved[:count],
-                   prices.allowed - loss0, caution)
+    worth = _Worth(
+        prices.loss[:count], prices.loss_cov[:count, :count], prices.saved[:count], prices.allowed - loss0, caution
+    )
     top = worth.climb(start)
     for config in _around(parameters, best.config, top, worth):
         if config.fingerprint not in known:
@@ -99,29 +101,29 @@ def refine(problem: Problem, parameters: Parameters, trials: Sequence[Trial], kn
 
 
 def _around(parameters: Parameters, config: Config, top: Flags, worth: _Worth) -> Iterator[Config]:
-    """The best set of units and its neighbours; where all units fit in, other graph-wide choices with it instead.
+    """The best set of operator groups and its neighbours; where all fit, other graph-wide choices with it instead.
 
     Less int8 than all of it is expected to be slower, and would only win by the luck of a timing.
     """
-    yield _with_units(parameters, config, top)
+    yield _with_tied_ops(parameters, config, top)
     if not top.all():
-        yield from (_with_units(parameters, config, flags) for flags in worth.near(top))
+        yield from (_with_tied_ops(parameters, config, flags) for flags in worth.near(top))
         return
     options = {name: list(values) for name, (_, values) in parameters.options.items()}
     for name, values in (parameters.knobs | options).items():
         for value in values:
-            yield _with_units(parameters, config, top, {name: value})
+            yield _with_tied_ops(parameters, config, top, {name: value})
 
 
 class _Worth:
-    """Predicted saving of a set of units within the loss that is allowed, and a climb to the best set."""
+    """Predicted saving of a set of operator groups within the loss that is allowed, and a climb to the best set."""
 
     def __init__(self, loss: Array, cov: Array, saved: Array, allowed: float, caution: float) -> None:
         self.loss, self.cov, self.saved, self.allowed, self.caution = loss, cov, saved, allowed, caution
         self.penalty = 10.0 * float(np.abs(saved).sum()) / max(float(np.abs(loss).sum()), 1e-12)
 
     def of(self, sets: Flags) -> Array:
-        """Worth of sets, shape (N, units)."""
+        """Worth of sets, shape (N, operator groups)."""
         rows = sets.astype(float)
         loss = rows @ self.loss
         if self.caution:
@@ -129,7 +131,7 @@ class _Worth:
         return np.asarray(rows @ self.saved - self.penalty * np.maximum(loss - self.allowed, 0.0))
 
     def climb(self, flags: Flags) -> Flags:
-        """The best set that one change after another leads to, a change being a flip of one unit or of two."""
+        """The best set reached by one change after another; a change flips one operator group or two."""
         value = float(self.of(flags[None])[0])
         while True:
             moves = _moves(flags)
@@ -158,11 +160,11 @@ def _moves(flags: Flags) -> Flags:
 
 def _regress(rows: Array, values: Array, guess: Array, relative_sd: float, noise: Array) -> tuple[Array, Array]:
     """Posterior mean and covariance of the coefficients."""
-    units = len(guess)
-    totals = rows[:, :units] @ guess
+    tied_ops = len(guess)
+    totals = rows[:, :tied_ops] @ guess
     scale = max(float(values @ totals) / max(float(totals @ totals), 1e-12), 1e-6) if len(values) else 1.0
-    mean = np.concatenate([guess * scale, np.zeros(rows.shape[1] - units)])
-    sd = np.concatenate([guess * scale * relative_sd, np.full(rows.shape[1] - units, KNOB_SD * scale)])
+    mean = np.concatenate([guess * scale, np.zeros(rows.shape[1] - tied_ops)])
+    sd = np.concatenate([guess * scale * relative_sd, np.full(rows.shape[1] - tied_ops, KNOB_SD * scale)])
     weighted = rows * (sd**2)
     gain = np.linalg.solve(weighted @ rows.T + np.diag(noise**2), weighted)
     cov = np.diag(sd**2) - weighted.T @ gain
@@ -177,15 +179,17 @@ def _choices(parameters: Parameters, config: Config) -> dict[str, object]:
     return found
 
 
-def _with_units(parameters: Parameters, config: Config, flags: Flags, other: Mapping[str, str] | None = None) -> Config:
+def _with_tied_ops(
+    parameters: Parameters, config: Config, flags: Flags, other: Mapping[str, str] | None = None
+) -> Config:
     assignments = {name: parameters.knob_of(config, name) for name in parameters.knobs}
     assignments.update({name: str(config.option(option)) for name, (option, _) in parameters.options.items()})
     assignments.update(other or {})
     return parameters.compose([int(i) for i in np.flatnonzero(flags)], assignments)
 
 
-def expected_units(guess: Estimate, total_loss: float, allowed: float) -> int:
-    """How many of the most worthwhile units the estimate expects to fit into the loss that is allowed."""
+def expected_tied_ops(guess: Estimate, total_loss: float, allowed: float) -> int:
+    """How many of the most worthwhile operator groups the estimate expects to fit into the loss that is allowed."""
     if total_loss <= 0:
-        return len(guess.units)
+        return len(guess.tied_ops)
     return int(np.searchsorted(np.cumsum(guess.loss) * total_loss, allowed, side="right"))

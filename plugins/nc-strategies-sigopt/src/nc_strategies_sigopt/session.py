@@ -98,8 +98,10 @@ class Session:
         except Refusal as error:
             if self.state.records and self._known_number():
                 raise
-            raise InputError(f"{KEY}.sigopt_project_id" if "project" in str(error) else KEY,
-                             f"the server refuses the experiment: {error}") from None
+            raise InputError(
+                f"{KEY}.sigopt_project_id" if "project" in str(error) else KEY,
+                f"the server refuses the experiment: {error}",
+            ) from None
 
     def _begin(self, connection: Any, calls: Calls, door: access.Access | None = None) -> None:
         """Find this run's experiment, or make it."""
@@ -121,20 +123,25 @@ class Session:
             self._experiment.look_up()
             self._reopened.extend(self._experiment.reopen())
         else:
-            definition = form.experiment(self._problem, self._parameters, self._settings.experiment_name,
-                                         door.project if door else None, mark)
+            definition = form.experiment(
+                self._problem, self._parameters, self._settings.experiment_name, door.project if door else None, mark
+            )
             self._experiment = Experiment.create(connection, calls, definition, find if door else None)
         if self._known_number() is None:
             self.state.append({"event": "experiment", "id": self._experiment.number, "owner": mark})
         log.info("SigOpt: experiment %s on engine %s", self._experiment.number, self.engine)
 
     def _known_number(self) -> str | None:
-        return next((str(r["id"]) for r in self.state.records
-                     if r["event"] == "experiment" and r["owner"] == self.owner), None)
+        return next(
+            (str(r["id"]) for r in self.state.records if r["event"] == "experiment" and r["owner"] == self.owner), None
+        )
 
     def _noted(self, event: str, field: str) -> list[str]:
-        return [str(r[field]) for r in self.state.records
-                if r["event"] == event and r.get("owner") == self.owner and r.get(field) is not None]
+        return [
+            str(r[field])
+            for r in self.state.records
+            if r["event"] == event and r.get("owner") == self.owner and r.get(field) is not None
+        ]
 
     def suggest(self) -> Suggestion | None:
         """What the engine wants tried next; None when it has failed and the run is to stop."""
@@ -161,8 +168,7 @@ class Session:
         experiment = self._experiment
         assert experiment is not None
         mine = report.suggestion is not None and report.owner == self.owner
-        what: dict[str, Any] = ({"suggestion": report.suggestion} if mine
-                                else {"assignments": dict(report.assignments)})
+        what: dict[str, Any] = {"suggestion": report.suggestion} if mine else {"assignments": dict(report.assignments)}
         if experiment.has(report.mark):
             return
         experiment.observe(report.mark, {**what, **report.outcome})
@@ -177,8 +183,9 @@ class Session:
             self.stopped = f"the SigOpt server {why}: {error}"
             log.error("%s; no further trials (%s.on_server_failure=stop)", self.stopped, KEY)
             return
-        log.warning("the SigOpt server %s: %s; going on in this process from %d observations", why, error,
-                    len(self._reports))
+        log.warning(
+            "the SigOpt server %s: %s; going on in this process from %d observations", why, error, len(self._reports)
+        )
         self.engine, self.owner = LOCAL_ENGINE, ""
         self._reopened.clear()
         self._open()

@@ -53,8 +53,11 @@ class SigOptSettings:
         _one_of("on_server_failure", self.on_server_failure, ON_SERVER_FAILURE)
         project = self.sigopt_project_id
         if project is not None and not re.fullmatch(rf"[a-z0-9\-_.]{{1,{LONGEST_PROJECT}}}", project):
-            raise InputError(f"{KEY}.sigopt_project_id", f"is {project!r}",
-                             f"1 to {LONGEST_PROJECT} of lower-case letters, digits, hyphens, underscores and periods")
+            raise InputError(
+                f"{KEY}.sigopt_project_id",
+                f"is {project!r}",
+                f"1 to {LONGEST_PROJECT} of lower-case letters, digits, hyphens, underscores and periods",
+            )
         if not self.request_timeout > 0:
             raise InputError(f"{KEY}.request_timeout", f"is {self.request_timeout}", "more than 0 seconds")
         if self.request_attempts < 1:
@@ -80,9 +83,12 @@ class CommandLineSettings(SigOptSettings):
 
     def __post_init__(self) -> None:
         if self.sigopt_api_token is not None:
-            raise InputError(f"{KEY}.sigopt_api_token", "is refused on the command line and in configuration files, "
-                             "where other users, the shell's history and the run's own files would show it",
-                             "set the environment variable SIGOPT_API_TOKEN, or run `sigopt config`")
+            raise InputError(
+                f"{KEY}.sigopt_api_token",
+                "is refused on the command line and in configuration files, "
+                "where other users, the shell's history and the run's own files would show it",
+                "set the environment variable SIGOPT_API_TOKEN, or run `sigopt config`",
+            )
         super().__post_init__()
 
 

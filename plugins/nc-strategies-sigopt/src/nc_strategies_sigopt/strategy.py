@@ -97,12 +97,15 @@ class SigOptStrategy(Strategy):
         problem = self.problem
         parameters = Parameters(problem.space, estimate(problem), problem.budget)
         session = Session(self.settings, problem, parameters, self._seed)
-        self._begun = _Begun(parameters, session, known_points(parameters, problem, self._trials),
-                             deque(r for r in session.state.records if r["event"] == EVENT))
+        self._begun = _Begun(
+            parameters,
+            session,
+            known_points(parameters, problem, self._trials),
+            deque(r for r in session.state.records if r["event"] == EVENT),
+        )
         known = form.values(problem, problem.baseline, baseline=True)
         if known is not None:
-            session.report(Report(BASELINE, parameters.all_float(),
-                                  {"values": known, "metadata": {"trial": BASELINE}}))
+            session.report(Report(BASELINE, parameters.all_float(), {"values": known, "metadata": {"trial": BASELINE}}))
         return self._begun
 
     @property
@@ -168,8 +171,14 @@ class SigOptStrategy(Strategy):
             if suggestion is None:
                 return None
             owner, number = self._session.owner, suggestion.number
-            proposal = Proposal(f"suggestion {owner[:8]} {number}", self._parameters.config(suggestion.assignments),
-                                f"suggestion {number}", suggestion.assignments, number, owner)
+            proposal = Proposal(
+                f"suggestion {owner[:8]} {number}",
+                self._parameters.config(suggestion.assignments),
+                f"suggestion {number}",
+                suggestion.assignments,
+                number,
+                owner,
+            )
             if not self._keep(proposal):
                 return proposal
         return self._refinement()
@@ -193,8 +202,15 @@ class SigOptStrategy(Strategy):
     def _tell(self, proposal: Proposal, trial: Trial) -> None:
         if proposal.assignments is None:
             return
-        self._session.report(Report(proposal.mark, proposal.assignments, form.outcome(self.problem, trial),
-                                    proposal.suggestion, proposal.owner))
+        self._session.report(
+            Report(
+                proposal.mark,
+                proposal.assignments,
+                form.outcome(self.problem, trial),
+                proposal.suggestion,
+                proposal.owner,
+            )
+        )
 
     def _refines(self) -> bool:
         budget = self.problem.budget

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nc_strategies.api import InputError, ModelSource
-from nc_strategies.measure import latency
+from nc_strategies.measuring import latency
 from nc_strategies.strategies.random import RandomStrategy
 from nc_strategies.testing.toy import ToyBackend, ToyExecutable, toy_time
 
@@ -62,8 +62,17 @@ def tell():
     raise ValueError(f"environment: {Path('/proc/self/environ').read_bytes()!r}")
 
 
-FAULTS = {"tell": tell, "abort": abort, "segfault": segfault, "hang": hang, "sleep": sleep, "eat": eat, "exit": leave,
-          "raise": throw, "nan": None}
+FAULTS = {
+    "tell": tell,
+    "abort": abort,
+    "segfault": segfault,
+    "hang": hang,
+    "sleep": sleep,
+    "eat": eat,
+    "exit": leave,
+    "raise": throw,
+    "nan": None,
+}
 
 
 class Faulty(ToyBackend):
@@ -99,8 +108,8 @@ class Faulty(ToyBackend):
             return NONE
         return self._kinds[number // 100 % len(self._kinds)]
 
-    def realise(self, config):
-        super().realise(config)
+    def build(self, config):
+        super().build(config)
         return Exact(self.ops, config, self.settings.trial_seconds, self.fault(config))
 
     def save(self, config, folder):

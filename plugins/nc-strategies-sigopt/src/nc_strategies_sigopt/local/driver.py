@@ -89,10 +89,22 @@ class LocalDriver:
                 if not 0 < len(name) <= 32:
                     raise Refused(400, "id must have 1 to 32 characters")
                 now = int(time.time())
-                return self._keep("project", {
-                    "client": CLIENT, "created": now, "deleted": False, "experiment_count": 0, "id": name,
-                    "name": data.get("name", name), "metadata": None, "object": "project", "training_run_count": 0,
-                    "updated": now, "user": None})
+                return self._keep(
+                    "project",
+                    {
+                        "client": CLIENT,
+                        "created": now,
+                        "deleted": False,
+                        "experiment_count": 0,
+                        "id": name,
+                        "name": data.get("name", name),
+                        "metadata": None,
+                        "object": "project",
+                        "training_run_count": 0,
+                        "updated": now,
+                        "user": None,
+                    },
+                )
             case "GET", [name] if name in self._projects:
                 return self._projects[name]
             case "GET", [name, "experiments"] if name in self._projects:
@@ -105,11 +117,24 @@ class LocalDriver:
             raise Refused(400, f"Could not assign to project `{project}`, the project does not exist.")
         now = int(time.time())
         made = {
-            "client": CLIENT, "conditionals": [], "created": now, "development": False,
-            "id": str(len(self._experiments) + 1), "linear_constraints": [], **checked, "num_solutions": None,
-            "object": "experiment", "observation_budget": data.get("observation_budget"),
-            "parallel_bandwidth": data.get("parallel_bandwidth"), "project": project, "runs_only": False,
-            "state": "active", "type": "offline", "updated": now, "user": None}
+            "client": CLIENT,
+            "conditionals": [],
+            "created": now,
+            "development": False,
+            "id": str(len(self._experiments) + 1),
+            "linear_constraints": [],
+            **checked,
+            "num_solutions": None,
+            "object": "experiment",
+            "observation_budget": data.get("observation_budget"),
+            "parallel_bandwidth": data.get("parallel_bandwidth"),
+            "project": project,
+            "runs_only": False,
+            "state": "active",
+            "type": "offline",
+            "updated": now,
+            "user": None,
+        }
         self._keep("experiment", made, seed=self._seed)
         return self._shown(made)
 
@@ -119,8 +144,9 @@ class LocalDriver:
             ("PUT",): lambda: self._shown(self._update(experiment, data)),
             ("DELETE",): lambda: self._update(experiment, {"state": "deleted"}) and {},
             ("POST", "suggestions"): lambda: self._suggest(experiment, data),
-            ("GET", "suggestions"): lambda: _pages([s for s in self._of(self._suggestions, experiment)
-                                                    if data.get("state") in (None, s["state"])], data),
+            ("GET", "suggestions"): lambda: _pages(
+                [s for s in self._of(self._suggestions, experiment) if data.get("state") in (None, s["state"])], data
+            ),
             ("DELETE", "suggestions"): lambda: self._keep("close", {"experiment": experiment["id"]}) and {},
             ("POST", "observations"): lambda: self._observe(experiment, data),
             ("GET", "observations"): lambda: _pages(self._of(self._observations, experiment), data),
@@ -142,12 +168,25 @@ class LocalDriver:
     def _suggest(self, experiment: Json, data: Json) -> Json:
         made = self._of(self._suggestions, experiment)
         assignments = sampler.suggest(
-            experiment, self._of(self._observations, experiment),
-            [s["assignments"] for s in made if s["state"] == "open"], self._seeds[experiment["id"]], len(made))
-        return self._keep("suggestion", {
-            "assignments": assignments, "created": int(time.time()), "deleted": False, "experiment": experiment["id"],
-            "id": str(len(self._suggestions) + 1), "metadata": validation.metadata(data.get("metadata")),
-            "object": "suggestion", "state": "open"})
+            experiment,
+            self._of(self._observations, experiment),
+            [s["assignments"] for s in made if s["state"] == "open"],
+            self._seeds[experiment["id"]],
+            len(made),
+        )
+        return self._keep(
+            "suggestion",
+            {
+                "assignments": assignments,
+                "created": int(time.time()),
+                "deleted": False,
+                "experiment": experiment["id"],
+                "id": str(len(self._suggestions) + 1),
+                "metadata": validation.metadata(data.get("metadata")),
+                "object": "suggestion",
+                "state": "open",
+            },
+        )
 
     def _observe(self, experiment: Json, data: Json) -> Json:
         number = data.get("suggestion")
@@ -160,12 +199,20 @@ class LocalDriver:
             assignments = suggestion["assignments"]
         else:
             assignments = validation.assignments(data["assignments"], experiment["parameters"])
-        return self._keep("observation", {
-            "assignments": assignments, "created": int(time.time()), "experiment": experiment["id"],
-            "failed": bool(data.get("failed")), "id": str(len(self._observations) + 1),
-            "metadata": validation.metadata(data.get("metadata")), "object": "observation",
-            "suggestion": None if number is None else str(number),
-            "values": validation.values(data, experiment["metrics"])})
+        return self._keep(
+            "observation",
+            {
+                "assignments": assignments,
+                "created": int(time.time()),
+                "experiment": experiment["id"],
+                "failed": bool(data.get("failed")),
+                "id": str(len(self._observations) + 1),
+                "metadata": validation.metadata(data.get("metadata")),
+                "object": "observation",
+                "suggestion": None if number is None else str(number),
+                "values": validation.values(data, experiment["metrics"]),
+            },
+        )
 
     def _best(self, experiment: Json) -> Json:
         optimized = [m for m in experiment["metrics"] if m["strategy"] == "optimize"]
@@ -174,21 +221,43 @@ class LocalDriver:
         for one in self._of(self._observations, experiment):
             found = {v["name"]: v["value"] for v in one["values"]}
             if found and all(sampler.violation(m, found[m["name"]]) <= 0 for m in constraints):
-                points.append((tuple(found[m["name"]] * (1 if m["objective"] == "minimize" else -1)
-                                     for m in optimized), one))
-        best = [(p, o) for p, o in points
-                if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q, _ in points)]
+                points.append(
+                    (tuple(found[m["name"]] * (1 if m["objective"] == "minimize" else -1) for m in optimized), one)
+                )
+        best = [
+            (p, o)
+            for p, o in points
+            if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q, _ in points)
+        ]
         first = dict(reversed(best))
-        return _pages([{"assignments": o["assignments"], "id": o["id"], "metadata": None, "object": "best_assignments",
-                        "values": o["values"]} for o in first.values()], {})
+        return _pages(
+            [
+                {
+                    "assignments": o["assignments"],
+                    "id": o["id"],
+                    "metadata": None,
+                    "object": "best_assignments",
+                    "values": o["values"],
+                }
+                for o in first.values()
+            ],
+            {},
+        )
 
     def _shown(self, experiment: Json) -> Json:
         done = self._of(self._observations, experiment)
         best = {o["id"] for o in self._best(experiment)["data"]}
-        return {**experiment, "progress": {
-            "best_observation": next((o for o in done if o["id"] in best), None),
-            "first_observation": done[0] if done else None, "last_observation": done[-1] if done else None,
-            "object": "progress", "observation_budget_consumed": float(len(done)), "observation_count": len(done)}}
+        return {
+            **experiment,
+            "progress": {
+                "best_observation": next((o for o in done if o["id"] in best), None),
+                "first_observation": done[0] if done else None,
+                "last_observation": done[-1] if done else None,
+                "object": "progress",
+                "observation_budget_consumed": float(len(done)),
+                "observation_count": len(done),
+            },
+        }
 
     @staticmethod
     def _of(items: Mapping[str, Json], experiment: Json) -> list[Json]:
@@ -227,5 +296,9 @@ def _pages(items: list[Json], data: Json) -> Json:
     start = int(data.get("before") or 0)
     limit = int(data.get("limit") or 1000)
     more = start + limit < len(newest)
-    return {"count": len(newest), "data": newest[start:start + limit], "object": "pagination",
-            "paging": {"after": None, "before": str(start + limit) if more else None}}
+    return {
+        "count": len(newest),
+        "data": newest[start : start + limit],
+        "object": "pagination",
+        "paging": {"after": None, "before": str(start + limit) if more else None},
+    }

@@ -42,8 +42,9 @@ def suggest(experiment: Json, observations: Sequence[Json], pending: Sequence[Js
     try:
         study = optuna.create_study(directions=[m["objective"] for m in optimized], sampler=sampler)
         study.add_trials([_trial(o, space, optimized, constraints) for o in observations])
-        study.add_trials([optuna.trial.create_trial(state=TrialState.RUNNING, params=p, distributions=space)
-                          for p in pending])
+        study.add_trials(
+            [optuna.trial.create_trial(state=TrialState.RUNNING, params=p, distributions=space) for p in pending]
+        )
         return dict(study.ask(space).params)
     finally:
         optuna.logging.set_verbosity(before)
@@ -56,16 +57,18 @@ def _distribution(parameter: Json) -> BaseDistribution:
     return IntDistribution(int(low), int(high)) if parameter["type"] == "int" else FloatDistribution(low, high)
 
 
-def _trial(observation: Json, space: dict[str, BaseDistribution], optimized: list[Json],
-           constraints: list[Json]) -> FrozenTrial:
+def _trial(
+    observation: Json, space: dict[str, BaseDistribution], optimized: list[Json], constraints: list[Json]
+) -> FrozenTrial:
     params = observation["assignments"]
     if observation["failed"]:
         return optuna.trial.create_trial(state=TrialState.FAIL, params=params, distributions=space)
     values = {v["name"]: float(v["value"]) for v in observation["values"]}
     missed = {m["name"]: violation(m, values[m["name"]]) for m in constraints}
     older: Json = {} if HAS_SET_CONSTRAINT else {"system_attrs": {"constraints": list(missed.values())}}
-    trial = optuna.trial.create_trial(params=params, distributions=space,
-                                      values=[values[m["name"]] for m in optimized], **older)
+    trial = optuna.trial.create_trial(
+        params=params, distributions=space, values=[values[m["name"]] for m in optimized], **older
+    )
     if HAS_SET_CONSTRAINT:
         for name, value in missed.items():
             trial.set_constraint(name, value)

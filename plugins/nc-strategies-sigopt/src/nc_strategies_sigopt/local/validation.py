@@ -27,8 +27,17 @@ class Refused(Exception):
 def parameter(data: Any) -> Json:
     """A parameter as the server gives it back."""
     name, kind = _text(data, "name", LONGEST_NAME), data.get("type")
-    answer: Json = {"bounds": None, "categorical_values": None, "conditions": {}, "default_value": None, "name": name,
-                    "object": "parameter", "prior": None, "transformation": None, "type": kind}
+    answer: Json = {
+        "bounds": None,
+        "categorical_values": None,
+        "conditions": {},
+        "default_value": None,
+        "name": name,
+        "object": "parameter",
+        "prior": None,
+        "transformation": None,
+        "type": kind,
+    }
     if kind == "categorical":
         values = [v["name"] if isinstance(v, Mapping) else v for v in data.get("categorical_values") or []]
         if len(values) < 2:
@@ -38,8 +47,9 @@ def parameter(data: Any) -> Json:
         for value in values:
             if not isinstance(value, str) or not 0 < len(value) <= LONGEST_CATEGORY:
                 _bad(f"Categorical values of {name} must have 1 to {LONGEST_CATEGORY} characters")
-        answer["categorical_values"] = [{"enum_index": i, "name": v, "object": "categorical_value"}
-                                        for i, v in enumerate(values, 1)]
+        answer["categorical_values"] = [
+            {"enum_index": i, "name": v, "object": "categorical_value"} for i, v in enumerate(values, 1)
+        ]
     elif kind in ("int", "double"):
         bounds = data.get("bounds")
         if not isinstance(bounds, Mapping) or not _is_number(bounds.get("min")) or not _is_number(bounds.get("max")):
@@ -74,7 +84,7 @@ def experiment(data: Json) -> Json:
     metrics = [metric(m) for m in data.get("metrics") or []]
     for what, items in (("parameters", parameters), ("metrics", metrics)):
         if not items:
-            _bad(f"Missing required json key \"{what}\"")
+            _bad(f'Missing required json key "{what}"')
         if len({item["name"] for item in items}) < len(items):
             _bad(f"Duplicate names in {what}")
     count = {s: sum(m["strategy"] == s for m in metrics) for s in STRATEGIES}
@@ -140,14 +150,20 @@ def values(data: Json, metrics: list[Json]) -> list[Json]:
             _bad(f"Missing value for metric {one['name']}")
         if not _is_number(found.get("value")):
             _bad(f"Invalid value for metric {one['name']}: {found.get('value')}")
-        answer.append({"name": one["name"], "object": "metric_evaluation", "value": found["value"],
-                       "value_stddev": found.get("value_stddev")})
+        answer.append(
+            {
+                "name": one["name"],
+                "object": "metric_evaluation",
+                "value": found["value"],
+                "value_stddev": found.get("value_stddev"),
+            }
+        )
     return answer
 
 
 def _text(data: Any, key: str, longest: int) -> str:
     if not isinstance(data, Mapping) or key not in data:
-        _bad(f"Missing required json key \"{key}\"")
+        _bad(f'Missing required json key "{key}"')
     value = data[key]
     if not isinstance(value, str) or not 0 < len(value) <= longest:
         _bad(f"{key} must have 1 to {longest} characters")

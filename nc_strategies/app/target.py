@@ -1,0 +1,67 @@
+"""The target of a configuration: in this process, or in a worker's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from nc_strategies.config import RunConfig
+from nc_strategies.errors import InputError
+from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
+from nc_strategies.measuring.worker.target import WorkerTarget
+from nc_strategies.metrics.base import Metric
+from nc_strategies.registry import registry
+
+TARGET = f"{__name__}:build"
+
+
+def build(settings: RunConfig) -> LocalTarget:
+    """The target, in this process.
+
+    Raises:
+        InputError: a component cannot be made of its settings.
+    """
+    found = registry()
+    model = found.create("model", settings.model).load()
+    data_settings = found.settings("data", settings.data)
+    backend = found.create("backend", settings.backend, settings.measure.threads)
+    metric = found.create("metric", metric_settings(settings), key="metrics.accuracy")
+    further = tuple(_further(place, asked.metric) for place, asked in enumerate(settings.metrics.further()))
+    evaluation, calibration = found.create("data", settings.data).load()
+    return LocalTarget(
+        TargetParts(backend, model, evaluation, calibration, data_settings.preprocess, metric, further), settings
+    )
+
+
+def start(settings: RunConfig) -> MeasurementTarget:
+    """The target, where ``isolation`` says. Close it when done.
+
+    Raises:
+        InputError: unknown component, or settings it does not take.
+    """
+    if settings.isolation == "none":
+        return build(settings)
+    # Checked here, so that a slip of the pen costs no process.
+    found = registry()
+    for kind in ("model", "data", "backend"):
+        found.settings(kind, getattr(settings, kind))
+    found.settings("metric", metric_settings(settings), "metrics.accuracy")
+    for place, asked in enumerate(settings.metrics.further()):
+        found.settings("metric", asked.metric, f"metrics.constraints[{place}]")
+    # The worker knows nothing of strategy and tracker, whose settings may hold secrets.
+    told = replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
+    return cast(MeasurementTarget, WorkerTarget(TARGET, told, settings.tuning))
+
+
+def metric_settings(settings: RunConfig) -> dict[str, Any]:
+    """The metric's name and settings."""
+    return {key: value for key, value in settings.metrics.accuracy.items() if value is not None}
+
+
+def _further(place: int, metric: dict[str, Any]) -> Metric:
+    """The metric of a constraint beside the first, whose errors name its own place."""
+    key = f"metrics.constraints[{place}]"
+    try:
+        return cast(Metric, registry().create("metric", metric, key=key))
+    except InputError as error:
+        raise InputError(error.key.replace("metrics.accuracy", key), error.problem, error.allowed) from error

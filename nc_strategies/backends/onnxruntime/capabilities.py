@@ -1,0 +1,89 @@
+"""What the engine executes of a model: every scheme offered was seen in its optimized graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nc_strategies.backends.onnxruntime.executed import MOVEMENT, base_name, is_int8
+from nc_strategies.backends.onnxruntime.session import optimize
+from nc_strategies.calibration.histogram import ALGORITHMS
+from nc_strategies.onnx_graph.graph import NOT_NEGATIVE, OPT_IN, QUIET, FusedOp, Graph
+from nc_strategies.onnx_graph.qdq import GraphBuilder
+from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, TensorScheme
+
+ACTIVATIONS = (("uint8", "asym"), ("int8", "sym"))
+GRANULARITIES = ("per_channel", "per_tensor")
+
+
+def describe(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: tuple[bool, ...]) -> Capabilities:
+    """What can be chosen for a model.
+
+    Args:
+        builder: Builds its Q/DQ graphs.
+        operators: Name of a node or of its output to the operator of the user's model that it stands for.
+        reduce_range: Values of the option ``reduce_range``, the default first.
+
+    Raises:
+        EngineError: the engine refuses a graph.
+    """
+    graph = builder.graph
+    offered: dict[str, list[OpScheme]] = {name: [] for name in graph.fused_ops}
+    for dtype, scheme in ACTIVATIONS:
+        everything = tuple(
+            (name, _scheme(op, dtype, scheme, "per_channel", "minmax")) for name, op in graph.fused_ops.items()
+        )
+        running = _runs_int8(builder, operators, Config(everything, (("reduce_range", reduce_range[0]),)))
+        for name in running & set(graph.fused_ops):
+            op = graph.fused_ops[name]
+            offered[name] += [
+                _scheme(op, dtype, scheme, granularity, algorithm)
+                for algorithm in ALGORITHMS
+                for granularity in (GRANULARITIES if op.weight else GRANULARITIES[:1])
+            ]
+    ops = tuple(_capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name])
+    edges = tuple((a, b) for a, b in _edges(graph) if offered.get(a) and offered.get(b))
+    order = tuple(n.name for n in graph.model.graph.node if n.op_type not in MOVEMENT and n.op_type not in QUIET)
+    return Capabilities(ops, edges, (), (("reduce_range", reduce_range),), order)
+
+
+def _capability(graph: Graph, op: FusedOp, int8: list[OpScheme]) -> OpCapability:
+    opt_in = op.type in OPT_IN
+    schemes = (FLOAT, *int8) if opt_in else (*int8, FLOAT)
+    parameters = int(np.prod(graph.initializers[op.weight].dims)) if op.weight else 0
+    shape = graph.shapes.get(op.output, ())
+    elements = int(np.prod([d for d in shape[1:] if d])) if len(shape) > 1 else 0
+    return OpCapability(op.name, op.type, schemes, opt_in, parameters, elements)
+
+
+def _scheme(op: FusedOp, dtype: str, scheme: str, granularity: str, algorithm: str) -> OpScheme:
+    weight = TensorScheme("int8", "sym", granularity, "minmax") if op.weight else None
+    return OpScheme(TensorScheme(dtype, scheme, "per_tensor", algorithm), weight)
+
+
+def _runs_int8(builder: GraphBuilder, operators: Mapping[str, str], config: Config) -> set[str]:
+    """Operators which the engine turns into int8 kernels, read from its optimized graph with made-up ranges."""
+
+    def ranges(name: str, algorithm: str) -> tuple[float, float]:
+        node = builder.graph.producers.get(name)
+        return (0.0, 1.0) if node is not None and node.op_type in NOT_NEGATIVE else (-1.0, 1.0)
+
+    model, _ = builder.build(config, ranges)
+    optimized = optimize(model.SerializeToString())
+    names = [base_name(n.name) for n in optimized.graph.node if is_int8(n.op_type, [])]
+    return {operators[name] for name in names if name in operators}
+
+
+def _edges(graph: Graph) -> list[tuple[str, str]]:
+    owner: dict[str, str] = {}
+    edges: list[tuple[str, str]] = []
+    activations = {op.act.name for op in graph.fused_ops.values() if op.act is not None}
+    for node in graph.model.graph.node:
+        op = graph.fused_ops.get(node.name)
+        if op is not None:
+            edges += [(owner[name], op.name) for name in op.inputs if name in owner]
+            owner[op.raw] = owner[op.output] = op.name
+        elif node.name not in activations and graph.carried(node) in owner:
+            owner[node.output[0]] = owner[str(graph.carried(node))]
+    return edges

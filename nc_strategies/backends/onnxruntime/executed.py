@@ -1,0 +1,91 @@
+"""What ran, counted from the engine's own profile of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from nc_strategies.backends.base import ExecutedOps
+
+CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput"}
+MOVEMENT = {
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Identity",
+    "Cast",
+    "Shape",
+    "Gather",
+    "Slice",
+    "Expand",
+    "Constant",
+    "ConstantOfShape",
+    "Split",
+    "Pad",
+    "Tile",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Range",
+    "Dropout",
+}
+PLAIN_TYPES = {
+    "FusedConv": "Conv",
+    "NhwcFusedConv": "Conv",
+    "FusedGemm": "Gemm",
+    "FusedMatMul": "MatMul",
+    "QGemm": "Gemm",
+    "NhwcMaxPool": "MaxPool",
+    "MatMulInteger": "MatMul",
+    "MatMulIntegerToFloat": "MatMul",
+    "ConvInteger": "Conv",
+    "DynamicQuantizeMatMul": "MatMul",
+    "Sum": "Add",
+}
+INT8_ONLY = {"QGemm", "NhwcMaxPool", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeMatMul"}
+BARRIER = "/float_barrier"
+
+
+def node_events(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of kernels among those that the engine recorded."""
+    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+
+
+def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> ExecutedOps:
+    """Executed operators from the events of one profiled run."""
+    int8: Counter[str] = Counter()
+    fp32: Counter[str] = Counter()
+    names: set[str] = set()
+    conversions = 0
+    for event in node_events(events):
+        kind = event["args"]["op_name"]
+        name = event["name"].removesuffix("_kernel_time")
+        if kind in CONVERSIONS:
+            conversions += 1
+        elif kind not in MOVEMENT and not name.endswith(BARRIER):
+            types = [next(iter(shape)) for shape in event["args"].get("input_type_shape", [])]
+            if is_int8(kind, types):
+                int8[plain_type(kind)] += 1
+                names.add(operators.get(base_name(name), base_name(name)))
+            elif not types or types[0] in ("float", "float16", "double"):
+                fp32[plain_type(kind)] += 1
+    return ExecutedOps(int8, fp32, frozenset(names), conversions)
+
+
+def is_int8(kind: str, input_types: list[str]) -> bool:
+    """Whether a kernel of this type, given these inputs, computes in int8."""
+    return kind.startswith("QLinear") or kind in INT8_ONLY or bool(input_types and input_types[0] in ("uint8", "int8"))
+
+
+def plain_type(kind: str) -> str:
+    """An executed kernel's type in the words of the model."""
+    return PLAIN_TYPES.get(kind, kind.removeprefix("QLinear"))
+
+
+def base_name(name: str) -> str:
+    """A node's name without what the engine's optimizers append to it."""
+    name = name.removesuffix("_nchwc").removesuffix("_nhwc")
+    head, mark, tail = name.rpartition("_token_")
+    return head if mark and tail.isdigit() else name

@@ -1,0 +1,112 @@
+"""One graph with both forms of every operator, chosen from at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from nc_strategies.backends.base import DualPrecisionSession
+from nc_strategies.backends.onnxruntime.session import OrtExecutable
+from nc_strategies.models.info import Batch
+from nc_strategies.onnx_graph.graph import FusedOp, Graph
+from nc_strategies.onnx_graph.qdq import GraphBuilder, Ranges
+from nc_strategies.space import Config, OpScheme
+
+FLAGS = "ncs/int8"
+
+
+class OrtDualPrecisionSession(DualPrecisionSession):
+    """See `DualPrecisionSession`; an operator's int8 branch is the one it has where all others are in floating point.
+
+    Args:
+        builder: Makes the branches.
+        config: Schemes of the int8 forms.
+        ranges: Calibrated ranges.
+        threads: Threads for one run.
+
+    Raises:
+        EngineError: the engine refuses the graph.
+    """
+
+    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, threads: int) -> None:
+        self.ops = tuple(name for name, scheme in config.ops if not scheme.is_float)
+        model = _Switched(builder, config, ranges, self.ops).model()
+        self._model = OrtExecutable(model.SerializeToString(), threads)
+
+    def predict(self, batch: Batch, int8: Collection[str]) -> Sequence[NDArray[Any]]:
+        """See `DualPrecisionSession.predict`."""
+        return self._model.predict({**batch, FLAGS: np.array([name in int8 for name in self.ops])})
+
+    def close(self) -> None:
+        """See `DualPrecisionSession.close`."""
+        self._model.close()
+
+
+class _Switched:
+    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, ops: Sequence[str]) -> None:
+        self.builder, self.config, self.ranges = builder, config, ranges
+        self.graph: Graph = builder.graph
+        self.ops = {name: index for index, name in enumerate(ops)}
+        self.nodes: list[onnx.NodeProto] = []
+        self.added: list[onnx.TensorProto] = []
+
+    def model(self) -> onnx.ModelProto:
+        ends = {fused_op.output: fused_op for name, fused_op in self.graph.fused_ops.items() if name in self.ops}
+        for node in self.graph.model.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            self.nodes.append(copy)
+            fused_op = ends.get(node.output[0])
+            if fused_op is not None:
+                copy.output[0] = f"{fused_op.name}/float"
+                self.switch(fused_op)
+        source = self.graph.model
+        used = {name for node in self.nodes for name in node.input}
+        kept = [i for i in source.graph.initializer if i.name in used]
+        flags = helper.make_tensor_value_info(FLAGS, TensorProto.BOOL, [len(self.ops)])
+        body = helper.make_graph(
+            self.nodes, "switchable", [*source.graph.input, flags], list(source.graph.output), [*kept, *self.added]
+        )
+        return helper.make_model(body, opset_imports=list(source.opset_import), ir_version=source.ir_version)
+
+    def switch(self, fused_op: FusedOp) -> None:
+        """Behind an operator's floating-point form: its int8 form, and the choice between them."""
+        self.constant(f"{fused_op.name}/number", np.asarray(self.ops[fused_op.name], np.int64))
+        self.nodes += [
+            helper.make_node("Gather", [FLAGS, f"{fused_op.name}/number"], [f"{fused_op.name}/flag"], axis=0),
+            helper.make_node(
+                "Where",
+                [f"{fused_op.name}/flag", self.branch(fused_op), f"{fused_op.name}/float"],
+                [fused_op.output],
+                name=f"{fused_op.name}/switch",
+            ),
+        ]
+
+    def branch(self, fused_op: FusedOp) -> str:
+        """The int8 form of an operator that reads and gives floating point; the name of its result."""
+        scheme: OpScheme = self.config.schemes[fused_op.name]
+        alone = Config(((fused_op.name, scheme),), self.config.options)
+        nodes, added, result = self.builder.alone(fused_op, alone, self.ranges)
+        prefix = f"{fused_op.name}/int8/"
+        own = {name for node in nodes for name in node.output} | set(added)
+        for node in nodes:
+            node.name = prefix + node.name
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name in own:
+                        names[index] = prefix + name
+        for name, values in added.items():
+            renamed = onnx.TensorProto()
+            renamed.CopyFrom(values)
+            renamed.name = prefix + name
+            self.added.append(renamed)
+        self.nodes += nodes
+        return prefix + result
+
+    def constant(self, name: str, values: NDArray[Any]) -> None:
+        self.added.append(onnx.numpy_helper.from_array(values, name))

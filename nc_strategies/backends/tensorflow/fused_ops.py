@@ -1,0 +1,212 @@
+"""The operators that have an int8 kernel, each with what the kernel takes in: bias, residual sum, activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nc_strategies.backends.tensorflow.fold import WEIGHTED
+from nc_strategies.backends.tensorflow.graph import Graph, Node
+from nc_strategies.backends.tensorflow.matrix_products import Shape, static_types
+
+ACTIVATIONS = ("Relu", "Relu6")
+CARRIERS = frozenset({"MaxPool", "AvgPool", "Pad", "Reshape", "Squeeze", "ConcatV2"})
+"""Operators that run on int8 tensors as they come, when one comes in and an int8 operator reads what goes out."""
+NONNEGATIVE = frozenset({"Relu", "Relu6", "Sigmoid", "Softmax", "Softplus", "Abs", "Square", "Exp"})
+KEEP_SIGN = CARRIERS | {
+    "Mean",
+    "Max",
+    "Transpose",
+    "ExpandDims",
+    "AddV2",
+    "Mul",
+    "StridedSlice",
+    "ResizeBilinear",
+    "ResizeNearestNeighbor",
+    "MirrorPad",
+    "SpaceToDepth",
+    "DepthToSpace",
+    "Tile",
+    "AddN",
+    "Maximum",
+}
+"""Operators whose output has no negative value when none of their floating-point inputs has one."""
+
+
+@dataclass(frozen=True)
+class FusedOp:
+    """One operator with a weight, and the operators after it that its int8 kernel computes as well.
+
+    Args:
+        name: Name of the weighted node; the operator's name in the search space.
+        op: Its type.
+        source: The tensor it reads, in front of a zero padding that the kernel takes in.
+        weight: Its weight, a constant.
+        output: The tensor that leaves it, after bias, sum and activation.
+        bias: The bias, a constant, or none.
+        addend: The other side of a residual addition, or none.
+        activation: ``Relu``, ``Relu6`` or ``""``.
+        paddings: Explicit padding of height and width: before and after, each; empty when the node says how it pads.
+        absorbed: The nodes that are computed inside, the weighted one left out.
+    """
+
+    name: str
+    op: str
+    source: str
+    weight: str
+    output: str
+    bias: str = ""
+    addend: str = ""
+    activation: str = ""
+    paddings: tuple[int, ...] = ()
+    absorbed: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The fused operators of a simplified graph, and what is known of its tensors.
+
+    Args:
+        fused_ops: Fused operators by name, in execution order.
+        shapes: Static shapes by tensor.
+        nonnegative: Tensors that never hold a negative value.
+        dtypes: Types by tensor.
+    """
+
+    fused_ops: dict[str, FusedOp]
+    shapes: dict[str, Shape | None]
+    nonnegative: frozenset[str]
+    dtypes: dict[str, Any]
+
+
+def match(graph: Graph, outputs: Iterable[str]) -> Matched:
+    """Find the fused operators of a simplified graph.
+
+    Args:
+        graph: The graph.
+        outputs: Tensors that are fetched, which therefore cannot disappear inside a fused operator.
+    """
+    readers = graph.consumers()
+    fetched = set(outputs)
+    order = {node.name: position for position, node in enumerate(graph.ordered())}
+    shapes, dtypes = static_types(graph)
+    fused_ops: dict[str, FusedOp] = {}
+    taken: set[str] = set()
+    # The later operand of a residual addition takes it in: the earlier one is then available as its addend.
+    for node in sorted((n for n in graph.nodes.values() if n.op in WEIGHTED), key=lambda n: -order[n.name]):
+        if _has_kernel(graph, node):
+            fused_op = _grow(graph, node, readers, fetched, taken, shapes)
+            taken.update(fused_op.absorbed)
+            fused_ops[node.name] = fused_op
+    ordered = {name: fused_ops[name] for name in sorted(fused_ops, key=order.__getitem__)}
+    return Matched(ordered, shapes, _nonnegative(graph), dtypes)
+
+
+def _has_kernel(graph: Graph, node: Node) -> bool:
+    weight = graph.value(node.input[1])
+    if weight is None or weight.dtype != np.float32:
+        return False
+    if node.op == "MatMul":
+        return not node.attr["transpose_a"].b
+    strides, dilations = list(node.attr["strides"].list.i), list(node.attr["dilations"].list.i) or [1] * 4
+    return (
+        node.attr["data_format"].s in (b"", b"NHWC")
+        and (node.op != "DepthwiseConv2dNative" or weight.shape[3] == 1)
+        and strides[0] == strides[3] == 1
+        and dilations[0] == dilations[3] == 1
+    )
+
+
+def _grow(
+    graph: Graph,
+    node: Node,
+    readers: dict[str, list[Node]],
+    fetched: set[str],
+    taken: set[str],
+    shapes: dict[str, Shape | None],
+) -> FusedOp:
+    end, absorbed = node.name, []
+    bias = addend = activation = ""
+
+    def following() -> Node | None:
+        after = readers.get(end, ())
+        return after[0] if end not in fetched and len(after) == 1 and after[0].name not in taken else None
+
+    after = following()
+    if after is not None and after.op == "BiasAdd" and graph.value(after.input[1]) is not None:
+        bias, end = after.input[1], after.name
+        absorbed.append(end)
+    after = following()
+    if after is not None and after.op in ("AddV2", "Add") and node.op == "Conv2D" and bias:
+        other = after.input[1] if after.input[0] == end else after.input[0]
+        relu = readers.get(after.name, [])
+        if (
+            other != end
+            and graph.value(other) is None
+            and after.name not in fetched
+            and len(relu) == 1
+            and relu[0].op in ACTIVATIONS
+            and _same_shape(shapes, other, end)
+        ):
+            addend, end = other, after.name
+            absorbed.append(end)
+    after = following()
+    if after is not None and after.op in ACTIVATIONS:
+        activation, end = after.op, after.name
+        absorbed.append(end)
+    source, paddings = _before_padding(graph, node)
+    return FusedOp(node.name, node.op, source, node.input[1], end, bias, addend, activation, paddings, tuple(absorbed))
+
+
+def _same_shape(shapes: dict[str, Shape | None], one: str, other: str) -> bool:
+    first, second = shapes.get(one), shapes.get(other)
+    return first is not None and second is not None and first == second and None not in first[1:]
+
+
+def _before_padding(graph: Graph, node: Node) -> tuple[str, tuple[int, ...]]:
+    source = node.input[0]
+    pad = graph.nodes.get(source)
+    if node.op == "MatMul" or pad is None or pad.op != "Pad" or node.attr["padding"].s != b"VALID":
+        return source, ()
+    amounts = graph.value(pad.input[1])
+    if amounts is None or amounts.shape != (4, 2) or amounts[[0, 3]].any():
+        return source, ()
+    return pad.input[0], tuple(int(amount) for amount in amounts[1:3].ravel())
+
+
+def _nonnegative(graph: Graph) -> frozenset[str]:
+    found: set[str] = set()
+    for node in graph.ordered():
+        if node.op in NONNEGATIVE:
+            found.add(node.name)
+        elif node.op in KEEP_SIGN:
+            count = (
+                1
+                if node.op
+                in (
+                    "MaxPool",
+                    "AvgPool",
+                    "Pad",
+                    "Reshape",
+                    "Squeeze",
+                    "Mean",
+                    "Max",
+                    "Transpose",
+                    "ExpandDims",
+                    "StridedSlice",
+                    "Tile",
+                    "MirrorPad",
+                )
+                else len(node.input) - (node.op == "ConcatV2")
+            )
+            if all(text in found or _constant_nonnegative(graph, text) for text in node.input[:count]):
+                found.add(node.name)
+    return frozenset(found)
+
+
+def _constant_nonnegative(graph: Graph, tensor: str) -> bool:
+    value = graph.value(tensor)
+    return value is not None and value.dtype.kind == "f" and bool((value >= 0).all())

@@ -1,0 +1,1 @@
+"""Translations of other tools' interfaces."""

@@ -1,0 +1,219 @@
+"""Neural Compressor's entry point: `fit` takes its arguments and runs this package's tuning."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nc_strategies.app.python import Request, run
+from nc_strategies.app.studies import Study
+from nc_strategies.compat.neural_compressor import PostTrainingQuantConfig
+from nc_strategies.compat.neural_compressor.metrics import metric_of
+from nc_strategies.errors import InputError
+from nc_strategies.registry import registry
+
+__all__ = ["QuantizedModel", "fit"]
+CONSERVATIVE = "conservative"
+
+
+@dataclass(repr=False)
+class QuantizedModel:
+    """What `fit` returns.
+
+    Args:
+        study: The run it comes from.
+        native: Makes the model in its framework's form.
+    """
+
+    study: Study
+    native: Callable[[], Any]
+
+    @property
+    def model(self) -> Any:
+        """The model in its framework's form: an ``onnx.ModelProto``, or a loaded SavedModel that can be called."""
+        return self.native()
+
+    @property
+    def path(self) -> Path:
+        """The model in the run's folder."""
+        assert self.study.model_path is not None
+        return self.study.model_path
+
+    def save(self, root: str | Path) -> Path:
+        """Write the model.
+
+        Args:
+            root: For ONNX the file, or an existing folder to put ``model.onnx`` in; for TensorFlow the SavedModel's
+                folder, which must be new or empty.
+
+        Returns:
+            What was written.
+
+        Raises:
+            InputError: it cannot be written there.
+        """
+        target = Path(root).expanduser()
+        try:
+            if self.path.is_dir():
+                if target.is_dir() and any(target.iterdir()):
+                    raise InputError("save", f"{target} is not empty", "a new or empty folder")
+                shutil.copytree(self.path, target, dirs_exist_ok=True)
+                return target
+            if target.is_dir() or str(root).endswith(("/", "\\")):
+                target = target / self.path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.path, target)
+        except OSError as error:
+            raise InputError("save", f"{target} cannot be written ({error.strerror})") from None
+        return target
+
+    def __repr__(self) -> str:
+        return f"QuantizedModel({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        return self.study._repr_html_()
+
+
+def fit(
+    model: Any,
+    conf: PostTrainingQuantConfig,
+    calib_dataloader: Any = None,
+    calib_func: Any = None,
+    eval_func: Callable[[Any], float] | None = None,
+    eval_dataloader: Any = None,
+    eval_metric: Any = None,
+    *,
+    run_dir: str | Path | None = None,
+    **options: Any,
+) -> QuantizedModel | None:
+    """Tune a model, as `conf` says, until it is as accurate as asked for.
+
+    Args:
+        model: See `nc_strategies.tune`.
+        conf: What is wanted.
+        calib_dataloader: Iterable of (input, label) batches to calibrate with, labels of no use; when left out, the
+            head of `eval_dataloader`.
+        calib_func: Not supported, nor was it for these frameworks.
+        eval_func: Takes a model and returns its accuracy. The model is what Neural Compressor gives: an
+            ``onnx.ModelProto``; for TensorFlow and Keras a loaded SavedModel, which can also be called with a batch.
+        eval_dataloader: Iterable of (input, label) batches, where `eval_metric` evaluates.
+        eval_metric: A mapping such as ``{"topk": 1}``, a name, or an object with ``reset``, ``update(predictions,
+            labels)`` and ``result``.
+        run_dir: Where the run leaves its files, ``outputs/<date>/<time>`` when left out; the same again resumes.
+        **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration; it overrules
+            `conf`.
+
+    Returns:
+        The model; None, with a warning, when none was accurate enough. The closest one is in the run's folder.
+
+    Raises:
+        InputError: something that was given does not fit.
+        EngineError: the engine could not measure anything.
+    """
+    if not isinstance(conf, PostTrainingQuantConfig):
+        raise InputError("conf", f"is of type {type(conf).__name__}", "a PostTrainingQuantConfig")
+    if calib_func is not None:
+        raise InputError("calib_func", "is not supported: a model is calibrated from batches", "give calib_dataloader")
+    if eval_func is None and eval_dataloader is None:
+        raise InputError(
+            "eval_func",
+            "is missing: there is no tuning without an evaluation",
+            "give eval_func, or eval_dataloader and eval_metric",
+        )
+    if eval_func is None and eval_metric is None:
+        raise InputError("eval_metric", "is missing", "a metric for eval_dataloader, such as {'topk': 1}")
+    study, backend = run(
+        _request(model, conf, calib_dataloader, eval_func, eval_dataloader, eval_metric, run_dir, options)
+    )
+    best = study.best
+    assert best is not None
+    goal, accuracy = study.result["goal"], study.result["tuned"]["accuracy"]
+    enough = accuracy >= goal["threshold"] if goal["higher_is_better"] else accuracy <= goal["threshold"]
+    if not enough:
+        warnings.warn(
+            f"no model was accurate enough: the closest has {accuracy:.4f} of {goal['threshold']:.4f} and is "
+            f"in {study.model_path}",
+            stacklevel=2,
+        )
+        return None
+    return QuantizedModel(study, lambda: backend.native(best.config))
+
+
+def _request(
+    model: Any,
+    conf: PostTrainingQuantConfig,
+    calibration: Any,
+    eval_func: Any,
+    evaluation: Any,
+    eval_metric: Any,
+    run_dir: str | Path | None,
+    more: dict[str, Any],
+) -> Request:
+    tuning, accuracy = conf.tuning_criterion, conf.accuracy_criterion
+    options = {
+        "criterion": accuracy.criterion,
+        "tolerable_loss": accuracy.tolerable_loss,
+        "max_trials": tuning.max_trials,
+        "timeout": tuning.timeout,
+        # Documented there: a timeout of 0 ends the tuning at the first model which meets the goal.
+        "stop_when": "budget" if tuning.timeout else "met",
+        "op_type_dict": conf.op_type_dict,
+        "op_name_dict": conf.op_name_dict,
+        # What no engine here computes in need not be excluded.
+        "excluded_precisions": [name for name in conf.excluded_precisions if name not in ("bf16", "fp16")],
+        **more,
+    }
+    return Request(
+        model,
+        evaluation if eval_func is None or calibration is None else None,
+        _strategy(conf),
+        _backend(conf),
+        metric_of(eval_metric, accuracy.higher_is_better) if eval_func is None else "top1",
+        accuracy.higher_is_better,
+        list(tuning.objectives),
+        list(tuning.objectives.values()),
+        calibration,
+        conf.calibration_sampling_size[0],
+        None,
+        eval_func,
+        run_dir=run_dir,
+        name=conf.model_name,
+        options=options,
+    )
+
+
+def _strategy(conf: PostTrainingQuantConfig) -> dict[str, Any]:
+    criterion = conf.tuning_criterion
+    name = criterion.strategy
+    if conf.quant_level == 0:
+        if name not in ("basic", CONSERVATIVE):
+            raise InputError(
+                "quant_level",
+                f"is 0, which is the conservative strategy, but the strategy is {name!r}",
+                "1 or auto, to run the strategy that is named",
+            )
+        if CONSERVATIVE not in registry().names("strategy"):
+            raise InputError(
+                "quant_level",
+                "is 0, the conservative strategy, which is not installed",
+                f"1 or auto, with a strategy: {', '.join(registry().names('strategy'))}",
+            )
+        name = CONSERVATIVE
+    return {"name": name, **criterion.strategy_kwargs}
+
+
+def _backend(conf: PostTrainingQuantConfig) -> Any:
+    name = None if conf.backend == "default" else conf.backend
+    if conf.reduce_range is None:
+        return name
+    if name == "tensorflow":
+        raise InputError(
+            "reduce_range",
+            "is set, but TensorFlow's kernels are chosen by what this processor saturates",
+            "leave it out",
+        )
+    return {"name": "onnxruntime", "reduce_range": "always" if conf.reduce_range else "never"}

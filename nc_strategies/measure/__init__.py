@@ -1,1 +1,0 @@
-"""Measuring: metrics, accuracy and latency. It knows executables, no engine."""

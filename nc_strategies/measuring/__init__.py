@@ -1,0 +1,1 @@
+"""Accuracy, latency and memory of a model, measured beside fp32."""

@@ -1,0 +1,138 @@
+"""Accuracy over all samples, and the loss against fp32 with its interval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Executable
+from nc_strategies.data.dataset import Dataset
+from nc_strategies.errors import EngineError, InputError
+from nc_strategies.metrics.base import Metric, Outputs
+
+RESAMPLES = 200
+LEAST_RESAMPLES = 20
+Z_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What metrics keep of a model's outputs on the evaluation samples that were read, and the engine's seconds for it.
+
+    Args:
+        outputs: What the first metric keeps, see `Metric.keep`: as a rule the first output, shape (N, ...).
+        seconds: Time inside the engine, for these samples.
+        kept: What each metric keeps, in their order.
+    """
+
+    outputs: Outputs
+    seconds: float
+    kept: tuple[Outputs, ...] = ()
+
+
+Keep = Callable[[Sequence[NDArray[Any]]], Outputs]
+
+
+def predict(
+    models: Sequence[Executable],
+    data: Dataset,
+    batch_size: int,
+    enough: Callable[[Outputs], bool] | None = None,
+    keep: Sequence[Keep] = (Metric.keep,),
+) -> list[Predictions]:
+    """Run models over all samples, batch by batch in turn, so that a drift of the machine's speed hits all alike.
+
+    Args:
+        models: What to run.
+        data: The samples.
+        batch_size: Samples in one run, where the model leaves it open.
+        enough: Told what the first metric keeps of each batch of the first model; the rest of the samples is not read
+            once it says so.
+        keep: What each metric keeps of a batch's outputs; what several keep alike is kept once.
+
+    Raises:
+        EngineError: an output is NaN or infinite, or has no axis for the samples.
+    """
+    keepers = list(dict.fromkeys(keep))
+    parts: list[list[list[Outputs]]] = [[[] for _ in keepers] for _ in models]
+    seconds = [0.0] * len(models)
+    for number, (batch, _, count) in enumerate(data.batches(batch_size)):
+        order = range(len(models)) if number % 2 else reversed(range(len(models)))
+        for index in order:
+            before = time.perf_counter()
+            outputs = models[index].predict(batch)
+            seconds[index] += time.perf_counter() - before
+            for part, keeper in zip(parts[index], keepers, strict=True):
+                part.append(_checked(keeper(outputs), count))
+        if enough is not None and enough(parts[0][0][-1]):
+            break
+    found = []
+    for model, spent in zip(parts, seconds, strict=True):
+        by_keeper = dict(zip(keepers, (_joined(part) for part in model), strict=True))
+        kept = tuple(by_keeper[keeper] for keeper in keep)
+        found.append(Predictions(kept[0], spent, kept))
+    return found
+
+
+def _checked(kept: Outputs, count: int) -> Outputs:
+    """A copy of the samples that count: an engine may use its buffers again."""
+    if isinstance(kept, tuple):
+        return tuple(_checked(part, count) for part in kept)
+    if kept.ndim == 0 or len(kept) < count:
+        raise EngineError(f"an output of the model has shape {kept.shape}: no axis for the samples")
+    if kept.dtype.kind == "f" and not np.isfinite(kept).all():
+        raise EngineError("the model's output holds NaN or infinity")
+    return np.array(kept[:count])
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    if isinstance(parts[0], tuple):
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    return np.concatenate(parts)
+
+
+def loss_interval(
+    metric: Metric,
+    reference: Outputs,
+    outputs: Outputs,
+    labels: NDArray[Any],
+    higher_is_better: bool,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """95 % interval of the loss against fp32, in the metric's unit; positive is worse than fp32.
+
+    Both models saw the same samples, so the interval is of the paired difference: its normal interval where the
+    metric is a mean over samples, else a percentile bootstrap over samples (Efron and Tibshirani, "An Introduction
+    to the Bootstrap", ch. 13). Bounded scores are joined by half a sample in each cell of the table of what both models
+    have right, so that two models which answer all samples alike are not taken for equal beyond them (Agresti and Min,
+    "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24 (2005)).
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    before, after = metric.scores(reference, labels), metric.scores(outputs, labels)
+    if before is not None and after is not None:
+        difference = sign * (before - after)
+        width = metric.score_range[1] - metric.score_range[0]
+        if np.isfinite(width):
+            difference = np.concatenate([difference, [width / np.sqrt(2), -width / np.sqrt(2)]])
+        spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
+        centre, reach = difference.mean(), Z_95 * spread / np.sqrt(len(difference))
+        return float(centre - reach), float(centre + reach)
+    first, second = metric.resampler(reference, labels), metric.resampler(outputs, labels)
+    losses: list[float] = []
+    refused: InputError | None = None
+    for _ in range(RESAMPLES):
+        index = rng.integers(len(labels), size=len(labels))
+        try:
+            losses.append(sign * (first(index) - second(index)))
+        except InputError as error:
+            # A resample may hold no sample of a rare class, for which the metric is not defined.
+            refused = error
+    if refused is not None and len(losses) < LEAST_RESAMPLES:
+        raise refused
+    low, high = np.quantile(losses, [0.025, 0.975])
+    return float(low), float(high)

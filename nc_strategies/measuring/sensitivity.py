@@ -1,0 +1,116 @@
+"""What each operator's quantization does to the model's output, without evaluating anything."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.backends.base import Backend, DualPrecisionSession
+from nc_strategies.errors import EngineError
+from nc_strategies.models.info import Batch
+from nc_strategies.space import FLOAT, Config, Space
+
+log = logging.getLogger(__name__)
+SAMPLES = 16
+"""Calibration samples that are looked at: noise is an average over outputs too, and few samples rank it as many do."""
+
+Group = tuple[str, ...]
+Noise = Callable[[Group], float]
+Floats = NDArray[np.float64]
+
+
+def output_noise(
+    backend: Backend, space: Space, batch: Batch, signal: NDArray[Any], switch: bool = True
+) -> dict[str, float]:
+    """Noise-to-signal ratio of the model's first output with one group of operators in int8 and all others in fp32.
+
+    A ranking, not a loss; see `noise_to_signal`. Operators that the user holds to fp32 have none. Where the backend
+    gives a `DualPrecisionSession`, all groups are asked of that one graph, else each of a graph of its own. Source: the
+    output-error ranking of Intel Neural Compressor's MSE strategy ("Tuning Strategies", MSE_V2), with the real int8
+    kernels instead of emulation.
+
+    Args:
+        backend: Loaded and calibrated.
+        space: What may be chosen.
+        batch: Samples of the calibration data.
+        signal: fp32's first output on them.
+        switch: Use the backend's `DualPrecisionSession`, if it has one.
+    """
+    base = space.all_float()
+    schemes = {group: next((s for s in space.schemes(group) if s != FLOAT), None) for group in space.groups}
+    int8 = {group: scheme for group, scheme in schemes.items() if scheme is not None}
+    every = base.with_ops({name: scheme for group, scheme in int8.items() for name in group})
+
+    def alone(group: Group) -> float:
+        return divergence(backend, base.with_op(*group, scheme=int8[group]), batch, signal)
+
+    def switched(group: Group) -> float:
+        assert both is not None
+        return noise_to_signal(signal, both.predict(batch, group)[0])
+
+    both = _switchable(backend, every) if switch else None
+    noise: dict[str, float] = {}
+    for group in int8:
+        one = switched if both is not None and set(group) <= set(both.ops) else alone
+        noise.update(dict.fromkeys(group, _tried(one, group)))
+    if both is not None:
+        both.close()
+    return noise
+
+
+def divergence(backend: Backend, config: Config, batch: Batch, signal: NDArray[Any]) -> float:
+    """Noise-to-signal ratio of a configuration's first output against fp32's.
+
+    Args:
+        backend: Loaded and calibrated.
+        config: The configuration.
+        batch: Samples of the calibration data.
+        signal: fp32's first output on them.
+
+    Raises:
+        EngineError: the engine cannot build or run it.
+    """
+    model = backend.build(config)
+    try:
+        return noise_to_signal(signal, model.predict(batch)[0])
+    finally:
+        model.close()
+
+
+def noise_to_signal(signal: NDArray[Any], output: NDArray[Any]) -> float:
+    """Squared error over squared norm, averaged over samples; infinite for an output that is not finite.
+
+    Args:
+        signal: fp32's output, shape (N, ...).
+        output: The other model's, of the same shape.
+    """
+    flat = _flat(signal)
+    error = _flat(output) - flat
+    power = np.maximum((flat**2).sum(1), np.finfo(np.float64).tiny)
+    ratio = float(((error**2).sum(1) / power).mean())
+    return ratio if math.isfinite(ratio) else math.inf
+
+
+def _switchable(backend: Backend, config: Config) -> DualPrecisionSession | None:
+    try:
+        return backend.dual_precision_session(config)
+    except EngineError as error:
+        log.warning("sensitivity is estimated graph by graph: %s", error)
+        return None
+
+
+def _tried(noise: Noise, group: Group) -> float:
+    try:
+        return noise(group)
+    except EngineError as error:
+        log.warning("no sensitivity of %s: %s", group[0], error)
+        return math.inf
+
+
+def _flat(output: NDArray[Any]) -> Floats:
+    return np.asarray(output.reshape(len(output), -1), np.float64)

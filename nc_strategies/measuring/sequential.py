@@ -1,0 +1,144 @@
+"""Paired sequential accuracy: stop reading samples once the goal is out of reach, or safely met."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+ERROR = 1e-3
+"""Highest probability that a model which keeps the goal is dropped."""
+LEAST_SHARE = 0.1
+"""Share of the samples that is read in any case, so that what is dropped still has an estimate worth learning from."""
+CHECK_EVERY = 50
+"""Samples between two looks, where the engine takes one at a time."""
+STAKES = (0.3, 0.6)
+"""Shares of the capital that are bet; they suit losses of about a third and two thirds of the discordant samples."""
+TOLERANCE = 1e-12
+
+Floats = NDArray[np.float64]
+
+
+class Verdict(StrEnum):
+    """What the samples read so far say of the loss over all samples."""
+
+    OPEN = "open"
+    OUT_OF_REACH = "out of reach"
+    SAFELY_MET = "safely met"
+
+
+def log_capital(differences: Floats, population: int, limit: float, low: float) -> Floats:
+    """Logarithm of the capital of a bettor against "the mean over all samples is at most `limit`".
+
+    The samples are drawn without replacement from a finite population of differences, none below `low`. If the claim
+    holds, what is left to draw has a mean of at most ``m = (population * limit - drawn so far) / left``, and a bet of
+    a share of the capital on the next difference being above m is fair or worse: the capital is a nonnegative
+    supermartingale, and reaches ``1 / error`` with a probability of at most `error` whenever one looks (Ville's
+    inequality). The capital is spread over several stakes and never moved between them.
+
+    Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86 (2024),
+    section 5, and "Confidence sequences for sampling without replacement", NeurIPS 2020.
+
+    Args:
+        differences: Drawn so far, in their order, on the last axis; shape (..., n).
+        population: Size N of the population.
+        limit: Mean over the population that is claimed not to be exceeded.
+        low: Lowest value that a difference can have.
+
+    Returns:
+        Shape (..., n): the capital after each draw; infinite where the claim has become impossible.
+    """
+    drawn = differences.shape[-1]
+    before = np.cumsum(differences, -1) - differences
+    fair = (population * limit - before) / (population - np.arange(drawn))
+    room = fair - low
+    impossible = np.logical_or.accumulate(room < -TOLERANCE, -1)
+    gain = (differences - fair) / np.maximum(room, TOLERANCE)
+    logs = np.full(differences.shape, -np.inf)
+    for stake in STAKES:
+        growth = np.cumsum(np.log1p(np.maximum(stake * gain, -stake)), -1)
+        np.logaddexp(logs, growth - math.log(len(STAKES)), out=logs)
+    return np.where(impossible, np.inf, logs)
+
+
+class PairedTest:
+    """Decides whether a model's loss against fp32 over all samples can still be within a limit.
+
+    The samples come in one random order, the same for all models; both models' scores of a sample are compared. What
+    is known of fp32 bounds what is still to come: a sample which fp32 has wrong cannot be lost.
+
+    Args:
+        reference: fp32's scores of all samples in the order in which they are read, shape (N,).
+        limit: Highest tolerable mean loss, in the unit of the scores.
+        score_range: Lowest and highest possible score.
+        higher_is_better: Direction of the scores.
+        error: Highest probability of a wrong `Verdict.OUT_OF_REACH`, and of a wrong `Verdict.SAFELY_MET`.
+        least: Samples to read before any verdict.
+    """
+
+    def __init__(
+        self,
+        reference: NDArray[np.float64],
+        limit: float,
+        score_range: tuple[float, float],
+        higher_is_better: bool = True,
+        error: float = ERROR,
+        least: int = 0,
+    ) -> None:
+        self._sign = 1.0 if higher_is_better else -1.0
+        self._reference = np.asarray(reference, np.float64)
+        self._limit = limit + TOLERANCE
+        self._level = -math.log(error)
+        self._least = least
+        worst, best = score_range if higher_is_better else score_range[::-1]
+        # Bounds of each sample's difference; infinite where scores are unbounded.
+        self._low, self._high = self._sign * (self._reference - best), self._sign * (self._reference - worst)
+        self._looked = 0
+        self.differences: Floats = np.zeros(0)
+
+    @property
+    def possible(self) -> bool:
+        """Whether the scores are bounded on the side that `Verdict.OUT_OF_REACH` needs."""
+        return bool(np.isfinite(self._low).all())
+
+    @property
+    def samples(self) -> int:
+        """Samples read."""
+        return len(self.differences)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the samples read: the estimate for all of them."""
+        return float(self.differences.mean())
+
+    def read(self, scores: NDArray[np.float64]) -> Verdict:
+        """Take the model's scores of the next samples.
+
+        Args:
+            scores: Shape (n,).
+        """
+        start = self.samples
+        new = self._sign * (self._reference[start : start + len(scores)] - scores)
+        self.differences = np.concatenate([self.differences, new])
+        if self.samples < max(self._least, self._looked + CHECK_EVERY) and self.samples < len(self._reference):
+            return Verdict.OPEN
+        self._looked = self.samples
+        return self._verdict()
+
+    def _verdict(self) -> Verdict:
+        count, total = len(self._reference), float(self.differences.sum())
+        allowed = count * self._limit
+        if self.possible:
+            if total + self._low[self.samples :].sum() > allowed:
+                return Verdict.OUT_OF_REACH
+            if log_capital(self.differences, count, self._limit, float(self._low.min())).max() >= self._level:
+                return Verdict.OUT_OF_REACH
+        if np.isfinite(self._high).all():
+            if total + self._high[self.samples :].sum() <= allowed:
+                return Verdict.SAFELY_MET
+            mirrored = log_capital(-self.differences, count, -self._limit, -float(self._high.max()))
+            if mirrored.max() >= self._level:
+                return Verdict.SAFELY_MET
+        return Verdict.OPEN

@@ -1,0 +1,40 @@
+"""Measuring with a function of the user's as the accuracy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+from nc_strategies.backends.base import Executable
+from nc_strategies.measuring.measurer import METRIC, Measurer, Scored
+from nc_strategies.measuring.sequential import PairedTest
+from nc_strategies.metrics.objects import UserEvaluation
+from nc_strategies.problem import Trial
+from nc_strategies.space import Config
+
+
+class FunctionMeasurer(Measurer):
+    """A `Measurer` whose accuracy is what a `UserEvaluation` says of the model.
+
+    Latency is measured as ever. A function is called once for fp32 and once for each executed graph; with no outputs to
+    compare sample by sample, the loss has no interval.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.samples = 0
+
+    def _score(self, model: Executable, config: Config | None, test: PairedTest | None = None) -> Scored:
+        native = self.backend.native(config)
+        start = time.perf_counter()
+        value = cast(UserEvaluation, self.metric).evaluate(native)
+        return Scored(((METRIC, value),), time.perf_counter() - start, self.samples)
+
+    def _compare(self, fp32: Executable, int8: Executable, trial: Trial) -> tuple[Scored, Scored, None]:
+        assert trial.evaluation is not None
+        before, after = self.baseline.evaluation, trial.evaluation
+        return (
+            Scored(before.metrics, before.value("duration_s"), self.samples),
+            Scored(after.metrics, after.value("duration_s"), self.samples),
+            None,
+        )

@@ -1,0 +1,1 @@
+"""A measurement target in a worker process."""

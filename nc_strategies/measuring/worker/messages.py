@@ -1,0 +1,111 @@
+"""What passes between a run and its worker process: requests one way, answers, errors and log records the other.
+
+Answers come from a process that has read files nobody vouches for, so they are unpickled with classes of this package
+and of plain data only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import pickle
+import traceback
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from nc_strategies.errors import EngineError, InputError, NcsError, first_line
+
+PLAIN = {
+    "builtins": {"complex", "frozenset", "set", "slice", "range", "bytearray"},
+    "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
+    "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
+    "numpy": {"dtype", "ndarray"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"},
+    "numpy._core.numeric": {"_frombuffer"},
+    "numpy.core.numeric": {"_frombuffer"},
+}
+OWN = "nc_strategies."
+
+
+class Kind(StrEnum):
+    """What a message from the worker is."""
+
+    OK = "ok"
+    ERROR = "error"
+    INTERRUPTED = "interrupted"
+    LOG = "log"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of one of the target's methods."""
+
+    method: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+class RemoteError(NcsError):
+    """An unexpected error in the worker, under its own name; its traceback is a note."""
+
+
+def dumps(message: Any) -> bytes:
+    """A message as bytes."""
+    return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def loads(data: bytes) -> Any:
+    """A worker's message.
+
+    Raises:
+        pickle.UnpicklingError: it holds something else than plain data.
+    """
+    return _Plain(io.BytesIO(data)).load()
+
+
+class _Plain(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name in PLAIN.get(module, ()):
+            return super().find_class(module, name)
+        if module.startswith(OWN) and "." not in name:
+            found = getattr(importlib.import_module(module), name, None)
+            if isinstance(found, type) and found.__module__.startswith(OWN):
+                return found
+        raise pickle.UnpicklingError(f"the worker sent a {module}.{name}, which is not plain data")
+
+
+def error_message(error: BaseException) -> tuple[str, tuple[str, ...], str]:
+    """An exception as plain text: the name of its class, its arguments, its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, InputError):
+        return "InputError", (error.key, error.problem, error.allowed), trace
+    if isinstance(error, EngineError):
+        return "EngineError", (str(error),), trace
+    return type(error).__name__, (first_line(error),), trace
+
+
+def error_from(message: tuple[str, tuple[str, ...], str]) -> NcsError:
+    """The exception again; one of another class than this package's keeps its name only."""
+    name, arguments, trace = message
+    error: NcsError
+    if name == "InputError":
+        error = InputError(*arguments)
+    elif name == "EngineError":
+        error = EngineError(*arguments)
+    else:
+        error = type(name, (RemoteError,), {})(*arguments)
+    error.add_note(f"In the worker process:\n{trace}")
+    return error
+
+
+def record_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """A log record as plain data, its arguments and traceback already text."""
+    fields = dict(record.__dict__)
+    message = record.getMessage()
+    if record.exc_info:
+        message = f"{message}\n{logging.Formatter().formatException(record.exc_info)}"
+    fields.update(msg=message, args=None, exc_info=None, exc_text=None, stack_info=None)
+    return {name: value for name, value in fields.items() if isinstance(value, str | int | float | None)}

@@ -1,0 +1,139 @@
+"""The worker process: a target, and a loop that answers calls.
+
+Started by `nc_strategies.measuring.worker.target` as
+``python -P -m nc_strategies.measuring.worker.server CONNECTION LIFELINE PARENT``. The first two arguments are inherited
+file descriptors. What to make comes over the connection.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any
+
+from nc_strategies.measuring.worker import messages
+from nc_strategies.measuring.worker.messages import Kind, Request
+from nc_strategies.runtime.process import be_expendable, die_with_parent
+
+
+class Server:
+    """Answers a run's calls, one after the other.
+
+    Args:
+        connection: To the run.
+    """
+
+    def __init__(self, connection: Connection[Any, Any]) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._busy = self._shielded = self._asked = False
+
+    def send(self, kind: Kind, body: Any = None) -> None:
+        """Send a message; whole ones only, whichever thread it comes from and whatever interrupts it."""
+        data = messages.dumps((str(kind), body))
+        main = threading.current_thread() is threading.main_thread()
+        self._shielded = self._shielded or main
+        try:
+            with self._sending:
+                self._connection.send_bytes(data)
+        finally:
+            if main:
+                self._shielded = False
+        if main and self._asked and self._busy:
+            self._asked = False
+            raise KeyboardInterrupt
+
+    def interrupt(self, _: int, __: FrameType | None) -> None:
+        """Signal handler: ends the call under way, if there is one."""
+        if self._busy and self._shielded:
+            self._asked = True
+        elif self._busy:
+            raise KeyboardInterrupt
+
+    def serve(self) -> None:
+        """Make the target when first called, answer until the run hangs up."""
+        factory, settings = pickle.loads(self._connection.recv_bytes())
+        target: Any = None
+        while True:
+            request: Request = pickle.loads(self._connection.recv_bytes())
+            self._asked = False
+            try:
+                self._busy = True
+                try:
+                    target = target or _resolve(factory)(settings)
+                    answer = (Kind.OK, getattr(target, request.method)(*request.args, **request.kwargs))
+                except Exception as error:  # noqa: BLE001 - every error is the caller's
+                    answer = (Kind.ERROR, messages.error_message(error))
+                finally:
+                    self._busy = False
+            except KeyboardInterrupt:
+                answer = (Kind.INTERRUPTED, None)
+            try:
+                self.send(*answer)
+            except (pickle.PicklingError, TypeError, AttributeError) as error:
+                self.send(Kind.ERROR, messages.error_message(error))
+
+
+class Forward(logging.Handler):
+    """Sends log records to the run.
+
+    Args:
+        server: Sends them.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        try:
+            self._server.send(Kind.LOG, messages.record_fields(record))
+        except OSError:
+            self.handleError(record)
+
+
+def main() -> None:
+    """The process."""
+    connection, lifeline, parent = (int(text) for text in sys.argv[1:4])
+    if parent:
+        die_with_parent(parent)
+    be_expendable()
+    faulthandler.enable()
+    threading.Thread(target=_follow, args=(lifeline,), daemon=True).start()
+    server = Server(Connection(connection))
+    signal.signal(signal.SIGINT, server.interrupt)
+    # The run decides when to stop: whoever stops a whole group of processes means it to save what it has.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    logger = logging.getLogger("nc_strategies")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Forward(server))
+    logger.propagate = False
+    try:
+        server.serve()
+    except (EOFError, OSError):
+        # The run has hung up. Nothing is left to do, and engines take their time to unload.
+        os._exit(0)
+
+
+def _follow(lifeline: int) -> None:
+    """End this process and its children when the run's end of the pipe closes, however the run ended."""
+    os.read(lifeline, 1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _resolve(factory: str) -> Any:
+    module, _, name = factory.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""A target in a worker process: an engine that aborts, hangs or eats all memory costs a trial, not the run."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nc_strategies.config import TuningConfig
+from nc_strategies.errors import EngineError, InputError, OutOfTimeError
+from nc_strategies.measuring.target import MeasurementTarget
+from nc_strategies.measuring.worker.messages import Request
+from nc_strategies.measuring.worker.process import DiedError, InterruptedCallError, Limits, WorkerProcess
+from nc_strategies.problem import Evaluation
+
+log = logging.getLogger(__name__)
+PREPARING = {
+    "load": "loading the model",
+    "calibrate": "running it on the calibration data",
+    "baseline": "measuring fp32",
+}
+"""Calls that a new worker has to be taken through again, and what the worker does in them."""
+ENDING = {
+    "finish": "measuring the best again",
+    "save": "saving the model",
+    "keep": "copying the model",
+    "replay": "measuring the saved model",
+}
+RESUMED = "; what was measured is kept, and the same command with the same run_dir goes on from there"
+PLAIN = {"facts", "versions", "remarks", "remember", "close"}
+GRACE = 5.0
+"""Seconds a call has to end when asked to, before its process is killed."""
+LEAST_TRIAL_TIMEOUT, TRIAL_FACTOR, ENDING_FACTOR = 60.0, 20.0, 10.0
+
+
+class WorkerTarget:
+    """A `MeasurementTarget` in a process of its own, started at once; any of the protocol's methods can be called.
+
+    Calls from several threads wait for each other: there is one engine, and what it times must not be disturbed.
+
+    Args:
+        factory: ``module:function`` which makes the target in the worker.
+        settings: Its argument; it can be pickled and holds no secrets.
+        tuning: Its limits count: `trial_timeout`, `stage_timeout`, `memory_limit`.
+    """
+
+    def __init__(self, factory: str, settings: Any, tuning: TuningConfig) -> None:
+        self._make: Callable[[], WorkerProcess] = functools.partial(
+            WorkerProcess, factory, settings, tuning.memory_limit
+        )
+        self._tuning = tuning
+        self._child: WorkerProcess | None = self._make()
+        self._ready = True
+        self._lock = threading.RLock()
+        self._prepared: list[tuple[Request, Any]] = []
+        self._known: dict[str, Evaluation] = {}
+        self._deadline = 0.0
+        self._baseline_seconds = 0.0
+        self.restarts = 0
+
+    def until(self, deadline: float) -> None:
+        """See `MeasurementTarget.until`."""
+        self._deadline = deadline
+
+    def close(self) -> None:
+        """See `MeasurementTarget.close`: the worker is gone when this returns."""
+        with self._lock:
+            self._kill()
+
+    def __getattr__(self, name: str) -> Any:
+        """One of the protocol's methods, called in the worker."""
+        if name.startswith("_") or not hasattr(MeasurementTarget, name):
+            raise AttributeError(name)
+        return functools.partial(self._call, name)
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            request = Request(method, args, kwargs)
+            if method in PREPARING:
+                return self._prepare(request)
+            if self._child is None or not self._ready:
+                self._restart(method)
+            answer = self._run(request)
+            if isinstance(answer, Evaluation):
+                self._known[answer.graph] = answer
+            elif method == "remember":
+                self._known[args[0].graph] = args[0]
+            return answer
+
+    def _prepare(self, request: Request) -> Any:
+        """A call that needs the model to behave: one that takes the worker down is the model's or the data's fault.
+
+        Calibration may try int8 everywhere, which is not the model's fault: once more without.
+        """
+        begin = time.monotonic()
+        try:
+            answer = self._run(request)
+        except DiedError as error:
+            if request.method == "calibrate" and error.crashed and not request.kwargs:
+                log.warning("%s while %s; once more, with nothing but fp32", error, PREPARING["calibrate"])
+                self._restart("calibrate")
+                return self._prepare(Request("calibrate", kwargs={"cautious": True}))
+            raise InputError(
+                "model", f"{error} while {PREPARING[request.method]}", "the log holds what it said last"
+            ) from None
+        self._prepared.append((request, answer))
+        if request.method == "baseline":
+            self._baseline_seconds = time.monotonic() - begin
+        return answer
+
+    def _restart(self, method: str) -> None:
+        """A new worker, taken to where the last one was before the call it died in."""
+        self._kill()
+        self.restarts += 1
+        log.info("a new worker loads, calibrates and measures fp32 again")
+        self._child, self._ready = self._make(), False
+        try:
+            for request, before in self._prepared:
+                answer = self._run(request)
+                if request.method == "load" and answer != before:
+                    raise EngineError("the model has changed while the run went on")
+            if self._prepared:
+                for evaluation in self._known.values():
+                    self._run(Request("remember", (evaluation,)))
+        except InputError as error:
+            raise EngineError(f"a new worker cannot prepare the model again: {error}") from error
+        self._ready = True
+
+    def _run(self, request: Request) -> Any:
+        """One call in the worker; whatever leaves the worker in doubt ends it."""
+        if self._child is None:
+            self._child, self._ready = self._make(), not self._prepared
+        limits = self._limits(request.method)
+        try:
+            return self._child.call(request, limits)
+        except InterruptedCallError as error:
+            if error.by_deadline:
+                raise OutOfTimeError(f"the run's time ended in {request.method}") from None
+            raise EngineError(error.reason) from None
+        except DiedError as error:
+            self._log_last_words(self._child)
+            self._kill()
+            if error.by_deadline:
+                raise OutOfTimeError(f"the run's time ended in {request.method}") from None
+            if request.method in ENDING:
+                kept = "" if request.method == "replay" else RESUMED
+                raise EngineError(f"{error} while {ENDING[request.method]}{kept}") from None
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self._child.idle:
+                raise  # it ended its call when asked to, and can be used again
+            if not self._child.idle:
+                self._kill()
+            raise
+
+    def _limits(self, method: str) -> Limits:
+        tuning = self._tuning
+        if method in PLAIN:
+            return Limits()
+        if method in PREPARING:
+            return Limits(tuning.stage_timeout, setting="tuning.stage_timeout")
+        seconds = tuning.trial_timeout
+        if seconds is None:
+            seconds = LEAST_TRIAL_TIMEOUT + TRIAL_FACTOR * self._baseline_seconds
+        if method in ENDING:
+            return Limits(seconds * ENDING_FACTOR, setting="tuning.trial_timeout")
+        return Limits(seconds, self._deadline, GRACE, "tuning.trial_timeout")
+
+    def _log_last_words(self, child: WorkerProcess) -> None:
+        words = child.last_words()
+        if words:
+            log.error("the worker's last output:\n%s", words)
+
+    def _kill(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()

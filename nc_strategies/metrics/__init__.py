@@ -1,0 +1,1 @@
+"""Metrics of a model's outputs against labels, one file per family."""

@@ -1,0 +1,101 @@
+"""Metrics of segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.errors import EngineError, InputError
+from nc_strategies.metrics.base import Array, Metric
+from nc_strategies.metrics.settings import MeanIoUSettings
+
+
+class MeanIoU(Metric):
+    """Mean over classes of intersection over union, counted over the pixels of all samples.
+
+    Outputs are scores of classes, shape (N, H, W, classes) or (N, classes, H, W), or class numbers (N, H, W); labels
+    are class numbers, shape (N, H, W). A class that neither labels nor outputs hold does not count. Only the class of
+    each pixel is kept.
+
+    Raises:
+        InputError: a setting that is out of range.
+    """
+
+    def __init__(self, settings: MeanIoUSettings) -> None:
+        super().__init__(settings)
+        if settings.num_classes < 2:
+            raise InputError("metrics.accuracy.num_classes", f"is {settings.num_classes}", "at least 2")
+        self._dtype = np.uint8 if settings.num_classes <= 256 else np.int32
+
+    def keep(self, outputs: Sequence[Array]) -> Array:  # type: ignore[override]
+        """The class of each pixel, shape (N, H, W)."""
+        scores, classes = outputs[0], self.settings.num_classes
+        if scores.dtype.kind == "f" and not np.isfinite(scores).all():
+            raise EngineError("the model's output holds NaN or infinity")
+        if scores.ndim == 4:
+            axis = self.settings.axis
+            if axis is None:
+                axis = -1 if scores.shape[-1] in (classes, 1) else 1
+            if scores.shape[axis] == 1:
+                plane = scores.take(0, axis)
+                scores = plane > 0.5 if plane.dtype.kind == "f" and classes == 2 else plane
+            elif scores.shape[axis] == classes:
+                scores = scores.argmax(axis)
+            else:
+                raise InputError(
+                    "metrics.accuracy.num_classes",
+                    f"is {classes}, the output has shape {scores.shape}",
+                    "the classes are its last axis, or its second",
+                )
+        if scores.ndim != 3:
+            raise InputError(
+                "metrics.accuracy.name",
+                f"is mean_iou, the output has shape {scores.shape}",
+                "(N, H, W, classes), (N, classes, H, W) or (N, H, W)",
+            )
+        if scores.size and (scores.min() < 0 or scores.max() >= classes):
+            raise EngineError(f"the model's output holds classes up to {scores.max()}, of {classes}")
+        return scores.astype(self._dtype)
+
+    def compute(self, outputs: Array, labels: Array) -> float:
+        """See `Metric.compute`."""
+        return _mean(self._counts(outputs, labels).sum(0))
+
+    def resampler(self, outputs: Array, labels: Array) -> Callable[[NDArray[np.int64]], float]:
+        """See `Metric.resampler`: pixels are counted once."""
+        counts = self._counts(outputs, labels)
+        return lambda index: _mean(counts[index].sum(0))
+
+    def _counts(self, outputs: Array, labels: Array) -> NDArray[np.int64]:
+        """Pixels of each class in both, in the outputs, in the labels; shape (N, 3, classes)."""
+        wanted, classes = np.asarray(labels), self.settings.num_classes
+        if wanted.ndim == 4 and 1 in (wanted.shape[1], wanted.shape[-1]):
+            wanted = wanted.reshape(outputs.shape) if wanted.size == outputs.size else wanted
+        if wanted.shape != outputs.shape:
+            raise InputError(
+                "data",
+                f"labels of shape {np.shape(labels)} do not fit outputs of shape {outputs.shape}",
+                "a class number a pixel",
+            )
+        counts = np.zeros((len(outputs), 3, classes), np.int64)
+        for place, (found, want) in enumerate(zip(outputs, wanted, strict=True)):
+            counted = np.ones(want.shape, bool) if self.settings.ignore is None else want != self.settings.ignore
+            own, right = found[counted].astype(np.int64), want[counted].astype(np.int64)
+            if right.size and (right.min() < 0 or right.max() >= classes):
+                raise InputError(
+                    "data",
+                    f"labels run from {right.min()} to {right.max()}",
+                    f"0 to {classes - 1}; metrics.accuracy.ignore names one that does not count",
+                )
+            for row, values in enumerate((own[own == right], own, right)):
+                counts[place, row] = np.bincount(values, minlength=classes)
+        return counts
+
+
+def _mean(counts: NDArray[np.int64]) -> float:
+    both, found, wanted = counts
+    union = found + wanted - both
+    there = union > 0
+    return float((both[there] / union[there]).mean()) if there.any() else 0.0

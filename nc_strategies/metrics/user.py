@@ -1,0 +1,44 @@
+"""A metric of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nc_strategies.errors import InputError
+from nc_strategies.metrics.base import Array, Metric, Outputs
+from nc_strategies.metrics.settings import PythonMetricSettings
+from nc_strategies.runtime.lazy_target import guarded, load_target
+
+
+class PythonMetric(Metric):
+    """What a function of the user's says: ``f(outputs, labels) -> float``.
+
+    It is given one array, or a tuple of arrays when `outputs` names several of the model's outputs.
+
+    Raises:
+        InputError: the function cannot be found; or later, it raises, or returns something that is not a number.
+    """
+
+    def __init__(self, settings: PythonMetricSettings) -> None:
+        super().__init__(settings)
+        if not settings.outputs or min(settings.outputs) < 0:
+            raise InputError(
+                "metrics.accuracy.outputs", f"is {list(settings.outputs)}", "positions of the model's outputs, from 0"
+            )
+        self._function = load_target("metrics.accuracy.target", settings.target)
+
+    def keep(self, outputs: Sequence[Array]) -> Outputs:  # type: ignore[override]
+        """The outputs that were asked for."""
+        wanted = self.settings.outputs
+        if max(wanted) >= len(outputs):
+            raise InputError("metrics.accuracy.outputs", f"is {list(wanted)}", f"the model has {len(outputs)} outputs")
+        return outputs[wanted[0]] if len(wanted) == 1 else tuple(outputs[place] for place in wanted)
+
+    def compute(self, outputs: Outputs, labels: Array) -> float:
+        """See `Metric.compute`."""
+        key, target = "metrics.accuracy.target", self.settings.target
+        value = guarded(key, target, lambda: self._function(outputs, labels))
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise InputError(key, f"{target} returned {value!r}", "expected a number") from None

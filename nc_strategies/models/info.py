@@ -1,0 +1,41 @@
+"""Inputs and outputs of a loaded model, and what is fed to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Batch = Mapping[str, NDArray[Any]]
+"""Input name to array; the first axis counts samples."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    Args:
+        name: Its name.
+        shape: Its shape, None for a dimension that is free.
+        dtype: Its numpy type.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A loaded model's inputs and outputs."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch size the model takes, None when it takes any."""
+        return self.inputs[0].shape[0] if self.inputs[0].shape else None

@@ -1,0 +1,1 @@
+"""ONNX graphs for any engine: load, fold, fuse, equalize, quantize weights."""

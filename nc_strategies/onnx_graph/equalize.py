@@ -1,0 +1,103 @@
+"""Cross-layer equalization in an ONNX graph; see `nc_strategies.calibration.equalization`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from nc_strategies.calibration.equalization import Array, Pair, factors
+from nc_strategies.onnx_graph.fold import has_branches
+from nc_strategies.onnx_graph.graph import FusedOp, Graph
+
+
+def pairs(graph: Graph) -> list[Pair[FusedOp]]:
+    """The tensors of a model whose channels can be scaled; none where branches or loops may read any tensor."""
+    if has_branches(graph.model):
+        return []
+    by_input = {fused_op.inputs[0]: fused_op for fused_op in graph.fused_ops.values() if fused_op.weight is not None}
+    found = []
+    for first in graph.fused_ops.values():
+        second = by_input.get(first.output)
+        if first.weight is None or second is None or (first.act is not None and first.act.op_type != "Relu"):
+            continue
+        names = {first.raw, first.output}
+        alone = all(len(graph.consumers.get(name, [])) == 1 for name in names) and not names & graph.outputs
+        own = all(len(graph.consumers[name]) == 1 for name in (first.weight, first.bias, second.weight) if name)
+        channels = int(np.moveaxis(graph.array(first.weight), _output_axis(first), 0).shape[0])
+        fits = (first.type == "Conv") == (second.type == "Conv") and channels == len(_by_input(graph, second))
+        fits = fits and not _attribute(second, "transA", 0)
+        plain = first.bias is None or graph.array(first.bias).shape == (channels,)
+        if alone and own and fits and plain:
+            found.append(Pair(first, second, first.output, channels, 1 if first.type == "Conv" else -1))
+    return found
+
+
+def equalized(graph: Graph, chosen: Sequence[Pair[FusedOp]], peaks: Mapping[str, Array]) -> Graph:
+    """The model with its channels scaled.
+
+    Args:
+        graph: The model.
+        chosen: What to scale, see `pairs`.
+        peaks: Largest magnitude of each channel on calibration data, by tensor; shape (channels,).
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    for pair in chosen:
+        _scale(model, graph, pair, factors(peaks[pair.tensor], _by_input(graph, pair.second)))
+    return Graph(model)
+
+
+def _output_axis(fused_op: FusedOp) -> int:
+    if fused_op.type == "Conv" or (fused_op.type == "Gemm" and _attribute(fused_op, "transB", 0)):
+        return 0
+    return 1
+
+
+def _attribute(fused_op: FusedOp, name: str, default: int) -> int:
+    return int(next((a.i for a in fused_op.node.attribute if a.name == name), default))
+
+
+def _by_input(graph: Graph, fused_op: FusedOp) -> Array:
+    """Largest magnitudes of an operator's weights, shape (input channels, output channels); zero outside its group."""
+    assert fused_op.weight is not None
+    weight = np.abs(graph.array(fused_op.weight).astype(np.float64))
+    if fused_op.type != "Conv":
+        return np.asarray(weight.T if _output_axis(fused_op) == 0 else weight)
+    groups = _attribute(fused_op, "group", 1)
+    flat = weight.reshape(*weight.shape[:2], -1).max(2)
+    found = np.zeros((flat.shape[1] * groups, flat.shape[0]))
+    for group, part in enumerate(np.split(flat, groups)):
+        rows, columns = flat.shape[1], flat.shape[0] // groups
+        found[group * rows : (group + 1) * rows, group * columns : (group + 1) * columns] = part.T
+    return found
+
+
+def _scale(model: onnx.ModelProto, graph: Graph, pair: Pair[FusedOp], scales: Array) -> None:
+    """Divide what the first operator gives by the factors, and multiply what the second reads."""
+    places = {initializer.name: initializer for initializer in model.graph.initializer}
+
+    def change(name: str, axis: int, by: Array) -> None:
+        values = numpy_helper.to_array(places[name])
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        places[name].CopyFrom(numpy_helper.from_array((values * by.reshape(shape)).astype(values.dtype), name))
+
+    first, second = pair.first, pair.second
+    assert first.weight is not None
+    assert second.weight is not None
+    change(first.weight, _output_axis(first), 1 / scales)
+    if first.bias is not None:
+        change(first.bias, 0, 1 / scales)
+    if second.type != "Conv":
+        change(second.weight, 1 - _output_axis(second), scales)
+        return
+    groups, values = _attribute(second, "group", 1), numpy_helper.to_array(places[second.weight])
+    parts = values.reshape(groups, -1, *values.shape[1:]) * scales.reshape(
+        groups, 1, values.shape[1], *[1] * (values.ndim - 2)
+    )
+    places[second.weight].CopyFrom(
+        numpy_helper.from_array(parts.reshape(values.shape).astype(values.dtype), second.weight)
+    )

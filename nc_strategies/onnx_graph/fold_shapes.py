@@ -1,0 +1,180 @@
+"""Shapes that a graph computes at every run although only the batch is free: they become constants."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from nc_strategies.errors import first_line
+from nc_strategies.onnx_graph import interpreter
+
+log = logging.getLogger(__name__)
+BATCHES = (1, 2, 3, 5)
+"""Batch sizes for which the shapes are looked at."""
+ARITHMETIC = {
+    "Shape",
+    "Gather",
+    "Concat",
+    "Cast",
+    "Slice",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Mul",
+    "Add",
+    "Sub",
+    "Div",
+    "Max",
+    "Min",
+    "ReduceProd",
+    "ReduceSum",
+    "Equal",
+    "Where",
+    "ConstantOfShape",
+    "Constant",
+    "Range",
+}
+"""Operators that shapes are computed with."""
+SHAPED_BY = {
+    "Reshape": (1,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Pad": (1,),
+    "Resize": (1, 2, 3),
+    "Upsample": (1,),
+    "ConstantOfShape": (0,),
+    "Range": (0, 1, 2),
+    "TopK": (1,),
+    "OneHot": (1,),
+    "Split": (1,),
+}
+"""Inputs that decide on the shape of an operator's results."""
+BY_VALUES = {"NonZero", "Unique", "Compress", "NonMaxSuppression"}
+"""Operators whose results have a shape that depends on values."""
+
+
+def settle(model: onnx.ModelProto) -> bool:
+    """Give every ``Reshape`` whose shape is computed from other shapes a constant one, where the batch may stay free.
+
+    What the engine makes of some batch sizes tells which one dimension grows with it; that becomes -1.
+
+    Args:
+        model: Changed in place; nothing in it has branches or loops.
+
+    Returns:
+        Whether anything changed.
+    """
+    graph = model.graph
+    known = {i.name for i in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    free = [
+        n
+        for n in graph.node
+        if n.op_type == "Reshape"
+        and n.domain in ("", "ai.onnx")
+        and n.input[1] not in known
+        and _from_shapes(n.input[1], producers, known)
+    ]
+    inputs = [i for i in graph.input if i.name not in known]
+    if not free or not all(_only_batch_free(i) for i in inputs) or _shapes_by_values(graph, producers, known):
+        return False
+    try:
+        seen = _shapes(model, [n.output[0] for n in free], inputs)
+    except Exception as error:  # noqa: BLE001 - the engine raises a class of its own for every status code
+        log.info("shapes are left to be computed at every run: %s", first_line(error))
+        return False
+    changed = False
+    for node in free:
+        constant = _constant([shapes[node.output[0]] for shapes in seen])
+        if constant is not None:
+            name = f"{node.output[0]}/shape"
+            graph.initializer.append(numpy_helper.from_array(constant, name))
+            node.input[1] = name
+            changed = True
+    if changed:
+        drop_unread(graph, ARITHMETIC)
+    return changed
+
+
+def _from_shapes(name: str, producers: dict[str, onnx.NodeProto], known: set[str]) -> bool:
+    """Whether a tensor depends on nothing but shapes and constants."""
+    waiting, done = [name], set()
+    while waiting:
+        one = waiting.pop()
+        if not one or one in known or one in done:
+            continue
+        done.add(one)
+        node = producers.get(one)
+        if node is None or node.op_type not in ARITHMETIC or node.domain not in ("", "ai.onnx"):
+            return False
+        if node.op_type != "Shape":
+            waiting += node.input
+    return True
+
+
+def _shapes_by_values(graph: onnx.GraphProto, producers: dict[str, onnx.NodeProto], known: set[str]) -> bool:
+    """Whether some shape may depend on the values that go in."""
+    for node in graph.node:
+        deciding = [n for i, n in enumerate(node.input) if i in SHAPED_BY.get(node.op_type, ())]
+        own = node.domain not in ("", "ai.onnx", "com.microsoft") or node.op_type.startswith("Sequence")
+        if own or node.op_type in BY_VALUES or not all(_from_shapes(n, producers, known) for n in deciding):
+            return True
+    return False
+
+
+def _only_batch_free(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return len(dims) > 0 and all(d.HasField("dim_value") and d.dim_value > 0 for d in dims[1:])
+
+
+def _shapes(
+    model: onnx.ModelProto, names: list[str], inputs: list[onnx.ValueInfoProto]
+) -> list[dict[str, tuple[int, ...]]]:
+    """The shapes of the named tensors for each batch size."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    chosen = interpreter.options()
+    chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    run = ort.InferenceSession(watched.SerializeToString(), chosen, providers=interpreter.PROVIDERS)
+    found = []
+    for batch in BATCHES:
+        feed = {}
+        for value in inputs:
+            dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            feed[value.name] = np.ones([dims[0] or batch, *dims[1:]], dtype)
+        found.append({name: array.shape for name, array in zip(names, run.run(names, feed), strict=True)})
+    return found
+
+
+def _constant(seen: list[tuple[int, ...]]) -> NDArray[np.int64] | None:
+    """The shape with -1 for what grows with the batch; None where that is more than one dimension, or no multiple."""
+    table = np.array(seen)
+    grows = (table != table[0]).any(0)
+    per_sample = table / np.array(BATCHES)[:, None]
+    if grows.sum() > 1 or (per_sample != per_sample[0])[:, grows].any() or not table.all():
+        return None
+    return np.where(grows, -1, table[0]).astype(np.int64)
+
+
+def drop_unread(graph: onnx.GraphProto, kinds: Collection[str]) -> None:
+    """Take out operators of some types whose results nobody reads; nothing has branches that might."""
+    results = {o.name for o in graph.output}
+    read: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            read[name] = read.get(name, 0) + 1
+    for node in reversed(list(graph.node)):
+        if node.op_type in kinds and not any(read.get(n, 0) or n in results for n in node.output):
+            for name in node.input:
+                read[name] -= 1
+            graph.node.remove(node)

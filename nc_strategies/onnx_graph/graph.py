@@ -1,0 +1,308 @@
+"""The fp32 model: opened, checked, folded by the engine's own basic optimizations, its operators found."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, version_converter
+
+from nc_strategies.errors import InputError, first_line
+from nc_strategies.models.info import ModelInfo, TensorSpec
+from nc_strategies.onnx_graph.fold import fold, has_branches, opset_of, shape_of
+from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
+
+log = logging.getLogger(__name__)
+MIN_OPSET, QDQ_OPSET, WHOLE_OPSET = 11, 13, 20
+STEPS = ({"Erf", "Mul"}, {"ReduceMean", "Sqrt", "Div"})
+"""Operators that a Gelu and a layer normalization in single steps are made of."""
+WHOLE = {"Gelu", "LayerNormalization"}
+LIMIT = 2**31 - 1
+WEIGHTED = {"Conv", "Gemm", "MatMul"}
+ELEMENTWISE = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "HardSigmoid", "LeakyRelu"}
+OPT_IN = {"Softmax"}
+QUANTIZABLE = WEIGHTED | ELEMENTWISE | OPT_IN
+FOLLOWING = {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
+"""Operators that keep values as they are: they run in int8 wherever what they read is int8."""
+LEAST_FACTOR, LARGEST_FACTOR = 1e-6, 1e6
+"""Constants by which a quantized tensor is scaled without touching its values."""
+ACTIVATIONS = {"Relu", "Clip"}
+NOT_NEGATIVE = ACTIVATIONS | {"HardSigmoid"}
+QUIET = ("Constant",)
+
+
+@dataclass(frozen=True)
+class FusedOp:
+    """An operator with a choice of precision, and the activation function behind it, if any.
+
+    Args:
+        node: The operator.
+        inputs: Names of the tensors it reads as activations.
+        constants: Names of its other operands which are initializers, to be quantized like activations.
+        weight: Name of its weight, or None.
+        bias: Name of its bias, or None.
+        act: The Relu or Clip which alone reads its output.
+        low: Lower bound of `act`.
+        high: Upper bound of `act`.
+    """
+
+    node: onnx.NodeProto
+    inputs: tuple[str, ...]
+    constants: tuple[str, ...] = ()
+    weight: str | None = None
+    bias: str | None = None
+    act: onnx.NodeProto | None = None
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def name(self) -> str:
+        """The operator's name."""
+        return str(self.node.name)
+
+    @property
+    def type(self) -> str:
+        """The operator's type."""
+        return str(self.node.op_type)
+
+    @property
+    def raw(self) -> str:
+        """The operator's own output."""
+        return str(self.node.output[0])
+
+    @property
+    def output(self) -> str:
+        """What the rest of the graph reads: the output of `act` where there is one."""
+        return str(self.act.output[0]) if self.act is not None else self.raw
+
+
+@dataclass
+class Graph:
+    """A prepared fp32 model and the look-ups that building int8 graphs needs."""
+
+    model: onnx.ModelProto
+    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    consumers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    fused_ops: dict[str, FusedOp] = field(default_factory=dict)
+    scaled: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Tensors that are another one times a positive constant: in int8 the same values with another scale."""
+    _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        graph = self.model.graph
+        self.initializers = {i.name: i for i in graph.initializer}
+        for node in graph.node:
+            self.producers.update(dict.fromkeys(node.output, node))
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+        for info in [*graph.input, *graph.output, *graph.value_info]:
+            if info.type.HasField("tensor_type"):
+                self.shapes[info.name] = shape_of(info)
+        self.outputs = {o.name for o in graph.output}
+        self.floats = _float_tensors(self.model)
+        for node in graph.node:
+            factor = self._factor(node)
+            if factor is not None:
+                self.scaled[node.output[0]] = factor
+            fused_op = self._fused_op(node)
+            if fused_op:
+                self.fused_ops[fused_op.name] = fused_op
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The values of an initializer."""
+        if name not in self._arrays:
+            self._arrays[name] = numpy_helper.to_array(self.initializers[name])
+        return self._arrays[name]
+
+    def carried(self, node: onnx.NodeProto) -> str | None:
+        """The tensor whose quantized values a node passes on as they are; None for a node that computes."""
+        if node.output[0] in self.scaled:
+            return self.scaled[node.output[0]][0]
+        return str(node.input[0]) if node.op_type in FOLLOWING else None
+
+    def _factor(self, node: onnx.NodeProto) -> tuple[str, float] | None:
+        """What a multiplication or division by one positive number reads, and the number it multiplies by."""
+        if node.op_type not in ("Mul", "Div") or node.domain not in ("", "ai.onnx"):
+            return None
+        known = [i for i, name in enumerate(node.input) if name in self.initializers]
+        if node.output[0] not in self.floats or len(known) != 1 or (node.op_type == "Div" and known != [1]):
+            return None
+        constant, source = self.array(node.input[known[0]]), str(node.input[1 - known[0]])
+        if constant.size != 1 or constant.ndim > len(self.shapes.get(source, ())):
+            return None
+        factor = constant.item() if node.op_type == "Mul" else 1 / (constant.item() or np.inf)
+        return (source, factor) if LEAST_FACTOR <= factor <= LARGEST_FACTOR else None
+
+    def _fused_op(self, node: onnx.NodeProto) -> FusedOp | None:
+        if node.output[0] in self.scaled:
+            return None
+        if node.op_type not in QUANTIZABLE or node.domain not in ("", "ai.onnx") or node.output[0] not in self.floats:
+            return None
+        weight = bias = None
+        names = list(node.input)
+        if node.op_type in WEIGHTED and names[1] in self.initializers:
+            weight, names = names[1], names[:1] + names[2:]
+            if node.op_type == "MatMul" and len(self.initializers[weight].dims) != 2:
+                return None
+            if len(names) > 1 and names[1]:
+                bias, names = names[1], names[:1]
+                if bias not in self.initializers or not self._plain_bias(node, bias):
+                    return None
+        elif node.op_type in ("Conv", "Gemm"):
+            return None
+        names = [n for n in names if n]
+        constants = tuple(n for n in names if n in self.initializers)
+        if len(constants) == len(names):
+            return None
+        act = self._activation(node.output[0])
+        if node.op_type == "HardSigmoid" and (act is not None or min(hard_sigmoid_coefficients(node)) <= 0):
+            return None
+        low, high = self._bounds(act) if act is not None else (-np.inf, np.inf)
+        inputs = tuple(n for n in names if n not in self.initializers)
+        return FusedOp(node, inputs, constants, weight, bias, act, low, high)
+
+    def _plain_bias(self, node: onnx.NodeProto, bias: str) -> bool:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Gemm" and (
+            attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA", 0)
+        ):
+            return False
+        return len(self.initializers[bias].dims) == 1
+
+    def _activation(self, name: str) -> onnx.NodeProto | None:
+        readers = self.consumers.get(name, [])
+        if name in self.outputs or len(readers) != 1 or readers[0].op_type not in ACTIVATIONS:
+            return None
+        node = readers[0]
+        known = all(not n or n in self.initializers for n in node.input[1:])
+        return node if known else None
+
+    def _bounds(self, act: onnx.NodeProto) -> tuple[float, float]:
+        if act.op_type == "Relu":
+            return 0.0, np.inf
+        limits = [float(self.array(n)) if n else None for n in act.input[1:]] + [None, None]
+        return (-np.inf if limits[0] is None else limits[0], np.inf if limits[1] is None else limits[1])
+
+    @property
+    def info(self) -> ModelInfo:
+        """Inputs and outputs."""
+
+        def spec(value: onnx.ValueInfoProto) -> TensorSpec:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            return TensorSpec(value.name, shape_of(value), np.dtype(dtype))
+
+        graph = self.model.graph
+        return ModelInfo(tuple(spec(i) for i in graph.input), tuple(spec(o) for o in graph.output))
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Open a model file.
+
+    Raises:
+        InputError: not an ONNX model, truncated, over 2 GB, without nodes, or of an opset below 11.
+    """
+    key = f"model.path ({path})"
+    if path.stat().st_size > LIMIT:
+        raise InputError(key, "larger than 2 GB, the limit of the format", "models over 2 GB are not supported")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # noqa: BLE001 - protobuf's parsers raise classes of their own
+        raise InputError(key, f"not an ONNX model, or a truncated one ({first_line(error)})") from None
+    if not model.graph.node or not model.opset_import:
+        raise InputError(key, "not an ONNX model: it holds no graph")
+    if model.ByteSize() + _external_bytes(model, path) > LIMIT:
+        raise InputError(key, "larger than 2 GB with its external data", "models over 2 GB are not supported")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # noqa: BLE001 - missing, escaping or truncated external data: onnx raises several classes
+        raise InputError(key, f"its external data cannot be read ({first_line(error)})") from None
+    opset = opset_of(model)
+    if opset < MIN_OPSET:
+        raise InputError(key, f"has opset {opset}", f"opset {MIN_OPSET} or newer is needed")
+    if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
+        raise InputError(key, "is quantized already", "give the fp32 model")
+    return model
+
+
+def _with_whole_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with layer normalizations and Gelus as operators of their own, where its steps amount to some."""
+    if has_branches(model):
+        return folded  # The converter leaves what is inside of branches and loops in the older version.
+    try:
+        newer = fold(version_converter.convert_version(model, WHOLE_OPSET))
+    except Exception as error:  # noqa: BLE001 - the converter does not know every operator; converter and engine raise classes of their own
+        log.info("the steps of layer normalizations and Gelus are left as they are: %s", first_line(error))
+        return folded
+    found = sum(n.op_type in WHOLE for n in newer.graph.node)
+    return newer if found > sum(n.op_type in WHOLE for n in folded.graph.node) else folded
+
+
+def prepare(model: onnx.ModelProto) -> Graph:
+    """Fold what can be folded with the engine's basic optimizations, and name every node.
+
+    Initializers that are listed as inputs become constants; opsets below 13 are converted, because per-channel
+    dequantization starts there. So is a model that computes a layer normalization or Gelu in single steps: with later
+    opsets the engine makes one operator of them, which stays in floating point, where a choice for every step would
+    lose accuracy and time.
+
+    Raises:
+        InputError: the engine or the converter refuses the model.
+    """
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    constants = {i.name for i in own.graph.initializer}
+    real = [i for i in own.graph.input if i.name not in constants]
+    del own.graph.input[:]
+    own.graph.input.extend(real)
+    try:
+        if opset_of(own) < QDQ_OPSET:
+            own = version_converter.convert_version(own, QDQ_OPSET)
+        folded = fold(own)
+        if opset_of(own) < WHOLE_OPSET and any(types <= {n.op_type for n in folded.graph.node} for types in STEPS):
+            folded = _with_whole_functions(own, folded)
+    except Exception as error:  # noqa: BLE001 - engine and converter raise classes of their own
+        raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
+    seen: Counter[str] = Counter()
+    for node in folded.graph.node:
+        base = node.name or f"{node.op_type}:{node.output[0]}"
+        seen[base] += 1
+        node.name = base if seen[base] == 1 else f"{base}#{seen[base]}"
+    return Graph(folded)
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """Files that hold a model's external data, as far as they are beneath its folder; none of what is no model."""
+    if path.stat().st_size > LIMIT:
+        return ()
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception:  # noqa: BLE001 - `read` says what is wrong with it
+        return ()
+    folder = path.parent.resolve()
+    return tuple(file for file in _external(model, path) if file.is_file() and file.resolve().is_relative_to(folder))
+
+
+def _external(model: onnx.ModelProto, path: Path) -> list[Path]:
+    places = {entry.value for i in model.graph.initializer for entry in i.external_data if entry.key == "location"}
+    return [path.parent / place for place in sorted(places)]
+
+
+def _external_bytes(model: onnx.ModelProto, path: Path) -> int:
+    return sum(file.stat().st_size for file in _external(model, path) if file.is_file())
+
+
+def _float_tensors(model: onnx.ModelProto) -> set[str]:
+    graph = model.graph
+    known = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
+    for info in [*graph.input, *graph.output, *graph.value_info]:
+        if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            known.add(info.name)
+    return known

@@ -1,0 +1,49 @@
+"""onnxruntime as the interpreter that folds constants and evaluates shapes, whatever engine runs the model later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from nc_strategies.errors import EngineError, first_line
+from nc_strategies.models.info import Batch
+
+PROVIDERS = ["CPUExecutionProvider"]
+
+
+def options(threads: int = 1) -> ort.SessionOptions:
+    """Session options with everything a user has by default but the number of threads, and a quiet log."""
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.inter_op_num_threads = 1
+    chosen.log_severity_level = 4
+    return chosen
+
+
+def start(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
+    """A session.
+
+    Raises:
+        EngineError: the engine refuses the model.
+    """
+    try:
+        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), chosen, providers=PROVIDERS)
+    except Exception as error:  # onnxruntime raises a class of its own for every status code
+        raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
+
+
+def run(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None = None) -> Sequence[NDArray[Any]]:
+    """One run: the outputs, or those that are named.
+
+    Raises:
+        EngineError: the engine could not run the model.
+    """
+    try:
+        outputs: Sequence[NDArray[Any]] = session.run(names, batch)
+    except Exception as error:  # as above
+        raise EngineError(f"onnxruntime could not run the model: {first_line(error)}") from error
+    return outputs

@@ -1,0 +1,427 @@
+"""The Q/DQ graph of a configuration, built in memory from cached ranges and cached int8 weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
+from nc_strategies.onnx_graph.graph import FOLLOWING, FusedOp, Graph
+from nc_strategies.onnx_graph.weights import WeightCache, tensor
+from nc_strategies.space import Config, OpScheme, TensorScheme
+
+Ranges = Callable[[str, str], tuple[float, float]]
+"""Tensor name and calibration algorithm to (lowest, highest) value."""
+
+QMIN, QMAX, MIDDLE = 0, 255, 128
+"""Activations are stored as uint8. An int8 symmetric one has its zero point at 128 there: the same grid, and the form
+into which the engine's own optimizer turns signed activations where its kernels take unsigned ones only."""
+SMALLEST = 1e-6
+"""Least width of a range: a tensor that is constant zero still needs a scale."""
+FLOAT_OUTPUT = {"Gemm", "MatMul"}
+"""Int8 kernels which can give their result in floating point, without rounding it to int8 first."""
+MOST_REPEATED = 2**16
+"""Elements to which a scalar is repeated at most."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor's 8-bit form: its name in the new graph, scale and zero point, and the scheme that led to it.
+
+    Args:
+        name: Its own name, and the stem of those of its scale and zero point.
+        scale: Its scale.
+        zero_point: Its zero point.
+        key: The scheme.
+        values: The tensor in the new graph that holds its values, where that is another form's.
+    """
+
+    name: str
+    scale: np.float32
+    zero_point: int
+    key: TensorScheme
+    values: str = ""
+
+    @property
+    def tensor(self) -> str:
+        """The tensor in the new graph that holds its values."""
+        return self.values or self.name
+
+
+def parameters(low: float, high: float, scheme: TensorScheme) -> tuple[np.float32, int]:
+    """Scale and zero point for a range; zero is always represented exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if scheme.scheme == "sym":
+        return np.float32(max(-low, high, SMALLEST) / (QMAX - MIDDLE)), MIDDLE
+    scale = np.float32(max(high - low, SMALLEST) / (QMAX - QMIN))
+    return scale, int(np.clip(round(QMIN - low / float(scale)), QMIN, QMAX))
+
+
+class GraphBuilder:
+    """Builds Q/DQ graphs of one model.
+
+    Args:
+        graph: The prepared model.
+        weights: Its quantized weights.
+        kind: How one graph is built; an engine's own kind guards float operators against its optimizer.
+    """
+
+    def __init__(self, graph: Graph, weights: WeightCache, kind: type[QdqGraph] | None = None) -> None:
+        self.graph = graph
+        self.weights = weights
+        self._kind = kind or QdqGraph
+
+    def build(self, config: Config, ranges: Ranges) -> tuple[onnx.ModelProto, str]:
+        """The graph of a configuration and its fingerprint."""
+        return self._kind(self, config, ranges).run()
+
+    def alone(
+        self, fused_op: FusedOp, config: Config, ranges: Ranges
+    ) -> tuple[list[onnx.NodeProto], dict[str, onnx.TensorProto], str]:
+        """An operator's int8 form between tensors in floating point: its nodes, constants, and its result's name.
+
+        Args:
+            fused_op: The operator.
+            config: Holds its scheme, and no other operator's.
+            ranges: Calibrated ranges.
+        """
+        build = self._kind(self, config, ranges)
+        build.int8_fused_op(fused_op, config.schemes[fused_op.name])
+        if fused_op.output in build.state:
+            return build.nodes, build.added, build.dequantize(build.state[fused_op.output])
+        name = build.dequantize(build.state[fused_op.raw]) if fused_op.raw in build.state else fused_op.raw
+        if fused_op.act is None:
+            return build.nodes, build.added, name
+        act = onnx.NodeProto()
+        act.CopyFrom(fused_op.act)
+        act.input[0] = name
+        return [*build.nodes, act], build.added, str(act.output[0])
+
+
+class QdqGraph:
+    """One Q/DQ graph, built operator by operator in the order of the model.
+
+    Args:
+        builder: Of the model.
+        config: What the graph is built of.
+        ranges: Calibrated ranges.
+    """
+
+    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges) -> None:
+        self.graph = builder.graph
+        self.weights = builder.weights
+        self.ranges = ranges
+        self.reduce_range = bool(config.option("reduce_range", False))
+        self.schemes: dict[str, OpScheme] = {name: s for name, s in config.ops if not s.is_float}
+        self.nodes: list[onnx.NodeProto] = []
+        self.added: dict[str, onnx.TensorProto] = {}
+        self.state: dict[str, Quantized] = {}
+        self.variants: dict[str, list[Quantized]] = {}
+        self.emitted: set[str] = set()
+        self.dropped: set[str] = set()
+        self.digest = hashlib.sha256()
+
+    def run(self) -> tuple[onnx.ModelProto, str]:
+        """The model and its fingerprint: a hash of its nodes and scales."""
+        for node in self.graph.model.graph.node:
+            fused_op = self.graph.fused_ops.get(node.name)
+            if node.name in self.dropped:
+                continue
+            if fused_op is not None and node.name in self.schemes:
+                self.int8_fused_op(fused_op, self.schemes[node.name])
+            elif node.output[0] in self.graph.scaled and self.graph.carried(node) in self.state:
+                self.scaled(node)
+            elif node.op_type in FOLLOWING and node.input[0] in self.state and self.wanted(node.output[0]):
+                self.following(node)
+            else:
+                self.float_node(node)
+        source = self.graph.model
+        self.drop_unread()
+        used = {name for node in self.nodes for name in node.input}
+        kept = [i for i in source.graph.initializer if i.name in used]
+        body = helper.make_graph(
+            self.nodes,
+            source.graph.name or "graph",
+            list(source.graph.input),
+            list(source.graph.output),
+            [*kept, *self.added.values()],
+        )
+        model = helper.make_model(
+            body, opset_imports=list(source.opset_import), ir_version=source.ir_version, producer_name="nc_strategies"
+        )
+        for node in self.nodes:
+            self.digest.update(node.SerializeToString(deterministic=True))
+        return model, self.digest.hexdigest()[:16]
+
+    def wanted(self, name: str, through: Set[str] = FOLLOWING) -> list[TensorScheme]:
+        """How the int8 operators that read a tensor, directly or behind operators of some types, want it."""
+        keys: list[TensorScheme] = []
+        for node in self.graph.consumers.get(name, []):
+            if node.name in self.schemes:
+                keys.append(self.schemes[node.name].activation)
+            elif (node.op_type in through or node.output[0] in self.graph.scaled) and self.carried(node) == name:
+                keys.extend(self.wanted(node.output[0], through))
+        return keys
+
+    def carried(self, node: onnx.NodeProto) -> str:
+        """The tensor that a node over which quantizations may move reads."""
+        return self.graph.carried(node) or str(node.input[0])
+
+    def drop_unread(self) -> None:
+        """Take out multiplications that nobody reads, because all have their scale from the int8 form."""
+        read = {name for node in self.nodes for name in node.input} | self.graph.outputs
+        for node in reversed(self.nodes[:]):
+            if node.output[0] in self.graph.scaled and node.output[0] not in read:
+                self.nodes.remove(node)
+                read = {name for other in self.nodes for name in other.input} | self.graph.outputs
+
+    def int8_fused_op(self, fused_op: FusedOp, scheme: OpScheme) -> None:
+        """A fused operator in int8: its inputs dequantized in front, its result quantized behind."""
+        key = scheme.activation
+        if fused_op.type == "HardSigmoid":
+            self.hard_sigmoid(fused_op, key)
+            return
+        node = onnx.NodeProto()
+        node.CopyFrom(fused_op.node)
+        sources = {name: self.quantized(name, key) for name in fused_op.inputs}
+        for name in fused_op.constants:
+            sources[name] = self.quantized_constant(name, key)
+        read = {name: self.dequantize(q) for name, q in sources.items()}
+        names = [read.get(name, name) for name in fused_op.node.input]
+        if fused_op.weight is not None and scheme.weight is not None:
+            names = [read[fused_op.inputs[0]], *self.weight(fused_op, scheme.weight, sources[fused_op.inputs[0]])]
+        del node.input[:]
+        node.input.extend(names)
+        readers = self.wanted(fused_op.output)
+        out_key = readers[0] if readers else key
+        scale, zero = self.parameters(fused_op.output, out_key)
+        lowest, highest = (QMIN - zero) * float(scale), (QMAX - zero) * float(scale)
+        redundant = fused_op.act is not None and lowest >= fused_op.low - 1e-6 and highest <= fused_op.high * (1 + 1e-6)
+        open_output = not readers or (fused_op.act is not None and not redundant)
+        if fused_op.type in FLOAT_OUTPUT and open_output:
+            self.nodes.append(node)
+        elif fused_op.act is not None and not redundant:
+            self.emit_quantized(node, fused_op.raw, key)
+        else:
+            if fused_op.act is not None:
+                # The quantized range itself saturates where the activation function would.
+                self.dropped.add(fused_op.act.name)
+            self.emit_quantized(node, fused_op.output, out_key)
+
+    def hard_sigmoid(self, fused_op: FusedOp, key: TensorScheme) -> None:
+        """A sum with a constant, whose quantized range saturates where the function does, in another scale.
+
+        ``clip(alpha x + beta, 0, 1)`` is ``alpha clip(x + beta / alpha, 0, 1 / alpha)``. Where zero is not the lowest
+        number of the scheme, there is no such form: the operator stays as it is, and is not seen to run in int8.
+        """
+        alpha, beta = hard_sigmoid_coefficients(fused_op.node)
+        readers = self.wanted(fused_op.output)
+        for wanted in (*readers[:1], key):
+            scale, zero = self.parameters(fused_op.output, wanted)
+            if zero == QMIN:
+                break
+        else:
+            self.float_node(fused_op.node)
+            return
+        shape = self.addend_shape(fused_op.inputs[0])
+        shift = self.variant(
+            "_".join([f"ncs/shift_{beta / alpha:.9g}", *map(str, shape)]), wanted, np.float32(beta / alpha / QMAX), QMIN
+        )
+        self.constant(shift.name, np.full(shape, QMAX, np.uint8))
+        self.scalars(shift)
+        source = self.quantized(fused_op.inputs[0], key)
+        made = self.variant(f"{fused_op.output}/sum", wanted, np.float32(scale / alpha), zero)
+        self.nodes.append(
+            helper.make_node(
+                "Add",
+                [self.dequantize(source), self.dequantize(shift)],
+                [f"{fused_op.output}/open"],
+                name=fused_op.name,
+            )
+        )
+        self.quantize(f"{fused_op.output}/open", made)
+        self.state[fused_op.output] = self.times(made, fused_op.output, alpha)
+        if fused_op.output in self.graph.outputs:
+            self.nodes.append(self.dq_node(self.state[fused_op.output], fused_op.output))
+
+    def addend_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a constant to add to a tensor: a scalar's, but where the last of its dimensions are 1.
+
+        There the engine takes the elements one by one, at some 20 ns each, so that the scalar has to be repeated for
+        every element of a sample.
+        """
+        shape = self.graph.shapes.get(name, ())
+        known = [size for size in shape[1:] if size]
+        if not known or len(known) < len(shape) - 1 or known[-1] != 1 or np.prod(known) > MOST_REPEATED:
+            return ()
+        return (1, *known)
+
+    def following(self, node: onnx.NodeProto) -> None:
+        """An operator that keeps values as they are, between int8 tensors."""
+        source = self.state[node.input[0]]
+        moved = onnx.NodeProto()
+        moved.CopyFrom(node)
+        moved.input[0] = self.dequantize(source)
+        self.emit_quantized(moved, node.output[0], source.key, (source.scale, source.zero_point))
+
+    def scaled(self, node: onnx.NodeProto) -> None:
+        """A multiplication of an int8 tensor by a constant: nothing to compute."""
+        name = node.output[0]
+        source, factor = self.graph.scaled[name]
+        self.state[name] = self.times(self.state[source], name, factor)
+        if name in self.graph.outputs:
+            self.nodes.append(self.dq_node(self.state[name], name))
+
+    def times(self, source: Quantized, name: str, factor: float) -> Quantized:
+        """The form of a tensor that is another one's form with another scale."""
+        made = self.variant(name, source.key, np.float32(source.scale * factor), source.zero_point, source.tensor)
+        self.scalars(made)
+        return made
+
+    def float_node(self, node: onnx.NodeProto) -> None:
+        """An operator in floating point: what it reads is dequantized where it is int8."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            if name in self.state:
+                copy.input[index] = self.dequantize(self.state[name])
+        self.nodes.append(copy)
+
+    def quantized(self, name: str, key: TensorScheme) -> Quantized:
+        """The int8 form of a tensor as a reader wants it."""
+        have = self.state.get(name)
+        if have is not None and have.key == key:
+            return have
+        if have is None and name in self.graph.scaled:
+            # Quantized in front of the multiplication, which is then for nothing.
+            source, factor = self.graph.scaled[name]
+            return self.times(self.quantized(source, key), name, factor)
+        scale, zero = self.parameters(name, key)
+        made = self.variant(name, key, scale, zero)
+        if have is None or made.name != have.name:
+            self.quantize(self.dequantize(have) if have is not None else name, made)
+        return made
+
+    def variant(self, name: str, key: TensorScheme, scale: np.float32, zero: int, values: str = "") -> Quantized:
+        """An int8 form of a tensor; forms with equal parameters are one, whatever led to them."""
+        known = self.variants.setdefault(name, [])
+        for other in known:
+            if (other.scale, other.zero_point, other.values) == (scale, zero, values):
+                return other
+        known.append(Quantized(f"{name}/q{len(known)}", scale, zero, key, values))
+        return known[-1]
+
+    def quantized_constant(self, name: str, key: TensorScheme) -> Quantized:
+        """A constant operand as an int8 tensor."""
+        values = self.graph.array(name).astype(np.float32)
+        scale, zero = parameters(float(values.min()), float(values.max()), key)
+        made = self.variant(name, key, scale, zero)
+        self.constant(made.name, np.clip(np.round(values / scale) + zero, QMIN, QMAX).astype(np.uint8))
+        self.scalars(made)
+        return made
+
+    def parameters(self, name: str, key: TensorScheme) -> tuple[np.float32, int]:
+        """Scale and zero point of a tensor in an activation scheme."""
+        low, high = self.ranges(name, key.algorithm)
+        return parameters(low, high, key)
+
+    def weight(self, fused_op: FusedOp, scheme: TensorScheme, source: Quantized) -> list[str]:
+        """Add an operator's quantized weight and bias; the names of the tensors to read instead of them."""
+        values, scale, bias = self.weights.get(fused_op, scheme.granularity, self.reduce_range, float(source.scale))
+        axis = {"axis": self.weights.axis(fused_op)} if scale.ndim else {}
+        stem = f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}"
+        self.constant(stem, values)
+        self.constant(f"{stem}_scale", scale)
+        self.constant(f"{stem}_zero", np.zeros(scale.shape, np.int8))
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear",
+                [stem, f"{stem}_scale", f"{stem}_zero"],
+                [f"{fused_op.name}/weight"],
+                name=f"{fused_op.name}/weight_dq",
+                **axis,
+            )
+        )
+        names = [f"{fused_op.name}/weight"]
+        if bias is not None:
+            self.constant(f"{fused_op.name}/bias_int32", bias)
+            bias_scale = (source.scale * scale).astype(np.float32)
+            if not scale.ndim and bias.size != 1:
+                bias_scale = np.asarray(bias_scale)
+            self.constant(f"{fused_op.name}/bias_scale", bias_scale)
+            self.constant(f"{fused_op.name}/bias_zero", np.zeros(scale.shape, np.int32))
+            axis = {"axis": 0} if scale.ndim else {}
+            self.nodes.append(
+                helper.make_node(
+                    "DequantizeLinear",
+                    [f"{fused_op.name}/bias_int32", f"{fused_op.name}/bias_scale", f"{fused_op.name}/bias_zero"],
+                    [f"{fused_op.name}/bias"],
+                    name=f"{fused_op.name}/bias_dq",
+                    **axis,
+                )
+            )
+            names.append(f"{fused_op.name}/bias")
+        return names
+
+    def emit_quantized(
+        self, node: onnx.NodeProto, name: str, key: TensorScheme, shared: tuple[np.float32, int] | None = None
+    ) -> None:
+        """Add a node whose output `name` is quantized behind it."""
+        scale, zero = shared or self.parameters(name, key)
+        made = self.variant(name, key, scale, zero)
+        node.output[0] = f"{name}/open"
+        self.nodes.append(node)
+        self.quantize(node.output[0], made)
+        self.state[name] = made
+        if name in self.graph.outputs:
+            self.nodes.append(self.dq_node(made, name))
+
+    def quantize(self, source: str, target: Quantized) -> None:
+        """Add the quantization of a float tensor, once."""
+        if target.name in self.emitted:
+            return
+        self.emitted.add(target.name)
+        self.scalars(target)
+        self.nodes.append(
+            helper.make_node(
+                "QuantizeLinear",
+                [source, f"{target.name}_scale", f"{target.name}_zero"],
+                [target.name],
+                name=f"{target.name}/q",
+            )
+        )
+
+    def scalars(self, target: Quantized) -> None:
+        """Add the scale and zero point of an int8 tensor as constants."""
+        self.constant(f"{target.name}_scale", np.asarray(target.scale))
+        self.constant(f"{target.name}_zero", np.asarray(target.zero_point, np.uint8))
+        self.digest.update(f"{target.name}={float(target.scale)!r},{target.zero_point};".encode())
+
+    def dequantize(self, source: Quantized) -> str:
+        """The float form of an int8 tensor for an int8 operator to read: a pair that the engine fuses away."""
+        name = f"{source.name}/dq"
+        if name not in self.emitted:
+            self.emitted.add(name)
+            self.nodes.append(self.dq_node(source, name))
+        return name
+
+    def dq_node(self, source: Quantized, name: str) -> onnx.NodeProto:
+        """The dequantization of an int8 tensor."""
+        return helper.make_node(
+            "DequantizeLinear",
+            [source.tensor, f"{source.name}_scale", f"{source.name}_zero"],
+            [name],
+            name=f"{name}:dq",
+        )
+
+    def constant(self, name: str, values: NDArray[Any]) -> None:
+        """Add a constant, once."""
+        if name not in self.added:
+            self.added[name] = tensor(name, values)

@@ -1,0 +1,1 @@
+"""Processes, caches, secrets, lazy imports and clocks: what every layer may use."""

@@ -1,0 +1,163 @@
+"""The user's overrides in Neural Compressor's form, and what they leave of an engine's capabilities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nc_strategies.errors import InputError
+from nc_strategies.space.capabilities import Capabilities, OpCapability
+from nc_strategies.space.scheme import DTYPES, OpScheme, TensorScheme
+
+PARTS = ("activation", "weight")
+FIELDS = ("dtype", "scheme", "granularity", "algorithm")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the user asks of operators.
+
+    Args:
+        op_type_dict: Regular expression on operator types to ``{part: {field: [allowed values]}}`` with
+            part ``activation`` or ``weight`` and field ``dtype``, ``scheme``, ``granularity`` or ``algorithm``.
+        op_name_dict: The same by operator name; where one matches, overrides by type no longer count.
+        excluded_precisions: Data types no operator may use: ``int8``, ``uint8``, ``fp32``.
+
+    A field that is not named stays free. ``fp32`` stays possible unless a ``dtype`` override leaves it out.
+    """
+
+    op_type_dict: Mapping[str, Any] = field(default_factory=dict)
+    op_name_dict: Mapping[str, Any] = field(default_factory=dict)
+    excluded_precisions: tuple[str, ...] = ()
+
+    def apply(self, capabilities: Capabilities) -> tuple[OpCapability, ...]:
+        """The operators with the schemes that are left.
+
+        Raises:
+            InputError: a override that is malformed, matches no operator, or leaves an operator without a scheme.
+        """
+        by_type = _parse("space.op_type_dict", self.op_type_dict)
+        by_name = _parse("space.op_name_dict", self.op_name_dict)
+        for precision in self.excluded_precisions:
+            if precision not in DTYPES:
+                raise InputError(
+                    "space.excluded_precisions", f"unknown precision {precision!r}", f"allowed: {', '.join(DTYPES)}"
+                )
+        _check_keys(by_type, sorted({op.type for op in capabilities.ops}), "operator type")
+        _check_keys(by_name, [op.name for op in capabilities.ops], "operator")
+        for override in by_type:
+            override.check_values([op for op in capabilities.ops if override.pattern.fullmatch(op.type)])
+        for override in by_name:
+            override.check_values([op for op in capabilities.ops if override.pattern.fullmatch(op.name)])
+        return tuple(self._narrow(op, by_type, by_name) for op in capabilities.ops)
+
+    def _narrow(self, op: OpCapability, by_type: list[_Override], by_name: list[_Override]) -> OpCapability:
+        overrides = [w for w in by_name if w.pattern.fullmatch(op.name)]
+        overrides = overrides or [w for w in by_type if w.pattern.fullmatch(op.type)]
+        schemes = op.schemes
+        asked = any("dtype" in fields for override in overrides for fields in override.parts.values())
+        if op.opt_in and not asked:
+            schemes = tuple(s for s in schemes if s.is_float)
+        for override in overrides:
+            schemes = override.narrow(op, schemes)
+        # An operator that stays float because nobody asked for its int8 is not one that the exclusion is about.
+        excluded = set(self.excluded_precisions) if asked or not op.opt_in else set()
+        kept = tuple(s for s in schemes if not excluded & {part.dtype for part in (s.activation, s.weight) if part})
+        if not kept:
+            raise InputError(
+                "space.excluded_precisions",
+                f"leaves nothing for operator {op.name!r} ({op.type})",
+                f"it can use {', '.join(sorted({s.activation.dtype for s in schemes}))}",
+            )
+        if op.opt_in and asked:
+            kept = tuple(sorted(kept, key=lambda scheme: scheme.is_float))
+        return replace(op, schemes=kept)
+
+
+@dataclass(frozen=True)
+class _Override:
+    key: str
+    pattern: re.Pattern[str]
+    parts: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+    def check_values(self, ops: list[OpCapability]) -> None:
+        """See that each value is one that some matched operator has."""
+        for part, fields in self.parts.items():
+            for name, values in fields.items():
+                found = {getattr(getattr(s, part), name) for op in ops for s in op.schemes if getattr(s, part)}
+                for value in values:
+                    if found and value not in found:
+                        raise InputError(
+                            f"{self.key}.{self.pattern.pattern}.{part}.{name}",
+                            f"{value!r} is not possible for any operator it matches",
+                            f"possible: {', '.join(sorted(found - {'none'}))}",
+                        )
+
+    def narrow(self, op: OpCapability, schemes: tuple[OpScheme, ...]) -> tuple[OpScheme, ...]:
+        for part, fields in self.parts.items():
+            for name, values in fields.items():
+                left = tuple(s for s in schemes if _allows(getattr(s, part), s.is_float, name, values))
+                if not left:
+                    possible = sorted({getattr(getattr(s, part), name) for s in op.schemes if getattr(s, part)})
+                    raise InputError(
+                        f"{self.key}.{self.pattern.pattern}.{part}.{name}",
+                        f"{list(values)} is not possible for operator {op.name!r} ({op.type})",
+                        f"possible: {', '.join(possible)}",
+                    )
+                schemes = left
+        return schemes
+
+
+def _allows(part: TensorScheme | None, is_float: bool, name: str, values: tuple[str, ...]) -> bool:
+    if part is None or (is_float and name != "dtype"):
+        return True
+    return getattr(part, name) in values
+
+
+def _parse(key: str, overrides: Mapping[str, Any]) -> list[_Override]:
+    if not isinstance(overrides, Mapping):
+        raise InputError(key, f"expected a mapping, got {overrides!r}", "regular expressions to overrides")
+    parsed = []
+    for text, parts in overrides.items():
+        where = f"{key}.{text}"
+        try:
+            pattern = re.compile(str(text))
+        except re.error as error:
+            raise InputError(where, f"not a regular expression ({error})") from None
+        checked: dict[str, dict[str, tuple[str, ...]]] = {}
+        for part, fields in _items(where, parts, PARTS):
+            checked[part] = {
+                name: _values(f"{where}.{part}.{name}", values)
+                for name, values in _items(f"{where}.{part}", fields, FIELDS)
+            }
+        parsed.append(_Override(key, pattern, checked))
+    return parsed
+
+
+def _items(where: str, data: Any, allowed: Iterable[str]) -> list[tuple[str, Any]]:
+    if not isinstance(data, Mapping):
+        raise InputError(where, f"expected a mapping, got {data!r}", f"allowed keys: {', '.join(allowed)}")
+    for name in data:
+        if name not in allowed:
+            raise InputError(where, f"unknown key {name!r}", f"allowed: {', '.join(allowed)}")
+    return list(data.items())
+
+
+def _values(where: str, values: Any) -> tuple[str, ...]:
+    values = [values] if isinstance(values, str) else values
+    if not isinstance(values, (list, tuple)) or not values or not all(isinstance(v, str) for v in values):
+        raise InputError(where, f"expected a list of names, got {values!r}", "for example [int8] or [per_tensor]")
+    return tuple(values)
+
+
+def _check_keys(overrides: list[_Override], names: list[str], what: str) -> None:
+    for override in overrides:
+        if not any(override.pattern.fullmatch(name) for name in names):
+            shown = ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
+            raise InputError(
+                f"{override.key}.{override.pattern.pattern}",
+                f"matches no {what} that can be quantized",
+                f"there are: {shown or 'none'}",
+            )

@@ -1,0 +1,176 @@
+"""The loop: the strategy proposes, the executor measures, the journal keeps, the strategy observes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import replace
+
+from nc_strategies.config import TuningConfig
+from nc_strategies.errors import EngineError, OutOfTimeError, first_line
+from nc_strategies.problem import Evaluation, Trial, TrialState
+from nc_strategies.runtime.secrets import redact
+from nc_strategies.space import Config
+from nc_strategies.strategies.base import Strategy
+from nc_strategies.study.journal import Journal
+from nc_strategies.study.study import Study, StudyListener
+
+log = logging.getLogger(__name__)
+MAX_REPEATS = 1000
+"""A strategy that proposes what is known so many times in a row has run dry."""
+
+Measure = Callable[[Config], Evaluation]
+
+
+class TrialLoop:
+    """Runs a strategy until its budget is used, its goal is met, or it has finished.
+
+    Args:
+        study: Trials are added to it.
+        strategy: Proposes.
+        measure: Measures one configuration; whatever it raises makes a failed trial.
+        journal: Keeps each trial before the strategy sees it.
+        executor: Runs `measure`.
+        workers: Trials at the same time.
+        budget: When to stop.
+        listener: Told what happens.
+        finished: Trials of an earlier run, which are not measured again.
+        name: The strategy's, for errors.
+        deadline: `time.monotonic` after which no new trial starts; 0 for none.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        strategy: Strategy,
+        measure: Measure,
+        journal: Journal,
+        executor: Executor,
+        workers: int,
+        budget: TuningConfig,
+        listener: StudyListener,
+        finished: list[Trial],
+        name: str = "",
+        deadline: float = 0.0,
+    ) -> None:
+        self.study = study
+        self.strategy = strategy
+        self.measure = measure
+        self.journal = journal
+        self.executor = executor
+        self.workers = workers
+        self.budget = budget
+        self.listener = listener
+        self.name = name
+        self.deadline = deadline
+        self._finished = {trial.config.fingerprint: trial for trial in finished}
+        self._seen: dict[str, Trial] = {}
+        self._pending: dict[Future[Evaluation], tuple[int, Config, str]] = {}
+        self._number = max((trial.number for trial in finished), default=0)
+        self._waiting: dict[str, int] = {}
+        self._repeats = 0
+        self._failures = 0
+
+    def run(self) -> str:
+        """Run to the end.
+
+        Returns:
+            Why it stopped: ``budget``, ``timeout``, ``met``, ``failures``, ``finished``, ``stopped`` (by the
+            strategy, before its end) or ``interrupted``.
+        """
+        try:
+            reason = self._loop()
+        except KeyboardInterrupt:
+            log.warning("interrupted: the trial under way is dropped, what was measured is kept")
+            for future in self._pending:
+                future.cancel()
+            reason = "interrupted"
+        except OutOfTimeError:
+            reason = "timeout"
+        # A larger budget may lead a strategy another way: what was measured before still counts for the best.
+        self.study.trials += [t for f, t in self._finished.items() if f not in self._seen]
+        return reason
+
+    def _loop(self) -> str:
+        while True:
+            reason = self._stop_reason()
+            if not reason and self._propose():
+                continue
+            if not self._pending:
+                return reason or ("stopped" if self.strategy.stopped else "finished")
+            done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._complete(future)
+
+    def _stop_reason(self) -> str:
+        used = len(self.study.trials) + len(self._pending)
+        if self.budget.stop_when == "met" and any(
+            t.evaluation is not None and self.study.goal.met(t.evaluation) for t in self.study.trials if t.ok
+        ):
+            return "met"
+        if self.budget.max_trials and used >= self.budget.max_trials:
+            return "budget"
+        if self._failures >= self.budget.max_consecutive_failures > 0:
+            return "failures"
+        if self.deadline and time.monotonic() >= self.deadline:
+            return "timeout"
+        return ""
+
+    def _propose(self) -> bool:
+        """Take one proposal; False when the strategy has none now."""
+        if len(self._pending) >= self.workers:
+            return False
+        config = self.strategy.propose()
+        if config is None:
+            return False
+        if not self.study.space.contains(config):
+            raise ValueError(f"strategy {self.name} proposed a configuration outside the space")
+        fingerprint = config.fingerprint
+        known = self._seen.get(fingerprint)
+        if known is not None:
+            self._repeats += 1
+            log.info("configuration %s was proposed again: answered from trial %d", fingerprint, known.number)
+            self.strategy.observe(known)
+            return self._repeats < MAX_REPEATS
+        if any(other.fingerprint == fingerprint for _, other, _ in self._pending.values()):
+            self._waiting[fingerprint] = self._waiting.get(fingerprint, 0) + 1
+            return False
+        self._repeats = 0
+        if fingerprint in self._finished:
+            self._take(replace(self._finished[fingerprint], config=config))
+            return True
+        self._number += 1
+        self.listener.trial_started(self._number, self.strategy.stage)
+        # Read before submitting: a serial executor measures at once, and the note belongs to this proposal.
+        place = (self._number, config, self.strategy.note)
+        self._pending[self.executor.submit(self.measure, config)] = place
+        return True
+
+    def _complete(self, future: Future[Evaluation]) -> None:
+        number, config, note = self._pending.pop(future)
+        error = future.exception()
+        if isinstance(error, OutOfTimeError):
+            log.info("trial %d is dropped: %s", number, error)
+            raise error
+        if error is None:
+            found = future.result()
+            state = TrialState.OK if found.samples >= self.study.baseline.samples else TrialState.PRUNED
+            trial = Trial(number, config, state, found, note=note)
+        else:
+            expected = isinstance(error, EngineError)
+            # It goes into the journal: what a user's function raises may name what it signed in with.
+            text = redact(first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}")
+            log.warning("trial %d failed: %s", number, text, exc_info=None if expected else error)
+            trial = Trial(number, config, TrialState.FAILED, error=text, note=note)
+        self._failures = self._failures + 1 if trial.state is TrialState.FAILED else 0
+        self.journal.append(trial)
+        self._take(trial)
+
+    def _take(self, trial: Trial) -> None:
+        self.study.trials.append(trial)
+        self._seen[trial.config.fingerprint] = trial
+        for _ in range(1 + self._waiting.pop(trial.config.fingerprint, 0)):
+            self.strategy.observe(trial)
+        self.listener.trial_finished(self.study, trial)
