@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,11 +19,15 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from nc_strategies.app import status
+from nc_strategies.app.hydra_errors import as_input_error
+from nc_strategies.app.logs import redact
 from nc_strategies.config import MetricsConfig, RunConfig
 from nc_strategies.registry import registry
 from nc_strategies.runtime.secrets import SECRET_KEY, SECRET_URL
@@ -30,6 +35,7 @@ from nc_strategies.runtime.secrets import SECRET_KEY, SECRET_URL
 log = logging.getLogger(__name__)
 OVERRIDES = ("space.op_type_dict", "space.op_name_dict")
 METRIC = "metrics.accuracy."
+FULL_ERROR = "HYDRA_FULL_ERROR"
 statuses: list[int] = []
 """Exit statuses of the jobs of this process."""
 
@@ -187,10 +193,18 @@ def main() -> None:
     run = cast(
         Callable[[], Any], hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)
     )
+    # Hydra prints its own errors over several lines and ends with status 1, unless told to raise them.
+    traceback_wanted = bool(os.environ.get(FULL_ERROR))
+    os.environ[FULL_ERROR] = "1"
     try:
         run()
     except KeyboardInterrupt:
         sys.exit(status.INTERRUPTED)
+    except (HydraException, OmegaConfBaseException) as error:
+        if traceback_wanted:
+            raise
+        sys.stderr.write(redact(f"error: {as_input_error(error)}\n"))
+        sys.exit(status.INPUT)
     finally:
         logging.shutdown()
     from nc_strategies.app import sweep

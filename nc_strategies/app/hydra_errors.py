@@ -1,0 +1,36 @@
+"""Hydra's and OmegaConf's errors as one line each: key, problem, what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from nc_strategies.errors import InputError, first_line
+
+
+def as_input_error(error: Exception) -> InputError:
+    """An error of composing the configuration, as bad input.
+
+    Args:
+        error: A `HydraException` or an `OmegaConfBaseException`.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        options = ", ".join(str(option) for option in error.options or ())
+        return InputError(group or "configuration", f"there is no {name!r}", f"allowed: {options}" if options else "")
+    if isinstance(error, OverrideParseException):
+        return InputError(str(error.override), f"cannot be read ({first_line(error)})", "expected key=value")
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _of_key(cause)
+    return InputError("configuration", first_line(error))
+
+
+def _of_key(cause: OmegaConfBaseException) -> InputError:
+    key, schema = str(cause.full_key), cause.object_type
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        known = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
+        return InputError(key, "is not a key", f"allowed: {', '.join(known)}" if known else "")
+    return InputError(key, first_line(Exception(cause.msg or str(cause))))
