@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch
 from nc_strategies.models.source import sample
 from nc_strategies.registry import registry
-from nc_strategies.space import FLOAT, Config, Space
+from nc_strategies.space import FLOAT, Config, OpScheme, Space
 
 PIXELS = {"mobilenet_v1": 64, "mobilenet_v3_small": 64, "resnet50_v1": 32}
 BACKENDS = ("onnxruntime", "tensorflow")
@@ -63,16 +63,31 @@ def draw(space: Space, wanted: int, rng: np.random.Generator) -> dict[str, Confi
     """Configurations: random ones, half of them with random schemes, and four with a block of operators in fp32."""
     groups = {g: [s for s in space.schemes(g) if not s.is_float] for g in space.groups}
     groups = {g: schemes for g, schemes in groups.items() if schemes}
-    default, all_float = space.default(), space.all_float()
     found: dict[str, Config] = {}
     for index in range(wanted - 4):
         share, any_scheme = rng.uniform(0.1, 0.95), index % 2 == 1
-        chosen = {}
-        for group, schemes in groups.items():
-            scheme = schemes[int(rng.integers(len(schemes)))] if any_scheme else default.schemes[group[0]]
-            chosen.update(dict.fromkeys(group, scheme if rng.random() < share else FLOAT))
-        found[f"{'any scheme' if any_scheme else 'default scheme'} {share:.2f}"] = all_float.with_ops(chosen)
-    order = [g for g in groups if not default.schemes[g[0]].is_float]
+        name = f"{'any scheme' if any_scheme else 'default scheme'} {share:.2f}"
+        found[name] = random_config(space, groups, share, any_scheme, rng)
+    return found | blocks_in_float(space, [g for g in groups if not space.default().schemes[g[0]].is_float])
+
+
+def random_config(
+    space: Space,
+    groups: Mapping[tuple[str, ...], Sequence[OpScheme]],
+    share: float,
+    any_scheme: bool,
+    rng: np.random.Generator,
+) -> Config:
+    """A share of the groups in int8, by random schemes or by the default ones."""
+    default, chosen = space.default(), {}
+    for group, schemes in groups.items():
+        scheme = schemes[int(rng.integers(len(schemes)))] if any_scheme else default.schemes[group[0]]
+        chosen.update(dict.fromkeys(group, scheme if rng.random() < share else FLOAT))
+    return space.all_float().with_ops(chosen)
+
+
+def blocks_in_float(space: Space, order: Sequence[tuple[str, ...]]) -> dict[str, Config]:
+    """The default with blocks of its int8 groups in fp32."""
     count = len(order)
     blocks = {
         "first third": slice(0, count // 3),
@@ -80,9 +95,8 @@ def draw(space: Space, wanted: int, rng: np.random.Generator) -> dict[str, Confi
         "middle half": slice(count // 4, 3 * count // 4),
         "every fourth": slice(0, None, 4),
     }
-    for name, part in blocks.items():
-        found[f"{name} fp32"] = default.with_op(*(n for g in order[part] for n in g))
-    return found
+    default = space.default()
+    return {f"{name} fp32": default.with_op(*(n for g in order[part] for n in g)) for name, part in blocks.items()}
 
 
 def faster(

@@ -66,7 +66,7 @@ def settings(backend: str, model: str, folder: str, samples: int, work: str) -> 
 def measure(backend: str, model: str, folder: str, samples: int, trials: int) -> dict[str, Any]:
     """The row of a backend and a model."""
     from nc_strategies.app.target import build
-    from nc_strategies.measuring.latency import WARM_UP
+    from nc_strategies.measuring.latency import TIMING_RULES
     from nc_strategies.space import Space
 
     with tempfile.TemporaryDirectory() as work:
@@ -91,7 +91,7 @@ def measure(backend: str, model: str, folder: str, samples: int, trials: int) ->
                 session.predict(batch)
             evaluation = time.perf_counter() - start
             # As many as the trial made: warm-up, and each timed run behind an untimed one.
-            runs = round(WARM_UP + 2 * config.latency_runs)
+            runs = round(TIMING_RULES.warm_up_runs + 2 * config.latency_runs)
             start = time.perf_counter()
             for _ in range(runs):
                 session.predict(one)

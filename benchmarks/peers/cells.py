@@ -127,10 +127,32 @@ def run_ours(tool: str, case: Case, terms: Terms, folder: Path) -> Cell:
         folder: The cell's own, emptied first.
     """
     _empty(folder)
-    strategy, _, budget = tool.partition("@")
     run_dir = folder / "run"
-    stop = [f"tuning.max_trials={budget}"] if budget else ["tuning.stop_when=met"]
-    override = ['space.op_name_dict={".*": {weight: {granularity: [per_tensor]}}}']
+    command = _our_command(tool, case, terms, run_dir)
+    paths = os.pathsep.join([str(ROOT), *(str(p) for p in sorted(ROOT.glob("plugins/*/src")))])
+    start, wall, status = _watch(command, folder, terms, lambda _: True, {"PYTHONPATH": paths})
+    result = run_dir / "result.json"
+    trials = _lines(run_dir / "trials.jsonl")
+    found = json.loads(result.read_text()) if result.is_file() else None
+    cell: Cell = {
+        "ended": "capped" if status is None else "finished" if found else "failed",
+        "wall_s": wall,
+        "prepare_s": None,
+        "goal_s": None,
+        "partial": 0,
+        "model": None,
+        "error": None,
+        "evaluations": sum(t["samples"] >= terms.samples for t in trials),
+        "evaluated": sum(t["samples"] for t in trials),
+    }
+    if found is None:
+        return {**cell, "error": _tail(folder)}
+    return {**cell, **_from_result(found, run_dir, start, wall, terms)}
+
+
+def _our_command(tool: str, case: Case, terms: Terms, run_dir: Path) -> list[str]:
+    """The command line of a run, see `run_ours`."""
+    strategy, _, budget = tool.partition("@")
     command = [
         sys.executable,
         "-m",
@@ -148,32 +170,21 @@ def run_ours(tool: str, case: Case, terms: Terms, folder: Path) -> Cell:
         "measure.threads=1",
         f"measure.evaluation_batch_size={terms.batch_size}",
         f"run_dir={run_dir}",
-        *stop,
-        *(override if case.granularity == "per_tensor" else []),
-        *(["strategy.driver=local"] if strategy == "sigopt" else []),
+        f"tuning.max_trials={budget}" if budget else "tuning.stop_when=met",
     ]
-    paths = os.pathsep.join([str(ROOT), *(str(p) for p in sorted(ROOT.glob("plugins/*/src")))])
-    start, wall, status = _watch(command, folder, terms, lambda _: True, {"PYTHONPATH": paths})
-    journal, result = run_dir / "trials.jsonl", run_dir / "result.json"
-    trials = _lines(journal)
-    found = json.loads(result.read_text()) if result.is_file() else None
-    cell: Cell = {
-        "ended": "capped" if status is None else "finished" if found else "failed",
-        "wall_s": wall,
-        "prepare_s": None,
-        "goal_s": None,
-        "partial": 0,
-        "model": None,
-        "error": None,
-        "evaluations": sum(t["samples"] >= terms.samples for t in trials),
-        "evaluated": sum(t["samples"] for t in trials),
-    }
-    if found is None:
-        return {**cell, "error": _tail(folder)}
+    if case.granularity == "per_tensor":
+        command.append('space.op_name_dict={".*": {weight: {granularity: [per_tensor]}}}')
+    if strategy == "sigopt":
+        command.append("strategy.driver=local")
+    return command
+
+
+def _from_result(found: Cell, run_dir: Path, start: float, wall: float, terms: Terms) -> Cell:
+    """Facts from ``result.json``, and from when the journal was last written."""
+    journal = run_dir / "trials.jsonl"
     # The journal is written after each trial and the run stopped at the one that met the goal.
     met = journal.stat().st_mtime - start if found["stop_reason"] == "met" and found["status"] == "met" else None
     return {
-        **cell,
         "prepare_s": wall - found["seconds"]["total"],
         "stages": found["seconds"],
         "goal_s": met if met is not None and met <= terms.limit else None,

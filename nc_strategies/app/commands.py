@@ -95,16 +95,18 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from nc_strategies.app.listing import available
     from nc_strategies.report.explain import render
     from nc_strategies.report.run_files import RunFiles
     from nc_strategies.report.table import show
 
-    text = render(RunFiles.read(options.run_dir))
+    text = render(RunFiles.read(options.run_dir), available())
     show(lambda _: text)
     return status.MET
 
 
 def _report(options: argparse.Namespace) -> int:
+    from nc_strategies.app.listing import available
     from nc_strategies.report import comparison, page
     from nc_strategies.report.run_files import COMPARISON
 
@@ -114,7 +116,7 @@ def _report(options: argparse.Namespace) -> int:
     if (folder / COMPARISON).is_file():
         path = page.write_comparison(folder, comparison.collect(folder))
     else:
-        path = page.write(folder)
+        path = page.write(folder, available=available())
     sys.stdout.write(f"{path}\n")
     if options.open:
         import webbrowser

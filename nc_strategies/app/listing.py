@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nc_strategies.errors import InputError
-from nc_strategies.registry import Component, registry
+from nc_strategies.registry import Component, Registry, registry
 from nc_strategies.registry.component import KINDS
 
 EXTRA = re.compile(r"^(?P<package>[\w.-]+)\[(?P<extra>[\w.-]+)\]$")
@@ -46,6 +46,23 @@ def show(kind: str | None = None) -> None:
     console.print(table)
     for plugin, why in found.broken.items():
         console.print(Text(f"plugin {plugin} is left out ({why})", "yellow"))
+
+
+def available(found: Registry | None = None) -> dict[tuple[str, str], str]:
+    """The strategies and backends that can be chosen.
+
+    Args:
+        found: The registry; that of this process when left out.
+
+    Returns:
+        Kind and name of each to the command that installs what it still lacks; empty where it can be used at once.
+    """
+    components = (registry() if found is None else found).components
+    return {
+        key: f"pip install '{component.extra}'" if missing(component) else ""
+        for key, component in components.items()
+        if component.kind in ("strategy", "backend")
+    }
 
 
 def missing(component: Component) -> list[str]:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -123,6 +124,7 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
     Raises:
         InputError: see `nc_strategies.study.tune.tune`.
     """
+    from nc_strategies.app.listing import available
     from nc_strategies.report import page
     from nc_strategies.report import result as results
     from nc_strategies.study.folder import LOG
@@ -135,7 +137,8 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
     with ExitStack() as stack:
         tracker = setup.config.tracker
         stack.enter_context(found.observing(tracker["name"], found.create("tracker", tracker)))
-        writer = stack.enter_context(page.PageWriter(_command()))
+        make_page = partial(page.write, available=available(found))
+        writer = stack.enter_context(page.PageWriter(_command(), make_page))
         listener: StudyListener = _Observers(found, writer, _progress(stack), setup.resolved)
         study = tune(setup, folder, listener, lambda: run_log.open(folder.path / LOG))
         result = results.write(study, setup)

@@ -34,21 +34,7 @@ def read_npz(key: str, path: str) -> Raw:
     if not file.is_file():
         raise InputError(key, f"no such file: {file}")
     check_archive(key, file, in_memory=False)
-    arrays: dict[str, NDArray[Any]] = {}
-    try:
-        with file.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(key, f"{file} is not an .npz archive", "arrays x and y saved by numpy.savez")
-            arrays = {name: _read(archive, name, file) for name in archive.files}
-    except spool.NoRoomError as error:
-        raise InputError(key, f"{file} cannot be unpacked: {error}") from None
-    except InputError:
-        raise
-    except Exception as error:  # noqa: BLE001 - damaged files make zipfile, zlib and numpy's header parser raise anything
-        raise InputError(
-            key, f"{file} cannot be read as .npz ({first_line(error)})", "arrays x and y saved by numpy.savez"
-        ) from None
+    arrays = _arrays(key, file)
     boxes = [] if "y" in arrays or not set(BOX_ARRAYS) <= set(arrays) else [arrays.pop(name) for name in BOX_ARRAYS]
     crowd = arrays.pop("iscrowd", None) if boxes else None
     labels = arrays.pop("y", None)
@@ -59,6 +45,24 @@ def read_npz(key: str, path: str) -> Raw:
     if boxes:
         labels = pack_boxes(key, len(next(iter(arrays.values()))), boxes[0], boxes[1], boxes[2], crowd)
     return Raw(key, arrays, labels)
+
+
+def _arrays(key: str, file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an archive by name."""
+    try:
+        with file.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError(key, f"{file} is not an .npz archive", "arrays x and y saved by numpy.savez")
+            return {name: _read(archive, name, file) for name in archive.files}
+    except spool.NoRoomError as error:
+        raise InputError(key, f"{file} cannot be unpacked: {error}") from None
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged files make zipfile, zlib and numpy's header parser raise anything
+        raise InputError(
+            key, f"{file} cannot be read as .npz ({first_line(error)})", "arrays x and y saved by numpy.savez"
+        ) from None
 
 
 def _read(archive: Any, name: str, file: Path) -> NDArray[Any]:

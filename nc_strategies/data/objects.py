@@ -53,14 +53,10 @@ def _gather(key: str, batches: Iterable[Any], limit: int | None) -> Raw:
     labels: list[NDArray[Any]] = []
     count = number = 0
     for number, element in enumerate(batches, 1):
-        x, y = _split(key, element)
-        if y is not None and y.ndim == 0:
-            x, y = {name: array[None] for name, array in x.items()}, y[None]
+        x, y = _batch(key, number, element)
         if number > 1 and (set(x) != set(inputs) or (y is None) != (not labels)):
             raise InputError(key, f"element {number} differs from the first in its inputs or labels")
         for name, array in x.items():
-            if array.ndim == 0:
-                raise InputError(key, f"element {number} holds a single number where samples are expected", ALLOWED)
             inputs.setdefault(name, []).append(array)
         if y is not None:
             labels.append(y)
@@ -76,6 +72,16 @@ def _gather(key: str, batches: Iterable[Any], limit: int | None) -> Raw:
         raise InputError(key, f"yields batches that do not fit each other ({first_line(error)})") from None
 
 
+def _batch(key: str, number: int, element: Any) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+    """An element as a batch; one whose label is a single number is a sample."""
+    x, y = _split(key, element)
+    if y is not None and y.ndim == 0:
+        x, y = {name: array[None] for name, array in x.items()}, y[None]
+    if any(array.ndim == 0 for array in x.values()):
+        raise InputError(key, f"element {number} holds a single number where samples are expected", ALLOWED)
+    return x, y
+
+
 def _split(key: str, element: Any) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
     """Inputs by name, and labels."""
     y: Any = None
@@ -88,15 +94,19 @@ def _split(key: str, element: Any) -> tuple[dict[str, NDArray[Any]], NDArray[Any
         x = element
     else:
         raise InputError(key, f"yields {type(element).__name__}", ALLOWED)
-    if isinstance(x, Mapping):
-        inputs = {str(name): _array(key, value) for name, value in x.items()}
-    elif isinstance(x, (tuple, list)) and x and all(_is_array(part) for part in x):
-        inputs = {str(index): _array(key, value) for index, value in enumerate(x)}
-    else:
-        inputs = {"x": _array(key, x)}
+    inputs = _by_name(key, x)
     if not inputs:
         raise InputError(key, "yields no inputs", ALLOWED)
     return inputs, None if y is None else _array(key, y)
+
+
+def _by_name(key: str, x: Any) -> dict[str, NDArray[Any]]:
+    """Inputs by name: those of a mapping, places in a list, or ``x`` for a single one."""
+    if isinstance(x, Mapping):
+        return {str(name): _array(key, value) for name, value in x.items()}
+    if isinstance(x, (tuple, list)) and x and all(_is_array(part) for part in x):
+        return {str(index): _array(key, value) for index, value in enumerate(x)}
+    return {"x": _array(key, x)}
 
 
 def _is_array(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,34 +24,41 @@ def apply(preprocess: Preprocess, x: NDArray[Any]) -> NDArray[Any]:
     """
     if preprocess.is_identity:
         return x
+    for name, wanted in (("resize", preprocess.resize), ("layout", preprocess.layout)):
+        if wanted is not None and x.ndim != 4:
+            raise InputError(f"data.preprocess.{name}", f"needs pictures of 4 axes, the data has shape {x.shape}")
     values = x.astype(np.float32)
     channels_last = values.ndim < 4 or _channels_last(preprocess, values.shape)
     if preprocess.resize is not None:
-        if values.ndim != 4:
-            raise InputError("data.preprocess.resize", f"needs pictures of 4 axes, the data has shape {x.shape}")
-        values = values if channels_last else values.transpose(0, 2, 3, 1)
-        values = resize_bilinear(values, preprocess.resize[0], preprocess.resize[1])
-        values = values if channels_last else values.transpose(0, 3, 1, 2)
+        values = _resize(values, preprocess.resize, channels_last)
     values = values * np.float32(preprocess.scale) + np.float32(preprocess.offset)
     if list(preprocess.mean) != [0.0] or list(preprocess.std) != [1.0]:
-        shape = (-1,) if channels_last else (-1, *([1] * (values.ndim - 2)))
-        mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (preprocess.mean, preprocess.std))
-        count = values.shape[-1 if channels_last else 1]
-        if {mean.size, std.size} - {1, count}:
-            raise InputError(
-                "data.preprocess.mean/std",
-                f"have {mean.size}/{std.size} numbers",
-                f"expected 1 or {count}, the data has {count} channels",
-            )
-        values = (values - mean) / std
-    if preprocess.layout is not None:
-        if values.ndim != 4:
-            raise InputError("data.preprocess.layout", f"needs pictures of 4 axes, the data has shape {x.shape}")
-        if preprocess.layout == "nchw" and channels_last:
-            values = values.transpose(0, 3, 1, 2)
-        elif preprocess.layout == "nhwc" and not channels_last:
-            values = values.transpose(0, 2, 3, 1)
+        values = _normalize(preprocess, values, channels_last)
+    if preprocess.layout == "nchw" and channels_last:
+        values = values.transpose(0, 3, 1, 2)
+    elif preprocess.layout == "nhwc" and not channels_last:
+        values = values.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(values, np.float32)
+
+
+def _resize(x: NDArray[np.float32], size: Sequence[int], channels_last: bool) -> NDArray[np.float32]:
+    if channels_last:
+        return resize_bilinear(x, size[0], size[1])
+    return resize_bilinear(x.transpose(0, 2, 3, 1), size[0], size[1]).transpose(0, 3, 1, 2)
+
+
+def _normalize(preprocess: Preprocess, x: NDArray[np.float32], channels_last: bool) -> NDArray[np.float32]:
+    """Subtract the mean and divide by the standard deviation, of all channels or of each."""
+    shape = (-1,) if channels_last else (-1, *([1] * (x.ndim - 2)))
+    mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (preprocess.mean, preprocess.std))
+    count = x.shape[-1 if channels_last else 1]
+    if {mean.size, std.size} - {1, count}:
+        raise InputError(
+            "data.preprocess.mean/std",
+            f"have {mean.size}/{std.size} numbers",
+            f"expected 1 or {count}, the data has {count} channels",
+        )
+    return np.asarray((x - mean) / std, np.float32)
 
 
 def _channels_last(preprocess: Preprocess, shape: tuple[int, ...]) -> bool:

@@ -26,34 +26,67 @@ from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
 
 log = logging.getLogger(__name__)
-RUNS, MOST_RUNS, RUNS_SECONDS = 25, 100, 0.1
-"""Timed runs of a configuration: so many, and more of a short model as long as fp32's take no more than these seconds.
-What stays with a graph for as long as it is open, only more graphs average out."""
-ENDS = 2
-"""How many times as many runs the ends and the other sorts of int8 get: each of their terms hangs on one timing."""
-PROFILED_RUNS, MOST_PROFILED_RUNS = 15, 40
-"""Profiled runs of a configuration: as many as timed ones, within these bounds."""
-SIDE_BY_SIDE, AT_ONCE = 1, 4
-"""Configurations that are open at the same time beside fp32, as many as in a trial: the more there are, the colder are
-the caches of each. And how many are timed before the error is looked at."""
-PAIRS, MOST_PAIRS, OPERATORS_A_PAIR = 16, 24, 5
-"""Pairs of random configurations that are timed and profiled at most, a part and its complement each: so many, and more
-where there are more operators."""
-LEAST_UNPROFILED, MOST_UNPROFILED = 8, 16
-"""The same without profiles."""
-SHARES = (0.5, 0.2, 0.35, 0.08)
-"""Part of the operators in int8 in the first of a pair: what is mostly float or mostly int8 is no mix of the ends."""
-STRETCHES = 6
-"""Stretches that the operators are divided into where those that follow each other are chosen together."""
-LEAST, OPERATORS_EACH, ENOUGH = 12, 3, 0.02
-"""After so many random parts, and one for so many operators, none are timed once the error beyond the noise of the
-timings is no more than that."""
-UNSURE = 0.01
-"""Standard error of a timing above which it is taken once more, where the model's error is larger than `ENOUGH`."""
-ANCHORED = 0.5
-"""How much closer than the others the model is held to the timings of the two ends."""
-PLACE = 0.01
-"""Relative standard deviation of what stays with a graph for as long as it is open."""
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What is timed to fit the latency model, and when it is enough.
+
+    Values without a reason beside them were set by hand; ``benchmarks/latency_model.py`` measures the model as a whole.
+    """
+
+    runs: int = 25
+    """Timed runs of a configuration, at least. Latency varies by a few percent between sessions of the same graph, and
+    only more graphs average that out, so that few runs of many configurations tell more than many runs of few."""
+    most_runs: int = 100
+    """Timed runs of a configuration at most, of a model that runs fast."""
+    runs_seconds: float = 0.1
+    """Seconds that fp32's runs beside a configuration may take, from which its number of runs follows."""
+    end_runs_factor: int = 2
+    """How many times as many runs the all-float graph, the default and the other int8 schemes get: each of their terms
+    depends on one timing."""
+    profiled_runs: int = 15
+    """Profiled runs of a configuration, at least."""
+    most_profiled_runs: int = 40
+    """Profiled runs of a configuration at most."""
+    open_beside_fp32: int = 1
+    """Configurations that are open at the same time beside fp32, as many as in a trial: the more there are, the colder
+    are the caches of each."""
+    timed_between_checks: int = 4
+    """Random configurations that are timed before the error is looked at."""
+    pairs: int = 16
+    """Pairs of random configurations, a part of the operators and its complement each, that are timed and profiled at
+    most."""
+    most_pairs: int = 24
+    """The same in models with many operators."""
+    operators_per_pair: int = 5
+    """Operators for each of which there may be one pair more than `pairs`."""
+    pairs_without_profiles: int = 8
+    """Pairs of random configurations at least where the engine gives no profiles."""
+    most_pairs_without_profiles: int = 16
+    """The same at most."""
+    int8_shares: tuple[float, ...] = (0.5, 0.2, 0.35, 0.08)
+    """Share of the operators in int8 in the first of a pair, in turn: what is mostly float or mostly int8 is no mix of
+    the ends."""
+    stretches: int = 6
+    """Stretches that the operators are divided into where those that follow each other are chosen together."""
+    least_random: int = 12
+    """Random configurations after which fitting may end, at least."""
+    operators_per_random: int = 3
+    """Operators for each of which there is one such configuration at least."""
+    accepted_error: float = 0.02
+    """Relative error of predictions, beyond the noise of the timings, at which fitting ends."""
+    unsure_error: float = 0.01
+    """Standard error of a timing's logarithm above which it is taken once more, where the model's error is larger than
+    `accepted_error`."""
+    end_deviation_factor: float = 0.5
+    """Factor on the standard deviations of the timings of the all-float graph and the default: the model is held more
+    closely to them than to the others."""
+    session_deviation: float = 0.01
+    """Relative standard deviation of latency between sessions of the same graph."""
+
+
+PLAN = FitPlan()
 
 
 @dataclass
@@ -67,9 +100,9 @@ class _Timed:
     profile: Profile | None = None
 
     def average(self, ratio: float, deviation: float) -> None:
-        """Take in the timing of another session; what both share, `PLACE`, keeps the surer one from counting alone."""
+        """Take in the timing of another session; what sessions differ by keeps the surer one from counting alone."""
         both = np.array([self.deviation, deviation])
-        weights = 1 / (both**2 + PLACE**2)
+        weights = 1 / (both**2 + PLAN.session_deviation**2)
         weights /= weights.sum()
         self.ratio = float(np.exp(weights @ np.log([self.ratio, ratio])))
         self.deviation = float(np.sqrt(weights**2 @ both**2))
@@ -113,17 +146,17 @@ class _TimingSession:
         """
         done = []
         assert self.reference is not None
-        for start in range(0, len(samples), SIDE_BY_SIDE):
+        for start in range(0, len(samples), PLAN.open_beside_fp32):
             models = [
                 (sample, model)
-                for sample in samples[start : start + SIDE_BY_SIDE]
+                for sample in samples[start : start + PLAN.open_beside_fp32]
                 if (model := self._build(sample)) is not None
             ]
             timing = self._interleave([self.reference, *(model for _, model in models)], times)
             for index, (sample, model) in enumerate(models, 1):
                 sample.ratio = timing.ratio(index, 0)
                 sample.deviation = timing.standard_error(index, 0)
-                sample.profile = model.profile(self.batch, self._count(PROFILED_RUNS, MOST_PROFILED_RUNS))
+                sample.profile = model.profile(self.batch, self._count(PLAN.profiled_runs, PLAN.most_profiled_runs))
                 model.close()
                 done.append(sample)
         return done
@@ -151,12 +184,12 @@ class _TimingSession:
         def run(model: Executable) -> Callable[[], object]:
             return lambda: model.predict(self.batch)
 
-        count = self.runs or self._count(RUNS, MOST_RUNS)
+        count = self.runs or self._count(PLAN.runs, PLAN.most_runs)
         return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock)
 
     def _count(self, least: int, most: int) -> int:
         """Runs that are affordable."""
-        return min(most, max(least, int(RUNS_SECONDS / self.seconds) if self.seconds else least))
+        return min(most, max(least, int(PLAN.runs_seconds / self.seconds) if self.seconds else least))
 
 
 def fit_latency(
@@ -196,7 +229,7 @@ def fit_latency(
     """
     timer = _TimingSession(backend, batch, rng, runs, limit, clock, reference)
     timer.choose_reference(space.all_float())
-    timed = timer.time(list(_ends(space)), ENDS) + timer.time(list(_alternating(space)))
+    timed = timer.time(list(_ends(space)), PLAN.end_runs_factor) + timer.time(list(_alternating(space)))
     conversion_edges, profiled = backend.conversion_edges(), any(sample.profile is not None for sample in timed)
     columns = Columns(space, conversion_edges, indirect(space, conversion_edges) if profiled else ())
     pairs, least = _how_many(space, profiled)
@@ -206,13 +239,13 @@ def fit_latency(
         prior = expected(columns, _profiles(timed, timer.seconds), timer.seconds, len(next(iter(batch.values()))))
         return _fit(columns, prior, timed)
 
-    for start in range(0, len(halves), AT_ONCE):
-        timed += timer.time(halves[start : start + AT_ONCE])
+    for start in range(0, len(halves), PLAN.timed_between_checks):
+        timed += timer.time(halves[start : start + PLAN.timed_between_checks])
         values, error, own = fit()
-        if start + AT_ONCE >= least and own <= ENOUGH:
+        if start + PLAN.timed_between_checks >= least and own <= PLAN.accepted_error:
             break
-    unsure = [sample for sample in timed if sample.deviation > UNSURE]
-    if own > ENOUGH and unsure:
+    unsure = [sample for sample in timed if sample.deviation > PLAN.unsure_error]
+    if own > PLAN.accepted_error and unsure:
         log.info("latency model: %d timings are noisy, and taken once more", len(unsure))
         timer.time_again(unsure)
         values, error, own = fit()
@@ -225,8 +258,9 @@ def _how_many(space: Space, profiled: bool = True) -> tuple[int, int]:
     """Pairs of random parts at most, and random parts at least: without profiles, all are timed."""
     changing = len(_int8(space))
     if profiled:
-        return min(MOST_PAIRS, max(PAIRS, changing // OPERATORS_A_PAIR)), max(LEAST, changing // OPERATORS_EACH)
-    pairs = min(MOST_UNPROFILED, max(LEAST_UNPROFILED, changing // 2))
+        pairs = min(PLAN.most_pairs, max(PLAN.pairs, changing // PLAN.operators_per_pair))
+        return pairs, max(PLAN.least_random, changing // PLAN.operators_per_random)
+    pairs = min(PLAN.most_pairs_without_profiles, max(PLAN.pairs_without_profiles, changing // 2))
     return pairs, 2 * pairs
 
 
@@ -241,15 +275,16 @@ def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array
     """Terms, the error on the random configurations, each predicted without itself, and that beyond their noise."""
     rows = np.stack([columns.row(sample.config) for sample in timed])
     ratios = np.array([sample.ratio for sample in timed])
-    deviation = np.hypot([sample.deviation for sample in timed], PLACE)
+    deviation = np.hypot([sample.deviation for sample in timed], PLAN.session_deviation)
     ends = np.array([sample.name in ("float", "int8") for sample in timed])
-    values, left_out = posterior(prior, rows, ratios, deviation * ratios * np.where(ends, ANCHORED, 1.0), ends)
+    noise = deviation * ratios * np.where(ends, PLAN.end_deviation_factor, 1.0)
+    values, left_out = posterior(prior, rows, ratios, noise, ends)
     mixed = np.array([sample.name.startswith("half") for sample in timed])
     if not mixed.any():
         return values, 0.0, 0.0
     squared = float(np.mean((left_out[mixed] / ratios[mixed]) ** 2))
-    noise = float(np.mean(np.array([sample.deviation for sample in timed])[mixed] ** 2))
-    return values, float(np.sqrt(squared)), float(np.sqrt(max(0.0, squared - noise)))
+    explained = float(np.mean(np.array([sample.deviation for sample in timed])[mixed] ** 2))
+    return values, float(np.sqrt(squared)), float(np.sqrt(max(0.0, squared - explained)))
 
 
 def _int8(space: Space) -> dict[tuple[str, ...], tuple[OpScheme, ...]]:
@@ -301,8 +336,8 @@ def _halves(space: Space, pairs: int, rng: np.random.Generator) -> Iterator[_Tim
             group: available[group][0 if pair % 3 != 2 else int(rng.integers(len(available[group])))]
             for group in groups
         }
-        count = round(SHARES[pair // 2 % len(SHARES)] * len(groups))
-        together = 1 if pair % 2 == 0 else max(1, len(groups) // STRETCHES)
+        count = round(PLAN.int8_shares[pair // 2 % len(PLAN.int8_shares)] * len(groups))
+        together = 1 if pair % 2 == 0 else max(1, len(groups) // PLAN.stretches)
         shift = int(rng.integers(together))
         place = rng.permutation(len(groups) + together)  # of each stretch
         order = sorted(range(len(groups)), key=lambda i: (place[(i + shift) // together], i))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,30 +17,75 @@ Array = NDArray[np.float64]
 Kind = tuple[str, str] | None
 """What of an operator's scheme may change its time: dtype and scheme of the activations; None for floating point."""
 
-SHARED_SCALES = {"float": 0.3, "int8": 0.3, "conversion": 0.4, "clip": 1.0}
-"""Standard deviation of a common factor on each sort of term: a profile stretches short operators more than long."""
-TYPE_SCALE = 0.3
-"""The same for the operators of one type."""
-OWN_SCALE = {"float": 0.1, "int8": 0.1, "kind": 0.1, "conversion": 0.4, "clip": 0.4}
-"""Standard deviation of each term on its own, relative to what is expected of it."""
-SEEN = 0.2
-"""The same for an edge's term that profiles show."""
-FREE, HELD = 1e-6, 0.5
-"""Ridge on what an operator takes in itself, and on what those around it change."""
-ALL_FLOAT = 0.1
-"""Standard deviation of what the all-float graph costs beside its terms, relative to fp32's latency."""
-UNPROFILED = 5.0
-"""Without profiles, terms are uncertain by so much more."""
-FAR, REWEIGHTED = 2.0, 4
-"""Standard deviations within which a timing counts in full, and how often the weights of the others are found anew."""
-MANY = 12
-"""Profiles that tell what profiling adds to a node."""
-LEAST_LEFT = 0.05
-"""Part of a profiled time that is left at least when what profiling adds is taken away."""
-LEAST = 5e-4
-"""Least standard deviation of a term, relative to fp32's latency."""
-NOISE = 0.01
-"""Relative standard deviation of a timing that interleaving leaves."""
+
+@dataclass(frozen=True)
+class SortScales:
+    """How uncertain the terms of one sort are before timings, relative to what is expected of them.
+
+    Args:
+        shared: Standard deviation of a factor that all terms of the sort have in common.
+        own: Standard deviation of each term on its own.
+    """
+
+    shared: float
+    own: float
+
+
+@dataclass(frozen=True)
+class PriorScales:
+    """How firmly profiles are believed, and how timings correct them.
+
+    Standard deviations are relative to what is expected of a term, or, where it says so, to fp32's latency. Values
+    without a reason beside them were set by hand; ``benchmarks/latency_model.py`` measures the model as a whole.
+    """
+
+    float_ops: SortScales = SortScales(shared=0.3, own=0.1)
+    """Operators in floating point. The factor is wide since a profile stretches short operators more than long ones."""
+    int8_ops: SortScales = SortScales(shared=0.3, own=0.1)
+    """Operators in int8, likewise."""
+    conversions: SortScales = SortScales(shared=0.4, own=0.4)
+    """Quantization, dequantization and requantization at a edge."""
+    clips: SortScales = SortScales(shared=1.0, own=0.4)
+    """Activation functions that an operator in symmetric int8 leaves to a node of their own."""
+    op_type_shared: float = 0.3
+    """Standard deviation of a factor that operators of one type, or edges of one kind, have in common."""
+    other_int8_own: float = 0.1
+    """Standard deviation of what a further int8 scheme costs beside an operator's default one."""
+    profiled_edge_own: float = 0.2
+    """Standard deviation of a edge's term that profiles tell, in place of that of its sort."""
+    unprofiled_factor: float = 5.0
+    """Factor on the deviations of operators without profiles, whose times are then guessed from their sizes."""
+    least_deviation: float = 5e-4
+    """Least standard deviation of a term, relative to fp32's latency: one that is expected to be zero may be more."""
+    option: float = 0.01
+    """Standard deviation of a graph option's term, relative to fp32's latency: that of an interleaved timing."""
+    all_float: float = 0.1
+    """Standard deviation of what the all-float graph costs beside its terms, relative to fp32's latency: it is fused in
+    ways that mixed graphs are not."""
+    overhead: float = 0.1
+    """Standard deviation of the time outside of operators, relative to fp32's latency."""
+    unprofiled_conversion: float = 0.005
+    """Expected latency of a conversion where profiles tell none, relative to fp32's latency."""
+    op_ridge: float = 1e-6
+    """Ridge on an operator's own time when profiles are split into terms: free, only kept from being undetermined."""
+    edge_ridge: float = 0.5
+    """Ridge on what the edges around an operator change of its time, which are held to zero."""
+    profiles_for_node_overhead: int = 12
+    """Profiles from which on a regression tells what profiling adds to a node; with fewer, the cheapest node does."""
+    least_time_left: float = 0.05
+    """Share of a profiled time that is left at least when what profiling adds is taken away: none becomes negative."""
+    outlier_deviations: float = 2.0
+    """Standard deviations within which a timing counts in full: about the 95 % interval of a normal distribution."""
+    reweighting_rounds: int = 4
+    """How often the weights of outlying timings are found anew."""
+
+    def of(self, sort: str) -> SortScales:
+        """The scales of ``float``, ``int8``, ``conversion`` or ``clip`` terms."""
+        scales = {"float": self.float_ops, "int8": self.int8_ops, "conversion": self.conversions, "clip": self.clips}
+        return scales[sort]
+
+
+SCALES = PriorScales()
 
 
 def kind(scheme: OpScheme) -> Kind:
@@ -143,32 +188,38 @@ def indirect(space: Space, conversion_edges: Iterable[ConversionEdge[str]]) -> t
     where one is in int8 and the other is not; an operator without weights and the nearest ones with weights on both of
     its sides, for what it costs more or less unless both do as it does: it then keeps their layout.
     """
+    readers, makers = _neighbours(space, conversion_edges)
+    found = {pair: ConversionEdge(pair[0], pair[1:]) for pair in _second_readers(readers)}
+    around: list[ConversionEdge[str]] = []
+    for name in (name for name, op in space.ops.items() if not op.parameters):
+        before, behind = _weighted(name, makers, space), _weighted(name, readers, space)
+        across = [(b, a) for b in before for a in behind if a != b]
+        around += [ConversionEdge(name, pair) for pair in across]
+        for one, other in (*((b, name) for b in before), *((name, a) for a in behind), *across):
+            if other not in readers.get(one, ()):
+                found.setdefault((one, other), ConversionEdge(one, (other,)))
+    return (*found.values(), *around)
+
+
+def _neighbours(
+    space: Space, conversion_edges: Iterable[ConversionEdge[str]]
+) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Which operators of a space read an operator's result, and whose results an operator reads."""
     readers: dict[str, set[str]] = {}
     makers: dict[str, set[str]] = {}
     for edge in conversion_edges:
         if edge.producer in space.ops:
-            for consumer in edge.consumers:
-                if consumer in space.ops:
-                    readers.setdefault(edge.producer, set()).add(consumer)
-                    makers.setdefault(consumer, set()).add(edge.producer)
-    found = {
-        (name, second): ConversionEdge(name, (second,))
-        for name, near in readers.items()
-        for second in sorted({c for n in near for c in readers.get(n, ())} - near - {name})
-    }
-    around: list[ConversionEdge[str]] = []
-    for name, op in space.ops.items():
-        if op.parameters:
-            continue
-        before, behind = _weighted(name, makers, space), _weighted(name, readers, space)
-        further = [*((one, name) for one in before), *((name, one) for one in behind)]
-        for one, other in ((b, a) for b in before for a in behind if a != b):
-            around.append(ConversionEdge(name, (one, other)))
-            further.append((one, other))
-        for one, other in further:
-            if other not in readers.get(one, ()):
-                found.setdefault((one, other), ConversionEdge(one, (other,)))
-    return (*found.values(), *around)
+            for consumer in (c for c in edge.consumers if c in space.ops):
+                readers.setdefault(edge.producer, set()).add(consumer)
+                makers.setdefault(consumer, set()).add(edge.producer)
+    return readers, makers
+
+
+def _second_readers(readers: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """Pairs of operators with one between them that do not read each other directly."""
+    for name, near in readers.items():
+        for second in sorted({c for n in near for c in readers.get(n, ())} - near - {name}):
+            yield name, second
 
 
 def _weighted(name: str, near: Mapping[str, set[str]], space: Space) -> list[str]:
@@ -229,7 +280,7 @@ def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[P
     sums = np.array([sum(time for time, _ in _nodes(p)) for p in profiles])
     counts = np.array([sum(nodes for _, nodes in _nodes(p)) for p in profiles], float)
     excess = float(counts @ (sums - np.array(seconds))) / max(1.0, float(counts @ counts))
-    if len(profiles) >= MANY:
+    if len(profiles) >= SCALES.profiles_for_node_overhead:
         each = _added(sums, counts, np.array(seconds))
     else:
         each = min((time / nodes for p in profiles for time, nodes in _nodes(p) if nodes), default=0.0)
@@ -257,7 +308,7 @@ def _scaled(profile: Profile, each: float, wanted: float) -> Profile:
     """A profile with `each` taken from every node, and then that sum."""
 
     def left(time: float, nodes: int) -> float:
-        return max(time - each * nodes, LEAST_LEFT * time)
+        return max(time - each * nodes, SCALES.least_time_left * time)
 
     factor = wanted / max(sum(left(time, nodes) for time, nodes in _nodes(profile)), 1e-300)
     return Profile(
@@ -288,54 +339,83 @@ def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total
         total: fp32's latency in seconds.
         batch_size: Samples in a run.
     """
-    mean, own = np.zeros(columns.count), np.full(columns.count, LEAST)
-    sorts: dict[tuple[str, ...], Array] = {}
-
-    def put(column: int, value: float, deviation: float, *groups: tuple[str, ...]) -> None:
-        mean[column] = value
-        own[column] = max(LEAST, deviation * abs(value))
-        for group in groups:
-            sorts.setdefault(group, np.zeros(columns.count))[column] = value
-
-    times = _op_times(columns, profiles, total)
+    prior = _Expectations(columns)
     effects = _effects(columns, profiles, total, batch_size)
-    widen = 1.0 if profiles else UNPROFILED
+    widen = 1.0 if profiles else SCALES.unprofiled_factor
+    _expect_operators(prior, _op_times(columns, profiles, total), effects, widen)
+    for column in columns.options.values():
+        prior.own[column] = SCALES.option
+    _expect_conversion_edges(prior, _conversions(columns, profiles, total, batch_size), effects)
+    mean, own = prior.mean, prior.own
+    mean[0] = sum(p.other for _, p in profiles) / len(profiles) / total if profiles else 0.0
+    own[0] = SCALES.overhead
+    for config, profile in profiles:
+        if not config.int8_ops:
+            # It may be fused in ways that others are not, and what it converts between layouts is paid by no boundary.
+            mean[columns.all_float] = sum(t for t, _ in _nodes(profile)) / total - float(columns.row(config) @ mean)
+    own[columns.all_float] = SCALES.all_float
+    return Prior(mean, own, prior.shared())
+
+
+class _Expectations:
+    """Means and own deviations of terms, and the sorts of terms that share a factor.
+
+    Args:
+        columns: The terms.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self.mean, self.own = np.zeros(columns.count), np.full(columns.count, SCALES.least_deviation)
+        self._sorts: dict[tuple[str, ...], Array] = {}
+
+    def put(self, column: int, value: float, deviation: float, *groups: tuple[str, ...]) -> None:
+        """Expect a value of a term, with a relative deviation of its own and the factors of some sorts of terms."""
+        self.mean[column] = value
+        self.own[column] = max(SCALES.least_deviation, deviation * abs(value))
+        for group in groups:
+            self._sorts.setdefault(group, np.zeros(self.columns.count))[column] = value
+
+    def shared(self) -> list[Array]:
+        """One standard deviation of each shared factor, in all terms; shape (terms,) each."""
+        return [
+            factor * (SCALES.of(group[0]).shared if len(group) == 1 else SCALES.op_type_shared)
+            for group, factor in self._sorts.items()
+        ]
+
+
+def _expect_operators(
+    prior: _Expectations, times: Mapping[tuple[str, Kind], float], effects: Mapping[int, float], widen: float
+) -> None:
+    columns = prior.columns
     for (name, one), column in columns.ops.items():
         sort = "float" if one is None else "int8"
-        put(
+        prior.put(
             column,
             effects.get(column, times[name, one]),
-            OWN_SCALE[sort] * widen,
+            SCALES.of(sort).own * widen,
             (sort,),
             (sort, columns.space.ops[name].type),
         )
         if one not in (columns.kinds[name][0], None) and columns.kinds[name][0] is not None:
             # The default int8 scheme's term and what this one adds, so that both are known when one is.
             first = columns.ops[name, columns.kinds[name][0]]
-            own[column] = max(LEAST, OWN_SCALE["kind"] * mean[first])
-    for column in columns.options.values():
-        own[column] = NOISE
-    usual = _conversions(columns, profiles, total, batch_size)
+            prior.own[column] = max(SCALES.least_deviation, SCALES.other_int8_own * prior.mean[first])
+
+
+def _expect_conversion_edges(prior: _Expectations, usual: Array, effects: Mapping[int, float]) -> None:
+    columns = prior.columns
     for index in range(len(columns.conversion_edges)):
         start = columns.first_edge + 4 * index
         for offset, sort in enumerate(("conversion", "conversion", "conversion", "clip")):
             seen = start + offset in effects
-            put(
+            prior.put(
                 start + offset,
                 effects.get(start + offset, float(usual[start + offset])),
-                SEEN if seen else OWN_SCALE[sort],
+                SCALES.profiled_edge_own if seen else SCALES.of(sort).own,
                 (sort,),
                 (sort, str(offset)),
             )
-    mean[0] = sum(p.other for _, p in profiles) / len(profiles) / total if profiles else 0.0
-    own[0] = 0.1
-    for config, profile in profiles:
-        if not config.int8_ops:
-            # It may be fused in ways that others are not, and what it converts between layouts is paid by no boundary.
-            mean[columns.all_float] = sum(t for t, _ in _nodes(profile)) / total - float(columns.row(config) @ mean)
-    own[columns.all_float] = ALL_FLOAT
-    shared = [factor * (SHARED_SCALES[group[0]] if len(group) == 1 else TYPE_SCALE) for group, factor in sorts.items()]
-    return Prior(mean, own, shared)
 
 
 def _op_times(
@@ -374,8 +454,31 @@ def _effects(
     if not told:
         return {}
     rows = np.stack([columns.row(config) for config, _ in told])
+    seen = [profile for _, profile in told]
     usual = _conversions(columns, profiles, total, batch_size)
-    paid = np.flatnonzero(rows.any(0))
+    near, made = _edge_terms(columns, np.flatnonzero(rows.any(0)))
+    parts = [*_operator_parts(columns, seen, rows, near, total)]
+    if any(profile.converted for profile in seen):
+        parts += _conversion_parts(seen, rows, near, made, usual, total)
+    else:
+        parts += [(column, float(usual[column])) for mine in made.values() for column in mine]
+    found: dict[int, float] = {}
+    for column, part in parts:
+        found[column] = found.get(column, 0.0) + part
+    return found
+
+
+Near = Mapping[str | None, Sequence[int]]
+"""Columns of edges by an operator's name; None stands for the model's inputs."""
+
+
+def _edge_terms(columns: Columns, paid: NDArray[np.intp]) -> tuple[Near, Near]:
+    """Columns that some profile pays, of the edges an operator is at, and of those that its result takes.
+
+    Args:
+        columns: The terms.
+        paid: Columns that some profile pays.
+    """
     near: dict[str | None, list[int]] = {}
     made: dict[str | None, list[int]] = {}
     for index, edge in enumerate(columns.conversion_edges):
@@ -384,45 +487,46 @@ def _effects(
         made.setdefault(edge.producer, []).extend(mine)
         for name in dict.fromkeys((edge.producer, *edge.consumers)):
             near.setdefault(name, []).extend(mine)
-    found: dict[int, float] = {}
+    return near, made
 
-    def add(columns_of: Sequence[int], parts: Array) -> None:
-        for column, part in zip(columns_of, parts.tolist(), strict=True):
-            found[column] = found.get(column, 0.0) + part
 
+def _operator_parts(
+    columns: Columns, profiles: Sequence[Profile], rows: Array, near: Near, total: float
+) -> Iterator[tuple[int, float]]:
+    """Pairs (column, part of its term), from the times of the operators; `rows` is the design of the profiles."""
     for name, sorts in columns.kinds.items():
         own = [c for c in (columns.ops[name, one] for one in sorts) if rows[:, c].any()]
-        times = np.array([profile.ops.get(name, 0.0) for _, profile in told]) / total
-        add([*own, *near.get(name, [])], _ridge(rows[:, own], rows[:, near.get(name, [])], times))
-    if not any(profile.converted for _, profile in told):
-        for column in (c for mine in made.values() for c in mine):
-            found[column] = found.get(column, 0.0) + float(usual[column])
-        return found
+        around = list(near.get(name, ()))
+        times = np.array([profile.ops.get(name, 0.0) for profile in profiles]) / total
+        yield from zip([*own, *around], _ridge(rows[:, own], rows[:, around], times).tolist(), strict=True)
+
+
+def _conversion_parts(
+    profiles: Sequence[Profile], rows: Array, near: Near, made: Near, usual: Array, total: float
+) -> Iterator[tuple[int, float]]:
+    """Pairs (column, part of its term), from the times of the conversions of each operator's result."""
     for name, mine in made.items():
-        spent = (
-            np.array(
-                [
-                    sum(
-                        seconds
-                        for producer, (_, seconds) in zip(p.converted, p.conversions, strict=True)
-                        if producer == name
-                    )
-                    for _, p in told
-                ]
-            )
-            / total
-        )
+        spent = np.array([_spent_on(profile, name) for profile in profiles]) / total
         others = [c for c in near[name] if c not in mine] if name is not None else []
         design = rows[:, [*mine, *others]]
-        usually = np.concatenate([usual[mine], np.zeros(len(others))])
-        add([*mine, *others], usually + _ridge(design[:, :0], design, spent - design @ usually))
-    return found
+        usually = np.concatenate([usual[list(mine)], np.zeros(len(others))])
+        beyond = _ridge(design[:, :0], design, spent - design @ usually)
+        yield from zip([*mine, *others], (usually + beyond).tolist(), strict=True)
+
+
+def _spent_on(profile: Profile, name: str | None) -> float:
+    """Seconds that a profile tells of conversions of an operator's result."""
+    return sum(
+        seconds
+        for producer, (_, seconds) in zip(profile.converted, profile.conversions, strict=True)
+        if producer == name
+    )
 
 
 def _ridge(free: Array, held: Array, values: Array) -> Array:
     """Coefficients of columns that are free, then of those that are held to zero; each shape (rows, columns)."""
     design = np.concatenate([free, held], 1)
-    held_to = np.concatenate([np.full(free.shape[1], FREE), np.full(held.shape[1], HELD)])
+    held_to = np.concatenate([np.full(free.shape[1], SCALES.op_ridge), np.full(held.shape[1], SCALES.edge_ridge)])
     return np.linalg.solve(design.T @ design + np.diag(held_to), design.T @ values)
 
 
@@ -432,7 +536,7 @@ def _conversions(columns: Columns, profiles: Sequence[tuple[Config, Profile]], t
     direct = slice(columns.first_edge, columns.first_edge + 4 * columns.direct)
     nodes = np.array([pair for _, profile in profiles for pair in profile.conversions], float).reshape(-1, 2)
     paid = sum(int(columns.row(config)[direct].sum()) for config, _ in profiles)
-    fixed, slope = 0.005, 0.0
+    fixed, slope = SCALES.unprofiled_conversion, 0.0
     if len(nodes) >= 3 and paid:
         design = np.stack([np.ones(len(nodes)), nodes[:, 0]], 1)
         (fixed, slope), *_ = np.linalg.lstsq(design, nodes[:, 1], rcond=None)
@@ -467,9 +571,9 @@ def posterior(
     """
     spread, beyond = prior.spread(rows), ratios - rows @ prior.mean
     stretch, most = np.ones(len(noise)), np.inf if firm is None else np.where(firm, 1.0, np.inf)
-    for _ in range(REWEIGHTED + 1):
+    for _ in range(SCALES.reweighting_rounds + 1):
         inverse = np.linalg.inv(rows @ spread + np.diag((stretch * noise) ** 2))
         weighed, tight = inverse @ beyond, np.diag(inverse)
         usual = 1 / tight + (1 - stretch**2) * noise**2
-        stretch = np.clip((weighed / tight) ** 2 / usual / FAR**2, 1.0, most)
+        stretch = np.clip((weighed / tight) ** 2 / usual / SCALES.outlier_deviations**2, 1.0, most)
     return prior.mean + spread @ weighed, -weighed / tight

@@ -20,9 +20,9 @@ from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring import resolution
 from nc_strategies.measuring.accuracy import Predictions, loss_interval, predict
 from nc_strategies.measuring.final import Final
-from nc_strategies.measuring.latency import LEAST_RUNS, Timing, interleave
+from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
 from nc_strategies.measuring.memory import peak_bytes
-from nc_strategies.measuring.sequential import LEAST_SHARE, PairedTest, Verdict
+from nc_strategies.measuring.sequential import STOPPING_RULES, PairedTest, Verdict
 from nc_strategies.metrics.base import Metric, Outputs, rows
 from nc_strategies.problem import Evaluation, Goal, Trial
 from nc_strategies.problem.evaluation import Pairs
@@ -227,7 +227,7 @@ class Measurer:
         found = self._finite(self._score(model, config, self._paired_test()))
         evaluated = time.perf_counter() - start
         start = time.perf_counter()
-        runs = self.settings.latency_runs if found.samples == self.samples else LEAST_RUNS
+        runs = self.settings.latency_runs if found.samples == self.samples else TIMING_RULES.least_runs
         timing = self._time([self.baseline.reference, model], runs)
         seconds = (("accuracy", evaluated), ("latency", time.perf_counter() - start))
         evaluation = self._evaluation(
@@ -257,8 +257,8 @@ class Measurer:
             self._predict([model], enough)
             seconds["accuracy"] = (time.perf_counter() - start) * len(self.data) / read
             start = time.perf_counter()
-            self._time([self.baseline.reference, model], LEAST_RUNS)
-            spent = (time.perf_counter() - start) * self.settings.latency_runs / LEAST_RUNS
+            self._time([self.baseline.reference, model], TIMING_RULES.least_runs)
+            spent = (time.perf_counter() - start) * self.settings.latency_runs / TIMING_RULES.least_runs
             seconds["latency"] = min(spent, self.settings.latency_timeout or spent)
         finally:
             model.close()
@@ -277,7 +277,7 @@ class Measurer:
             self.limit(base.evaluation.metric(METRIC)),
             self.metric.score_range,
             self.higher_is_better,
-            least=math.ceil(LEAST_SHARE * len(self.data)),
+            least=math.ceil(STOPPING_RULES.least_share * len(self.data)),
         )
         return test if test.possible else None
 
@@ -377,13 +377,7 @@ class Measurer:
                     self._peak(trial.config, model.fingerprint),
                 )
             candidates.append((trial, model, index, evaluation, executed))
-        closest = min(goal.violation(c[3]) for c in candidates)
-        candidates = [c for c in candidates if goal.violation(c[3]) == closest]
-        fastest = min(candidates, key=lambda c: goal.cost(c[3]))[3]
-        if self._clear(fastest, goal):
-            tie = min(tie, CLEAR_TIE)
-        level = [c for c in candidates if goal.cost(c[3]) <= goal.cost(fastest) * (1 + tie)]
-        trial, model, index, _, executed = min(level, key=lambda c: goal.loss(c[3]))
+        trial, model, index, _, executed = candidates[self._choose([c[3] for c in candidates], goal, tie)]
         with Clock(spent, "accuracy"):
             fp32, int8, interval = self._compare(references[faster], model, trial)
         assert trial.evaluation is not None
@@ -414,6 +408,20 @@ class Measurer:
             timing.interval_ms(index),
             tuple(spent.items()),
         )
+
+    def _choose(self, found: Sequence[Evaluation], goal: Goal, tie: float) -> int:
+        """Which of the finalists is closest to the goal, then as fast as the fastest, then the most accurate."""
+        closest = min(goal.violation(e) for e in found)
+        kept = [e for e in found if goal.violation(e) == closest]
+        fastest = min(kept, key=goal.cost)
+        if self._clear(fastest, goal):
+            tie = min(tie, CLEAR_TIE)
+        level = [
+            i
+            for i, e in enumerate(found)
+            if goal.violation(e) == closest and goal.cost(e) <= goal.cost(fastest) * (1 + tie)
+        ]
+        return min(level, key=lambda i: goal.loss(found[i]))
 
     def _clear(self, evaluation: Evaluation, goal: Goal) -> bool:
         """Whether an evaluation keeps the goal by more than the samples leave open."""
@@ -450,7 +458,7 @@ class Measurer:
 
     def _sessions(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
         """Time models in several sessions of each, as many as leave enough runs a session."""
-        count = min(SESSIONS, max(1, runs // LEAST_RUNS))
+        count = min(SESSIONS, max(1, runs // TIMING_RULES.least_runs))
         timings = []
         for _ in range(count):
             models = [make() for make in makers]

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-ERROR = 1e-3
-"""Highest probability that a model which keeps the goal is dropped."""
-LEAST_SHARE = 0.1
-"""Share of the samples that is read in any case, so that what is dropped still has an estimate worth learning from."""
-CHECK_EVERY = 50
-"""Samples between two looks, where the engine takes one at a time."""
-STAKES = (0.3, 0.6)
-"""Shares of the capital that are bet; they suit losses of about a third and two thirds of the discordant samples."""
-TOLERANCE = 1e-12
 
+@dataclass(frozen=True)
+class StoppingRules:
+    """When a trial may stop before all samples are read."""
+
+    error: float = 1e-3
+    """Highest probability that a model which keeps the goal is dropped: a few percent over the trials of a run."""
+    least_share: float = 0.1
+    """Share of the samples that is read in any case, so that what is dropped still has an estimate to learn from."""
+    samples_between_checks: int = 50
+    """Samples between two looks, where the engine takes one at a time."""
+    stakes: tuple[float, ...] = (0.3, 0.6)
+    """Shares of the capital that are bet; they suit losses of a third and two thirds of the discordant samples."""
+    tolerance: float = 1e-12
+    """Differences in scores below this are rounding errors."""
+
+
+STOPPING_RULES = StoppingRules()
 Floats = NDArray[np.float64]
 
 
@@ -54,12 +63,12 @@ def log_capital(differences: Floats, population: int, limit: float, low: float) 
     before = np.cumsum(differences, -1) - differences
     fair = (population * limit - before) / (population - np.arange(drawn))
     room = fair - low
-    impossible = np.logical_or.accumulate(room < -TOLERANCE, -1)
-    gain = (differences - fair) / np.maximum(room, TOLERANCE)
+    impossible = np.logical_or.accumulate(room < -STOPPING_RULES.tolerance, -1)
+    gain = (differences - fair) / np.maximum(room, STOPPING_RULES.tolerance)
     logs = np.full(differences.shape, -np.inf)
-    for stake in STAKES:
+    for stake in STOPPING_RULES.stakes:
         growth = np.cumsum(np.log1p(np.maximum(stake * gain, -stake)), -1)
-        np.logaddexp(logs, growth - math.log(len(STAKES)), out=logs)
+        np.logaddexp(logs, growth - math.log(len(STOPPING_RULES.stakes)), out=logs)
     return np.where(impossible, np.inf, logs)
 
 
@@ -84,12 +93,12 @@ class PairedTest:
         limit: float,
         score_range: tuple[float, float],
         higher_is_better: bool = True,
-        error: float = ERROR,
+        error: float = STOPPING_RULES.error,
         least: int = 0,
     ) -> None:
         self._sign = 1.0 if higher_is_better else -1.0
         self._reference = np.asarray(reference, np.float64)
-        self._limit = limit + TOLERANCE
+        self._limit = limit + STOPPING_RULES.tolerance
         self._level = -math.log(error)
         self._least = least
         worst, best = score_range if higher_is_better else score_range[::-1]
@@ -122,7 +131,8 @@ class PairedTest:
         start = self.samples
         new = self._sign * (self._reference[start : start + len(scores)] - scores)
         self.differences = np.concatenate([self.differences, new])
-        if self.samples < max(self._least, self._looked + CHECK_EVERY) and self.samples < len(self._reference):
+        next_look = max(self._least, self._looked + STOPPING_RULES.samples_between_checks)
+        if self.samples < min(next_look, len(self._reference)):
             return Verdict.OPEN
         self._looked = self.samples
         return self._verdict()

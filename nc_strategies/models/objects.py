@@ -39,24 +39,34 @@ def model_source(model: Any, folder: Path, name: str = "") -> ModelSource:
     kinds = {f"{base.__module__}.{base.__name__}" for base in type(model).__mro__}
     if any(kind.startswith("torch.") for kind in kinds):
         raise InputError(KEY, "is a PyTorch model", "an ONNX model, exported with torch.onnx.export")
-    # An object in the caller's own process could have run its code there already: it is trusted with it.
     try:
-        if _named(kinds, "onnx", "ModelProto"):
-            return _written(name, "onnx", folder / "model.onnx", model.SerializeToString())
-        if _named(kinds, "tensorflow", "GraphDef"):
-            return _written(name, "graph_def", folder / "model.pb", model.SerializeToString())
-        if any(kind.startswith(("keras.", "tf_keras.")) for kind in kinds) and hasattr(model, "get_weights"):
-            path = folder / "model.keras"
-            model.save(path)
-            return ModelSource(name or "model", {"keras": path}, _keras_digest(model), trust=True)
-        if getattr(model, "signatures", None) and "tensorflow" in sys.modules:
-            path = folder / "saved_model"
-            # Whoever made the object has imported TensorFlow; nobody else needs it here.
-            sys.modules["tensorflow"].saved_model.save(model, str(path), signatures=model.signatures)
-            return ModelSource(name or "model", {"saved_model": path}, trust=True)
+        written = _save(model, kinds, folder, name or "model")
     except (ValueError, TypeError, OSError) as error:
         raise InputError(KEY, f"cannot be written ({first_line(error)})", "save it and give its path") from error
-    raise InputError(KEY, f"is of type {type(model).__name__}", ALLOWED)
+    if written is None:
+        raise InputError(KEY, f"is of type {type(model).__name__}", ALLOWED)
+    return written
+
+
+def _save(model: Any, kinds: set[str], folder: Path, name: str) -> ModelSource | None:
+    """Write an object in its framework's own format; None where no framework knows it.
+
+    An object in the caller's own process could have run its code there already: it is trusted with it.
+    """
+    if _named(kinds, "onnx", "ModelProto"):
+        return _written(name, "onnx", folder / "model.onnx", model.SerializeToString())
+    if _named(kinds, "tensorflow", "GraphDef"):
+        return _written(name, "graph_def", folder / "model.pb", model.SerializeToString())
+    if any(kind.startswith(("keras.", "tf_keras.")) for kind in kinds) and hasattr(model, "get_weights"):
+        path = folder / "model.keras"
+        model.save(path)
+        return ModelSource(name, {"keras": path}, _keras_digest(model), trust=True)
+    if getattr(model, "signatures", None) and "tensorflow" in sys.modules:
+        path = folder / "saved_model"
+        # Whoever made the object has imported TensorFlow; nobody else needs it here.
+        sys.modules["tensorflow"].saved_model.save(model, str(path), signatures=model.signatures)
+        return ModelSource(name, {"saved_model": path}, trust=True)
+    return None
 
 
 def _named(kinds: set[str], package: str, name: str) -> bool:
@@ -74,7 +84,7 @@ def _from_path(path: Path, name: str) -> ModelSource:
 
 def _written(name: str, kind: str, path: Path, data: bytes) -> ModelSource:
     path.write_bytes(data)
-    return ModelSource(name or "model", {kind: path}, trust=True)
+    return ModelSource(name, {kind: path}, trust=True)
 
 
 def _keras_digest(model: Any) -> str:

@@ -20,20 +20,37 @@ def find_conversion_edges(graph: Graph) -> tuple[ConversionEdge[str], ...]:
     acts = {fused_op.act.name for fused_op in graph.fused_ops.values() if fused_op.act is not None}
     position = {node.name: index for index, node in enumerate(graph.model.graph.node)}
     found = []
-    tensors = [i.name for i in graph.model.graph.input]
-    tensors += [name for node in graph.model.graph.node if graph.carried(node) is None for name in node.output]
-    for tensor in tensors:
+    for tensor in _tensors(graph):
         consumers, floats = _readers(graph, tensor, acts)
         fused_op = made.get(tensor)
         if fused_op is None and len(consumers) < 2:
             continue  # With one reader, what it costs is that reader's own.
-        shape = graph.shapes.get(tensor, ())
-        elements = prod(d or 1 for d in shape[1:]) if len(shape) > 1 else 0
         ordered = tuple(sorted(consumers, key=position.__getitem__))
         found.append(
-            ConversionEdge(fused_op.name if fused_op else None, ordered, elements, floats, False, _clipped(fused_op))
+            ConversionEdge(
+                fused_op.name if fused_op else None,
+                ordered,
+                _elements(graph, tensor),
+                floats,
+                False,
+                _clipped(fused_op),
+            )
         )
     return tuple(found)
+
+
+def _tensors(graph: Graph) -> list[str]:
+    """The inputs, and what is computed: not what only carries the values of another tensor."""
+    return [
+        *(i.name for i in graph.model.graph.input),
+        *(name for node in graph.model.graph.node if graph.carried(node) is None for name in node.output),
+    ]
+
+
+def _elements(graph: Graph, tensor: str) -> int:
+    """Elements of a sample; dimensions that are free count as one."""
+    shape = graph.shapes.get(tensor, ())
+    return prod(d or 1 for d in shape[1:]) if len(shape) > 1 else 0
 
 
 def _clipped(fused_op: FusedOp | None) -> frozenset[tuple[str, str]]:

@@ -21,18 +21,44 @@ def pairs(graph: Graph) -> list[Pair[FusedOp]]:
     found = []
     for first in graph.fused_ops.values():
         second = by_input.get(first.output)
-        if first.weight is None or second is None or (first.act is not None and first.act.op_type != "Relu"):
-            continue
-        names = {first.raw, first.output}
-        alone = all(len(graph.consumers.get(name, [])) == 1 for name in names) and not names & graph.outputs
-        own = all(len(graph.consumers[name]) == 1 for name in (first.weight, first.bias, second.weight) if name)
-        channels = int(np.moveaxis(graph.array(first.weight), _output_axis(first), 0).shape[0])
-        fits = (first.type == "Conv") == (second.type == "Conv") and channels == len(_by_input(graph, second))
-        fits = fits and not _attribute(second, "transA", 0)
-        plain = first.bias is None or graph.array(first.bias).shape == (channels,)
-        if alone and own and fits and plain:
-            found.append(Pair(first, second, first.output, channels, 1 if first.type == "Conv" else -1))
+        if second is not None and first.weight is not None and _can_be_scaled(graph, first, second):
+            found.append(Pair(first, second, first.output, _channels(graph, first), 1 if first.type == "Conv" else -1))
     return found
+
+
+def _can_be_scaled(graph: Graph, first: FusedOp, second: FusedOp) -> bool:
+    """Whether factors of channels between two operators cancel, and nobody else sees them."""
+    return (
+        (first.act is None or first.act.op_type == "Relu")
+        and _alone(graph, first, second)
+        and _channels_agree(graph, first, second)
+    )
+
+
+def _alone(graph: Graph, first: FusedOp, second: FusedOp) -> bool:
+    """Whether nothing else reads what is between two operators, or their constants."""
+    between = {first.raw, first.output}
+    constants = [name for name in (first.weight, first.bias, second.weight) if name]
+    return not between & graph.outputs and all(
+        len(graph.consumers.get(name, [])) == 1 for name in (*between, *constants)
+    )
+
+
+def _channels_agree(graph: Graph, first: FusedOp, second: FusedOp) -> bool:
+    channels = _channels(graph, first)
+    plain_bias = first.bias is None or graph.array(first.bias).shape == (channels,)
+    return (
+        plain_bias
+        and (first.type == "Conv") == (second.type == "Conv")
+        and channels == len(_by_input(graph, second))
+        and not _attribute(second, "transA", 0)
+    )
+
+
+def _channels(graph: Graph, fused_op: FusedOp) -> int:
+    """Output channels of an operator with a weight."""
+    assert fused_op.weight is not None
+    return int(graph.array(fused_op.weight).shape[_output_axis(fused_op)])
 
 
 def equalized(graph: Graph, chosen: Sequence[Pair[FusedOp]], peaks: Mapping[str, Array]) -> Graph:

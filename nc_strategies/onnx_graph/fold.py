@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from nc_strategies.onnx_graph import fold_shapes, fuse, interpreter
@@ -37,8 +39,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
         del folded.graph.value_info[:]
     folded = onnx.shape_inference.infer_shapes(folded)
     if plain:
-        values = [*folded.graph.input, *folded.graph.value_info, *folded.graph.output]
-        fuse.join(folded, {v.name: shape_of(v) for v in values if v.type.HasField("tensor_type")})
+        fuse.join(folded, _shapes(folded.graph))
         folded = onnx.shape_inference.infer_shapes(folded)
     _without_empty_reshapes(folded)
     _sums_into_biases(folded)
@@ -54,24 +55,40 @@ def _sums_into_biases(model: onnx.ModelProto) -> None:
     arrays = {i.name: i for i in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     readers = Counter([*_names_read(graph), *(o.name for o in graph.output)])
-    for add in [n for n in graph.node if n.op_type == "Add" and n.domain in ("", "ai.onnx")]:
+    for add in _own(graph, "Add"):
         known = [i for i, name in enumerate(add.input) if name in arrays]
         conv = producers.get(add.input[1 - known[0]]) if len(known) == 1 else None
         if conv is None or conv.op_type != "Conv" or readers[conv.output[0]] > 1:
             continue
-        names, constant = [*conv.input, ""], numpy_helper.to_array(arrays[add.input[known[0]]])
-        plain = names[1] in arrays and (not names[2] or names[2] in arrays)
-        if not plain or constant.size != 1 or constant.ndim > len(arrays[names[1]].dims):
+        bias = _bias_with(conv, numpy_helper.to_array(arrays[add.input[known[0]]]), arrays)
+        if bias is None:
             continue
-        bias = numpy_helper.to_array(arrays[names[2]]) if names[2] else np.zeros(arrays[names[1]].dims[0])
-        made = numpy_helper.from_array((bias + constant.item()).astype(constant.dtype), f"{add.output[0]}/bias")
+        made = numpy_helper.from_array(bias, f"{add.output[0]}/bias")
         graph.initializer.append(made)
         arrays[made.name] = made
-        conv.input[:] = [*names[:2], made.name]
+        conv.input[:] = [*conv.input[:2], made.name]
         conv.output[0] = add.output[0]
         producers[add.output[0]] = conv
         graph.node.remove(add)
     _drop_unused(graph)
+
+
+def _bias_with(
+    conv: onnx.NodeProto, constant: NDArray[Any], arrays: Mapping[str, onnx.TensorProto]
+) -> NDArray[Any] | None:
+    """A convolution's bias with a constant added; None where that is not one number, or weight or bias are computed."""
+    _, weight, bias = [*conv.input, ""][:3]
+    if weight not in arrays or (bias and bias not in arrays):
+        return None
+    if constant.size != 1 or constant.ndim > len(arrays[weight].dims):
+        return None
+    own = numpy_helper.to_array(arrays[bias]) if bias else np.zeros(arrays[weight].dims[0])
+    return np.asarray((own + constant.item()).astype(constant.dtype))
+
+
+def _own(graph: onnx.GraphProto, *kinds: str) -> list[onnx.NodeProto]:
+    """The nodes of some of ONNX's own types."""
+    return [n for n in graph.node if n.op_type in kinds and n.domain in ("", "ai.onnx")]
 
 
 def _without_empty_reshapes(model: onnx.ModelProto) -> None:
@@ -83,29 +100,38 @@ def _without_empty_reshapes(model: onnx.ModelProto) -> None:
     graph = model.graph
     arrays = {i.name: i for i in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
-    values = [*graph.input, *graph.value_info, *graph.output]
-    shapes = {v.name: shape_of(v) for v in values if v.type.HasField("tensor_type")}
+    shapes = _shapes(graph)
     top = Counter(name for node in graph.node for name in node.input)
     everywhere = Counter(_names_read(graph))
     results = {o.name for o in graph.output}
-    for node in [n for n in graph.node if _reshapes(n)]:
+    for node in _own(graph, *RESHAPING):
         target = node.output[0]
         if top[target] != everywhere[target] or target in results:
             continue
         source = _same(node, shapes, arrays, producers)
-        if source is None:
-            continue
-        for reader in graph.node:
-            for index, name in enumerate(reader.input):
-                if name == target:
-                    reader.input[index] = source
-        graph.node.remove(node)
+        if source is not None:
+            _read_instead(graph, target, source)
+            graph.node.remove(node)
     read = Counter([*_names_read(graph), *results])
-    for node in reversed([n for n in graph.node if _reshapes(n)]):
+    for node in reversed(_own(graph, *RESHAPING)):
         if not read[node.output[0]]:
             read.subtract(node.input)
             graph.node.remove(node)
     _drop_unused(graph)
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
+    """Dimensions by tensor, None where they are free."""
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {v.name: shape_of(v) for v in values if v.type.HasField("tensor_type")}
+
+
+def _read_instead(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Let all that reads one tensor read another."""
+    for reader in graph.node:
+        for index, name in enumerate(reader.input):
+            if name == old:
+                reader.input[index] = new
 
 
 def _reshapes(node: onnx.NodeProto) -> bool:
@@ -167,19 +193,23 @@ def _pads_into_pools(model: onnx.ModelProto) -> None:
     producers = {name: node for node in graph.node for name in node.output}
     arrays = {i.name: i for i in graph.initializer}
     readers = Counter([*_names_read(graph), *(o.name for o in graph.output)])
-    for pool in [n for n in graph.node if n.op_type == "MaxPool" and n.domain in ("", "ai.onnx")]:
+    for pool in _own(graph, "MaxPool"):
         pad = producers.get(pool.input[0])
         if pad is None or pad.op_type != "Pad" or readers[pad.output[0]] > 1:
             continue
         pads = _pool_pads(pool, pad, arrays)
         if pads is None or not _not_negative(producers.get(pad.input[0]), arrays):
             continue
-        kept = [a for a in pool.attribute if a.name not in ("pads", "auto_pad")]
-        del pool.attribute[:]
-        pool.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+        _set_pads(pool, pads)
         pool.input[0] = pad.input[0]
         graph.node.remove(pad)
     _drop_unused(graph)
+
+
+def _set_pads(pool: onnx.NodeProto, pads: list[int]) -> None:
+    kept = [a for a in pool.attribute if a.name not in ("pads", "auto_pad")]
+    del pool.attribute[:]
+    pool.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
 
 
 def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
@@ -193,25 +223,34 @@ def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
 def _pool_pads(pool: onnx.NodeProto, pad: onnx.NodeProto, arrays: dict[str, onnx.TensorProto]) -> list[int] | None:
     """The pads of `pool` and `pad` together; None where the pool cannot take those of `pad`."""
     own = {a.name: onnx.helper.get_attribute_value(a) for a in pool.attribute}
-    mode = next((onnx.helper.get_attribute_value(a) for a in pad.attribute if a.name == "mode"), b"constant")
-    names = [*pad.input[1:], "", ""]
-    plain = (
-        mode == b"constant"
-        and len(pad.input) <= 3
-        and names[0] in arrays
-        and len(pool.output) == 1
-        and own.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
-        and not own.get("ceil_mode", 0)
-        and all(d == 1 for d in own.get("dilations", ()))
-    )
-    if not plain or (names[1] and (names[1] not in arrays or numpy_helper.to_array(arrays[names[1]]).item() != 0)):
+    wide = _zero_pads(pad, arrays)
+    if wide is None or len(pool.output) != 1 or not _plain_windows(own):
         return None
     kernel = own["kernel_shape"]
-    wide = numpy_helper.to_array(arrays[names[0]]).reshape(2, -1)
     if wide.shape[1] != len(kernel) + 2 or wide[:, :2].any() or (wide < 0).any():
         return None
     pads = wide[:, 2:] + np.reshape(own.get("pads", [0] * 2 * len(kernel)), (2, -1))
     return [int(p) for p in pads.ravel()] if (pads < np.asarray(kernel)).all() else None
+
+
+def _plain_windows(pool: Mapping[str, Any]) -> bool:
+    """Whether a pool, of which the attributes are given, pads as told, and its windows have no holes."""
+    return (
+        pool.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+        and not pool.get("ceil_mode", 0)
+        and all(d == 1 for d in pool.get("dilations", ()))
+    )
+
+
+def _zero_pads(pad: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> NDArray[np.int64] | None:
+    """Zeros that are added before and behind each axis, shape (2, axes); None where they vary or are not zeros."""
+    mode = next((onnx.helper.get_attribute_value(a) for a in pad.attribute if a.name == "mode"), b"constant")
+    _, amounts, value = [*pad.input, "", ""][:3]
+    if mode != b"constant" or len(pad.input) > 3 or amounts not in arrays:
+        return None
+    if value and (value not in arrays or numpy_helper.to_array(arrays[value]).item() != 0):
+        return None
+    return np.asarray(numpy_helper.to_array(arrays[amounts]).reshape(2, -1))
 
 
 def _not_negative(node: onnx.NodeProto | None, arrays: dict[str, onnx.TensorProto]) -> bool:

@@ -72,35 +72,47 @@ def settle(model: onnx.ModelProto) -> bool:
         Whether anything changed.
     """
     graph = model.graph
-    known = {i.name for i in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    free = [
-        n
-        for n in graph.node
-        if n.op_type == "Reshape"
-        and n.domain in ("", "ai.onnx")
-        and n.input[1] not in known
-        and _from_shapes(n.input[1], producers, known)
-    ]
-    inputs = [i for i in graph.input if i.name not in known]
-    if not free or not all(_only_batch_free(i) for i in inputs) or _shapes_by_values(graph, producers, known):
+    free, inputs = _computed_reshapes(graph)
+    if not free:
         return False
     try:
         seen = _shapes(model, [n.output[0] for n in free], inputs)
     except Exception as error:  # noqa: BLE001 - the engine raises a class of its own for every status code
         log.info("shapes are left to be computed at every run: %s", first_line(error))
         return False
-    changed = False
+    constants = {node.output[0]: _constant([shapes[node.output[0]] for shapes in seen]) for node in free}
     for node in free:
-        constant = _constant([shapes[node.output[0]] for shapes in seen])
-        if constant is not None:
-            name = f"{node.output[0]}/shape"
-            graph.initializer.append(numpy_helper.from_array(constant, name))
-            node.input[1] = name
-            changed = True
+        _set_shape(graph, node, constants[node.output[0]])
+    changed = any(constant is not None for constant in constants.values())
     if changed:
         drop_unread(graph, ARITHMETIC)
     return changed
+
+
+def _computed_reshapes(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
+    """Reshapes whose shape is computed from other shapes, where only the batch may be free; and the real inputs."""
+    known = {i.name for i in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    found = [
+        n
+        for n in graph.node
+        if _is_reshape(n) and n.input[1] not in known and _from_shapes(n.input[1], producers, known)
+    ]
+    inputs = [i for i in graph.input if i.name not in known]
+    if not all(_only_batch_free(i) for i in inputs) or _shapes_by_values(graph, producers, known):
+        return [], inputs
+    return found, inputs
+
+
+def _is_reshape(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Reshape" and node.domain in ("", "ai.onnx")
+
+
+def _set_shape(graph: onnx.GraphProto, node: onnx.NodeProto, constant: NDArray[np.int64] | None) -> None:
+    """Give a ``Reshape`` a constant shape, where there is one."""
+    if constant is not None:
+        node.input[1] = f"{node.output[0]}/shape"
+        graph.initializer.append(numpy_helper.from_array(constant, node.input[1]))
 
 
 def _from_shapes(name: str, producers: dict[str, onnx.NodeProto], known: set[str]) -> bool:

@@ -142,23 +142,10 @@ class Graph:
         return (source, factor) if LEAST_FACTOR <= factor <= LARGEST_FACTOR else None
 
     def _fused_op(self, node: onnx.NodeProto) -> FusedOp | None:
-        if node.output[0] in self.scaled:
+        operands = self._operands(node) if self._quantizable(node) else None
+        if operands is None:
             return None
-        if node.op_type not in QUANTIZABLE or node.domain not in ("", "ai.onnx") or node.output[0] not in self.floats:
-            return None
-        weight = bias = None
-        names = list(node.input)
-        if node.op_type in WEIGHTED and names[1] in self.initializers:
-            weight, names = names[1], names[:1] + names[2:]
-            if node.op_type == "MatMul" and len(self.initializers[weight].dims) != 2:
-                return None
-            if len(names) > 1 and names[1]:
-                bias, names = names[1], names[:1]
-                if bias not in self.initializers or not self._plain_bias(node, bias):
-                    return None
-        elif node.op_type in ("Conv", "Gemm"):
-            return None
-        names = [n for n in names if n]
+        names, weight, bias = operands
         constants = tuple(n for n in names if n in self.initializers)
         if len(constants) == len(names):
             return None
@@ -168,6 +155,27 @@ class Graph:
         low, high = self._bounds(act) if act is not None else (-np.inf, np.inf)
         inputs = tuple(n for n in names if n not in self.initializers)
         return FusedOp(node, inputs, constants, weight, bias, act, low, high)
+
+    def _quantizable(self, node: onnx.NodeProto) -> bool:
+        return (
+            node.op_type in QUANTIZABLE
+            and node.domain in ("", "ai.onnx")
+            and node.output[0] in self.floats
+            and node.output[0] not in self.scaled
+        )
+
+    def _operands(self, node: onnx.NodeProto) -> tuple[list[str], str | None, str | None] | None:
+        """Activations and constants that a node reads, its weight, and its bias; None where no int8 kernel fits."""
+        names = list(node.input)
+        if node.op_type not in WEIGHTED or names[1] not in self.initializers:
+            return None if node.op_type in ("Conv", "Gemm") else ([n for n in names if n], None, None)
+        source, weight, *rest = names
+        if node.op_type == "MatMul" and len(self.initializers[weight].dims) != 2:
+            return None
+        bias = rest[0] if rest and rest[0] else None
+        if bias is not None and (bias not in self.initializers or not self._plain_bias(node, bias)):
+            return None
+        return [source], weight, bias
 
     def _plain_bias(self, node: onnx.NodeProto, bias: str) -> bool:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}

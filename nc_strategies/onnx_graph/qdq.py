@@ -131,17 +131,8 @@ class QdqGraph:
     def run(self) -> tuple[onnx.ModelProto, str]:
         """The model and its fingerprint: a hash of its nodes and scales."""
         for node in self.graph.model.graph.node:
-            fused_op = self.graph.fused_ops.get(node.name)
-            if node.name in self.dropped:
-                continue
-            if fused_op is not None and node.name in self.schemes:
-                self.int8_fused_op(fused_op, self.schemes[node.name])
-            elif node.output[0] in self.graph.scaled and self.graph.carried(node) in self.state:
-                self.scaled(node)
-            elif node.op_type in FOLLOWING and node.input[0] in self.state and self.wanted(node.output[0]):
-                self.following(node)
-            else:
-                self.float_node(node)
+            if node.name not in self.dropped:
+                self.emit(node)
         source = self.graph.model
         self.drop_unread()
         used = {name for node in self.nodes for name in node.input}
@@ -159,6 +150,18 @@ class QdqGraph:
         for node in self.nodes:
             self.digest.update(node.SerializeToString(deterministic=True))
         return model, self.digest.hexdigest()[:16]
+
+    def emit(self, node: onnx.NodeProto) -> None:
+        """Add what stands for a node of the fp32 model."""
+        fused_op = self.graph.fused_ops.get(node.name)
+        if fused_op is not None and node.name in self.schemes:
+            self.int8_fused_op(fused_op, self.schemes[node.name])
+        elif node.output[0] in self.graph.scaled and self.graph.carried(node) in self.state:
+            self.scaled(node)
+        elif node.op_type in FOLLOWING and node.input[0] in self.state and self.wanted(node.output[0]):
+            self.following(node)
+        else:
+            self.float_node(node)
 
     def wanted(self, name: str, through: Set[str] = FOLLOWING) -> list[TensorScheme]:
         """How the int8 operators that read a tensor, directly or behind operators of some types, want it."""
@@ -188,32 +191,39 @@ class QdqGraph:
         if fused_op.type == "HardSigmoid":
             self.hard_sigmoid(fused_op, key)
             return
-        node = onnx.NodeProto()
-        node.CopyFrom(fused_op.node)
-        sources = {name: self.quantized(name, key) for name in fused_op.inputs}
+        node = self.reading_int8(fused_op, scheme)
+        readers = self.wanted(fused_op.output)
+        out_key = readers[0] if readers else key
+        act_stays = fused_op.act is not None and not self.saturates(fused_op, out_key)
+        if fused_op.type in FLOAT_OUTPUT and (act_stays or not readers):
+            self.nodes.append(node)
+        elif act_stays:
+            self.emit_quantized(node, fused_op.raw, key)
+        else:
+            if fused_op.act is not None:
+                self.dropped.add(fused_op.act.name)
+            self.emit_quantized(node, fused_op.output, out_key)
+
+    def reading_int8(self, fused_op: FusedOp, scheme: OpScheme) -> onnx.NodeProto:
+        """A copy of an operator that reads its activations, constants, weight and bias from Q/DQ pairs."""
+        sources = {name: self.quantized(name, scheme.activation) for name in fused_op.inputs}
         for name in fused_op.constants:
-            sources[name] = self.quantized_constant(name, key)
+            sources[name] = self.quantized_constant(name, scheme.activation)
         read = {name: self.dequantize(q) for name, q in sources.items()}
         names = [read.get(name, name) for name in fused_op.node.input]
         if fused_op.weight is not None and scheme.weight is not None:
             names = [read[fused_op.inputs[0]], *self.weight(fused_op, scheme.weight, sources[fused_op.inputs[0]])]
+        node = onnx.NodeProto()
+        node.CopyFrom(fused_op.node)
         del node.input[:]
         node.input.extend(names)
-        readers = self.wanted(fused_op.output)
-        out_key = readers[0] if readers else key
-        scale, zero = self.parameters(fused_op.output, out_key)
+        return node
+
+    def saturates(self, fused_op: FusedOp, key: TensorScheme) -> bool:
+        """Whether an operator's quantized range ends where its activation function does, which then has no effect."""
+        scale, zero = self.parameters(fused_op.output, key)
         lowest, highest = (QMIN - zero) * float(scale), (QMAX - zero) * float(scale)
-        redundant = fused_op.act is not None and lowest >= fused_op.low - 1e-6 and highest <= fused_op.high * (1 + 1e-6)
-        open_output = not readers or (fused_op.act is not None and not redundant)
-        if fused_op.type in FLOAT_OUTPUT and open_output:
-            self.nodes.append(node)
-        elif fused_op.act is not None and not redundant:
-            self.emit_quantized(node, fused_op.raw, key)
-        else:
-            if fused_op.act is not None:
-                # The quantized range itself saturates where the activation function would.
-                self.dropped.add(fused_op.act.name)
-            self.emit_quantized(node, fused_op.output, out_key)
+        return lowest >= fused_op.low - 1e-6 and highest <= fused_op.high * (1 + 1e-6)
 
     def hard_sigmoid(self, fused_op: FusedOp, key: TensorScheme) -> None:
         """A sum with a constant, whose quantized range saturates where the function does, in another scale.

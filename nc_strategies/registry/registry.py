@@ -125,18 +125,7 @@ class Registry:
             if set(values) - {"name"}:
                 raise InputError(f"{key}.{min(set(values) - {'name'})}", f"{kind} {component.name!r} has no settings")
             return None
-        allowed = {f.name for f in dataclasses.fields(component.schema)}
-        values = {k: v for k, v in values.items() if k in allowed or v is not None}
-        for name in values:
-            if name not in allowed:
-                raise InputError(
-                    f"{key}.{name}",
-                    f"is not a setting of {kind} {component.name!r}",
-                    f"allowed: {', '.join(sorted(allowed))}",
-                )
-        for name, value in values.items():
-            if value == "???":
-                raise InputError(f"{key}.{name}", "is missing", f"{kind} {component.name!r} needs it")
+        values = _known(component, component.schema, values, key)
         try:
             merged = OmegaConf.merge(OmegaConf.structured(component.schema), OmegaConf.create(values))
             return OmegaConf.to_object(merged)
@@ -224,6 +213,26 @@ class Registry:
                 implementation.function(**wanted)
             except Exception:  # as above
                 log.exception("plugin %s failed in %s; the run goes on", implementation.plugin_name, hook)
+
+
+def _known(component: Component, schema: type, values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Values of settings that a component has; those of others may stand there as None.
+
+    Raises:
+        InputError: unknown key, or a value that must be given is missing.
+    """
+    allowed = {f.name for f in dataclasses.fields(schema)}
+    unknown = [name for name, value in values.items() if name not in allowed and value is not None]
+    if unknown:
+        raise InputError(
+            f"{key}.{unknown[0]}",
+            f"is not a setting of {component.kind} {component.name!r}",
+            f"allowed: {', '.join(sorted(allowed))}",
+        )
+    missing = [name for name in values if name in allowed and values[name] == "???"]
+    if missing:
+        raise InputError(f"{key}.{missing[0]}", "is missing", f"{component.kind} {component.name!r} needs it")
+    return {name: value for name, value in values.items() if name in allowed}
 
 
 @functools.cache

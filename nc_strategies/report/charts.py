@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from nc_strategies.problem import Evaluation
+from nc_strategies.problem import Evaluation, Goal, Trial
 from nc_strategies.report.operators import Operator
 from nc_strategies.report.run_files import RunFiles
 
@@ -86,23 +86,7 @@ def _axis(run: RunFiles) -> tuple[str, str]:
 def trade_off(run: RunFiles) -> Spec | None:
     """Accuracy against latency of every trial, the goal's line, fp32 and the Pareto front; None without a trial."""
     goal = run.goal
-    points = []
-    for trial in run.trials:
-        done = trial.evaluation
-        where = position(run, done) if done else None
-        if goal is None or done is None or where is None or trial.state == "failed":
-            continue
-        points.append(
-            {
-                "trial": trial.number,
-                "x": round(where, 5),
-                "accuracy": done.metric("accuracy"),
-                "state": STATES[run.state(trial)],
-                "loss": goal.loss(done),
-                "int8": done.int8_ops,
-                "speedup": round(run.gain(done) or 0.0, 3),
-            }
-        )
+    points = _placed(run, goal) if goal is not None else []
     if goal is None or not points:
         return None
     asked, title = goal.constraints[0], _axis(run)[1]
@@ -114,7 +98,6 @@ def trade_off(run: RunFiles) -> Spec | None:
         "label": "fp32",
     }
     number = run.chosen.number if run.chosen else None
-    chosen = [p for p in points if p["trial"] == number]
     zoomed = {"zero": False, "nice": True}
     x = {"field": "x", "type": "quantitative", "title": f"{title}, less is better", "scale": zoomed}
     y = {"field": "y", "type": "quantitative", "title": run.metric, "scale": zoomed}
@@ -136,7 +119,7 @@ def trade_off(run: RunFiles) -> Spec | None:
         },
         {"mark": POINT, "encoding": {"x": x, "y": y, "tooltip": tip, **_state_encoding(points)}},
         {
-            "data": {"values": chosen},
+            "data": {"values": [p for p in points if p["trial"] == number]},
             "mark": {"type": "point", "size": 320, "strokeWidth": 2.5, "opacity": 1, "color": "var(--ink)"},
             "encoding": {"x": x, "y": y, "tooltip": tip},
         },
@@ -176,6 +159,28 @@ def trade_off(run: RunFiles) -> Spec | None:
     return _spec(text, 340, points, layer)
 
 
+def _placed(run: RunFiles, goal: Goal) -> list[dict[str, Any]]:
+    """The evaluated trials with their place on the axis of cost."""
+    points = []
+    for trial in run.trials:
+        done = trial.evaluation
+        where = position(run, done) if done else None
+        if done is None or where is None or trial.state == "failed":
+            continue
+        points.append(
+            {
+                "trial": trial.number,
+                "x": round(where, 5),
+                "accuracy": done.metric("accuracy"),
+                "state": STATES[run.state(trial)],
+                "loss": goal.loss(done),
+                "int8": done.int8_ops,
+                "speedup": round(run.gain(done) or 0.0, 3),
+            }
+        )
+    return points
+
+
 def _clip(points: list[dict[str, Any]], room: float, up: bool, baseline: float) -> None:
     most = max(sorted(p["loss"] for p in points)[len(points) // 2], OUTLIER * abs(room), 1e-9)
     for p in points:
@@ -193,33 +198,14 @@ def _front(points: list[dict[str, Any]], up: bool) -> list[dict[str, Any]]:
 
 def search(run: RunFiles) -> Spec | None:
     """Each trial's gain and the best so far, in the order of the trials; None without a trial."""
-    points: list[dict[str, Any]] = []
-    line: list[dict[str, Any]] = []
-    best = 0.0
-    for trial in run.trials:
-        gain = run.gain(trial.evaluation) if trial.evaluation else None
-        state = run.state(trial)
-        reach = max((r for _, r in trial.evaluation.spread), default=0.0) if trial.evaluation else 0.0
-        points.append(
-            {
-                "trial": trial.number,
-                "gain": round(gain, 4) if gain else None,
-                "state": STATES[state],
-                "low": round(gain / (1 + reach), 4) if gain else None,
-                "high": round(gain * (1 + reach), 4) if gain else None,
-                "note": trial.note,
-                "error": trial.error or "",
-            }
-        )
-        if gain and state == "kept" and gain > best:
-            best = gain
-        if best:
-            line.append({"trial": trial.number, "gain": round(best, 4)})
+    points = [_timed(run, trial) for trial in run.trials]
     if run.goal is None or all(p["gain"] is None for p in points):
         return None
     top = REACH * max(p["gain"] or 0.0 for p in points)
     for p in points:
         p["high"] = min(p["high"], top) if p["high"] else None
+    best = _best_so_far(run)
+    line = [{"trial": number, "gain": round(gain, 4)} for number, gain in best.items()]
     names = " and ".join(o.name for o in run.goal.objectives)
     last = max(p["trial"] for p in points)
     x = {
@@ -258,8 +244,42 @@ def search(run: RunFiles) -> Spec | None:
         },
     ]
     text = f"{len(points)} trials in their order; "
-    text += f"the best that keeps the accuracy is {best:.2f} times fp32." if best else "none keeps the accuracy."
+    text += (
+        f"the best that keeps the accuracy is {max(best.values()):.2f} times fp32."
+        if best
+        else "none keeps the accuracy."
+    )
     return _spec(text, 260, points, layer)
+
+
+def _timed(run: RunFiles, trial: Trial) -> dict[str, Any]:
+    """A trial with its gain and the interval of it; both None where it was not timed."""
+    done = trial.evaluation
+    gain = run.gain(done) if done else None
+    reach = max((r for _, r in done.spread), default=0.0) if done else 0.0
+    figures = {"gain": gain, "low": gain / (1 + reach), "high": gain * (1 + reach)} if gain else {}
+    rounded = {name: round(figures[name], 4) if figures else None for name in ("low", "high", "gain")}
+    return {
+        "trial": trial.number,
+        "gain": rounded.pop("gain"),
+        "state": STATES[run.state(trial)],
+        **rounded,
+        "note": trial.note,
+        "error": trial.error or "",
+    }
+
+
+def _best_so_far(run: RunFiles) -> dict[int, float]:
+    """The highest gain of the trials that keep the accuracy up to each trial, from the first one that does."""
+    found: dict[int, float] = {}
+    best = 0.0
+    for trial in run.trials:
+        gain = run.gain(trial.evaluation) if trial.evaluation else None
+        if gain and run.state(trial) == "kept":
+            best = max(best, gain)
+        if best:
+            found[trial.number] = best
+    return found
 
 
 def measured(rows: Sequence[Operator]) -> bool:
@@ -282,17 +302,27 @@ def price(rows: Sequence[Operator], metric: str) -> tuple[Spec | None, Spec | No
 
 def labels(names: Sequence[str]) -> dict[str, str]:
     """Names as an axis has room for them: without the parts of a path that tell no two of them apart, all different."""
-    paths = {name: name.split("/") for name in names}
-    first = Counter(parts[0] for parts in paths.values() if len(parts) > 1).most_common(1)
-    for name, parts in paths.items():
-        if first and 2 * first[0][1] > len(names) and len(parts) > 1 and parts[0] == first[0][0]:
-            paths[name] = parts[1:]
-    found = {}
-    for name, parts in paths.items():
-        others = [other for key, other in paths.items() if key != name]
-        length = next((k for k in range(1, len(parts) + 1) if all(o[:k] != parts[:k] for o in others)), len(parts))
-        found[name] = "/".join(parts[:length])
+    paths = _without_common_root({name: name.split("/") for name in names})
+    found = {
+        name: _shortest(parts, [other for key, other in paths.items() if key != name]) for name, parts in paths.items()
+    }
     return found if len(set(found.values())) == len(found) else {name: name for name in names}
+
+
+def _without_common_root(paths: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Paths without the first part that more than half of them share."""
+    roots = Counter(parts[0] for parts in paths.values() if len(parts) > 1)
+    root, count = max(roots.items(), key=lambda item: item[1], default=("", 0))
+    if 2 * count <= len(paths):
+        return paths
+    return {name: parts[1:] if len(parts) > 1 and parts[0] == root else parts for name, parts in paths.items()}
+
+
+def _shortest(parts: list[str], others: list[list[str]]) -> str:
+    """The beginning of a path that is none of the others'; the whole path where there is none."""
+    lengths = range(1, len(parts) + 1)
+    length = next((k for k in lengths if all(o[:k] != parts[:k] for o in others)), len(parts))
+    return "/".join(parts[:length])
 
 
 def _bars(values: list[tuple[Operator, float, float]], title: str, percent: bool = False) -> Spec | None:

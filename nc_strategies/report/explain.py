@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +9,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nc_strategies.report.advice import RULES
+from nc_strategies.report.causes import CAUSES
+from nc_strategies.report.facts import Available, Facts
 from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.report.table import STYLES
 
-UNSTEADY = 0.25
-"""Relative difference between a trial's speed-up and the final one from which the machine is called unsteady."""
-LATE = 0.8
-"""A best trial that comes after this share of the budget suggests that a larger one would find a better."""
 STOPS = {
     "budget": "its budget of trials was used",
     "timeout": "its time was used",
@@ -94,123 +92,37 @@ def verdict(run: RunFiles) -> list[str]:
 
 def why(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
     """Why the model is not faster, or why the goal was missed."""
-    goal = run.goal
     words: list[str] = list(run.analysis.get("remarks") or [])
-    if goal is None:
+    if run.goal is None:
         return words
-    done = [(t, t.evaluation) for t in run.trials if t.ok and t.evaluation is not None]
-    kept = [(t, e) for t, e in done if goal.feasible(e)]
-    if done and not kept:
-        trial, best = min(done, key=lambda pair: goal.violation(pair[1]))
-        words.append(
-            f"No trial kept the accuracy. The closest, trial {trial.number}, reached "
-            f"{best.metric('accuracy'):.4f}; {goal.violation(best):.4f} is missing."
-        )
-    elif kept and all(goal.cost(e) >= 1 for _, e in kept):
-        words.append("Trials kept the accuracy, but none of them was better than fp32.")
-    faster = [(t, e) for t, e in done if not goal.feasible(e)]
-    if kept and faster:
-        trial, first = min(faster, key=lambda pair: goal.cost(pair[1]))
-        if goal.cost(first) < min(goal.cost(e) for _, e in kept):
-            words.append(
-                f"A faster one was found but loses too much: trial {trial.number}, "
-                f"{1 / goal.cost(first):.2f} times fp32 at {run.metric} {first.metric('accuracy'):.4f}."
-            )
-    fixed = [o for o in rows if o.runs == "none"]
-    if fixed:
-        words.append(
-            f"{len(fixed)} operators offer no choice: the engine runs them in float, or fused with a neighbour."
-        )
-    lost = [o.name for o in rows if o.runs == "lost"]
-    if lost:
-        words.append(f"The engine runs {_names(lost)} in float although int8 was asked for.")
-    costly = sorted(
-        ((o.loss.value, o.loss.reach, o.name) for o in rows if o.loss and o.loss.sure and o.loss.value > 0),
-        reverse=True,
-    )
-    if costly:
-        words.append(
-            "Int8 costs most accuracy in "
-            + ", ".join(f"{name} ({value:+.4f} ± {reach:.4f})" for value, reach, name in costly[:3])
-            + "."
-        )
-    conversions = run.analysis.get("conversions")
-    if conversions:
-        words.append(f"{conversions} conversions and layout changes run between the operators.")
-    return words
+    facts = Facts(run, run.goal, rows, status(run))
+    return words + [text for cause in CAUSES if (text := cause(facts))]
 
 
-def advice(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
-    """What to try next."""
-    goal, tuned = run.goal, run.result.get("tuned")
-    words: list[str] = []
-    if goal is None:
-        return words
-    asked, limit = goal.constraints[0], run.result.get("budget", {}).get("max_trials", 0)
-    interval = (tuned or {}).get("accuracy_loss_ci95")
-    if tuned and interval and status(run) == "met":
-        room = asked.loss(asked.threshold)
-        if interval[1] > room:
-            count = (run.result.get("measure") or {}).get("samples") or "evaluation"
-            needed = (run.result.get("goal") or {}).get("samples_needed")
-            more = f"about {needed:,} samples tell such losses apart" if needed else "evaluate more to be sure"
-            words.append(
-                f"The loss is within what is tolerated on these {count} samples, but could be up to "
-                f"{interval[1]:.4f} on others like them ({room:.4f} is tolerated): {more}."
-            )
-    best = run.chosen
-    if best is not None and run.result.get("stop_reason") == "budget" and best.number > LATE * len(run.trials):
-        words.append(
-            f"The best came late (trial {best.number} of {len(run.trials)}): tuning.max_trials="
-            f"{2 * max(limit, len(run.trials))} in the same run_dir goes on from here."
-        )
-    timed = run.gain(best.evaluation) if best is not None and best.evaluation is not None else None
-    again = run.result.get("speedup")
-    if timed and again and "latency" in [o.name for o in goal.objectives] and abs(timed / again - 1) > UNSTEADY:
-        words.append(
-            f"Timing is unsteady: the chosen model was {timed:.2f} times as fast as fp32 in its trial and "
-            f"{again:.2f} times in the final measurement. Run on a machine that does nothing else."
-        )
-    if status(run) == "missed" and tuned:
-        violation = max(0.0, asked.violation(tuned["accuracy"]))
-        if violation > 0:
-            loss = asked.loss(tuned["accuracy"]) / (abs(asked.baseline) if asked.criterion == "relative" else 1)
-            words.append(f"tuning.tolerable_loss={loss + 5e-4:.3f} would accept the closest model.")
-            words.append("More or more typical calibration samples (data.calibration_samples) narrow the ranges.")
-        else:
-            words.append(
-                "Accuracy is kept, speed is not gained: this processor or engine may have no fast int8 "
-                "kernels for this model; try another backend, or metrics=accuracy_size."
-            )
-    if status(run) in ("missed", "met") and run.name("strategy") in ("random", "basic"):
-        words.append("strategy=sigopt searches groups of operators with a model of what it has seen.")
-    failed = Counter(t.error for t in run.trials if t.error)
-    for error, count in failed.most_common(1):
-        words.append(f"{count} trials failed, most often with: {error}")
-    if (run.result.get("measure") or {}).get("threads", 1) > 1:
-        words.append("measure.threads=1 makes timing several times less noisy.")
-    floats = [o for o in rows if o.asked == "fp32" and o.loss and o.loss.sure and o.loss.value > 0]
-    if floats and status(run) == "missed":
-        words.append(
-            f"Retrain with fake quantization, or change the layers, where int8 hurts: "
-            f"{_names([o.name for o in floats])}."
-        )
-    return words
+def advice(run: RunFiles, rows: Sequence[Operator], available: Available | None = None) -> list[str]:
+    """What to try next.
+
+    Args:
+        run: The run's folder.
+        rows: Its operators.
+        available: The components that can be chosen. What is not among them is recommended together with the command
+            that installs it; when left out, only the strategies of the core count as installed.
+    """
+    if run.goal is None:
+        return []
+    facts = Facts(run, run.goal, rows, status(run), available or {})
+    return [text for rule in RULES if (text := rule(facts))]
 
 
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def render(run: RunFiles) -> RenderableType:
-    """The explanation for a terminal."""
+def render(run: RunFiles, available: Available | None = None) -> RenderableType:
+    """The explanation for a terminal; `available` as for `advice`."""
     rows = operators(run)
     parts: list[Any] = [
         Text(headline(run), STYLES.get(status(run), "bold")),
         Text(goal_sentence(run)),
         Text(" ".join(verdict(run))),
     ]
-    for title, lines in (("Why", why(run, rows)), ("Try next", advice(run, rows))):
+    for title, lines in (("Why", why(run, rows)), ("Try next", advice(run, rows, available))):
         if lines:
             parts += [Text(f"\n{title}", "bold"), *(Text(f"- {line}") for line in lines)]
     floats = [o for o in rows if o.runs in ("fp32", "lost")]

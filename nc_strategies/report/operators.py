@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nc_strategies.measuring.latency import T_95
 from nc_strategies.problem import Trial
 from nc_strategies.report.run_files import RunFiles
+from nc_strategies.space import OpScheme
 
 LEAST_FREEDOM = 3
 """Residual degrees of freedom below which nothing is said of an estimate."""
@@ -78,48 +79,99 @@ def operators(run: RunFiles) -> list[Operator]:
     chosen = run.chosen
     if chosen is None:
         return []
-    schemes = chosen.config.schemes
-    facts: Mapping[str, Any] = run.analysis.get("operators") or {}
-    order = run.analysis.get("order") or list(schemes)
-    order = [*order, *(name for name in schemes if name not in set(order))]
-    noise = run.analysis.get("sensitivity") or {}
-    terms = (run.analysis.get("latency") or {}).get("saved") or {}
-    told = run.analysis.get("executed_int8")
-    ranks = _ranks(noise)
-    loss, saved = prices(run)
-    changes = _single_changes(run, chosen)
-    rows = []
-    for position, name in enumerate(order, 1):
-        scheme = schemes.get(name)
-        asked = "" if scheme is None else "fp32" if scheme.is_float else "int8"
-        executed = "" if told is None else "int8" if name in told else "fp32"
-        reason = _reason(
+    known = _Known.of(run, chosen)
+    order = run.analysis.get("order") or list(known.schemes)
+    order = [*order, *(name for name in known.schemes if name not in set(order))]
+    return [known.operator(position, name) for position, name in enumerate(order, 1)]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a run tells about operators, each by name.
+
+    Args:
+        run: The run.
+        schemes: What the chosen trial asks for.
+        facts: Type, and what may be chosen.
+        executed_int8: Those that the engine executes in int8; None where it does not tell.
+        loss: Price in the metric by the trials.
+        saved: Share of fp32's latency saved, by the trials.
+        noise: Noise-to-signal ratio, None where it is infinite.
+        modelled: Share of fp32's latency saved, by the latency model.
+        ranks: Place in the order of `noise`, from 1.
+        changes: What a trial showed that differs in it alone.
+    """
+
+    run: RunFiles
+    schemes: Mapping[str, OpScheme]
+    facts: Mapping[str, Mapping[str, Any]]
+    executed_int8: Collection[str] | None
+    loss: Mapping[str, Price]
+    saved: Mapping[str, Price]
+    noise: Mapping[str, float | None]
+    modelled: Mapping[str, float]
+    ranks: Mapping[str, int]
+    changes: Mapping[str, str]
+
+    @staticmethod
+    def of(run: RunFiles, chosen: Trial) -> _Known:
+        facts, noise = run.analysis.get("operators") or {}, run.analysis.get("sensitivity") or {}
+        modelled = (run.analysis.get("latency") or {}).get("saved") or {}
+        loss, saved = prices(run)
+        executed = run.analysis.get("executed_int8")
+        return _Known(
             run,
-            changes.get(name, ""),
+            chosen.config.schemes,
+            facts,
+            executed,
+            loss,
+            saved,
+            noise,
+            modelled,
+            _ranks(noise),
+            _single_changes(run, chosen),
+        )
+
+    def operator(self, position: int, name: str) -> Operator:
+        """One row."""
+        scheme = self.schemes.get(name)
+        asked = "" if scheme is None else _precision(not scheme.is_float)
+        executed = "" if self.executed_int8 is None else _precision(name in self.executed_int8)
+        reason = (
+            _forced(asked, executed, self.facts.get(name))
+            or self.changes.get(name)
+            or self._priced(name)
+            or "the trials do not tell it apart: the strategy's choice"
+        )
+        return Operator(
+            position,
+            name,
+            str((self.facts.get(name) or {}).get("type", "")),
             asked,
             executed,
-            facts.get(name),
-            loss.get(name),
-            saved.get(name),
-            ranks.get(name),
-            len(ranks),
+            str(scheme or ""),
+            self.loss.get(name),
+            self.saved.get(name),
+            self.noise.get(name),
+            self.modelled.get(name),
+            reason,
         )
-        rows.append(
-            Operator(
-                position,
-                name,
-                str((facts.get(name) or {}).get("type", "")),
-                asked,
-                executed,
-                str(scheme or ""),
-                loss.get(name),
-                saved.get(name),
-                noise.get(name),
-                terms.get(name),
-                reason,
-            )
-        )
-    return rows
+
+    def _priced(self, name: str) -> str:
+        """What the trials, or else the estimate of sensitivity, say of an operator; empty when they say nothing."""
+        loss, saved, parts = self.loss.get(name), self.saved.get(name), []
+        if loss is not None and loss.sure:
+            verb = "costs" if loss.value > 0 else "gains"
+            parts.append(f"int8 {verb} {abs(loss.value):.4f} {self.run.metric} by the trials")
+        if saved is not None and saved.sure:
+            parts.append(f"int8 {'saves' if saved.value > 0 else 'adds'} {abs(saved.value):.1%} of the latency")
+        if not parts and name in self.ranks:
+            parts.append(f"number {self.ranks[name]} of {len(self.ranks)} by estimated sensitivity")
+        return "; ".join(parts)
+
+
+def _precision(is_int8: bool) -> str:
+    return "int8" if is_int8 else "fp32"
 
 
 def _ranks(noise: Mapping[str, float | None]) -> dict[str, int]:
@@ -127,37 +179,21 @@ def _ranks(noise: Mapping[str, float | None]) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(ordered, 1)}
 
 
-def _reason(
-    run: RunFiles,
-    shown: str,
-    asked: str,
-    executed: str,
-    facts: Mapping[str, Any] | None,
-    loss: Price | None,
-    saved: Price | None,
-    rank: int | None,
-    count: int,
-) -> str:
+def _forced(asked: str, executed: str, facts: Mapping[str, Any] | None) -> str:
+    """Why an operator could not be otherwise; empty where the strategy chose."""
     if not asked:
         return "no choice: follows its neighbours" if executed == "int8" else FIXED
     if facts is not None and not facts["int8"]:
-        if not facts["engine_int8"]:
-            return FIXED
-        return "held in fp32: int8 is only used on request" if facts["opt_in"] else "held in fp32 by your overrides"
+        return _held_in_float(facts)
     if asked == "int8" and executed == "fp32":
         return "asked for in int8, but the engine ran it in float"
-    if facts is not None and not facts["float"]:
-        return "held in int8 by your overrides"
-    if shown:
-        return shown
-    parts = []
-    if loss is not None and loss.sure:
-        parts.append(f"int8 {'costs' if loss.value > 0 else 'gains'} {abs(loss.value):.4f} {run.metric} by the trials")
-    if saved is not None and saved.sure:
-        parts.append(f"int8 {'saves' if saved.value > 0 else 'adds'} {abs(saved.value):.1%} of the latency")
-    if not parts and rank is not None:
-        parts.append(f"number {rank} of {count} by estimated sensitivity")
-    return "; ".join(parts) or "the trials do not tell it apart: the strategy's choice"
+    return "held in int8 by your overrides" if facts is not None and not facts["float"] else ""
+
+
+def _held_in_float(facts: Mapping[str, Any]) -> str:
+    if not facts["engine_int8"]:
+        return FIXED
+    return "held in fp32: int8 is only used on request" if facts["opt_in"] else "held in fp32 by your overrides"
 
 
 def _single_changes(run: RunFiles, chosen: Trial) -> dict[str, str]:
@@ -205,27 +241,31 @@ def prices(run: RunFiles) -> tuple[dict[str, Price], dict[str, Price]]:
     names = list(trials[0][0].config.schemes) if trials else []
     if run.goal is None or not names:
         return {}, {}
-    flags = np.array([[not t.config.schemes[n].is_float for n in names] for t, _ in trials], dtype=float)
-    groups: dict[bytes, list[str]] = {}
-    for column, name in enumerate(names):
-        groups.setdefault(flags[:, column].tobytes(), []).append(name)
-    columns = np.array([np.frombuffer(key) for key in groups]).T
+    groups, columns = _moved_together([t for t, _ in trials], names)
     design = np.column_stack([np.ones(len(trials)), columns, *_options([t for t, _ in trials])])
     losses = np.array([run.goal.loss(done) for _, done in trials])
     ratios = np.array([dict(done.ratios).get("latency", math.nan) for _, done in trials])
-    found = []
-    for values in (losses, 1 - ratios):
+    told = [len(group) == 1 or _tied(run, group) for group in groups]
+
+    def by_name(values: NDArray[np.float64]) -> dict[str, Price]:
         effects = _effects(design, values)[: len(groups)]
-        found.append(
-            {
-                name: effect
-                for group, effect in zip(groups.values(), effects, strict=True)
-                if effect
-                for name in group
-                if len(group) == 1 or _tied(run, group)
-            }
-        )
-    return found[0], found[1]
+        return {
+            name: effect
+            for group, effect, tells in zip(groups, effects, told, strict=True)
+            if effect and tells
+            for name in group
+        }
+
+    return by_name(losses), by_name(1 - ratios)
+
+
+def _moved_together(trials: Sequence[Trial], names: Sequence[str]) -> tuple[list[list[str]], NDArray[np.float64]]:
+    """Operators that are in int8 in the same trials, and whether each group is, shape (trials, groups)."""
+    flags = np.array([[not t.config.schemes[n].is_float for n in names] for t in trials], dtype=float)
+    groups: dict[bytes, list[str]] = {}
+    for column, name in enumerate(names):
+        groups.setdefault(flags[:, column].tobytes(), []).append(name)
+    return list(groups.values()), np.array([np.frombuffer(key) for key in groups]).T
 
 
 def _options(trials: list[Trial]) -> list[NDArray[np.float64]]:

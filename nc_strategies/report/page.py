@@ -20,7 +20,8 @@ from typing import Any
 
 from nc_strategies.problem import Trial
 from nc_strategies.report import analysis, charts, explain
-from nc_strategies.report.operators import operators
+from nc_strategies.report.facts import Available
+from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.report.table import COLUMNS, row
 from nc_strategies.report.vega import vega
@@ -44,20 +45,23 @@ def missing() -> bool:
     return any(find_spec(name) is None for name in ("jinja2", "vl_convert"))
 
 
-def write(run_dir: Path, running: bool = False, trials: Sequence[Trial] | None = None) -> Path:
+def write(
+    run_dir: Path, running: bool = False, trials: Sequence[Trial] | None = None, available: Available | None = None
+) -> Path:
     """Make the page of a run from what is in its folder.
 
     Args:
         run_dir: The folder.
         running: The run goes on: the page renews itself.
         trials: The journal's trials, where they are known already.
+        available: The components that can be chosen, see `nc_strategies.report.explain.advice`.
 
     Raises:
         InputError: it is not the folder of a run.
     """
     run = RunFiles.read(run_dir, running, trials)
     path = run_dir / FILE
-    write_atomically(path, _render("run.html.jinja", _scripts(), **_view(run)))
+    write_atomically(path, _render("run.html.jinja", _scripts(), **_view(run, available)))
     return path
 
 
@@ -140,15 +144,9 @@ def _stages(run: RunFiles) -> dict[str, float]:
     return seconds
 
 
-def _view(run: RunFiles) -> dict[str, Any]:
+def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
     rows = operators(run)
-    loss, saved = charts.price(rows, run.metric)
-    drawn = {
-        "chart-trade-off": charts.trade_off(run),
-        "chart-search": charts.search(run),
-        "chart-loss": loss,
-        "chart-saved": saved,
-    }
+    drawn = _charts(run, rows)
     seconds = _stages(run)
     return {
         "run": run,
@@ -158,11 +156,11 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "goal": explain.goal_sentence(run),
         "verdict": explain.verdict(run),
         "why": explain.why(run, rows),
-        "advice": explain.advice(run, rows),
+        "advice": explain.advice(run, rows, available),
         "cards": _cards(run),
         "command": command(run),
         "operators": rows,
-        "drawn": {name for name, spec in drawn.items() if spec},
+        "drawn": set(drawn),
         "trials": _trials(run),
         "total": seconds.pop("total", None),
         "seconds": sorted(seconds.items(), key=lambda item: -item[1]),
@@ -170,16 +168,37 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "states": charts.STATES,
         "runs": {o.runs for o in rows},
         "priced": sum(o.loss is not None for o in rows),
-        "loss_from": "Measured by the trials."
-        if charts.measured([o for o in rows if o.asked])
-        else "Estimated: squared error over squared output with this operator alone in int8.",
-        "saved_from": "By the latency model, as a share of fp32's."
-        if any(o.model_saved is not None for o in rows)
-        else "Measured by the trials, as a share of fp32's latency.",
+        **_sources(rows),
         "told": any(t.error or t.note for t in run.trials),
         "tuned": run.result.get("tuned"),
         "known": bool(run.analysis),
-        "data": {"charts": {name: spec for name, spec in drawn.items() if spec}, **_configs(run)},
+        "data": {"charts": drawn, **_configs(run)},
+    }
+
+
+def _charts(run: RunFiles, rows: Sequence[Operator]) -> dict[str, charts.Spec]:
+    """The charts of a run that has something to draw in them."""
+    loss, saved = charts.price(rows, run.metric)
+    found = {
+        "chart-trade-off": charts.trade_off(run),
+        "chart-search": charts.search(run),
+        "chart-loss": loss,
+        "chart-saved": saved,
+    }
+    return {name: spec for name, spec in found.items() if spec}
+
+
+def _sources(rows: Sequence[Operator]) -> dict[str, str]:
+    """Where the prices of operators come from: measurements, or estimates in their place."""
+    measured = charts.measured([o for o in rows if o.asked])
+    modelled = any(o.model_saved is not None for o in rows)
+    return {
+        "loss_from": "Measured by the trials."
+        if measured
+        else "Estimated: squared error over squared output with this operator alone in int8.",
+        "saved_from": "By the latency model, as a share of fp32's."
+        if modelled
+        else "Measured by the trials, as a share of fp32's latency.",
     }
 
 

@@ -56,24 +56,29 @@ class Overrides:
     def _narrow(self, op: OpCapability, by_type: list[_Override], by_name: list[_Override]) -> OpCapability:
         overrides = [w for w in by_name if w.pattern.fullmatch(op.name)]
         overrides = overrides or [w for w in by_type if w.pattern.fullmatch(op.type)]
-        schemes = op.schemes
-        asked = any("dtype" in fields for override in overrides for fields in override.parts.values())
-        if op.opt_in and not asked:
-            schemes = tuple(s for s in schemes if s.is_float)
+        asked = any(override.names_dtype for override in overrides)
+        in_use = asked or not op.opt_in
+        schemes = op.schemes if in_use else tuple(s for s in op.schemes if s.is_float)
         for override in overrides:
             schemes = override.narrow(op, schemes)
         # An operator that stays float because nobody asked for its int8 is not one that the exclusion is about.
-        excluded = set(self.excluded_precisions) if asked or not op.opt_in else set()
-        kept = tuple(s for s in schemes if not excluded & {part.dtype for part in (s.activation, s.weight) if part})
-        if not kept:
-            raise InputError(
-                "space.excluded_precisions",
-                f"leaves nothing for operator {op.name!r} ({op.type})",
-                f"it can use {', '.join(sorted({s.activation.dtype for s in schemes}))}",
-            )
+        kept = _without(op, schemes, self.excluded_precisions if in_use else ())
         if op.opt_in and asked:
             kept = tuple(sorted(kept, key=lambda scheme: scheme.is_float))
         return replace(op, schemes=kept)
+
+
+def _without(op: OpCapability, schemes: tuple[OpScheme, ...], excluded: Iterable[str]) -> tuple[OpScheme, ...]:
+    """Schemes that use none of some data types."""
+    refused = set(excluded)
+    kept = tuple(s for s in schemes if not refused & {part.dtype for part in (s.activation, s.weight) if part})
+    if not kept:
+        raise InputError(
+            "space.excluded_precisions",
+            f"leaves nothing for operator {op.name!r} ({op.type})",
+            f"it can use {', '.join(sorted({s.activation.dtype for s in schemes}))}",
+        )
+    return kept
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,11 @@ class _Override:
     key: str
     pattern: re.Pattern[str]
     parts: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+    @property
+    def names_dtype(self) -> bool:
+        """Whether it says which data types are allowed."""
+        return any("dtype" in fields for fields in self.parts.values())
 
     def check_values(self, ops: list[OpCapability]) -> None:
         """See that each value is one that some matched operator has."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nc_strategies.errors import EngineError
-from nc_strategies.measuring.latency import LEAST_RUNS, WARM_UP, Timing, interleave
+from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
 
 SIMULATIONS = 200
 
@@ -62,12 +62,12 @@ def coverage(runs, ratio, drift):
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.6])
-@pytest.mark.parametrize("runs", [LEAST_RUNS, 100, 300])
+@pytest.mark.parametrize("runs", [TIMING_RULES.least_runs, 100, 300])
 def test_the_interval_covers_the_true_ratio_nine_times_in_ten(runs, ratio):
     assert coverage(runs, ratio, drift=False) >= 0.9
 
 
-@pytest.mark.parametrize("runs", [LEAST_RUNS, 100, 300])
+@pytest.mark.parametrize("runs", [TIMING_RULES.least_runs, 100, 300])
 def test_the_interval_covers_also_where_both_models_see_the_machine_drift(runs):
     assert coverage(runs, 0.6, drift=True) >= 0.9
 
@@ -136,8 +136,9 @@ def test_each_round_warms_and_times_every_callable_in_an_order_that_changes():
     interleave(
         [lambda: calls.append(0), lambda: calls.append(1), lambda: calls.append(2)], 50, np.random.default_rng(18)
     )
-    assert calls[: 3 * WARM_UP] == [0] * WARM_UP + [1] * WARM_UP + [2] * WARM_UP
-    timed = calls[3 * WARM_UP :]
+    warm_up = TIMING_RULES.warm_up_runs
+    assert calls[: 3 * warm_up] == [0] * warm_up + [1] * warm_up + [2] * warm_up
+    timed = calls[3 * warm_up :]
     assert timed[::2] == timed[1::2]
     rounds = [tuple(timed[i : i + 6 : 2]) for i in range(0, len(timed), 6)]
     assert len(rounds) == 50
@@ -147,7 +148,7 @@ def test_each_round_warms_and_times_every_callable_in_an_order_that_changes():
 
 def test_a_limit_stops_timing_but_not_before_the_least_runs():
     limited = interleave([lambda: time.sleep(1e-3)], 1000, np.random.default_rng(19), limit=1e-6)
-    assert limited.runs == LEAST_RUNS
+    assert limited.runs == TIMING_RULES.least_runs
     assert (limited.seconds > 0).all()
 
 

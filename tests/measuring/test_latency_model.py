@@ -12,20 +12,7 @@ import pytest
 from nc_strategies.backends.base import Profile
 from nc_strategies.backends.profiling import NodeTimes, summarise
 from nc_strategies.measuring import latency_model
-from nc_strategies.measuring.latency_model import (
-    ENOUGH,
-    LEAST,
-    MOST_RUNS,
-    PAIRS,
-    RUNS,
-    RUNS_SECONDS,
-    SHARES,
-    _fit,
-    _halves,
-    _how_many,
-    _Timed,
-    fit_latency,
-)
+from nc_strategies.measuring.latency_model import PLAN, _fit, _halves, _how_many, _Timed, fit_latency
 from nc_strategies.measuring.latency_regression import Columns, expected, indirect, kind, posterior, unstretched
 from nc_strategies.models import ModelSource
 from nc_strategies.problem.latency import ConversionEdge, LatencyTerms
@@ -539,9 +526,9 @@ def test_operators_with_one_between_them_have_terms_where_profiles_tell_them(toy
 def test_pairs_are_timed_until_the_error_is_small_enough(toy):
     few, small = pairs_timed(toy, ProfiledBackend())
     many, large = pairs_timed(toy, ProfiledBackend(surprise=1.0))
-    assert small <= ENOUGH < large
-    assert many - few >= 2 * (PAIRS - 6)
-    assert few > LEAST + 4  # the ends and the alternating ones are timed besides
+    assert small <= PLAN.accepted_error < large
+    assert many - few >= 2 * (PLAN.pairs - 6)
+    assert few > PLAN.least_random + 4  # the ends and the alternating ones are timed besides
 
 
 @pytest.mark.parametrize(("noise", "surprise", "again"), [(0.1, 1.0, True), (0.1, 0.0, False), (0.01, 1.0, False)])
@@ -559,7 +546,7 @@ def test_noisy_timings_are_taken_once_more_where_the_error_is_large(toy, caplog,
     with caplog.at_level("INFO"):
         fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=lambda: backend.now)
     assert ("taken once more" in caplog.text) == again
-    assert (len(backend.built) > len(dict.fromkeys(backend.built)) + PAIRS) == again
+    assert (len(backend.built) > len(dict.fromkeys(backend.built)) + PLAN.pairs) == again
     assert (len(fitted[-1]) == len(fitted[-2]) and fitted[-1] != fitted[-2]) == again
 
 
@@ -597,7 +584,7 @@ def test_every_second_pair_takes_operators_that_follow_each_other():
         if index % 4 >= 2:
             places.update(i % 10 for i in crossed)
     mixed, together = np.array(changes).reshape(8, 2, 2).transpose(1, 0, 2).reshape(2, -1)
-    assert shares == [round(share * 60) for share in (*SHARES, *SHARES) for _ in range(2)]
+    assert shares == [round(share * 60) for share in (*PLAN.int8_shares, *PLAN.int8_shares) for _ in range(2)]
     assert len(places) > 6  # of ten: stretches do not always begin at the same operators
     # Ten operators to a stretch: seven stretches at most, one of which may be cut.
     assert together.max() <= 8
@@ -612,8 +599,8 @@ def test_a_short_model_is_run_more_often(toy):
         fit_latency(backend, space, BATCH, np.random.default_rng(0), clock=lambda: backend.now)
         return backend.runs
 
-    assert runs(1) / runs(100) == pytest.approx(MOST_RUNS / RUNS, rel=0.3)
-    assert runs(20) / runs(100) == pytest.approx(RUNS_SECONDS / 2e-3 / RUNS, rel=0.3)
+    assert runs(1) / runs(100) == pytest.approx(PLAN.most_runs / PLAN.runs, rel=0.3)
+    assert runs(20) / runs(100) == pytest.approx(PLAN.runs_seconds / 2e-3 / PLAN.runs, rel=0.3)
 
 
 def test_a_timing_that_was_noisy_is_not_held_to():

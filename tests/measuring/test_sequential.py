@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nc_strategies.measuring.sequential import ERROR, PairedTest, Verdict, log_capital
+from nc_strategies.measuring.sequential import STOPPING_RULES, PairedTest, Verdict, log_capital
 
 
 def draws(runs, population, lost, gained, seed=0):
@@ -18,9 +18,10 @@ def draws(runs, population, lost, gained, seed=0):
 def stopped_at(differences, limit):
     """Samples after which each run is stopped; one more than there are where none is."""
     population = differences.shape[-1]
+    level = -math.log(STOPPING_RULES.error)
     hit = np.concatenate(
         [
-            (log_capital(part.astype(np.float64), population, limit, -1.0) >= -math.log(ERROR))
+            (log_capital(part.astype(np.float64), population, limit, -1.0) >= level)
             for part in np.array_split(differences, 20)
         ]
     )

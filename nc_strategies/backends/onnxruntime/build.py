@@ -9,6 +9,8 @@ no int8 pattern contains.
 
 from __future__ import annotations
 
+from enum import Enum
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -35,6 +37,18 @@ REQUANTIZED_WEIGHTS = {"Conv", "ConvTranspose", "Gemm"}
 """Types whose float weights the engine quantizes itself between Q/DQ pairs (its WeightBiasQuantization)."""
 
 
+class _Guard(Enum):
+    """What keeps the engine's optimizer from quantizing a float operator, see this module.
+
+    ``SCALES``: the scale in front of it repeated for every channel. ``BARRIER``: an operator behind it, or another in
+    its place, that no int8 pattern contains.
+    """
+
+    NONE = "none"
+    SCALES = "scales"
+    BARRIER = "barrier"
+
+
 class GuardedQdqGraph(QdqGraph):
     """A Q/DQ graph with guards around its float operators; see this module."""
 
@@ -42,28 +56,33 @@ class GuardedQdqGraph(QdqGraph):
         """See `QdqGraph.float_node`; guards are added where the optimizer would quantize the operator."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        data = [n for n in node.input if n and n not in self.graph.initializers]
-        enclosed = bool(data) and self.read_in_int8(node)
-        repeat = open_output = False
-        if node.op_type in PROPAGATING:
-            repeat = self.channels(node) is not None
-        elif enclosed and node.op_type in REQUANTIZED_WEIGHTS:
-            repeat = node.input[0] in self.state and self.channels(node) is not None
-            open_output = node.input[0] in self.state and not repeat
-        elif enclosed and node.op_type in FUSED_BY_PATTERN and all(n in self.state for n in data):
-            open_output = True
+        guard = self.guard(node)
+        repeated = self.channels(node) if guard is _Guard.SCALES else None
         for index, name in enumerate(node.input):
             if name in self.state:
-                copy.input[index] = self.as_float(name, self.channels(node) if repeat and index == 0 else None)
+                copy.input[index] = self.as_float(name, repeated if index == 0 else None)
         self.nodes.append(copy)
-        if open_output and node.op_type == "Add":
+        if guard is _Guard.BARRIER and node.op_type == "Add":
             copy.op_type = "Sum"
-        elif open_output:
+        elif guard is _Guard.BARRIER:
             copy.output[0] = f"{node.output[0]}/open"
             self.constant("ncs/lowest", np.array(np.finfo(np.float32).min))
             self.nodes.append(
                 helper.make_node("Max", [copy.output[0], "ncs/lowest"], [node.output[0]], name=node.name + BARRIER)
             )
+
+    def guard(self, node: onnx.NodeProto) -> _Guard:
+        """What a float operator needs so that the engine leaves it in floating point."""
+        repeatable = _Guard.SCALES if self.channels(node) is not None else None
+        if node.op_type in PROPAGATING:
+            return repeatable or _Guard.NONE
+        data = [n for n in node.input if n and n not in self.graph.initializers]
+        if not data or not self.read_in_int8(node):
+            return _Guard.NONE
+        if node.op_type in REQUANTIZED_WEIGHTS:
+            return (repeatable or _Guard.BARRIER) if node.input[0] in self.state else _Guard.NONE
+        fused = node.op_type in FUSED_BY_PATTERN and all(n in self.state for n in data)
+        return _Guard.BARRIER if fused else _Guard.NONE
 
     def read_in_int8(self, node: onnx.NodeProto) -> bool:
         """Whether a quantization follows a float operator, or will when the engine has moved it forward."""

@@ -35,10 +35,15 @@ def find_conversion_edges(graph: Graph, matched: Matched, outputs: Collection[st
         producer = made.get(node.name)
         if producer is None and len(consumers) < 2:
             continue  # With one reader, what it costs is that reader's own.
-        shape = matched.shapes.get(node.name)
-        elements = 0 if shape is None or None in shape[1:] else math.prod(size or 1 for size in shape[1:])
-        found.append(ConversionEdge(producer, tuple(sorted(consumers, key=position.__getitem__)), elements, floats))
+        ordered = tuple(sorted(consumers, key=position.__getitem__))
+        found.append(ConversionEdge(producer, ordered, _elements(matched, node.name), floats))
     return tuple(found)
+
+
+def _elements(matched: Matched, tensor: str) -> int:
+    """Elements of a sample; 0 where they are not known."""
+    shape = matched.shapes.get(tensor)
+    return 0 if shape is None or None in shape[1:] else math.prod(size or 1 for size in shape[1:])
 
 
 def _readers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,16 @@ from nc_strategies.backends.tensorflow.matrix_products import flatten_products
 
 WEIGHTED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 PASSES = frozenset({"Identity", "StopGradient", "PreventGradient", "Snapshot"})
+BATCH_NORMS = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
+AFFINE: dict[str, Callable[[NDArray[Any], bool], tuple[Any, Any]]] = {
+    "Mul": lambda value, first: (value, 0.0),
+    "RealDiv": lambda value, first: (1 / value, 0.0),
+    "Sub": lambda value, first: (1.0, -value) if first else (-1.0, value),
+    "AddV2": lambda value, first: (1.0, value),
+    "Add": lambda value, first: (1.0, value),
+    "BiasAdd": lambda value, first: (1.0, value),
+}
+"""Scale and shift of what is read together with a constant, by the constant and whether it is the second operand."""
 RANDOM = ("Random", "Stateless", "Multinomial", "Truncated", "ParameterizedTruncated")
 LARGEST_FOLDED = 1 << 24
 """Bytes above which a computed constant is left to be computed: a broadcast must not blow the model up."""
@@ -56,31 +66,40 @@ def simplify(source: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> tu
 
 def fold_constants(graph: Graph, keep: set[str]) -> None:
     """Replace what is computed from constants only by its value."""
-    tf = tensorflow()
-    known = {name for name, node in graph.nodes.items() if node.op == "Const"}
-    computed: list[str] = []
+    constants, computed = _from_constants(graph, keep)
+    if not computed:
+        return
+    inside = set(computed)
+    read = {node_of(text) for node in graph.nodes.values() if node.name not in inside for text in node.input}
+    part = Graph((graph.nodes[name] for name in (*constants, *computed)), graph.library)
+    for name, value in _values(part, [name for name in computed if name in read]):
+        if value.nbytes <= LARGEST_FOLDED or graph.value(graph.nodes[name].input[0]) is not None:
+            graph.constant(name, value)
+
+
+def _from_constants(graph: Graph, keep: set[str]) -> tuple[list[str], list[str]]:
+    """The constants, and the other nodes that are computed from them alone, in their order."""
+    constants = [name for name, node in graph.nodes.items() if node.op == "Const"]
+    known, computed = set(constants), []
     for node in graph.ordered():
         if node.name in known or node.name in keep or not node.input or not _foldable(node):
             continue
         if all(node_of(text) in known for text in node.input):
             known.add(node.name)
             computed.append(node.name)
-    if not computed:
-        return
-    inside = set(computed)
-    read = {node_of(text) for node in graph.nodes.values() if node.name not in inside for text in node.input}
-    wanted = [name for name in computed if name in read]
-    part = Graph((graph.nodes[name] for name in known), graph.library)
+    return constants, computed
+
+
+def _values(part: Graph, wanted: Sequence[str]) -> list[tuple[str, NDArray[Any]]]:
+    """The values of some nodes of a graph without inputs, as far as they are numbers in a single tensor."""
+    tf = tensorflow()
     part.prune(wanted)
     imported = tf.Graph()
     with imported.as_default():
         tf.import_graph_def(part.to_def(), name="")
     single = [name for name in wanted if _holds_numbers(imported.get_operation_by_name(name).outputs)]
     with tf.compat.v1.Session(graph=imported) as session:
-        values = session.run([f"{name}:0" for name in single])
-    for name, value in zip(single, values, strict=True):
-        if value.nbytes <= LARGEST_FOLDED or graph.value(graph.nodes[name].input[0]) is not None:
-            graph.constant(name, value)
+        return list(zip(single, session.run([f"{name}:0" for name in single]), strict=True))
 
 
 def _holds_numbers(outputs: Sequence[Any]) -> bool:
@@ -148,29 +167,26 @@ def fold_affine(graph: Graph, keep: set[str]) -> dict[str, str]:
 def _affine(
     graph: Graph, node: Node, tensor: str, channels: int, rank: int
 ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    one, zero = np.ones(channels), np.zeros(channels)
-    if node.op in ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3") and node.input[0] == tensor:
-        values = [graph.value(text) for text in node.input[1:5]]
-        if node.attr["is_training"].b or any(value is None for value in values):
-            return None
-        gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in values)
-        scale = gamma / np.sqrt(variance + node.attr["epsilon"].f)
-        return scale, beta - mean * scale
-    if node.op not in ("Mul", "AddV2", "Add", "BiasAdd", "Sub", "RealDiv") or len(node.input) != 2:
+    """Scale and shift by a node that reads a tensor, shape (channels,) each; None where it does something else."""
+    if node.op in BATCH_NORMS and node.input[0] == tensor:
+        return _batch_norm(graph, node)
+    if node.op not in AFFINE or len(node.input) != 2:
         return None
     first = node.input[0] == tensor
-    if node.op == "RealDiv" and not first:
-        return None
     value = _per_channel(graph.value(node.input[1 if first else 0]), channels, rank)
-    if value is None:
+    if value is None or (node.op == "RealDiv" and not first):
         return None
-    if node.op == "Mul":
-        return value, zero
-    if node.op == "RealDiv":
-        return 1 / value, zero
-    if node.op == "Sub":
-        return (one, -value) if first else (-one, value)
-    return one, value
+    scale, shift = AFFINE[node.op](value, first)
+    return np.broadcast_to(scale, (channels,)), np.broadcast_to(shift, (channels,))
+
+
+def _batch_norm(graph: Graph, node: Node) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    values = [graph.value(text) for text in node.input[1:5]]
+    if node.attr["is_training"].b or any(value is None for value in values):
+        return None
+    gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in values)
+    scale = gamma / np.sqrt(variance + node.attr["epsilon"].f)
+    return scale, beta - mean * scale
 
 
 def _per_channel(value: NDArray[Any] | None, channels: int, rank: int) -> NDArray[Any] | None:

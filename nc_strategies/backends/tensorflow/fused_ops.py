@@ -128,37 +128,86 @@ def _grow(
     taken: set[str],
     shapes: dict[str, Shape | None],
 ) -> FusedOp:
-    end, absorbed = node.name, []
-    bias = addend = activation = ""
-
-    def following() -> Node | None:
-        after = readers.get(end, ())
-        return after[0] if end not in fetched and len(after) == 1 and after[0].name not in taken else None
-
-    after = following()
-    if after is not None and after.op == "BiasAdd" and graph.value(after.input[1]) is not None:
-        bias, end = after.input[1], after.name
-        absorbed.append(end)
-    after = following()
-    if after is not None and after.op in ("AddV2", "Add") and node.op == "Conv2D" and bias:
-        other = after.input[1] if after.input[0] == end else after.input[0]
-        relu = readers.get(after.name, [])
-        if (
-            other != end
-            and graph.value(other) is None
-            and after.name not in fetched
-            and len(relu) == 1
-            and relu[0].op in ACTIVATIONS
-            and _same_shape(shapes, other, end)
-        ):
-            addend, end = other, after.name
-            absorbed.append(end)
-    after = following()
-    if after is not None and after.op in ACTIVATIONS:
-        activation, end = after.op, after.name
-        absorbed.append(end)
+    growth = _Growth(graph, readers, fetched, taken, node.name)
+    bias = growth.bias()
+    addend = growth.addend(shapes) if node.op == "Conv2D" and bias else ""
+    activation = growth.activation()
     source, paddings = _before_padding(graph, node)
-    return FusedOp(node.name, node.op, source, node.input[1], end, bias, addend, activation, paddings, tuple(absorbed))
+    return FusedOp(
+        node.name,
+        node.op,
+        source,
+        node.input[1],
+        growth.end,
+        bias,
+        addend,
+        activation,
+        paddings,
+        tuple(growth.absorbed),
+    )
+
+
+@dataclass
+class _Growth:
+    """What a fused operator takes in behind its weighted node, as long as nothing else reads what is in between.
+
+    Args:
+        graph: The graph.
+        readers: Nodes that read each tensor.
+        fetched: Tensors that cannot disappear.
+        taken: Nodes that another fused operator took in.
+        end: The fused operator's last node so far.
+        absorbed: The nodes taken in.
+    """
+
+    graph: Graph
+    readers: dict[str, list[Node]]
+    fetched: set[str]
+    taken: set[str]
+    end: str
+    absorbed: list[str] = field(default_factory=list)
+
+    def bias(self) -> str:
+        """The constant that a BiasAdd adds; empty without one."""
+        after = self._following("BiasAdd")
+        if after is None or self.graph.value(after.input[1]) is None:
+            return ""
+        self._take(after)
+        return str(after.input[1])
+
+    def addend(self, shapes: dict[str, Shape | None]) -> str:
+        """The other side of an addition that an activation alone reads; empty without one."""
+        after = self._following("AddV2", "Add")
+        if after is None:
+            return ""
+        other = str(after.input[1] if after.input[0] == self.end else after.input[0])
+        computed = other != self.end and self.graph.value(other) is None
+        if not computed or not self._read_by_activation(after) or not _same_shape(shapes, other, self.end):
+            return ""
+        self._take(after)
+        return other
+
+    def activation(self) -> str:
+        """The type of the activation function; empty without one."""
+        after = self._following(*ACTIVATIONS)
+        if after is None:
+            return ""
+        self._take(after)
+        return str(after.op)
+
+    def _following(self, *kinds: str) -> Node | None:
+        after = self.readers.get(self.end, ())
+        if self.end in self.fetched or len(after) != 1 or after[0].name in self.taken:
+            return None
+        return after[0] if after[0].op in kinds else None
+
+    def _read_by_activation(self, node: Node) -> bool:
+        behind = self.readers.get(node.name, [])
+        return node.name not in self.fetched and len(behind) == 1 and behind[0].op in ACTIVATIONS
+
+    def _take(self, node: Node) -> None:
+        self.end = node.name
+        self.absorbed.append(node.name)
 
 
 def _same_shape(shapes: dict[str, Shape | None], one: str, other: str) -> bool:

@@ -211,26 +211,51 @@ def _frozen_in_place(concrete: Any) -> Any:
     graph_def = concrete.graph.as_graph_def()
     captured = {inner.op.name: outer for outer, inner in concrete.graph.captures}
     reads = {node.name: node_of(node.input[0]) for node in graph_def.node if node.op == "ReadVariableOp"}
-    readers = {text for node in graph_def.node if node.name not in reads for text in map(node_of, node.input)}
     resources = {name for name, outer in captured.items() if outer.dtype == tf.resource}
-    if graph_def.library.function or readers & resources or not set(reads.values()) <= resources:
+    if graph_def.library.function or not _only_read(graph_def, reads, resources):
         return None
     dtypes = {reads[node.name]: node.attr["dtype"].type for node in graph_def.node if node.name in reads}
     for node in graph_def.node:
         if node.name in reads:
-            dtype = node.attr["dtype"].type
-            node.op = "Identity"
-            node.attr.clear()
-            node.attr["T"].type = dtype
-        elif node.name in captured and (node.name in dtypes or node.name not in resources):
-            value = captured[node.name]
-            if node.name in resources:
-                value = tf.raw_ops.ReadVariableOp(resource=value, dtype=dtypes[node.name])
-            node.op = "Const"
-            node.attr.clear()
-            node.attr["dtype"].type = value.dtype.as_datatype_enum
-            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy(), value.dtype))
+            _make_identity(node)
+        elif node.name in captured:
+            outer = captured[node.name]
+            value = _read(outer, dtypes.get(node.name)) if node.name in resources else outer
+            if value is not None:
+                _make_constant(node, value)
     return graph_def
+
+
+def _read(resource: Any, dtype: int | None) -> Any:
+    """The value of a captured variable; None for one that the graph does not read."""
+    return None if dtype is None else tensorflow().raw_ops.ReadVariableOp(resource=resource, dtype=dtype)
+
+
+def _only_read(graph_def: Any, reads: Mapping[str, str], resources: set[str]) -> bool:
+    """Whether captured variables are read by ``ReadVariableOp`` only, and those read are all captured.
+
+    Args:
+        graph_def: The graph.
+        reads: Each ``ReadVariableOp`` and what it reads.
+        resources: The captured variables.
+    """
+    readers = {text for node in graph_def.node if node.name not in reads for text in map(node_of, node.input)}
+    return not readers & resources and set(reads.values()) <= resources
+
+
+def _make_identity(read: Any) -> None:
+    """Turn the reading of a variable into the reading of a constant."""
+    dtype = read.attr["dtype"].type
+    read.op = "Identity"
+    read.attr.clear()
+    read.attr["T"].type = dtype
+
+
+def _make_constant(node: Any, value: Any) -> None:
+    node.op = "Const"
+    node.attr.clear()
+    node.attr["dtype"].type = value.dtype.as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tensorflow().make_tensor_proto(value.numpy(), value.dtype))
 
 
 def _natural(name: str) -> tuple[str, int, str]:
@@ -249,15 +274,8 @@ def _load_graph_def(path: Path, _: bool) -> FrozenModel:
     except Exception as error:
         raise InputError(KEY, f"{path.name} is not a frozen GraphDef: {reason(error)}") from error
     graph = Graph.from_def(graph_def)
-    read = {node_of(text) for node in graph.nodes.values() for text in node.input}
     inputs = [node.name for node in graph.nodes.values() if node.op == "Placeholder"]
-    outputs = [
-        node.name
-        for node in graph.nodes.values()
-        if node.name not in read
-        and node.op not in ("Placeholder", "Const")
-        and imported.get_operation_by_name(node.name).outputs
-    ]
+    outputs = [name for name in _unread(graph) if imported.get_operation_by_name(name).outputs]
     if not inputs or not outputs:
         raise InputError(KEY, f"{path.name} has no {'input' if not inputs else 'output'}")
     tensors = {name: imported.get_tensor_by_name(f"{name}:0") for name in inputs + outputs}
@@ -266,6 +284,14 @@ def _load_graph_def(path: Path, _: bool) -> FrozenModel:
         tuple(_port(name, tensors[name]) for name in inputs),
         tuple(_port(name, tensors[name]) for name in outputs),
     )
+
+
+def _unread(graph: Graph) -> list[str]:
+    """The nodes that compute something which no other node reads."""
+    read = {node_of(text) for node in graph.nodes.values() for text in node.input}
+    return [
+        node.name for node in graph.nodes.values() if node.name not in read and node.op not in ("Placeholder", "Const")
+    ]
 
 
 def _port(name: str, tensor: Any) -> Port:

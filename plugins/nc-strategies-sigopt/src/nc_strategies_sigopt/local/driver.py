@@ -215,15 +215,11 @@ class LocalDriver:
         )
 
     def _best(self, experiment: Json) -> Json:
-        optimized = [m for m in experiment["metrics"] if m["strategy"] == "optimize"]
-        constraints = [m for m in experiment["metrics"] if m["strategy"] == "constraint"]
-        points: list[tuple[tuple[float, ...], Json]] = []
-        for one in self._of(self._observations, experiment):
-            found = {v["name"]: v["value"] for v in one["values"]}
-            if found and all(sampler.violation(m, found[m["name"]]) <= 0 for m in constraints):
-                points.append(
-                    (tuple(found[m["name"]] * (1 if m["objective"] == "minimize" else -1) for m in optimized), one)
-                )
+        points = [
+            (point, one)
+            for one in self._of(self._observations, experiment)
+            if (point := _feasible_point(experiment["metrics"], one)) is not None
+        ]
         best = [
             (p, o)
             for p, o in points
@@ -288,6 +284,18 @@ class LocalDriver:
             for suggestion in self._of(self._suggestions, self._experiments[item["experiment"]]):
                 if suggestion["state"] == "open":
                     suggestion.update(state="closed", deleted=True)
+
+
+def _feasible_point(metrics: list[Json], observation: Json) -> tuple[float, ...] | None:
+    """An observation's optimized values, each to be minimized; None where it failed or broke a constraint."""
+    found = {v["name"]: v["value"] for v in observation["values"]}
+    if not found:
+        return None
+    if not all(sampler.violation(m, found[m["name"]]) <= 0 for m in metrics if m["strategy"] == "constraint"):
+        return None
+    return tuple(
+        found[m["name"]] * (1 if m["objective"] == "minimize" else -1) for m in metrics if m["strategy"] == "optimize"
+    )
 
 
 def _pages(items: list[Json], data: Json) -> Json:

@@ -39,27 +39,33 @@ def parameter(data: Any) -> Json:
         "type": kind,
     }
     if kind == "categorical":
-        values = [v["name"] if isinstance(v, Mapping) else v for v in data.get("categorical_values") or []]
-        if len(values) < 2:
-            _bad(f"Categorical parameter {name} must have at least 2 categorical values")
-        if len(set(values)) < len(values):
-            _bad(f"Duplicate categorical values for parameter {name}")
-        for value in values:
-            if not isinstance(value, str) or not 0 < len(value) <= LONGEST_CATEGORY:
-                _bad(f"Categorical values of {name} must have 1 to {LONGEST_CATEGORY} characters")
-        answer["categorical_values"] = [
-            {"enum_index": i, "name": v, "object": "categorical_value"} for i, v in enumerate(values, 1)
-        ]
+        answer["categorical_values"] = _categories(data, name)
     elif kind in ("int", "double"):
-        bounds = data.get("bounds")
-        if not isinstance(bounds, Mapping) or not _is_number(bounds.get("min")) or not _is_number(bounds.get("max")):
-            _bad(f"Parameter {name} must have numeric bounds")
-        if not bounds["min"] < bounds["max"]:
-            _bad(f"The min of parameter {name} must be less than its max")
-        answer["bounds"] = {"max": float(bounds["max"]), "min": float(bounds["min"]), "object": "bounds"}
+        answer["bounds"] = _bounds(data, name)
     else:
         _bad(f"{kind} is not one of the allowed values: categorical, double, int")
     return answer
+
+
+def _categories(data: Any, name: str) -> list[Json]:
+    values = [v["name"] if isinstance(v, Mapping) else v for v in data.get("categorical_values") or []]
+    if len(values) < 2:
+        _bad(f"Categorical parameter {name} must have at least 2 categorical values")
+    if len(set(values)) < len(values):
+        _bad(f"Duplicate categorical values for parameter {name}")
+    for value in values:
+        if not isinstance(value, str) or not 0 < len(value) <= LONGEST_CATEGORY:
+            _bad(f"Categorical values of {name} must have 1 to {LONGEST_CATEGORY} characters")
+    return [{"enum_index": i, "name": v, "object": "categorical_value"} for i, v in enumerate(values, 1)]
+
+
+def _bounds(data: Any, name: str) -> Json:
+    bounds = data.get("bounds")
+    if not isinstance(bounds, Mapping) or not _is_number(bounds.get("min")) or not _is_number(bounds.get("max")):
+        _bad(f"Parameter {name} must have numeric bounds")
+    if not bounds["min"] < bounds["max"]:
+        _bad(f"The min of parameter {name} must be less than its max")
+    return {"max": float(bounds["max"]), "min": float(bounds["min"]), "object": "bounds"}
 
 
 def metric(data: Any) -> Json:
