@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nc_strategies.backends.base import Backend, Executable, ExecutedOps, Profile
+    from nc_strategies.backends.ceiling import Ceiling
     from nc_strategies.calibration.histogram import Histogram
     from nc_strategies.data.dataset import Dataset, Raw
     from nc_strategies.data.settings import Preprocess
@@ -45,6 +46,7 @@ else:
         "CONTRACT_VERSION": "nc_strategies.registry",
         "ConversionEdge": "nc_strategies.problem",
         "Capabilities": "nc_strategies.space",
+        "Ceiling": "nc_strategies.backends.ceiling",
         "Component": "nc_strategies.registry",
         "Config": "nc_strategies.space",
         "Constraint": "nc_strategies.problem",
@@ -95,7 +97,7 @@ __all__ = [
     "TrialState", "LatencyTerms", "ConversionEdge",
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Overrides", "FLOAT",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
-    "ModelSource", "Histogram",
+    "ModelSource", "Histogram", "Ceiling",
     "Metric", "MeanMetric", "Dataset", "Raw", "Preprocess", "Tracker",
     "NcsError", "InputError", "EngineError",
 ]  # fmt: skip

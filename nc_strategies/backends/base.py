@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -15,6 +15,9 @@ from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import Capabilities, Config
+
+if TYPE_CHECKING:
+    from nc_strategies.backends.ceiling import Ceiling
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,20 @@ class Backend(ABC):
     def remarks(self) -> tuple[str, ...]:
         """What calibration did to the model that its user should know, a sentence each; optional."""
         return ()
+
+    def ceiling(self, again: bool = False) -> Ceiling | None:
+        """How much faster than fp32 this engine's int8 operators are here, with this backend's threads; optional.
+
+        It is called on a fresh backend, too. A first measurement takes at most 3 s and is kept in the user's cache;
+        `nc_strategies.backends.ceiling` has what measures and keeps it.
+
+        Args:
+            again: Measure whatever the cache holds.
+
+        Returns:
+            None where it is unknown.
+        """
+        return None
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages the backend stands on."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend
+from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Dataset, Raw
 from nc_strategies.data.settings import Preprocess
@@ -95,6 +96,9 @@ class MeasurementTarget(Protocol):
 
     def remarks(self) -> tuple[str, ...]:
         """What calibration did to the model that its user should know; see `Backend.remarks`."""
+
+    def ceiling(self) -> Ceiling | None:
+        """How much faster than fp32 the engine's int8 operators are here; see `Backend.ceiling`."""
 
     def baseline(self, space: Space) -> Measured:
         """Measure fp32."""
@@ -319,6 +323,14 @@ class LocalTarget:
     def remarks(self) -> tuple[str, ...]:
         """See `MeasurementTarget.remarks`."""
         return self.parts.backend.remarks()
+
+    def ceiling(self) -> Ceiling | None:
+        """See `MeasurementTarget.ceiling`: whatever a backend raises in it is logged, and the ceiling is unknown."""
+        try:
+            return self.parts.backend.ceiling()
+        except Exception:
+            log.exception("the int8 ceiling could not be measured")
+            return None
 
     def baseline(self, space: Space) -> Measured:
         """See `MeasurementTarget.baseline`."""

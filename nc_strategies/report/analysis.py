@@ -54,6 +54,7 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
         "executed_int8": sorted(final.executed.int8_names) if final and final.executed.int8_names else None,
         "conversions": final.executed.conversions if final else None,
         "remarks": list(study.remarks),
+        "machine": study.machine.to_dict() if study.machine else None,
         "versions": dict(study.versions),
     }
 

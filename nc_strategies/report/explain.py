@@ -12,6 +12,7 @@ from rich.text import Text
 from nc_strategies.report.advice import RULES
 from nc_strategies.report.causes import CAUSES
 from nc_strategies.report.facts import Available, Facts
+from nc_strategies.report.machine import ceiling_sentences
 from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.report.table import STYLES
@@ -92,7 +93,7 @@ def verdict(run: RunFiles) -> list[str]:
 
 def why(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
     """Why the model is not faster, or why the goal was missed."""
-    words: list[str] = list(run.analysis.get("remarks") or [])
+    words: list[str] = [*(run.analysis.get("remarks") or []), *ceiling_sentences(run)]
     if run.goal is None:
         return words
     facts = Facts(run, run.goal, rows, status(run))

@@ -21,6 +21,7 @@ from typing import Any
 from nc_strategies.problem import Trial
 from nc_strategies.report import analysis, charts, explain
 from nc_strategies.report.facts import Available
+from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.report.table import COLUMNS, row
@@ -147,7 +148,7 @@ def _stages(run: RunFiles) -> dict[str, float]:
 def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
     rows = operators(run)
     drawn = _charts(run, rows)
-    seconds = _stages(run)
+    seconds, machine = _stages(run), machine_of(run)
     return {
         "run": run,
         "status": explain.status(run),
@@ -170,6 +171,8 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         "priced": sum(o.loss is not None for o in rows),
         **_sources(rows),
         "told": any(t.error or t.note for t in run.trials),
+        "machine": facts(machine) if machine else [],
+        "ceiling": ratios(machine) if machine else [],
         "tuned": run.result.get("tuned"),
         "known": bool(run.analysis),
         "data": {"charts": drawn, **_configs(run)},

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nc_strategies.report import machine
 from nc_strategies.study.plan import Plan
 
 
@@ -31,6 +32,9 @@ def render(plan: Plan) -> RenderableType:
     ]
     if plan.resolution is not None and not plan.resolution.enough:
         parts.append(Text(f"warning: the goal is finer than the data: {plan.resolution.text()}", "bold yellow"))
+    if plan.machine is not None:
+        parts += [Text(f"{name}: {value}") for name, value in machine.facts(plan.machine)]
+        parts.append(Text(" ".join(plan.machine.sentences(plan.backend)), "bold yellow" if plan.machine.low else ""))
     return Group(*parts)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.measurer import METRIC
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Evaluation, TrialState
+from nc_strategies.runtime import machine
 from nc_strategies.runtime.files import write_atomically
 from nc_strategies.study.folder import RESULT
 from nc_strategies.study.study import Study
@@ -73,6 +73,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
             "processors": os.cpu_count(),
             "processor": processor(),
         },
+        "machine": study.machine.to_dict() if study.machine else None,
         "budget": {
             "max_trials": config.tuning.max_trials,
             "timeout": config.tuning.timeout,
@@ -90,14 +91,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
 
 def processor() -> str:
     """Name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
+    return machine.processor_name()
 
 
 def write(study: Study, setup: Setup) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from nc_strategies.measuring import resolution
 from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.space import Space
+from nc_strategies.study.machine import Machine, find_machine
 from nc_strategies.study.study import StudyListener
 from nc_strategies.study.tune import Setup, make_goal, make_space
 
@@ -30,6 +31,7 @@ class Plan:
         trials: Trials at most; None when only time limits them.
         timeout: Seconds after which no new trial starts; 0 for none.
         resolution: What the samples can tell; None where nothing can be said of it.
+        machine: What the run would measure on.
     """
 
     model: str
@@ -43,6 +45,7 @@ class Plan:
     trials: int | None = None
     timeout: float = 0.0
     resolution: Resolution | None = None
+    machine: Machine | None = None
 
     @property
     def trial_seconds(self) -> float:
@@ -112,6 +115,7 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
         trials,
         config.tuning.timeout,
         resolution.assumed(samples, limit, measured.score_range),
+        find_machine(target, config.measure.threads),
     )
 
 

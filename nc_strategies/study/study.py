@@ -12,6 +12,7 @@ from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial, TrialState
 from nc_strategies.space import Space
+from nc_strategies.study.machine import Machine
 
 
 class Status(StrEnum):
@@ -36,12 +37,13 @@ class Study:
         model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
         seconds: Seconds by stage: `load`, `calibrate`, `build`, `accuracy` and `latency` (of fp32, the trials and the
-            finalists), `strategy` with the estimates that it asked for, `save`; and `total`.
+            finalists), `ceiling`, `strategy` with the estimates that it asked for, `save`; and `total`.
         estimate_seconds: Seconds of each sort of estimate.
         resolution: What the evaluation samples can tell; None where nothing can be said of it.
         sensitivity: Noise-to-signal ratio by operator in int8; None when no strategy asked for it.
         latency_terms: The terms of the latency model; None when no strategy asked for it.
         remarks: What calibration did to the model that its user should know, a sentence each.
+        machine: What it measures on; None before that is known.
     """
 
     run_dir: Path
@@ -65,6 +67,7 @@ class Study:
     sensitivity: Mapping[str, float] | None = None
     latency_terms: LatencyTerms | None = None
     remarks: tuple[str, ...] = ()
+    machine: Machine | None = None
 
     @property
     def best(self) -> Trial | None:

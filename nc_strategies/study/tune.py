@@ -26,6 +26,7 @@ from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
 from nc_strategies.study.loop import TrialLoop
+from nc_strategies.study.machine import TIMED, find_machine
 from nc_strategies.study.study import Status, Study, StudyListener
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class _Run:
         for remark in study.remarks:
             log.info("%s", remark)
         self._resolve(study, baseline)
+        self._find_machine(study)
         self._search(study)
         self._finish(study)
         return study
@@ -134,6 +136,16 @@ class _Run:
         study.resolution = resolution.assumed(study.baseline.samples, study.limit, baseline.score_range)
         if study.resolution is not None and not study.resolution.enough:
             self.listener.notice(f"the goal is finer than the data: {study.resolution.text()}")
+
+    def _find_machine(self, study: Study) -> None:
+        self.listener.stage("measuring what int8 can gain here")
+        with self._clock("ceiling"):
+            study.machine = find_machine(self.setup.target, self.config.measure.threads)
+        words = study.machine.sentences(str(self.config.backend["name"]))
+        for sentence in words:
+            log.info("%s", sentence)
+        if study.machine.low and set(TIMED) & set(self.config.metrics.objectives):
+            self.listener.notice(" ".join(words))
 
     def _sensitivity(self, study: Study, kept: Estimates) -> Mapping[str, float]:
         if study.sensitivity is None:

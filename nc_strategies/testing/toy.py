@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Executable, ExecutedOps
+from nc_strategies.backends.ceiling import Ceiling, cache_name, form, kept_or_measured
 from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
@@ -170,6 +171,13 @@ class ToyBackend(Backend):
         if broken:
             raise EngineError(f"{broken[0]} cannot run in int8")
         return ToyExecutable(self.ops, config)
+
+    def ceiling(self, again: bool = False) -> Ceiling | None:
+        """See `Backend.ceiling`: what the default prices of a `ToyOp` give, unless the cache holds another."""
+        price = ToyOp("any")
+        ratio = price.time_us / price.int8_time_us
+        known = Ceiling({price.type: {form(scheme): ratio for scheme in SCHEMES}}, False, self.threads)
+        return kept_or_measured(cache_name("toy", [], self.threads), lambda: known, again)
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`."""

@@ -9,14 +9,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from rich.console import Console
 
 from nc_strategies import samples
-from nc_strategies.app import listing
+from nc_strategies.app import listing, machine
+from nc_strategies.backends.ceiling import Ceiling, cache_name
+from nc_strategies.errors import InputError
 from nc_strategies.registry import Component
+from nc_strategies.runtime import cache
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -203,10 +208,101 @@ def test_another_format_is_refused(finished, tmp_path):
     assert "--format: is saved_model, the model of this run is onnx" in err
 
 
+@pytest.mark.slow
+def test_the_machine_is_told_with_every_backend_that_is_installed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    status, out, err = run("machine", "--json", cwd=tmp_path)
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["processor"]
+    assert found["cores"] >= 1
+    assert {"onnxruntime", "tensorflow"} <= set(found["backends"])
+    for name in ("onnxruntime", "tensorflow"):
+        told = found["backends"][name]
+        assert set(told) == {"saturates", "ceiling", "best_ceiling", "unknown"}
+        assert isinstance(told["saturates"], bool)
+        # On a machine that is busy enough, nothing can be measured within the time; then it says so.
+        assert (told["best_ceiling"] is None) == (told["unknown"] is not None) == (told["ceiling"] is None)
+    status, text, err = run("machine", cwd=tmp_path)
+    assert (status, err) == (0, "")
+    assert f"processor: {found['processor']}" in text
+    for name, told in found["backends"].items():
+        for kind, forms in (told["ceiling"] or {}).items():
+            for form, ratio in forms.items():
+                row = re.search(rf"^{name} .* {kind} .* {re.escape(form)} .* ([\d.]+)$", text, re.MULTILINE)
+                assert float(row[1]) == pytest.approx(ratio, abs=0.01)
+        assert re.search(rf"^{name}: ({re.escape(told['unknown'] or '')}|8-bit products )", text, re.MULTILINE)
+
+
+def test_a_backend_whose_ceiling_is_unknown_says_why(monkeypatch):
+    low = Ceiling({"Conv": {"int8": 1.05}}, True)
+    answers = {"onnxruntime": low.to_dict(), "tensorflow": Ceiling().to_dict()}
+
+    def child(module, request, *_):
+        if request["backend"] == "dies":
+            raise InputError("backend", "measuring int8 ended with status -6 (aborted)")
+        return {"ceiling": answers.get(request["backend"])}
+
+    names = ("dies", "lacks", "onnxruntime", "silent", "tensorflow")
+    known = SimpleNamespace(
+        names=lambda _: names,
+        components={
+            ("backend", name): Component("backend", name, "m:C", extra="no-such-package" if name == "lacks" else "")
+            for name in names
+        },
+    )
+    monkeypatch.setattr(machine, "run_child", child)
+    monkeypatch.setattr(machine, "registry", lambda: known)
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(machine.render(machine.survey(1)))
+    lines = captured.get().splitlines()
+    assert "dies: unknown: backend: measuring int8 ended with status -6 (aborted)" in lines
+    assert "lacks: needs no-such-package: pip install 'no-such-package'" in lines
+    assert f"silent: {machine.UNMEASURED}" in lines
+    assert f"tensorflow: {machine.NOTHING}" in lines
+    assert any(line.startswith("onnxruntime: 8-bit products saturate, weights get 7 bits.") for line in lines)
+    assert any(line.startswith("What helps: size or memory as the objective") for line in lines)
+
+
+def test_a_wrong_number_of_threads_is_refused(tmp_path):
+    status, out, err = run("machine", "--threads", "0", cwd=tmp_path)
+    assert (status, out, err) == (2, "", "error: --threads: is 0; 1 or more\n")
+
+
+def test_a_run_where_int8_gains_nothing_says_so_before_its_first_trial(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    low = Ceiling({"Conv": {"uint8 asym, int8 per_channel": 1.02}}, False)
+    cache.keep(cache_name("onnxruntime", [ort.__version__], 1), json.dumps(low.to_dict()))
+    status, _, err = run(
+        "strategy=random",
+        "backend=onnxruntime",
+        "tuning.max_trials=1",
+        "measure.latency_runs=20",
+        "measure.final_runs=20",
+        "run_dir=out",
+        cwd=tmp_path,
+    )
+    assert status in (0, 3)
+    assert (
+        "warning: The fastest int8 operator of onnxruntime on this machine, Conv (uint8 asym, int8 per_channel), "
+        "runs 1.02 times as fast as in fp32: no int8 model can be much faster than fp32 here." in err
+    )
+    log = (tmp_path / "out" / "nc_strategies.log").read_text()
+    assert 0 < log.index("no int8 model can be much faster than fp32 here") < log.index("trial 1 ")
+    found = json.loads((tmp_path / "out" / "result.json").read_text())["machine"]
+    assert found["ceiling"] == {"Conv": {"uint8 asym, int8 per_channel": 1.02}}
+    status, out, _ = run("explain", "out", cwd=tmp_path)
+    assert status == 0
+    assert "no int8 model can be much faster than fp32 here" in out
+
+
 def test_the_help_of_the_run_mentions_the_commands(tmp_path):
     status, out, _ = run("--help", cwd=tmp_path)
     assert status == 0
-    assert "nc-strategies list | explain RUN_DIR | report RUN_DIR | export RUN_DIR --to PATH | replay RUN_DIR" in out
+    assert (
+        "nc-strategies list | machine | explain RUN_DIR | report RUN_DIR | export RUN_DIR --to PATH | replay RUN_DIR"
+    ) in out
     assert re.search(r"^strategy: basic, .*\brandom", out, re.MULTILINE)
 
 

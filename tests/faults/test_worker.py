@@ -82,6 +82,27 @@ def test_a_crash_outside_of_trials_is_one_line_with_its_status(lab, stage, expec
         assert status == 2  # the backend's settings are another problem's
 
 
+@pytest.mark.parametrize("kind", ["abort", "sleep"])
+def test_an_engine_that_dies_while_int8_is_measured_costs_no_run_and_does_not_die_again(lab, kind):
+    run = lab.toy(
+        "strategy=random",
+        f"backend.faults={kind}",
+        "backend.stage=ceiling",
+        "tuning.max_trials=3",
+        *LIMITS.get(kind, []),
+    )
+    env = {"XDG_CACHE_HOME": str(lab.folder / "cache")}
+    status, _, err = lab.run(*run, "run_dir=run", env=env)
+    assert (status, err) == (0, "")
+    assert len(lab.journal()) == 3
+    assert lab.result()["machine"]["ceiling"] is None
+    assert f"the int8 ceiling could not be measured: {REASONS[kind]}" in lab.log()
+    status, _, err = lab.run(*run, "run_dir=again", env=env)
+    assert (status, err) == (0, "")
+    assert (REASONS[kind] in lab.log("again")) == (kind == "sleep")  # stopped, not dead: it may be tried again
+    assert ("the process that last tried died in it" in lab.log("again")) == (kind == "abort")
+
+
 def test_int8_that_crashes_while_calibrating_costs_no_run(lab):
     status, out, err = lab.run(
         *lab.toy("backend.faults=segfault", "backend.stage=int8", "tuning.max_trials=8", "run_dir=run")

@@ -14,6 +14,8 @@ import onnx
 import onnxruntime as ort
 
 from nc_strategies.backends.base import Backend
+from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.backends.onnxruntime import ceiling
 from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.calibrate import collect
 from nc_strategies.backends.onnxruntime.capabilities import describe
@@ -229,6 +231,10 @@ class OnnxRuntimeBackend(Backend):
     def native(self, config: Config | None) -> onnx.ModelProto:
         """See `Backend.native`: an ``onnx.ModelProto``."""
         return onnx.load(str(self._path)) if config is None else self._builder.build(config, self._calibration.range)[0]
+
+    def ceiling(self, again: bool = False) -> Ceiling | None:
+        """See `Backend.ceiling`."""
+        return ceiling.measured(self, again)
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable
-from nc_strategies.backends.tensorflow import equalize, loading, probe
+from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.backends.tensorflow import ceiling, equalize, loading, probe
 from nc_strategies.backends.tensorflow.build import BuildContext, BuiltGraph, GraphBuilder
 from nc_strategies.backends.tensorflow.calibrate import collect
 from nc_strategies.backends.tensorflow.callable_model import CallableModel
@@ -212,6 +213,10 @@ class TensorFlowBackend(Backend):
                 self.save(config, path)
             names = [port.spec.name for port in model.inputs], [port.spec.name for port in model.outputs]
             return CallableModel(path, model.signature, *names)
+
+    def ceiling(self, again: bool = False) -> Ceiling | None:
+        """See `Backend.ceiling`."""
+        return ceiling.measured(self, again)
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""

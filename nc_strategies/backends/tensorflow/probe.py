@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from nc_strategies.runtime import cache
+from nc_strategies.runtime import cache, machine
 from nc_strategies.runtime.process import be_expendable, child_environment
 
 KINDS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
@@ -113,29 +112,27 @@ def kernels() -> Kernels:
 
 def _name() -> str:
     """A name that changes with what the answer may depend on: TensorFlow, the processor, settings, this code."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    facts = [library(), machine.identity(CPUINFO), sys.version, sorted(kernel_settings().items()), code.hexdigest()]
+    return f"tensorflow-kernels-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
+
+
+def library() -> list[str | int]:
+    """What tells this TensorFlow from one of another version, without importing it: path, time and size of a file."""
     spec = find_spec("tensorflow")
     origin = Path(spec.origin) if spec is not None and spec.origin else None
-    library = [str(origin), origin.stat().st_mtime_ns, origin.stat().st_size] if origin else []
-    told = {
+    return [str(origin), origin.stat().st_mtime_ns, origin.stat().st_size] if origin else []
+
+
+def kernel_settings() -> dict[str, str]:
+    """Environment variables by which TensorFlow and oneDNN choose their kernels."""
+    return {
         name: value
         for name, value in child_environment().items()
         if name.startswith(("TF_", "ONEDNN_", "DNNL_")) and name != "TF_CPP_MIN_LOG_LEVEL"
     }
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        code.update(path.read_bytes())
-    facts = [library, _processor(), sys.version, sorted(told.items()), code.hexdigest()]
-    return f"tensorflow-kernels-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
-
-
-def _processor() -> list[str]:
-    """What tells this processor from one with other instructions."""
-    try:
-        lines = CPUINFO.read_text().splitlines()
-    except OSError:
-        lines = []
-    kinds = {line.split(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return [platform.machine(), platform.processor(), *kinds.values()]
 
 
 def _kept(text: str | None) -> Kernels | None:

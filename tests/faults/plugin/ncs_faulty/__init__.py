@@ -13,7 +13,7 @@ class FaultySettings:
     Args:
         faults: Comma-separated kinds of fault; a configuration gets one of them, or none, by its fingerprint.
         stage: Where the first of them happens always, instead: load, calibrate, int8 (in calibrate,
-            unless that is to be cautious), reference, save.
+            unless that is to be cautious), reference, ceiling, save.
         share: Of 100 configurations, how many are faulty.
         later: Fault of every configuration with int8, beside that of the stage.
         trial_seconds: Real time that each predict of a whole batch takes.

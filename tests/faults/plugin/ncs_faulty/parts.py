@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nc_strategies.api import InputError, ModelSource
+from nc_strategies.api import Ceiling, InputError, ModelSource
+from nc_strategies.backends.ceiling import kept_or_measured
 from nc_strategies.measuring import latency
 from nc_strategies.strategies.random import RandomStrategy
 from nc_strategies.testing.toy import ToyBackend, ToyExecutable, toy_time
@@ -99,6 +100,13 @@ class Faulty(ToyBackend):
     def reference(self):
         self._at("reference")
         return Exact(self.ops, super().reference()._config, self.settings.trial_seconds)
+
+    def ceiling(self, again=False):
+        def measure():
+            self._at("ceiling")
+            return Ceiling({"Conv": {"int8": 2.0}}, False)
+
+        return kept_or_measured("ceiling-faulty.json", measure, again)
 
     def fault(self, config):
         number = int(config.fingerprint[:8], 16)

@@ -1,0 +1,127 @@
+"""The machine that a run measures on, and what int8 can gain there at most."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.errors import NcsError, first_line
+from nc_strategies.runtime import machine
+
+if TYPE_CHECKING:
+    from nc_strategies.measuring.target import MeasurementTarget
+
+log = logging.getLogger(__name__)
+LOW_CEILING = 1.1
+"""Ratio below which a run warns: conversions between int8 and float cost most models the rest of such a gain."""
+TIMED = ("latency", "throughput")
+"""Objectives that a low ceiling limits."""
+HELPS = (
+    "What helps: size or memory as the objective (metrics=accuracy_size, metrics=accuracy_memory), another "
+    "backend, or tuning on the processor that will run the model."
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processor, cores, and the int8 ceiling of a backend on them.
+
+    Args:
+        processor: Its name.
+        instruction_sets: Those that kernels use, as Linux names them; empty where nothing tells.
+        cores: Logical cores that the run may use.
+        threads: Threads that a model runs with.
+        ceiling: How much faster than fp32 int8 operators are; None where that is unknown.
+    """
+
+    processor: str
+    instruction_sets: tuple[str, ...]
+    cores: int
+    threads: int
+    ceiling: Ceiling | None = None
+
+    @staticmethod
+    def here(threads: int, ceiling: Ceiling | None = None) -> Machine:
+        """This machine."""
+        return Machine(machine.processor_name(), machine.instruction_sets(), machine.cores(), threads, ceiling)
+
+    @property
+    def best(self) -> float | None:
+        """The ceiling: the highest ratio of fp32's latency over int8's; None where it is unknown."""
+        return self.ceiling.best if self.ceiling is not None else None
+
+    @property
+    def low(self) -> bool:
+        """The ceiling is known, and hardly above fp32."""
+        return self.best is not None and self.best < LOW_CEILING
+
+    def to_dict(self) -> dict[str, Any]:
+        """What stands in ``result.json``; the inverse of `from_dict`."""
+        known = self.ceiling if self.best is not None else None
+        return {
+            "processor": self.processor,
+            "instruction_sets": list(self.instruction_sets),
+            "cores": self.cores,
+            "threads": self.threads,
+            "saturates": self.ceiling.saturates if self.ceiling is not None else None,
+            "ceiling": {
+                kind: {name: round(ratio, 3) for name, ratio in forms.items()} for kind, forms in known.ratios.items()
+            }
+            if known is not None
+            else None,
+            "best_ceiling": round(self.best, 3) if self.best is not None else None,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Machine:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError, KeyError: the data is not of that form.
+        """
+        threads = int(data["threads"])
+        ceiling = Ceiling.from_dict(
+            {"ratios": data["ceiling"] or {}, "saturates": data["saturates"], "threads": threads}
+        )
+        known = ceiling.best is not None or ceiling.saturates is not None
+        return Machine(
+            str(data["processor"]),
+            tuple(data["instruction_sets"]),
+            int(data["cores"]),
+            threads,
+            ceiling if known else None,
+        )
+
+    def sentences(self, backend: str) -> list[str]:
+        """What the ceiling means for a run, for its user.
+
+        Args:
+            backend: The backend's name.
+        """
+        fastest = self.ceiling.fastest if self.ceiling is not None else None
+        if fastest is None:
+            words = [f"How fast int8 operators of {backend} can be on this machine is unknown."]
+        else:
+            kind, name, ratio = fastest
+            follows = "no int8 model can be much faster than fp32 here" if self.low else "whole models gain less"
+            words = [
+                f"The fastest int8 operator of {backend} on this machine, {kind} ({name}), runs {ratio:.2f} times "
+                f"as fast as in fp32: {follows}.",
+                *([HELPS] if self.low else []),
+            ]
+        if self.ceiling is not None and self.ceiling.saturates:
+            words.append("Sums of 8-bit products saturate on this processor, so that weights get 7 bits.")
+        return words
+
+
+def find_machine(target: MeasurementTarget, threads: int) -> Machine:
+    """This machine, with the ceiling of a target's engine; one that cannot be measured is logged and unknown."""
+    try:
+        ceiling = target.ceiling()
+    except NcsError as error:
+        log.warning("the int8 ceiling could not be measured: %s", first_line(error))
+        ceiling = None
+    return Machine.here(threads, ceiling)
