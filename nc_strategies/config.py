@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from nc_strategies.compat.neural_compressor import AccuracyCriterion, PostTrainingQuantConfig, TuningCriterion
+from nc_strategies.defaults import MAX_TRIALS, TOLERABLE_LOSS
 from nc_strategies.errors import InputError, first_line
 
 __all__ = [
@@ -37,7 +38,10 @@ class TuningConfig:
         criterion: ``relative`` (fractions of fp32's value) or ``absolute`` (the metric's unit).
         tolerable_loss: Loss that is accepted; a negative one asks for a gain (``absolute`` only).
         max_trials: Configurations to measure at most; 0 for no limit.
-        timeout: Seconds after which no new trial starts, and one under way is dropped; 0 for no limit.
+        timeout: Seconds of the whole run, from loading the model to the saved one; 0 for no limit. A trial or an
+            estimate starts where it is expected to leave time for the end, one that takes longer is dropped, and the
+            end measures as much again as there is time for. A run whose time is too short for fp32, one trial and the
+            end is refused once fp32 was measured.
         stop_when: ``budget``: go on looking for a faster model; ``met``: stop at the first that meets the goal.
         max_consecutive_failures: Failed trials in a row after which the run stops; 0 for no limit.
         early_stop: Stop evaluating a configuration as soon as the goal is out of its reach.
@@ -49,8 +53,8 @@ class TuningConfig:
     """
 
     criterion: str = "relative"
-    tolerable_loss: float = 0.01
-    max_trials: int = 100
+    tolerable_loss: float = TOLERABLE_LOSS
+    max_trials: int = MAX_TRIALS
     timeout: float = 0.0
     stop_when: str = "budget"
     max_consecutive_failures: int = 10

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import InputError
-from nc_strategies.models.source import files_sha256
+from nc_strategies.models.source import files_sha256, format_of
 from nc_strategies.registry import registry
 from nc_strategies.report.run_files import RunFiles
 
@@ -72,7 +72,7 @@ def _backend(run: RunFiles) -> Any:
 
 
 def _format(model: Path) -> str:
-    return "saved_model" if (model / "saved_model.pb").is_file() else model.suffix.lstrip(".") or "folder"
+    return format_of(model) or model.suffix.lstrip(".") or "folder"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -13,18 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from nc_strategies.app import isolated
 from nc_strategies.app.logs import RunLog, redact_error, register_secret
 from nc_strategies.app.run import execute
+from nc_strategies.app.settings import SECTIONS, section
 from nc_strategies.app.studies import Study
 from nc_strategies.backends.base import Backend
-from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceConfig, TuningConfig
+from nc_strategies.config import MetricsConfig, RunConfig
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.objects import head, samples
 from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
-from nc_strategies.errors import EngineError, InputError, NcsError, first_line
+from nc_strategies.errors import EngineError, InputError, NcsError
 from nc_strategies.measuring.target import LocalTarget, TargetParts
 from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import NAME, UserEvaluation, UserMetric
@@ -35,7 +34,8 @@ from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.tune import Setup
 
 log = logging.getLogger(__name__)
-SECTIONS = {"tuning": TuningConfig, "measure": MeasureConfig, "space": SpaceConfig}
+OPTIONS = ("tuning", "measure", "space")
+"""Sections whose keys are options of a call."""
 
 
 @dataclass
@@ -56,15 +56,16 @@ class Request:
     eval_func: Callable[[Any], Any] | None = None
     executor: Any = "serial"
     run_dir: str | Path | None = None
+    isolation: str = "none"
     name: str = ""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def run(request: Request) -> tuple[Study, Backend]:
+def run(request: Request) -> tuple[Study, Backend | None]:
     """Run it.
 
     Returns:
-        The study, and the backend it was measured on, still loaded.
+        The study, and the backend it was measured on, still loaded; None where that was in another process.
 
     Raises:
         InputError: something that was given does not fit; nothing is left behind.
@@ -92,7 +93,7 @@ def _without_secrets() -> Iterator[None]:
         raise
 
 
-def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backend]:
+def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backend | None]:
     found = registry()
     for name, why in found.broken.items():
         log.warning("plugin %s is left out (%s)", name, why)
@@ -102,6 +103,7 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     strategy = _strategy(found, plain, secrets)
     make = found.target(found.get("strategy", plain["name"]))
     sections = _sections(request.options)
+    isolated.check(request.isolation, request.options, request.metric, request.eval_func)
     source = model_source(request.model, scratch, request.name)
     backend_name = "onnxruntime" if "onnx" in source.files else "tensorflow"
     backend_config = _component("backend", request.backend or backend_name)
@@ -120,22 +122,31 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         model={"name": next(iter(source.files)), "path": _place(request.model)},
         data={"name": _described(request)},
         executor=_component("executor", request.executor),
+        isolation=request.isolation,
         **sections,
     )
     config.validate()
     make.check(strategy)
     evaluation, calibration = _samples(request)
     folder = RunFolder(_run_dir(request.run_dir))
-    backend = found.create("backend", backend_config, config.measure.threads)
-    parts = TargetParts(backend, source, evaluation, calibration, _preprocess(request.preprocess), metric)
-    setup = Setup(
-        config,
-        LocalTarget(parts, config),
-        lambda problem: make(strategy, problem),
-        found.create("executor", config.executor),
-        _plain(config),
-    )
-    result = execute(found, setup, folder, run_log)
+    preprocess, backend = _preprocess(request.preprocess), None
+    if config.isolation == "process":
+        found.settings("backend", backend_config)
+        target = isolated.start(config, source, evaluation, calibration, preprocess, scratch)
+    else:
+        backend = found.create("backend", backend_config, config.measure.threads)
+        target = LocalTarget(TargetParts(backend, source, evaluation, calibration, preprocess, metric), config)
+    try:
+        setup = Setup(
+            config,
+            target,
+            lambda problem: make(strategy, problem),
+            found.create("executor", config.executor),
+            _plain(config),
+        )
+        result = execute(found, setup, folder, run_log)
+    finally:
+        target.close()
     study = Study(folder.path)
     if result["status"] == "failed":
         errors = [trial.error for trial in study.trials if trial.error]
@@ -170,26 +181,15 @@ def _strategy(found: Registry, plain: Mapping[str, Any], secrets: Mapping[str, s
 
 def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options by the section whose field they are, checked against its types."""
-    fields = {field.name: name for name, schema in SECTIONS.items() for field in dataclasses.fields(schema)}
+    fields = {field.name: name for name in OPTIONS for field in dataclasses.fields(SECTIONS[name])}
     for name in options:
         if name not in fields:
             close = difflib.get_close_matches(name, fields, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise InputError(name, "is not an option", f"{hint}allowed: {', '.join(sorted(fields))}")
     made: dict[str, Any] = {}
-    for section, schema in SECTIONS.items():
-        values = {name: value for name, value in options.items() if fields[name] == section}
-        if section == "space":
-            # Keys are regular expressions, which OmegaConf would read as interpolations.
-            precisions = values.pop("excluded_precisions", None) or []
-            made[section] = SpaceConfig(
-                **values, excluded_precisions=[precisions] if isinstance(precisions, str) else list(precisions)
-            )
-            continue
-        try:
-            made[section] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-        except OmegaConfBaseException as error:
-            raise InputError(f"{section}.{error.full_key}", first_line(error)) from None
+    for name in OPTIONS:
+        made[name] = section(name, {key: value for key, value in options.items() if fields[key] == name})
     return made
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from nc_strategies.app import status
 from nc_strategies.app import target as benches
 from nc_strategies.app.logs import RunLog
-from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceConfig, TuningConfig
-from nc_strategies.errors import InputError, first_line
+from nc_strategies.app.settings import run_config
+from nc_strategies.config import RunConfig
+from nc_strategies.errors import InputError
 from nc_strategies.measuring.target import Finish, MeasurementTarget
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Goal
@@ -23,8 +20,6 @@ from nc_strategies.report.run_files import RunFiles
 from nc_strategies.study.folder import CONFIG, IDENTITY, VERSIONS
 from nc_strategies.study.tune import make_goal, make_space
 
-SECTIONS = {"metrics": MetricsConfig, "tuning": TuningConfig, "measure": MeasureConfig}
-GROUPS = ("strategy", "backend", "model", "data", "executor")
 HASHES = {"model_sha256": "model", "data_sha256": "data", "calibration_sha256": "data"}
 
 
@@ -72,25 +67,12 @@ def _saved(run: RunFiles) -> Path:
 
 def _config(run: RunFiles) -> RunConfig:
     """What the run was told."""
-    place = str(run.path / CONFIG)
-    sections: dict[str, Any] = {}
-    for name, schema in SECTIONS.items():
-        try:
-            sections[name] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), run.config.get(name)))
-        except (OmegaConfBaseException, TypeError, ValueError) as error:
-            raise InputError(place, f"{name} cannot be read ({first_line(error)})") from None
-    groups: dict[str, Any] = {name: run.config.get(name) for name in GROUPS}
-    for name, group in groups.items():
-        if not isinstance(group, Mapping) or "name" not in group:
-            raise InputError(place, f"names no {name}")
+    told = {key: value for key, value in run.config.items() if key != "tracker"}
     try:
-        # Not by OmegaConf: keys are regular expressions, which it would read as interpolations.
-        space = SpaceConfig(**(run.config.get("space") or {}))
-    except TypeError as error:
-        raise InputError(place, f"space cannot be read ({first_line(error)})") from None
-    config = RunConfig(**{**groups, **sections}, space=space, isolation=str(run.config.get("isolation", "process")))
-    config.validate()
-    return config
+        return run_config({"isolation": "process", **told})
+    except InputError as error:
+        problem = f"cannot be read: {error.key} {error.problem}"
+        raise InputError(str(run.path / CONFIG), problem, error.allowed) from None
 
 
 def _check(run: RunFiles, target: MeasurementTarget) -> None:
@@ -116,15 +98,8 @@ def _measure(run: RunFiles, config: RunConfig, target: MeasurementTarget, saved:
 def _compared(run: RunFiles, finish: Finish, goal: Goal, versions: Mapping[str, str]) -> dict[str, Any]:
     then, final, base = run.result, finish.final, finish.baseline.evaluation
     tuned = then["tuned"]
-    # As at the end of a run: better than fp32 with confidence.
-    surely = replace(
-        final.evaluation,
-        ratios=tuple(
-            (name, ratio * (1 + dict(final.evaluation.spread)[name])) for name, ratio in final.evaluation.ratios
-        ),
-    )
     ops = final.executed.by_type()
-    met, equal = goal.met(surely), ops == tuned["ops"]
+    met, equal = goal.met(final.evaluation), ops == tuned["ops"]
     (low, high), (was_low, was_high) = final.speedup_ci95, then["speedup_ci95"]
     first = goal.constraints[0]
     before = run.config.get(VERSIONS) or {}

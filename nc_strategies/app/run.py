@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nc_strategies.app import status
 from nc_strategies.app.logs import RunLog, redact
+from nc_strategies.app.settings import run_config
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.problem import Trial, TrialState
@@ -87,10 +88,8 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
         say(f"warning: plugin {name} is left out ({why})")
     resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     resolved.pop("run_dir", None)
+    settings = run_config(resolved)
     resolved.pop("plan", None)
-    sections = {name: OmegaConf.to_object(config[name]) for name in ("metrics", "tuning", "space", "measure")}
-    settings = RunConfig(**cast(dict[str, Any], {**resolved, **sections}), plan=config.plan)
-    settings.validate()
     resolved["space"] = asdict(settings.space)
     folder = RunFolder(run_dir)
     strategy = found.settings("strategy", settings.strategy)

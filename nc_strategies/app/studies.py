@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.measuring.measurer import METRIC
 from nc_strategies.problem import Trial
 from nc_strategies.report.table import COLUMNS, row, verdict
-from nc_strategies.study.folder import RESULT
+from nc_strategies.study.folder import RESULT, read_json
 from nc_strategies.study.journal import Journal
 
 
@@ -34,7 +33,7 @@ class Study:
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
         try:
-            self.result: dict[str, Any] = json.loads((self.run_dir / RESULT).read_text(encoding="utf-8"))
+            self.result: dict[str, Any] = read_json(self.run_dir / RESULT)
         except (OSError, ValueError) as error:
             raise InputError(
                 "run_dir", f"{self.run_dir} holds no result ({first_line(error)})", "the folder of a finished run"
@@ -59,7 +58,10 @@ class Study:
         return next((trial for trial in self.trials if trial.number == number), None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dictionary a trial: number, state, accuracy, latency_ms, speedup, size_bytes, int8_ops, fp32_ops, note."""
+        """A dictionary a trial, its keys those of `to_dataframe`'s columns.
+
+        ``fp32_latency_ms`` was timed side by side with the trial: its quotient by ``latency_ms`` is ``speedup``.
+        """
         return [_row(trial) for trial in self.trials]
 
     def to_dataframe(self) -> Any:
@@ -137,6 +139,7 @@ _FIELDS = (
     "state",
     "accuracy",
     "latency_ms",
+    "fp32_latency_ms",
     "speedup",
     "size_bytes",
     "int8_ops",
@@ -155,6 +158,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         values |= {
             "accuracy": dict(done.metrics).get(METRIC),
             "latency_ms": known.get("latency_ms"),
+            "fp32_latency_ms": known.get("fp32_latency_ms"),
             "speedup": 1 / ratio,
             "size_bytes": int(known.get("size_bytes", 0)),
             "int8_ops": done.int8_ops,

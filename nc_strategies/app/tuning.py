@@ -9,6 +9,7 @@ from typing import Any
 from nc_strategies.app.python import Request, run
 from nc_strategies.app.studies import Study
 from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
+from nc_strategies.defaults import MAX_TRIALS, TOLERABLE_LOSS
 
 
 def tune(
@@ -22,8 +23,8 @@ def tune(
     objectives: str | Sequence[str] = "latency",
     weights: Sequence[float] | None = None,
     criterion: str = "relative",
-    tolerable_loss: float = 0.01,
-    max_trials: int = 100,
+    tolerable_loss: float = TOLERABLE_LOSS,
+    max_trials: int = MAX_TRIALS,
     timeout: float = 0.0,
     calibration: Any = None,
     calibration_samples: int = CALIBRATION_SAMPLES,
@@ -31,6 +32,7 @@ def tune(
     eval_func: Callable[[Any], float] | None = None,
     executor: str | Mapping[str, Any] = "serial",
     run_dir: str | Path | None = None,
+    isolation: str = "none",
     **options: Any,
 ) -> Study:
     """Tune a trained model to int8, as the command line does, from Python.
@@ -51,7 +53,7 @@ def tune(
         criterion: ``relative`` or ``absolute``.
         tolerable_loss: Loss of the metric that is accepted.
         max_trials: Configurations to measure at most, 0 for no limit.
-        timeout: Seconds after which no new trial starts, 0 for no limit.
+        timeout: Seconds of the whole run, 0 for no limit; see `TuningConfig`.
         calibration: Samples to calibrate with, in any form of `data`, labels not needed; when left out, the head of
             `data`, which is then not evaluated with.
         calibration_samples: How many.
@@ -60,6 +62,9 @@ def tune(
             returns its accuracy; replaces `metric` and the evaluation on `data`.
         executor: Where trials run.
         run_dir: Where the run leaves its files, ``outputs/<date>/<time>`` when left out; the same again resumes.
+        isolation: ``none``: the engine runs in the caller's process. ``process``: in one of its own, where one that
+            crashes or hangs costs a trial, and `trial_timeout`, `stage_timeout` and `memory_limit` hold; model and
+            samples are written to files for it, and an `eval_func` or a metric object cannot be used.
         **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration.
 
     Returns:
@@ -92,6 +97,7 @@ def tune(
             eval_func,
             executor,
             run_dir,
+            isolation,
             options=everything,
         )
     )

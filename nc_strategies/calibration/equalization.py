@@ -13,6 +13,7 @@ outputs changes.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -103,19 +104,13 @@ def adopt(when: str, tensors: int, noise: Callable[[], float], use: Callable[[bo
     except EngineError as error:
         log.info("channels are not equalized, as int8 everywhere does not run: %s", error)
         before = after = 0.0
-    if before > 0 and after <= QUIETER * before:
+    if before > 0 and math.isfinite(after) and after <= QUIETER * before:
         return (
             f"The channels of {tensors} tensors were equalized: int8 everywhere has {after / before:.0%} of the "
             "noise it had.",
         )
     use(False)
     return ()
-
-
-def noise_to_signal(signal: NDArray[np.float32], output: NDArray[np.float32]) -> float:
-    """Squared error over squared norm."""
-    right = np.asarray(signal, np.float64)
-    return float(np.square(np.asarray(output, np.float64) - right).sum() / max(float(np.square(right).sum()), 1e-300))
 
 
 def factors(peaks: Array, weight: Array) -> Array:

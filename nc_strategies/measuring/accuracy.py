@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nc_strategies.backends.base import Executable
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError
+from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.metrics.base import Metric, Outputs
 
 RESAMPLES = 200
@@ -44,6 +45,7 @@ def predict(
     batch_size: int,
     enough: Callable[[Outputs], bool] | None = None,
     keep: Sequence[Keep] = (Metric.keep,),
+    check: Check = unlimited,
 ) -> list[Predictions]:
     """Run models over all samples, batch by batch in turn, so that a drift of the machine's speed hits all alike.
 
@@ -54,8 +56,10 @@ def predict(
         enough: Told what the first metric keeps of each batch of the first model; the rest of the samples is not read
             once it says so.
         keep: What each metric keeps of a batch's outputs; what several keep alike is kept once.
+        check: Called before each batch of a model.
 
     Raises:
+        OutOfTimeError: `check` raised it.
         EngineError: an output is NaN or infinite, or has no axis for the samples.
     """
     keepers = list(dict.fromkeys(keep))
@@ -64,6 +68,7 @@ def predict(
     for number, (batch, _, count) in enumerate(data.batches(batch_size)):
         order = range(len(models)) if number % 2 else reversed(range(len(models)))
         for index in order:
+            check()
             before = time.perf_counter()
             outputs = models[index].predict(batch)
             seconds[index] += time.perf_counter() - before

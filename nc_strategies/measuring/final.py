@@ -21,7 +21,11 @@ class Final:
         speedup_ci95: 95 % interval of `speedup`.
         accuracy_loss_ci95: 95 % interval of the paired loss against fp32, in the metric's unit.
         latency_ci95: 95 % interval of its latency in milliseconds.
+        baseline: fp32 as it was timed side by side with it: its latency over the model's is `speedup`.
+        baseline_ci95: 95 % interval of fp32's latency in milliseconds.
         seconds: What measuring it and the other finalists took, by stage.
+        finalists: Pairs (fingerprint of the executed graph, final measurement) of all finalists, its own among them;
+            none for a trial taken as it was measured.
     """
 
     trial: Trial
@@ -31,4 +35,7 @@ class Final:
     speedup_ci95: tuple[float, float]
     accuracy_loss_ci95: tuple[float, float] | None
     latency_ci95: tuple[float, float]
+    baseline: Evaluation
+    baseline_ci95: tuple[float, float]
     seconds: Pairs = ()
+    finalists: tuple[tuple[str, Evaluation], ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nc_strategies.errors import OutOfTimeError
+from nc_strategies.measuring.deadline import Check, unlimited
+from nc_strategies.measuring.student import t_95
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class TimingRules:
     blocks: int = 10
     """Consecutive parts of the runs of one session, at most, whose ratios give the interval."""
     least_blocks: int = 4
-    """Parts at least: `T_95` begins with 3 degrees of freedom."""
+    """Parts at least: with 3 degrees of freedom, the 95 % quantile of Student's t is 3.2."""
     runs_per_block: int = 10
     """Runs of a part at least, where there are enough for `least_blocks`."""
     least_sessions: int = 4
@@ -31,8 +36,6 @@ class TimingRules:
 
 
 TIMING_RULES = TimingRules()
-T_95 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 11: 2.201}
-"""Two-sided 95 % quantiles of Student's t by degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +65,30 @@ class Timing:
         return len(self.seconds)
 
     def median_ms(self, model: int) -> float:
-        """Median latency of a model in milliseconds."""
-        return float(np.median(self.seconds[:, model]) * 1e3)
+        """Latency of a model in milliseconds: the geometric mean of its blocks' medians.
+
+        The quotient of two models' is their `ratio`, so that latencies and speed-up agree where they stand side by
+        side. The median of all runs together has not that property.
+        """
+        return float(np.exp(self._log_medians(model).mean()) * 1e3)
 
     def interval_ms(self, model: int) -> tuple[float, float]:
-        """95 % interval of the median: order statistics by the normal approximation to the binomial."""
-        ordered = np.sort(self.seconds[:, model]) * 1e3
-        reach = 0.98 * np.sqrt(len(ordered))
-        low = int(max(0, np.floor(len(ordered) / 2 - reach)))
-        high = int(min(len(ordered) - 1, np.ceil(len(ordered) / 2 + reach)))
-        return float(ordered[low]), float(ordered[high])
+        """95 % interval of `median_ms`, by the method of `ratio_interval`."""
+        low, high = _interval(self._log_medians(model))
+        return low * 1e3, high * 1e3
+
+    def _blocks(self) -> list[NDArray[np.float64]]:
+        rules = TIMING_RULES
+        if len(self.sessions) >= rules.least_sessions:
+            return np.split(self.seconds, np.cumsum(self.sessions)[:-1])
+        count = min(rules.blocks, max(rules.least_blocks, self.runs // rules.runs_per_block))
+        return np.array_split(self.seconds, count)
+
+    def _log_medians(self, model: int) -> NDArray[np.float64]:
+        return np.array([np.log(np.median(block[:, model])) for block in self._blocks()])
 
     def _log_ratios(self, model: int, reference: int) -> NDArray[np.float64]:
-        if len(self.sessions) >= TIMING_RULES.least_sessions:
-            blocks = np.split(self.seconds, np.cumsum(self.sessions)[:-1])
-        else:
-            count = min(TIMING_RULES.blocks, max(TIMING_RULES.least_blocks, self.runs // TIMING_RULES.runs_per_block))
-            blocks = np.array_split(self.seconds, count)
-        return np.array([np.log(np.median(b[:, model]) / np.median(b[:, reference])) for b in blocks])
+        return self._log_medians(model) - self._log_medians(reference)
 
     def ratio(self, model: int, reference: int) -> float:
         """Latency of a model relative to a reference's, below 1 is faster: ratio of medians, block by block.
@@ -90,8 +99,7 @@ class Timing:
 
     def standard_error(self, model: int, reference: int) -> float:
         """Standard error of the logarithm of `ratio`."""
-        logs = self._log_ratios(model, reference)
-        return float(logs.std(ddof=1) / np.sqrt(len(logs)))
+        return _standard_error(self._log_ratios(model, reference))
 
     def ratio_interval(self, model: int, reference: int) -> tuple[float, float]:
         """95 % interval of `ratio`.
@@ -100,9 +108,17 @@ class Timing:
         Student's t over the blocks gives the interval: the method of batch means (Law, "Simulation Modeling and
         Analysis", ch. 9), which holds where neighbouring runs are correlated, as they are on a shared machine.
         """
-        logs = self._log_ratios(model, reference)
-        reach = T_95[len(logs) - 1] * self.standard_error(model, reference)
-        return float(np.exp(logs.mean() - reach)), float(np.exp(logs.mean() + reach))
+        return _interval(self._log_ratios(model, reference))
+
+
+def _standard_error(logs: NDArray[np.float64]) -> float:
+    return float(logs.std(ddof=1) / np.sqrt(len(logs)))
+
+
+def _interval(logs: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval of the geometric mean by Student's t, given the blocks' logarithms."""
+    reach = t_95(len(logs) - 1) * _standard_error(logs)
+    return float(np.exp(logs.mean() - reach)), float(np.exp(logs.mean() + reach))
 
 
 def interleave(
@@ -111,6 +127,7 @@ def interleave(
     rng: np.random.Generator,
     limit: float = 0.0,
     clock: Callable[[], float] | None = None,
+    check: Check = unlimited,
 ) -> Timing:
     """Time several callables side by side, in a new random order each round, each warm from a run of its own.
 
@@ -120,23 +137,46 @@ def interleave(
         rng: Shuffles the order.
         limit: Seconds after which to stop, once there were 20 rounds; 0 for none.
         clock: Gives the seconds that are counted; `time.perf_counter` when left out.
+        check: Called before each run of a model's turn.
+
+    Raises:
+        OutOfTimeError: `check` raised it.
     """
+    ended = threading.Event()
+
+    def checked() -> None:
+        if ended.is_set():
+            raise OutOfTimeError("the timing was interrupted")
+        check()
+
     # In a thread of its own, to which the C library gives memory apart from what the process has used and freed before:
     # in that, what a run allocates would lie the more scattered the longer the process lives.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_interleave, runs, count, rng, limit, clock or time.perf_counter).result()
+        timing = thread.submit(_interleave, runs, count, rng, limit, clock or time.perf_counter, checked)
+        try:
+            return timing.result()
+        except BaseException:
+            ended.set()  # an interrupt arrives here: without this, the thread would be waited for to its end
+            raise
 
 
 def _interleave(
-    runs: Sequence[Callable[[], object]], count: int, rng: np.random.Generator, limit: float, clock: Callable[[], float]
+    runs: Sequence[Callable[[], object]],
+    count: int,
+    rng: np.random.Generator,
+    limit: float,
+    clock: Callable[[], float],
+    check: Check,
 ) -> Timing:
     for run in runs:
         for _ in range(TIMING_RULES.warm_up_runs):
+            check()
             run()
     seconds = np.zeros((count, len(runs)))
     start = time.perf_counter()
     for index in range(count):
         for model in rng.permutation(len(runs)):
+            check()
             # Once untimed: the run before was another model's, and left the caches full of its weights.
             runs[model]()
             before = clock()

@@ -10,7 +10,8 @@ import numpy as np
 
 from nc_strategies.backends.base import Backend, Executable, Profile
 from nc_strategies.errors import EngineError
-from nc_strategies.measuring.latency import Timing, interleave
+from nc_strategies.measuring.deadline import Check, unlimited
+from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
 from nc_strategies.measuring.latency_regression import (
     Array,
     Columns,
@@ -119,6 +120,7 @@ class _TimingSession:
     limit: float
     clock: Callable[[], float] | None
     reference: Executable | None = None
+    check: Check = unlimited
     seconds: float = field(init=False, default=0.0)
     _own: bool = field(init=False, default=False)
 
@@ -185,7 +187,7 @@ class _TimingSession:
             return lambda: model.predict(self.batch)
 
         count = self.runs or self._count(PLAN.runs, PLAN.most_runs)
-        return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock)
+        return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock, self.check)
 
     def _count(self, least: int, most: int) -> int:
         """Runs that are affordable."""
@@ -201,6 +203,7 @@ def fit_latency(
     limit: float = 20.0,
     clock: Callable[[], float] | None = None,
     reference: Executable | None = None,
+    check: Check = unlimited,
 ) -> LatencyTerms:
     """Latency relative to fp32's, as terms.
 
@@ -220,14 +223,16 @@ def fit_latency(
         clock: Gives the seconds that are counted; `time.perf_counter` when left out.
         reference: fp32 as trials are timed beside it, which stays open; chosen and opened here when left out. Two
             sessions of one model differ by a few per cent, so that ratios only compare beside the same one.
+        check: Called before each timed run.
 
     Returns:
         Terms; `LatencyTerms.error` from the random configurations, each predicted without itself.
 
     Raises:
         EngineError: not even the all-float graph runs.
+        OutOfTimeError: `check` raised it.
     """
-    timer = _TimingSession(backend, batch, rng, runs, limit, clock, reference)
+    timer = _TimingSession(backend, batch, rng, runs, limit, clock, reference, check)
     timer.choose_reference(space.all_float())
     timed = timer.time(list(_ends(space)), PLAN.end_runs_factor) + timer.time(list(_alternating(space)))
     conversion_edges, profiled = backend.conversion_edges(), any(sample.profile is not None for sample in timed)
@@ -252,6 +257,23 @@ def fit_latency(
     timer.close()
     log.info("latency model: %d timings, error %.3f", len(timed), error)
     return columns.terms(values, error)
+
+
+def least_seconds(space: Space, run: float, build: float) -> float:
+    """Seconds that `fit_latency` takes at least.
+
+    Args:
+        space: What may be chosen.
+        run: Seconds of one run of fp32.
+        build: Seconds to build one model.
+    """
+    ends, alternating = len(list(_ends(space))), len(list(_alternating(space)))
+    _, random = _how_many(space)
+    runs = min(PLAN.most_runs, max(PLAN.runs, int(PLAN.runs_seconds / run) if run else PLAN.runs))
+    models = ends + alternating + random
+    # fp32 and the model are each run twice a timed run, and a few times before.
+    timed = 2 * runs * (models + (PLAN.end_runs_factor - 1) * ends) + TIMING_RULES.warm_up_runs * models
+    return models * build + 2 * run * timed
 
 
 def _how_many(space: Space, profiled: bool = True) -> tuple[int, int]:

@@ -16,9 +16,11 @@ import numpy as np
 from nc_strategies.backends.base import Backend, Executable, ExecutedOps
 from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
-from nc_strategies.errors import EngineError, InputError
+from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring import resolution
 from nc_strategies.measuring.accuracy import Predictions, loss_interval, predict
+from nc_strategies.measuring.deadline import Deadline
+from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
 from nc_strategies.measuring.memory import peak_bytes
@@ -41,8 +43,14 @@ CLEAR_TIE = 0.005
 accuracy is then worth no more time."""
 SESSIONS = 5
 """Times that finalists are opened anew to be timed: two sessions of one graph may differ by some per cent for life."""
+LEAST_TIMING = 1e-3
+"""Seconds of a timing that has no time left; 0 would be no limit."""
 REHEARSED = 0.1
 """Share of the samples that is read to tell how long all of them take."""
+
+
+Candidate = tuple[Trial, Executable, int, Evaluation, ExecutedOps]
+"""A finalist, its model, its column in the timing, its final measurement and what executes."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class Measurer:
         limit: The tolerable loss given fp32's value, in the metric's unit, beyond which a trial is stopped early; None
             evaluates everything. The data is then in random order.
         further: Metrics of the constraints beside the first, by name.
+        deadline: The moment at which whatever is being measured ends with an `OutOfTimeError`.
     """
 
     def __init__(
@@ -94,6 +103,7 @@ class Measurer:
         rng: np.random.Generator,
         limit: Callable[[float], float] | None = None,
         further: Mapping[str, Metric] | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
         self.backend = backend
         self.data = data
@@ -103,6 +113,7 @@ class Measurer:
         self.metrics = metrics
         self.rng = rng
         self.limit = limit
+        self.deadline = deadline or Deadline()
         self.samples = len(data)
         self._all = {METRIC: metric, **(further or {})}
         self._memory: dict[str, float] = {}
@@ -125,7 +136,7 @@ class Measurer:
 
     def _predict(self, models: list[Executable], enough: Callable[[Outputs], bool] | None = None) -> list[Predictions]:
         keep = [metric.keep for metric in self._all.values()]
-        return predict(models, self.data, self.settings.evaluation_batch_size, enough, keep)
+        return predict(models, self.data, self.settings.evaluation_batch_size, enough, keep, self.deadline.check)
 
     def _values(self, found: Predictions) -> Pairs:
         return tuple(
@@ -326,7 +337,12 @@ class Measurer:
         )
 
     def measure_finalists(
-        self, trials: list[Trial], goal: Goal, tie: float, opened: Callable[[Trial], Executable] | None = None
+        self,
+        trials: list[Trial],
+        goal: Goal,
+        tie: float,
+        opened: Callable[[Trial], Executable] | None = None,
+        ending: Ending | None = None,
     ) -> Final:
         """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
 
@@ -335,28 +351,35 @@ class Measurer:
             goal: Orders them.
             tie: Relative difference in cost that still counts as none, now that more runs were timed.
             opened: Makes a candidate's model; of its configuration when left out.
+            ending: How much is measured; everything when left out.
+
+        Raises:
+            OutOfTimeError: the deadline has passed before.
         """
+        ending = ending or Ending(FINALISTS, self.settings.final_runs, compare=True, preselect=True)
         make = opened or self._built
         base, all_float = self.baseline, self._all_float
         assert all_float is not None
         spent: dict[str, float] = {}
         references = [base.as_given, base.all_float]
         with Clock(spent, "latency"):
-            if len(trials) > FINALISTS:
+            if len(trials) > FINALISTS and ending.preselect:
                 trials = self._preselect(trials, goal)
+            trials = trials[: ending.finalists]
             timing = self._sessions(
                 [
                     self.backend.reference,
                     lambda: self.backend.build(all_float),
                     *(partial(make, trial) for trial in trials),
                 ],
-                self.settings.final_runs,
+                ending.runs,
                 3.0,
             )
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         with Clock(spent, "build"):
             models = [make(trial) for trial in trials]
-        candidates = []
+        candidates: list[Candidate] = []
+        scores: list[Scored] = []
         for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
             assert trial.evaluation is not None
             found = Scored(trial.evaluation.metrics, trial.evaluation.value("duration_s"), self.samples)
@@ -377,9 +400,16 @@ class Measurer:
                     self._peak(trial.config, model.fingerprint),
                 )
             candidates.append((trial, model, index, evaluation, executed))
+            scores.append(found)
         trial, model, index, _, executed = candidates[self._choose([c[3] for c in candidates], goal, tie)]
-        with Clock(spent, "accuracy"):
-            fp32, int8, interval = self._compare(references[faster], model, trial)
+        fp32 = Scored(base.evaluation.metrics, base.evaluation.value("duration_s"), self.samples)
+        int8, interval = scores[index - len(references)], None
+        if ending.compare:
+            try:
+                with Clock(spent, "accuracy"):
+                    fp32, int8, interval = self._compare(references[faster], model, trial)
+            except OutOfTimeError as error:
+                log.warning("fp32 and the chosen model are not evaluated side by side: %s", error)
         assert trial.evaluation is not None
         with Clock(spent, "build"):
             evaluation = self._evaluation(
@@ -394,10 +424,18 @@ class Measurer:
             )
             for finalist in models:
                 finalist.close()
-        base.reference = references[faster]
-        base.latency_ci95 = timing.interval_ms(faster)
-        base.evaluation = self._rebase(base.evaluation, timing, faster, fp32.seconds)
+        measured = tuple(
+            (c[0].evaluation.graph, evaluation if c[1] is model else c[3])
+            for c in candidates
+            if c[0].evaluation is not None
+        )
         low, high = timing.ratio_interval(index, faster)
+        latencies = {
+            "latency_ms": timing.median_ms(faster),
+            "duration_s": fp32.seconds,
+            "as_given_latency_ms": timing.median_ms(0),
+            "all_float_latency_ms": timing.median_ms(1),
+        }
         return Final(
             trial,
             evaluation,
@@ -406,20 +444,24 @@ class Measurer:
             (1 / high, 1 / low),
             interval,
             timing.interval_ms(index),
+            _with_values(base.evaluation, latencies),
+            timing.interval_ms(faster),
             tuple(spent.items()),
+            measured,
         )
 
     def _choose(self, found: Sequence[Evaluation], goal: Goal, tie: float) -> int:
         """Which of the finalists is closest to the goal, then as fast as the fastest, then the most accurate."""
         closest = min(goal.violation(e) for e in found)
         kept = [e for e in found if goal.violation(e) == closest]
+        kept = [e for e in kept if goal.met(e)] or kept
         fastest = min(kept, key=goal.cost)
         if self._clear(fastest, goal):
             tie = min(tie, CLEAR_TIE)
         level = [
             i
             for i, e in enumerate(found)
-            if goal.violation(e) == closest and goal.cost(e) <= goal.cost(fastest) * (1 + tie)
+            if any(e is other for other in kept) and goal.cost(e) <= goal.cost(fastest) * (1 + tie)
         ]
         return min(level, key=lambda i: goal.loss(found[i]))
 
@@ -457,25 +499,55 @@ class Measurer:
         return self.backend.build(self._all_float)
 
     def _sessions(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
-        """Time models in several sessions of each, as many as leave enough runs a session."""
+        """Time models in several sessions of each, as many as leave enough runs a session.
+
+        Raises:
+            OutOfTimeError: there was no time for a single session; what was timed before the deadline counts else.
+        """
         count = min(SESSIONS, max(1, runs // TIMING_RULES.least_runs))
-        timings = []
+        timings: list[Timing] = []
         for _ in range(count):
-            models = [make() for make in makers]
-            timings.append(self._time(models, math.ceil(runs / count), patience / count))
-            for model in models:
-                model.close()
+            models: list[Executable] = []
+            try:
+                for make in makers:
+                    self.deadline.check()
+                    models.append(make())
+                timings.append(self._time(models, math.ceil(runs / count), patience / count))
+            except OutOfTimeError:
+                if not timings:
+                    raise
+                log.info("timed in %d of %d sessions: time is over", len(timings), count)
+                break
+            finally:
+                for model in models:
+                    model.close()
         return Timing.joined(timings)
 
     def settle(self, trial: Trial) -> Final:
-        """A trial as it was measured, for a run that is interrupted: nothing is timed or evaluated again."""
+        """A trial as it was measured, for a run that is interrupted or out of time; nothing is measured."""
         assert trial.evaluation is not None
         done = trial.evaluation
         model = self.backend.build(trial.config)
         executed = model.executed()
         model.close()
         ratio, spread = done.ratio("latency"), dict(done.spread).get("latency", 0.0)
-        latency = done.value("latency_ms")
+        base, values, latency = self.baseline.evaluation, dict(done.values), done.value("latency_ms")
+        # fp32's latency is the one timed beside this trial. Its other times were measured first, when the machine may
+        # have had another speed: they are brought to the trial's.
+        fp32 = latency / ratio
+        drift = fp32 / base.value("latency_ms")
+        times = {
+            name: base.value(name) * drift
+            for name in ("latency_ms", "duration_s", "as_given_latency_ms", "all_float_latency_ms")
+        }
+
+        def interval(name: str, value: float) -> tuple[float, float]:
+            # Journals of earlier versions hold the ratio's interval only.
+            return (
+                values.get(f"{name}_low_ms", value / (1 + spread)),
+                values.get(f"{name}_high_ms", value * (1 + spread)),
+            )
+
         return Final(
             trial,
             done,
@@ -483,34 +555,19 @@ class Measurer:
             1 / ratio,
             (1 / (ratio * (1 + spread)), (1 + spread) / ratio),
             None,
-            (latency / (1 + spread), latency * (1 + spread)),
-        )
-
-    def _rebase(self, before: Evaluation, timing: Timing, faster: int, seconds: float) -> Evaluation:
-        values = {
-            **dict(before.values),
-            "latency_ms": timing.median_ms(faster),
-            "duration_s": seconds,
-            "as_given_latency_ms": timing.median_ms(0),
-            "all_float_latency_ms": timing.median_ms(1),
-        }
-        return Evaluation(
-            before.metrics,
-            tuple(values.items()),
-            before.ratios,
-            before.spread,
-            before.samples,
-            before.int8_ops,
-            before.fp32_ops,
-            before.seconds,
-            before.graph,
+            interval("latency", latency),
+            _with_values(base, times),
+            interval("fp32_latency", fp32),
         )
 
     def _time(self, models: list[Executable], runs: int, patience: float = 1.0) -> Timing:
         def run(model: Executable) -> Callable[[], object]:
             return lambda: model.predict(self.batch)
 
-        return interleave([run(m) for m in models], runs, self.rng, self.settings.latency_timeout * patience)
+        limit, left = self.settings.latency_timeout * patience, self.deadline.left
+        if left < math.inf:  # what is timed by then counts, once it is enough
+            limit = max(min(limit or left, left), LEAST_TIMING)
+        return interleave([run(m) for m in models], runs, self.rng, limit, check=self.deadline.check)
 
     def _evaluation(
         self,
@@ -525,6 +582,7 @@ class Measurer:
     ) -> Evaluation:
         ratio = timing.ratio(index, reference)
         low, high = timing.ratio_interval(index, reference)
+        latency, fp32 = timing.interval_ms(index), timing.interval_ms(reference)
         size = model.size_bytes / self.baseline.as_given.size_bytes
         reach = max(high / ratio, ratio / low) - 1
         ratios = {"latency": ratio, "throughput": ratio, "size": size}
@@ -537,6 +595,10 @@ class Measurer:
             values=(
                 ("latency_ms", timing.median_ms(index)),
                 ("fp32_latency_ms", timing.median_ms(reference)),
+                ("latency_low_ms", latency[0]),
+                ("latency_high_ms", latency[1]),
+                ("fp32_latency_low_ms", fp32[0]),
+                ("fp32_latency_high_ms", fp32[1]),
                 ("duration_s", found.seconds),
                 ("size_bytes", float(model.size_bytes)),
                 *peak,
@@ -549,3 +611,8 @@ class Measurer:
             seconds=seconds,
             graph=model.fingerprint,
         )
+
+
+def _with_values(evaluation: Evaluation, values: Mapping[str, float]) -> Evaluation:
+    """An evaluation with some of its values replaced."""
+    return replace(evaluation, values=tuple({**dict(evaluation.values), **values}.items()))

@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession
+from nc_strategies.calibration.noise import noise_to_signal
 from nc_strategies.errors import EngineError
+from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.models.info import Batch
 from nc_strategies.space import FLOAT, Config, Space
 
@@ -21,11 +22,10 @@ SAMPLES = 16
 
 Group = tuple[str, ...]
 Noise = Callable[[Group], float]
-Floats = NDArray[np.float64]
 
 
 def output_noise(
-    backend: Backend, space: Space, batch: Batch, signal: NDArray[Any], switch: bool = True
+    backend: Backend, space: Space, batch: Batch, signal: NDArray[Any], switch: bool = True, check: Check = unlimited
 ) -> dict[str, float]:
     """Noise-to-signal ratio of the model's first output with one group of operators in int8 and all others in fp32.
 
@@ -40,6 +40,10 @@ def output_noise(
         batch: Samples of the calibration data.
         signal: fp32's first output on them.
         switch: Use the backend's `DualPrecisionSession`, if it has one.
+        check: Called before each operator.
+
+    Raises:
+        OutOfTimeError: `check` raised it.
     """
     base = space.all_float()
     schemes = {group: next((s for s in space.schemes(group) if s != FLOAT), None) for group in space.groups}
@@ -55,11 +59,14 @@ def output_noise(
 
     both = _switchable(backend, every) if switch else None
     noise: dict[str, float] = {}
-    for group in int8:
-        one = switched if both is not None and set(group) <= set(both.ops) else alone
-        noise.update(dict.fromkeys(group, _tried(one, group)))
-    if both is not None:
-        both.close()
+    try:
+        for group in int8:
+            check()
+            one = switched if both is not None and set(group) <= set(both.ops) else alone
+            noise.update(dict.fromkeys(group, _tried(one, group)))
+    finally:
+        if both is not None:
+            both.close()
     return noise
 
 
@@ -82,20 +89,6 @@ def divergence(backend: Backend, config: Config, batch: Batch, signal: NDArray[A
         model.close()
 
 
-def noise_to_signal(signal: NDArray[Any], output: NDArray[Any]) -> float:
-    """Squared error over squared norm, averaged over samples; infinite for an output that is not finite.
-
-    Args:
-        signal: fp32's output, shape (N, ...).
-        output: The other model's, of the same shape.
-    """
-    flat = _flat(signal)
-    error = _flat(output) - flat
-    power = np.maximum((flat**2).sum(1), np.finfo(np.float64).tiny)
-    ratio = float(((error**2).sum(1) / power).mean())
-    return ratio if math.isfinite(ratio) else math.inf
-
-
 def _switchable(backend: Backend, config: Config) -> DualPrecisionSession | None:
     try:
         return backend.dual_precision_session(config)
@@ -110,7 +103,3 @@ def _tried(noise: Noise, group: Group) -> float:
     except EngineError as error:
         log.warning("no sensitivity of %s: %s", group[0], error)
         return math.inf
-
-
-def _flat(output: NDArray[Any]) -> Floats:
-    return np.asarray(output.reshape(len(output), -1), np.float64)

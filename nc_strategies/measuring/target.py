@@ -25,6 +25,8 @@ from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Dataset, Raw
 from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.measuring.deadline import Deadline
+from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.measurer import METRIC, Measurer
@@ -138,10 +140,17 @@ class MeasurementTarget(Protocol):
         """
 
     def settle(self, trial: Trial) -> Finish:
-        """Take a trial as it was measured: an interrupted run saves at once, and measures nothing again."""
+        """Take a trial as it was measured: a run that is interrupted or out of time measures nothing again."""
 
-    def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
-        """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32."""
+    def finish(self, trials: Sequence[Trial], goal: Goal, tie: float, ending: Ending | None = None) -> Finish:
+        """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
+
+        Args:
+            trials: Candidates, the preferred one first.
+            goal: Orders them.
+            tie: Relative difference in cost that counts as none.
+            ending: How much is measured; everything when left out.
+        """
 
     def save(self, final: Final, folder: Path) -> Path:
         """Write the chosen model and see that, opened with the engine's defaults, it is what was measured.
@@ -168,14 +177,19 @@ class MeasurementTarget(Protocol):
     def versions(self) -> Mapping[str, str]:
         """Versions of what measured."""
 
-    def until(self, deadline: float) -> None:
-        """Drop what is still being measured when the run's time is over, where that is possible.
+    def until(self, deadline: float, patience: float = 0.0) -> None:
+        """Drop what is still being measured at a moment, where that is possible.
 
-        Calls which measure then raise `OutOfTimeError`.
+        Calls which measure then raise `OutOfTimeError`: between two batches of an evaluation, and between two timed
+        runs. Where the engine is in a process of its own, and does not come to one of these, that is ended.
 
         Args:
             deadline: As `time.monotonic` counts; 0 for none.
+            patience: Seconds after it in which a call may end by itself.
         """
+
+    def prepared(self) -> bool:
+        """Whether the next call is answered without loading, calibrating and measuring fp32 again."""
 
     def close(self) -> None:
         """Release everything."""
@@ -223,6 +237,7 @@ class LocalTarget:
         self._noise: dict[str, float] | None = None
         self._signal: NDArray[Any] | None = None
         self._terms: LatencyTerms | None = None
+        self._deadline = Deadline()
 
     @property
     def higher_is_better(self) -> bool:
@@ -295,6 +310,7 @@ class LocalTarget:
             self._rng,
             self._limit if self.config.tuning.early_stop and not by_function else None,
             dict(zip(further, parts.further, strict=True)),
+            self._deadline,
         )
         # Asked for here, so that data without labels is refused before anything long begins.
         assert by_function or evaluation.labels is not None
@@ -356,7 +372,7 @@ class LocalTarget:
         """See `MeasurementTarget.sensitivity`; estimated once."""
         if self._noise is None:
             assert self._space is not None, "measure the baseline first"
-            self._noise = output_noise(self.parts.backend, self._space, *self._looked_at())
+            self._noise = output_noise(self.parts.backend, self._space, *self._looked_at(), check=self._deadline.check)
         return self._noise
 
     def latency_terms(self) -> LatencyTerms:
@@ -365,12 +381,18 @@ class LocalTarget:
             assert self._space is not None, "measure the baseline first"
             rng = np.random.default_rng([self.config.tuning.seed, 3])
             self._terms = fit_latency(
-                self.parts.backend, self._space, self.measurer.batch, rng, reference=self.measurer.baseline.reference
+                self.parts.backend,
+                self._space,
+                self.measurer.batch,
+                rng,
+                reference=self.measurer.baseline.reference,
+                check=self._deadline.check,
             )
         return self._terms
 
     def divergence(self, config: Config) -> float:
         """See `MeasurementTarget.divergence`."""
+        self._deadline.check()
         return divergence(self.parts.backend, config, *self._looked_at())
 
     def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
@@ -385,9 +407,9 @@ class LocalTarget:
         """See `MeasurementTarget.settle`."""
         return self._finish(self.measurer.settle(trial))
 
-    def finish(self, trials: Sequence[Trial], goal: Goal, tie: float) -> Finish:
+    def finish(self, trials: Sequence[Trial], goal: Goal, tie: float, ending: Ending | None = None) -> Finish:
         """See `MeasurementTarget.finish`."""
-        return self._finish(self.measurer.measure_finalists(list(trials), goal, tie))
+        return self._finish(self.measurer.measure_finalists(list(trials), goal, tie, ending=ending))
 
     def replay(self, path: Path, trial: Trial, goal: Goal) -> Finish:
         """See `MeasurementTarget.replay`."""
@@ -395,12 +417,11 @@ class LocalTarget:
         return self._finish(self.measurer.measure_finalists([trial], goal, 0.0, lambda _: opened(path)))
 
     def _finish(self, final: Final) -> Finish:
-        again = self.measurer.baseline
         return Finish(
             final,
             Measured(
-                again.evaluation,
-                again.latency_ci95,
+                final.baseline,
+                final.baseline_ci95,
                 self.higher_is_better,
                 self.parts.metric.score_range,
                 self.directions,
@@ -451,8 +472,13 @@ class LocalTarget:
             **self.parts.backend.versions(),
         }
 
-    def until(self, deadline: float) -> None:
-        """See `MeasurementTarget.until`: in its own process, nothing can stop an engine."""
+    def until(self, deadline: float, patience: float = 0.0) -> None:
+        """See `MeasurementTarget.until`: here, nothing can stop a run of the engine that does not end by itself."""
+        self._deadline.at = deadline
+
+    def prepared(self) -> bool:
+        """See `MeasurementTarget.prepared`."""
+        return self._measurer is not None
 
     def close(self) -> None:
         """See `MeasurementTarget.close`; the process's end releases the rest."""

@@ -26,6 +26,7 @@ class FunctionMeasurer(Measurer):
 
     def _score(self, model: Executable, config: Config | None, test: PairedTest | None = None) -> Scored:
         native = self.backend.native(config)
+        self.deadline.check()
         start = time.perf_counter()
         value = cast(UserEvaluation, self.metric).evaluate(native)
         return Scored(((METRIC, value),), time.perf_counter() - start, self.samples)

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import InputError, first_line
-from nc_strategies.models.source import FOLDERS
+from nc_strategies.models.source import SUFFIXES, format_of
 from nc_strategies.runtime.child import serve
 from nc_strategies.runtime.lazy_target import call_target
-
-SUFFIXES = {".onnx": "onnx", ".keras": "keras", ".h5": "keras", ".pb": "graph_def"}
 
 
 def build(request: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +119,7 @@ def _python(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     made = call_target(key, target)
     if isinstance(made, str | Path):
         path = Path(made).expanduser().resolve()
-        kind = FOLDERS[0] if path.is_dir() else SUFFIXES.get(path.suffix)
+        kind = format_of(path)
         if not path.exists() or kind is None:
             problem = f"{target} returned the path {made}, which is {'no model' if path.exists() else 'not there'}"
             raise InputError(key, problem, f"a SavedModel folder or a file ending in {', '.join(SUFFIXES)}")

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from nc_strategies.errors import InputError, first_line
-from nc_strategies.models.source import ModelSource
+from nc_strategies.models.source import ModelSource, format_of
 
 KEY = "model"
-SUFFIXES = {".onnx": "onnx", ".keras": "keras", ".h5": "keras", ".pb": "graph_def"}
 ALLOWED = (
     "the path of an .onnx, .keras, .h5 or frozen .pb file or of a SavedModel folder, an onnx.ModelProto, a "
     "Keras model, a GraphDef or a loaded SavedModel"
@@ -76,8 +75,8 @@ def _named(kinds: set[str], package: str, name: str) -> bool:
 def _from_path(path: Path, name: str) -> ModelSource:
     if not path.exists():
         raise InputError(KEY, f"no such file: {path}", ALLOWED)
-    kind = "saved_model" if path.is_dir() and (path / "saved_model.pb").is_file() else SUFFIXES.get(path.suffix.lower())
-    if kind is None or (path.is_dir() and kind != "saved_model"):
+    kind = format_of(path)
+    if kind is None:
         raise InputError(KEY, f"{path} is not a model that is known by its name", ALLOWED)
     return ModelSource(name or path.stem, {kind: path})
 

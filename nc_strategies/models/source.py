@@ -11,6 +11,15 @@ from nc_strategies.errors import InputError
 
 FOLDERS = ("saved_model",)
 """Formats that are a folder, not a file."""
+SUFFIXES = {".onnx": "onnx", ".keras": "keras", ".h5": "keras", ".pb": "graph_def"}
+"""Formats that are a file, by the end of its name in lower case."""
+
+
+def format_of(path: Path) -> str | None:
+    """The format of a model on disk: by the end of a file's name, by what a folder holds; None for nothing known."""
+    if path.is_dir():
+        return "saved_model" if (path / "saved_model.pb").is_file() else None
+    return SUFFIXES.get(path.suffix.lower())
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
+from nc_strategies.defaults import TOLERABLE_LOSS
 from nc_strategies.problem.evaluation import Evaluation, Trial
 
 LATENCY_TIE = 0.04
@@ -32,7 +34,7 @@ class Constraint:
     baseline: float
     higher_is_better: bool = True
     criterion: str = "relative"
-    tolerable_loss: float = 0.01
+    tolerable_loss: float = TOLERABLE_LOSS
 
     @staticmethod
     def from_baseline(
@@ -73,12 +75,33 @@ class Objective:
     tie: float = LATENCY_TIE
 
 
+class Shortfall(StrEnum):
+    """Why an evaluation does not meet a goal."""
+
+    SAMPLES = "samples"
+    """Not all evaluation samples were read: its metrics are estimates."""
+    ACCURACY = "accuracy"
+    """A constraint is missed."""
+    OBJECTIVE = "objective"
+    """The objective does not beat fp32's with its whole 95 % interval."""
+
+
 @dataclass(frozen=True)
 class Goal:
-    """Constraints and objectives, and the order of evaluations that follows from them."""
+    """Constraints and objectives, the verdict on an evaluation, and the order of evaluations that follows from them.
+
+    Whether a goal is met is decided by `met` and nowhere else: for a trial, for the rule that stops a run, for a run's
+    result, and for a replay.
+
+    Args:
+        constraints: What must hold.
+        objectives: What is to be better than fp32.
+        samples: Evaluation samples there are; 0 where they are not counted. An evaluation of fewer is an estimate.
+    """
 
     constraints: tuple[Constraint, ...]
     objectives: tuple[Objective, ...]
+    samples: int = 0
 
     @property
     def tie(self) -> float:
@@ -109,16 +132,37 @@ class Goal:
         total = sum(o.weight for o in self.objectives)
         return round(sum(o.weight * evaluation.ratio(o.name) for o in self.objectives) / total, ALIKE)
 
+    def worst_cost(self, evaluation: Evaluation) -> float:
+        """`cost` at the worse end of the 95 % intervals: of each ratio times (1 + its relative half-width)."""
+        spread = dict(evaluation.spread)
+        ratios = tuple((name, ratio * (1 + spread.get(name, 0.0))) for name, ratio in evaluation.ratios)
+        return self.cost(replace(evaluation, ratios=ratios))
+
+    def shortfall(self, evaluation: Evaluation) -> Shortfall | None:
+        """Why an evaluation does not meet the goal, the first reason in the order of `Shortfall`; None when it does."""
+        if evaluation.samples < self.samples:
+            return Shortfall.SAMPLES
+        if not self.feasible(evaluation):
+            return Shortfall.ACCURACY
+        return None if self.worst_cost(evaluation) < 1.0 else Shortfall.OBJECTIVE
+
     def met(self, evaluation: Evaluation) -> bool:
-        """Whether the constraints are met and the objective is better than fp32."""
-        return self.feasible(evaluation) and self.cost(evaluation) < 1.0
+        """The verdict: every constraint is met, and the objective beats fp32's with its whole 95 % interval.
+
+        An evaluation that did not read all samples never meets the goal.
+        """
+        return self.shortfall(evaluation) is None
 
     def better(self, a: Evaluation, b: Evaluation) -> bool:
         """Whether `a` is to be preferred to `b`.
 
-        A feasible one beats an infeasible one; of two infeasible ones the smaller violation wins; of two
-        feasible ones the smaller cost, and where the costs are ties the smaller loss.
+        One that meets the goal beats one that does not, a feasible one beats an infeasible one; of two infeasible ones
+        the smaller violation wins; of two feasible ones the smaller cost, and where the costs are ties the smaller
+        loss.
         """
+        met = self.met(a)
+        if met != self.met(b):
+            return met
         va, vb = self.violation(a), self.violation(b)
         if va != vb and (va > 0 or vb > 0):
             return va < vb
@@ -131,15 +175,18 @@ class Goal:
     def best(self, trials: list[Trial] | tuple[Trial, ...]) -> Trial | None:
         """The trial to be preferred to all others, the earlier one where nothing tells them apart.
 
-        Among feasible trials only those whose cost is a tie with the lowest compete on loss, so that the
-        answer does not depend on the order in which the trials came. A pruned trial, of which only an estimate is
-        known, is the best only where no trial was measured completely.
+        A trial that meets the goal comes before one that does not. Among feasible trials only those whose cost is a tie
+        with the lowest compete on loss, so that the answer does not depend on the order in which the trials came. A
+        pruned trial, of which only an estimate is known, is the best only where no trial was measured completely.
         """
-        done = [(t, t.evaluation) for t in trials if t.ok and t.evaluation is not None]
-        if not done:
-            done = [(t, t.evaluation) for t in trials if t.evaluation is not None]
-        if not done:
+        measured = [(t, t.evaluation) for t in trials if t.evaluation is not None]
+        if not measured:
             return None
+        done = [pair for pair in measured if pair[0].ok] or measured
+        return self._first([pair for pair in done if self.met(pair[1])] or done)
+
+    def _first(self, done: list[tuple[Trial, Evaluation]]) -> Trial:
+        """Of the closest to the constraints, and of these the ties with the lowest cost, the one of the least loss."""
         least = min(self.violation(e) for _, e in done)
         level = [(t, e) for t, e in done if self.violation(e) == least]
         lowest = min(self.cost(e) for _, e in level)

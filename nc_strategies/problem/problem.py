@@ -32,7 +32,7 @@ class Problem:
         budget: Trials the run may take; 0 when only time limits it.
         workers: Trials that run at the same time.
         sensitivity: Estimated loss by operator, larger is worse, or None where the backend has no estimate;
-            costs nothing unless called.
+            costs nothing unless called. It gives an empty mapping where the run's time is too short for estimates.
         latency_model: Predicted cost of a configuration relative to fp32, or None; costs nothing unless called.
         latency_terms: The terms which `latency_model` adds up, for a strategy that solves; None where there are none.
         divergence: Noise-to-signal ratio of a configuration's outputs against fp32's on calibration data, larger is

@@ -92,6 +92,11 @@ def _missed_by(facts: Facts) -> float | None:
     return max(0.0, facts.constraint.violation(facts.tuned["accuracy"]))
 
 
+def _short_of_accuracy(facts: Facts) -> bool:
+    """Whether the result says that a constraint, the first or a further one, is why the goal was missed."""
+    return facts.status == "missed" and (facts.run.result.get("goal") or {}).get("shortfall") == "accuracy"
+
+
 def _tolerate_more(facts: Facts) -> str | None:
     if not _missed_by(facts):
         return None
@@ -101,13 +106,13 @@ def _tolerate_more(facts: Facts) -> str | None:
 
 
 def _calibrate_more(facts: Facts) -> str | None:
-    if not _missed_by(facts):
+    if not _missed_by(facts) and not _short_of_accuracy(facts):
         return None
     return "More or more typical calibration samples (data.calibration_samples) narrow the ranges."
 
 
 def _no_fast_kernels(facts: Facts) -> str | None:
-    if _missed_by(facts) != 0:
+    if _missed_by(facts) != 0 or _short_of_accuracy(facts):
         return None
     others = [choice(facts, "backend", name) for name in _other_backends(facts)]
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from nc_strategies.problem import LatencyTerms
@@ -37,6 +38,7 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
             "higher_is_better": constraint.higher_is_better,
             "criterion": constraint.criterion,
             "tolerable_loss": constraint.tolerable_loss,
+            "constraints": [asdict(further) for further in study.goal.constraints[1:]],
             "objectives": [{"name": o.name, "weight": o.weight, "tie": o.tie} for o in study.goal.objectives],
         },
         "baseline": {

@@ -13,17 +13,23 @@ Cause = Callable[[Facts], str | None]
 def _accuracy_not_kept(facts: Facts) -> str | None:
     if not facts.evaluated or facts.kept:
         return None
-    trial, best = min(facts.evaluated, key=lambda pair: facts.goal.violation(pair[1]))
+    goal = facts.goal
+    trial, best = min(facts.evaluated, key=lambda pair: goal.violation(pair[1]))
+    missing = [
+        f"{miss:.4f}" if constraint is goal.constraints[0] else f"{miss:.4f} of {constraint.metric}"
+        for constraint in goal.constraints
+        if (miss := constraint.violation(best.metric(constraint.metric))) > 0
+    ]
     return (
         f"No trial kept the accuracy. The closest, trial {trial.number}, reached "
-        f"{best.metric('accuracy'):.4f}; {facts.goal.violation(best):.4f} is missing."
+        f"{best.metric('accuracy'):.4f}; {', '.join(missing)} is missing."
     )
 
 
 def _nothing_gained(facts: Facts) -> str | None:
-    if not facts.kept or any(facts.goal.cost(e) < 1 for _, e in facts.kept):
+    if not facts.kept or facts.status == "met" or any(facts.goal.met(e) for _, e in facts.kept):
         return None
-    return "Trials kept the accuracy, but none of them was better than fp32."
+    return "Trials kept the accuracy, but none of them was better than fp32 with its whole 95 % interval."
 
 
 def _faster_but_loses_too_much(facts: Facts) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.measuring.latency import T_95
+from nc_strategies.measuring.student import t_95
 from nc_strategies.problem import Trial
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.space import OpScheme
@@ -289,6 +289,6 @@ def _effects(design: NDArray[np.float64], values: NDArray[np.float64]) -> list[P
     inverse = np.linalg.pinv(design)
     terms = inverse @ values
     variance = float(((values - design @ terms) ** 2).sum()) / freedom
-    reach = T_95.get(freedom, 1.96 + 2.5 / freedom) * np.sqrt(variance * (inverse**2).sum(1))
+    reach = t_95(freedom) * np.sqrt(variance * (inverse**2).sum(1))
     known = np.diag(inverse @ design) > IDENTIFIED
     return [Price(float(terms[i]), float(reach[i])) if known[i] else None for i in range(1, design.shape[1])]

@@ -19,7 +19,7 @@ def render(plan: Plan) -> RenderableType:
     for kind, (count, choices) in plan.types.items():
         table.add_row(kind, str(count), str(choices))
     stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in plan.trial.items())
-    limited = f", stopped after {duration(plan.timeout)}" if plan.timeout else ""
+    limited = f", {duration(plan.timeout)} in all" if plan.timeout else ""
     parts: list[RenderableType] = [
         Text(f"{plan.strategy} on {plan.backend}: {plan.model}, {plan.samples:,} evaluation samples"),
         table,
@@ -27,9 +27,17 @@ def render(plan: Plan) -> RenderableType:
         Text(f"seconds a trial: {plan.trial_seconds:.2f} ({stages})"),
         Text(f"trials: at most {plan.expected_trials:,}{limited}"),
         Text(
-            f"time: at most about {duration(plan.seconds)}, {duration(plan.preparation)} of it before the first trial"
+            f"time: at most about {duration(plan.seconds)}, {duration(plan.preparation)} of it before the first "
+            f"trial, about {duration(plan.end)} to measure the best again and save it"
         ),
     ]
+    if plan.shortage:
+        parts.append(
+            Text(
+                f"warning: tuning.timeout={plan.timeout:g} is too short, the run would be refused: {plan.shortage}",
+                "bold yellow",
+            )
+        )
     if plan.resolution is not None and not plan.resolution.enough:
         parts.append(Text(f"warning: the goal is finer than the data: {plan.resolution.text()}", "bold yellow"))
     if plan.machine is not None:

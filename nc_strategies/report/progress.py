@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nc_strategies.problem import Trial
-from nc_strategies.study.plan import remaining
 from nc_strategies.study.study import Study, StudyListener
 
 
@@ -34,10 +32,7 @@ class ProgressLine(StudyListener):
             auto_refresh=False,
         )
         self._task = self._progress.add_task("starting", total=None, left="", best="")
-        self._begin = 0.0
         self._limit = 0
-        self._timeout = 0.0
-        self._measured = 0
 
     def __enter__(self) -> ProgressLine:
         self._progress.start()
@@ -59,7 +54,7 @@ class ProgressLine(StudyListener):
 
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         """See `StudyListener.started`."""
-        self._begin, self._limit, self._timeout = time.monotonic(), max_trials, timeout
+        self._limit = max_trials
         self._show(total=max_trials or None)
 
     def trial_started(self, number: int, stage: str) -> None:
@@ -68,21 +63,20 @@ class ProgressLine(StudyListener):
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
-        self._measured += not trial.resumed
         self._show(completed=len(study.trials), left=self._left(study), best=_best(study))
 
     def _left(self, study: Study) -> str:
-        spent = time.monotonic() - self._begin
-        trials = self._limit - len(study.trials) if self._limit and self._measured else None
-        left = remaining(trials, spent / max(self._measured, 1), self._timeout - spent if self._timeout else math.inf)
+        if study.box is None:
+            return ""
+        left = study.box.remaining(max(0, self._limit - len(study.trials)) if self._limit else None)
         return f"at most {_clock(left)} left" if math.isfinite(left) else ""
 
 
 def _best(study: Study) -> str:
     best = study.best
-    if best is None or best.evaluation is None:
+    done = study.latest(best) if best is not None else None
+    if done is None:
         return ""
-    done = best.evaluation
     mark = "met" if study.goal.met(done) else "not met"
     return f"best: {done.metric('accuracy'):.4f} at {1 / done.ratio('latency'):.2f}x ({mark})"
 

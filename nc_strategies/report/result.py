@@ -20,7 +20,7 @@ from nc_strategies.study.tune import SCHEMA_VERSION, Setup
 
 def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
     """The result as plain data."""
-    config, constraint = setup.config, study.goal.constraints[0]
+    config = setup.config
     resumed = sum(t.resumed for t in study.trials)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -34,26 +34,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "metrics": config.metrics.name,
         "objectives": list(config.metrics.objectives),
         "seed": config.tuning.seed,
-        "goal": {
-            "metric": config.metrics.accuracy["name"],
-            "criterion": constraint.criterion,
-            "tolerable_loss": constraint.tolerable_loss,
-            "threshold": constraint.threshold,
-            "higher_is_better": constraint.higher_is_better,
-            "certain": study.certain,
-            "resolution": study.resolution.half_width if study.resolution else None,
-            "samples_needed": study.resolution.samples_needed if study.resolution else None,
-            "constraints": [
-                {
-                    "metric": c.metric,
-                    "criterion": c.criterion,
-                    "tolerable_loss": c.tolerable_loss,
-                    "threshold": c.threshold,
-                    "higher_is_better": c.higher_is_better,
-                }
-                for c in study.goal.constraints[1:]
-            ],
-        },
+        "goal": _goal(study, config.metrics.accuracy["name"]),
         "baseline": _baseline(study, config.metrics.accuracy["name"]),
         "tuned": _tuned(study.final, config.metrics.accuracy["name"]) if study.final else None,
         "speedup": study.final.speedup if study.final else None,
@@ -86,6 +67,31 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         },
         "versions": study.versions,
         "earlier_versions": study.earlier_versions,
+    }
+
+
+def _goal(study: Study, metric: str) -> dict[str, Any]:
+    first, resolution = study.goal.constraints[0], study.resolution
+    return {
+        "metric": metric,
+        "criterion": first.criterion,
+        "tolerable_loss": first.tolerable_loss,
+        "threshold": first.threshold,
+        "higher_is_better": first.higher_is_better,
+        "certain": study.certain,
+        "shortfall": str(study.shortfall) if study.shortfall else None,
+        "resolution": resolution.half_width if resolution else None,
+        "samples_needed": resolution.samples_needed if resolution else None,
+        "constraints": [
+            {
+                "metric": c.metric,
+                "criterion": c.criterion,
+                "tolerable_loss": c.tolerable_loss,
+                "threshold": c.threshold,
+                "higher_is_better": c.higher_is_better,
+            }
+            for c in study.goal.constraints[1:]
+        ],
     }
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +15,8 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.measuring.measurer import METRIC
 from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Trial, TrialState
 from nc_strategies.report import analysis
-from nc_strategies.space import Config
 from nc_strategies.study import journal
-from nc_strategies.study.folder import CONFIG, RESULT
+from nc_strategies.study.folder import CONFIG, RESULT, read_json, read_yaml
 
 log = logging.getLogger(__name__)
 COMPARISON = "comparison.json"
@@ -69,9 +67,9 @@ class RunFiles:
             raise InputError(str(path), hint)
         return RunFiles(
             path,
-            _mapping(path / RESULT, json.loads),
-            _mapping(path / analysis.FILE, json.loads),
-            _mapping(path / CONFIG, _yaml),
+            _mapping(path / RESULT, read_json),
+            _mapping(path / analysis.FILE, read_json),
+            _mapping(path / CONFIG, read_yaml),
             tuple(_trials(path / journal.FILE) if trials is None else trials),
             running,
         )
@@ -84,7 +82,11 @@ class RunFiles:
             return None
         names = self.result.get("objectives") or ["latency"]
         objectives = stated.get("objectives") or [{"name": name} for name in names]
-        constraint = Constraint(
+        samples = (self.result.get("measure") or {}).get("samples") or self.baseline.get("samples") or 0
+        return Goal(self._constraints(stated), tuple(Objective(**objective) for objective in objectives), samples)
+
+    def _constraints(self, stated: Mapping[str, Any]) -> tuple[Constraint, ...]:
+        first = Constraint(
             METRIC,
             stated["threshold"],
             self.baseline["accuracy"],
@@ -92,7 +94,13 @@ class RunFiles:
             stated["criterion"],
             stated["tolerable_loss"],
         )
-        return Goal((constraint,), tuple(Objective(**objective) for objective in objectives))
+        values = self.baseline.get("metrics") or {}
+        further = (
+            Constraint(**{"baseline": values.get(c["metric"]), **c})
+            for c in stated.get("constraints") or []
+            if "baseline" in c or c["metric"] in values
+        )
+        return (first, *further)
 
     @property
     def baseline(self) -> Mapping[str, Any]:
@@ -142,15 +150,11 @@ class RunFiles:
         return 1 / cost if cost > 0 else None
 
 
-def _yaml(text: str) -> Any:
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def _mapping(path: Path, parse: Any) -> Mapping[str, Any]:
+def _mapping(path: Path, read: Callable[[Path], Any]) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = parse(path.read_text(encoding="utf-8"))
+        found = read(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(str(path), f"cannot be read ({first_line(error)})") from None
     if not isinstance(found, dict):
@@ -166,18 +170,7 @@ def _trials(path: Path) -> tuple[Trial, ...]:
     *lines, _ = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
-            data = json.loads(line)
-            done = Evaluation.from_dict(data["evaluation"]) if data["evaluation"] else None
-            trials.append(
-                Trial(
-                    int(data["number"]),
-                    Config.from_dict(data["config"]),
-                    TrialState(data["state"]),
-                    done,
-                    data["error"],
-                    note=data.get("note", ""),
-                )
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            trials.append(journal.read_trial(line))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}, line {number}", f"cannot be read ({first_line(error)})") from None
     return tuple(trials)

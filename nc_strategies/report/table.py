@@ -44,11 +44,21 @@ def verdict(result: dict[str, Any]) -> Text:
         f"{further}{result['speedup']:.2f} times as fast as fp32"
     )
     if status == "missed":
-        text += "; the closest model is saved"
+        text += f"{_slow(result)}; the closest model is saved"
     if goal.get("certain") is False:
         needed = f"; about {goal['samples_needed']:,} samples would tell" if goal.get("samples_needed") else ""
         text += f"; which side of the limit the loss is on is within the noise of these samples{needed}"
     return Text(text, STYLES[status])
+
+
+def _slow(result: dict[str, Any]) -> str:
+    """What to say of a model that keeps the accuracy but does not beat fp32 surely; empty for any other."""
+    if result["goal"].get("shortfall") != "objective":
+        return ""
+    if not set(result["objectives"]) <= {"latency", "throughput"}:
+        return f", not surely better than fp32 in {' and '.join(result['objectives'])}"
+    low, high = result["speedup_ci95"]
+    return f" (95 %: {low:.2f} to {high:.2f}), which is not surely faster"
 
 
 def comparison(results: list[dict[str, Any]], width: int = WIDE) -> Table:

@@ -176,7 +176,10 @@ class BasicStrategy(StepwiseStrategy):
         if model is None or sensitivity is None or not groups:
             return False
         try:
-            space, loss, cost = self.problem.space, sensitivity(), model(base)
+            space, loss = self.problem.space, sensitivity()
+            if not loss:
+                return False
+            cost = model(base)
         except EngineError as error:
             log.warning("operators are not ranked by estimates: %s", error)
             return False

@@ -104,7 +104,7 @@ class RunFolder:
     def _earlier(self) -> dict[str, Any]:
         file = self.path / CONFIG
         try:
-            found = yaml.safe_load(file.read_text()) if file.is_file() else None
+            found = read_yaml(file) if file.is_file() else None
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError("run_dir", f"{file} cannot be read ({first_line(error)})", "use another folder") from None
         if not isinstance(found, dict) or not isinstance(found.get(IDENTITY), dict):
@@ -155,7 +155,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The result of an earlier run here, or None."""
         try:
-            found = json.loads((self.path / RESULT).read_text())
+            found = read_json(self.path / RESULT)
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -167,6 +167,25 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump({**config, IDENTITY: dict(identity), VERSIONS: dict(versions or {})}, sort_keys=False)
         write_atomically(self.path / CONFIG, text)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a run's YAML file holds.
+
+    Raises:
+        OSError, ValueError, yaml.YAMLError: it cannot be read.
+    """
+    # The parser in C, where PyYAML has it, takes a tenth of the time.
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def read_json(path: Path) -> Any:
+    """What a run's JSON file holds.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _is_leftover(path: Path) -> bool:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Journal:
         trials = []
         for number, line in enumerate(lines, 1):
             try:
-                trials.append(_trial(json.loads(line)))
+                trials.append(replace(read_trial(line), resumed=True))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise InputError(
                     f"run_dir ({self.path}, line {number})",
@@ -123,8 +124,13 @@ def migrate(line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def _trial(line: dict[str, Any]) -> Trial:
-    line = migrate(line)
+def read_trial(text: bytes) -> Trial:
+    """The trial of a line of a journal, of any schema.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: it is no such line.
+    """
+    line = migrate(json.loads(text))
     evaluation = Evaluation.from_dict(line["evaluation"]) if line["evaluation"] else None
     return Trial(
         int(line["number"]),
@@ -132,6 +138,5 @@ def _trial(line: dict[str, Any]) -> Trial:
         TrialState(line["state"]),
         evaluation,
         line["error"],
-        True,
-        line.get("note", ""),
+        note=line.get("note", ""),
     )

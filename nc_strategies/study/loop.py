@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import replace
@@ -15,6 +14,7 @@ from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.journal import Journal
+from nc_strategies.study.pace import Pace
 from nc_strategies.study.study import Study, StudyListener
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,9 @@ class TrialLoop:
         listener: Told what happens.
         finished: Trials of an earlier run, which are not measured again.
         name: The strategy's, for errors.
-        deadline: `time.monotonic` after which no new trial starts; 0 for none.
+        pace: When trials may start.
+        confirm: Measures the study's candidates as the end of a run does; whether the chosen one meets the goal. Called
+            with no trial under way, where the run is to stop once the goal is met.
     """
 
     def __init__(
@@ -53,7 +55,8 @@ class TrialLoop:
         listener: StudyListener,
         finished: list[Trial],
         name: str = "",
-        deadline: float = 0.0,
+        pace: Pace | None = None,
+        confirm: Callable[[], bool] = lambda: True,
     ) -> None:
         self.study = study
         self.strategy = strategy
@@ -64,7 +67,8 @@ class TrialLoop:
         self.budget = budget
         self.listener = listener
         self.name = name
-        self.deadline = deadline
+        self.pace = pace or Pace()
+        self.confirm = confirm
         self._finished = {trial.config.fingerprint: trial for trial in finished}
         self._seen: dict[str, Trial] = {}
         self._pending: dict[Future[Evaluation], tuple[int, Config, str]] = {}
@@ -72,6 +76,7 @@ class TrialLoop:
         self._waiting: dict[str, int] = {}
         self._repeats = 0
         self._failures = 0
+        self._late = False
 
     def run(self) -> str:
         """Run to the end.
@@ -95,26 +100,27 @@ class TrialLoop:
 
     def _loop(self) -> str:
         while True:
+            promising = self.budget.stop_when == "met" and bool(self.study.candidates)
+            if promising and not self._pending:
+                if self.confirm():
+                    return "met"
+                continue
             reason = self._stop_reason()
-            if not reason and self._propose():
+            if not reason and not promising and self._propose():
                 continue
             if not self._pending:
-                return reason or ("stopped" if self.strategy.stopped else "finished")
+                return reason or self._stop_reason() or ("stopped" if self.strategy.stopped else "finished")
             done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
             for future in done:
                 self._complete(future)
 
     def _stop_reason(self) -> str:
         used = len(self.study.trials) + len(self._pending)
-        if self.budget.stop_when == "met" and any(
-            t.evaluation is not None and self.study.goal.met(t.evaluation) for t in self.study.trials if t.ok
-        ):
-            return "met"
         if self.budget.max_trials and used >= self.budget.max_trials:
             return "budget"
         if self._failures >= self.budget.max_consecutive_failures > 0:
             return "failures"
-        if self.deadline and time.monotonic() >= self.deadline:
+        if self._late or not self.pace.room():
             return "timeout"
         return ""
 
@@ -141,6 +147,9 @@ class TrialLoop:
         if fingerprint in self._finished:
             self._take(replace(self._finished[fingerprint], config=config))
             return True
+        if not self.pace.prepare():
+            self._late = True
+            return False
         self._number += 1
         self.listener.trial_started(self._number, self.strategy.stage)
         # Read before submitting: a serial executor measures at once, and the note belongs to this proposal.
@@ -170,6 +179,7 @@ class TrialLoop:
 
     def _take(self, trial: Trial) -> None:
         self.study.trials.append(trial)
+        self.pace.finished(trial)
         self._seen[trial.config.fingerprint] = trial
         for _ in range(1 + self._waiting.pop(trial.config.fingerprint, 0)):
             self.strategy.observe(trial)

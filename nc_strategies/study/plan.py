@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 from nc_strategies.measuring import resolution
+from nc_strategies.measuring.measurer import FINALISTS
 from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.space import Space
 from nc_strategies.study.machine import Machine, find_machine
 from nc_strategies.study.study import StudyListener
-from nc_strategies.study.tune import Setup, make_goal, make_space
+from nc_strategies.study.tune import Setup, make_box, make_goal, make_space
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,11 @@ class Plan:
         preparation: Seconds until the first trial.
         trial: Seconds of a trial by stage.
         trials: Trials at most; None when only time limits them.
-        timeout: Seconds after which no new trial starts; 0 for none.
+        timeout: Seconds of the run; 0 for no limit.
+        end: Seconds to measure the best again and save it.
+        expected_trials: Trials that fit, at most.
+        seconds: Seconds of the run, at most.
+        shortage: Why the run would be refused for want of time; empty where it would not.
         resolution: What the samples can tell; None where nothing can be said of it.
         machine: What the run would measure on.
     """
@@ -44,6 +47,10 @@ class Plan:
     trial: dict[str, float] = field(default_factory=dict)
     trials: int | None = None
     timeout: float = 0.0
+    end: float = 0.0
+    expected_trials: int = 0
+    seconds: float = 0.0
+    shortage: str = ""
     resolution: Resolution | None = None
     machine: Machine | None = None
 
@@ -51,31 +58,6 @@ class Plan:
     def trial_seconds(self) -> float:
         """Seconds of a trial."""
         return sum(self.trial.values())
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of the run, the final measurement left out."""
-        return self.preparation + remaining(
-            self.trials, self.trial_seconds, self.timeout - self.preparation if self.timeout else math.inf
-        )
-
-    @property
-    def expected_trials(self) -> int:
-        """Trials that fit."""
-        spent = max(0.0, self.seconds - self.preparation)
-        fit = math.ceil(spent / max(self.trial_seconds, 1e-9) - 1e-9)
-        return fit if self.trials is None else min(self.trials, fit)
-
-
-def remaining(trials: int | None, trial_seconds: float, time_left: float = math.inf) -> float:
-    """Seconds that a run goes on trying, at most.
-
-    Args:
-        trials: Trials left; None for no limit.
-        trial_seconds: Seconds of a trial.
-        time_left: Seconds left.
-    """
-    return max(0.0, min(math.inf if trials is None else trials * trial_seconds, time_left))
 
 
 def plan(setup: Setup, listener: StudyListener) -> Plan:
@@ -89,20 +71,23 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
         InputError: model, data, overrides and settings do not fit each other.
         EngineError: the default configuration cannot be built.
     """
-    config, target, begin = setup.config, setup.target, time.perf_counter()
+    config, target, box = setup.config, setup.target, make_box(setup.config)
     listener.stage("loading the model")
     space = make_space(config, target.load())
     listener.stage("calibrating")
     target.calibrate()
     listener.stage("measuring fp32")
     measured = target.baseline(space)
-    preparation = time.perf_counter() - begin
+    box.fp32_measured(measured.evaluation)
+    preparation, short = box.spent, box.shortage()
     listener.stage("rehearsing a trial")
-    trial = dict(target.rehearse(space.default()))
+    box.rehearsed(target.rehearse(space.default()))
+    box.rewind(preparation)  # a run rehearses nothing
     constraint = make_goal(config, measured).constraints[0]
     samples = measured.evaluation.samples
     limit = constraint.loss(constraint.threshold)
     trials = min(space.size(), config.tuning.max_trials or space.size())
+    expected = 0 if short else box.trials_that_fit(trials) or 0
     return Plan(
         str(target.facts()["model_name"]),
         str(config.strategy["name"]),
@@ -111,9 +96,13 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
         _types(space),
         space.size(),
         preparation,
-        trial,
+        box.trial,
         trials,
         config.tuning.timeout,
+        box.end_seconds(FINALISTS),
+        expected,
+        preparation + (0.0 if short else box.remaining(expected)),
+        short.text() if short else "",
         resolution.assumed(samples, limit, measured.score_range),
         find_machine(target, config.measure.threads),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial, TrialState
+from nc_strategies.problem.objective import Shortfall
 from nc_strategies.space import Space
 from nc_strategies.study.machine import Machine
+from nc_strategies.study.timebox import TimeBox
 
 
 class Status(StrEnum):
@@ -44,6 +46,8 @@ class Study:
         latency_terms: The terms of the latency model; None when no strategy asked for it.
         remarks: What calibration did to the model that its user should know, a sentence each.
         machine: What it measures on; None before that is known.
+        box: The run's time and what fits into it; None before that is known.
+        confirmed: Final measurements of executed graphs, by the graph's fingerprint: they count instead of the trial's.
     """
 
     run_dir: Path
@@ -68,11 +72,37 @@ class Study:
     latency_terms: LatencyTerms | None = None
     remarks: tuple[str, ...] = ()
     machine: Machine | None = None
+    confirmed: dict[str, Evaluation] = field(default_factory=dict)
+    box: TimeBox | None = None
+
+    def latest(self, trial: Trial) -> Evaluation | None:
+        """The last measurement of what a trial executes: the final one where there is one."""
+        done = trial.evaluation
+        return None if done is None else self.confirmed.get(done.graph, done)
 
     @property
     def best(self) -> Trial | None:
-        """The trial to be preferred so far."""
-        return self.goal.best(self.trials)
+        """The trial to be preferred so far, by the last measurement of each."""
+        latest = [replace(t, evaluation=self.latest(t)) for t in self.trials]
+        found = self.goal.best(latest)
+        return None if found is None else self.trials[next(i for i, t in enumerate(latest) if t is found)]
+
+    @property
+    def candidates(self) -> list[Trial]:
+        """Trials that meet the goal, and of whose executed graph there is no final measurement yet."""
+        return [
+            t
+            for t in self.trials
+            if t.ok
+            and t.evaluation is not None
+            and t.evaluation.graph not in self.confirmed
+            and self.goal.met(t.evaluation)
+        ]
+
+    @property
+    def shortfall(self) -> Shortfall | None:
+        """Why the final model does not meet the goal; None when it does, or there is none."""
+        return self.goal.shortfall(self.final.evaluation) if self.final else None
 
     @property
     def limit(self) -> float:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from nc_strategies.config import RunConfig
-from nc_strategies.errors import EngineError, InputError
-from nc_strategies.measuring import resolution
-from nc_strategies.measuring.measurer import FINALISTS, MEMORY_SPREAD, METRIC
-from nc_strategies.measuring.target import Measured, MeasurementTarget
-from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Problem, Trial
+from nc_strategies.errors import EngineError, InputError, OutOfTimeError
+from nc_strategies.measuring import latency_model, resolution
+from nc_strategies.measuring.measurer import FINALISTS, MEMORY_SPREAD, METRIC, SESSIONS
+from nc_strategies.measuring.sensitivity import SAMPLES
+from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
+from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Problem, Trial, TrialState
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.runtime.clock import Clock
 from nc_strategies.space import Capabilities, Config, Overrides, Space
@@ -25,12 +27,16 @@ from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
+from nc_strategies.study.keeper import Keeper
 from nc_strategies.study.loop import TrialLoop
 from nc_strategies.study.machine import TIMED, find_machine
+from nc_strategies.study.pace import BoxedPace, Pace
 from nc_strategies.study.study import Status, Study, StudyListener
+from nc_strategies.study.timebox import TimeBox
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
+T = TypeVar("T")
 CANDIDATES = 6
 """Trials that may be the fastest as far as their timing tells, and are timed once more against each other."""
 FINAL_TIE = 0.015
@@ -81,7 +87,11 @@ class _Run:
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.estimates: dict[str, float] = {}
+        self.box = make_box(self.config)
         self._failed: EngineError | None = None
+        self._skipped: set[str] = set()
+        self._keeper: Keeper | None = None
+        self._finishes: list[Finish] = []
 
     def run(self) -> Study:
         setup, config, target = self.setup, self.config, self.setup.target
@@ -91,9 +101,13 @@ class _Run:
         self.folder.check(facts)
         self.listener.stage("calibrating")
         with self._clock("calibrate"):
-            target.calibrate()
+            self._in_time("it was calibrated", target.calibrate)
         self.listener.stage("measuring fp32")
-        baseline = target.baseline(space)
+        baseline = self._in_time("fp32 was measured", lambda: target.baseline(space))
+        self.box.fp32_measured(baseline.evaluation)
+        journal = Journal(self.folder.path, METRIC)
+        finished = journal.read() if self.folder.resumes else []
+        self._refuse_small_box(finished)
         self._spent(baseline.evaluation.seconds)
         versions = dict(target.versions())
         earlier = self.folder.changed_versions(versions) if self.folder.resumes else {}
@@ -115,20 +129,60 @@ class _Run:
             estimate_seconds=self.estimates,
             model=str(target.facts()["model_name"]),
         )
+        study.box = self.box
         study.versions, study.earlier_versions = versions, earlier
         study.remarks = target.remarks()
         for remark in study.remarks:
             log.info("%s", remark)
         self._resolve(study, baseline)
-        self._find_machine(study)
-        self._search(study)
-        self._finish(study)
+        try:
+            self._find_machine(study)
+            self._search(study, journal, finished)
+            self._finish(study)
+        finally:
+            if self._keeper is not None:
+                self._keeper.close()
         return study
+
+    def _in_time(self, done: str, call: Callable[[], T]) -> T:
+        """Do what comes before the first trial.
+
+        Raises:
+            InputError: the run's time ended in it.
+        """
+        target, box = self.setup.target, self.box
+        target.until(box.end)
+        try:
+            found = call()
+        except OutOfTimeError:
+            raise self._too_small(f"ended before {done}", box.timeout) from None
+        finally:
+            target.until(0.0)
+        if box.left <= 0:
+            raise self._too_small(f"ended before {done}", box.spent)
+        return found
+
+    def _refuse_small_box(self, finished: Sequence[Trial]) -> None:
+        """See that there is time for a trial.
+
+        Raises:
+            InputError: there is none.
+        """
+        shortage = self.box.shortage(any(trial.evaluation is not None for trial in finished))
+        if shortage is not None:
+            raise self._too_small(f"is too short for fp32, one trial and the end: {shortage.text()}", shortage.needed)
+
+    def _too_small(self, problem: str, needed: float) -> InputError:
+        return InputError(
+            "tuning.timeout",
+            f"{self.box.timeout:g} s {problem}",
+            f"give the run more than {math.ceil(needed)} s (0 for no limit), or fewer evaluation samples",
+        )
 
     def _load(self) -> Space:
         self.listener.stage("loading the model")
         with self._clock("load"):
-            space = make_space(self.config, self.setup.target.load())
+            space = make_space(self.config, self._in_time("the model was loaded", self.setup.target.load))
         log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
         return space
 
@@ -154,9 +208,45 @@ class _Run:
                 "estimating sensitivity" if study.sensitivity is None else "reading sensitivity from the earlier run"
             )
         if study.sensitivity is None:
-            with Clock(self.estimates, "sensitivity"):
-                kept.sensitivity = study.sensitivity = self._estimated(study.space)
+            groups, box = len(study.space.groups), self.box
+            least = box.build_seconds + groups * SAMPLES * box.sample_seconds
+            try:
+                with Clock(self.estimates, "sensitivity"):
+                    kept.sensitivity = study.sensitivity = self._while_time(
+                        "sensitivity", least, lambda: self._estimated(study.space)
+                    )
+            except OutOfTimeError:
+                return {}
         return study.sensitivity
+
+    def _while_time(self, what: str, least: float, estimate: Callable[[], T]) -> T:
+        """Estimate something, where that leaves time for trials and the end.
+
+        Args:
+            what: Is estimated.
+            least: Seconds it takes at least.
+            estimate: Asks the engine.
+
+        Raises:
+            OutOfTimeError: it does not; the user was told.
+        """
+        target, box = self.setup.target, self.box
+        room = box.estimate_seconds_left()
+        if what not in self._skipped and least <= room:
+            target.until(box.after(room), box.patience)
+            try:
+                return estimate()
+            except OutOfTimeError:
+                least = room
+            finally:
+                target.until(0.0)
+        if what not in self._skipped:
+            self._skipped.add(what)
+            self.listener.notice(
+                f"{what} is not estimated: it takes more than {max(least, 0.1):.1f} s, and the trials "
+                f"need the rest of tuning.timeout={box.timeout:g}; the strategy goes on without it"
+            )
+        raise OutOfTimeError(f"there is no time to estimate {what}")
 
     def _estimated(self, space: Space) -> Mapping[str, float]:
         target = self.setup.target
@@ -176,8 +266,14 @@ class _Run:
             if self._failed is not None:
                 raise self._failed  # an engine that died at it once would do so again
             try:
+                least = latency_model.least_seconds(study.space, self.box.run_seconds, self.box.build_seconds)
                 with Clock(self.estimates, "profile"):
-                    kept.terms = study.latency_terms = ask(self.setup.target.latency_terms)
+                    kept.terms = study.latency_terms = self._while_time(
+                        "latency by operator", least, lambda: ask(self.setup.target.latency_terms)
+                    )
+            except OutOfTimeError as error:
+                self._failed = EngineError(str(error))
+                raise self._failed from None
             except EngineError as error:
                 self._failed = error
                 raise
@@ -187,14 +283,18 @@ class _Run:
         found = kept.divergence(config)
         if found is None:
             with Clock(self.estimates, "divergence"):
-                found = ask(lambda: self.setup.target.divergence(config))
+                least = self.box.build_seconds + SAMPLES * self.box.sample_seconds
+                try:
+                    found = self._while_time(
+                        "the noise of a configuration", least, lambda: ask(lambda: self.setup.target.divergence(config))
+                    )
+                except OutOfTimeError as error:
+                    raise EngineError(str(error)) from None
                 kept.add_divergence(config, found)
         return found
 
-    def _search(self, study: Study) -> None:
+    def _search(self, study: Study, journal: Journal, finished: list[Trial]) -> None:
         config = self.config.tuning
-        journal = Journal(self.folder.path, METRIC)
-        finished = journal.read() if self.folder.resumes else []
         for trial in finished:
             if trial.evaluation is not None:
                 self.setup.target.remember(trial.evaluation)
@@ -218,8 +318,6 @@ class _Run:
             },
         )
         self.listener.started(study, config.max_trials, config.timeout)
-        deadline = time.monotonic() + config.timeout - (time.perf_counter() - self.begin) if config.timeout else 0.0
-        self.setup.target.until(deadline)
         with self._clock("strategy"):
             strategy = _Timed(self.setup.make_strategy(problem))
         study.engine = strategy.inner.engine
@@ -235,7 +333,8 @@ class _Run:
                 self.listener,
                 finished,
                 str(self.config.strategy["name"]),
-                deadline,
+                self._pace(study, strategy),
+                lambda: self._confirm(study),
             )
             study.stop_reason = tuner.run()
         finally:
@@ -247,18 +346,22 @@ class _Run:
             if trial.evaluation is not None and not trial.resumed:
                 self._spent(trial.evaluation.seconds)
 
+    def _pace(self, study: Study, strategy: _Timed) -> Pace:
+        """When trials may start."""
+        if not self.box.limited:
+            return Pace()
+        if self.config.isolation == "process":
+            self._keeper = Keeper(self.setup.target, self.folder.path, self.box)
+        return BoxedPace(
+            self.box, self.setup.target, study, self._keeper, lambda: strategy.thinking(sum(self.estimates.values()))
+        )
+
     def _finish(self, study: Study) -> None:
-        best = study.best
-        if best is None:
+        finish = self._chosen(study)
+        if finish is None:
             study.status = Status.FAILED
             self.seconds["total"] = time.perf_counter() - self.begin
             return
-        if study.stop_reason == "interrupted":
-            finish = self.setup.target.settle(best)
-        else:
-            self.listener.stage("measuring the best again")
-            finish = self.setup.target.finish(self._finalists(study, best), study.goal, FINAL_TIE)
-            self._spent(finish.final.seconds)
         study.final = finish.final
         study.baseline, study.baseline_ci95 = finish.baseline.evaluation, finish.baseline.latency_ci95
         if study.final.accuracy_loss_ci95 is not None:
@@ -266,29 +369,114 @@ class _Run:
                 resolution.observed(study.baseline.samples, study.limit, study.final.accuracy_loss_ci95)
                 or study.resolution
             )
-        final = study.final.evaluation
-        surely = replace(
-            final, ratios=tuple((name, ratio * (1 + dict(final.spread)[name])) for name, ratio in final.ratios)
-        )
-        study.status = Status.MET if study.goal.met(surely) else Status.MISSED
+        study.status = Status.MISSED if study.shortfall else Status.MET
         self.listener.stage("saving")
         with self._clock("save"):
-            study.model_path = self.setup.target.save(study.final, self.folder.path / "model")
+            target = self.folder.path / "model"
+            moved = self._keeper.move(study.final.trial, target) if self._keeper else None
+            study.model_path = moved or self.setup.target.save(study.final, target)
+        if self._keeper is not None:
+            self._spent([("save", self._keeper.spent)])
         self.seconds["total"] = time.perf_counter() - self.begin
 
-    def _finalists(self, study: Study, best: Trial) -> list[Trial]:
-        """The best, and what one trial's timing cannot tell from it."""
+    def _chosen(self, study: Study) -> Finish | None:
+        """The model that is returned, measured at the end unless it has been by `_confirm`; None without any."""
+        if study.stop_reason == "met":
+            return self._finishes[-1]
+        rest = _unconfirmed(study)
+        finish, best = self._preferred(study, rest)
+        if best is None:
+            return finish
+        if study.stop_reason == "interrupted":
+            return self._settle(best)
+        try:
+            self._measure_again(study, self._finalists(study, best, rest))
+        except OutOfTimeError as error:
+            log.warning("the best trial is not measured again: %s", error)
+            return self._settle(best)
+        return self._preferred(study, [])[0]
+
+    def _settle(self, best: Trial) -> Finish | None:
+        """The best trial as it was measured; the best that is saved already where there is no time to build another."""
+        kept = self._keeper.finish if self._keeper is not None else None
+        if self._keeper is not None and self._keeper.holds(best):
+            return kept
+        target, box = self.setup.target, self.box
+        if target.prepared() and kept is None:
+            return target.settle(best)
+        if not box.limited or box.settling_fits(target.prepared()):
+            target.until(box.end, box.patience)
+            try:
+                return target.settle(best)
+            except OutOfTimeError as error:
+                log.warning("trial %d cannot be saved: %s", best.number, error)
+            finally:
+                target.until(0.0)
+        if kept is None:
+            self.listener.notice(
+                f"no model is saved: building the best trial's needs more time than is left of "
+                f"tuning.timeout={box.timeout:g}; with more, the same command goes on from here"
+            )
+        return kept
+
+    def _preferred(self, study: Study, trials: list[Trial]) -> tuple[Finish | None, Trial | None]:
+        """The best of the final measurements so far and of some trials: one of the two, or none at all."""
+        finals = [replace(f.final.trial, state=TrialState.OK, evaluation=f.final.evaluation) for f in self._finishes]
+        best = study.goal.best([*finals, *trials])
+        at = next((i for i, trial in enumerate(finals) if trial is best), None)
+        return (None, best) if at is None else (self._finishes[at], None)
+
+    def _confirm(self, study: Study) -> bool:
+        """Measure what meets the goal, and what is level with it, as the end of a run does; whether it is met then."""
+        rest = _unconfirmed(study)
+        best = study.goal.best(rest)
+        assert best is not None, "there are candidates"
+        final = self._measure_again(study, self._finalists(study, best, rest)).final
+        met = study.goal.met(final.evaluation)
+        log.info("trial %d, measured again, %s the goal", final.trial.number, "meets" if met else "does not meet")
+        return met
+
+    def _measure_again(self, study: Study, finalists: list[Trial]) -> Finish:
+        """Measure finalists as well as time allows.
+
+        Raises:
+            OutOfTimeError: it does not allow to.
+        """
+        target, box, ending = self.setup.target, self.box, None
+        if box.limited:
+            ending = box.ending(len(finalists), not finalists[0].ok, target.prepared())
+            if ending is None:
+                raise OutOfTimeError(f"tuning.timeout={box.timeout:g} leaves no time for it")
+            log.info(
+                "the end has time for %d finalists, %d timed runs%s",
+                ending.finalists,
+                ending.runs,
+                "" if ending.compare else ", no evaluation beside fp32",
+            )
+        self.listener.stage("measuring the best again")
+        target.until(box.deadline, box.patience)
+        try:
+            finish = target.finish(finalists, study.goal, FINAL_TIE, ending)
+        finally:
+            target.until(0.0)
+        self._spent(finish.final.seconds)
+        self._finishes.append(finish)
+        study.confirmed.update(finish.final.finalists)
+        return finish
+
+    def _finalists(self, study: Study, best: Trial, trials: list[Trial]) -> list[Trial]:
+        """The best of some trials, and what one trial's timing cannot tell from it."""
         assert best.evaluation is not None
         if not best.ok:
             # Every trial was stopped early: the closest by their estimates are evaluated on everything.
-            pruned = [(study.goal.violation(t.evaluation), t) for t in study.trials if t.evaluation is not None]
+            pruned = [(study.goal.violation(t.evaluation), t) for t in trials if t.evaluation is not None]
             return [t for _, t in sorted(pruned, key=itemgetter(0))[:FINALISTS]]
         if study.goal.violation(best.evaluation) > 0:
             return [best]
         cost = study.goal.cost(best.evaluation) * (1 + study.goal.tie)
         level = [
             t
-            for t in study.trials
+            for t in trials
             if t.ok
             and t.evaluation is not None
             and study.goal.feasible(t.evaluation)
@@ -307,6 +495,16 @@ class _Run:
 
     def _clock(self, stage: str) -> Clock:
         return Clock(self.seconds, stage)
+
+
+def _unconfirmed(study: Study) -> list[Trial]:
+    """Measured trials of whose executed graph there is no final measurement."""
+    return [t for t in study.trials if t.evaluation is not None and t.evaluation.graph not in study.confirmed]
+
+
+def make_box(config: RunConfig) -> TimeBox:
+    """The time of a run that begins now."""
+    return TimeBox(config.tuning.timeout, config.measure, FINALISTS, SESSIONS)
 
 
 def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
@@ -350,7 +548,7 @@ def make_goal(config: RunConfig, baseline: Measured) -> Goal:
         Objective(name, weight, ties.get(name, LATENCY_TIE))
         for name, weight in zip(metrics.objectives, weights, strict=True)
     )
-    return Goal((constraint, *further), objectives)
+    return Goal((constraint, *further), objectives, baseline.evaluation.samples)
 
 
 def identity(setup: Setup, space: str) -> dict[str, Any]:
@@ -386,6 +584,11 @@ class _Timed(Strategy):
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
         self.seconds = 0.0
+        self._proposals = 0
+
+    def thinking(self, estimating: float) -> float:
+        """Mean seconds of a proposal, without those that it waited for estimates."""
+        return max(0.0, self.seconds - estimating) / max(self._proposals, 1)
 
     @property
     def stage(self) -> str:  # type: ignore[override]
@@ -400,6 +603,7 @@ class _Timed(Strategy):
         return self.inner.stopped
 
     def propose(self) -> Any:
+        self._proposals += 1
         start = time.perf_counter()
         try:
             return self.inner.propose()

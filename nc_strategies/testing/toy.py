@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Executable, ExecutedOps
 from nc_strategies.backends.ceiling import Ceiling, cache_name, form, kept_or_measured
+from nc_strategies.defaults import TOLERABLE_LOSS
 from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
@@ -24,6 +25,8 @@ from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Probl
 from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Overrides, Space, TensorScheme
 
 CLASSES = 2
+SAMPLES = 1000
+"""Evaluation samples of a toy problem; see `toy_problem`."""
 SCHEMES = tuple(
     OpScheme(TensorScheme("uint8", "asym", "per_tensor", algorithm), TensorScheme("int8", "sym", granularity))
     for algorithm in ("minmax", "percentile")
@@ -84,11 +87,12 @@ def toy_time(ops: Sequence[ToyOp], config: Config) -> float:
 
 
 def toy_problem(
-    ops: Sequence[ToyOp], tolerable_loss: float = 0.01, budget: int = 100, seed: int = 0, **kwargs: Any
+    ops: Sequence[ToyOp], tolerable_loss: float = TOLERABLE_LOSS, budget: int = 100, seed: int = 0, **kwargs: Any
 ) -> Problem:
     """A tuning problem with the exact prices of a toy model; `toy_evaluation` measures its configurations."""
     space = toy_space(ops)
-    goal = Goal((Constraint.from_baseline("accuracy", 0.9, True, "absolute", tolerable_loss),), (Objective("latency"),))
+    constraint = Constraint.from_baseline("accuracy", 0.9, True, "absolute", tolerable_loss)
+    goal = Goal((constraint,), (Objective("latency"),), SAMPLES)
     baseline = toy_evaluation(ops, space.all_float())
     return Problem(space, goal, baseline, np.random.default_rng(seed), budget, **kwargs)
 
@@ -101,7 +105,7 @@ def toy_evaluation(ops: Sequence[ToyOp], config: Config) -> Evaluation:
         (("latency_ms", seconds * 1e3),),
         (("latency", seconds / full),),
         (("latency", 0.0),),
-        1000,
+        SAMPLES,
         len(config.int8_ops),
         len(config.float_ops),
         (("build", 0.0), ("accuracy", 0.0), ("latency", 0.0)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -60,4 +62,10 @@ def test_where_the_noise_tells_nothing_the_model_stays_as_it_is(noise):
 
     used = [False]
     assert adopt("auto", 3, told, used.append) == ()
+    assert used[-1] is False
+
+
+def test_a_model_whose_int8_outputs_stay_infinite_is_not_equalized():
+    used = [False]
+    assert adopt("auto", 3, lambda: math.inf, used.append) == ()
     assert used[-1] is False

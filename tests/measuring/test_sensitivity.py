@@ -9,7 +9,12 @@ import pytest
 
 from nc_strategies.api import EngineError, ModelSource, Space
 from nc_strategies.backends.base import DualPrecisionSession
-from nc_strategies.measuring.sensitivity import divergence, noise_to_signal, output_noise
+from nc_strategies.backends.onnxruntime import backend as onnxruntime_backend
+from nc_strategies.backends.tensorflow import backend as tensorflow_backend
+from nc_strategies.calibration import equalization
+from nc_strategies.calibration.noise import noise_to_signal
+from nc_strategies.measuring import sensitivity
+from nc_strategies.measuring.sensitivity import divergence, output_noise
 from nc_strategies.testing import ToyBackend, ToyOp, ToySettings
 
 OPS = (ToyOp("a", loss=0.1), ToyOp("b", "MatMul", loss=0.3), ToyOp("c"))
@@ -94,4 +99,13 @@ def test_the_divergence_of_a_configuration_adds_up_its_operators(toy):
 def test_noise_is_relative_to_each_sample_and_infinite_for_what_is_not_finite():
     signal = np.array([[1.0, 0.0], [0.0, 10.0]])
     assert noise_to_signal(signal, signal * 1.1) == pytest.approx(0.01)
+    assert noise_to_signal(signal, signal * [[0.0], [1.0]]) == pytest.approx(0.5)  # one sample of two is all wrong
+    assert noise_to_signal(signal * 0, signal * 0) == 0
     assert math.isinf(noise_to_signal(signal, signal * np.nan))
+    assert math.isinf(noise_to_signal(signal * 0, signal))
+
+
+def test_all_that_speaks_of_noise_has_one_definition():
+    places = [equalization, sensitivity, onnxruntime_backend, tensorflow_backend]
+    assert not hasattr(equalization, "noise_to_signal")
+    assert all(vars(place).get("noise_to_signal", noise_to_signal) is noise_to_signal for place in places)

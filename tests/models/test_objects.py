@@ -8,7 +8,9 @@ import pytest
 
 from nc_strategies import samples
 from nc_strategies.errors import InputError
+from nc_strategies.models import build
 from nc_strategies.models.objects import model_source
+from nc_strategies.models.source import format_of
 
 
 def test_a_path_tells_the_format_by_its_name(tmp_path):
@@ -18,6 +20,36 @@ def test_a_path_tells_the_format_by_its_name(tmp_path):
     folder.mkdir()
     (folder / "saved_model.pb").write_bytes(b"")
     assert dict(model_source(folder, tmp_path).files) == {"saved_model": folder}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.onnx", "onnx"),
+        ("A.ONNX", "onnx"),
+        ("a.keras", "keras"),
+        ("a.h5", "keras"),
+        ("a.pb", "graph_def"),
+        ("a.txt", None),
+        ("folder", None),
+    ],
+)
+def test_a_format_is_told_alike_by_who_reads_models_and_who_builds_them(tmp_path, monkeypatch, name, expected):
+    path = tmp_path / name
+    path.mkdir() if name == "folder" else path.touch()
+    assert format_of(path) == expected
+    monkeypatch.setattr(build, "call_target", lambda *_: path)
+    settings = {"name": "python", "target": "mine:model"}
+    if expected is None:
+        for call in (
+            lambda: model_source(path, tmp_path),
+            lambda: build.build({"settings": settings, "folder": str(tmp_path)}),
+        ):
+            with pytest.raises(InputError):
+                call()
+    else:
+        assert list(model_source(path, tmp_path).files) == [expected]
+        assert build.build({"settings": settings, "folder": str(tmp_path)})["format"] == expected
 
 
 def test_a_model_proto_is_written_and_is_the_same_model_each_time(tmp_path):

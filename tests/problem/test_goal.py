@@ -1,11 +1,13 @@
 """Which of two evaluations is preferred, and which trial is the best."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nc_strategies.problem import Constraint, Goal, Objective, Trial, TrialState
+from nc_strategies.problem.objective import Shortfall
 from nc_strategies.space import Config
 
 CONSTRAINT = Constraint.from_baseline("accuracy", 0.9, True, "absolute", 0.01)
@@ -95,16 +97,46 @@ def test_failed_trials_are_never_the_best_and_pruned_ones_only_where_there_is_no
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "latency", "met"),
+    ("accuracy", "latency", "reach", "shortfall"),
     [
-        (0.89, 0.99, True),
-        (0.89, 1.0, False),
-        (0.89, 1.5, False),
-        (0.8899, 0.5, False),
+        (0.89, 0.99, 0.0, None),
+        (0.89, 0.99, 0.01, None),
+        (0.89, 0.99, 0.011, Shortfall.OBJECTIVE),
+        (0.89, 1.0, 0.0, Shortfall.OBJECTIVE),
+        (0.89, 1.5, 0.0, Shortfall.OBJECTIVE),
+        (0.8899, 0.5, 0.0, Shortfall.ACCURACY),
+        (0.8899, 1.5, 0.0, Shortfall.ACCURACY),
     ],
 )
-def test_met_means_accurate_enough_and_better_than_fp32(evaluation, accuracy, latency, met):
-    assert GOAL.met(evaluation(accuracy, latency)) is met
+def test_met_means_accurate_enough_and_better_than_fp32_with_the_whole_interval(
+    evaluation, accuracy, latency, reach, shortfall
+):
+    done = replace(evaluation(accuracy, latency), spread=(("latency", reach),))
+    assert GOAL.shortfall(done) is shortfall
+    assert GOAL.met(done) is (shortfall is None)
+
+
+def test_an_evaluation_that_did_not_read_all_samples_never_meets_the_goal(evaluation):
+    goal = replace(GOAL, samples=100)
+    done = evaluation(0.9, 0.5)
+    assert goal.met(replace(done, samples=100))
+    assert goal.shortfall(replace(done, samples=99)) is Shortfall.SAMPLES
+
+
+def test_each_objective_of_several_stands_at_the_worse_end_of_its_own_interval(evaluation):
+    goal = Goal((CONSTRAINT,), (Objective("latency", 1.0), Objective("size", 1.0)))
+    done = replace(evaluation(0.9, 0.9, 1.05), spread=(("latency", 0.1), ("size", 0.0)))
+    assert goal.cost(done) == pytest.approx(0.975)
+    assert goal.worst_cost(done) == pytest.approx((0.99 + 1.05) / 2)
+    assert goal.shortfall(done) is Shortfall.OBJECTIVE
+
+
+def test_what_meets_the_goal_comes_before_what_may(evaluation):
+    may = replace(evaluation(0.9, 0.96), spread=(("latency", 0.1),))
+    sure = replace(evaluation(0.895, 0.98), spread=(("latency", 0.01),))
+    assert GOAL.better(sure, may)
+    assert not GOAL.better(may, sure)
+    assert GOAL.best([trial(1, may), trial(2, sure)]).number == 2
 
 
 def test_cost_is_the_weighted_mean_of_the_objectives(evaluation):

@@ -3,7 +3,7 @@
 import pytest
 
 from nc_strategies.report.plan import duration, magnitude
-from nc_strategies.study.plan import plan, remaining
+from nc_strategies.study.plan import plan
 from nc_strategies.study.study import StudyListener
 
 
@@ -37,13 +37,6 @@ def test_a_small_space_and_a_short_timeout_limit_the_trials(planned):
     _, short = planned(max_trials=0, timeout=1e-3)
     assert short.expected_trials == 0
     assert short.seconds == pytest.approx(short.preparation, abs=0.01)
-
-
-@pytest.mark.parametrize(("trials", "each", "time_left", "seconds"), [
-    (10, 2.0, float("inf"), 20), (10, 2.0, 5.0, 5), (None, 2.0, 5.0, 5), (10, 2.0, -1.0, 0),
-])  # fmt: skip
-def test_what_remains_is_limited_by_trials_or_time(trials, each, time_left, seconds):
-    assert remaining(trials, each, time_left) == seconds
 
 
 def test_large_numbers_can_be_read():

@@ -25,7 +25,8 @@ from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSes
 from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
-from nc_strategies.calibration.equalization import LOOKED_AT, WHEN, asked, noise_to_signal
+from nc_strategies.calibration.equalization import LOOKED_AT, WHEN, asked
+from nc_strategies.calibration.noise import noise_to_signal
 from nc_strategies.calibration.state import CalibrationState
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource

@@ -25,8 +25,9 @@ from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
 from nc_strategies.backends.tensorflow.weights import WeightCache
-from nc_strategies.calibration.equalization import LOOKED_AT, WHEN, Array, asked, noise_to_signal
+from nc_strategies.calibration.equalization import LOOKED_AT, WHEN, Array, asked
 from nc_strategies.calibration.histogram import Histogram
+from nc_strategies.calibration.noise import noise_to_signal
 from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nc_strategies.compat.neural_compressor.checks import Check, Checked, flag, listed, number, one_of, text
+from nc_strategies.defaults import MAX_TRIALS, TOLERABLE_LOSS
 from nc_strategies.errors import InputError
 from nc_strategies.runtime.secrets import hide
 
@@ -82,7 +83,7 @@ class AccuracyCriterion(Checked):
 
     higher_is_better: bool = True
     criterion: str = "relative"
-    tolerable_loss: float = 0.01
+    tolerable_loss: float = TOLERABLE_LOSS
 
     @property
     def relative(self) -> float | None:
@@ -131,7 +132,7 @@ class TuningCriterion(Checked):
     strategy: str = "basic"
     strategy_kwargs: Any = None
     timeout: float = 0
-    max_trials: int = 100
+    max_trials: int = MAX_TRIALS
     objective: Any = "performance"
 
     @property

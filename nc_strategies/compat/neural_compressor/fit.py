@@ -14,6 +14,7 @@ from nc_strategies.app.studies import Study
 from nc_strategies.compat.neural_compressor import PostTrainingQuantConfig
 from nc_strategies.compat.neural_compressor.metrics import metric_of
 from nc_strategies.errors import InputError
+from nc_strategies.problem.objective import Shortfall
 from nc_strategies.registry import registry
 
 __all__ = ["QuantizedModel", "fit"]
@@ -90,7 +91,7 @@ def fit(
     run_dir: str | Path | None = None,
     **options: Any,
 ) -> QuantizedModel | None:
-    """Tune a model, as `conf` says, until it is as accurate as asked for.
+    """Tune a model, as `conf` says, until it is as accurate as asked for, and surely faster than fp32.
 
     Args:
         model: See `nc_strategies.tune`.
@@ -108,7 +109,8 @@ def fit(
             `conf`.
 
     Returns:
-        The model; None, with a warning, when none was accurate enough. The closest one is in the run's folder.
+        The model; None, with a warning that says why, where the run's status is not ``met``: none was accurate enough,
+        or none that was is better than fp32 with its whole 95 % interval. The closest one is in the run's folder.
 
     Raises:
         InputError: something that was given does not fit.
@@ -131,16 +133,30 @@ def fit(
     )
     best = study.best
     assert best is not None
-    goal, accuracy = study.result["goal"], study.result["tuned"]["accuracy"]
-    enough = accuracy >= goal["threshold"] if goal["higher_is_better"] else accuracy <= goal["threshold"]
-    if not enough:
-        warnings.warn(
-            f"no model was accurate enough: the closest has {accuracy:.4f} of {goal['threshold']:.4f} and is "
-            f"in {study.model_path}",
-            stacklevel=2,
-        )
+    if study.status != "met":
+        warnings.warn(f"{_why_missed(study.result)}, and is in {study.model_path}", stacklevel=2)
         return None
-    return QuantizedModel(study, lambda: backend.native(best.config))
+    assert backend is not None, "fit runs in the caller's process"
+    native = backend.native
+    return QuantizedModel(study, lambda: native(best.config))
+
+
+def _why_missed(result: dict[str, Any]) -> str:
+    """Which part of the goal no model met, and how close the closest came."""
+    goal, accuracy = result["goal"], result["tuned"]["accuracy"]
+    low, high = result["speedup_ci95"]
+    reached = f"{accuracy:.4f} of {goal['threshold']:.4f}"
+    speed = f"is {result['speedup']:.2f} times as fast as fp32 (95 %: {low:.2f} to {high:.2f})"
+    match goal.get("shortfall"):
+        case Shortfall.ACCURACY:
+            return f"no model was accurate enough: the closest has {reached}"
+        case Shortfall.SAMPLES:
+            return f"no model was evaluated on all samples: the closest has an estimated {reached}"
+        case Shortfall.OBJECTIVE:
+            named = " and ".join(result["objectives"])
+            better = "faster than fp32" if named in ("latency", "throughput") else f"better than fp32 in {named}"
+            return f"no accurate model was surely {better}: the closest {speed}"
+    return f"no model met the goal: the closest has {reached} and {speed}"  # a result of an earlier version
 
 
 def _request(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from nc_strategies.errors import EngineError, InputError, NcsError, first_line
+from nc_strategies.errors import EngineError, InputError, NcsError, OutOfTimeError, first_line
 
 PLAIN = {
     "builtins": {"complex", "frozenset", "set", "slice", "range", "bytearray"},
@@ -41,11 +41,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """A call of one of the target's methods."""
+    """A call of one of the target's methods, and the moment by `time.monotonic` at which it has to end; 0 for none."""
 
     method: str
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    deadline: float = 0.0
 
 
 class RemoteError(NcsError):
@@ -84,6 +85,8 @@ def error_message(error: BaseException) -> tuple[str, tuple[str, ...], str]:
         return "InputError", (error.key, error.problem, error.allowed), trace
     if isinstance(error, EngineError):
         return "EngineError", (str(error),), trace
+    if isinstance(error, OutOfTimeError):
+        return "OutOfTimeError", (str(error),), trace
     return type(error).__name__, (first_line(error),), trace
 
 
@@ -95,6 +98,8 @@ def error_from(message: tuple[str, tuple[str, ...], str]) -> NcsError:
         error = InputError(*arguments)
     elif name == "EngineError":
         error = EngineError(*arguments)
+    elif name == "OutOfTimeError":
+        error = OutOfTimeError(*arguments)
     else:
         error = type(name, (RemoteError,), {})(*arguments)
     error.add_note(f"In the worker process:\n{trace}")

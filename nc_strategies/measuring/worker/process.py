@@ -42,12 +42,14 @@ class Limits:
         seconds: It may take; 0 for no limit.
         deadline: Of the whole run, as `time.monotonic`; 0 for none.
         grace: Seconds it has to end by itself when asked to, before the worker is killed.
+        patience: The same where `deadline` has passed; it may take half of them before it is asked to.
         setting: Where `seconds` comes from, for the message.
     """
 
     seconds: float = 0.0
     deadline: float = 0.0
     grace: float = 0.0
+    patience: float = 0.0
     setting: str = ""
 
 
@@ -127,7 +129,7 @@ class WorkerProcess:
         """
         begin = time.monotonic()
         ends = [(begin + limits.seconds, False)] if limits.seconds else []
-        ends += [(limits.deadline, True)] if limits.deadline else []
+        ends += [(limits.deadline + limits.patience / 2, True)] if limits.deadline else []
         end, by_deadline = min(ends, default=(0.0, False))
         reason = f"gave no answer within {limits.seconds:g} seconds ({limits.setting})"
         self.idle = False
@@ -135,7 +137,7 @@ class WorkerProcess:
             self._send(request)
             answer = self._answer(end)
             if answer is None:
-                answer = self._ask_to_end(limits.grace)
+                answer = self._ask_to_end(limits.patience / 2 if by_deadline else limits.grace)
                 if answer is None:
                     raise DiedError(f"the engine {reason}: its process was killed", by_deadline)
         except KeyboardInterrupt:

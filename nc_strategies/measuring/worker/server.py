@@ -69,6 +69,7 @@ class Server:
                 self._busy = True
                 try:
                     target = target or _resolve(factory)(settings)
+                    target.until(request.deadline)
                     answer = (Kind.OK, getattr(target, request.method)(*request.args, **request.kwargs))
                 except Exception as error:  # noqa: BLE001 - every error is the caller's
                     answer = (Kind.ERROR, messages.error_message(error))

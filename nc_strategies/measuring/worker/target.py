@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from nc_strategies.config import TuningConfig
@@ -57,13 +58,17 @@ class WorkerTarget:
         self._lock = threading.RLock()
         self._prepared: list[tuple[Request, Any]] = []
         self._known: dict[str, Evaluation] = {}
-        self._deadline = 0.0
+        self._deadline = self._patience = 0.0
         self._baseline_seconds = 0.0
         self.restarts = 0
 
-    def until(self, deadline: float) -> None:
-        """See `MeasurementTarget.until`."""
-        self._deadline = deadline
+    def until(self, deadline: float, patience: float = GRACE) -> None:
+        """See `MeasurementTarget.until`: the worker keeps the time; if it overruns it is asked to end, then killed."""
+        self._deadline, self._patience = deadline, patience
+
+    def prepared(self) -> bool:
+        """See `MeasurementTarget.prepared`."""
+        return self._child is not None and self._ready and bool(self._prepared)
 
     def close(self) -> None:
         """See `MeasurementTarget.close`: the worker is gone when this returns."""
@@ -135,7 +140,7 @@ class WorkerTarget:
             self._child, self._ready = self._make(), not self._prepared
         limits = self._limits(request.method)
         try:
-            return self._child.call(request, limits)
+            return self._child.call(replace(request, deadline=limits.deadline), limits)
         except InterruptedCallError as error:
             if error.by_deadline:
                 raise OutOfTimeError(f"the run's time ended in {request.method}") from None
@@ -161,13 +166,15 @@ class WorkerTarget:
         if method in PLAIN:
             return Limits()
         if method in PREPARING:
-            return Limits(tuning.stage_timeout, setting="tuning.stage_timeout")
+            return Limits(tuning.stage_timeout, self._deadline, patience=self._patience, setting="tuning.stage_timeout")
         seconds = tuning.trial_timeout
         if seconds is None:
             seconds = LEAST_TRIAL_TIMEOUT + TRIAL_FACTOR * self._baseline_seconds
         if method in ENDING:
-            return Limits(seconds * ENDING_FACTOR, setting="tuning.trial_timeout")
-        return Limits(seconds, self._deadline, GRACE, "tuning.trial_timeout")
+            return Limits(
+                seconds * ENDING_FACTOR, self._deadline, patience=self._patience, setting="tuning.trial_timeout"
+            )
+        return Limits(seconds, self._deadline, GRACE, self._patience, "tuning.trial_timeout")
 
     def _log_last_words(self, child: WorkerProcess) -> None:
         words = child.last_words()

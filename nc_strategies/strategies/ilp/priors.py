@@ -57,10 +57,8 @@ def losses(
         known: Divergences by fingerprint that were asked for before; more are added.
     """
     columns = Columns(problem.space)
-    if problem.sensitivity is not None:
-        raw, error = _by_decision(columns, problem.sensitivity()), ESTIMATE_ERROR
-    else:
-        raw, error = _guess(columns), GUESS_ERROR
+    known_loss = problem.sensitivity() if problem.sensitivity is not None else {}
+    raw, error = (_by_decision(columns, known_loss), ESTIMATE_ERROR) if known_loss else (_guess(columns), GUESS_ERROR)
     shape, relative = shrink(raw, error)
     found = CandidateSchemes({}, {}, {})
     if problem.divergence is not None and probes > 0 and _alternatives(problem.space):

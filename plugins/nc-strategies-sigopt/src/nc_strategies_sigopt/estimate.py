@@ -48,8 +48,8 @@ def estimate(problem: Problem) -> Estimate:
         for group in space.groups
         if FLOAT in space.schemes(group) and any(not s.is_float for s in space.schemes(group))
     ]
-    if problem.sensitivity is not None:
-        known = problem.sensitivity()
+    known = problem.sensitivity() if problem.sensitivity is not None else {}
+    if known:
         loss, loss_sd = np.array([sum(known.get(name, 0.0) for name in tied_op) for tied_op in tied_ops]), 0.8
     else:
         loss, loss_sd = _prior_loss(space, tied_ops), 1.5

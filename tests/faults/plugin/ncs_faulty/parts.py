@@ -42,6 +42,10 @@ def sleep():
         time.sleep(0.1)
 
 
+def drag():
+    time.sleep(0.1)
+
+
 def eat():
     kept = []
     while True:
@@ -69,6 +73,7 @@ FAULTS = {
     "segfault": segfault,
     "hang": hang,
     "sleep": sleep,
+    "drag": drag,
     "eat": eat,
     "exit": leave,
     "raise": throw,

@@ -1,0 +1,40 @@
+"""How noisy a quantized model's output is: the one definition, for equalization, sensitivity and divergence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_POWER = float(np.finfo(np.float64).tiny)
+"""Stands for the power of a sample whose signal is zero: any error there is infinitely noisy, and none is no noise."""
+
+
+def noise_to_signal(signal: NDArray[Any], output: NDArray[Any]) -> float:
+    """Noise-to-signal ratio: the mean over samples n of ``sum((output_n - signal_n)^2) / sum(signal_n^2)``.
+
+    Each sample counts alike, as it does in an accuracy: a small output that is all wrong is one wrong sample, however
+    large the other samples' outputs are. One quotient of sums over all samples would hide it.
+
+    Source: the normalized mean squared error by which NNCF's accuracy-aware quantization ranks operators
+    (``nncf/quantization/algorithms/accuracy_control/rank_functions.py``).
+
+    Args:
+        signal: fp32's output, shape (N, ...).
+        output: The other model's, of the same shape.
+
+    Returns:
+        The ratio, 0 for equal outputs; infinite for an output that is not finite.
+    """
+    flat = _flat(signal)
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.square(_flat(output) - flat).sum(1)
+        ratio = float((error / np.maximum(np.square(flat).sum(1), LEAST_POWER)).mean())
+    return ratio if math.isfinite(ratio) else math.inf
+
+
+def _flat(output: NDArray[Any]) -> NDArray[np.float64]:
+    values = np.atleast_1d(np.asarray(output, np.float64))
+    return values.reshape(len(values), -1)

@@ -1,0 +1,80 @@
+"""When trials may start: always, or as long as they fit into the run's time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from nc_strategies.errors import EngineError, OutOfTimeError
+from nc_strategies.measuring.target import MeasurementTarget
+from nc_strategies.problem import Trial
+from nc_strategies.study.keeper import Keeper
+from nc_strategies.study.study import Study
+from nc_strategies.study.timebox import TimeBox
+
+log = logging.getLogger(__name__)
+
+
+class Pace:
+    """Trials may start at any time."""
+
+    def room(self) -> bool:
+        """Whether there is time for another trial."""
+        return True
+
+    def prepare(self) -> bool:
+        """Get ready for a trial that was proposed; False where its time has gone meanwhile."""
+        return True
+
+    def finished(self, trial: Trial) -> None:
+        """A trial has ended, or was taken from an earlier run."""
+
+
+class BoxedPace(Pace):
+    """Trials start where they are expected to end, and the run after them, within the run's time.
+
+    Args:
+        box: Knows what fits.
+        target: Told when a trial has to end by itself.
+        study: Its best trial is saved before another one starts.
+        keeper: Saves it; None where the engine cannot be lost without the run.
+        thinking: Seconds that the strategy takes for a proposal.
+    """
+
+    def __init__(
+        self,
+        box: TimeBox,
+        target: MeasurementTarget,
+        study: Study,
+        keeper: Keeper | None,
+        thinking: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self._box, self._target, self._study, self._keeper = box, target, study, keeper
+        self._thinking = thinking
+
+    def room(self) -> bool:
+        """See `Pace.room`."""
+        self._box.thinking = self._thinking()
+        best = self._study.best
+        save = self._keeper is not None and self._keeper.due(best)
+        return self._box.trial_fits(best is not None, self._target.prepared(), save)
+
+    def prepare(self) -> bool:
+        """See `Pace.prepare`."""
+        if not self.room():
+            return False
+        self._target.until(self._box.deadline, self._box.patience)
+        best = self._study.best
+        if self._keeper is not None and best is not None and self._keeper.due(best):
+            try:
+                self._keeper.save(best)
+            except OutOfTimeError:
+                return False
+            except EngineError as error:
+                log.warning("trial %d could not be saved early: %s", best.number, error)
+        return self.room()
+
+    def finished(self, trial: Trial) -> None:
+        """See `Pace.finished`."""
+        if trial.evaluation is not None:
+            self._box.trial_measured(trial.evaluation)

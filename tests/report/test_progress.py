@@ -1,0 +1,36 @@
+"""The time left, as the progress line says it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from nc_strategies.config import MeasureConfig
+from nc_strategies.problem import Evaluation
+from nc_strategies.report.progress import ProgressLine
+from nc_strategies.study.timebox import TimeBox
+
+
+@pytest.mark.parametrize(
+    ("timeout", "most", "done", "says"),
+    [
+        (0.0, 0, 2, ""),
+        (100.0, 0, 2, "at most 1:10 left"),
+        (100.0, 50, 2, "at most 1:10 left"),
+        (1000.0, 4, 3, "at most {} left"),
+        (0.0, 4, 3, "at most {} left"),
+    ],
+)
+def test_it_is_what_the_run_itself_goes_by(timeout, most, done, says):
+    now = [0.0]
+    box = TimeBox(timeout, MeasureConfig(), 3, 5, lambda: now[0])
+    now[0] = 30.0
+    box.fp32_measured(
+        Evaluation(
+            (), (("latency_ms", 1.0),), (), (), 10, 0, 0, (("build", 0.5), ("accuracy", 2.0), ("latency", 1.0)), "graph"
+        )
+    )
+    line = ProgressLine()
+    line.started(None, most, timeout)
+    left = line._left(SimpleNamespace(box=box, trials=[None] * done))
+    minutes, seconds = divmod(round(box.remaining(1)), 60)
+    assert left == says.format(f"{minutes}:{seconds:02d}")

@@ -1,0 +1,429 @@
+"""Whole runs with a time limit, on a clock that only the engine moves: nothing here depends on the machine."""
+
+import itertools
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nc_strategies.api import InputError, Strategy
+from nc_strategies.config import MeasureConfig
+from nc_strategies.errors import OutOfTimeError
+from nc_strategies.measuring.target import LocalTarget
+from nc_strategies.study.plan import plan
+from nc_strategies.study.study import Status, StudyListener
+from nc_strategies.testing import ToyOp
+from nc_strategies.testing.toy import ToyBackend, ToyExecutable, ToySettings, toy_loss
+
+OPS = tuple(ToyOp(f"op{i}", loss=0.001 * (i % 3), time_us=60) for i in range(8))
+"""Seconds of a slow engine."""
+SLOW = {"load": 8.0, "calibrate": 6.0, "build": 1.5, "sample": 0.046, "save": 1.0}
+
+
+class Clock:
+    def __init__(self):
+        self.now = 5000.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", made)
+    monkeypatch.setattr(time, "perf_counter", made)
+    return made
+
+
+class Slow(ToyExecutable):
+    def __init__(self, backend, config, speed):
+        super().__init__(backend.ops, config)
+        self._backend, self._speed = backend, speed
+
+    def predict(self, batch):
+        x = batch["x"].astype(np.float64).reshape(-1)
+        self._backend.clock.advance(len(x) * self._backend.costs["sample"] * self._speed)
+        right = np.floor(x).astype(int)
+        wrong = (x - right) < 0.1 + toy_loss(self._ops, self._config)
+        scores = np.zeros((len(x), 2), np.float32)
+        scores[np.arange(len(x)), np.where(wrong, 1 - right, right)] = 1.0
+        return [scores]
+
+
+class SlowBackend(ToyBackend):
+    """Takes given seconds for each step. From some build on, whatever int8 runs takes `drag` times as long."""
+
+    def __init__(self, clock, **costs):
+        super().__init__(ToySettings())
+        self.clock, self.costs = clock, {**SLOW, **costs}
+        self.loads = self.builds = 0
+        self.drag_from, self.drag = math.inf, 1.0
+
+    def load(self, model):
+        self.loads += 1
+        self.clock.advance(self.costs["load"])
+        return super().load(model)
+
+    def calibrate(self, batches):
+        self.clock.advance(self.costs["calibrate"])
+
+    def reference(self):
+        self.clock.advance(self.costs["build"])
+        return Slow(self, self._config(super().reference()), 1.0)
+
+    def build(self, config):
+        self.builds += 1
+        self.clock.advance(self.costs["build"])
+        super().build(config)
+        share = len(config.int8_ops) / len(config.ops)
+        slow = self.drag if config.int8_ops and self.builds >= self.drag_from else 1.0
+        return Slow(self, config, (1.0 - 0.6 * share) * slow)
+
+    def save(self, config, folder):
+        self.clock.advance(self.costs["save"])
+        return super().save(config, folder)
+
+    def open(self, path):
+        return self.build(self._config(super().open(path)))
+
+    @staticmethod
+    def _config(model):
+        return model._config
+
+
+class Noticed(StudyListener):
+    def __init__(self):
+        self.notices = []
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
+@pytest.fixture
+def boxed(run, clock):
+    def make(timeout, name="run", costs=None, **kwargs):
+        one = run(
+            name,
+            ops=kwargs.pop("ops", OPS),
+            backend=SlowBackend(clock, **(costs or {})),
+            max_trials=0,
+            timeout=timeout,
+            count=kwargs.pop("count", 500),
+            criterion="absolute",
+            tolerable_loss=0.02,
+            **kwargs,
+        )
+        one.config.measure = MeasureConfig(evaluation_batch_size=50)
+        return one
+
+    return make
+
+
+def holds(study, timeout):
+    return study.seconds["total"] <= 1.1 * timeout
+
+
+def attempt(one):
+    """A run's study, or why it was refused."""
+    try:
+        return one(), ""
+    except InputError as error:
+        return None, str(error)
+
+
+class TestTheLimitHolds:
+    @pytest.mark.parametrize("timeout", [90, 150, 180, 300])
+    @pytest.mark.parametrize(
+        ("count", "costs"),
+        [
+            (500, {}),
+            (100, {}),
+            (500, {"sample": 0.02, "build": 6.0, "save": 5.0}),
+            (500, {"sample": 0.003}),
+            (500, {"load": 1.0, "calibrate": 0.5}),
+            (250, {"sample": 0.1}),
+        ],
+        ids=["long evaluation", "few samples", "slow builds", "small model", "quick start", "slow finalists"],
+    )
+    def test_a_run_ends_in_time_with_a_model_or_is_refused(self, boxed, timeout, count, costs):
+        one = boxed(timeout, count=count, costs=costs)
+        begin = one.backend.clock.now
+        study, refused = attempt(one)
+        if study is None:
+            assert refused.startswith(f"tuning.timeout: {timeout} s is too short")
+            assert one.backend.clock.now - begin <= timeout
+            assert not one.folder.exists()
+            return
+        assert holds(study, timeout), study.seconds["total"]
+        assert study.stop_reason == "timeout"
+        assert study.model_path.is_file()
+        assert len(study.trials) >= 1
+        assert one.backend.loads == 1
+
+    def test_time_is_used(self, boxed):
+        study = boxed(600)()
+        assert study.seconds["total"] > 0.8 * 600
+        assert len(study.trials) > 8
+
+    def test_a_long_box_measures_the_end_as_without_a_limit(self, boxed):
+        one = boxed(5000, costs={"sample": 0.001}, make=lambda problem: Few(problem, 4))
+        study = one()
+        assert study.stop_reason == "finished"
+        assert study.final.accuracy_loss_ci95 is not None
+        assert len(study.final.finalists) == 3
+
+    @pytest.mark.parametrize(
+        ("timeout", "drag", "reason"), [(110, 1.0, "met"), (600, 1.0, "met"), (200, 300.0, "timeout")]
+    )
+    def test_a_run_that_stops_when_the_goal_is_met_confirms_it_in_time(self, boxed, timeout, drag, reason):
+        one = boxed(timeout, stop_when="met")
+        one.backend.drag_from, one.backend.drag = 3, drag  # fp32, a trial, and then its confirmation
+        study = one()
+        assert holds(study, timeout)
+        assert study.stop_reason == reason
+        assert study.status is Status.MET
+
+    def test_a_run_that_resumes_has_its_whole_time_again(self, boxed):
+        first = boxed(150)()
+        one = boxed(250)
+        study = one()
+        assert holds(study, 250)
+        assert sum(trial.resumed for trial in study.trials) == len(first.trials)
+        assert len(study.trials) > len(first.trials)
+        assert study.model_path.is_file()
+
+    def test_trials_of_an_earlier_run_need_no_other_one(self, boxed):
+        boxed(150)()
+        study = boxed(75)()
+        assert holds(study, 75)
+        assert study.model_path.is_file()
+        assert all(trial.resumed for trial in study.trials)
+
+    def test_a_short_end_is_measured_less_and_its_verdict_says_so(self, boxed):
+        study = boxed(110)()
+        assert study.final.accuracy_loss_ci95 is None
+        assert study.final.evaluation.metrics == study.final.trial.evaluation.metrics
+        assert study.status is Status.MET
+
+
+class Few(Strategy):
+    """A few configurations, all but two operators in int8, that nothing tells apart in time."""
+
+    def __init__(self, problem, count):
+        super().__init__(None, problem)
+        space = problem.space
+        pairs = itertools.islice(itertools.combinations(range(8), 2), count)
+        self.left = [space.fall_back(space.default(), *(f"op{i}" for i in pair)) for pair in pairs]
+
+    def propose(self):
+        return self.left.pop() if self.left else None
+
+    def observe(self, trial):
+        """Nothing is learnt."""
+
+
+class TestOverrun:
+    def test_a_trial_that_takes_too_long_ends_by_itself_and_the_best_is_saved(self, boxed):
+        one = boxed(200)
+        one.backend.drag_from, one.backend.drag = 5, 40.0  # fp32, three trials, and then what is slow
+        study = one()
+        assert holds(study, 200)
+        assert (study.stop_reason, one.backend.loads) == ("timeout", 1)
+        assert [t.number for t in study.trials] == [1, 2, 3]
+        assert study.final.trial in study.trials
+        assert study.model_path.is_file()
+
+    def test_sessions_and_an_evaluation_that_take_too_long_are_left_out(self, boxed):
+        one = boxed(400, make=lambda problem: Few(problem, 2))
+        one.backend.drag_from, one.backend.drag = 7, 12.0  # two trials, a session of two finalists, and then the rest
+        study = one()
+        assert holds(study, 400)
+        assert study.final.accuracy_loss_ci95 is None
+        assert len(study.final.finalists) == 2
+
+    def test_finalists_that_take_too_long_leave_the_trial_as_it_was_measured(self, boxed):
+        one = boxed(400, make=lambda problem: Few(problem, 2))
+        one.backend.drag_from, one.backend.drag = 4, 300.0  # two trials, and then the end
+        study = one()
+        assert study.stop_reason == "finished"
+        assert holds(study, 400)
+        assert study.final.accuracy_loss_ci95 is None
+        assert study.final.evaluation == study.final.trial.evaluation
+
+
+class Asks(Few):
+    def __init__(self, problem):
+        super().__init__(problem, 20)
+        self.told = []
+
+    def propose(self):
+        if len(self.left) < 20:
+            self.told.append(self.problem.sensitivity())
+        return super().propose()
+
+
+class TestEstimates:
+    def test_an_estimate_that_does_not_fit_is_skipped_and_told(self, boxed):
+        ops = tuple(ToyOp(f"op{i}", time_us=60) for i in range(60))
+        one, told = boxed(150, ops=ops, make=Asks), Noticed()
+        study = one(told)
+        assert one.strategies[0].told
+        assert all(found == {} for found in one.strategies[0].told)
+        (text,) = (t for t in told.notices if "sensitivity" in t)
+        assert "tuning.timeout=150" in text
+        assert study.sensitivity is None
+        assert holds(study, 150)
+
+    def test_an_estimate_that_takes_longer_than_expected_is_dropped(self, boxed):
+        # The toy backend builds a graph for each operator, which the least that is expected does not know of.
+        one, told = boxed(150, costs={"build": 6.0, "sample": 0.005}, make=Asks), Noticed()
+        study = one(told)
+        assert all(found == {} for found in one.strategies[0].told)
+        assert any("sensitivity is not estimated" in text for text in told.notices)
+        assert holds(study, 150)
+        assert len(study.trials) >= 2
+
+    @pytest.mark.parametrize("strategy", ["basic"])
+    def test_a_strategy_that_gets_no_estimates_still_ends_with_a_model(self, boxed, strategy):
+        study = boxed(150, strategy=strategy, costs={"build": 4.0})()
+        assert holds(study, 150)
+        assert study.model_path.is_file()
+
+
+class Mortal(LocalTarget):
+    """A target whose engine hangs in some trial, is killed for it, and is prepared again at the next call."""
+
+    def __init__(self, parts, config, clock, hangs_at):
+        super().__init__(parts, config)
+        self.clock, self.hangs_at = clock, hangs_at
+        self.measured = self.restarts = 0
+        self.dead, self.limit = False, (0.0, 0.0)
+
+    def until(self, deadline, patience=0.0):
+        super().until(deadline, patience)
+        self.limit = deadline, patience
+
+    def prepared(self):
+        return super().prepared() and not self.dead
+
+    def measure(self, config):
+        self._revive()
+        self.measured += 1
+        if self.measured == self.hangs_at:
+            deadline, patience = self.limit
+            self.clock.now = deadline + patience
+            self.dead = True
+            raise OutOfTimeError("the run's time ended in measure")
+        return super().measure(config)
+
+    def settle(self, trial):
+        self._revive()
+        return super().settle(trial)
+
+    def finish(self, *arguments):
+        self._revive()
+        return super().finish(*arguments)
+
+    def save(self, final, folder):
+        self._revive()
+        return super().save(final, folder)
+
+    def _revive(self):
+        if self.dead:
+            self.dead = False
+            self.restarts += 1
+            self.clock.advance(SLOW["load"] + SLOW["calibrate"] + 30.0)
+
+
+@pytest.fixture
+def mortal(boxed, clock):
+    def make(timeout, hangs_at, **kwargs):
+        one = boxed(timeout, **kwargs)
+        one.config.isolation = "process"
+        one.setup = replace(one.setup, target=Mortal(one.parts, one.config, clock, hangs_at))
+        return one
+
+    return make
+
+
+class TestLostWorker:
+    @pytest.mark.parametrize("hangs_at", [2, 3, 4])
+    def test_the_best_was_saved_before_and_no_new_worker_is_started(self, mortal, hangs_at):
+        one = mortal(300, hangs_at)
+        study = one()
+        assert holds(study, 300)
+        assert one.setup.target.restarts == 0
+        assert study.model_path == one.folder / "model" / "model.toy"
+        assert study.model_path.is_file()
+        assert study.final.trial.config.fingerprint in {t.config.fingerprint for t in study.trials}
+        assert study.final.evaluation == study.final.trial.evaluation
+        assert [p for p in one.folder.iterdir() if "partial" in p.name] == []
+
+    def test_one_that_hangs_in_the_first_trial_leaves_no_model(self, mortal):
+        one = mortal(120, 1)
+        study = one()
+        assert holds(study, 120)
+        assert (study.status, study.stop_reason, study.model_path) == (Status.FAILED, "timeout", None)
+
+    def test_what_was_saved_early_is_not_saved_again(self, mortal):
+        one = mortal(300, 99, make=lambda problem: Few(problem, 1))
+        saves = []
+        save = one.backend.save
+        one.backend.save = lambda config, folder: (saves.append(config), save(config, folder))[1]
+        study = one()
+        assert saves.count(study.final.trial.config) == 1
+        assert holds(study, 300)
+
+
+class TestTooSmall:
+    @pytest.mark.parametrize(
+        ("timeout", "says"),
+        [
+            (5, "5 s ended before the model was loaded"),
+            (12, "12 s ended before it was calibrated"),
+            (25, "25 s ended before fp32 was measured"),
+            (60, "60 s is too short for fp32, one trial and the end"),
+        ],
+    )
+    def test_it_is_one_line_that_leaves_nothing(self, boxed, timeout, says):
+        one = boxed(timeout)
+        with pytest.raises(InputError) as caught:
+            one()
+        text = str(caught.value)
+        assert text.startswith(f"tuning.timeout: {says}")
+        assert "give the run more than" in text
+        assert "\n" not in text
+        assert not one.folder.exists()
+
+    def test_a_box_as_large_as_it_said_holds(self, boxed):
+        with pytest.raises(InputError) as caught:
+            boxed(60)()
+        needed = int(str(caught.value).split("give the run more than ")[1].split()[0])
+        assert needed > 60
+        study = boxed(needed + 1, "again")()
+        assert holds(study, needed + 1)
+        assert study.model_path.is_file()
+
+
+class TestPlan:
+    def test_the_plan_and_the_run_use_one_estimate(self, boxed):
+        planned = plan(boxed(400).setup, StudyListener())
+        study = boxed(400, "again", make=lambda problem: Few(problem, 28))()
+        assert study.stop_reason == "timeout"
+        # The plan rehearses the default, the run tries what has two operators more in fp32.
+        assert planned.trial == pytest.approx(study.box.trial, rel=0.3)
+        assert planned.end == pytest.approx(study.box.end_seconds(3), rel=0.1)
+        assert len(study.trials) == pytest.approx(planned.expected_trials, abs=2)
+        assert planned.seconds <= 400
+
+    def test_a_plan_says_that_the_run_would_be_refused(self, boxed):
+        found = plan(boxed(60).setup, StudyListener())
+        assert found.expected_trials == 0
+        assert "at least" in found.shortage
+        assert plan(boxed(400, "again").setup, StudyListener()).shortage == ""
