@@ -42,7 +42,8 @@ class TuningConfig:
             estimate starts where it is expected to leave time for the end, one that takes longer is dropped, and the
             end measures as much again as there is time for. A run whose time is too short for fp32, one trial and the
             end is refused once fp32 was measured.
-        stop_when: ``budget``: go on looking for a faster model; ``met``: stop at the first that meets the goal.
+        stop_when: ``budget``: go on looking for a faster model; ``met``: stop at the first that meets the goal, in its
+            trial and when it is measured again as at the end of a run.
         max_consecutive_failures: Failed trials in a row after which the run stops; 0 for no limit.
         early_stop: Stop evaluating a configuration as soon as the goal is out of its reach.
         trial_timeout: Seconds a trial may take before its process is ended and the trial has failed; 0 for no limit,

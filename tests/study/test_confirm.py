@@ -1,5 +1,8 @@
 """``tuning.stop_when=met``: what meets the goal by its trial is measured as at the end before the run stops at it."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -125,6 +128,37 @@ def test_a_finalist_that_meets_the_goal_is_preferred_to_one_that_may(timed, monk
     monkeypatch.setattr("nc_strategies.measuring.measurer.Measurer._time", lambda _, *args: wide(*args))
     study = one()
     assert (study.status, study.final.trial.number) == (Status.MET, 2)
+
+
+class Threads(ThreadPoolExecutor):
+    workers = 2
+
+    def __init__(self):
+        super().__init__(2)
+
+
+def test_nothing_is_confirmed_while_another_trial_is_under_way(timed):
+    with Threads() as executor:
+        one = timed({"ab": 0.8, "a": 0.9, "b": 0.95}, {"ab": 1.05, "a": 0.9, "b": 0.95}, executor=executor)
+        target, under_way, seen = one.setup.target, [], []
+        measure, finish = target.measure, target.finish
+
+        def measuring(config):
+            under_way.append(config)
+            time.sleep(0.02 if config.int8_ops == ("a", "b") else 0.2)
+            done = measure(config)
+            under_way.remove(config)
+            return done
+
+        def finishing(*arguments):
+            seen.append(len(under_way))
+            return finish(*arguments)
+
+        target.measure, target.finish = measuring, finishing
+        study = one()
+    assert study.stop_reason == "met"
+    assert seen
+    assert set(seen) == {0}
 
 
 def test_an_interrupt_after_a_failed_confirmation_keeps_its_figures(timed):
