@@ -1,12 +1,12 @@
-"""All that a plugin imports.
+"""The public interface for plugins: the only module of this package that a plugin imports.
 
-`CONTRACT_VERSION` counts the versions of what is promised here. A plugin states the one it was made for as
-``ncs_contract = 1`` in the module which its entry point names; one that does not fit is named and left out, and the
-tool goes on. Within a version, hooks, names, arguments and fields are added, optional ones only; none is removed or
-renamed, and none changes its meaning. What goes with a new version is deprecated for a minor release first, and the
-version before goes on working until the next major release. What is not in `__all__` is nobody's to rely on.
+`CONTRACT_VERSION` is the version of this interface. A plugin declares the version that it was written for as
+``ncs_contract = 1`` in the module that its entry point names. A plugin of an unsupported version is reported and left
+out, and the tool continues. Within a version, only optional hooks, names, arguments and fields are added; none is
+removed or renamed, and none changes its meaning. Whatever a new version removes is deprecated for a minor release
+first, and the previous version is supported until the next major release. Names that are not in `__all__` are private.
 
-Names are imported when they are first used: a plugin's first module is loaded at every start, also for ``--help``.
+Names are imported on first use, because a plugin's entry point module is loaded at every start, even for ``--help``.
 """
 
 from __future__ import annotations

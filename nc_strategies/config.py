@@ -1,4 +1,4 @@
-"""The configuration as classes: the schema of the command line's keys, and what Python callers fill in."""
+"""The configuration of a run as dataclasses: the schema of the command line's keys and of Python callers."""
 
 from __future__ import annotations
 
@@ -26,31 +26,34 @@ STOP_WHEN = ("budget", "met")
 ISOLATION = ("process", "none")
 OBJECTIVES = ("latency", "throughput", "size", "memory")
 ACCURACY = "accuracy"
-"""Name under which the first constraint's value is kept, whatever its metric."""
+"""Name of the first constraint's value, whatever its metric."""
 GOAL_KEYS = ("tolerable_loss", "criterion")
+"""Keys of a further constraint that are not settings of its metric."""
+MIN_LATENCY_RUNS = 20
+"""Least number of timed runs: the confidence interval needs several blocks of runs."""
 
 
 @dataclass
 class TuningConfig:
-    """How good, and how long.
+    """The tolerable loss, and the limits of the run.
 
     Args:
-        criterion: ``relative`` (fractions of fp32's value) or ``absolute`` (the metric's unit).
-        tolerable_loss: Loss that is accepted; a negative one asks for a gain (``absolute`` only).
-        max_trials: Configurations to measure at most; 0 for no limit.
+        criterion: ``relative`` (a fraction of fp32's value) or ``absolute`` (in the metric's unit).
+        tolerable_loss: Loss that is accepted; a negative one requires a gain (``absolute`` only).
+        max_trials: Greatest number of configurations to measure; 0 for no limit.
         timeout: Seconds of the whole run, from loading the model to the saved one; 0 for no limit. A trial or an
             estimate starts where it is expected to leave time for the end, one that takes longer is dropped, and the
             end measures as much again as there is time for. A run whose time is too short for fp32, one trial and the
             end is refused once fp32 was measured.
         stop_when: ``budget``: go on looking for a faster model; ``met``: stop at the first that meets the goal, in its
             trial and when it is measured again as at the end of a run.
-        max_consecutive_failures: Failed trials in a row after which the run stops; 0 for no limit.
-        early_stop: Stop evaluating a configuration as soon as the goal is out of its reach.
-        trial_timeout: Seconds a trial may take before its process is ended and the trial has failed; 0 for no limit,
-            None for a minute and twenty times what measuring fp32 took.
-        stage_timeout: Seconds that loading, calibrating and measuring fp32 may take each; 0 for no limit.
-        memory_limit: Megabytes of memory the engine's process may take; 0 for no limit.
-        seed: Seed of everything random.
+        max_consecutive_failures: Number of consecutive failed trials after which the run stops; 0 for no limit.
+        early_stop: Whether to stop evaluating a configuration as soon as the goal is out of its reach.
+        trial_timeout: Seconds after which a trial's process is ended and the trial fails; 0 for no limit, None for one
+            minute plus twenty times the time of measuring fp32.
+        stage_timeout: Time limit in seconds of each stage (loading, calibrating, measuring fp32); 0 for no limit.
+        memory_limit: Memory limit of the engine's process in megabytes; 0 for no limit.
+        seed: Seed of all random numbers.
     """
 
     criterion: str = "relative"
@@ -69,7 +72,7 @@ class TuningConfig:
         """Check the values.
 
         Raises:
-            InputError: a value that is not allowed.
+            InputError: a value is not allowed.
         """
         _one_of("tuning.criterion", self.criterion, CRITERIA)
         _one_of("tuning.stop_when", self.stop_when, STOP_WHEN)
@@ -90,16 +93,16 @@ class TuningConfig:
 
 @dataclass
 class MeasureConfig:
-    """How latency and accuracy are measured.
+    """Settings of the measurement of latency and accuracy.
 
     Args:
-        threads: Threads of the engine for one run.
-        batch_size: Samples in one timed run.
-        latency_runs: Timed runs of a trial, and as many of fp32 between them.
-        final_runs: Timed runs of the finalists.
-        latency_timeout: Seconds after which a trial's timing stops, once there were 20 runs; finalists get three
+        threads: Threads of the engine per run.
+        batch_size: Samples per timed run.
+        latency_runs: Timed runs of a trial, interleaved with as many runs of fp32.
+        final_runs: Timed runs of a finalist.
+        latency_timeout: Seconds after which the timing of a trial stops, after at least 20 runs; finalists have three
             times as long.
-        evaluation_batch_size: Samples in one run when accuracy is evaluated.
+        evaluation_batch_size: Samples per run when accuracy is evaluated.
     """
 
     threads: int = 1
@@ -113,21 +116,21 @@ class MeasureConfig:
         """Check the values.
 
         Raises:
-            InputError: a value that is not allowed.
+            InputError: a value is not allowed.
         """
         for name in ("threads", "batch_size", "evaluation_batch_size"):
             _at_least(f"measure.{name}", getattr(self, name), 1)
         for name in ("latency_runs", "final_runs"):
-            _at_least(f"measure.{name}", getattr(self, name), 20)
+            _at_least(f"measure.{name}", getattr(self, name), MIN_LATENCY_RUNS)
         _at_least("measure.latency_timeout", self.latency_timeout, 0)
 
 
 @dataclass
 class SpaceConfig:
-    """The user's overrides; see `nc_strategies.space.Overrides`.
+    """The user's quantization overrides; see `nc_strategies.space.Overrides`.
 
-    The dictionaries are mappings, or texts which hold one in YAML or JSON: so they come from the command line, whose
-    own grammar knows no quoted keys.
+    The dictionaries are mappings, or strings that hold a mapping in YAML or JSON. The command line passes strings,
+    because its own grammar has no quoted keys.
     """
 
     op_type_dict: Any = None
@@ -135,10 +138,10 @@ class SpaceConfig:
     excluded_precisions: list[str] = field(default_factory=list)
 
     def validate(self) -> None:
-        """Check the values, and turn texts into mappings.
+        """Check the values, and parse strings into mappings.
 
         Raises:
-            InputError: a value that is not allowed.
+            InputError: a value is not allowed.
         """
         self.op_type_dict = _mapping("space.op_type_dict", self.op_type_dict)
         self.op_name_dict = _mapping("space.op_name_dict", self.op_name_dict)
@@ -146,13 +149,13 @@ class SpaceConfig:
 
 @dataclass(frozen=True)
 class FurtherConstraint:
-    """A constraint beside the first.
+    """A constraint after the first.
 
     Args:
-        name: Name under which its value is kept: the metric's, with a number when it comes more than once.
+        name: Name of its value: the metric's name, with a number if the metric occurs more than once.
         metric: The metric's name and settings.
-        criterion: As `TuningConfig.criterion`; None for that.
-        tolerable_loss: As `TuningConfig.tolerable_loss`; None for that.
+        criterion: As `TuningConfig.criterion`, which is used if this is None.
+        tolerable_loss: As `TuningConfig.tolerable_loss`, which is used if this is None.
     """
 
     name: str
@@ -163,15 +166,15 @@ class FurtherConstraint:
 
 @dataclass
 class MetricsConfig:
-    """A set of metrics: what must hold and what is to be improved.
+    """A set of metrics: constraints and objectives.
 
     Args:
         name: The set's name.
-        accuracy: Name and settings of the metric which is the constraint; its tolerance is that of ``tuning``.
+        accuracy: Name and settings of the constraint's metric; its tolerable loss is that of ``tuning``.
         objectives: Any of ``latency``, ``throughput``, ``size``, ``memory``.
-        weights: Share of each objective; equal when left out.
-        constraints: Further ones: each a metric's name and settings, with ``tolerable_loss`` and ``criterion`` of its
-            own; those of ``tuning`` where they are left out.
+        weights: Weight of each objective; equal weights if None.
+        constraints: Further constraints: each a metric's name and settings, optionally with its own ``tolerable_loss``
+            and ``criterion``; by default those of ``tuning``.
     """
 
     name: str = "accuracy_latency"
@@ -184,7 +187,7 @@ class MetricsConfig:
         """Check the values.
 
         Raises:
-            InputError: a value that is not allowed.
+            InputError: a value is not allowed.
         """
         if not self.objectives:
             raise InputError("metrics.objectives", "is empty", f"allowed: {', '.join(OBJECTIVES)}")
@@ -193,7 +196,7 @@ class MetricsConfig:
         if len(set(self.objectives)) != len(self.objectives):
             raise InputError("metrics.objectives", f"is {list(self.objectives)}", "each once")
         if self.weights is not None and (len(self.weights) != len(self.objectives) or min(self.weights) <= 0):
-            raise InputError("metrics.weights", f"is {list(self.weights)}", "a positive number an objective")
+            raise InputError("metrics.weights", f"is {list(self.weights)}", "one positive number per objective")
         if not self.accuracy.get("name"):
             raise InputError("metrics.accuracy.name", "is missing", "the name of a registered metric")
         for place, further in enumerate(self.further()):
@@ -204,12 +207,12 @@ class MetricsConfig:
                 raise InputError(f"{key}.tolerable_loss", f"is {further.tolerable_loss!r}", "a number")
 
     def further(self) -> list[FurtherConstraint]:
-        """The constraints beside the first.
+        """The constraints after the first.
 
         Raises:
             InputError: one is not a mapping with a name.
         """
-        found: list[FurtherConstraint] = []
+        constraints: list[FurtherConstraint] = []
         taken = {ACCURACY}
         for place, given in enumerate(self.constraints):
             if not isinstance(given, dict) or not given.get("name"):
@@ -225,17 +228,17 @@ class MetricsConfig:
                 name = f"{metric}_{number}"
             taken.add(name)
             settings = {key: value for key, value in given.items() if key not in GOAL_KEYS}
-            found.append(FurtherConstraint(name, settings, given.get("criterion"), given.get("tolerable_loss")))
-        return found
+            constraints.append(FurtherConstraint(name, settings, given.get("criterion"), given.get("tolerable_loss")))
+        return constraints
 
 
 @dataclass
 class RunConfig:
-    """Everything a run is told; one field a configuration group or section.
+    """The configuration of a run, with one field per configuration group or section.
 
-    The groups hold a component's name and its own settings, checked against the schema it is registered with.
-    `isolation` is ``process``, the engine in a process of its own, or ``none``: in this one, for debugging.
-    `plan` only says what a run would do and how long it would take.
+    A group holds a component's name and its settings, which are checked against the schema that the component is
+    registered with. `isolation` is ``process`` (the engine runs in a child process) or ``none`` (it runs in this
+    process, for debugging). With `plan`, the run only reports what it would do and how long it would take.
     """
 
     strategy: Any = "???"
@@ -256,7 +259,7 @@ class RunConfig:
         """Check all sections.
 
         Raises:
-            InputError: a value that is not allowed.
+            InputError: a value is not allowed.
         """
         _one_of("isolation", self.isolation, ISOLATION)
         self.tuning.validate()

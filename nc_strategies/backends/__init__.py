@@ -1,1 +1,4 @@
-"""Backends: what an engine can run, how a configuration becomes an int8 graph. They know no strategy."""
+"""Backends: the schemes an engine can execute, and how a configuration is built into an int8 graph.
+
+Backends know nothing of strategies.
+"""

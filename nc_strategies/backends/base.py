@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExecutedOps:
-    """The computing operators which an engine really ran, by type. Data movement and conversions do not count.
+    """Operators that an engine executed, counted by type. Data movement and conversions do not count.
 
     Args:
         int8: Operator type to the number that executed in int8.
         fp32: Operator type to the number that executed in floating point.
-        int8_names: Names of the model's operators among the former, where they can be told.
+        int8_names: Names of the model's operators that executed in int8, where the engine's node names identify them.
         conversions: Number of quantize, dequantize and layout nodes that ran between them.
     """
 
@@ -38,32 +38,34 @@ class ExecutedOps:
 
     @property
     def int8_count(self) -> int:
-        """Operators that executed in int8."""
+        """Number of operators that executed in int8."""
         return sum(self.int8.values())
 
     @property
     def fp32_count(self) -> int:
-        """Operators that executed in floating point."""
+        """Number of operators that executed in floating point."""
         return sum(self.fp32.values())
 
     def by_type(self) -> dict[str, dict[str, int]]:
-        """Operator type to how many executed in ``int8`` and in ``fp32``."""
-        kinds = sorted({*self.int8, *self.fp32})
-        return {kind: {"int8": self.int8.get(kind, 0), "fp32": self.fp32.get(kind, 0)} for kind in kinds}
+        """Operator type to the numbers that executed in ``int8`` and in ``fp32``."""
+        op_types = sorted({*self.int8, *self.fp32})
+        return {op_type: {"int8": self.int8.get(op_type, 0), "fp32": self.fp32.get(op_type, 0)} for op_type in op_types}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where an engine says the time of one run went; profiling slows a run down, so only the shares count.
+    """Execution time of one run by operator, as the engine reports it.
+
+    Profiling slows a run down, so only the shares of the total are meaningful.
 
     Args:
-        ops: Seconds by operator of the model, what the engine fused into it included.
-        conversions: Pairs (elements, seconds), one for each quantization, dequantization and change of layout.
-        other: Seconds of everything else.
-        nodes: How many of the engine's own nodes each entry of `ops` stands for; one, where it is not named.
-        other_nodes: The same of `other`.
-        converted: For each of `conversions` the operator whose result it converts; None for an input's, or that of an
-            operator without a choice. Empty where the engine's nodes do not tell.
+        ops: Seconds per operator of the model, including what the engine fused into it.
+        conversions: Pairs (elements, seconds), one per quantization, dequantization and layout change.
+        other: Seconds of all other nodes.
+        nodes: Number of engine nodes behind each entry of `ops`; an operator that is missing has one.
+        other_nodes: Number of engine nodes behind `other`.
+        converted: For each of `conversions`, the operator whose result it converts; None for a model input and for an
+            operator without a choice. Empty where the engine's nodes do not identify it.
     """
 
     ops: Mapping[str, float]
@@ -75,10 +77,10 @@ class Profile:
 
 
 class Executable(ABC):
-    """A graph, loaded into the engine and ready to run.
+    """A graph that is loaded into the engine and ready to run.
 
     Attributes:
-        fingerprint: Hash of the executed graph: the same graph, the same fingerprint.
+        fingerprint: Hash of the executed graph; equal graphs have equal fingerprints.
         size_bytes: Size of the model as it would be saved, in bytes.
     """
 
@@ -87,7 +89,7 @@ class Executable(ABC):
 
     @abstractmethod
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
-        """Run the graph once; one array an output, in the model's order.
+        """Run the graph once and return one array per output, in the model's order.
 
         Raises:
             EngineError: the engine could not run it.
@@ -95,10 +97,10 @@ class Executable(ABC):
 
     @abstractmethod
     def executed(self) -> ExecutedOps:
-        """What the engine executes, read from the engine, not from what was asked for."""
+        """The operators that the engine executes, read from the engine and not from the configuration."""
 
     def profile(self, batch: Batch, runs: int) -> Profile | None:
-        """Medians over a number of profiled runs; None where the engine has no profiler.
+        """Time per operator over a number of profiled runs; None where the engine has no profiler.
 
         Raises:
             EngineError: the engine could not run it.
@@ -110,24 +112,24 @@ class Executable(ABC):
 
 
 class DualPrecisionSession(ABC):
-    """One graph with both forms of every operator, between which each run chooses.
+    """One graph that holds an int8 and a floating-point branch of every operator; each run selects the branches.
 
-    It is slower than a configuration's own graph, but spares one graph a configuration: for many questions about few
-    samples.
+    It runs slower than the graph of one configuration, but no graph has to be built per configuration. This pays when
+    many configurations are evaluated on few samples.
 
     Attributes:
-        ops: Names of the operators that can be switched.
+        ops: Names of the operators whose precision can be selected.
     """
 
     ops: tuple[str, ...]
 
     @abstractmethod
     def predict(self, batch: Batch, int8: Collection[str]) -> Sequence[NDArray[Any]]:
-        """Run the graph once; one array an output.
+        """Run the graph once and return one array per output.
 
         Args:
             batch: Samples.
-            int8: Names of the operators that run in int8; the tensors between operators are floating point.
+            int8: Names of the operators that run in int8. Tensors between operators are floating point.
 
         Raises:
             EngineError: the engine could not run it.
@@ -138,19 +140,19 @@ class DualPrecisionSession(ABC):
 
 
 class Backend(ABC):
-    """An engine: what it can run of a model, and how a configuration becomes a graph it runs.
+    """An engine: it lists the schemes that each operator of a model can use, and builds a graph per configuration.
 
-    Call `load` first, then `capabilities`, `calibrate`, and `build` as often as needed.
+    Call `load` first, then `capabilities` and `calibrate`, then `build` as often as needed.
 
     Args:
-        settings: The backend's own settings, an instance of the schema it is registered with.
-        threads: Threads the engine may use for one run.
+        settings: The backend's settings, an instance of the schema that it is registered with.
+        threads: Threads that the engine may use per run.
     """
 
     accepts: tuple[str, ...] = ()
-    """Model formats it can load, the preferred one first."""
+    """Model formats that it can load, the preferred one first."""
     cautious: bool = False
-    """Calibration took the process down before: it shall now run nothing but the fp32 model."""
+    """True after a crash during calibration: calibration then runs the fp32 model only."""
 
     def __init__(self, settings: Any, threads: int = 1) -> None:
         self.settings = settings
@@ -161,11 +163,11 @@ class Backend(ABC):
         """Open the fp32 model.
 
         Raises:
-            InputError: it is not a model this backend can work on.
+            InputError: this backend does not support the model.
         """
 
     def companions(self, path: Path) -> tuple[Path, ...]:
-        """Files beside a model's own that hold a part of it, asked for before it is loaded.
+        """Further files that hold a part of the model, such as external weights; called before `load`.
 
         Args:
             path: The model in a format that the backend accepts.
@@ -174,26 +176,29 @@ class Backend(ABC):
 
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What can be chosen for the loaded model: every scheme offered is one the engine executes."""
+        """The schemes that can be chosen for the loaded model. The engine executes every one of them."""
 
     @abstractmethod
     def calibrate(self, batches: Sequence[Batch]) -> None:
-        """Run the fp32 model on calibration data and keep what every calibration algorithm needs."""
+        """Run the fp32 model on calibration data and collect the statistics that every calibration algorithm needs."""
 
     @abstractmethod
     def reference(self) -> Executable:
-        """The model as it was given, run by the engine the way a user would run it."""
+        """The model as given, run with the engine's defaults."""
 
     @abstractmethod
     def build(self, config: Config) -> Executable:
-        """The graph of a configuration.
+        """Build the graph of a configuration and load it into the engine.
 
         Raises:
             EngineError: the engine could not build it.
         """
 
     def dual_precision_session(self, config: Config) -> DualPrecisionSession | None:
-        """Both forms of every operator in one graph, the int8 ones as in a configuration; None where there is none.
+        """Build one graph with both precisions of every operator; None where the backend has no such graph.
+
+        Args:
+            config: Schemes of the int8 branches.
 
         Raises:
             EngineError: the engine could not build it.
@@ -202,23 +207,23 @@ class Backend(ABC):
 
     @abstractmethod
     def save(self, config: Config, folder: Path) -> Path:
-        """Write the graph of a configuration so that the plain engine runs it as it was measured.
+        """Write the graph of a configuration so that the engine, with its defaults, runs it as it was measured.
 
         Returns:
-            The path a user opens.
+            The path that a user opens.
         """
 
     @abstractmethod
     def open(self, path: Path) -> Executable:
-        """Open a saved model with the engine's defaults, as a user would: what `save` promises is checked with it.
+        """Open a saved model with the engine's defaults, as a user would. It serves to verify what `save` wrote.
 
-        It can be called on a fresh backend, too; what `executed` says need not work then.
+        It can be called on a backend without a loaded model; `executed` need not work then.
         """
 
     def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
-        """The tensors at which int8 may meet floating point.
+        """The tensors at which int8 operators may border on floating-point operators.
 
-        What is known of them from `capabilities` by default: a tensor an operator, no sizes but the output's.
+        The default derives them from `capabilities`: one tensor per operator, with the size of its output.
         """
         capabilities = self.capabilities()
         elements = {op.name: op.elements for op in capabilities.ops}
@@ -228,10 +233,10 @@ class Backend(ABC):
         return tuple(ConversionEdge(name, tuple(readers), elements[name]) for name, readers in consumers.items())
 
     def native(self, config: Config | None) -> Any:
-        """A model as the user of the engine knows it, for a function of the user's that evaluates it.
+        """A model as an object of the engine's framework, which the user's own evaluation function receives.
 
         Args:
-            config: What to build; None for the model as given.
+            config: The configuration to build; None for the model as given.
 
         Returns:
             An object of the engine's framework; an `Executable` where the engine has none of its own.
@@ -239,10 +244,10 @@ class Backend(ABC):
         return self.reference() if config is None else self.build(config)
 
     def keep(self, folder: Path) -> None:  # noqa: B027 - optional, nothing to keep by default
-        """Leave in the run's folder what the run made of the model to work on, such as its form in another format."""
+        """Copy intermediate models into the run's folder, such as the model converted to another format."""
 
     def remarks(self) -> tuple[str, ...]:
-        """What calibration did to the model that its user should know, a sentence each; optional."""
+        """Changes that calibration made to the model and that the user should know, one sentence per change."""
         return ()
 
     def ceiling(self, again: bool = False) -> Ceiling | None:
@@ -260,5 +265,5 @@ class Backend(ABC):
         return None
 
     def versions(self) -> dict[str, str]:
-        """Versions of the packages the backend stands on."""
+        """Versions of the packages that the backend depends on."""
         return {}

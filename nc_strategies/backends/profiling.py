@@ -1,4 +1,4 @@
-"""From the times of an engine's nodes to those of the model's operators."""
+"""Sum the times of an engine's nodes up to times per operator of the model."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from nc_strategies.backends.base import Profile
 
-UNDISTURBED = 0.75
-"""Part of a node's times in several runs that count, the least ones: what disturbs a run only ever adds to it. They are
-averaged, because engines tell whole microseconds, which is the order of what a short node takes."""
+FASTEST_SHARE = 0.75
+"""Share of a node's runs that count, the fastest ones: interference by other processes only ever lengthens a run. Their
+mean is taken and not their minimum, because engines report whole microseconds, about the duration of a short node."""
 
 
 @dataclass
 class NodeTimes:
-    """A node that ran.
+    """A node that the engine executed.
 
     Args:
-        operator: Operator of the model that it computes, or computes a part of; of a conversion, the one whose result
-            it converts. None when it cannot be told.
-        conversion: It only changes a tensor's type or layout.
-        elements: Size of its output.
-        seconds: Its time in each run.
+        operator: Operator of the model that the node computes, wholly or in part. For a conversion: the operator whose
+            result it converts. None when it is unknown.
+        conversion: Whether the node only changes a tensor's type or layout.
+        elements: Number of elements of its output.
+        seconds: Its duration in each run, in seconds.
     """
 
     operator: str | None
@@ -34,11 +34,11 @@ class NodeTimes:
 
 
 def summarise(nodes: Iterable[NodeTimes], traced: bool = False) -> Profile:
-    """The profile that nodes' times make.
+    """Aggregate the times of nodes into a profile.
 
     Args:
-        nodes: Nodes that ran.
-        traced: The operators of conversions are known.
+        nodes: Nodes that the engine executed.
+        traced: Whether the operators of conversions are known.
     """
     ops: defaultdict[str, float] = defaultdict(float)
     counts: Counter[str | None] = Counter()
@@ -46,7 +46,7 @@ def summarise(nodes: Iterable[NodeTimes], traced: bool = False) -> Profile:
     converted: list[str | None] = []
     other = 0.0
     for node in nodes:
-        seconds = _usual(node.seconds)
+        seconds = _typical(node.seconds)
         if node.conversion:
             conversions.append((node.elements, seconds))
             converted.append(node.operator)
@@ -66,6 +66,7 @@ def summarise(nodes: Iterable[NodeTimes], traced: bool = False) -> Profile:
     )
 
 
-def _usual(seconds: list[float]) -> float:
+def _typical(seconds: list[float]) -> float:
+    """Mean of the fastest runs."""
     ordered = np.sort(seconds)
-    return float(ordered[: max(1, round(UNDISTURBED * len(ordered)))].mean())
+    return float(ordered[: max(1, round(FASTEST_SHARE * len(ordered)))].mean())

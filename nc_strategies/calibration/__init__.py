@@ -1,1 +1,4 @@
-"""What calibration keeps of a model's tensors, and what it decides from them; plain numpy, for any engine."""
+"""Calibration statistics of a model's tensors, and the ranges and equalization derived from them.
+
+This package uses numpy only and serves every engine.
+"""

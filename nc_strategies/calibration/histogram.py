@@ -1,4 +1,4 @@
-"""One pass over calibration data, kept as histograms from which every calibration algorithm is derived."""
+"""Histograms of activations, from which the range of every calibration algorithm is derived after one pass."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 ALGORITHMS = ("minmax", "percentile", "kl")
 BINS = 8192
+"""Bins of a histogram; a power of two, so that neighbouring bins merge exactly when the range doubles."""
+KL_CANDIDATES = 128
+"""Number of thresholds that the ``kl`` algorithm compares."""
+KL_EMPTY_BIN_PENALTY = 10
+"""Divergence per unit of probability for which the quantized distribution has no mass; KL itself would be infinite."""
 
 
 class Histogram:
-    """Counts of a tensor's values over a range which doubles as larger values come in.
+    """Counts of a tensor's values over a range that doubles when larger values arrive.
 
-    The bins span ``[-bound, bound]`` with `bound` a power of two, so that doubling merges neighbours exactly and the
-    counts do not depend on the order of the data. The true minimum and maximum are kept beside the bins.
+    The bins span ``[-bound, bound]``. As `bound` is a power of two, doubling it merges neighbouring bins exactly, and
+    the counts do not depend on the order of the data. The exact minimum and maximum are kept as well.
     """
 
     def __init__(self) -> None:
@@ -79,10 +84,10 @@ class Histogram:
             percentile: For ``percentile``, in percent.
 
         Raises:
-            ValueError: an unknown algorithm, or nothing was counted.
+            ValueError: the algorithm is unknown, or no values were counted.
         """
         if self.low > self.high:
-            raise ValueError("no calibration data was seen")
+            raise ValueError("the histogram has no calibration data")
         if algorithm == "minmax" or not self.bound:
             return self.low, self.high
         if algorithm == "percentile":
@@ -91,7 +96,7 @@ class Histogram:
             threshold = self._kl_threshold()
             low, high = -threshold, threshold
         else:
-            raise ValueError(f"unknown calibration algorithm {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
+            raise ValueError(f"unknown calibration algorithm {algorithm!r}; allowed: {', '.join(ALGORITHMS)}")
         return max(low, self.low), min(high, self.high)
 
     def _quantile(self, fraction: float, upper: bool = False) -> float:
@@ -105,22 +110,23 @@ class Histogram:
         counts = self.counts[half:] + self.counts[:half][::-1]
         levels = 256 if self.low >= 0 else 128
         used = min(half, int(np.flatnonzero(counts)[-1]) + 1)
-        # Exact zeros (ReLU) are represented without error whatever the threshold: they must not outvote the rest.
+        # Exact zeros (after ReLU) have no error at any threshold, so their great number must not decide.
         magnitudes = counts.astype(np.float64)
         magnitudes[0] = magnitudes[1]
         if used <= levels or not magnitudes.any():
             return used * width
-        candidates = np.unique(np.linspace(levels, used, 128).astype(int))
+        candidates = np.unique(np.linspace(levels, used, KL_CANDIDATES).astype(int))
         return float(min(candidates, key=lambda stop: _divergence(magnitudes, int(stop), levels)) * width)
 
 
 def _divergence(counts: NDArray[np.float64], stop: int, levels: int) -> float:
-    kept = counts[:stop]
-    clipped = kept.copy()
+    """KL divergence of the distribution clipped at bin `stop` from the one quantized to `levels` levels."""
+    inside = counts[:stop]
+    clipped = inside.copy()
     clipped[-1] += counts[stop:].sum()
     starts = _level_starts(stop, levels)
-    present = kept > 0
-    sums = np.add.reduceat(kept, starts)
+    present = inside > 0
+    sums = np.add.reduceat(inside, starts)
     filled = np.add.reduceat(present.astype(np.float64), starts)
     mean = np.divide(sums, filled, out=np.zeros_like(sums), where=filled > 0)
     quantized = np.repeat(mean, np.diff(np.append(starts, stop))) * present
@@ -129,7 +135,7 @@ def _divergence(counts: NDArray[np.float64], stop: int, levels: int) -> float:
         return math.inf
     p, q = clipped / clipped.sum(), quantized / quantized.sum()
     lost = p[(clipped > 0) & ~both].sum()
-    return float((p[both] * np.log(p[both] / q[both])).sum() + lost * 10)
+    return float((p[both] * np.log(p[both] / q[both])).sum() + lost * KL_EMPTY_BIN_PENALTY)
 
 
 @cache

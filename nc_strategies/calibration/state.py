@@ -1,4 +1,4 @@
-"""What a backend keeps of a calibration: histograms, the ranges derived from them, and what was equalized."""
+"""Calibration results of a model: histograms, the ranges derived from them, and remarks on equalization."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.errors import EngineError
 
 Look = Callable[[str, NDArray[Any]], None]
-"""Is shown a tensor's name and its values."""
+"""Callback that receives a tensor's name and its values."""
 Collect = Callable[[Look], dict[str, Histogram]]
-"""Runs the floating-point graph in use over the calibration data; every array is shown to its argument too."""
+"""Runs the floating-point graph that is in use over the calibration data and passes every array to its argument."""
 
 
 class CalibrationState:
     """The calibration of one loaded model, shared by all backends.
 
     Args:
-        percentile: For the ``percentile`` algorithm: the share of values kept on either side, in percent.
+        percentile: Percentile of the values to represent with the ``percentile`` algorithm, on either side, in percent.
     """
 
     def __init__(self, percentile: float) -> None:
@@ -32,11 +32,11 @@ class CalibrationState:
 
     @property
     def ready(self) -> bool:
-        """Whether calibration data was seen."""
+        """Whether the model is calibrated."""
         return bool(self._histograms)
 
     def clear(self) -> None:
-        """Forget everything: another model was loaded."""
+        """Discard all results, because another model was loaded."""
         self.remarks = ()
         self._take({})
 
@@ -61,14 +61,14 @@ class CalibrationState:
         use: Callable[[Mapping[str, Array] | None], None],
         noise: Callable[[], float],
     ) -> None:
-        """Collect histograms, and equalize channels where that is asked for and helps; then there is a second pass.
+        """Collect histograms, then equalize channels if `when` asks for it; an equalized graph takes a second pass.
 
         Args:
-            collect: Gives the histograms of the graph in use.
+            collect: Returns the histograms of the graph in use.
             when: ``auto``, ``always`` or ``never``.
             pairs: Pairs of operators whose channels can be equalized; none for no equalization.
-            use: Takes the graph equalized by these peaks as the one in use; the plain graph for None.
-            noise: Noise-to-signal ratio of int8 everywhere, of the graph in use.
+            use: Switches to the graph that is equalized by these peaks; None for the graph without equalization.
+            noise: Returns the noise-to-signal ratio of the all-int8 version of the graph in use.
 
         Raises:
             InputError: the data does not fit the model, or a value is not finite.
@@ -82,7 +82,7 @@ class CalibrationState:
 
         def switch(equalized: bool) -> None:
             use(peaks.values if equalized else None)
-            self._take(collect(_look_away) if equalized else plain)
+            self._take(collect(_ignore) if equalized else plain)
 
         self.remarks = adopt(when, len(pairs), noise, switch)
 
@@ -91,5 +91,5 @@ class CalibrationState:
         self._ranges.clear()
 
 
-def _look_away(name: str, values: NDArray[Any]) -> None:
-    """For a pass in which peaks are known already."""
+def _ignore(name: str, values: NDArray[Any]) -> None:
+    """Callback for the second pass, in which the peaks are known already."""

@@ -1,1 +1,1 @@
-"""Translations of other tools' interfaces."""
+"""Compatibility with the interfaces of other tools."""

@@ -1,1 +1,1 @@
-"""What the user brings to calibrate and evaluate with: loaders, preprocessing, batches."""
+"""Calibration and evaluation data: loaders, preprocessing, batches."""

@@ -1,4 +1,4 @@
-"""Samples and labels, in the form the model takes."""
+"""Samples and labels, preprocessed and batched for a model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Raw:
-    """Samples as they are stored.
+    """Samples before preprocessing.
 
     Args:
-        key: Configuration key to name in errors.
-        inputs: Array by input name; the single name ``x`` stands for a model's only input, and
-            the names ``0``, ``1``, ... for its inputs in order. First axis: samples. Arrays may be mapped from disk:
-            nobody holds all of one in memory.
+        key: Configuration key that errors name.
+        inputs: Input name to array; the first axis counts samples. The single name ``x`` denotes a model's only input,
+            and the names ``0``, ``1``, ... denote its inputs in order. Arrays may be memory-mapped, so users of this
+            class must not load a whole array.
         labels: Shape (N, ...), or None. Class numbers (N,), one-hot or multi-label (N, classes), numbers (N, ...),
-            masks (N, H, W), or boxes: (N, most boxes, 6), see `nc_strategies.data.labels.pack_boxes`.
+            masks (N, H, W), or boxes (N, most boxes, 6), see `nc_strategies.data.labels.pack_boxes`.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Raw:
         if len(set(lengths.values())) != 1:
             raise InputError(self.key, f"inputs of different lengths: {lengths}")
         if self.labels is not None and len(self.labels) != len(self):
-            raise InputError(self.key, f"{len(self.labels)} labels for {len(self)} samples", "one label a sample")
+            raise InputError(self.key, f"{len(self.labels)} labels for {len(self)} samples", "one label per sample")
         for name, array in [*self.inputs.items(), *([("y", self.labels)] if self.labels is not None else [])]:
             if array.dtype.kind not in "fiub":
                 raise InputError(self.key, f"array {name!r} is of type {array.dtype}", "numbers are needed")
@@ -54,12 +54,12 @@ class Raw:
         return len(next(iter(self.inputs.values())))
 
     def take(self, start: int, stop: int) -> Raw:
-        """Samples from `start` up to `stop`."""
+        """Samples from `start` up to, but not including, `stop`."""
         labels = None if self.labels is None else self.labels[start:stop]
         return Raw(self.key, {name: array[start:stop] for name, array in self.inputs.items()}, labels)
 
     def sha256(self) -> str:
-        """Hash of names, types, shapes and values."""
+        """SHA-256 of names, types, shapes and values."""
         digest = hashlib.sha256()
         arrays = {**self.inputs, **({"y": self.labels} if self.labels is not None else {})}
         for name, array in sorted(arrays.items()):
@@ -70,16 +70,16 @@ class Raw:
 
 
 class Dataset:
-    """Samples ready for a model: preprocessed once, batched, with their labels.
+    """Samples for a model: preprocessed once, in batches, with their labels.
 
-    What is larger than `nc_strategies.data.spool.LARGE` is kept on disk; only where there is no room for it, it is
-    made again for each pass. Samples that need no preprocessing are not copied.
+    Preprocessed arrays above `nc_strategies.data.spool.LARGE` bytes are stored on disk. If the disk has no room for
+    them, samples are preprocessed in every pass. Samples that need no preprocessing are not copied.
 
     Args:
         raw: The samples.
-        preprocess: How they become what the model takes.
+        preprocess: Preprocessing of the samples.
         info: The model's inputs.
-        order: The order in which samples come, shape (N,); as they are stored when left out.
+        order: Positions of the samples in the order in which they are returned, shape (N,); the stored order if None.
 
     Raises:
         InputError: the samples do not fit the model's inputs.
@@ -102,12 +102,12 @@ class Dataset:
                 f"names {', '.join(sorted(unknown))}",
                 f"the model's inputs: {', '.join(self._specs)}",
             )
-        first = self._make(0, 1)
+        first = {name: self._preprocessed(name, 0, 1) for name in self._sources}
         for name, array in first.items():
             self._check(name, array)
-        self._kept: dict[str, NDArray[Any]] = {}
+        self._stored: dict[str, NDArray[Any]] = {}
         for name, array in first.items():
-            self._keep(name, array)
+            self._store(name, array)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -117,7 +117,7 @@ class Dataset:
         """The labels.
 
         Raises:
-            InputError: there are none.
+            InputError: the data has no labels.
         """
         if self.raw.labels is None:
             raise InputError(self.raw.key, "has no labels", "array y is needed to evaluate")
@@ -126,7 +126,7 @@ class Dataset:
         return self._labels
 
     def batch(self, start: int, size: int) -> dict[str, NDArray[Any]]:
-        """`size` samples from `start`; round and round when there are not that many."""
+        """`size` samples from position `start`; after the last sample it continues with the first."""
         stop = start + size
         if stop <= len(self) and self._order is None:
             return self._slice(start, stop)
@@ -134,34 +134,33 @@ class Dataset:
         if self._order is not None:
             index = self._order[index]
         return {
-            name: np.asarray(self._kept[name][index])
-            if name in self._kept
-            else np.concatenate([self._one(name, i, i + 1) for i in index.tolist()])
+            name: np.asarray(self._stored[name][index])
+            if name in self._stored
+            else np.concatenate([self._preprocessed(name, i, i + 1) for i in index.tolist()])
             for name in self._sources
         }
 
     def batches(self, size: int) -> Iterator[tuple[Batch, NDArray[Any] | None, int]]:
-        """All samples in order, as (inputs, labels, number of samples that count).
+        """All samples in order, as triples (inputs, labels, number of valid samples).
 
-        A model of one batch size gets batches of just that; the last is then filled up with samples that do not
-        count.
+        A model with a fixed batch size gets batches of that size; the last batch is padded with samples that are not
+        valid.
         """
-        size, every = self._batch_size or size, None if self.raw.labels is None else self.labels
+        size, all_labels = self._batch_size or size, None if self.raw.labels is None else self.labels
         for start in range(0, len(self), size):
             count = min(size, len(self) - start)
-            labels = None if every is None else every[start : start + count]
+            labels = None if all_labels is None else all_labels[start : start + count]
             yield self.batch(start, size if self._batch_size else count), labels, count
 
     def _slice(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         return {
-            name: np.asarray(self._kept[name][start:stop]) if name in self._kept else self._one(name, start, stop)
+            name: np.asarray(self._stored[name][start:stop])
+            if name in self._stored
+            else self._preprocessed(name, start, stop)
             for name in self._sources
         }
 
-    def _make(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        return {name: self._one(name, start, stop) for name in self._sources}
-
-    def _one(self, name: str, start: int, stop: int) -> NDArray[Any]:
+    def _preprocessed(self, name: str, start: int, stop: int) -> NDArray[Any]:
         array, dtype = self._sources[name][start:stop], self._specs[name].dtype
         values = array if self._passes(name) else self._preprocess(array)
         if dtype.kind in "iu" and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
@@ -174,20 +173,20 @@ class Dataset:
         wanted = self._preprocess.inputs
         return self._preprocess.is_identity or (wanted is not None and name not in wanted)
 
-    def _keep(self, name: str, first: NDArray[Any]) -> None:
-        """Preprocess an input once and for all."""
+    def _store(self, name: str, first: NDArray[Any]) -> None:
+        """Preprocess all samples of an input, in memory or on disk."""
         source = self._sources[name]
         if self._passes(name) and source.dtype == first.dtype:
-            self._kept[name] = source
+            self._stored[name] = source
             return
         try:
-            kept = allocate((len(self), *first.shape[1:]), first.dtype)
+            stored = allocate((len(self), *first.shape[1:]), first.dtype)
         except NoRoomError as error:
-            log.warning("preprocessed samples are made again for each pass: %s", error)
+            log.warning("samples are preprocessed again in each pass: %s", error)
             return
         for start, stop in chunks(len(self), max(first.nbytes, 4 * source[:1].size)):
-            kept[start:stop] = self._one(name, start, stop)
-        self._kept[name] = kept
+            stored[start:stop] = self._preprocessed(name, start, stop)
+        self._stored[name] = stored
 
     def _match(self, raw: Raw, info: ModelInfo) -> dict[str, NDArray[Any]]:
         names = [spec.name for spec in info.inputs]
@@ -200,7 +199,7 @@ class Dataset:
             raise InputError(
                 raw.key,
                 f"has no array for the model's input {', '.join(missing)}",
-                f"it has {', '.join(raw.inputs)}; arrays are named as the inputs are",
+                f"it has {', '.join(raw.inputs)}; arrays must have the names of the inputs",
             )
         return {name: raw.inputs[name] for name in names}
 

@@ -1,4 +1,4 @@
-"""The process in which data sets of collections are read; see `nc_strategies.data.hubs`."""
+"""Child process that reads data sets of hubs; see `nc_strategies.data.hubs`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.runtime.child import serve
 
 BLOCK = 64
-"""Samples that are stacked and written at a time."""
+"""Number of samples that are stacked and written together."""
 KEY = "data.dataset"
 
 
 def fetch(request: dict[str, Any]) -> dict[str, Any]:
-    """Write a split's samples into a folder, an array a file.
+    """Write the samples of a split into a folder, one file per array.
 
     Returns:
-        ``arrays``: name to shape and type.
+        ``arrays``: array name to shape and data type.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the data set cannot be read.
     """
     settings = request["settings"]
     form = ImageForm(**settings["image"])
@@ -92,17 +92,17 @@ def _tfds(settings: dict[str, Any], split: str) -> Iterator[Mapping[str, Any]]:
             "data=tfds", f"a package is missing ({first_line(error)})", "pip install 'nc-strategies[tfds]'"
         ) from None
     try:
-        found = tfds.load(
+        dataset = tfds.load(
             settings["dataset"],
             split=split,
             data_dir=settings["data_dir"],
             download=settings["download"],
             shuffle_files=False,
         )
-        yield from _mappings(tfds.as_numpy(found))
+        yield from _mappings(tfds.as_numpy(dataset))
     except InputError:
         raise
-    except Exception as error:  # the package raises what it meets
+    except Exception as error:  # the package passes on exceptions of any class
         raise InputError(
             KEY, f"{settings['dataset']} cannot be read ({first_line(error)})", "see data.data_dir and data.download"
         ) from error
@@ -119,12 +119,12 @@ def _huggingface(settings: dict[str, Any], split: str) -> Iterator[Mapping[str, 
     folder = Path(name).expanduser()
     try:
         if (folder / "dataset_dict.json").is_file():
-            found = datasets.load_from_disk(str(folder))[split]
+            dataset = datasets.load_from_disk(str(folder))[split]
         elif (folder / "state.json").is_file():
-            found = datasets.load_from_disk(str(folder))
+            dataset = datasets.load_from_disk(str(folder))
         else:
-            found = datasets.load_dataset(name, settings["subset"], split=split, revision=settings["revision"])
-        yield from _mappings(found)
+            dataset = datasets.load_dataset(name, settings["subset"], split=split, revision=settings["revision"])
+        yield from _mappings(dataset)
     except InputError:
         raise
     except Exception as error:  # as above
@@ -136,7 +136,7 @@ def _huggingface(settings: dict[str, Any], split: str) -> Iterator[Mapping[str, 
 def _mappings(rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
     for row in rows:
         if not isinstance(row, Mapping):
-            raise InputError(KEY, f"gives a {type(row).__name__} a sample", "expected named features")
+            raise InputError(KEY, f"has samples of type {type(row).__name__}", "expected named features")
         yield row
 
 

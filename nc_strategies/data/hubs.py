@@ -1,4 +1,4 @@
-"""Data sets of collections: what they stand on is imported by a process of its own only."""
+"""Data sets of hubs. Only a child process imports the packages that read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FETCH = "nc_strategies.data.fetch"
 
 
 class _HubData:
-    """A data set that a child process writes to disk, from where it is mapped."""
+    """A data set that a child process writes to disk, and this process maps into memory."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -42,7 +42,7 @@ class _HubData:
         try:
             request = {"settings": asdict(self.settings), "split": part, "wanted": wanted, "folder": str(folder)}
             answer = run_child(FETCH, request, "data.dataset", "reading the data set")
-            # A mapped file stays readable when its name is gone, and its room is free when nobody reads it.
+            # A mapped file stays readable after it is deleted; its space is freed when the mapping ends.
             arrays = {
                 name: mapped(folder / f"{name}.raw", tuple(shape), dtype)
                 for name, (shape, dtype) in answer["arrays"].items()
@@ -61,7 +61,7 @@ class TfdsData(_HubData):
 
 
 class HuggingFaceData(_HubData):
-    """A data set of the Hugging Face hub, or of a folder in its form."""
+    """A data set of the Hugging Face hub, or of a folder in the hub's format."""
 
     def __init__(self, settings: HuggingFaceDataSettings) -> None:
         super().__init__(settings)

@@ -1,4 +1,4 @@
-"""Labels of detection: a ragged list of boxes a sample, as one plain array."""
+"""Labels of object detection: the boxes of all samples in one rectangular array."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from nc_strategies.errors import InputError
 
 BOX_ARRAYS = ("boxes", "labels", "image_ids")
 NO_BOX = -1.0
+"""Class number of the rows that fill up a sample with fewer boxes."""
 
 
 def pack_boxes(
@@ -21,19 +22,19 @@ def pack_boxes(
     image_ids: NDArray[Any],
     iscrowd: NDArray[Any] | None = None,
 ) -> NDArray[np.float64]:
-    """Boxes of all samples as one array.
+    """Pack the boxes of all samples into one array.
 
     Args:
-        key: Configuration key to name in errors.
+        key: Configuration key that errors name.
         samples: Number of samples.
-        boxes: Shape (boxes, 4), in the coordinates of the model's own boxes.
-        labels: Class number of each, shape (boxes,).
-        image_ids: Position of its sample, from 0, shape (boxes,).
-        iscrowd: Whether a box stands for a crowd, which may be found or not; shape (boxes,).
+        boxes: Shape (boxes, 4), in the coordinates of the model's predicted boxes.
+        labels: Class number per box, shape (boxes,).
+        image_ids: Position of the box's sample, from 0, shape (boxes,).
+        iscrowd: Whether the box marks a crowd, whose detection is optional; shape (boxes,).
 
     Returns:
-        Shape (samples, most boxes of a sample, 6): four coordinates, the class, 1 for a crowd. Rows beyond a sample's
-        own boxes have class -1.
+        Shape (samples, most boxes per sample, 6): four coordinates, the class, 1 for a crowd. Rows beyond a sample's
+        number of boxes have class -1.
 
     Raises:
         InputError: the arrays do not fit each other or the samples.
@@ -54,7 +55,7 @@ def pack_boxes(
     owners = image_ids.astype(np.int64)
     if not np.array_equal(owners, image_ids) or (len(owners) and not 0 <= owners.min() <= owners.max() < samples):
         raise InputError(
-            key, "array 'image_ids' names samples that are not there", f"positions in x, from 0 to {samples - 1}"
+            key, "array 'image_ids' names samples that do not exist", f"positions in x, from 0 to {samples - 1}"
         )
     counts = np.bincount(owners, minlength=samples)
     packed = np.zeros((samples, max(1, int(counts.max(initial=0))), 6))

@@ -1,4 +1,4 @@
-"""Where samples come from: files of arrays, functions of the user's."""
+"""Data loaders: array files, the bundled sample, and functions of the user."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ __all__ = ["NpzData", "PythonData", "SampleData", "check_samples", "read_npz", "
 
 
 def check_samples(wanted: int) -> None:
-    """Check how many calibration samples are asked for.
+    """Check the requested number of calibration samples.
 
     Raises:
-        InputError: none.
+        InputError: the number is below 1.
     """
     if wanted < 1:
         raise InputError("data.calibration_samples", f"is {wanted}", "at least 1")
 
 
 def split(evaluation: Raw, calibration: Raw | None, wanted: int, other: str) -> tuple[Raw, Raw]:
-    """Evaluation and calibration samples; without the latter, the head of the former, left out of it.
+    """Split data into evaluation and calibration samples.
+
+    Without separate calibration data, the first samples are used for calibration and removed from the evaluation.
 
     Args:
-        evaluation: All of it.
-        calibration: Samples of their own, or None.
-        wanted: Calibration samples.
-        other: The key that would give samples of their own.
+        evaluation: The evaluation data.
+        calibration: Separate calibration data, or None.
+        wanted: Number of calibration samples.
+        other: The configuration key of separate calibration data.
 
     Raises:
-        InputError: nothing would be left to evaluate.
+        InputError: no samples would be left to evaluate.
     """
     if calibration is not None:
         return evaluation, calibration.take(0, wanted)
@@ -46,15 +48,15 @@ def split(evaluation: Raw, calibration: Raw | None, wanted: int, other: str) -> 
         raise InputError(
             "data.calibration_samples",
             f"takes {wanted} of {len(evaluation)} samples",
-            f"some must be left to evaluate; give {other} or fewer",
+            f"some must be left to evaluate; set {other}, or take fewer",
         )
     return evaluation.take(wanted, len(evaluation)), evaluation.take(0, wanted)
 
 
 class NpzData:
-    """Samples in ``.npz`` files: ``x`` (or an array an input, named for it) and ``y``, see `read_npz`.
+    """Samples in ``.npz`` files: ``x`` (or one array per input, with the input's name) and ``y``, see `read_npz`.
 
-    Without a calibration file, calibration samples come from the head and are left out of the evaluation.
+    Without a calibration file, the first samples are used for calibration and removed from the evaluation.
     """
 
     def __init__(self, settings: NpzSettings) -> None:
@@ -65,7 +67,7 @@ class NpzData:
         """Evaluation and calibration samples.
 
         Raises:
-            InputError: a file is missing, not an ``.npz``, or holds something else.
+            InputError: a file is missing, is not an ``.npz`` file, or holds no samples.
         """
         settings = self.settings
         calibration = None
@@ -95,7 +97,7 @@ class SampleData:
 
 
 class PythonData:
-    """What a function of the user's returns: arrays, or batches one after the other, which are kept on disk."""
+    """Data that a function of the user returns: arrays, or an iterable of batches, which are stored on disk."""
 
     def __init__(self, settings: PythonDataSettings) -> None:
         self.settings = settings
@@ -105,7 +107,7 @@ class PythonData:
         """Evaluation and calibration samples.
 
         Raises:
-            InputError: the function cannot be found, raises, or returns something else; the message names it.
+            InputError: the function cannot be found, raises, or returns an unsupported type; the message names it.
         """
         settings = self.settings
         calibration = None
@@ -121,22 +123,22 @@ class PythonData:
         return cast(Raw, guarded(key, target, lambda: _as_raw(key, target, function(), wanted)))
 
 
-def _as_raw(key: str, target: str, made: Any, wanted: int) -> Raw:
-    if _is_pair(made) or _is_input(made):
-        arrays = _named(key, target, made)
-    elif isinstance(made, Iterable):
+def _as_raw(key: str, target: str, data: Any, wanted: int) -> Raw:
+    if _is_pair(data) or _is_input(data):
+        arrays = _named(key, target, data)
+    elif isinstance(data, Iterable):
         with Spool(key) as spool:
-            seen = 0
-            for batch in made:
-                taken = _named(key, target, batch)
-                spool.append(taken)
-                seen += len(next(iter(taken.values())))
-                if wanted and seen >= wanted:
+            count = 0
+            for batch in data:
+                named = _named(key, target, batch)
+                spool.append(named)
+                count += len(next(iter(named.values())))
+                if wanted and count >= wanted:
                     break
             arrays = spool.arrays()
     else:
         raise InputError(
-            key, f"{target} returned a {type(made).__name__}", "expected (x, y) or an iterable of (x, y) batches"
+            key, f"{target} returned a {type(data).__name__}", "expected (x, y) or an iterable of (x, y) batches"
         )
     labels = arrays.pop("y", None)
     return Raw(key, arrays, labels)
@@ -151,13 +153,13 @@ def _is_pair(value: Any) -> bool:
 
 
 def _named(key: str, target: str, batch: Any) -> dict[str, NDArray[Any]]:
-    """A pair (x, y), or x alone, as arrays by name; the labels' is ``y``."""
+    """A pair (x, y), or x alone, as arrays by name; labels have the name ``y``."""
     if not _is_pair(batch) and not _is_input(batch):
-        raise InputError(key, f"{target} gave a {type(batch).__name__} for a batch", "expected (x, y)")
+        raise InputError(key, f"{target} yielded a {type(batch).__name__} as a batch", "expected (x, y)")
     x, y = batch if _is_pair(batch) else (batch, None)
     inputs = dict(x) if isinstance(x, Mapping) else {"x": x}
     if "y" in inputs:
-        raise InputError(key, f"{target} calls an input 'y'", "which is the name of the labels")
+        raise InputError(key, f"{target} names an input 'y'", "'y' is the name of the labels")
     arrays = {str(name): np.asarray(array) for name, array in inputs.items()}
     if y is not None:
         arrays["y"] = np.asarray(y)

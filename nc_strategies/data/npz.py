@@ -1,4 +1,4 @@
-"""Reading ``.npz`` files; large arrays are mapped, not read."""
+"""Reading ``.npz`` files. Large arrays are memory-mapped."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.models.archive import check_archive
 
 LOCAL_HEADER = 30
-"""Bytes of a ZIP member's header in front of its name (APPNOTE.TXT, 4.3.7)."""
+"""Bytes of a ZIP member's local header before the member's name (APPNOTE.TXT, 4.3.7)."""
 
 
 def read_npz(key: str, path: str) -> Raw:
     """Read one file; pickled objects are refused.
 
-    Arrays above `nc_strategies.data.spool.LARGE` bytes are mapped from the file where ``numpy.savez`` wrote it, and
-    unpacked to disk where ``numpy.savez_compressed`` did. Labels are the array ``y``, or for detection the arrays
-    ``boxes``, ``labels``, ``image_ids`` and, if there are crowds, ``iscrowd``: see `pack_boxes`.
+    Arrays above `nc_strategies.data.spool.LARGE` bytes are memory-mapped from a file written by ``numpy.savez``, and
+    unpacked to disk from one written by ``numpy.savez_compressed``. Labels are the array ``y``, or for detection the
+    arrays ``boxes``, ``labels``, ``image_ids`` and, if there are crowds, ``iscrowd``: see `pack_boxes`.
 
     Raises:
-        InputError: it is missing or not such a file.
+        InputError: the file is missing, or is not an ``.npz`` file with samples.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -39,7 +39,7 @@ def read_npz(key: str, path: str) -> Raw:
     crowd = arrays.pop("iscrowd", None) if boxes else None
     labels = arrays.pop("y", None)
     if not arrays:
-        raise InputError(key, f"{file} holds no input array", "x, or an array for each input of the model")
+        raise InputError(key, f"{file} holds no input array", "x, or one array per input of the model")
     if any(array.ndim == 0 for array in arrays.values()) or (labels is not None and labels.ndim == 0):
         raise InputError(key, f"{file} holds a single number where samples are expected")
     if boxes:
@@ -85,7 +85,7 @@ def _read(archive: Any, name: str, file: Path) -> NDArray[Any]:
 
 
 def _content(file: Path, info: zipfile.ZipInfo) -> int:
-    """Where a member's content begins."""
+    """Offset of a member's content in the file, in bytes."""
     with file.open("rb") as stream:
         stream.seek(info.header_offset)
         name, extra = struct.unpack("<HH", stream.read(LOCAL_HEADER)[26:])
@@ -101,5 +101,5 @@ def _unpack(member: Any, shape: tuple[int, ...], fortran: bool, dtype: np.dtype[
         if not count:
             raise EOFError("the file ends early")
         place += count
-    member.read(1)  # At its end, zipfile compares the checksum.
+    member.read(1)  # At the end of the member, zipfile verifies the checksum.
     return array.transpose() if fortran else array

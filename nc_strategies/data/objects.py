@@ -1,4 +1,4 @@
-"""Samples that are handed over in Python: arrays, a file, or anything that yields batches."""
+"""Samples that are passed in Python: arrays, a file, or an iterable of batches."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ def samples(key: str, data: Any, limit: int | None = None) -> Raw:
     """Samples and their labels, in memory.
 
     Args:
-        key: What to name in errors.
+        key: Name of the argument, for errors.
         data: A `Raw`; the path of an ``.npz`` file; a tuple of two arrays (x, y); an array of inputs; a mapping of
             input names to arrays, with labels under ``y``; or an iterable of samples or batches, each (x, y), (x,), x
-            or a mapping. An x of several inputs is a mapping by name, or a list in the model's order. Elements whose
-            label is a single number are samples, all others are batches.
-        limit: Samples after which an iterable is left.
+            or a mapping. For several inputs, x is a mapping by name or a list in the model's order. An element whose
+            label is a single number is a sample; every other element is a batch.
+        limit: Number of samples after which an iterable is not read further.
 
     Raises:
-        InputError: it is nothing of the kind, or samples do not fit each other.
+        InputError: the type is not supported, or the samples do not fit each other.
     """
     if isinstance(data, Raw):
-        found = data
+        raw = data
     elif isinstance(data, (str, Path)):
-        found = read_npz(key, str(data))
+        raw = read_npz(key, str(data))
     elif isinstance(data, Mapping):
-        found = Raw(key, *_split(key, data))
+        raw = Raw(key, *_split(key, data))
     elif _is_array(data):
-        found = Raw(key, {"x": _array(key, data)})
+        raw = Raw(key, {"x": _array(key, data)})
     elif isinstance(data, tuple) and len(data) == 2 and all(_is_array(part) for part in data):
-        found = Raw(key, *_split(key, data))
+        raw = Raw(key, *_split(key, data))
     elif isinstance(data, Iterable):
-        found = _gather(key, data, limit)
+        raw = _gather(key, data, limit)
     else:
         raise InputError(key, f"is of type {type(data).__name__}", ALLOWED)
-    return found if limit is None else found.take(0, limit)
+    return raw if limit is None else raw.take(0, limit)
 
 
 def _gather(key: str, batches: Iterable[Any], limit: int | None) -> Raw:
@@ -115,7 +115,7 @@ def _is_array(value: Any) -> bool:
 
 def _array(key: str, value: Any) -> NDArray[Any]:
     try:
-        # torch refuses to give an array of what is on a device or has a gradient.
+        # torch does not convert a tensor to an array if it is on a device or requires a gradient.
         plain = value.detach().cpu() if hasattr(value, "detach") else value
         array = np.asarray(plain)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -124,15 +124,15 @@ def _array(key: str, value: Any) -> NDArray[Any]:
 
 
 def head(raw: Raw, count: int) -> tuple[Raw, Raw]:
-    """What is left to evaluate, and the first samples, to calibrate with.
+    """Split off the first samples for calibration; return the evaluation samples, then the calibration samples.
 
     Raises:
-        InputError: nothing would be left.
+        InputError: no samples would be left to evaluate.
     """
     if len(raw) <= count:
         raise InputError(
             "calibration_samples",
             f"takes {count} of {len(raw)} samples",
-            "some must be left to evaluate; give calibration data or fewer",
+            "some must be left to evaluate; give calibration data, or take fewer",
         )
     return raw.take(count, len(raw)), raw.take(0, count)

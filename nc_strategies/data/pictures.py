@@ -1,4 +1,4 @@
-"""Pictures as arrays of bytes, and folders of them. Needs Pillow."""
+"""Folders of image files, decoded to uint8 arrays. Needs Pillow."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", "
 
 
 def fit(image: Image.Image, form: ImageForm) -> NDArray[np.uint8]:
-    """A picture as an array.
+    """Resize, crop and convert an image.
 
     Args:
-        image: The picture.
-        form: What is to become of it.
+        image: The image.
+        form: The settings.
 
     Returns:
         Shape (height, width, channels).
 
     Raises:
-        ValueError: the picture is smaller than what is to be cut out of it.
+        ValueError: the image is smaller than the crop.
     """
     grey = form.channels == 1 or (form.channels is None and image.mode in ("1", "L"))
     image = image.convert("L" if grey else "RGB")
@@ -55,12 +55,13 @@ def fit(image: Image.Image, form: ImageForm) -> NDArray[np.uint8]:
 
 
 class ImageFolderData:
-    """Pictures in a folder a class. Decoded once, as bytes, kept on disk where they are many.
+    """Images in one folder per class. They are decoded once to uint8, in memory or, if they are many, on disk.
 
-    Without a folder for calibration, pictures evenly spread over the classes are taken and left out of the evaluation.
+    Without a calibration folder, images evenly spread over the classes are used for calibration and removed from the
+    evaluation.
 
     Raises:
-        InputError: no calibration samples are asked for.
+        InputError: the number of calibration samples is below 1.
     """
 
     def __init__(self, settings: ImageFolderSettings) -> None:
@@ -71,7 +72,7 @@ class ImageFolderData:
         """Evaluation and calibration samples.
 
         Raises:
-            InputError: there are no such folders, or a picture cannot be read; the message names its file.
+            InputError: a folder is missing, or an image cannot be read; the message names its file.
         """
         settings, wanted = self.settings, self.settings.calibration_samples
         files, labels = _classes(Path(settings.path).expanduser())
@@ -83,13 +84,13 @@ class ImageFolderData:
             raise InputError(
                 "data.calibration_samples",
                 f"takes {wanted} of {len(files)} pictures",
-                "some must be left to evaluate; give data.calibration_path or fewer",
+                "some must be left to evaluate; set data.calibration_path, or take fewer",
             )
-        taken = _spread(len(files), wanted)
-        left = np.setdiff1d(np.arange(len(files)), taken)
+        chosen = _spread(len(files), wanted)
+        remaining = np.setdiff1d(np.arange(len(files)), chosen)
         return (
-            self._read("data.path", [files[i] for i in left], labels[left]),
-            self._read("data.path", [files[i] for i in taken], labels[taken]),
+            self._read("data.path", [files[i] for i in remaining], labels[remaining]),
+            self._read("data.path", [files[i] for i in chosen], labels[chosen]),
         )
 
     def _read(self, key: str, files: Sequence[Path], labels: NDArray[Any] | None = None) -> Raw:
@@ -98,7 +99,7 @@ class ImageFolderData:
         try:
             pictures = allocate((len(files), *first.shape), np.uint8)
         except NoRoomError as error:
-            raise InputError(key, f"the pictures cannot be kept: {error}") from None
+            raise InputError(key, f"the pictures cannot be stored: {error}") from None
 
         def read(place: int) -> None:
             array = _decode(key, files[place], form)
@@ -124,17 +125,17 @@ def _decode(key: str, file: Path, form: ImageForm) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as image:
             return fit(image, form)
-    except Exception as error:  # Pillow raises a different class for every way in which a file can be broken
+    except Exception as error:  # Pillow raises many classes of exceptions for damaged files
         raise InputError(key, f"{file} cannot be read as a picture ({first_line(error)})") from error
 
 
 def _pictures(key: str, folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(key, f"no such folder: {folder}")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    if not found:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not files:
         raise InputError(key, f"{folder} holds no pictures", f"files ending in {', '.join(sorted(SUFFIXES))}")
-    return found
+    return files
 
 
 def _classes(folder: Path) -> tuple[list[Path], NDArray[np.int64]]:
@@ -142,15 +143,15 @@ def _classes(folder: Path) -> tuple[list[Path], NDArray[np.int64]]:
     _pictures(key, folder)
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
-        raise InputError(key, f"{folder} holds no folders", "expected a folder of pictures for each class")
+        raise InputError(key, f"{folder} holds no folders", "expected one folder of pictures per class")
     files, labels = [], []
     for number, name in enumerate(names):
-        found = _pictures(key, folder / name)
-        files += found
-        labels += [number] * len(found)
+        of_class = _pictures(key, folder / name)
+        files += of_class
+        labels += [number] * len(of_class)
     return files, np.array(labels, np.int64)
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """`wanted` different positions, evenly spread."""
+    """`wanted` different positions, evenly spread over `count`."""
     return np.asarray((np.arange(wanted) + 0.5) * count / wanted, np.int64)

@@ -1,4 +1,4 @@
-"""From stored pictures to what the model takes."""
+"""Preprocessing of samples: resize, normalization, layout."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ def apply(preprocess: Preprocess, x: NDArray[Any]) -> NDArray[Any]:
     """Apply preprocessing to a batch.
 
     Args:
-        preprocess: What to do.
-        x: Shape (N, ...); with `resize` or `layout`, 4 axes with the channels last or second.
+        preprocess: The settings.
+        x: Shape (N, ...). With `resize` or `layout` it must be (N, H, W, C) or (N, C, H, W).
+
+    Returns:
+        The batch as float32; without preprocessing, `x` itself.
 
     Raises:
-        InputError: a picture operation on something that is not a batch of pictures.
+        InputError: an image operation is set, and `x` is not a batch of images.
     """
     if preprocess.is_identity:
         return x

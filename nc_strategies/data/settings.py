@@ -1,4 +1,4 @@
-"""Settings of preprocessing and of the data loaders; imports nothing heavy."""
+"""Settings of preprocessing and of the data loaders. Only light modules are imported here."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ if TYPE_CHECKING:
 LAYOUTS = ("nhwc", "nchw")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
 CALIBRATION_SAMPLES = 100
+"""Default number of calibration samples, as in Neural Compressor's ``calibration_sampling_size``."""
 
 
 @dataclass
 class Preprocess:
-    """``value = ((x * scale + offset) - mean) / std``, after a bilinear resize, in the model's layout.
+    """Preprocessing: ``value = ((x * scale + offset) - mean) / std``, after a bilinear resize, in the model's layout.
 
     Args:
-        scale: A factor.
-        offset: Added to it.
-        mean: Subtracted, one number or one a channel.
-        std: Divided by, one number or one a channel.
+        scale: Factor.
+        offset: Number that is added after scaling.
+        mean: Number that is subtracted, one or one per channel.
+        std: Divisor, one or one per channel.
         resize: ``[height, width]``, or None to keep the size.
-        layout: Layout the model takes, ``nhwc`` or ``nchw``, when it differs from the data's; None keeps the data's.
-            Which one the data is in is seen from its 1, 3 or 4 channels; where that does not tell, it is the other.
-        inputs: Names of the model's inputs that it is for; None for all. The others are passed on as they are.
+        layout: Layout of the model, ``nhwc`` or ``nchw``, if it differs from the data's; None keeps the data's layout.
+            The data's layout follows from the axis with 1, 3 or 4 channels; without such an axis, the data is assumed
+            to have the other layout.
+        inputs: Names of the model's inputs that are preprocessed; None for all. Others are passed on unchanged.
     """
 
     scale: float = 1.0
@@ -42,18 +44,18 @@ class Preprocess:
         if self.layout is not None and self.layout not in LAYOUTS:
             raise InputError("data.preprocess.layout", f"is {self.layout!r}", f"allowed: {', '.join(LAYOUTS)}")
         if any(value == 0 for value in self.std):
-            raise InputError("data.preprocess.std", "holds a zero", "it divides the values")
+            raise InputError("data.preprocess.std", "holds a zero", "values are divided by it")
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
             raise InputError("data.preprocess.resize", f"is {list(self.resize)}", "expected [height, width]")
 
     @property
     def is_identity(self) -> bool:
-        """Whether values are passed on as they are."""
+        """Whether values are passed on unchanged."""
         plain = (self.scale, self.offset, list(self.mean), list(self.std)) == (1.0, 0.0, [0.0], [1.0])
         return plain and self.resize is None and self.layout is None
 
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Apply it to a batch; see `nc_strategies.data.preprocess.apply`."""
+        """Preprocess a batch; see `nc_strategies.data.preprocess.apply`."""
         from nc_strategies.data.preprocess import apply
 
         return apply(self, x)
@@ -72,15 +74,15 @@ class NpzSettings:
 
 @dataclass
 class ImageForm:
-    """How a picture becomes an array, as evaluations of classifiers usually do: resize, then cut out the middle.
+    """Conversion of an image to an array, as usual for the evaluation of classifiers: resize, then centre crop.
 
     Args:
-        resize: ``[size]``: the shorter side becomes that long; ``[height, width]``: just that, whatever the picture's
-            own ratio; None keeps the size.
-        crop: ``[height, width]`` to cut out of the middle; None for all of it.
-        channels: 3 for RGB, 1 for grey, None for as many as the picture has.
-        interpolation: Pillow's filter: ``nearest``, ``bilinear``, ``bicubic``, ``lanczos`` or ``box``; all but the
-            first average when they shrink.
+        resize: ``[size]``: length of the shorter side, with the aspect ratio kept; ``[height, width]``: this size,
+            whatever the aspect ratio; None keeps the size.
+        crop: ``[height, width]`` of the centre crop; None for no crop.
+        channels: 3 for RGB, 1 for grey, None for the image's own number.
+        interpolation: Pillow's filter: ``nearest``, ``bilinear``, ``bicubic``, ``lanczos`` or ``box``. All but
+            ``nearest`` antialias when an image shrinks.
     """
 
     resize: list[int] | None = field(default_factory=lambda: [256])
@@ -111,12 +113,12 @@ class ImageFolderSettings:
 
     Args:
         name: The option's name.
-        path: A folder of folders, one a class; classes are numbered in the order of their names.
-        calibration_path: A folder of pictures, in folders or not; None to take some of `path`, evenly spread, which
-            are then left out of the evaluation.
-        calibration_samples: How many.
-        image: How pictures become arrays of bytes.
-        preprocess: How those become what the model takes.
+        path: A folder with one subfolder per class; classes are numbered in the order of their names.
+        calibration_path: A folder of images, in subfolders or not. With None, images evenly spread over `path` are used
+            and removed from the evaluation.
+        calibration_samples: Number of calibration samples.
+        image: Conversion of images to uint8 arrays.
+        preprocess: Preprocessing of these arrays.
     """
 
     name: str = "image_folder"
@@ -133,14 +135,14 @@ class CsvSettings:
 
     Args:
         name: The option's name.
-        path: A table with a line of column names.
-        label: Column of the labels: numbers, or names of classes, which are numbered in the order of their names;
-            None for the last column.
-        columns: Columns that the model takes, in its order; None for all but the label's.
-        delimiter: What stands between columns.
-        calibration_path: Another table, in which the label may be missing.
-        calibration_samples: How many lines to calibrate with.
-        preprocess: How lines become what the model takes; mean and std may have a number a column.
+        path: A table whose first line holds the column names.
+        label: Column of the labels: numbers, or class names, which are numbered in alphabetical order; None for the
+            last column.
+        columns: Columns that are the model's input, in its order; None for all but the label.
+        delimiter: Separator of columns.
+        calibration_path: A separate table for calibration; its label column may be missing.
+        calibration_samples: Number of calibration samples.
+        preprocess: Preprocessing of rows; mean and std may have one number per column.
     """
 
     name: str = "csv"
@@ -161,9 +163,9 @@ class PythonDataSettings:
         name: The option's name.
         target: ``module:function`` or ``path/to/file.py:function``; called without arguments, it returns ``(x, y)``
             arrays or an iterable of ``(x, y)`` batches, where ``x`` may be a mapping of input name to array.
-        calibration_target: The same for calibration; ``x`` alone will do.
-        calibration_samples: How many.
-        preprocess: How samples become what the model takes.
+        calibration_target: The same for calibration data; it may return ``x`` without labels.
+        calibration_samples: Number of calibration samples.
+        preprocess: Preprocessing of samples.
     """
 
     name: str = "python"
@@ -179,16 +181,17 @@ class TfdsSettings:
 
     Args:
         name: The option's name.
-        dataset: Its name, as ``tensorflow_datasets`` takes it.
-        split: Samples to evaluate with.
-        calibration_split: Samples to calibrate with; None to take the head of `split`, left out of the evaluation.
-        calibration_samples: How many.
-        data_dir: Where the data set is; None for the package's own place.
+        dataset: Name of the data set in ``tensorflow_datasets``.
+        split: Split for evaluation.
+        calibration_split: Split for calibration. With None, the first samples of `split` are used and removed from the
+            evaluation.
+        calibration_samples: Number of calibration samples.
+        data_dir: Folder of the data set; None for the package's default.
         download: Whether it may be downloaded.
-        x: Feature that the model takes; several, with commas between them, go to the inputs of their names.
+        x: Feature that is the model's input; several, separated by commas, are the inputs of the same names.
         y: Feature that is the label.
-        image: How pictures become arrays; for features that are pictures.
-        preprocess: How samples become what the model takes.
+        image: Conversion of features that are images.
+        preprocess: Preprocessing of samples.
     """
 
     name: str = "tfds"
@@ -210,16 +213,17 @@ class HuggingFaceDataSettings:
 
     Args:
         name: The option's name.
-        dataset: A data set's id on the hub, a folder that ``load_dataset`` takes, or one of ``save_to_disk``.
-        subset: Its configuration, where it has several.
-        split: Samples to evaluate with.
-        calibration_split: Samples to calibrate with; None to take the head of `split`, left out of the evaluation.
-        calibration_samples: How many.
+        dataset: A data set's id on the hub, a folder that ``load_dataset`` reads, or one that ``save_to_disk`` wrote.
+        subset: Configuration of the data set, if it has several.
+        split: Split for evaluation.
+        calibration_split: Split for calibration. With None, the first samples of `split` are used and removed from the
+            evaluation.
+        calibration_samples: Number of calibration samples.
         revision: Branch, tag or commit.
-        x: Column that the model takes; several, with commas between them, go to the inputs of their names.
+        x: Column that is the model's input; several, separated by commas, are the inputs of the same names.
         y: Column that is the label.
-        image: How pictures become arrays; for columns of pictures.
-        preprocess: How samples become what the model takes.
+        image: Conversion of columns that hold images.
+        preprocess: Preprocessing of samples.
     """
 
     name: str = "huggingface"
@@ -237,7 +241,7 @@ class HuggingFaceDataSettings:
 
 @dataclass
 class SampleDataSettings:
-    """Settings of `SampleData`; its pictures hold 0 to 255, its model takes -1 to 1."""
+    """Settings of `SampleData`. Its pixels range from 0 to 255, its model's input from -1 to 1."""
 
     name: str = "sample"
     calibration_samples: int = CALIBRATION_SAMPLES

@@ -1,4 +1,4 @@
-"""Arrays larger than memory: on disk, in files that vanish with the process."""
+"""Arrays larger than memory, in temporary files that are removed when the process ends."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 from nc_strategies.errors import InputError
 
 LARGE = 512 * 2**20
-"""Bytes above which an array goes to disk."""
+"""Bytes above which an array is stored on disk."""
 CHUNK = 64 * 2**20
-"""Bytes to work on at a time."""
+"""Bytes that are processed together."""
 
 
 class NoRoomError(Exception):
-    """The folder of temporary files is too small."""
+    """The folder of temporary files has too little free space."""
 
 
 def allocate(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An array to fill: in memory, or when larger than `LARGE` in a temporary file that has no name.
+    """Create an array: in memory, or above `LARGE` bytes in an unnamed temporary file.
 
-    The file lies in the folder of temporary files (``TMPDIR``); its space is free again once nobody uses the array,
-    also when the process is killed.
+    The file is in the folder of temporary files (``TMPDIR``). Its space is freed when the array is no longer used, also
+    if the process is killed.
 
     Raises:
-        NoRoomError: there is no room for it.
+        NoRoomError: the folder has too little free space.
     """
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if size <= LARGE:
@@ -42,10 +42,10 @@ def allocate(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 
 
 def reserve(stream: IO[bytes], size: int) -> None:
-    """Claim a file's room beforehand: writing to a mapped file on a full disk would kill the process.
+    """Reserve the space of a file, because writing to a mapped file on a full disk would kill the process.
 
     Raises:
-        NoRoomError: there is not that much.
+        NoRoomError: the disk has too little free space.
     """
     folder = tempfile.gettempdir()
     problem = NoRoomError(f"{size / 2**30:.1f} GiB do not fit into {folder}; TMPDIR names another folder")
@@ -61,18 +61,18 @@ def reserve(stream: IO[bytes], size: int) -> None:
 
 
 def chunks(length: int, bytes_each: int) -> Iterator[tuple[int, int]]:
-    """Ranges of samples of about `CHUNK` bytes each."""
+    """Ranges (start, stop) of samples with about `CHUNK` bytes each."""
     step = max(1, CHUNK // max(1, bytes_each))
     for start in range(0, length, step):
         yield start, min(start + step, length)
 
 
 class Spool:
-    """Arrays of unknown number, given batch by batch, kept on disk; samples of one name are all of one shape.
+    """Arrays of unknown length, appended batch by batch and stored on disk. All samples of a name have one shape.
 
     Args:
-        key: Configuration key to name in errors.
-        folder: Where the files lie for another process to map; None for nameless ones.
+        key: Configuration key that errors name.
+        folder: Folder of the files if another process maps them; None for unnamed temporary files.
     """
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
@@ -88,10 +88,10 @@ class Spool:
         self.close()
 
     def append(self, batch: Mapping[str, NDArray[Any]]) -> None:
-        """Take a batch: name to array, first axis samples.
+        """Append a batch: name to array, whose first axis counts samples.
 
         Raises:
-            InputError: names or shapes differ from those of the first batch, or there is no room.
+            InputError: names or shapes differ from those of the first batch, or the disk is full.
         """
         if self._files and set(batch) != set(self._files):
             raise InputError(
@@ -124,7 +124,7 @@ class Spool:
             except OSError as error:
                 raise InputError(
                     self.key,
-                    f"cannot be kept in {tempfile.gettempdir()} ({error.strerror})",
+                    f"cannot be stored in {tempfile.gettempdir()} ({error.strerror})",
                     "TMPDIR names another folder",
                 ) from None
             self._counts[name] += len(array)
@@ -133,24 +133,24 @@ class Spool:
         return (self.folder / f"{name}.raw").open("w+b") if self.folder else tempfile.TemporaryFile(prefix="ncs-")
 
     def forms(self) -> dict[str, tuple[list[int], str]]:
-        """Shape and type of each array, JSON-ready, for `mapped`."""
+        """Shape and data type of each array as JSON-serializable values, for `mapped`."""
         return {name: ([self._counts[name], *shape], dtype.str) for name, (shape, dtype) in self._forms.items()}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything, mapped from disk."""
-        found: dict[str, NDArray[Any]] = {}
+        """All arrays, memory-mapped from disk."""
+        arrays: dict[str, NDArray[Any]] = {}
         for name, (shape, dtype) in self.forms().items():
             self._files[name].flush()
-            found[name] = mapped(self._files[name], tuple(shape), dtype)
-        return found
+            arrays[name] = mapped(self._files[name], tuple(shape), dtype)
+        return arrays
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for stream in self._files.values():
             stream.close()
         self._files = {}
 
 
 def mapped(file: IO[bytes] | Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """A file's content as an array."""
+    """Map the content of a file as an array."""
     return np.empty(shape, dtype) if 0 in shape else np.memmap(file, dtype, "r", shape=shape)

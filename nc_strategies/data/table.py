@@ -1,4 +1,4 @@
-"""Tables of numbers as text."""
+"""Tables of numbers in text files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nc_strategies.data.spool import Spool
 from nc_strategies.errors import InputError, first_line
 
 BLOCK = 10_000
-"""Lines that are turned into numbers at a time."""
+"""Number of lines that are parsed together."""
 
 
 class CsvData:
-    """A table with a line a sample: columns of numbers, one of labels.
+    """A table with one line per sample: columns of numbers, and one column of labels.
 
     Raises:
-        InputError: a setting that is out of range.
+        InputError: a setting is out of range.
     """
 
     def __init__(self, settings: CsvSettings) -> None:
@@ -67,7 +67,7 @@ class _Table:
             )
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        """Lines with something on them, and the number of each."""
+        """Line numbers and cells of the lines that are not empty."""
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as stream:
                 reader = csv.reader(stream, delimiter=self.delimiter)
@@ -87,7 +87,7 @@ class _Table:
         places = [self._position(name, "data.columns") for name in columns]
         place = None if label is None else self._position(label, "data.label")
         if place in places:
-            raise InputError("data.columns", f"names the label's column {label!r}", "a model is not given its label")
+            raise InputError("data.columns", f"names the label column {label!r}", "the label is not an input")
         labels: list[tuple[int, str]] = []
         lines = self._samples()
         with Spool(self.key) as spool:
@@ -119,7 +119,7 @@ class _Table:
             raise InputError(
                 self.key,
                 f"line {number} of {self.path} has {cells[column]!r} in column {columns[column]!r}",
-                "a finite number is needed; data.columns chooses columns",
+                "a finite number is needed; data.columns selects columns",
             )
         return values
 

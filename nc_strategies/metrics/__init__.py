@@ -1,1 +1,1 @@
-"""Metrics of a model's outputs against labels, one file per family."""
+"""Metrics of a model's outputs against labels, one module per family."""

@@ -12,38 +12,39 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Outputs = Any
-"""What a metric keeps of a model's outputs: an array, first axis samples, or a tuple of such arrays."""
+"""Outputs as `Metric.keep` returns them: an array whose first axis counts samples, or a tuple of such arrays."""
 
 
 class Metric(ABC):
-    """A number for a model's outputs on labelled samples.
+    """A metric of a model's outputs on labelled samples.
 
     Args:
-        settings: The metric's own settings, an instance of the schema it is registered with.
+        settings: The metric's settings, an instance of the schema that it is registered with.
 
     Attributes:
-        higher_is_better: The metric's direction.
+        higher_is_better: Direction of the metric.
     """
 
     higher_is_better = True
     score_range: tuple[float, float] = (-math.inf, math.inf)
-    """Lowest and highest value of `scores`: what is bounded can be stopped early; see `PairedTest`."""
+    """Lowest and highest value of `scores`. An evaluation of bounded scores can be stopped early; see `PairedTest`."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings = settings
 
     @staticmethod
     def keep(outputs: Sequence[Array]) -> Outputs:
-        """What the metric needs of a model's outputs for one batch: the first, unless a metric says otherwise.
+        """Reduce the outputs of one batch to what the metric needs; by default the first output.
 
-        It is called batch by batch, so that what is not needed, or can be summarized, is not kept for all samples.
+        It is called per batch, so that unneeded outputs, or outputs that can be summarized, are not held in memory for
+        all samples.
 
         Args:
-            outputs: All outputs in the model's order, first axis samples.
+            outputs: All outputs in the model's order; the first axis counts samples.
 
         Returns:
-            An array, first axis samples, or a tuple of such arrays; of all batches together they are what `compute`
-            is given.
+            An array whose first axis counts samples, or a tuple of such arrays. Concatenated over all batches they are
+            the input of `compute`.
         """
         return outputs[0]
 
@@ -52,7 +53,7 @@ class Metric(ABC):
         """The metric over all samples.
 
         Args:
-            outputs: What `keep` kept: the model's first output, shape (N, ...), unless it was overridden.
+            outputs: Results of `keep`: the model's first output, shape (N, ...), unless it is overridden.
             labels: Shape (N, ...).
 
         Raises:
@@ -60,23 +61,23 @@ class Metric(ABC):
         """
 
     def scores(self, outputs: Outputs, labels: Array) -> Array | None:
-        """Each sample's own share, shape (N,), when the metric is their mean; else None."""
+        """Score of each sample, shape (N,), if the metric is the mean of scores; else None."""
         return None
 
     def resampler(self, outputs: Outputs, labels: Array) -> Callable[[NDArray[np.int64]], float]:
-        """A function of sample positions, with repetitions, which gives the metric over those samples.
+        """A function from sample positions, with repetitions, to the metric over these samples.
 
-        The bootstrap calls it some hundred times: override it where part of the work can be done once.
+        The bootstrap calls it several hundred times. Override it if part of the computation can be shared.
         """
         return lambda index: self.compute(rows(outputs, index), labels[index])
 
 
 class MeanMetric(Metric):
-    """A metric which is the mean of a score for each sample, so that two models can be compared sample by sample."""
+    """A metric that is the mean of a score per sample, so that two models can be compared sample by sample."""
 
     @abstractmethod
     def scores(self, outputs: Outputs, labels: Array) -> Array:
-        """Each sample's score, shape (N,)."""
+        """Score of each sample, shape (N,)."""
 
     def compute(self, outputs: Outputs, labels: Array) -> float:
         """See `Metric.compute`."""
@@ -84,5 +85,5 @@ class MeanMetric(Metric):
 
 
 def rows(outputs: Outputs, index: Any) -> Outputs:
-    """Some samples of what a metric kept."""
+    """Select samples of the results of `Metric.keep`."""
     return tuple(part[index] for part in outputs) if isinstance(outputs, tuple) else outputs[index]

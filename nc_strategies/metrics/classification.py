@@ -12,10 +12,10 @@ from nc_strategies.metrics.settings import AucSettings, PlainSettings, SklearnSe
 
 
 def class_scores(outputs: Array, labels: Array) -> tuple[Array, Array]:
-    """Outputs as (N, classes), labels as (N,) class numbers.
+    """Outputs as shape (N, classes), and labels as class numbers of shape (N,).
 
     Raises:
-        InputError: outputs are not scores of classes, or a label is not one of the classes.
+        InputError: outputs are not class scores, or a label is not one of the classes.
     """
     flat = _two_columns(outputs.reshape(len(outputs), -1))
     classes = np.asarray(labels).reshape(len(labels), -1)
@@ -23,7 +23,7 @@ def class_scores(outputs: Array, labels: Array) -> tuple[Array, Array]:
         if np.isin(classes, (0, 1)).all() and not (classes.sum(1) == 1).all():
             raise InputError(
                 "data",
-                "holds samples of several classes or none, which this metric does not know",
+                "holds samples of several classes or none, which this metric does not support",
                 "f1, precision and recall with threshold, or roc_auc",
             )
         classes = classes.argmax(1)[:, None]
@@ -31,12 +31,12 @@ def class_scores(outputs: Array, labels: Array) -> tuple[Array, Array]:
         raise InputError(
             "data",
             f"labels of shape {np.shape(labels)} do not fit outputs of shape {outputs.shape}",
-            "one class number a sample",
+            "one class number per sample",
         )
     classes = classes[:, 0]
     whole = classes.astype(np.int64)
     if not np.array_equal(whole, classes):
-        raise InputError("data", "labels are not whole numbers", "one class number a sample")
+        raise InputError("data", "labels are not whole numbers", "one class number per sample")
     classes = whole
     if len(classes) and (classes.min() < 0 or classes.max() >= flat.shape[1]):
         raise InputError(
@@ -61,7 +61,7 @@ class TopK(MeanMetric):
         """1 where the class is among the highest, else 0."""
         flat, classes = class_scores(outputs, labels)
         own = flat[np.arange(len(flat)), classes]
-        # Ties count for the class with the lower number, as argmax has it.
+        # Among equal outputs the class with the lower number comes first, as for argmax.
         higher = (flat > own[:, None]).sum(1)
         lower_index = np.arange(flat.shape[1]) < classes[:, None]
         ahead = higher + ((flat == own[:, None]) & lower_index).sum(1)
@@ -79,8 +79,8 @@ class Top1(TopK):
 class ClassificationScore(Metric):
     """``f1``, ``precision`` or ``recall`` by scikit-learn.
 
-    The class found is the one of the highest output. With a `threshold` it is every class whose output is above it:
-    labels are then 0 and 1 for each class, shape (N, classes), or (N,) for a single output.
+    The predicted class is the one with the highest output. With a `threshold`, every class whose output exceeds it is
+    predicted; labels are then 0 or 1 per class, shape (N, classes), or (N,) for a single output.
     """
 
     def __init__(self, settings: SklearnSettings) -> None:
@@ -95,27 +95,27 @@ class ClassificationScore(Metric):
         """See `Metric.compute`."""
         threshold, average = self.settings.threshold, self.settings.average
         if threshold is None:
-            flat, wanted = class_scores(outputs, labels)
-            found = flat.argmax(1)
+            flat, truth = class_scores(outputs, labels)
+            predicted = flat.argmax(1)
         else:
             flat = outputs.reshape(len(outputs), -1)
-            wanted = indicators(flat, labels)
-            found = (flat > threshold).astype(np.int64)
-            wanted, found = (wanted[:, 0], found[:, 0]) if flat.shape[1] == 1 else (wanted, found)
+            truth = indicators(flat, labels)
+            predicted = (flat > threshold).astype(np.int64)
+            truth, predicted = (truth[:, 0], predicted[:, 0]) if flat.shape[1] == 1 else (truth, predicted)
         try:
-            return float(self._score(wanted, found, average=average, zero_division=0))
+            return float(self._score(truth, predicted, average=average, zero_division=0))
         except ValueError as error:
             raise InputError(
                 "metrics.accuracy.average",
                 f"is {average!r} ({first_line(error)})",
-                "macro, micro or weighted; binary for two classes; samples for several a sample",
+                "macro, micro or weighted; binary for two classes; samples for several classes per sample",
             ) from None
 
 
 class RocAuc(Metric):
-    """Area under the ROC curve by scikit-learn: of two classes, of each class against the rest, or multi-label.
+    """Area under the ROC curve by scikit-learn: for two classes, one class against the rest, or multi-label.
 
-    Outputs that are no probabilities (logits) of one class a sample go through a softmax first.
+    With one class per sample, outputs that are not probabilities (logits) pass through a softmax first.
     """
 
     def __init__(self, settings: AucSettings | None = None) -> None:
@@ -146,7 +146,7 @@ class RocAuc(Metric):
 
 
 class LogLoss(MeanMetric):
-    """Cross-entropy of the right class's probability, in nats; lower is better."""
+    """Cross-entropy, in nats; lower is better."""
 
     higher_is_better = False
     score_range = (0.0, math.inf)
@@ -155,13 +155,13 @@ class LogLoss(MeanMetric):
         super().__init__(settings or PlainSettings("log_loss"))
 
     def scores(self, outputs: Array, labels: Array) -> Array:
-        """Each sample's own, with probabilities kept the floating-point type's epsilon away from 0 and 1."""
+        """Cross-entropy of each sample; probabilities are clipped to a distance of machine epsilon from 0 and 1."""
         flat, classes = class_scores(outputs, labels)
         total = flat.sum(1, keepdims=True)
         if flat.min() < 0 or np.any(total <= 0):
             raise InputError(
                 "metrics.accuracy.name",
-                "is log_loss, but the model gives no probabilities",
+                "is log_loss, but the model's outputs are no probabilities",
                 "outputs of a softmax or sigmoid",
             )
         shares = flat / total
@@ -171,23 +171,23 @@ class LogLoss(MeanMetric):
 
 
 def indicators(flat: Array, labels: Array) -> Array:
-    """Labels as 0 and 1, shape (N, classes).
+    """Labels as indicators 0 and 1, shape (N, classes).
 
     Args:
         flat: Outputs, shape (N, classes).
-        labels: The same form, or (N,) for a single output.
+        labels: Indicators of the same shape, or (N,) for a single output.
 
     Raises:
-        InputError: they are of another form.
+        InputError: labels have another shape or other values.
     """
-    wanted = np.asarray(labels).reshape(len(labels), -1)
-    if wanted.shape != flat.shape or not np.isin(wanted, (0, 1)).all():
+    truth = np.asarray(labels).reshape(len(labels), -1)
+    if truth.shape != flat.shape or not np.isin(truth, (0, 1)).all():
         raise InputError(
             "data",
             f"labels of shape {np.shape(labels)} do not fit outputs of shape {flat.shape}",
             "0 or 1 for each class",
         )
-    return wanted.astype(np.int64)
+    return truth.astype(np.int64)
 
 
 def _two_columns(flat: Array) -> Array:

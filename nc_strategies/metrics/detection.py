@@ -1,4 +1,4 @@
-"""Metrics of detectors. Needs pycocotools."""
+"""Metrics of object detectors. Needs pycocotools."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FORMATS = ("corners", "xywh")
 
 
 class CocoMap(Metric):
-    """COCO's average precision, the mean over classes and, unless `iou` is given, over IoU 0.50 to 0.95.
+    """COCO's average precision: the mean over classes and, unless `iou` is set, over IoU 0.50 to 0.95.
 
-    The model gives boxes (N, boxes, 4), scores (N, boxes) and class numbers (N, boxes); boxes of score 0 fill up.
-    Labels are those of `nc_strategies.data.labels.pack_boxes`, with boxes in the model's form and unit. Areas other
-    than "all" are not told apart. Source: pycocotools, whose figure it is.
+    The model's outputs are boxes (N, boxes, 4), scores (N, boxes) and class numbers (N, boxes), padded with boxes of
+    score 0. Labels are those of `nc_strategies.data.labels.pack_boxes`, with boxes in the format and unit of the
+    model's. Only the area range "all" is evaluated. Source: computed by pycocotools.
 
     Raises:
-        InputError: a setting that is out of range.
+        InputError: a setting is out of range.
     """
 
     def __init__(self, settings: CocoMapSettings | None = None) -> None:
@@ -44,7 +44,7 @@ class CocoMap(Metric):
             raise InputError("metrics.accuracy.max_detections", f"is {self.settings.max_detections}", "at least 1")
 
     def keep(self, outputs: Sequence[Array]) -> Array:  # type: ignore[override]
-        """The best boxes of each sample: (N, max_detections, 6), four coordinates, score, class."""
+        """The boxes with the highest scores per sample, shape (N, max_detections, 6): coordinates, score, class."""
         settings = self.settings
         places = (settings.boxes, settings.scores, settings.classes)
         if max(places) >= len(outputs):
@@ -65,13 +65,13 @@ class CocoMap(Metric):
                 f"boxes, scores and classes have shapes {shapes}",
                 "(N, boxes, 4), (N, boxes), (N, boxes)",
             )
-        found = np.concatenate([boxes, scores, classes], 2)
-        if not np.isfinite(found).all():
+        detections = np.concatenate([boxes, scores, classes], 2)
+        if not np.isfinite(detections).all():
             raise EngineError("the model's output holds NaN or infinity")
         order = np.argsort(-scores[:, :, 0], axis=1, kind="stable")[:, : settings.max_detections]
-        kept = np.zeros((count, settings.max_detections, 6))
-        kept[:, : order.shape[1]] = np.take_along_axis(found, order[:, :, None], 1)
-        return kept
+        best = np.zeros((count, settings.max_detections, 6))
+        best[:, : order.shape[1]] = np.take_along_axis(detections, order[:, :, None], 1)
+        return best
 
     def compute(self, outputs: Array, labels: Array) -> float:
         """See `Metric.compute`."""
@@ -81,7 +81,7 @@ class CocoMap(Metric):
         return _average(evaluation)
 
     def resampler(self, outputs: Array, labels: Array) -> Callable[[NDArray[np.int64]], float]:
-        """See `Metric.resampler`: boxes are matched once, only the precision is counted again."""
+        """See `Metric.resampler`: boxes are matched once, and only the precision is accumulated again."""
         evaluation = self._evaluate(outputs, labels)
         matches = np.empty(len(evaluation.evalImgs), object)
         matches[:] = evaluation.evalImgs
@@ -96,20 +96,20 @@ class CocoMap(Metric):
         return resample
 
     def _evaluate(self, outputs: Array, labels: Array) -> Any:
-        wanted = np.asarray(labels)
-        if wanted.ndim != 3 or wanted.shape[2] != 6:
+        packed = np.asarray(labels)
+        if packed.ndim != 3 or packed.shape[2] != 6:
             raise InputError(
-                "data", f"labels of shape {wanted.shape} are not boxes", "arrays boxes, labels and image_ids in an .npz"
+                "data", f"labels of shape {packed.shape} are not boxes", "arrays boxes, labels and image_ids in an .npz"
             )
-        there = wanted[:, :, 4] >= 0
-        if not there.any():
+        present = packed[:, :, 4] >= 0
+        if not present.any():
             raise InputError("data", "holds no boxes to find")
-        classes = sorted({int(c) for c in wanted[there][:, 4]})
-        truth = self._coco(wanted, there, 4, None, classes)
-        found = self._coco(outputs, outputs[:, :, 4] > 0, 5, 4, classes)
+        classes = sorted({int(c) for c in packed[present][:, 4]})
+        truth = self._coco(packed, present, 4, None, classes)
+        detections = self._coco(outputs, outputs[:, :, 4] > 0, 5, 4, classes)
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = self._evaluation_class(truth, found, "bbox")
-            evaluation.params.imgIds = list(range(len(wanted)))
+            evaluation = self._evaluation_class(truth, detections, "bbox")
+            evaluation.params.imgIds = list(range(len(packed)))
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
             evaluation.params.maxDets = [self.settings.max_detections]
             if self.settings.iou is not None:
@@ -118,15 +118,15 @@ class CocoMap(Metric):
         return evaluation
 
     def _coco(
-        self, values: Array, there: Array, class_column: int, score_column: int | None, classes: list[int]
+        self, values: Array, present: Array, class_column: int, score_column: int | None, classes: list[int]
     ) -> Any:
         offset = 0 if score_column is None else self.settings.class_offset
         annotations: list[dict[str, Any]] = []
-        for image, place in np.argwhere(there).tolist():
+        for image, place in np.argwhere(present).tolist():
             row = values[image, place]
             a, b, c, d = row[:4].tolist()
             width, height = (c, d) if self.settings.box_format == "xywh" else (c - a, d - b)
-            one = {
+            annotation = {
                 "id": len(annotations) + 1,
                 "image_id": image,
                 "category_id": int(row[class_column]) + offset,
@@ -135,10 +135,10 @@ class CocoMap(Metric):
                 "iscrowd": 0,
             }
             if score_column is None:
-                one["iscrowd"] = int(row[5])
+                annotation["iscrowd"] = int(row[5])
             else:
-                one["score"] = float(row[score_column])
-            annotations.append(one)
+                annotation["score"] = float(row[score_column])
+            annotations.append(annotation)
         coco = self._coco_class()
         coco.dataset = {
             "images": [{"id": i} for i in range(len(values))],

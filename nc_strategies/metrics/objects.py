@@ -1,4 +1,4 @@
-"""Evaluations that the user brings: a function of the model, or a metric object with ``update`` and ``result``."""
+"""Evaluations supplied by the user: a function of the model, or a metric object with ``update`` and ``result``."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from nc_strategies.metrics.base import Metric
 
 NAME = "eval_func"
 BATCH = 100
+"""Samples per call of ``update``."""
 
 
 def number(key: str, value: Any) -> float:
-    """What a user's evaluation gave, as a number; NaN and infinity pass, they are for the caller to judge.
+    """The result of a user's evaluation as a number. NaN and infinity are accepted; the caller judges them.
 
     Raises:
-        InputError: it is not one number.
+        InputError: the result is not one number.
     """
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "fiub":
         shown = f"an array of shape {array.shape}" if array.size > 1 else repr(value)
-        raise InputError(key, f"gave {shown}", "expected one number")
+        raise InputError(key, f"returned {shown}", "expected one number")
     return float(array.reshape(()))
 
 
 class UserEvaluation(Metric):
-    """A function of the user's that takes a model and gives its accuracy.
+    """A function of the user that evaluates a model and returns its accuracy.
 
-    It sees models, not outputs: models are not compared sample by sample, and there is no interval of the loss.
+    It returns one number per model and no scores per sample. Models are therefore not compared sample by sample, and
+    there is no confidence interval of the loss.
 
     Args:
-        function: Takes a model in its framework's form (see `Backend.native`), returns a number.
+        function: A function from a model, as an object of its framework (see `Backend.native`), to a number.
         higher_is_better: Direction of the number.
     """
 
@@ -44,10 +46,10 @@ class UserEvaluation(Metric):
         self.higher_is_better = higher_is_better
 
     def evaluate(self, model: Any) -> float:
-        """The number for a model.
+        """Evaluate a model.
 
         Raises:
-            InputError: the function gave something else.
+            InputError: the function did not return a number.
         """
         return number(NAME, self.function(model))
 
@@ -55,20 +57,20 @@ class UserEvaluation(Metric):
         """See `Metric.compute`.
 
         Raises:
-            InputError: always; the function takes a model.
+            InputError: always, because the function evaluates a model.
         """
         raise InputError(NAME, "evaluates models, not outputs")
 
 
 class UserMetric(Metric):
-    """A metric object of the user's with ``reset()``, ``update(predictions, labels)`` and ``result()``.
+    """A metric object of the user with ``reset()``, ``update(predictions, labels)`` and ``result()``.
 
     Args:
-        metric: The object, or its class, of which a new object is made for each model.
+        metric: The object, or its class, which is instantiated once per model.
         higher_is_better: Direction of the metric.
 
     Raises:
-        InputError: it lacks a method.
+        InputError: a method is missing.
     """
 
     def __init__(self, metric: Any, higher_is_better: bool = True) -> None:

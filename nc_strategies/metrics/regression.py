@@ -1,4 +1,4 @@
-"""Metrics of regressions."""
+"""Metrics of regression."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nc_strategies.metrics.settings import PlainSettings
 
 
 def paired(outputs: Array, labels: Array) -> tuple[Array, Array]:
-    """Outputs and labels as (N, numbers a sample).
+    """Outputs and labels as float64 of shape (N, numbers per sample).
 
     Raises:
-        InputError: they are of different shapes.
+        InputError: their shapes differ.
     """
-    got, want = outputs.reshape(len(outputs), -1), np.asarray(labels).reshape(len(labels), -1)
-    if got.shape != want.shape:
+    predicted, truth = outputs.reshape(len(outputs), -1), np.asarray(labels).reshape(len(labels), -1)
+    if predicted.shape != truth.shape:
         raise InputError("data", f"labels of shape {np.shape(labels)} do not fit outputs of shape {outputs.shape}")
-    return got.astype(np.float64), want.astype(np.float64)
+    return predicted.astype(np.float64), truth.astype(np.float64)
 
 
 class RegressionError(MeanMetric):
@@ -33,14 +33,14 @@ class RegressionError(MeanMetric):
         super().__init__(settings)
 
     def scores(self, outputs: Array, labels: Array) -> Array:
-        """Each sample's mean error."""
-        got, want = paired(outputs, labels)
-        error = got - want
+        """Mean error of each sample, shape (N,)."""
+        predicted, truth = paired(outputs, labels)
+        error = predicted - truth
         return np.asarray((np.abs(error) if self.settings.name == "mae" else error**2).mean(1))
 
 
 class RootMeanSquaredError(Metric):
-    """``rmse``: root of the mean squared error, the mean over outputs when there are several; lower is better."""
+    """``rmse``: root of the mean squared error, averaged over several outputs; lower is better."""
 
     higher_is_better = False
 
@@ -49,12 +49,12 @@ class RootMeanSquaredError(Metric):
 
     def compute(self, outputs: Array, labels: Array) -> float:
         """See `Metric.compute`."""
-        got, want = paired(outputs, labels)
-        return float(np.sqrt(((got - want) ** 2).mean(0)).mean())
+        predicted, truth = paired(outputs, labels)
+        return float(np.sqrt(((predicted - truth) ** 2).mean(0)).mean())
 
 
 class R2(Metric):
-    """``r2``: coefficient of determination, the mean over outputs when there are several, by scikit-learn."""
+    """``r2``: coefficient of determination, averaged over several outputs, by scikit-learn."""
 
     def __init__(self, settings: PlainSettings | None = None) -> None:
         super().__init__(settings or PlainSettings("r2"))
@@ -64,7 +64,7 @@ class R2(Metric):
 
     def compute(self, outputs: Array, labels: Array) -> float:
         """See `Metric.compute`."""
-        got, want = paired(outputs, labels)
-        if len(want) < 2:
+        predicted, truth = paired(outputs, labels)
+        if len(truth) < 2:
             raise InputError("metrics.accuracy.name", "is r2, which is not defined for a single sample")
-        return float(self._score(want, got))
+        return float(self._score(truth, predicted))

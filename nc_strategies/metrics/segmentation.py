@@ -1,4 +1,4 @@
-"""Metrics of segmentations."""
+"""Metrics of segmentation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nc_strategies.metrics.settings import MeanIoUSettings
 
 
 class MeanIoU(Metric):
-    """Mean over classes of intersection over union, counted over the pixels of all samples.
+    """Mean over classes of the intersection over union, counted over the pixels of all samples.
 
-    Outputs are scores of classes, shape (N, H, W, classes) or (N, classes, H, W), or class numbers (N, H, W); labels
-    are class numbers, shape (N, H, W). A class that neither labels nor outputs hold does not count. Only the class of
-    each pixel is kept.
+    Outputs are class scores, shape (N, H, W, classes) or (N, classes, H, W), or class numbers, shape (N, H, W). Labels
+    are class numbers, shape (N, H, W). A class that occurs neither in labels nor in outputs does not count. Of the
+    outputs, only the class per pixel is held in memory.
 
     Raises:
-        InputError: a setting that is out of range.
+        InputError: a setting is out of range.
     """
 
     def __init__(self, settings: MeanIoUSettings) -> None:
@@ -30,7 +30,7 @@ class MeanIoU(Metric):
         self._dtype = np.uint8 if settings.num_classes <= 256 else np.int32
 
     def keep(self, outputs: Sequence[Array]) -> Array:  # type: ignore[override]
-        """The class of each pixel, shape (N, H, W)."""
+        """Class number of each pixel, shape (N, H, W)."""
         scores, classes = outputs[0], self.settings.num_classes
         if scores.dtype.kind == "f" and not np.isfinite(scores).all():
             raise EngineError("the model's output holds NaN or infinity")
@@ -69,33 +69,33 @@ class MeanIoU(Metric):
         return lambda index: _mean(counts[index].sum(0))
 
     def _counts(self, outputs: Array, labels: Array) -> NDArray[np.int64]:
-        """Pixels of each class in both, in the outputs, in the labels; shape (N, 3, classes)."""
-        wanted, classes = np.asarray(labels), self.settings.num_classes
-        if wanted.ndim == 4 and 1 in (wanted.shape[1], wanted.shape[-1]):
-            wanted = wanted.reshape(outputs.shape) if wanted.size == outputs.size else wanted
-        if wanted.shape != outputs.shape:
+        """Number of pixels per class in the intersection, the outputs and the labels; shape (N, 3, classes)."""
+        masks, classes = np.asarray(labels), self.settings.num_classes
+        if masks.ndim == 4 and 1 in (masks.shape[1], masks.shape[-1]):
+            masks = masks.reshape(outputs.shape) if masks.size == outputs.size else masks
+        if masks.shape != outputs.shape:
             raise InputError(
                 "data",
                 f"labels of shape {np.shape(labels)} do not fit outputs of shape {outputs.shape}",
-                "a class number a pixel",
+                "one class number per pixel",
             )
         counts = np.zeros((len(outputs), 3, classes), np.int64)
-        for place, (found, want) in enumerate(zip(outputs, wanted, strict=True)):
-            counted = np.ones(want.shape, bool) if self.settings.ignore is None else want != self.settings.ignore
-            own, right = found[counted].astype(np.int64), want[counted].astype(np.int64)
-            if right.size and (right.min() < 0 or right.max() >= classes):
+        for place, (output, mask) in enumerate(zip(outputs, masks, strict=True)):
+            counted = np.ones(mask.shape, bool) if self.settings.ignore is None else mask != self.settings.ignore
+            predicted, truth = output[counted].astype(np.int64), mask[counted].astype(np.int64)
+            if truth.size and (truth.min() < 0 or truth.max() >= classes):
                 raise InputError(
                     "data",
-                    f"labels run from {right.min()} to {right.max()}",
+                    f"labels run from {truth.min()} to {truth.max()}",
                     f"0 to {classes - 1}; metrics.accuracy.ignore names one that does not count",
                 )
-            for row, values in enumerate((own[own == right], own, right)):
+            for row, values in enumerate((predicted[predicted == truth], predicted, truth)):
                 counts[place, row] = np.bincount(values, minlength=classes)
         return counts
 
 
 def _mean(counts: NDArray[np.int64]) -> float:
-    both, found, wanted = counts
-    union = found + wanted - both
-    there = union > 0
-    return float((both[there] / union[there]).mean()) if there.any() else 0.0
+    intersection, predicted, truth = counts
+    union = predicted + truth - intersection
+    occurs = union > 0
+    return float((intersection[occurs] / union[occurs]).mean()) if occurs.any() else 0.0

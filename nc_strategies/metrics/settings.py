@@ -1,4 +1,4 @@
-"""Settings of the metrics; imports nothing heavy."""
+"""Settings of the metrics. Only light modules are imported here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TopKSettings:
 
 @dataclass
 class PlainSettings:
-    """Settings of a metric that has none of its own."""
+    """Settings of a metric without parameters."""
 
     name: str = "top1"
     higher_is_better: bool | None = None
@@ -28,9 +28,10 @@ class SklearnSettings:
 
     Args:
         name: ``f1``, ``precision`` or ``recall``.
-        average: How classes are averaged, in scikit-learn's words.
-        threshold: Output above which a class counts as found, any number of them a sample; None for the highest.
-        higher_is_better: To overrule the metric's direction.
+        average: Averaging over classes, as scikit-learn names it.
+        threshold: Output above which a class counts as predicted, any number per sample; None for the class with the
+            highest output.
+        higher_is_better: Overrides the metric's direction.
     """
 
     name: str = "f1"
@@ -54,11 +55,10 @@ class MeanIoUSettings:
 
     Args:
         name: The metric's name.
-        num_classes: Number of classes; to be given.
-        ignore: Label of pixels that do not count; None counts all.
-        axis: Axis of the classes in the output; None to take the last when it is as long as there are classes, else
-            the second.
-        higher_is_better: To overrule the metric's direction.
+        num_classes: Number of classes; required.
+        ignore: Label of pixels that do not count; None counts all pixels.
+        axis: Class axis of the output; None for the last axis if its length is the number of classes, else the second.
+        higher_is_better: Overrides the metric's direction.
     """
 
     name: str = "mean_iou"
@@ -75,13 +75,13 @@ class CocoMapSettings:
     Args:
         name: The metric's name.
         boxes: Position of the boxes among the model's outputs.
-        scores: That of the scores.
-        classes: That of the class numbers.
-        box_format: ``corners``: two opposite corners, x or y first; ``xywh``: the first corner, then sizes.
-        class_offset: Added to the model's class numbers to get those of the labels.
-        iou: Overlap from which a box counts as found; None for the mean over 0.50 to 0.95.
-        max_detections: Boxes of a sample that count, the best ones.
-        higher_is_better: To overrule the metric's direction.
+        scores: Position of the scores.
+        classes: Position of the class numbers.
+        box_format: ``corners``: two opposite corners, x or y first; ``xywh``: the first corner, then the sizes.
+        class_offset: Number that is added to the model's class numbers to obtain those of the labels.
+        iou: Overlap (IoU) from which a box counts as detected; None for the mean over 0.50 to 0.95.
+        max_detections: Number of boxes per sample that count, those with the highest scores.
+        higher_is_better: Overrides the metric's direction.
     """
 
     name: str = "coco_map"
@@ -102,8 +102,8 @@ class PythonMetricSettings:
     Args:
         name: The metric's name.
         target: ``module:function`` or ``path/to/file.py:function``.
-        outputs: Positions of the model's outputs that it is given.
-        higher_is_better: Its direction.
+        outputs: Positions of the model's outputs that the function receives.
+        higher_is_better: Direction of the metric.
     """
 
     name: str = "python"

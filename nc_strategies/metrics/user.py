@@ -1,4 +1,4 @@
-"""A metric of the user's own."""
+"""A metric that the user defines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nc_strategies.runtime.lazy_target import guarded, load_target
 
 
 class PythonMetric(Metric):
-    """What a function of the user's says: ``f(outputs, labels) -> float``.
+    """A metric computed by a function of the user: ``f(outputs, labels) -> float``.
 
-    It is given one array, or a tuple of arrays when `outputs` names several of the model's outputs.
+    The function receives one array, or a tuple of arrays if the setting `outputs` names several outputs.
 
     Raises:
-        InputError: the function cannot be found; or later, it raises, or returns something that is not a number.
+        InputError: the function cannot be found; or later, it raises, or does not return a number.
     """
 
     def __init__(self, settings: PythonMetricSettings) -> None:
@@ -28,7 +28,7 @@ class PythonMetric(Metric):
         self._function = load_target("metrics.accuracy.target", settings.target)
 
     def keep(self, outputs: Sequence[Array]) -> Outputs:  # type: ignore[override]
-        """The outputs that were asked for."""
+        """The outputs that the setting `outputs` names."""
         wanted = self.settings.outputs
         if max(wanted) >= len(outputs):
             raise InputError("metrics.accuracy.outputs", f"is {list(wanted)}", f"the model has {len(outputs)} outputs")

@@ -1,4 +1,4 @@
-"""Where the user's model comes from."""
+"""Model loaders: files, models that code builds, and the bundled sample."""
 
 from nc_strategies.models.source import FileModel, FileModelSettings, ModelSource, sample
 

@@ -1,4 +1,4 @@
-"""Models that code builds, in a process of its own: an engine that is imported there stays out of the run's."""
+"""Models that code builds. They are built in a child process, so that the run's process imports no other engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILD = "nc_strategies.models.build"
 
 
 class _BuiltModel:
-    """A model that a child process writes into a folder, which lives as long as the model's source."""
+    """A model that a child process writes into a folder. The folder exists as long as the `ModelSource`."""
 
     key = "model"
 
@@ -29,7 +29,7 @@ class _BuiltModel:
         """Build the model.
 
         Raises:
-            InputError: it cannot be built; the message says why.
+            InputError: the model cannot be built; the message gives the reason.
         """
         folder = Path(tempfile.mkdtemp(prefix="ncs-model-"))
         try:
@@ -48,7 +48,7 @@ class KerasApplicationsModel(_BuiltModel):
     """An architecture of ``keras.applications``.
 
     Raises:
-        InputError: a file of weights that is not there.
+        InputError: the file of weights does not exist.
     """
 
     key = "model.architecture"
@@ -74,7 +74,7 @@ class HuggingFaceModel(_BuiltModel):
 
 
 class PythonModel(_BuiltModel):
-    """What a function of the user's returns."""
+    """A model that a function of the user returns."""
 
     key = "model.target"
 

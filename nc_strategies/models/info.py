@@ -1,4 +1,4 @@
-"""Inputs and outputs of a loaded model, and what is fed to it."""
+"""Inputs and outputs of a loaded model, and the batches that it reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TensorSpec:
 
     Args:
         name: Its name.
-        shape: Its shape, None for a dimension that is free.
+        shape: Its shape; None for a free dimension.
         dtype: Its numpy type.
     """
 
@@ -37,5 +37,5 @@ class ModelInfo:
 
     @property
     def batch_size(self) -> int | None:
-        """The only batch size the model takes, None when it takes any."""
+        """The fixed batch size of the model; None if it is free."""
         return self.inputs[0].shape[0] if self.inputs[0].shape else None

@@ -1,4 +1,4 @@
-"""Settings of the models that are built; imports nothing heavy."""
+"""Settings of the models that code builds. Only light modules are imported here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class KerasApplicationsSettings:
     Args:
         name: The option's name.
         architecture: A function of ``keras.applications``, such as ``MobileNet``.
-        weights: ``imagenet`` (downloaded by Keras), a ``.weights.h5`` or ``.keras`` file, or None for random ones.
-        input_shape: ``[height, width, channels]``; None for the architecture's own.
-        classes: Outputs of the classifier.
-        options: More arguments of the function, such as ``{alpha: 0.25}``.
+        weights: ``imagenet`` (downloaded by Keras), a ``.weights.h5`` or ``.keras`` file, or None for random weights.
+        input_shape: ``[height, width, channels]``; None for the architecture's default.
+        classes: Number of classes.
+        options: Further arguments of the function, such as ``{alpha: 0.25}``.
         seed: Seed of random weights.
     """
 
@@ -36,9 +36,9 @@ class HuggingFaceModelSettings:
     Args:
         name: The option's name.
         model: A model's id on the hub, or a folder that ``save_pretrained`` wrote.
-        task: The task in optimum's words, such as ``image-classification``; ``auto`` to take it from the model.
+        task: Optimum's name of the task, such as ``image-classification``; ``auto`` to infer it from the model.
         revision: Branch, tag or commit.
-        opset: ONNX operator set; None for optimum's choice.
+        opset: ONNX operator set; None for optimum's default.
     """
 
     name: str = "huggingface"

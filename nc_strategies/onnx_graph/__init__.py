@@ -1,1 +1,1 @@
-"""ONNX graphs for any engine: load, fold, fuse, equalize, quantize weights."""
+"""ONNX graphs for any engine: loading, folding, fusion, equalization, weight quantization, Q/DQ assembly."""

@@ -1,4 +1,4 @@
-"""The fp32 model: opened, checked, folded by the engine's own basic optimizations, its operators found."""
+"""The fp32 model: loading, checks, folding by the engine's basic optimizations, and its fused operators."""
 
 from __future__ import annotations
 
@@ -19,19 +19,25 @@ from nc_strategies.onnx_graph.fold import fold, has_branches, opset_of, shape_of
 from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
 
 log = logging.getLogger(__name__)
-MIN_OPSET, QDQ_OPSET, WHOLE_OPSET = 11, 13, 20
-STEPS = ({"Erf", "Mul"}, {"ReduceMean", "Sqrt", "Div"})
-"""Operators that a Gelu and a layer normalization in single steps are made of."""
-WHOLE = {"Gelu", "LayerNormalization"}
-LIMIT = 2**31 - 1
+MIN_OPSET = 11
+"""Oldest ONNX opset that is accepted."""
+QDQ_OPSET = 13
+"""First ONNX opset with per-channel DequantizeLinear."""
+FUSED_FUNCTION_OPSET = 20
+"""First ONNX opset that has both `FUSED_FUNCTIONS`."""
+DECOMPOSED_FUNCTIONS = ({"Erf", "Mul"}, {"ReduceMean", "Sqrt", "Div"})
+"""Operator types that occur in a decomposed Gelu, and in a decomposed layer normalization."""
+FUSED_FUNCTIONS = {"Gelu", "LayerNormalization"}
+MAX_MODEL_BYTES = 2**31 - 1
+"""Greatest size of a serialized protobuf message."""
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
 ELEMENTWISE = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "HardSigmoid", "LeakyRelu"}
 OPT_IN = {"Softmax"}
 QUANTIZABLE = WEIGHTED | ELEMENTWISE | OPT_IN
 FOLLOWING = {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
-"""Operators that keep values as they are: they run in int8 wherever what they read is int8."""
+"""Operators that keep values unchanged. They run in int8 if their input is int8."""
 LEAST_FACTOR, LARGEST_FACTOR = 1e-6, 1e6
-"""Constants by which a quantized tensor is scaled without touching its values."""
+"""Bounds of a constant factor that is applied to a quantized tensor's scale instead of its values."""
 ACTIVATIONS = {"Relu", "Clip"}
 NOT_NEGATIVE = ACTIVATIONS | {"HardSigmoid"}
 QUIET = ("Constant",)
@@ -39,15 +45,15 @@ QUIET = ("Constant",)
 
 @dataclass(frozen=True)
 class FusedOp:
-    """An operator with a choice of precision, and the activation function behind it, if any.
+    """A quantizable operator, with the activation function that is fused into it, if any.
 
     Args:
         node: The operator.
-        inputs: Names of the tensors it reads as activations.
-        constants: Names of its other operands which are initializers, to be quantized like activations.
+        inputs: Names of the tensors that it reads as activations.
+        constants: Names of its constant operands that are quantized like activations.
         weight: Name of its weight, or None.
         bias: Name of its bias, or None.
-        act: The Relu or Clip which alone reads its output.
+        act: The Relu or Clip that is the only reader of its output, or None.
         low: Lower bound of `act`.
         high: Upper bound of `act`.
     """
@@ -78,13 +84,13 @@ class FusedOp:
 
     @property
     def output(self) -> str:
-        """What the rest of the graph reads: the output of `act` where there is one."""
+        """The tensor that the rest of the graph reads: the output of `act` if there is one, else `raw`."""
         return str(self.act.output[0]) if self.act is not None else self.raw
 
 
 @dataclass
 class Graph:
-    """A prepared fp32 model and the look-ups that building int8 graphs needs."""
+    """A prepared fp32 model, with the look-ups for building int8 graphs."""
 
     model: onnx.ModelProto
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -93,7 +99,7 @@ class Graph:
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     fused_ops: dict[str, FusedOp] = field(default_factory=dict)
     scaled: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Tensors that are another one times a positive constant: in int8 the same values with another scale."""
+    """Tensor to (source, factor) if it is the source times a positive constant: in int8, only the scale differs."""
     _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -123,13 +129,13 @@ class Graph:
         return self._arrays[name]
 
     def carried(self, node: onnx.NodeProto) -> str | None:
-        """The tensor whose quantized values a node passes on as they are; None for a node that computes."""
+        """The tensor whose quantized values a node passes on unchanged; None for a node that computes."""
         if node.output[0] in self.scaled:
             return self.scaled[node.output[0]][0]
         return str(node.input[0]) if node.op_type in FOLLOWING else None
 
     def _factor(self, node: onnx.NodeProto) -> tuple[str, float] | None:
-        """What a multiplication or division by one positive number reads, and the number it multiplies by."""
+        """The input of a multiplication or division by a positive scalar constant, and the factor; else None."""
         if node.op_type not in ("Mul", "Div") or node.domain not in ("", "ai.onnx"):
             return None
         known = [i for i, name in enumerate(node.input) if name in self.initializers]
@@ -201,7 +207,7 @@ class Graph:
 
     @property
     def info(self) -> ModelInfo:
-        """Inputs and outputs."""
+        """The model's inputs and outputs."""
 
         def spec(value: onnx.ValueInfoProto) -> TensorSpec:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -212,13 +218,13 @@ class Graph:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Open a model file.
+    """Load a model file.
 
     Raises:
-        InputError: not an ONNX model, truncated, over 2 GB, without nodes, or of an opset below 11.
+        InputError: it is not an ONNX model, is truncated, over 2 GB, without nodes, quantized, or of an opset below 11.
     """
     key = f"model.path ({path})"
-    if path.stat().st_size > LIMIT:
+    if path.stat().st_size > MAX_MODEL_BYTES:
         raise InputError(key, "larger than 2 GB, the limit of the format", "models over 2 GB are not supported")
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -226,7 +232,7 @@ def read(path: Path) -> onnx.ModelProto:
         raise InputError(key, f"not an ONNX model, or a truncated one ({first_line(error)})") from None
     if not model.graph.node or not model.opset_import:
         raise InputError(key, "not an ONNX model: it holds no graph")
-    if model.ByteSize() + _external_bytes(model, path) > LIMIT:
+    if model.ByteSize() + _external_bytes(model, path) > MAX_MODEL_BYTES:
         raise InputError(key, "larger than 2 GB with its external data", "models over 2 GB are not supported")
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
@@ -236,30 +242,30 @@ def read(path: Path) -> onnx.ModelProto:
     if opset < MIN_OPSET:
         raise InputError(key, f"has opset {opset}", f"opset {MIN_OPSET} or newer is needed")
     if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
-        raise InputError(key, "is quantized already", "give the fp32 model")
+        raise InputError(key, "is quantized already", "expected the fp32 model")
     return model
 
 
-def _with_whole_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with layer normalizations and Gelus as operators of their own, where its steps amount to some."""
+def _with_fused_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with layer normalizations and Gelus as single operators, if it has any that can be fused."""
     if has_branches(model):
-        return folded  # The converter leaves what is inside of branches and loops in the older version.
+        return folded  # The converter leaves the subgraphs of branches and loops in the older opset.
     try:
-        newer = fold(version_converter.convert_version(model, WHOLE_OPSET))
+        newer = fold(version_converter.convert_version(model, FUSED_FUNCTION_OPSET))
     except Exception as error:  # noqa: BLE001 - the converter does not know every operator; converter and engine raise classes of their own
-        log.info("the steps of layer normalizations and Gelus are left as they are: %s", first_line(error))
+        log.info("layer normalizations and Gelus are left decomposed: %s", first_line(error))
         return folded
-    found = sum(n.op_type in WHOLE for n in newer.graph.node)
-    return newer if found > sum(n.op_type in WHOLE for n in folded.graph.node) else folded
+    fused = sum(n.op_type in FUSED_FUNCTIONS for n in newer.graph.node)
+    return newer if fused > sum(n.op_type in FUSED_FUNCTIONS for n in folded.graph.node) else folded
 
 
 def prepare(model: onnx.ModelProto) -> Graph:
-    """Fold what can be folded with the engine's basic optimizations, and name every node.
+    """Fold a model with the engine's basic optimizations, and name every node.
 
-    Initializers that are listed as inputs become constants; opsets below 13 are converted, because per-channel
-    dequantization starts there. So is a model that computes a layer normalization or Gelu in single steps: with later
-    opsets the engine makes one operator of them, which stays in floating point, where a choice for every step would
-    lose accuracy and time.
+    Initializers that are listed as inputs become constants. Opsets below 13 are converted, because per-channel
+    dequantization needs opset 13. A model with a decomposed layer normalization or Gelu is converted too: in later
+    opsets the engine fuses them into one operator, which stays in floating point. Choosing a precision for each of the
+    steps would cost accuracy and time.
 
     Raises:
         InputError: the engine or the converter refuses the model.
@@ -267,15 +273,16 @@ def prepare(model: onnx.ModelProto) -> Graph:
     own = onnx.ModelProto()
     own.CopyFrom(model)
     constants = {i.name for i in own.graph.initializer}
-    real = [i for i in own.graph.input if i.name not in constants]
+    inputs = [i for i in own.graph.input if i.name not in constants]
     del own.graph.input[:]
-    own.graph.input.extend(real)
+    own.graph.input.extend(inputs)
     try:
         if opset_of(own) < QDQ_OPSET:
             own = version_converter.convert_version(own, QDQ_OPSET)
         folded = fold(own)
-        if opset_of(own) < WHOLE_OPSET and any(types <= {n.op_type for n in folded.graph.node} for types in STEPS):
-            folded = _with_whole_functions(own, folded)
+        op_types = {n.op_type for n in folded.graph.node}
+        if opset_of(own) < FUSED_FUNCTION_OPSET and any(types <= op_types for types in DECOMPOSED_FUNCTIONS):
+            folded = _with_fused_functions(own, folded)
     except Exception as error:  # noqa: BLE001 - engine and converter raise classes of their own
         raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
     seen: Counter[str] = Counter()
@@ -287,12 +294,12 @@ def prepare(model: onnx.ModelProto) -> Graph:
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
-    """Files that hold a model's external data, as far as they are beneath its folder; none of what is no model."""
-    if path.stat().st_size > LIMIT:
+    """Files that hold a model's external data, as far as they lie in its folder; none if it is not a model."""
+    if path.stat().st_size > MAX_MODEL_BYTES:
         return ()
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception:  # noqa: BLE001 - `read` says what is wrong with it
+    except Exception:  # noqa: BLE001 - `read` reports the problem
         return ()
     folder = path.parent.resolve()
     return tuple(file for file in _external(model, path) if file.is_file() and file.resolve().is_relative_to(folder))

@@ -1,4 +1,4 @@
-"""onnxruntime as the interpreter that folds constants and evaluates shapes, whatever engine runs the model later."""
+"""onnxruntime as the interpreter for constant folding and shape evaluation, whatever engine runs the model later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 
 def options(threads: int = 1) -> ort.SessionOptions:
-    """Session options with everything a user has by default but the number of threads, and a quiet log."""
+    """Session options: the engine's defaults, except for the number of threads and a log of fatal errors only."""
     chosen = ort.SessionOptions()
     chosen.intra_op_num_threads = threads
     chosen.inter_op_num_threads = 1
@@ -25,19 +25,19 @@ def options(threads: int = 1) -> ort.SessionOptions:
 
 
 def start(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
-    """A session.
+    """Open a session.
 
     Raises:
         EngineError: the engine refuses the model.
     """
     try:
         return ort.InferenceSession(model if isinstance(model, bytes) else str(model), chosen, providers=PROVIDERS)
-    except Exception as error:  # onnxruntime raises a class of its own for every status code
+    except Exception as error:  # onnxruntime has one exception class per status code
         raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
 
 
 def run(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None = None) -> Sequence[NDArray[Any]]:
-    """One run: the outputs, or those that are named.
+    """Run a session once and return all outputs, or the named tensors.
 
     Raises:
         EngineError: the engine could not run the model.

@@ -1,4 +1,4 @@
-"""The Q/DQ graph of a configuration, built in memory from cached ranges and cached int8 weights."""
+"""Assembly of the Q/DQ graph of a configuration, in memory, from cached ranges and cached int8 weights."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ Ranges = Callable[[str, str], tuple[float, float]]
 """Tensor name and calibration algorithm to (lowest, highest) value."""
 
 QMIN, QMAX, MIDDLE = 0, 255, 128
-"""Activations are stored as uint8. An int8 symmetric one has its zero point at 128 there: the same grid, and the form
-into which the engine's own optimizer turns signed activations where its kernels take unsigned ones only."""
-SMALLEST = 1e-6
-"""Least width of a range: a tensor that is constant zero still needs a scale."""
+"""Activations are stored as uint8. A symmetric int8 activation has zero point 128 there, which is the same grid. The
+engine's optimizer converts signed activations in the same way for kernels that support unsigned ones only."""
+SMALLEST_RANGE = 1e-6
+"""Least width of a quantized range: a tensor that is always zero must not have a zero scale."""
 FLOAT_OUTPUT = {"Gemm", "MatMul"}
-"""Int8 kernels which can give their result in floating point, without rounding it to int8 first."""
-MOST_REPEATED = 2**16
-"""Elements to which a scalar is repeated at most."""
+"""Operators whose int8 kernels can return floating point without rounding to int8 first."""
+MAX_REPEATED_ELEMENTS = 2**16
+"""Greatest number of elements to which a scalar addend is repeated; see `QdqGraph.addend_shape`."""
+ACTIVATION_TOLERANCE = 1e-6
+"""Tolerance when a quantized range is compared with the bounds of an activation function, for float32 rounding."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A tensor's 8-bit form: its name in the new graph, scale and zero point, and the scheme that led to it.
+    """An 8-bit version of a tensor.
 
     Args:
-        name: Its own name, and the stem of those of its scale and zero point.
+        name: Its name in the new graph, and the prefix of the names of its scale and zero point.
         scale: Its scale.
         zero_point: Its zero point.
-        key: The scheme.
-        values: The tensor in the new graph that holds its values, where that is another form's.
+        key: Its activation scheme.
+        values: The tensor in the new graph that holds its values, if it shares those of another 8-bit tensor.
     """
 
     name: str
@@ -56,11 +58,11 @@ class Quantized:
 
 
 def parameters(low: float, high: float, scheme: TensorScheme) -> tuple[np.float32, int]:
-    """Scale and zero point for a range; zero is always represented exactly."""
+    """Scale and zero point for a range, which is extended to include zero. Zero is represented exactly."""
     low, high = min(low, 0.0), max(high, 0.0)
     if scheme.scheme == "sym":
-        return np.float32(max(-low, high, SMALLEST) / (QMAX - MIDDLE)), MIDDLE
-    scale = np.float32(max(high - low, SMALLEST) / (QMAX - QMIN))
+        return np.float32(max(-low, high, SMALLEST_RANGE) / (QMAX - MIDDLE)), MIDDLE
+    scale = np.float32(max(high - low, SMALLEST_RANGE) / (QMAX - QMIN))
     return scale, int(np.clip(round(QMIN - low / float(scale)), QMIN, QMAX))
 
 
@@ -70,7 +72,7 @@ class GraphBuilder:
     Args:
         graph: The prepared model.
         weights: Its quantized weights.
-        kind: How one graph is built; an engine's own kind guards float operators against its optimizer.
+        kind: Class that builds one graph. An engine's own class guards floating-point operators against its optimizer.
     """
 
     def __init__(self, graph: Graph, weights: WeightCache, kind: type[QdqGraph] | None = None) -> None:
@@ -79,18 +81,21 @@ class GraphBuilder:
         self._kind = kind or QdqGraph
 
     def build(self, config: Config, ranges: Ranges) -> tuple[onnx.ModelProto, str]:
-        """The graph of a configuration and its fingerprint."""
+        """Build the graph of a configuration; return it and its fingerprint."""
         return self._kind(self, config, ranges).run()
 
     def alone(
         self, fused_op: FusedOp, config: Config, ranges: Ranges
     ) -> tuple[list[onnx.NodeProto], dict[str, onnx.TensorProto], str]:
-        """An operator's int8 form between tensors in floating point: its nodes, constants, and its result's name.
+        """Build one operator in int8 between floating-point tensors.
 
         Args:
             fused_op: The operator.
-            config: Holds its scheme, and no other operator's.
+            config: A configuration with the scheme of this operator only.
             ranges: Calibrated ranges.
+
+        Returns:
+            The nodes, the constants by name, and the name of the result.
         """
         build = self._kind(self, config, ranges)
         build.int8_fused_op(fused_op, config.schemes[fused_op.name])
@@ -109,8 +114,8 @@ class QdqGraph:
     """One Q/DQ graph, built operator by operator in the order of the model.
 
     Args:
-        builder: Of the model.
-        config: What the graph is built of.
+        builder: Builder of the model's graphs.
+        config: The configuration to build.
         ranges: Calibrated ranges.
     """
 
@@ -129,20 +134,20 @@ class QdqGraph:
         self.digest = hashlib.sha256()
 
     def run(self) -> tuple[onnx.ModelProto, str]:
-        """The model and its fingerprint: a hash of its nodes and scales."""
+        """Build the model; return it and its fingerprint, a hash of its nodes and scales."""
         for node in self.graph.model.graph.node:
             if node.name not in self.dropped:
                 self.emit(node)
         source = self.graph.model
         self.drop_unread()
         used = {name for node in self.nodes for name in node.input}
-        kept = [i for i in source.graph.initializer if i.name in used]
+        initializers = [i for i in source.graph.initializer if i.name in used]
         body = helper.make_graph(
             self.nodes,
             source.graph.name or "graph",
             list(source.graph.input),
             list(source.graph.output),
-            [*kept, *self.added.values()],
+            [*initializers, *self.added.values()],
         )
         model = helper.make_model(
             body, opset_imports=list(source.opset_import), ir_version=source.ir_version, producer_name="nc_strategies"
@@ -164,7 +169,7 @@ class QdqGraph:
             self.float_node(node)
 
     def wanted(self, name: str, through: Set[str] = FOLLOWING) -> list[TensorScheme]:
-        """How the int8 operators that read a tensor, directly or behind operators of some types, want it."""
+        """Activation schemes of the int8 operators that read a tensor, directly or through the given operator types."""
         keys: list[TensorScheme] = []
         for node in self.graph.consumers.get(name, []):
             if node.name in self.schemes:
@@ -174,19 +179,19 @@ class QdqGraph:
         return keys
 
     def carried(self, node: onnx.NodeProto) -> str:
-        """The tensor that a node over which quantizations may move reads."""
+        """The tensor that a node over which quantizations may move takes as its data input."""
         return self.graph.carried(node) or str(node.input[0])
 
     def drop_unread(self) -> None:
-        """Take out multiplications that nobody reads, because all have their scale from the int8 form."""
+        """Remove multiplications by a constant that are not read, as their factor is part of an int8 tensor's scale."""
         read = {name for node in self.nodes for name in node.input} | self.graph.outputs
         for node in reversed(self.nodes[:]):
             if node.output[0] in self.graph.scaled and node.output[0] not in read:
                 self.nodes.remove(node)
-                read = {name for other in self.nodes for name in other.input} | self.graph.outputs
+                read = {name for remaining in self.nodes for name in remaining.input} | self.graph.outputs
 
     def int8_fused_op(self, fused_op: FusedOp, scheme: OpScheme) -> None:
-        """A fused operator in int8: its inputs dequantized in front, its result quantized behind."""
+        """Add a fused operator in int8: DequantizeLinear before its inputs, QuantizeLinear after its result."""
         key = scheme.activation
         if fused_op.type == "HardSigmoid":
             self.hard_sigmoid(fused_op, key)
@@ -226,10 +231,11 @@ class QdqGraph:
         return lowest >= fused_op.low - 1e-6 and highest <= fused_op.high * (1 + 1e-6)
 
     def hard_sigmoid(self, fused_op: FusedOp, key: TensorScheme) -> None:
-        """A sum with a constant, whose quantized range saturates where the function does, in another scale.
+        """Add a hard sigmoid as a sum with a constant, whose quantized range saturates at the function's bounds.
 
-        ``clip(alpha x + beta, 0, 1)`` is ``alpha clip(x + beta / alpha, 0, 1 / alpha)``. Where zero is not the lowest
-        number of the scheme, there is no such form: the operator stays as it is, and is not seen to run in int8.
+        ``clip(alpha x + beta, 0, 1)`` equals ``alpha clip(x + beta / alpha, 0, 1 / alpha)``; the factor alpha becomes
+        part of the scale. This needs a scheme whose lowest number represents zero. Otherwise the operator stays in
+        floating point, and the engine is not observed to run it in int8.
         """
         alpha, beta = hard_sigmoid_coefficients(fused_op.node)
         readers = self.wanted(fused_op.output)
@@ -247,7 +253,7 @@ class QdqGraph:
         self.constant(shift.name, np.full(shape, QMAX, np.uint8))
         self.scalars(shift)
         source = self.quantized(fused_op.inputs[0], key)
-        made = self.variant(f"{fused_op.output}/sum", wanted, np.float32(scale / alpha), zero)
+        total = self.variant(f"{fused_op.output}/sum", wanted, np.float32(scale / alpha), zero)
         self.nodes.append(
             helper.make_node(
                 "Add",
@@ -256,25 +262,25 @@ class QdqGraph:
                 name=fused_op.name,
             )
         )
-        self.quantize(f"{fused_op.output}/open", made)
-        self.state[fused_op.output] = self.times(made, fused_op.output, alpha)
+        self.quantize(f"{fused_op.output}/open", total)
+        self.state[fused_op.output] = self.times(total, fused_op.output, alpha)
         if fused_op.output in self.graph.outputs:
             self.nodes.append(self.dq_node(self.state[fused_op.output], fused_op.output))
 
     def addend_shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a constant to add to a tensor: a scalar's, but where the last of its dimensions are 1.
+        """The shape of a constant to add to a tensor: a scalar, except for a tensor whose last dimension is 1.
 
-        There the engine takes the elements one by one, at some 20 ns each, so that the scalar has to be repeated for
-        every element of a sample.
+        For such a tensor the engine broadcasts element by element, at about 20 ns per element, so that the scalar is
+        repeated for every element of a sample.
         """
         shape = self.graph.shapes.get(name, ())
         known = [size for size in shape[1:] if size]
-        if not known or len(known) < len(shape) - 1 or known[-1] != 1 or np.prod(known) > MOST_REPEATED:
+        if not known or len(known) < len(shape) - 1 or known[-1] != 1 or np.prod(known) > MAX_REPEATED_ELEMENTS:
             return ()
         return (1, *known)
 
     def following(self, node: onnx.NodeProto) -> None:
-        """An operator that keeps values as they are, between int8 tensors."""
+        """Add an operator that keeps values unchanged, between int8 tensors."""
         source = self.state[node.input[0]]
         moved = onnx.NodeProto()
         moved.CopyFrom(node)
@@ -282,7 +288,7 @@ class QdqGraph:
         self.emit_quantized(moved, node.output[0], source.key, (source.scale, source.zero_point))
 
     def scaled(self, node: onnx.NodeProto) -> None:
-        """A multiplication of an int8 tensor by a constant: nothing to compute."""
+        """Replace a multiplication of an int8 tensor by a constant with another scale; no node computes it."""
         name = node.output[0]
         source, factor = self.graph.scaled[name]
         self.state[name] = self.times(self.state[source], name, factor)
@@ -290,13 +296,13 @@ class QdqGraph:
             self.nodes.append(self.dq_node(self.state[name], name))
 
     def times(self, source: Quantized, name: str, factor: float) -> Quantized:
-        """The form of a tensor that is another one's form with another scale."""
-        made = self.variant(name, source.key, np.float32(source.scale * factor), source.zero_point, source.tensor)
-        self.scalars(made)
-        return made
+        """The int8 version of a tensor that is a multiple of another one: the same values with a scaled scale."""
+        multiple = self.variant(name, source.key, np.float32(source.scale * factor), source.zero_point, source.tensor)
+        self.scalars(multiple)
+        return multiple
 
     def float_node(self, node: onnx.NodeProto) -> None:
-        """An operator in floating point: what it reads is dequantized where it is int8."""
+        """Add an operator in floating point; its int8 inputs are dequantized."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(node.input):
@@ -305,37 +311,37 @@ class QdqGraph:
         self.nodes.append(copy)
 
     def quantized(self, name: str, key: TensorScheme) -> Quantized:
-        """The int8 form of a tensor as a reader wants it."""
+        """The int8 version of a tensor in a reader's scheme; it is quantized or requantized if necessary."""
         have = self.state.get(name)
         if have is not None and have.key == key:
             return have
         if have is None and name in self.graph.scaled:
-            # Quantized in front of the multiplication, which is then for nothing.
+            # The source of the multiplication is quantized, and the factor becomes part of the scale.
             source, factor = self.graph.scaled[name]
             return self.times(self.quantized(source, key), name, factor)
         scale, zero = self.parameters(name, key)
-        made = self.variant(name, key, scale, zero)
-        if have is None or made.name != have.name:
-            self.quantize(self.dequantize(have) if have is not None else name, made)
-        return made
+        target = self.variant(name, key, scale, zero)
+        if have is None or target.name != have.name:
+            self.quantize(self.dequantize(have) if have is not None else name, target)
+        return target
 
     def variant(self, name: str, key: TensorScheme, scale: np.float32, zero: int, values: str = "") -> Quantized:
-        """An int8 form of a tensor; forms with equal parameters are one, whatever led to them."""
+        """An int8 version of a tensor. Versions with equal parameters are shared, whatever their schemes."""
         known = self.variants.setdefault(name, [])
-        for other in known:
-            if (other.scale, other.zero_point, other.values) == (scale, zero, values):
-                return other
+        for existing in known:
+            if (existing.scale, existing.zero_point, existing.values) == (scale, zero, values):
+                return existing
         known.append(Quantized(f"{name}/q{len(known)}", scale, zero, key, values))
         return known[-1]
 
     def quantized_constant(self, name: str, key: TensorScheme) -> Quantized:
-        """A constant operand as an int8 tensor."""
+        """The int8 version of a constant operand."""
         values = self.graph.array(name).astype(np.float32)
         scale, zero = parameters(float(values.min()), float(values.max()), key)
-        made = self.variant(name, key, scale, zero)
-        self.constant(made.name, np.clip(np.round(values / scale) + zero, QMIN, QMAX).astype(np.uint8))
-        self.scalars(made)
-        return made
+        target = self.variant(name, key, scale, zero)
+        self.constant(target.name, np.clip(np.round(values / scale) + zero, QMIN, QMAX).astype(np.uint8))
+        self.scalars(target)
+        return target
 
     def parameters(self, name: str, key: TensorScheme) -> tuple[np.float32, int]:
         """Scale and zero point of a tensor in an activation scheme."""
@@ -343,7 +349,7 @@ class QdqGraph:
         return parameters(low, high, key)
 
     def weight(self, fused_op: FusedOp, scheme: TensorScheme, source: Quantized) -> list[str]:
-        """Add an operator's quantized weight and bias; the names of the tensors to read instead of them."""
+        """Add an operator's quantized weight and bias; return the names of the dequantized tensors."""
         values, scale, bias = self.weights.get(fused_op, scheme.granularity, self.reduce_range, float(source.scale))
         axis = {"axis": self.weights.axis(fused_op)} if scale.ndim else {}
         stem = f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}"
@@ -383,18 +389,18 @@ class QdqGraph:
     def emit_quantized(
         self, node: onnx.NodeProto, name: str, key: TensorScheme, shared: tuple[np.float32, int] | None = None
     ) -> None:
-        """Add a node whose output `name` is quantized behind it."""
+        """Add a node and the QuantizeLinear of its output `name`."""
         scale, zero = shared or self.parameters(name, key)
-        made = self.variant(name, key, scale, zero)
+        target = self.variant(name, key, scale, zero)
         node.output[0] = f"{name}/open"
         self.nodes.append(node)
-        self.quantize(node.output[0], made)
-        self.state[name] = made
+        self.quantize(node.output[0], target)
+        self.state[name] = target
         if name in self.graph.outputs:
-            self.nodes.append(self.dq_node(made, name))
+            self.nodes.append(self.dq_node(target, name))
 
     def quantize(self, source: str, target: Quantized) -> None:
-        """Add the quantization of a float tensor, once."""
+        """Add the QuantizeLinear of a floating-point tensor, once."""
         if target.name in self.emitted:
             return
         self.emitted.add(target.name)
@@ -415,7 +421,7 @@ class QdqGraph:
         self.digest.update(f"{target.name}={float(target.scale)!r},{target.zero_point};".encode())
 
     def dequantize(self, source: Quantized) -> str:
-        """The float form of an int8 tensor for an int8 operator to read: a pair that the engine fuses away."""
+        """Add the DequantizeLinear of an int8 tensor, once; return its output's name."""
         name = f"{source.name}/dq"
         if name not in self.emitted:
             self.emitted.add(name)
@@ -423,7 +429,7 @@ class QdqGraph:
         return name
 
     def dq_node(self, source: Quantized, name: str) -> onnx.NodeProto:
-        """The dequantization of an int8 tensor."""
+        """The DequantizeLinear node of an int8 tensor."""
         return helper.make_node(
             "DequantizeLinear",
             [source.tensor, f"{source.name}_scale", f"{source.name}_zero"],

@@ -1,4 +1,4 @@
-"""Int8 weights, made once for each operator and granularity."""
+"""Int8 weights, computed once per operator, granularity and bit width."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 
 FULL, REDUCED = 127, 64
-"""Largest magnitude of an int8 weight, and of a 7-bit one."""
+"""Largest magnitude of an 8-bit weight, and of a 7-bit one."""
 BIAS_LIMIT = float(2**30)
+"""Largest magnitude of a quantized bias; half of the int32 range is left to the accumulated products."""
 
 
 class WeightCache:
-    """Quantized weights of a model.
+    """Cache of the quantized weights of a model.
 
-    Weights are symmetric: ``q = round(w / scale)`` with ``scale = max|w| / limit`` over the tensor or over each
-    output channel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Weights are symmetric: ``q = round(w / scale)`` with ``scale = max|w| / limit`` over the tensor or per output
+    channel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", CVPR 2018).
     """
 
@@ -28,7 +29,7 @@ class WeightCache:
         self._cache: dict[tuple[str, str, bool], tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
 
     def axis(self, fused_op: FusedOp) -> int:
-        """The axis of the output channels."""
+        """The axis of a weight's output channels."""
         if fused_op.type == "Conv":
             return 0
         if fused_op.type == "Gemm":
@@ -39,13 +40,13 @@ class WeightCache:
     def get(
         self, fused_op: FusedOp, granularity: str, reduce_range: bool, input_scale: float
     ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32] | None]:
-        """Weight, its scale and the bias of a fused operator.
+        """The quantized weight, its scale, and the quantized bias of a fused operator.
 
         Args:
             fused_op: An operator with a weight.
             granularity: ``per_tensor`` or ``per_channel``.
-            reduce_range: Use 7 bits.
-            input_scale: Scale of its quantized input: the bias has scale ``input_scale * weight scale``.
+            reduce_range: Whether to use 7-bit weights.
+            input_scale: Scale of its quantized input; the bias has scale ``input_scale * weight scale``.
 
         Returns:
             The int8 weight in the model's layout; its scale, of shape () or (channels,); the int32 bias or None.
@@ -62,7 +63,7 @@ class WeightCache:
         if scale.ndim == 0:
             floor = floor.max()
         if np.any(floor > scale):
-            # A channel with next to no weight and a real bias: its bias would overflow int32 at so small a scale.
+            # With tiny weights in a channel, the scale is so small that a normal bias would overflow int32.
             weight, scale = self._quantize(fused_op, granularity, reduce_range, floor.astype(np.float32))
         quantized = np.round(bias / (np.float64(input_scale) * scale))
         return weight, scale, np.clip(quantized, -(2**31), 2**31 - 1).astype(np.int32)
@@ -86,5 +87,5 @@ class WeightCache:
 
 
 def tensor(name: str, values: NDArray[Any]) -> onnx.TensorProto:
-    """An initializer."""
+    """Create an initializer."""
     return onnx.numpy_helper.from_array(np.ascontiguousarray(values) if values.ndim else values, name)

@@ -1,4 +1,4 @@
-"""What is asked of a strategy, and what it is told back. Pure data."""
+"""The tuning problem: goal, evaluations, trials, latency terms. Pure data."""
 
 from nc_strategies.problem.evaluation import Evaluation, Trial, TrialState
 from nc_strategies.problem.latency import ConversionEdge, LatencyTerms

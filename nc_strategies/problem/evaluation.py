@@ -1,4 +1,4 @@
-"""What measuring one configuration gave."""
+"""The measured values of one configuration, and its trial."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ class Evaluation:
     """Measured values of one model.
 
     Args:
-        metrics: Pairs (metric name, value) over `samples` evaluation samples; estimated from them where these are not
-            all there are.
-        values: Pairs (name, value in the unit its name ends in): ``latency_ms``, ``size_bytes``, ``duration_s``, ...
-        ratios: Pairs (objective name, value relative to fp32 measured side by side; below 1 is better than fp32).
-        spread: Pairs (name, half-width of the 95 % interval), for the names in `ratios`, as a relative number.
-        samples: Evaluation samples that were read.
-        int8_ops: Operators which executed in int8.
-        fp32_ops: Operators which executed in floating point.
+        metrics: Pairs (metric name, value) over `samples` evaluation samples; an estimate if these are not all.
+        values: Pairs (name, value in the unit that the name ends in): ``latency_ms``, ``size_bytes``, ``duration_s``.
+        ratios: Pairs (objective name, value relative to fp32 measured side by side); below 1 is better than fp32.
+        spread: Pairs (objective name, relative half-width of the 95 % interval), for the names in `ratios`.
+        samples: Number of evaluation samples that were read.
+        int8_ops: Number of operators that executed in int8.
+        fp32_ops: Number of operators that executed in floating point.
         seconds: Pairs (stage, seconds): ``build``, ``accuracy``, ``latency``.
         graph: Fingerprint of the executed graph.
     """
@@ -40,19 +39,19 @@ class Evaluation:
     graph: str = ""
 
     def metric(self, name: str) -> float:
-        """A metric's value; KeyError when it was not measured."""
+        """A metric's value; KeyError if it was not measured."""
         return dict(self.metrics)[name]
 
     def value(self, name: str) -> float:
-        """A measured value; KeyError when it was not measured."""
+        """A measured value; KeyError if it was not measured."""
         return dict(self.values)[name]
 
     def ratio(self, name: str) -> float:
-        """An objective relative to fp32, below 1 is better; KeyError when it was not measured."""
+        """An objective relative to fp32, below 1 is better; KeyError if it was not measured."""
         return dict(self.ratios)[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; the inverse of `from_dict`."""
+        """A JSON-serializable dictionary; the inverse of `from_dict`."""
         pairs = {key: dict(getattr(self, key)) for key in _PAIRS}
         return {
             **pairs,
@@ -73,7 +72,10 @@ _PAIRS = ("metrics", "values", "ratios", "spread", "seconds")
 
 
 class TrialState(StrEnum):
-    """How a trial ended: measured, broken, or stopped early as out of the goal's reach, its values then estimates."""
+    """How a trial ended: measured, failed, or pruned.
+
+    A pruned trial was stopped early because the goal was out of its reach; its values are estimates.
+    """
 
     OK = "ok"
     FAILED = "failed"
@@ -82,16 +84,16 @@ class TrialState(StrEnum):
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration and what came of it.
+    """One configuration and its evaluation.
 
     Args:
         number: Position in the run, from 1.
-        config: What was tried.
-        state: How it ended.
-        evaluation: What was measured; None when it failed.
-        error: One line saying why it failed.
-        resumed: It was measured by an earlier run in the same folder.
-        note: Why the strategy tried it, in a few words.
+        config: The configuration.
+        state: How the trial ended.
+        evaluation: The measured values; None if the trial failed.
+        error: The reason of the failure in one line.
+        resumed: Whether an earlier run in the same folder measured it.
+        note: Why the strategy proposed it, in a few words.
     """
 
     number: int
@@ -104,5 +106,5 @@ class Trial:
 
     @property
     def ok(self) -> bool:
-        """Whether it was measured completely."""
+        """Whether the trial was measured completely."""
         return self.state is TrialState.OK and self.evaluation is not None

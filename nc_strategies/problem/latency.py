@@ -1,4 +1,4 @@
-"""Latency as a sum of terms, so that a strategy can solve for it instead of sampling it."""
+"""Latency as a sum of terms, so that a strategy can solve for the fastest configuration instead of sampling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nc_strategies.space.capabilities import OptionValue
 
 
 class ConversionCounts(NamedTuple):
-    """How often each cost of a `ConversionEdge` is paid."""
+    """How often each cost of a `ConversionEdge` is incurred."""
 
     quantize: int = 0
     dequantize: int = 0
@@ -20,35 +20,36 @@ class ConversionCounts(NamedTuple):
 
 
 Op = TypeVar("Op", str, int)
-"""How an operator is named: by its name, or by a strategy's own number."""
+"""Identifier of an operator: its name, or a number that a strategy assigns."""
 
 
 @dataclass(frozen=True)
 class ConversionEdge(Generic[Op]):
-    """A tensor between operators, and what it costs where int8 meets fp32, or one activation scheme another.
+    """A tensor between operators, and the costs of its conversions between fp32, int8 and activation schemes.
 
-    The quantization is paid once when the producer is float and at least one consumer is int8, the dequantization once
-    when the producer is int8 and at least one consumer is float. The last two costs only arise where consumers are in
-    int8 by other schemes than the default; a strategy that keeps to one scheme per operator may leave them out.
+    Quantization costs once if the producer is in floating point and at least one consumer is in int8. Dequantization
+    costs once if the producer is in int8 and at least one consumer is in floating point. The costs `requantize` and
+    `clip` occur only if consumers use other int8 schemes than the default; a strategy that uses one scheme per operator
+    may ignore them.
 
-    An edge may also join operators that are not neighbours but influence each other's time. Costs are negative where
-    a conversion saves time.
+    An edge may also join operators that are not neighbours but influence each other's latency. A cost is negative if
+    the conversion saves time.
 
     Args:
-        producer: Operator that makes the tensor; None for one that is always float: an input, an operator without a
-            choice.
-        consumers: Operators with a choice that take it, the first to run first.
-        elements: Size of the tensor for one sample, 0 when unknown.
-        float_consumer: An operator without a choice, or the caller, takes it too, in floating point.
-        single_scheme: The tensor has one int8 encoding for all consumers; otherwise one for each activation scheme
-            among them.
-        clipped: Activation schemes, as pairs (dtype, scheme), that do not imply the producer's activation function, so
-            that it runs on its own behind an int8 producer.
-        quantize: Cost of the conversion to int8, relative to fp32's latency; 0 until costs are known, as the others.
-        dequantize: Cost of the conversion to float, relative to fp32's latency.
-        requantize: Cost of each activation scheme among the consumers after the first, relative to fp32's latency.
-        clip: Cost, relative to fp32's latency, of the producer's activation function when the tensor is int8 in a
-            scheme of `clipped`: the first int8 consumer's scheme, or without one the producer's own.
+        producer: Operator that computes the tensor; None if the tensor is always floating point, as a model input or
+            the output of an operator that cannot be quantized.
+        consumers: Quantizable operators that read the tensor, in execution order.
+        elements: Number of elements of the tensor per sample; 0 if unknown.
+        float_consumer: Whether an operator that cannot be quantized, or the caller, reads it in floating point as well.
+        single_scheme: Whether the tensor has one int8 encoding for all consumers. Otherwise it has one per activation
+            scheme among them.
+        clipped: Activation schemes, as pairs (dtype, scheme), whose range does not imply the producer's activation
+            function. The function then runs as a separate node after an int8 producer.
+        quantize: Cost of the conversion to int8, relative to fp32's latency; like the other costs 0 until it is known.
+        dequantize: Cost of the conversion to floating point, relative to fp32's latency.
+        requantize: Cost per activation scheme among the consumers after the first, relative to fp32's latency.
+        clip: Cost of the producer's activation function, relative to fp32's latency, if the tensor is int8 in a scheme
+            of `clipped`. That is the scheme of the first int8 consumer, or without one the producer's own.
     """
 
     producer: Op | None
@@ -63,7 +64,7 @@ class ConversionEdge(Generic[Op]):
     clip: float = field(default=0.0, kw_only=True)
 
     def paid(self: ConversionEdge[str], config: Config) -> ConversionCounts:
-        """What a configuration pays for."""
+        """How often a configuration incurs each cost."""
         schemes = config.schemes
         wanted = list(dict.fromkeys(schemes[c].activation for c in self.consumers if not schemes[c].is_float))
         further = max(0, len(wanted) - 1)
@@ -74,7 +75,7 @@ class ConversionEdge(Generic[Op]):
         return ConversionCounts(0, int(floats), further, int((scheme.dtype, scheme.scheme) in self.clipped))
 
     def cost(self: ConversionEdge[str], config: Config) -> float:
-        """What a configuration pays, relative to fp32's latency."""
+        """Cost of the edge in a configuration, relative to fp32's latency."""
         paid = self.paid(config)
         return (
             paid.quantize * self.quantize
@@ -86,16 +87,16 @@ class ConversionEdge(Generic[Op]):
 
 @dataclass(frozen=True)
 class LatencyTerms:
-    """A model's latency relative to fp32's: what is always paid, a term an operator, a term a boundary.
+    """A model's latency relative to fp32's: a constant, one term per operator, one term per conversion edge.
 
     Args:
-        base: What no choice changes.
-        ops: Operator name to scheme to cost; `FLOAT` is among the schemes where it can be chosen.
-        conversion_edges: Conversions.
-        options: Pairs (graph option, value) to what the value adds.
-        error: Standard deviation of the relative error on configurations it was not fitted to; 0 when unknown.
-        all_float: What the graph without any int8 costs more than its terms, negative for less: an engine may optimize
-            it further.
+        base: The part that no choice changes.
+        ops: Operator name to scheme to cost; `FLOAT` is among the schemes if it can be chosen.
+        conversion_edges: The conversion edges.
+        options: Pair (graph option, value) to the cost that the value adds.
+        error: Standard deviation of the relative error on configurations outside the fit; 0 if unknown.
+        all_float: Cost of the graph without any int8 operator beyond its terms. It is negative if the engine optimizes
+            that graph further.
     """
 
     base: float
@@ -109,7 +110,7 @@ class LatencyTerms:
         """Predicted latency of a configuration relative to fp32's.
 
         Raises:
-            KeyError: a scheme for which there is no term.
+            KeyError: a scheme of the configuration has no term.
         """
         schemes = config.schemes
         total = self.base if config.int8_ops else self.base + self.all_float

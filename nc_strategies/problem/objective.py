@@ -1,4 +1,4 @@
-"""The goal: constraints on metrics, objectives to be better in than fp32."""
+"""The goal: constraints on metrics, and objectives that must improve on fp32."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from nc_strategies.defaults import TOLERABLE_LOSS
 from nc_strategies.problem.evaluation import Evaluation, Trial
 
 LATENCY_TIE = 0.04
-"""Latencies closer than this, relative, are ties: one trial's timing cannot tell them apart."""
-
-ALIKE = 6
-"""Decimals of a relative cost beyond which nothing is told: a difference there is rounding, and must decide nothing."""
+"""Relative difference up to which two latencies are ties, because the timing of one trial cannot distinguish them."""
+COST_DECIMALS = 6
+"""Decimals to which a relative cost is rounded, so that rounding errors decide nothing."""
+VIOLATION_TOLERANCE = 1e-12
+"""Difference from a threshold that counts as met, because it is a rounding error."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Constraint:
     Args:
         metric: Name of the metric.
         threshold: Worst value that is accepted.
-        baseline: fp32's value.
+        baseline: The value of fp32.
         higher_is_better: Direction of the metric.
-        criterion: How the threshold was stated: ``relative`` or ``absolute``.
-        tolerable_loss: The loss it was made of.
+        criterion: How the tolerable loss is stated: ``relative`` or ``absolute``.
+        tolerable_loss: The tolerable loss from which the threshold follows.
     """
 
     metric: str
@@ -40,23 +41,23 @@ class Constraint:
     def from_baseline(
         metric: str, baseline: float, higher_is_better: bool, criterion: str, tolerable_loss: float
     ) -> Constraint:
-        """The threshold for a tolerable loss from fp32's value.
+        """The constraint for a tolerable loss from fp32's value.
 
-        A negative loss asks for a gain. ``relative`` counts in fractions of the absolute value of `baseline`.
+        A negative loss requires a gain. A ``relative`` loss is a fraction of the absolute value of `baseline`.
         """
         loss = tolerable_loss * abs(baseline) if criterion == "relative" else tolerable_loss
         threshold = baseline - loss if higher_is_better else baseline + loss
         return Constraint(metric, threshold, baseline, higher_is_better, criterion, tolerable_loss)
 
     def violation(self, value: float) -> float:
-        """How far a value misses the threshold, in the metric's unit; 0 when it is met."""
+        """How far a value misses the threshold, in the metric's unit; 0 if the threshold is met."""
         if math.isnan(value):
             return math.inf
         miss = self.threshold - value if self.higher_is_better else value - self.threshold
-        return max(0.0, miss) if miss > 1e-12 else 0.0
+        return max(0.0, miss) if miss > VIOLATION_TOLERANCE else 0.0
 
     def loss(self, value: float) -> float:
-        """How much worse than fp32 a value is; negative for a gain."""
+        """How much worse a value is than fp32's, in the metric's unit; negative for a gain."""
         return self.baseline - value if self.higher_is_better else value - self.baseline
 
 
@@ -66,8 +67,8 @@ class Objective:
 
     Args:
         name: The name of its ratio in `Evaluation.ratios`.
-        weight: Its share when there are several.
-        tie: Relative difference below which two measurements are equal.
+        weight: Its weight among several objectives.
+        tie: Relative difference up to which two measurements are ties.
     """
 
     name: str
@@ -88,15 +89,15 @@ class Shortfall(StrEnum):
 
 @dataclass(frozen=True)
 class Goal:
-    """Constraints and objectives, the verdict on an evaluation, and the order of evaluations that follows from them.
+    """Constraints and objectives, the verdict on an evaluation, and the ranking of evaluations that follows from them.
 
-    Whether a goal is met is decided by `met` and nowhere else: for a trial, for the rule that stops a run, for a run's
-    result, and for a replay.
+    Only `met` decides whether a goal is met: for a trial, for the rule that stops a run, for a run's result, and for a
+    replay.
 
     Args:
-        constraints: What must hold.
-        objectives: What is to be better than fp32.
-        samples: Evaluation samples there are; 0 where they are not counted. An evaluation of fewer is an estimate.
+        constraints: The constraints on metrics, the first of which is the goal's own.
+        objectives: What must be better than fp32's.
+        samples: Number of evaluation samples; 0 if they are not counted. An evaluation of fewer is an estimate.
     """
 
     constraints: tuple[Constraint, ...]
@@ -105,13 +106,14 @@ class Goal:
 
     @property
     def tie(self) -> float:
-        """Relative difference in `cost` that counts as none."""
+        """Relative difference in `cost` up to which two evaluations are ties."""
         return max(o.tie for o in self.objectives)
 
     def violation(self, evaluation: Evaluation) -> float:
-        """How far the constraints are missed in all; 0 when all are met.
+        """Total violation of the constraints; 0 if all are met.
 
-        In the metric's unit when there is one; several add up in shares of fp32's values, whatever their units.
+        The violation of a single constraint is in its metric's unit. Violations of several constraints are divided by
+        fp32's values and added.
         """
         missed = [c.violation(evaluation.metric(c.metric)) for c in self.constraints]
         if len(missed) == 1:
@@ -119,7 +121,7 @@ class Goal:
         return sum(miss / (abs(c.baseline) or 1.0) for miss, c in zip(missed, self.constraints, strict=True))
 
     def loss(self, evaluation: Evaluation) -> float:
-        """Loss of the first constraint's metric against fp32, in its unit; negative for a gain."""
+        """Loss of the first constraint's metric from fp32's value, in its unit; negative for a gain."""
         first = self.constraints[0]
         return first.loss(evaluation.metric(first.metric))
 
@@ -128,9 +130,9 @@ class Goal:
         return self.violation(evaluation) == 0.0
 
     def cost(self, evaluation: Evaluation) -> float:
-        """Weighted mean of the objectives relative to fp32, to six decimals: 1 is fp32, lower is better."""
+        """Weighted mean of the objectives relative to fp32, rounded to `COST_DECIMALS`; fp32 has 1, lower is better."""
         total = sum(o.weight for o in self.objectives)
-        return round(sum(o.weight * evaluation.ratio(o.name) for o in self.objectives) / total, ALIKE)
+        return round(sum(o.weight * evaluation.ratio(o.name) for o in self.objectives) / total, COST_DECIMALS)
 
     def worst_cost(self, evaluation: Evaluation) -> float:
         """`cost` at the worse end of the 95 % intervals: of each ratio times (1 + its relative half-width)."""
@@ -154,11 +156,11 @@ class Goal:
         return self.shortfall(evaluation) is None
 
     def better(self, a: Evaluation, b: Evaluation) -> bool:
-        """Whether `a` is to be preferred to `b`.
+        """Whether `a` is preferred to `b`.
 
-        One that meets the goal beats one that does not, a feasible one beats an infeasible one; of two infeasible ones
-        the smaller violation wins; of two feasible ones the smaller cost, and where the costs are ties the smaller
-        loss.
+        An evaluation that meets the goal is preferred to one that does not, then a feasible one to an infeasible one.
+        Of two infeasible ones, the smaller violation is preferred; of two feasible ones, the smaller cost, and if the
+        costs are ties, the smaller loss.
         """
         met = self.met(a)
         if met != self.met(b):
@@ -173,11 +175,11 @@ class Goal:
         return la < lb if la != lb else ca < cb
 
     def best(self, trials: list[Trial] | tuple[Trial, ...]) -> Trial | None:
-        """The trial to be preferred to all others, the earlier one where nothing tells them apart.
+        """The best trial; among equals the earliest; None if no trial has an evaluation.
 
-        A trial that meets the goal comes before one that does not. Among feasible trials only those whose cost is a tie
-        with the lowest compete on loss, so that the answer does not depend on the order in which the trials came. A
-        pruned trial, of which only an estimate is known, is the best only where no trial was measured completely.
+        A trial that meets the goal comes before one that does not. Among feasible trials, only those whose cost is a
+        tie with the lowest cost are compared by loss, so that the result does not depend on the order of the trials. A
+        pruned trial, whose values are estimates, is best only if no trial was measured completely.
         """
         measured = [(t, t.evaluation) for t in trials if t.evaluation is not None]
         if not measured:

@@ -1,4 +1,4 @@
-"""All that a strategy is given."""
+"""The tuning problem that a strategy receives."""
 
 from __future__ import annotations
 
@@ -22,23 +22,28 @@ Divergence = Callable[[Config], float]
 
 @dataclass(frozen=True)
 class Problem:
-    """A tuning problem: choose a `Config` of `space` which satisfies `goal`.
+    """A tuning problem: choose a `Config` of `space` that satisfies `goal`.
+
+    The estimates (`sensitivity`, `latency_model`, `latency_terms`, `divergence`) are functions that compute on demand;
+    each is None if the backend has no such estimate.
 
     Args:
-        space: What may be chosen.
-        goal: What is wanted.
-        baseline: fp32, measured.
-        rng: The run's random numbers; a strategy uses no others.
-        budget: Trials the run may take; 0 when only time limits it.
-        workers: Trials that run at the same time.
-        sensitivity: Estimated loss by operator, larger is worse, or None where the backend has no estimate;
-            costs nothing unless called. It gives an empty mapping where the run's time is too short for estimates.
-        latency_model: Predicted cost of a configuration relative to fp32, or None; costs nothing unless called.
-        latency_terms: The terms which `latency_model` adds up, for a strategy that solves; None where there are none.
-        divergence: Noise-to-signal ratio of a configuration's outputs against fp32's on calibration data, larger is
-            worse, or None: what a configuration does to the outputs without evaluating it; some of a trial's cost.
-        state_dir: A folder of the run in which a strategy may keep what it needs to resume; None without one.
-        metadata: Facts of the run for strategies which report elsewhere: model, data, space, as short texts.
+        space: The search space.
+        goal: The goal.
+        baseline: Measured values of fp32.
+        rng: The run's random generator; a strategy must use no other.
+        budget: Number of trials that the run may take; 0 if only time limits it.
+        workers: Number of trials that run at the same time.
+        sensitivity: Returns the estimated loss by operator, larger is worse; None if the backend has no estimate. It
+            costs nothing unless called, and returns an empty mapping if the run's time is too short for estimates.
+        latency_model: Returns the predicted latency of a configuration relative to fp32, or None; costs nothing unless
+            called.
+        latency_terms: Returns the terms that `latency_model` adds up, for a strategy that solves for a configuration;
+            None if there are none.
+        divergence: Returns the noise-to-signal ratio of a configuration's outputs against fp32's on calibration data,
+            or None; larger is worse. It costs a fraction of a trial.
+        state_dir: Folder of the run in which a strategy may store what it needs to resume; None without one.
+        metadata: Short texts about model, data and space, for strategies that report to a service.
     """
 
     space: Space

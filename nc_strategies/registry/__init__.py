@@ -1,4 +1,4 @@
-"""Components by name: built-ins and other distributions' plugins, through the same hooks."""
+"""Components by name: those of this package and those of plugins, registered through the same hooks."""
 
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.contract import CONTRACT_VERSION

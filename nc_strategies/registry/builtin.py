@@ -1,4 +1,4 @@
-"""The components that come with the package, offered through the hooks a plugin uses."""
+"""The components of this package, registered through the hooks that plugins use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SKLEARN, TENSORFLOW = "nc-strategies[metrics]", "nc-strategies[tensorflow]"
 
 @hookimpl
 def ncs_components() -> list[Component]:
-    """See the hook."""
+    """See `nc_strategies.registry.hookspecs.ncs_components`."""
     return [
         Component(
             "strategy",
@@ -60,7 +60,7 @@ def ncs_components() -> list[Component]:
             "random",
             "nc_strategies.strategies.random:RandomStrategy",
             RandomSettings,
-            summary="uniform random search, the yardstick",
+            summary="uniform random search, a reference for other strategies",
         ),
         Component(
             "backend",
@@ -68,7 +68,7 @@ def ncs_components() -> list[Component]:
             "nc_strategies.backends.onnxruntime.backend:OnnxRuntimeBackend",
             OnnxRuntimeSettings,
             "nc-strategies[onnxruntime]",
-            "static int8 QDQ models on onnxruntime's CPU",
+            "static int8 Q/DQ models on onnxruntime's CPU kernels",
         ),
         Component(
             "backend",
@@ -76,7 +76,7 @@ def ncs_components() -> list[Component]:
             "nc_strategies.backends.tensorflow.backend:TensorFlowBackend",
             TensorFlowSettings,
             "nc-strategies[tensorflow]",
-            "SavedModels with TensorFlow's own fused int8 kernels",
+            "SavedModels with the fused int8 kernels of stock TensorFlow",
         ),
         Component("metric", "top1", f"{METRICS}.classification:Top1", PlainSettings, summary="accuracy"),
         Component(
@@ -84,7 +84,7 @@ def ncs_components() -> list[Component]:
             "topk",
             f"{METRICS}.classification:TopK",
             TopKSettings,
-            summary="class among the k highest outputs",
+            summary="share of samples whose class is among the k highest outputs",
         ),
         *(
             Component(
@@ -202,7 +202,7 @@ def ncs_components() -> list[Component]:
             "nc_strategies.data.pictures:ImageFolderData",
             ImageFolderSettings,
             "nc-strategies[images]",
-            "pictures in a folder a class (Pillow)",
+            "pictures in one folder per class (Pillow)",
         ),
         Component("data", "csv", "nc_strategies.data.table:CsvData", CsvSettings, summary="a table of numbers as text"),
         Component(
@@ -219,7 +219,7 @@ def ncs_components() -> list[Component]:
             "nc_strategies.data.hubs:HuggingFaceData",
             HuggingFaceDataSettings,
             "nc-strategies[datasets]",
-            "a data set of the Hugging Face hub or in its form",
+            "a data set of the Hugging Face hub, or of a folder in its format",
         ),
         Component(
             "data",
@@ -240,6 +240,6 @@ def ncs_components() -> list[Component]:
             "none",
             "nc_strategies.study.tracker:NoTracker",
             NoTrackerSettings,
-            summary="nothing but the run's own folder",
+            summary="no tracker; a run writes to its own folder only",
         ),
     ]

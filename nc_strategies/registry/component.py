@@ -1,4 +1,4 @@
-"""What a plugin offers under a name."""
+"""A named component that the package or a plugin provides."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ KINDS = ("strategy", "backend", "metric", "model", "data", "executor", "tracker"
 
 @dataclass(frozen=True)
 class Component:
-    """A class that can be chosen by name.
+    """A class that a user selects by name.
 
     Args:
         kind: ``strategy``, ``backend``, ``metric``, ``model``, ``data``, ``executor`` or ``tracker``.
-        name: What a user writes: ``strategy=name``.
-        target: ``module:Class``; imported when it is chosen, not before.
-        schema: Dataclass of its settings, imported with the plugin: keep its module light. None: no settings.
-        extra: What to install when importing the target fails, as pip takes it: ``nc-strategies[onnxruntime]``.
-        summary: One line for lists.
+        name: The name in the configuration: ``strategy=name``.
+        target: ``module:Class``; it is imported only when it is selected.
+        schema: Dataclass of its settings; None for no settings. It is imported at every start, so its module should
+            import no heavy package.
+        extra: Requirement to install if the import of the target fails, such as ``nc-strategies[onnxruntime]``.
+        summary: Description of one line, for lists.
     """
 
     kind: str

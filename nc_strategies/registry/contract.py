@@ -1,27 +1,27 @@
-"""The version of what plugins and this package promise each other."""
+"""The version of the contract between plugins and this package."""
 
 from __future__ import annotations
 
 CONTRACT_VERSION = 1
 """Version of the hooks, of the names in `nc_strategies.api` and of the interfaces behind them."""
 OLDEST_CONTRACT = 1
-"""Oldest version whose plugins still run."""
+"""Oldest contract version whose plugins are still supported."""
 ATTRIBUTE = "ncs_contract"
 
 
 class ContractError(Exception):
-    """A plugin was made for another version of the contract."""
+    """A plugin was written for an unsupported version of the contract."""
 
 
 def check_contract(plugin: object) -> None:
-    """See that a plugin can work with this package.
+    """Check that this package supports a plugin's contract version.
 
     Args:
-        plugin: What its entry point names. Its attribute ``ncs_contract`` holds the version it was made for; one
-            without is taken to be of the first.
+        plugin: The object that the entry point names. Its attribute ``ncs_contract`` holds the version that it was
+            written for; without the attribute, version 1 is assumed.
 
     Raises:
-        ContractError: made for a version that this package does not know yet, or no longer.
+        ContractError: this package does not support the version yet, or no longer.
         TypeError: the attribute is not a whole number.
     """
     version = getattr(plugin, ATTRIBUTE, 1)

@@ -1,4 +1,4 @@
-"""The components that are installed."""
+"""The registry of installed components."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 
 class Registry:
-    """Built-in components and those of every installed plugin.
+    """Built-in components and those of all installed plugins.
 
-    A plugin that cannot be loaded, was made for another contract, or whose hooks raise, is left out and kept in
-    `broken` by name.
+    A plugin is left out if it cannot be loaded, was written for an unsupported contract, or raises in a hook. `broken`
+    then maps its name to the error.
 
     Args:
-        points: Entry points to load; those of the group ``nc_strategies`` when left out.
+        points: Entry points to load; by default those of the group ``nc_strategies``.
     """
 
     def __init__(self, points: list[EntryPoint] | None = None) -> None:
@@ -44,9 +44,9 @@ class Registry:
         self.owners: dict[tuple[str, str], str] = {}
         for point in sorted(entry_points(group=hookspecs.GROUP) if points is None else points, key=lambda p: p.name):
             self._load(point)
-        # Built-ins first, whatever order a plugin asks for: nobody takes their names.
+        # Built-ins are registered first, whatever order a plugin requests, so that no plugin can take their names.
         for implementation in sorted(
-            self.manager.hook.ncs_components.get_hookimpls(), key=lambda found: found.plugin is not builtin
+            self.manager.hook.ncs_components.get_hookimpls(), key=lambda hook: hook.plugin is not builtin
         ):
             self._collect(implementation)
 
@@ -58,7 +58,7 @@ class Registry:
             check_contract(plugin)
             self.manager.register(plugin, name=point.name)
             self.manager.check_pending()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a third party raises must not stop the tool
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - no exception of a plugin may stop the tool
             self._leave_out(point.name, error, plugin)
 
     def _collect(self, implementation: pluggy.HookImpl) -> None:
@@ -67,10 +67,10 @@ class Registry:
             components = list(cast(Iterable[Component], implementation.function()))
             names = [(c.kind, c.name) for c in components if isinstance(c, Component)]
             if len(set(names)) != len(names):
-                raise ValueError("ncs_components gave two components of one kind and name")
+                raise ValueError("ncs_components returned two components of one kind and name")
             for component in components:
                 if not isinstance(component, Component):
-                    raise TypeError(f"ncs_components gave {component!r}, not a Component")
+                    raise TypeError(f"ncs_components returned {component!r}, not a Component")
                 key = (component.kind, component.name)
                 if key in self.components:
                     raise ValueError(f"{component.kind} {component.name!r} is already registered by {self.owners[key]}")
@@ -91,15 +91,15 @@ class Registry:
         return sorted(name for k, name in self.components if k == kind)
 
     def get(self, kind: str, name: str, key: str = "") -> Component:
-        """A component.
+        """Look up a component.
 
         Args:
             kind: Its kind.
             name: Its name.
-            key: Configuration key to name in the error.
+            key: Configuration key that the error names.
 
         Raises:
-            InputError: there is none of that name; the message lists those there are.
+            InputError: there is no such component; the message lists the available ones.
         """
         component = self.components.get((kind, name))
         if component is None:
@@ -110,10 +110,10 @@ class Registry:
         return component
 
     def settings(self, kind: str, config: Any, key: str = "") -> Any:
-        """A component's settings, checked against its schema.
+        """A component's settings, validated against its schema.
 
         Raises:
-            InputError: unknown component, unknown key, wrong type, or a value that must be given is missing.
+            InputError: the component or a key is unknown, a value has the wrong type, or a required value is missing.
         """
         plain = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
         key = key or kind
@@ -134,10 +134,10 @@ class Registry:
             raise InputError(where, first_line(error)) from None
 
     def target(self, component: Component) -> Any:
-        """A component's class, imported now.
+        """Import a component's class.
 
         Raises:
-            InputError: a package it needs is not installed; the message says what to install.
+            InputError: a required package is not installed; the message says what to install.
         """
         module, _, attribute = component.target.partition(":")
         try:
@@ -155,14 +155,14 @@ class Registry:
         )
 
     def create(self, kind: str, config: Any, *args: Any, key: str = "", **kwargs: Any) -> Any:
-        """Make a component from its part of the configuration.
+        """Create a component from its section of the configuration.
 
         Args:
             kind: Its kind.
             config: A mapping with its ``name`` and settings.
-            *args: Passed on behind the settings.
-            key: Where in the configuration it stands, for errors.
-            **kwargs: Passed on.
+            *args: Further arguments of the class, after the settings.
+            key: Configuration key of the section, for errors.
+            **kwargs: Further keyword arguments of the class.
 
         Raises:
             InputError: see `settings` and `target`.
@@ -177,19 +177,19 @@ class Registry:
             raise self._missing(component, error) from error
 
     def config_paths(self) -> list[tuple[str, str]]:
-        """Pairs (plugin name, search path) of third-party configuration."""
+        """Pairs (plugin name, search path) of the plugins' configuration files."""
         paths = []
         for implementation in self.manager.hook.ncs_config_paths.get_hookimpls():
             try:
-                found = cast(Iterable[str], implementation.function())
-                paths += [(implementation.plugin_name, str(path)) for path in found]
-            except Exception as error:  # noqa: BLE001 - whatever a third party's hook raises must not stop the tool
+                returned = cast(Iterable[str], implementation.function())
+                paths += [(implementation.plugin_name, str(path)) for path in returned]
+            except Exception as error:  # noqa: BLE001 - no exception of a plugin may stop the tool
                 self.broken[implementation.plugin_name] = f"{type(error).__name__}: {first_line(error)}"
         return paths
 
     @contextmanager
     def observing(self, name: str, tracker: Tracker) -> Iterator[None]:
-        """Have a tracker's hooks called, and close it at the end; it is guarded like a plugin's.
+        """Call a tracker's hooks inside this context, and close it at the end. Its exceptions are logged.
 
         Args:
             name: Its name.
@@ -206,7 +206,7 @@ class Registry:
                 log.exception("tracker=%s failed to close", name)
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Call an observer hook of every plugin; one that raises is logged and never breaks a run."""
+        """Call an observer hook of every plugin. An exception is logged and never breaks a run."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 wanted = {name: arguments[name] for name in implementation.argnames}

@@ -1,1 +1,1 @@
-"""Processes, caches, secrets, lazy imports and clocks: what every layer may use."""
+"""Processes, caches, secrets, lazy imports and clocks, for every layer."""

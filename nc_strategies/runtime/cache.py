@@ -1,7 +1,7 @@
-"""Small texts kept between runs in the user's cache: ``$XDG_CACHE_HOME/nc_strategies``, or ``~/.cache/nc_strategies``.
+"""Small texts in the user's cache: ``$XDG_CACHE_HOME/nc_strategies``, or ``~/.cache/nc_strategies``.
 
-Whatever is kept can be made again: a cache that cannot be read or written costs time only (XDG Base Directory
-Specification 0.8).
+Everything in the cache can be computed again, so a cache that cannot be read or written only costs time (XDG Base
+Directory Specification 0.8).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ log = logging.getLogger(__name__)
 
 
 def read(name: str) -> str | None:
-    """A text that was kept; None where there is none.
+    """Read a text from the cache; None if there is none.
 
     Args:
-        name: A file's name.
+        name: The name of a file.
     """
     try:
         return (_folder() / name).read_text(encoding="utf-8")
-    except (OSError, ValueError, RuntimeError):  # not there; not text; nobody's home
+    except (OSError, ValueError, RuntimeError):  # no such file; not text; no home directory
         return None
 
 
 def keep(name: str, text: str) -> None:
-    """Keep a text, whole or not at all.
+    """Write a text to the cache atomically.
 
     Args:
-        name: A file's name.
-        text: What to keep.
+        name: The name of a file.
+        text: The text.
     """
     try:
         folder = _folder()
@@ -45,7 +45,7 @@ def keep(name: str, text: str) -> None:
             Path(path).unlink(missing_ok=True)
             raise
     except (OSError, RuntimeError) as error:
-        log.info("%s is not kept in the cache: %s", name, error)
+        log.info("%s cannot be written to the cache: %s", name, error)
 
 
 def _folder() -> Path:

@@ -1,4 +1,4 @@
-"""Work in a process of its own: what it imports, prints and keeps in memory goes with it."""
+"""Work in a child process, whose imports, output and memory do not affect this process."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 def run_child(module: str, request: Mapping[str, Any], key: str, what: str) -> dict[str, Any]:
-    """Run a module that ends in `serve`, with this process's search path.
+    """Run a module that calls `serve`, with this process's search path.
 
     Args:
-        module: Its name.
-        request: What it is asked, JSON-ready; it goes by standard input, which no process list shows.
-        key: Configuration key to name when it dies without an answer.
-        what: What it was doing, for that error.
+        module: The name of the module.
+        request: A JSON-serializable request. It is sent through standard input, which no process list shows.
+        key: Configuration key that the error names if the child ends without an answer.
+        what: The task, for that error.
 
     Raises:
-        InputError: the one it raised; or it died without an answer.
+        InputError: the child raised it, or ended without an answer.
     """
     done = subprocess.run(
         [sys.executable, "-m", module],
@@ -41,7 +41,7 @@ def run_child(module: str, request: Mapping[str, Any], key: str, what: str) -> d
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        last = ([line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"])[-1]
+        last = ([line for line in done.stderr.splitlines() if line.strip()] or ["without a message"])[-1]
         raise InputError(key, f"{what} ended with status {done.returncode} ({last.strip()})") from None
     if "error" in answer:
         raise InputError(*answer["error"])
@@ -49,7 +49,7 @@ def run_child(module: str, request: Mapping[str, Any], key: str, what: str) -> d
 
 
 def serve(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The child's side: answers the request on standard input; what the work prints goes to standard error."""
+    """Run in the child: answer the request on standard input. Output of `work` is redirected to standard error."""
     request = json.loads(sys.stdin.read())
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Time of a run by stage."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 
 
 class Clock:
-    """Adds the seconds of a ``with`` block to a stage.
+    """Adds the duration of a ``with`` block to a stage.
 
     Args:
-        seconds: Seconds by stage, added to.
+        seconds: Seconds by stage; changed in place.
         stage: The stage.
     """
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from pathlib import Path
 from nc_strategies.errors import EngineError
 
 PARTIAL = ".partial"
-"""Ending of a file that is being written."""
+"""Suffix of a file that is being written."""
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that it is never seen half-written.
+    """Write a temporary file and rename it to `path`, so that the file is never seen half-written.
 
     Raises:
-        EngineError: the disk is full, or takes no writing any more.
+        EngineError: the disk is full or cannot be written.
     """
-    beside = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
-        with beside.open("w", encoding="utf-8") as stream:
+        with partial.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        beside.replace(path)
+        partial.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> EngineError:
-    """What to say when a file of a run under way cannot be written."""
+    """The error for a file that a run cannot write."""
     return EngineError(
-        f"{path} cannot be written ({error.strerror}); what was measured before is kept, and the same "
-        "command goes on from there"
+        f"{path} cannot be written ({error.strerror}); earlier measurements are kept, and the same command resumes "
+        "the run"
     )

@@ -1,4 +1,4 @@
-"""Functions of the user's own, named in the configuration."""
+"""Functions of the user that the configuration names."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ FORM = "module:function, or path/to/file.py:function"
 
 
 def load_target(key: str, target: str) -> Callable[..., Any]:
-    """The function that a text names; modules are looked for in the working folder too.
+    """Import a function by its name. Modules are also searched in the working directory.
 
     Args:
-        key: Configuration key to name in errors.
-        target: ``module:function`` or ``path/to/file.py:function``. It is the user's own code, trusted by being named.
+        key: Configuration key that errors name.
+        target: ``module:function`` or ``path/to/file.py:function``. The user's code is trusted, because the user names
+            it.
 
     Raises:
-        InputError: the text is of another form, the module cannot be imported, or it has no such function.
+        InputError: the name is malformed, the module cannot be imported, or it has no such function.
     """
     place, _, name = target.rpartition(":")
     if not place or not name:
@@ -34,38 +35,38 @@ def load_target(key: str, target: str) -> Callable[..., Any]:
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(key, f"{place} cannot be imported ({_said(error)})") from error
-    found = getattr(module, name, None)
-    if not callable(found):
+        raise InputError(key, f"{place} cannot be imported ({_describe(error)})") from error
+    function = getattr(module, name, None)
+    if not callable(function):
         raise InputError(key, f"{place} has no function {name!r}", f"expected {FORM}")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def call_target(key: str, target: str, *args: Any) -> Any:
-    """Call a function of the user's.
+    """Call a function of the user.
 
     Raises:
-        InputError: see `load_target`; or the function raised, and the message names it and says what.
+        InputError: see `load_target`; or the function raised an exception, which the message quotes.
     """
     function = load_target(key, target)
     return guarded(key, target, lambda: function(*args))
 
 
 def guarded(key: str, target: str, work: Callable[[], Any]) -> Any:
-    """Run code of the user's; whatever it raises becomes one line that names it.
+    """Run code of the user. An exception is turned into an error of one line that names the function.
 
     Raises:
-        InputError: it raised.
+        InputError: the code raised an exception.
     """
     try:
         return work()
     except InputError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(key, f"{target} raised {_said(error)}") from error
+        raise InputError(key, f"{target} raised {_describe(error)}") from error
 
 
-def _said(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     text = first_line(error)
     return text if text == type(error).__name__ else f"{type(error).__name__}: {text}"
 

@@ -1,4 +1,4 @@
-"""Secrets: which names hold one, a text that does not show itself, and texts without them."""
+"""Secrets: names of secret values, a string type with a masked `repr`, and redaction of texts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 SECRET_KEY = re.compile(r"(token|secret|password|api_key)$", re.IGNORECASE)
 """Configuration keys whose values are secret."""
 SECRET_URL = re.compile(r"://[^/\s@]*:[^/\s@]+@")
-"""An address with a password in it."""
+"""A URL that contains a password."""
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY)", re.IGNORECASE)
 """Environment variables whose values are secret."""
 MASK = "***"
-LEAST_LENGTH = 6
-"""Of an environment variable's value: a shorter one would mask half of what is said."""
-_given: set[str] = set()
+MIN_MASKED_LENGTH = 6
+"""Least length of an environment variable's value that is masked; shorter values would occur in ordinary text."""
+_registered: set[str] = set()
 
 
 class Secret(str):
-    """A text whose `repr` is masked, so that neither a notebook nor a debugger's list of variables shows it."""
+    """A string with a masked `repr`, so that neither a notebook nor a debugger shows it."""
 
     __slots__ = ()
 
@@ -29,7 +29,7 @@ class Secret(str):
 
 
 def hide(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same mapping with each secret as a `Secret`."""
+    """A copy of a mapping in which each secret is a `Secret`."""
     return {
         key: Secret(value) if isinstance(value, str) and SECRET_KEY.search(str(key)) else value
         for key, value in values.items()
@@ -37,20 +37,22 @@ def hide(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Secret]]:
-    """A mapping without its secrets, and the secrets."""
+    """Split a mapping into values that are not secret and secrets."""
     secret = {key: Secret(value) for key, value in values.items() if SECRET_KEY.search(str(key)) and value is not None}
     return {key: value for key, value in values.items() if not SECRET_KEY.search(str(key))}, secret
 
 
 def register_secret(value: str) -> None:
-    """Mask a value in everything that is redacted from now on; for secrets that came in by Python."""
+    """Mask a value in every text that is redacted from now on; for secrets that are passed in Python."""
     if value:
-        _given.add(str(value))
+        _registered.add(str(value))
 
 
 def redact(text: str) -> str:
-    """The text without secrets: registered ones, and environment variables whose names say that they are secret."""
-    secrets = {value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= LEAST_LENGTH}
-    for value in sorted(secrets | _given, key=len, reverse=True):
+    """Mask secrets in a text: registered ones, and values of environment variables with secret names."""
+    secrets = {
+        value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= MIN_MASKED_LENGTH
+    }
+    for value in sorted(secrets | _registered, key=len, reverse=True):
         text = text.replace(value, MASK)
     return text

@@ -1,6 +1,6 @@
 """The bundled sample: a Fashion-MNIST classifier as ONNX and Keras files, with images to tune it on.
 
-``README.md`` in this folder tells what the files hold; ``train.py`` makes them.
+``README.md`` in this folder describes the files; ``train.py`` creates them.
 """
 
 from __future__ import annotations

@@ -1,24 +1,22 @@
-"""Make the bundled sample: a Fashion-MNIST classifier as ONNX and Keras files, with its images.
+"""Create the bundled sample: a Fashion-MNIST classifier as ONNX and Keras files, with its images.
 
-The maintainers' script; users of the package need only the files it writes. It trains a small
-convolutional network, writes the same model as ``fashion_cnn.keras`` and ``fashion_cnn.onnx``, checks
-that both give the same probabilities, and writes the calibration images (random ones of the training
-split) and the evaluation images (the first of the test split).
+This is the maintainers' script; users of the package need only the files that it writes. It trains a small
+convolutional network, writes the same model as ``fashion_cnn.keras`` and ``fashion_cnn.onnx``, checks that both compute
+the same probabilities, and writes the calibration images (random ones of the training split) and the evaluation images
+(the first ones of the test split).
 
-How to run (needs tensorflow, tf2onnx, onnx and onnxruntime; about eight minutes on two cores)::
+To run it (needs tensorflow, tf2onnx, onnx and onnxruntime; about eight minutes on two cores)::
 
     apt-get install dataset-fashion-mnist
     python train.py --data /usr/share/datasets/fashion-mnist
 
-Training is seeded, yet another processor or library version rounds otherwise and so gives a slightly
-different model.
+Training is seeded. Another processor or library version still rounds differently and yields a slightly different model.
 
-The sample is made uneven on purpose. After training, ``make_uneven`` multiplies the channels of the
-BatchNorm before the depthwise convolution by log-normal factors and divides that convolution's kernels
-by the same factors. ReLU passes positive factors through, so the fp32 model computes the same function up to
-rounding, but its channel ranges become as uneven as those of many models met in practice. This is the
-inverse of cross-layer equalization (Nagel et al., 2019, "Data-Free Quantization Through Weight
-Equalization and Bias Correction").
+The channel ranges of the sample are made uneven on purpose. After training, ``make_uneven`` multiplies the channels of
+the BatchNorm before the depthwise convolution by log-normal factors and divides that convolution's kernels by the same
+factors. ReLU passes positive factors through, so the fp32 model computes the same function up to rounding, but its
+channel ranges become as uneven as those of many models in practice. This is the inverse of cross-layer equalization
+(Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction").
 
 Data: Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist, Copyright (c) 2017 Zalando SE,
 MIT (Expat) licence; see LICENSE-fashion-mnist.txt.
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
 SCALE, OFFSET = 1 / 127.5, -1.0
 CALIBRATION_IMAGES, EVALUATION_IMAGES = 300, 3000
 UNEVEN = {"widen_bn": ("depthwise", 1.25)}
-"""BatchNorm layer: the layer which alone reads it (after a ReLU), and the sigma of the factors."""
+"""BatchNorm layer to the only layer that reads it (after a ReLU), and the sigma of the log-normal factors."""
 
 
 def load_split(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -55,7 +53,7 @@ def load_split(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDA
 
 
 def preprocess(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Map pixels from 0..255 to -1..1, as the model expects them."""
+    """Map pixels from 0..255 to -1..1, the range of the model's input."""
     return np.asarray(images * np.float32(SCALE) + np.float32(OFFSET), np.float32)
 
 
@@ -89,7 +87,7 @@ def build_model() -> keras.Model:
 
 
 def train_model(folder: Path, epochs: int, seed: int) -> keras.Model:
-    """Train the network on the training split, each image flipped sideways in half of the epochs."""
+    """Train the network on the training split, with each image flipped horizontally in half of the epochs."""
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -119,7 +117,7 @@ def make_uneven(model: keras.Model, seed: int) -> None:
 
 
 def export_onnx(model: keras.Model, path: Path) -> None:
-    """Write the model as ONNX (opset 17, any batch size), its convolutions named as the layers are."""
+    """Write the model as ONNX (opset 17, free batch size). Convolutions have the names of the layers."""
     import onnx
     import tensorflow as tf
     import tf2onnx
@@ -139,7 +137,7 @@ def export_onnx(model: keras.Model, path: Path) -> None:
 
 
 def write_model(model: keras.Model, folder: Path) -> None:
-    """Write the model as both files, read them again and check that they agree on the evaluation images."""
+    """Write the model to both files, read them again, and check that they agree on the evaluation images."""
     import keras
     import onnxruntime as ort
 
@@ -178,7 +176,7 @@ def write_images(source: Path, folder: Path, seed: int) -> None:
 
 def main() -> None:
     """Parse the options and write all files of the sample."""
-    parser = argparse.ArgumentParser(description="Make the Fashion-MNIST sample.")
+    parser = argparse.ArgumentParser(description="Create the Fashion-MNIST sample.")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     parser.add_argument("--epochs", type=int, default=3)

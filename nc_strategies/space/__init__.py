@@ -1,4 +1,4 @@
-"""What may be chosen: schemes, an engine's capabilities, the search space, one point of it. Pure data."""
+"""The search space: quantization schemes, an engine's capabilities, overrides, configurations. Pure data."""
 
 from nc_strategies.space.capabilities import Capabilities, OpCapability
 from nc_strategies.space.config import Config

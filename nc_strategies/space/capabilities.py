@@ -1,4 +1,4 @@
-"""What an engine can really run of a given model."""
+"""The operators of a model, and the schemes in which an engine executes them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ OptionValue = bool | int | float | str
 
 @dataclass(frozen=True)
 class OpCapability:
-    """One operator and the schemes in which the engine executes it.
+    """One operator, and the schemes in which the engine executes it.
 
     Args:
-        name: The operator's name in the model, unique.
-        type: Its type in the framework's words (``Conv``, ``MatMul``, ...).
-        schemes: What can run, the default first; `FLOAT` is one of them.
-        opt_in: Int8 is possible but known to hurt: only used when a dtype override of the user's asks for it.
-        parameters: Number of weight elements, 0 without a weight.
-        elements: Number of output elements for one sample, 0 when unknown.
+        name: The operator's unique name in the model.
+        type: Its type in the framework's terms (``Conv``, ``MatMul``, ...).
+        schemes: Schemes that the engine executes, the default first; `FLOAT` is one of them.
+        opt_in: Int8 is possible but known to harm accuracy; it is used only if the user's dtype overrides request it.
+        parameters: Number of weight elements; 0 without a weight.
+        elements: Number of output elements per sample; 0 if unknown.
     """
 
     name: str
@@ -32,14 +32,15 @@ class OpCapability:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """All that may be chosen for a model on an engine.
+    """All choices for a model on an engine.
 
     Args:
-        ops: Operators with a choice, in execution order.
-        edges: Pairs (producer, consumer) of operator names: where int8 meets fp32, a conversion is paid.
+        ops: Quantizable operators, in execution order.
+        edges: Pairs (producer, consumer) of operator names; a conversion is needed if one runs in int8 and the other
+            in fp32.
         tied: Groups of operators that must share one scheme.
         options: Options of the whole graph with their values, the default first.
-        order: Names of all computing operators in execution order, also those without a choice.
+        order: Names of all computing operators in execution order, including those that cannot be quantized.
     """
 
     ops: tuple[OpCapability, ...]

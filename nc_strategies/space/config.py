@@ -1,4 +1,4 @@
-"""One point of the search space: a scheme for every operator, and the graph's options."""
+"""A configuration, one point of the search space: a scheme for every operator, and the graph's options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nc_strategies.space.scheme import FLOAT, OpScheme
 
 @dataclass(frozen=True)
 class Config:
-    """A scheme for every operator. Immutable and hashable; made by a `Space`.
+    """A scheme for every operator, and values of the graph's options. Immutable and hashable; created by a `Space`.
 
     Args:
         ops: Pairs (operator name, scheme) in execution order.
@@ -39,7 +39,7 @@ class Config:
         """The same configuration with other schemes for some operators.
 
         Raises:
-            KeyError: an operator that the configuration does not have.
+            KeyError: the configuration has no such operator.
         """
         for name in names:
             self.schemes[name]
@@ -56,30 +56,30 @@ class Config:
         """The same configuration with another value for a graph option.
 
         Raises:
-            KeyError: an option that the configuration does not have.
+            KeyError: the configuration has no such option.
         """
         if name not in dict(self.options):
             raise KeyError(name)
         return replace(self, options=tuple((key, value if key == name else old) for key, old in self.options))
 
     def diff(self, other: Config) -> dict[str, tuple[OpScheme, OpScheme]]:
-        """Operators whose scheme differs, as name to (mine, other's)."""
+        """Operators whose scheme differs: name to (scheme here, scheme in `other`)."""
         theirs = other.schemes
         return {name: (mine, theirs[name]) for name, mine in self.ops if mine != theirs[name]}
 
     @cached_property
     def float_ops(self) -> tuple[str, ...]:
-        """Names of the operators that are asked to stay in floating point."""
+        """Names of the operators that are configured to stay in floating point."""
         return tuple(name for name, scheme in self.ops if scheme.is_float)
 
     @cached_property
     def int8_ops(self) -> tuple[str, ...]:
-        """Names of the operators that are asked to run in int8."""
+        """Names of the operators that are configured to run in int8."""
         return tuple(name for name, scheme in self.ops if not scheme.is_float)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A stable hash of what is asked, 16 hex digits, the same in every process and version of Python."""
+        """A stable hash of 16 hex digits, the same in every process and version of Python."""
         data = self.to_dict()
         if not self.int8_ops:
             data["options"] = {}
@@ -87,7 +87,7 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; the inverse of `from_dict`."""
+        """A JSON-serializable dictionary; the inverse of `from_dict`."""
         return {"ops": {name: scheme.to_dict() for name, scheme in self.ops}, "options": dict(self.options)}
 
     @staticmethod
@@ -95,7 +95,7 @@ class Config:
         """Read what `to_dict` wrote.
 
         Raises:
-            KeyError, TypeError: the data is not of that form.
+            KeyError, TypeError: `to_dict` did not write this data.
         """
         ops = tuple((sys.intern(name), OpScheme.from_dict(scheme)) for name, scheme in data["ops"].items())
         return Config(ops, tuple(data["options"].items()))

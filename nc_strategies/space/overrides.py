@@ -1,4 +1,4 @@
-"""The user's overrides in Neural Compressor's form, and what they leave of an engine's capabilities."""
+"""The user's quantization overrides in Neural Compressor's format, which narrow an engine's capabilities."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FIELDS = ("dtype", "scheme", "granularity", "algorithm")
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the user asks of operators.
+    """Quantization overrides: the values that the user allows per operator.
+
+    A field that is not named is not restricted. ``fp32`` stays possible unless a ``dtype`` override omits it.
 
     Args:
-        op_type_dict: Regular expression on operator types to ``{part: {field: [allowed values]}}`` with
-            part ``activation`` or ``weight`` and field ``dtype``, ``scheme``, ``granularity`` or ``algorithm``.
-        op_name_dict: The same by operator name; where one matches, overrides by type no longer count.
-        excluded_precisions: Data types no operator may use: ``int8``, ``uint8``, ``fp32``.
-
-    A field that is not named stays free. ``fp32`` stays possible unless a ``dtype`` override leaves it out.
+        op_type_dict: Regular expression for operator types to ``{part: {field: [allowed values]}}``, with part
+            ``activation`` or ``weight`` and field ``dtype``, ``scheme``, ``granularity`` or ``algorithm``.
+        op_name_dict: The same for operator names. An operator that matches here ignores overrides by type.
+        excluded_precisions: Data types that no operator may use: ``int8``, ``uint8``, ``fp32``.
     """
 
     op_type_dict: Mapping[str, Any] = field(default_factory=dict)
@@ -33,10 +33,10 @@ class Overrides:
     excluded_precisions: tuple[str, ...] = ()
 
     def apply(self, capabilities: Capabilities) -> tuple[OpCapability, ...]:
-        """The operators with the schemes that are left.
+        """The operators with the schemes that the overrides allow.
 
         Raises:
-            InputError: a override that is malformed, matches no operator, or leaves an operator without a scheme.
+            InputError: an override is malformed, matches no operator, or leaves an operator without a scheme.
         """
         by_type = _parse("space.op_type_dict", self.op_type_dict)
         by_name = _parse("space.op_name_dict", self.op_name_dict)
@@ -62,10 +62,10 @@ class Overrides:
         for override in overrides:
             schemes = override.narrow(op, schemes)
         # An operator that stays float because nobody asked for its int8 is not one that the exclusion is about.
-        kept = _without(op, schemes, self.excluded_precisions if in_use else ())
+        allowed = _without(op, schemes, self.excluded_precisions if in_use else ())
         if op.opt_in and asked:
-            kept = tuple(sorted(kept, key=lambda scheme: scheme.is_float))
-        return replace(op, schemes=kept)
+            allowed = tuple(sorted(allowed, key=lambda scheme: scheme.is_float))
+        return replace(op, schemes=allowed)
 
 
 def _without(op: OpCapability, schemes: tuple[OpScheme, ...], excluded: Iterable[str]) -> tuple[OpScheme, ...]:
@@ -93,30 +93,30 @@ class _Override:
         return any("dtype" in fields for fields in self.parts.values())
 
     def check_values(self, ops: list[OpCapability]) -> None:
-        """See that each value is one that some matched operator has."""
+        """Check that at least one matched operator supports each value."""
         for part, fields in self.parts.items():
             for name, values in fields.items():
-                found = {getattr(getattr(s, part), name) for op in ops for s in op.schemes if getattr(s, part)}
+                supported = {getattr(getattr(s, part), name) for op in ops for s in op.schemes if getattr(s, part)}
                 for value in values:
-                    if found and value not in found:
+                    if supported and value not in supported:
                         raise InputError(
                             f"{self.key}.{self.pattern.pattern}.{part}.{name}",
                             f"{value!r} is not possible for any operator it matches",
-                            f"possible: {', '.join(sorted(found - {'none'}))}",
+                            f"possible: {', '.join(sorted(supported - {'none'}))}",
                         )
 
     def narrow(self, op: OpCapability, schemes: tuple[OpScheme, ...]) -> tuple[OpScheme, ...]:
         for part, fields in self.parts.items():
             for name, values in fields.items():
-                left = tuple(s for s in schemes if _allows(getattr(s, part), s.is_float, name, values))
-                if not left:
+                allowed = tuple(s for s in schemes if _allows(getattr(s, part), s.is_float, name, values))
+                if not allowed:
                     possible = sorted({getattr(getattr(s, part), name) for s in op.schemes if getattr(s, part)})
                     raise InputError(
                         f"{self.key}.{self.pattern.pattern}.{part}.{name}",
                         f"{list(values)} is not possible for operator {op.name!r} ({op.type})",
                         f"possible: {', '.join(possible)}",
                     )
-                schemes = left
+                schemes = allowed
         return schemes
 
 

@@ -1,4 +1,4 @@
-"""How one tensor, and one operator, is quantized."""
+"""Quantization schemes of a tensor and of an operator."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class TensorScheme:
 
     Args:
         dtype: ``int8``, ``uint8`` or ``fp32`` (not quantized; the other fields are then ``none``).
-        scheme: ``sym`` (zero point fixed at the middle) or ``asym``.
-        granularity: ``per_tensor`` (one scale) or ``per_channel`` (one scale an output channel).
-        algorithm: How the range is chosen: ``minmax``, ``percentile`` or ``kl``.
+        scheme: ``sym`` (zero point at the middle of the integer range) or ``asym``.
+        granularity: ``per_tensor`` (one scale) or ``per_channel`` (one scale per output channel).
+        algorithm: Calibration algorithm that chooses the range: ``minmax``, ``percentile`` or ``kl``.
     """
 
     dtype: str
@@ -40,7 +40,7 @@ FLOAT_TENSOR = TensorScheme(FP32, "none", "none", "none")
 
 @dataclass(frozen=True, order=True)
 class OpScheme:
-    """The quantization of one operator: its activations (inputs) and, where it has one, its weight."""
+    """The quantization of one operator: of its activations (inputs), and of its weight if it has one."""
 
     activation: TensorScheme
     weight: TensorScheme | None = None
@@ -51,17 +51,17 @@ class OpScheme:
         return self.activation.is_float
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; the inverse of `from_dict`."""
+        """A JSON-serializable dictionary; the inverse of `from_dict`."""
         if self.is_float:
             return {"dtype": FP32}
         return {"activation": asdict(self.activation), "weight": asdict(self.weight) if self.weight else None}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> OpScheme:
-        """Read what `to_dict` wrote; equal schemes are one object, since a run reads them by the hundred thousand.
+        """Read what `to_dict` wrote. Equal schemes share one object, because a run may read some hundred thousand.
 
         Raises:
-            KeyError, TypeError: the data is not of that form.
+            KeyError, TypeError: `to_dict` did not write this data.
         """
         if data.get("dtype") == FP32:
             return FLOAT

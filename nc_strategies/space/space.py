@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class Space:
-    """Every configuration that the engine can run and the user allows.
+    """All configurations that the engine can run and the user's overrides allow.
 
     Args:
-        capabilities: What the engine runs.
-        overrides: What the user asks; everything when left out.
+        capabilities: The engine's capabilities for the model.
+        overrides: The user's overrides; None for no restriction.
 
     Raises:
-        InputError: a override that matches nothing or leaves an operator without a scheme.
+        InputError: an override matches no operator or leaves an operator without a scheme.
 
     Example:
         >>> import numpy as np
@@ -61,18 +61,18 @@ class Space:
         return tuple(seen)
 
     def schemes(self, group: tuple[str, ...]) -> tuple[OpScheme, ...]:
-        """The schemes which all operators of a group can take, the default first."""
+        """The schemes that all operators of a group support, the default first."""
         others = [set(self.ops[name].schemes) for name in group[1:]]
-        return tuple(s for s in self.ops[group[0]].schemes if all(s in other for other in others))
+        return tuple(s for s in self.ops[group[0]].schemes if all(s in schemes for schemes in others))
 
     @cached_property
     def group_of(self) -> dict[str, tuple[str, ...]]:
-        """Operator name to the operators that must share its scheme, itself included."""
+        """Operator name to the group of operators that must share its scheme, itself included."""
         return {name: group for group in self.groups for name in group}
 
     @property
     def quantizable(self) -> tuple[OpCapability, ...]:
-        """Operators which can run in int8."""
+        """Operators that can run in int8."""
         return tuple(
             op for op in self.ops.values() if any(not s.is_float for s in self.schemes(self.group_of[op.name]))
         )
@@ -83,11 +83,11 @@ class Space:
         return self._config(chosen, {name: values[0] for name, values in self.options.items()})
 
     def all_float(self) -> Config:
-        """Every operator in floating point, also where the overrides forbid it: the fp32 reference."""
+        """Every operator in floating point, even if the overrides forbid it: the fp32 reference."""
         return self._config(dict.fromkeys(self.ops, FLOAT), {n: v[0] for n, v in self.options.items()})
 
     def sample(self, rng: np.random.Generator) -> Config:
-        """A configuration drawn uniformly, group by group."""
+        """A random configuration, uniform per group of operators and per option."""
         chosen = {}
         for group in self.groups:
             schemes = self.schemes(group)
@@ -95,7 +95,7 @@ class Space:
         return self._config(chosen, {n: v[int(rng.integers(len(v)))] for n, v in self.options.items()})
 
     def neighbours(self, config: Config) -> Iterator[Config]:
-        """Every configuration which differs in one group's scheme or in one option."""
+        """All configurations that differ in the scheme of one group or in one option."""
         for group in self.groups:
             for scheme in self.schemes(group):
                 if scheme != config.schemes[group[0]]:
@@ -106,12 +106,12 @@ class Space:
                     yield config.with_option(name, value)
 
     def fall_back(self, config: Config, *names: str) -> Config:
-        """The configuration with the named operators, and those tied to them, in floating point where allowed."""
+        """The configuration with the named operators, and those tied to them, in floating point if it is allowed."""
         group = {n for name in names for n in self.group_of[name] if FLOAT in self.schemes(self.group_of[name])}
         return config.with_op(*group, scheme=FLOAT)
 
     def contains(self, config: Config) -> bool:
-        """Whether the configuration is one of this space."""
+        """Whether the configuration belongs to this space."""
         if set(config.schemes) != set(self.ops) or set(dict(config.options)) != set(self.options):
             return False
         return all(

@@ -1,7 +1,7 @@
-"""For plugin authors: suites to inherit, and a backend without an engine. Needs pytest.
+"""Test suites that plugin authors inherit, and a backend without an engine. Needs pytest.
 
 Example:
-    A strategy's tests, complete::
+    The complete tests of a strategy::
 
         from nc_strategies.testing import StrategySuite
 

@@ -1,4 +1,4 @@
-"""What every backend must do, on the bundled model or one of its author's."""
+"""Test suite for backends, on the bundled model or another one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from nc_strategies.space import FLOAT, Config, Space
 
 
 class BackendSuite:
-    """Inherit, and implement `make`, `source` and `batches`.
+    """Tests that every backend must pass: inherit, and implement `make`, `source` and `batches`.
 
     Every test uses the real engine. ``expected_int8`` is the least number of operators that the default
-    configuration must execute in int8.
+    configuration must execute in int8; ``random_configs`` is the number of random configurations that are built.
     """
 
     expected_int8 = 1
@@ -27,7 +27,7 @@ class BackendSuite:
     _ready: ClassVar[object] = None
 
     def make(self) -> Backend:
-        """A fresh backend."""
+        """A new backend."""
         raise AssertionError("a BackendSuite must implement make()")
 
     def source(self) -> ModelSource:
@@ -39,16 +39,16 @@ class BackendSuite:
         raise AssertionError("a BackendSuite must implement batches()")
 
     def ready(self) -> tuple[Backend, Space]:
-        """A backend, loaded and calibrated, and its space; made once for the class."""
-        kept = vars(type(self)).get("_ready")
-        if kept is None:
+        """A loaded and calibrated backend and its space, created once per class."""
+        ready = vars(type(self)).get("_ready")
+        if ready is None:
             backend = self.make()
             backend.load(self.source())
             space = Space(backend.capabilities())
             backend.calibrate(self.batches())
-            kept = backend, space
-            type(self)._ready = kept
-        return cast(tuple[Backend, Space], kept)
+            ready = backend, space
+            type(self)._ready = ready
+        return cast(tuple[Backend, Space], ready)
 
     def test_all_float_computes_what_the_model_as_given_computes(self) -> None:
         backend, space = self.ready()
@@ -128,16 +128,16 @@ class BackendSuite:
         backend, space = self.ready()
         config = space.default()
         batch = self.batches()[0]
-        found = backend.build(config).profile(batch, 3)
-        plain = backend.build(space.all_float()).profile(batch, 3)
-        if found is None or plain is None:
+        int8 = backend.build(config).profile(batch, 3)
+        fp32 = backend.build(space.all_float()).profile(batch, 3)
+        if int8 is None or fp32 is None:
             return
-        assert set(config.int8_ops) <= set(found.ops)
-        assert set(plain.ops) <= set(space.ops) | set(backend.capabilities().order)
-        assert min(found.ops.values()) > 0
-        assert found.other >= 0
-        assert found.conversions
-        assert all(elements > 0 and seconds >= 0 for elements, seconds in found.conversions)
+        assert set(config.int8_ops) <= set(int8.ops)
+        assert set(fp32.ops) <= set(space.ops) | set(backend.capabilities().order)
+        assert min(int8.ops.values()) > 0
+        assert int8.other >= 0
+        assert int8.conversions
+        assert all(elements > 0 and seconds >= 0 for elements, seconds in int8.conversions)
 
     def test_an_operator_switched_to_int8_gives_what_a_graph_of_its_own_gives(self) -> None:
         backend, space = self.ready()
@@ -151,9 +151,9 @@ class BackendSuite:
             group = space.group_of[name]
             config = base.with_op(*group, scheme=space.default().schemes[name])
             alone, switched = backend.build(config).predict(batch)[0], both.predict(batch, group)[0]
-            # Rounding to int8 may go the other way where the engine adds up in another order.
-            far = np.abs(alone - switched).max()
-            assert far <= 0.02 * np.abs(alone).max(), name
+            # The engine may sum in another order, so that single values round to the next integer.
+            difference = np.abs(alone - switched).max()
+            assert difference <= 0.02 * np.abs(alone).max(), name
         both.close()
 
     def test_int8_is_close_to_fp32(self) -> None:
@@ -166,8 +166,8 @@ class BackendSuite:
 
     def _check_executed(self, backend: Backend, space: Space, config: Config) -> None:
         names = backend.build(config).executed().int8_names & set(space.ops)
-        asked = set(config.int8_ops)
-        assert names == asked, f"not executed in int8: {asked - names}; int8 without being asked: {names - asked}"
+        expected = set(config.int8_ops)
+        assert names == expected, f"not executed in int8: {expected - names}; unexpected int8: {names - expected}"
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:

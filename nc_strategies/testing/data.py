@@ -1,4 +1,4 @@
-"""What every data loader must do."""
+"""Test suite for data loaders."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from nc_strategies.models.info import ModelInfo, TensorSpec
 
 
 class DataSuite:
-    """Inherit, and implement `make`; every test loads anew.
+    """Tests that every data loader must pass: inherit, and implement `make`. Every test loads the data again.
 
-    ``calibration_samples`` is what the loader's settings ask for. Where calibration samples are taken out of those to
-    evaluate with, the default, ``apart`` has it checked that none is in both: all samples must then differ.
+    ``calibration_samples`` is the number of calibration samples in the loader's settings. With ``apart``, the default,
+    no sample may be in both the calibration and the evaluation data; this requires that all samples differ.
     """
 
     calibration_samples: int
     apart = True
 
     def make(self) -> Any:
-        """A fresh loader: a class made with its settings, with a method ``load``."""
+        """A new loader: an object with a method ``load``."""
         raise AssertionError("a DataSuite must implement make()")
 
     def load(self) -> tuple[Raw, Raw]:
@@ -31,7 +31,7 @@ class DataSuite:
         return evaluation, calibration
 
     def info(self, raw: Raw) -> ModelInfo:
-        """A model which takes the samples as they are."""
+        """Inputs of a model that accepts the samples without preprocessing."""
         specs = (TensorSpec(name, (None, *array.shape[1:]), array.dtype) for name, array in raw.inputs.items())
         return ModelInfo(tuple(specs), ())
 
@@ -65,10 +65,10 @@ class DataSuite:
     def test_its_samples_can_be_batched_for_a_model(self) -> None:
         evaluation, _ = self.load()
         data = Dataset(evaluation, Preprocess(), self.info(evaluation))
-        found = list(data.batches(7))
-        assert sum(count for _, _, count in found) == len(evaluation)
+        batches = list(data.batches(7))
+        assert sum(count for _, _, count in batches) == len(evaluation)
         for name, array in evaluation.inputs.items():
-            np.testing.assert_array_equal(np.concatenate([batch[name] for batch, _, _ in found]), array)
+            np.testing.assert_array_equal(np.concatenate([batch[name] for batch, _, _ in batches]), array)
 
     def test_its_errors_name_a_key_of_the_configuration(self) -> None:
         assert all(raw.key.startswith("data.") for raw in self.load())

@@ -1,4 +1,4 @@
-"""What every metric must do."""
+"""Test suite for metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from nc_strategies.metrics.base import Metric, Outputs, rows
 
 
 class MetricSuite:
-    """Inherit, and implement `metric`; give `outputs` and `labels` where the default classes do not fit."""
+    """Tests that every metric must pass: inherit, and implement `metric`.
+
+    Override `outputs` and `labels` if the default, a classifier of four classes, does not fit.
+    """
 
     def metric(self) -> Metric:
         """The metric under test."""
@@ -27,7 +30,7 @@ class MetricSuite:
         return np.asarray(np.random.default_rng(1).integers(4, size=60))
 
     def kept(self, part: slice = slice(None)) -> Outputs:
-        """What the metric keeps of some samples' outputs."""
+        """Result of `Metric.keep` for a part of the samples."""
         outputs = self.outputs()
         return self.metric().keep([array[part] for array in (outputs if isinstance(outputs, list) else [outputs])])
 

@@ -1,4 +1,4 @@
-"""What every strategy must do."""
+"""Test suite for strategies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nc_strategies.testing.toy import ToyOp, toy_evaluation, toy_problem
 
 
 def toy_ops(seed: int = 0, count: int = 8) -> list[ToyOp]:
-    """Operators of uneven price: a few cost most of the accuracy, others most of the time."""
+    """Operators with uneven costs: a few cause most of the accuracy loss, others most of the latency."""
     rng = np.random.default_rng(seed)
     loss = rng.lognormal(0, 1.5, count)
     saved = rng.lognormal(0, 0.8, count)
@@ -25,7 +25,7 @@ def toy_ops(seed: int = 0, count: int = 8) -> list[ToyOp]:
 
 
 class StrategySuite:
-    """Inherit, and name the strategy and its settings."""
+    """Tests that every strategy must pass: inherit, and set `strategy` and `settings`."""
 
     strategy: type[Strategy]
     settings: Any = None
@@ -45,9 +45,17 @@ class StrategySuite:
         failing: frozenset[int] = frozenset(),
         pruning: bool = False,
     ) -> list[Trial]:
-        """Run a strategy without noise.
+        """Run a strategy on a toy problem without measurement noise.
 
-        Trials whose number is in `failing` fail; with `pruning`, those that miss the goal are stopped early.
+        Args:
+            problem: The tuning problem.
+            ops: Operators of the toy model.
+            budget: Number of trials.
+            failing: Numbers of the trials that fail.
+            pruning: Whether trials that miss the goal are pruned.
+
+        Returns:
+            The trials, in order.
         """
         strategy = self.make(problem)
         trials: list[Trial] = []
@@ -62,12 +70,12 @@ class StrategySuite:
                 if number in failing:
                     trial = Trial(number, config, TrialState.FAILED, error="made to fail")
                 else:
-                    found = toy_evaluation(ops, config)
-                    pruned = pruning and not problem.goal.feasible(found)
+                    evaluation = toy_evaluation(ops, config)
+                    pruned = pruning and not problem.goal.feasible(evaluation)
                     trial = (
-                        Trial(number, config, TrialState.PRUNED, replace(found, samples=found.samples // 10))
+                        Trial(number, config, TrialState.PRUNED, replace(evaluation, samples=evaluation.samples // 10))
                         if pruned
-                        else Trial(number, config, TrialState.OK, found)
+                        else Trial(number, config, TrialState.OK, evaluation)
                     )
                 known[config.fingerprint] = trial
                 trials.append(trial)

@@ -1,4 +1,4 @@
-"""A backend without an engine: operators with a known price in accuracy and time."""
+"""A backend without an engine, whose operators have a known cost in accuracy and time."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class ToyOp:
     Args:
         name: Its name.
         type: Its type.
-        loss: Share of samples that int8 makes wrong.
-        time_us: Time in fp32, in microseconds.
-        int8_time_us: Time in int8, in microseconds.
-        fails: The engine cannot build a graph in which it is in int8.
+        loss: Share of samples that are classified wrongly because of int8.
+        time_us: Latency in fp32, in microseconds.
+        int8_time_us: Latency in int8, in microseconds.
+        fails: Whether the engine fails to build a graph with this operator in int8.
     """
 
     name: str
@@ -72,7 +72,7 @@ def toy_space(ops: Sequence[ToyOp], overrides: Overrides | None = None) -> Space
 
 
 def toy_loss(ops: Sequence[ToyOp], config: Config) -> float:
-    """Share of samples a configuration makes wrong; per_tensor weights cost half as much again."""
+    """Share of samples that a configuration classifies wrongly; per_tensor weights have 1.5 times the loss."""
     total = 0.0
     for op in ops:
         scheme = config.schemes[op.name]
@@ -82,14 +82,14 @@ def toy_loss(ops: Sequence[ToyOp], config: Config) -> float:
 
 
 def toy_time(ops: Sequence[ToyOp], config: Config) -> float:
-    """Seconds of one run."""
+    """Latency of a configuration in seconds."""
     return sum(op.time_us if config.schemes[op.name].is_float else op.int8_time_us for op in ops) * 1e-6
 
 
 def toy_problem(
     ops: Sequence[ToyOp], tolerable_loss: float = TOLERABLE_LOSS, budget: int = 100, seed: int = 0, **kwargs: Any
 ) -> Problem:
-    """A tuning problem with the exact prices of a toy model; `toy_evaluation` measures its configurations."""
+    """A tuning problem on a toy model; `toy_evaluation` gives the exact values of its configurations."""
     space = toy_space(ops)
     constraint = Constraint.from_baseline("accuracy", 0.9, True, "absolute", tolerable_loss)
     goal = Goal((constraint,), (Objective("latency"),), SAMPLES)
@@ -98,7 +98,7 @@ def toy_problem(
 
 
 def toy_evaluation(ops: Sequence[ToyOp], config: Config) -> Evaluation:
-    """What measuring a configuration without any noise would give."""
+    """The evaluation of a configuration without measurement noise."""
     seconds, full = toy_time(ops, config), sum(op.time_us for op in ops) * 1e-6
     return Evaluation(
         (("accuracy", 0.9 - toy_loss(ops, config)),),
@@ -114,7 +114,7 @@ def toy_evaluation(ops: Sequence[ToyOp], config: Config) -> Evaluation:
 
 
 class ToyExecutable(Executable):
-    """Answers right except for a known share of samples, in a known time."""
+    """A model with a known share of wrong predictions and a known latency."""
 
     def __init__(self, ops: Sequence[ToyOp], config: Config) -> None:
         self._ops, self._config = ops, config
@@ -122,7 +122,7 @@ class ToyExecutable(Executable):
         self.size_bytes = sum(100 if scheme.is_float else 25 for _, scheme in config.ops)
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
-        """Scores of two classes, shape (N, 2); input: the right class plus a fraction that tells samples apart."""
+        """Scores of two classes, shape (N, 2). The input is the right class plus a fraction that varies per sample."""
         end = time.perf_counter() + toy_time(self._ops, self._config)
         x = batch["x"].astype(np.float64).reshape(-1)
         right = np.floor(x).astype(int)
@@ -134,17 +134,17 @@ class ToyExecutable(Executable):
         return [scores]
 
     def executed(self) -> ExecutedOps:
-        """Just what was asked for."""
-        kinds = {op.name: op.type for op in self._ops}
+        """The operators as configured."""
+        types = {op.name: op.type for op in self._ops}
         return ExecutedOps(
-            Counter(kinds[n] for n in self._config.int8_ops),
-            Counter(kinds[n] for n in self._config.float_ops),
+            Counter(types[n] for n in self._config.int8_ops),
+            Counter(types[n] for n in self._config.float_ops),
             frozenset(self._config.int8_ops),
         )
 
 
 class ToyBackend(Backend):
-    """Tunes ``.toy`` files: a JSON list of `ToyOp` fields. Use it to test strategies, loops and trackers."""
+    """A backend for ``.toy`` files: JSON lists of `ToyOp` fields. It serves to test strategies, loops and trackers."""
 
     accepts = ("toy",)
 
@@ -163,7 +163,7 @@ class ToyBackend(Backend):
         return toy_space(self.ops).capabilities
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
-        """Nothing to calibrate."""
+        """See `Backend.calibrate`: the toy backend needs no calibration."""
 
     def reference(self) -> ToyExecutable:
         """See `Backend.reference`."""

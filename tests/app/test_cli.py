@@ -368,7 +368,7 @@ def test_one_sweep_over_both_engines_takes_one_keras_model(small, tmp_path):
 def test_a_model_in_another_engines_format_is_refused(small, tmp_path):
     status, _, err = run("backend=tensorflow", *own(small, "run_dir=out"), cwd=tmp_path)
     assert status == 2
-    assert "backend=tensorflow does not take a model in the form onnx" in err
+    assert "backend=tensorflow does not take a model of format onnx" in err
     assert len(err.splitlines()) == 1
 
 

@@ -18,7 +18,7 @@ GIVEN, FOUND = "given-by-python-12", "found-in-environment-34"
 
 @pytest.fixture(autouse=True)
 def given(monkeypatch):
-    monkeypatch.setattr(secrets, "_given", set())
+    monkeypatch.setattr(secrets, "_registered", set())
     monkeypatch.setenv("SOME_API_TOKEN", FOUND)
     logs.register_secret(GIVEN)
 

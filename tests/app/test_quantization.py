@@ -150,8 +150,8 @@ def test_an_operator_named_in_op_name_dict_stays_in_fp32(proto, calibration, eva
         ({"eval_func": None}, "eval_func: is missing"),
         ({"eval_func": None, "eval_dataloader": [1]}, "eval_metric: is missing"),
         ({"calib_dataloader": None}, "calibration: is missing"),
-        ({"eval_func": lambda _: "good"}, "eval_func: gave 'good'"),
-        ({"eval_func": lambda _: [0.5, 0.6]}, "eval_func: gave an array"),
+        ({"eval_func": lambda _: "good"}, "eval_func: returned 'good'"),
+        ({"eval_func": lambda _: [0.5, 0.6]}, "eval_func: returned an array"),
         ({"conf": conf(tuning={"strategy": "nonsense"})}, "strategy.name: no strategy 'nonsense'"),
         ({"conf": conf(tuning={"strategy": "random"}, quant_level=0)}, "quant_level: is 0, which is the conservative"),
         ({"conf": conf(tuning={"strategy_kwargs": {"depth": 3}})}, "strategy.depth: is not a setting"),
@@ -179,7 +179,7 @@ def test_what_is_not_possible_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("metric", "says"),
     [
-        ({"RMSE": {}}, "eval_metric.RMSE: is not here"),
+        ({"RMSE": {}}, "eval_metric.RMSE: is not supported"),
         ({"topk": 1, "MSE": {}}, "names 2 metrics"),
         ({"topk": {"k": "1"}}, "eval_metric.topk.k: is '1'"),
         ({"MSE": {"compare_label": False}}, "compare_label"),

@@ -78,7 +78,7 @@ def test_an_option_is_kept_in_one_form(option, value, kept):
         ("calibration_sampling_size", 0, "at least 1"),
         ("recipes", {"smooth_quant": True}, "not supported"),
         ("recipes", {"first_conv_or_matmul_quantization": False}, "op_name_dict"),
-        ("recipes", {"nonsense": 1}, "there are"),
+        ("recipes", {"nonsense": 1}, "is not a recipe; recipes: add_qdq_pair_to_weight"),
         ("recipes", [1], "a mapping"),
         ("inputs", ["x"], "read from"),
         ("example_inputs", [1], "torch.onnx.export"),

@@ -23,7 +23,7 @@ def numbered(count, width=2):
 
 class TestRaw:
     def test_labels_of_another_length_are_refused(self):
-        with pytest.raises(InputError, match=r"^data\.path: 3 labels for 4 samples; one label a sample$"):
+        with pytest.raises(InputError, match=r"^data\.path: 3 labels for 4 samples; one label per sample$"):
             Raw(KEY, {"x": np.zeros((4, 2))}, np.zeros(3))
 
     def test_inputs_of_different_lengths_are_refused(self):
@@ -110,7 +110,7 @@ class TestDataset:
         monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
         assert not caplog.text
         made = Dataset(numbered(5), preprocess, info((3, 2)))
-        assert "made again for each pass" in caplog.text
+        assert "samples are preprocessed again in each pass" in caplog.text
         for (a, _, n), (b, _, m), (c, _, k) in zip(kept.batches(3), on_disk.batches(3), made.batches(3), strict=True):
             np.testing.assert_array_equal(a["image"], b["image"])
             np.testing.assert_array_equal(a["image"], c["image"])
@@ -161,7 +161,7 @@ class TestDataset:
         with pytest.raises(
             InputError,
             match=r"^data\.path: has no array for the model's input mask; it has image, x; "
-            r"arrays are named as the inputs are$",
+            r"arrays must have the names of the inputs$",
         ):
             Dataset(
                 Raw(KEY, {"image": np.zeros((4, 2)), "x": np.zeros((4, 3))}), Preprocess(), info((None, 2), (None, 3))

@@ -128,7 +128,7 @@ def test_pickled_objects_are_refused_and_not_run(tmp_path):
 
 def test_a_file_of_labels_only_is_refused(tmp_path):
     np.savez(tmp_path / "y.npz", y=Y)
-    assert "holds no input array; x, or an array for each input of the model" in refuse(tmp_path / "y.npz")
+    assert "holds no input array; x, or one array per input of the model" in refuse(tmp_path / "y.npz")
 
 
 @pytest.mark.parametrize("arrays", [{"x": 1.0}, {"x": X, "y": 1}])

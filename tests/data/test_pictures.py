@@ -146,5 +146,5 @@ def test_many_pictures_are_on_disk_and_not_in_memory(folder, monkeypatch):
 def test_pictures_without_room_on_disk_are_an_input_error(folder, monkeypatch):
     monkeypatch.setattr(spool, "LARGE", 1000)
     monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    with pytest.raises(InputError, match=r"^data\.path: the pictures cannot be kept: .* TMPDIR"):
+    with pytest.raises(InputError, match=r"^data\.path: the pictures cannot be stored: .* TMPDIR"):
         load(folder)

@@ -123,7 +123,7 @@ def test_resize_is_that_of_tensorflow():
     ("settings", "message"),
     [
         ({"layout": "hwc"}, r"data\.preprocess\.layout: is 'hwc'; allowed: nhwc, nchw"),
-        ({"std": [1.0, 0.0]}, r"data\.preprocess\.std: holds a zero; it divides the values"),
+        ({"std": [1.0, 0.0]}, r"data\.preprocess\.std: holds a zero; values are divided by it"),
         ({"resize": [32]}, r"data\.preprocess\.resize: is \[32\]; expected \[height, width\]"),
         ({"resize": [32, 0]}, r"data\.preprocess\.resize: is \[32, 0\]; expected \[height, width\]"),
     ],

@@ -60,7 +60,7 @@ def test_quotes_empty_lines_and_a_byte_order_mark_are_read(tmp_path):
         (TEXT.replace("5,2.5,50", "5,2.5,fifty"), {}, r"line 7 of .* has 'fifty' in column 'price'; labels are all"),
         (TEXT, {"label": "cost"}, r"^data\.label: .* has no column 'cost'; it has: age, height, price"),
         (TEXT, {"columns": ["weight"]}, r"^data\.columns: .* has no column 'weight'"),
-        (TEXT, {"columns": ["price"]}, r"^data\.columns: names the label's column 'price'"),
+        (TEXT, {"columns": ["price"]}, r"^data\.columns: names the label column 'price'"),
         (TEXT, {"calibration_samples": 10}, r"^data\.calibration_samples: takes 10 of 10 samples"),
         (TEXT, {"delimiter": "::"}, r"^data\.delimiter: is '::'; one character"),
         (TEXT, {"path": "none.csv"}, r"^data\.path: no such file"),

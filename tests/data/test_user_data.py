@@ -110,8 +110,8 @@ def test_calibration_has_a_function_of_its_own_and_needs_no_labels_nor_an_end(lo
         ("words", "array 'x' is of type <U1; numbers are needed"),
         ("nothing", r"returned a NoneType; expected \(x, y\)"),
         ("none_yielded", "holds no samples"),
-        ("numbers", "gave a tuple for a batch"),
-        ("calls_it_y", "calls an input 'y'"),
+        ("numbers", "yielded a tuple as a batch"),
+        ("calls_it_y", "names an input 'y'"),
         ("missing", "no function 'missing'"),
     ],
 )

@@ -155,7 +155,7 @@ def test_labels_of_an_npz_file_are_packed(tmp_path):
     [
         (
             {"image_ids": np.full(120, IMAGES)},
-            "image_ids' names samples that are not there; positions in x, from 0 to 29",
+            "image_ids' names samples that do not exist; positions in x, from 0 to 29",
         ),
         ({"labels": np.zeros(7)}, "array 'labels' has shape"),
         ({"boxes": np.zeros((120, 3))}, "array 'boxes' has shape"),

@@ -65,7 +65,7 @@ def test_a_model_proto_is_written_and_is_the_same_model_each_time(tmp_path):
     [
         (3, "is of type int"),
         ("nowhere.onnx", "no such file"),
-        (samples.evaluation_images(), "not a model that is known"),
+        (samples.evaluation_images(), "has no known model format"),
         (type("Module", (), {"__module__": "torch.nn"})(), r"torch\.onnx\.export"),
     ],
 )

@@ -228,7 +228,7 @@ class TestBrokenPlugins:
             ),
             (
                 "from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_components():\n    return ['basic']\n",
-                "TypeError: ncs_components gave 'basic', not a Component",
+                "TypeError: ncs_components returned 'basic', not a Component",
             ),
             (
                 "from nc_strategies.api import hookimpl\n@hookimpl\ndef ncs_components():\n    return None\n",

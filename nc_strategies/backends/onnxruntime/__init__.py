@@ -1,1 +1,1 @@
-"""ONNX Runtime: static int8 by QuantizeLinear/DequantizeLinear pairs, which its optimizer turns into int8 kernels."""
+"""ONNX Runtime: static int8 through Q/DQ node pairs, which the engine's optimizer fuses into int8 kernels."""

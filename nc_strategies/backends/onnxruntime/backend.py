@@ -1,4 +1,4 @@
-"""The backend: what ONNX Runtime can run in int8, and how."""
+"""The ONNX Runtime backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSes
 from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
-from nc_strategies.calibration.equalization import LOOKED_AT, WHEN, asked
+from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, asked
 from nc_strategies.calibration.noise import noise_to_signal
 from nc_strategies.calibration.state import CalibrationState
 from nc_strategies.errors import EngineError, InputError
@@ -46,12 +46,12 @@ log = logging.getLogger(__name__)
 class OnnxRuntimeBackend(Backend):
     """Static int8 on onnxruntime's CPU kernels.
 
-    An operator reads its activations in its own scheme; its result is quantized in the scheme of the first int8
-    operator that reads it, where the data type is the same, else in its own. What is saved is the QDQ model that
-    was measured: it executes the same operators when opened with onnxruntime's defaults.
+    An operator reads its activations in its own scheme. Its result is quantized in the scheme of the first int8
+    operator that reads it if both have the same data type, and in its own scheme otherwise. The saved model is the Q/DQ
+    model that was measured: onnxruntime executes the same operators when it opens the model with its defaults.
 
     Raises:
-        InputError: a setting that is not allowed.
+        InputError: a setting is not allowed.
     """
 
     accepts = ("onnx", "keras", "saved_model", "graph_def")
@@ -62,8 +62,10 @@ class OnnxRuntimeBackend(Backend):
         if not 50 < settings.percentile <= 100:
             raise InputError("backend.percentile", f"is {settings.percentile}", "above 50, at most 100")
         for key in ("reduce_range", "equalize"):
-            if getattr(settings, key) not in WHEN:
-                raise InputError(f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(WHEN)}")
+            if getattr(settings, key) not in EQUALIZE_MODES:
+                raise InputError(
+                    f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(EQUALIZE_MODES)}"
+                )
         self._path = Path()
         self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
         self._graph: Graph | None = None
@@ -87,7 +89,7 @@ class OnnxRuntimeBackend(Backend):
         return self._graph
 
     def companions(self, path: Path) -> tuple[Path, ...]:
-        """See `Backend.companions`: external data."""
+        """See `Backend.companions`: the files of ONNX external data."""
         return graphs.external_files(path) if path.is_file() and path.suffix != ".keras" else ()
 
     def load(self, model: ModelSource) -> ModelInfo:
@@ -114,7 +116,7 @@ class OnnxRuntimeBackend(Backend):
         return self._info
 
     def _owner(self, name: str) -> str | None:
-        """The operator in whose int8 form a multiplication by a constant is for nothing."""
+        """The operator whose int8 scale absorbs a multiplication by a constant."""
         source, _ = self.graph.scaled[name]
         if source in self.graph.scaled:
             return self._owner(source)
@@ -127,7 +129,7 @@ class OnnxRuntimeBackend(Backend):
         self._builder = GraphBuilder(graph, self._weights, GuardedQdqGraph)
 
     def _export(self, model: ModelSource) -> Path:
-        # TensorFlow models come in by TensorFlow's own backend, which is imported for them only.
+        # TensorFlow's backend converts TensorFlow models. It is imported here, so that other models do not need it.
         from nc_strategies.backends.tensorflow.export import export_in_child
 
         folder = Path(tempfile.mkdtemp(prefix="ncs-export-"))
@@ -135,12 +137,12 @@ class OnnxRuntimeBackend(Backend):
         return export_in_child(model, folder)
 
     def keep(self, folder: Path) -> None:
-        """See `Backend.keep`: the ONNX form of a model that came in another."""
+        """See `Backend.keep`: the ONNX model that a model of another format was converted to."""
         if self._exported is not None:
             shutil.copyfile(self._path, folder / self._path.name)
 
     def capabilities(self) -> Capabilities:
-        """See `Backend.capabilities`: every scheme was seen in the engine's optimized graph."""
+        """See `Backend.capabilities`: every scheme was observed in the engine's optimized graph."""
         reduce_range = self._reduce_range()
         able = describe(self._builder, self._operators, reduce_range)
         self._default = Config(tuple((op.name, op.schemes[0]) for op in able.ops), (("reduce_range", reduce_range[0]),))
@@ -158,7 +160,7 @@ class OnnxRuntimeBackend(Backend):
     def calibrate(self, batches: Sequence[Batch]) -> None:
         """See `Backend.calibrate`: one pass of the fp32 graph with every activation as an output.
 
-        Where channels can be equalized there is a second pass, after that.
+        If channels can be equalized, a second pass calibrates the equalized graph.
 
         Raises:
             InputError: an activation is not finite.
@@ -178,11 +180,11 @@ class OnnxRuntimeBackend(Backend):
         )
 
     def _noise(self, batch: Batch) -> float:
-        """Noise-to-signal ratio of the first output with int8 everywhere."""
+        """Noise-to-signal ratio of the first output with every operator in int8."""
         if self._default is None:
             self.capabilities()
         assert self._default is not None
-        part = {name: array[:LOOKED_AT] if self._free_batch() else array for name, array in batch.items()}
+        part = {name: array[: LIMITS.noise_samples] if self._free_batch() else array for name, array in batch.items()}
         int8, _ = self._builder.build(self._default, self._calibration.range)
         outputs = []
         for model in (self.graph.model, int8):
@@ -206,7 +208,7 @@ class OnnxRuntimeBackend(Backend):
         """See `Backend.build`.
 
         Raises:
-            EngineError: not calibrated, or the engine refuses the graph.
+            EngineError: the backend is not calibrated, or the engine refuses the graph.
         """
         if not self._calibration.ready:
             raise EngineError("build needs calibrate first")
@@ -222,7 +224,7 @@ class OnnxRuntimeBackend(Backend):
         return OrtDualPrecisionSession(self._builder, config, self._calibration.range, self.threads)
 
     def save(self, config: Config, folder: Path) -> Path:
-        """See `Backend.save`: ``model.onnx``, a QDQ model for onnxruntime's defaults."""
+        """See `Backend.save`: ``model.onnx``, a Q/DQ model for onnxruntime's defaults."""
         return save(self._builder.build(config, self._calibration.range)[0], folder)
 
     def open(self, path: Path) -> OrtExecutable:

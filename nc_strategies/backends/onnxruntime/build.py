@@ -1,10 +1,12 @@
-"""Q/DQ graphs whose float operators stay float when onnxruntime's optimizer has passed over them.
+"""Q/DQ graphs whose floating-point operators are not quantized by onnxruntime's optimizer.
 
-Where an operator in floating point stands between int8 neighbours, the engine's optimizer would quantize it all the
-same. Two guards prevent that in the model itself, so that they hold wherever it is opened. The dequantization in front
-of a Conv or Gemm has its one scale repeated for every channel: the optimizer takes scalars only, and moves nothing else
-over Reshapes and the like. Behind an elementwise operator stands a Max with the lowest number (Add becomes Sum), which
-no int8 pattern contains.
+The engine's optimizer quantizes a floating-point operator between int8 neighbours, although the configuration keeps it
+in floating point. Two guards in the model prevent this, so that they hold wherever the model is opened:
+
+- The DequantizeLinear before a Conv or Gemm has its scale repeated per channel. The optimizer fuses scalar scales only,
+  and moves only these over Reshape and similar operators.
+- An elementwise operator is followed by a Max with the lowest number (Add is written as Sum). No int8 pattern of the
+  optimizer contains either.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ FUSED_BY_PATTERN = {
     "Sigmoid",
     "LeakyRelu",
 }
-"""Types that the engine turns into int8 whenever they stand between Q/DQ pairs, asked or not."""
+"""Operator types that the engine turns into int8 kernels whenever they stand between Q/DQ pairs."""
 PROPAGATING = FOLLOWING | MOVEMENT
-"""Types over which the engine moves quantizations, as long as they have one scale."""
+"""Operator types over which the engine moves QuantizeLinear and DequantizeLinear, if these have a scalar scale."""
 REQUANTIZED_WEIGHTS = {"Conv", "ConvTranspose", "Gemm"}
-"""Types whose float weights the engine quantizes itself between Q/DQ pairs (its WeightBiasQuantization)."""
+"""Operator types between Q/DQ pairs whose float weights the engine quantizes (its WeightBiasQuantization pass)."""
 
 
 class _Guard(Enum):
@@ -50,10 +52,10 @@ class _Guard(Enum):
 
 
 class GuardedQdqGraph(QdqGraph):
-    """A Q/DQ graph with guards around its float operators; see this module."""
+    """A Q/DQ graph with guards around its floating-point operators; see the module's docstring."""
 
     def float_node(self, node: onnx.NodeProto) -> None:
-        """See `QdqGraph.float_node`; guards are added where the optimizer would quantize the operator."""
+        """See `QdqGraph.float_node`. Guards are added where the optimizer would quantize the operator."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         guard = self.guard(node)
@@ -85,38 +87,41 @@ class GuardedQdqGraph(QdqGraph):
         return _Guard.BARRIER if fused else _Guard.NONE
 
     def read_in_int8(self, node: onnx.NodeProto) -> bool:
-        """Whether a quantization follows a float operator, or will when the engine has moved it forward."""
+        """Whether a QuantizeLinear follows a floating-point operator, at once or after the engine has moved it."""
         fused_op = self.graph.fused_ops.get(node.name)
         return bool(self.wanted(fused_op.output if fused_op is not None else node.output[0], PROPAGATING))
 
     def as_float(self, name: str, channels: int | None) -> str:
-        """The float form of an int8 tensor for an operator in floating point.
+        """Dequantize an int8 tensor for a floating-point operator.
 
         Args:
             name: The tensor.
-            channels: Repeat the scale so many times along axis 1; None for one scale.
+            channels: Number of repetitions of the scale along axis 1; None for a scalar scale.
+
+        Returns:
+            The name of the floating-point tensor.
         """
         source = self.state[name]
         if channels is None:
             return self.dequantize(source)
-        made = f"{source.name}/dq_channels"
-        if made not in self.emitted:
-            self.emitted.add(made)
-            self.constant(f"{made}_scale", np.full(channels, source.scale, np.float32))
-            self.constant(f"{made}_zero", np.full(channels, source.zero_point, np.uint8))
+        output = f"{source.name}/dq_channels"
+        if output not in self.emitted:
+            self.emitted.add(output)
+            self.constant(f"{output}_scale", np.full(channels, source.scale, np.float32))
+            self.constant(f"{output}_zero", np.full(channels, source.zero_point, np.uint8))
             self.nodes.append(
                 helper.make_node(
                     "DequantizeLinear",
-                    [source.tensor, f"{made}_scale", f"{made}_zero"],
-                    [made],
-                    name=f"{made}:dq",
+                    [source.tensor, f"{output}_scale", f"{output}_zero"],
+                    [output],
+                    name=f"{output}:dq",
                     axis=1,
                 )
             )
-        return made
+        return output
 
     def channels(self, node: onnx.NodeProto) -> int | None:
-        """Length of axis 1 of a node's input, when it is known and the trick with repeated scales has an effect."""
+        """Length of axis 1 of a node's input; None if it is unknown or 1, where a repeated scale is a scalar."""
         shape = self.graph.shapes.get(node.input[0])
         known = shape[1] if shape is not None and len(shape) > 1 else None
         if known is None and node.op_type == "Conv" and node.input[1] in self.graph.initializers:

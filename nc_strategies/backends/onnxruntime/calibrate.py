@@ -16,13 +16,13 @@ from nc_strategies.onnx_graph.interpreter import PROVIDERS, options
 
 
 def collect(graph: Graph, batches: Sequence[Batch], threads: int, look: Look) -> dict[str, Histogram]:
-    """Histograms of all activations, with every activation as an output of the graph.
+    """Collect a histogram per activation, by making every activation an output of the graph.
 
     Args:
         graph: The floating-point graph.
         batches: Calibration data.
-        threads: Threads for one run.
-        look: Is shown each array too.
+        threads: Threads per run.
+        look: Called with the name and the values of each activation, per batch.
 
     Raises:
         InputError: an activation is not finite.
@@ -50,7 +50,7 @@ def collect(graph: Graph, batches: Sequence[Batch], threads: int, look: Look) ->
                 histograms[name].update(values[name])
             except ValueError:
                 raise InputError(
-                    "data", f"the fp32 model gives NaN or infinity in {name!r} on calibration data"
+                    "data", f"the fp32 model computes NaN or infinity in tensor {name!r} on calibration data"
                 ) from None
             look(name, values[name])
     return histograms

@@ -1,4 +1,4 @@
-"""What the engine executes of a model: every scheme offered was seen in its optimized graph."""
+"""The schemes that the engine executes for a model. Every scheme was observed in the engine's optimized graph."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ GRANULARITIES = ("per_channel", "per_tensor")
 
 
 def describe(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: tuple[bool, ...]) -> Capabilities:
-    """What can be chosen for a model.
+    """The capabilities of a model.
 
     Args:
-        builder: Builds its Q/DQ graphs.
-        operators: Name of a node or of its output to the operator of the user's model that it stands for.
+        builder: Builds the model's Q/DQ graphs.
+        operators: Name of a node or of its output to the operator of the user's model that it computes.
         reduce_range: Values of the option ``reduce_range``, the default first.
 
     Raises:
@@ -63,7 +63,7 @@ def _scheme(op: FusedOp, dtype: str, scheme: str, granularity: str, algorithm: s
 
 
 def _runs_int8(builder: GraphBuilder, operators: Mapping[str, str], config: Config) -> set[str]:
-    """Operators which the engine turns into int8 kernels, read from its optimized graph with made-up ranges."""
+    """Operators for which the engine selects int8 kernels, read from its optimized graph; the ranges are arbitrary."""
 
     def ranges(name: str, algorithm: str) -> tuple[float, float]:
         node = builder.graph.producers.get(name)

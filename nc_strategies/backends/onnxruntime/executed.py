@@ -1,4 +1,4 @@
-"""What ran, counted from the engine's own profile of a run."""
+"""Executed operators, counted from the engine's profile of a run."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ BARRIER = "/float_barrier"
 
 
 def node_events(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events of kernels among those that the engine recorded."""
+    """The events of a profile that record a kernel."""
     return [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
 
 
 def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> ExecutedOps:
-    """Executed operators from the events of one profiled run."""
+    """Count the executed operators from the events of one profiled run."""
     int8: Counter[str] = Counter()
     fp32: Counter[str] = Counter()
     names: set[str] = set()
@@ -75,17 +75,17 @@ def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> 
 
 
 def is_int8(kind: str, input_types: list[str]) -> bool:
-    """Whether a kernel of this type, given these inputs, computes in int8."""
+    """Whether a kernel of this type computes in int8 on inputs of these types."""
     return kind.startswith("QLinear") or kind in INT8_ONLY or bool(input_types and input_types[0] in ("uint8", "int8"))
 
 
 def plain_type(kind: str) -> str:
-    """An executed kernel's type in the words of the model."""
+    """The ONNX operator type of an executed kernel."""
     return PLAIN_TYPES.get(kind, kind.removeprefix("QLinear"))
 
 
 def base_name(name: str) -> str:
-    """A node's name without what the engine's optimizers append to it."""
+    """A node's name without the suffixes that the engine's optimizers append."""
     name = name.removesuffix("_nchwc").removesuffix("_nhwc")
     head, mark, tail = name.rpartition("_token_")
     return head if mark and tail.isdigit() else name

@@ -1,7 +1,8 @@
-"""How long the nodes of an optimized graph take, each run on its own.
+"""Latency of each node of an optimized graph, measured by running the node in isolation.
 
-The engine's profiler writes some hundred bytes at every node. On a node of a microsecond that is most of what it tells,
-and it pushes the model out of the caches: the nodes of a small model take two to four times as long as without it.
+The engine's profiler writes some hundred bytes per node. For a node of about a microsecond this overhead dominates the
+reported time, and it evicts the model from the caches: the nodes of a small model take two to four times as long as
+without the profiler.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -27,26 +29,52 @@ from nc_strategies.onnx_graph.fold import branches
 from nc_strategies.onnx_graph.interpreter import options, run, start
 
 Arrays = Mapping[str, NDArray[np.generic]]
-LEAST_COPIES, MOST_COPIES, COPIES_BYTES = 2, 8, 2**25
-"""Copies of a node that run in a row, and the bytes that their weights may take together. Each has weights of its own:
-between two runs of a node in its graph, those of others pass through the caches."""
-ROW_SECONDS = 0.002
-"""What the copies may take together, where they are more than the least: a long node needs fewer to be told apart."""
-RUNS, LEAST_RUNS, SECONDS = 12, 4, 0.05
-"""Timed runs of the copies, and the seconds after which there are no more than the least number."""
-PROBE, CALM, BURSTS = 96, 1.06, 12
-"""Rows and columns of the product that tells how fast the machine is at the moment, how much longer than at best it may
-take before and after a node is timed, and how often that is tried. Where others use the machine, it is half as fast for
-a second and as fast as ever in the next; as a node is timed once and for all, that would stay with it."""
-NODE_SECONDS = 0.1
-"""After so many seconds a node is not tried again, calm or not: those of a large model are many, and long."""
+
+
+@dataclass(frozen=True)
+class NodeTimingLimits:
+    """How often and how long a node is timed.
+
+    Args:
+        min_copies: Least number of copies of a node that run in a row.
+        max_copies: Greatest number of copies. Each has weights of its own, because in the model's graph the weights of
+            other nodes pass through the caches between two runs of a node.
+        weight_bytes: Bytes that the weights of all copies may take.
+        row_seconds: Seconds that a row of more than `min_copies` copies may take: a slow node needs fewer copies, as
+            its time is far above the clock's resolution.
+        runs: Timed runs of the row.
+        min_runs: Timed runs that are made even when `run_seconds` are over.
+        run_seconds: Seconds after which no further run starts.
+        probe_size: Rows and columns of the matrix product whose time shows the machine's present speed.
+        quiet_ratio: Greatest ratio of the product's time, before and after a measurement, to its shortest time. Other
+            processes can halve the machine's speed for about a second; as each node is timed only once, such a
+            measurement would never be corrected.
+        max_attempts: Measurements until one is made on a quiet machine.
+        node_seconds: Seconds after which a node is not measured again, on a quiet machine or not: a large model has
+            many slow nodes.
+    """
+
+    min_copies: int = 2
+    max_copies: int = 8
+    weight_bytes: int = 2**25
+    row_seconds: float = 0.002
+    runs: int = 12
+    min_runs: int = 4
+    run_seconds: float = 0.05
+    probe_size: int = 96
+    quiet_ratio: float = 1.06
+    max_attempts: int = 12
+    node_seconds: float = 0.1
+
+
+LIMITS = NodeTimingLimits()
 
 
 class KernelTimes:
-    """Times of nodes. What is the same kernel on the same shapes is timed once.
+    """Latency of nodes. Nodes with the same kernel and the same shapes are timed once.
 
     Args:
-        threads: Threads for one run.
+        threads: Threads per run.
     """
 
     def __init__(self, threads: int) -> None:
@@ -56,13 +84,13 @@ class KernelTimes:
         self._best = float("inf")
 
     def __call__(self, model: onnx.ModelProto, batch: Batch) -> dict[str, float]:
-        """Seconds by node name. What cannot run on its own is left out, as a node with a graph within.
+        """Seconds by node name, without the nodes that cannot run in isolation, such as those with a subgraph.
 
         Args:
             model: A graph after the engine's optimizations, with its weights.
-            batch: What it is run on, which gives the shapes.
+            batch: Input of the graph; it determines the shapes.
         """
-        with ThreadPoolExecutor(1) as thread:  # with memory of its own, as for an `OrtExecutable`
+        with ThreadPoolExecutor(1) as thread:  # a thread of its own, for the reason given in `OrtExecutable`
             return thread.submit(self._all, model, batch).result()
 
     def _all(self, model: onnx.ModelProto, batch: Batch) -> dict[str, float]:
@@ -71,7 +99,7 @@ class KernelTimes:
             values = self._values(model, batch)
         except EngineError:
             return {}
-        found = {}
+        times = {}
         for node in model.graph.node:
             names = [name for name in (*node.input, *node.output) if name]
             if node.name and not branches(node) and all(name in weights or name in values for name in names):
@@ -80,18 +108,18 @@ class KernelTimes:
                     self._known[key] = self._time(model, node, weights, values)
                 seconds = self._known[key]
                 if seconds is not None:
-                    found[node.name] = seconds
-        return found
+                    times[node.name] = seconds
+        return times
 
     def _values(self, model: onnx.ModelProto, batch: Batch) -> dict[str, NDArray[np.generic]]:
-        """All tensors of a run."""
+        """The values of all tensors in one run."""
         watched = onnx.ModelProto()
         watched.CopyFrom(model)
         have = {o.name for o in model.graph.output}
         names = [name for node in model.graph.node for name in node.output if name]
         watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-        found = run(self._open(watched), batch, names)
-        return {**{n: v for n, v in zip(names, found, strict=True) if isinstance(v, np.ndarray)}, **batch}
+        values = run(self._open(watched), batch, names)
+        return {**{n: v for n, v in zip(names, values, strict=True) if isinstance(v, np.ndarray)}, **batch}
 
     def _open(self, model: onnx.ModelProto) -> ort.InferenceSession:
         chosen = options(self._threads)
@@ -99,58 +127,65 @@ class KernelTimes:
         return start(model.SerializeToString(), chosen)
 
     def _time(self, model: onnx.ModelProto, node: onnx.NodeProto, weights: Arrays, values: Arrays) -> float | None:
-        """Seconds of a node: what a number of copies take longer than one does."""
-        heavy = sum(weights[name].nbytes for name in set(node.input) if name in weights)
+        """Seconds of a node: the added time of further copies, divided by their number."""
+        weight_bytes = sum(weights[name].nbytes for name in set(node.input) if name in weights)
         feed = {name: values[name] for name in node.input if name and name not in weights}
         start = time.perf_counter()
         try:
-            one = self._open(_copies(model, node, 1, weights, values))
-            took = min(_seconds(one, feed) for _ in range(2))
-            more = int(np.clip(min(COPIES_BYTES / max(1, heavy), ROW_SECONDS / took), LEAST_COPIES, MOST_COPIES))
-            several = self._open(_copies(model, node, 1 + more, weights, values))
-            found = []
-            for _ in range(BURSTS):
+            single = self._open(_copies(model, node, 1, weights, values))
+            seconds = min(_seconds(single, feed) for _ in range(2))
+            added_copies = int(
+                np.clip(
+                    min(LIMITS.weight_bytes / max(1, weight_bytes), LIMITS.row_seconds / seconds),
+                    LIMITS.min_copies,
+                    LIMITS.max_copies,
+                )
+            )
+            several = self._open(_copies(model, node, 1 + added_copies, weights, values))
+            attempts = []
+            for _ in range(LIMITS.max_attempts):
                 before = self._pace()
-                found.append(_burst(one, several, feed))
-                if max(before, self._pace()) <= CALM * self._best:
-                    return found[-1][1] / more
-                if time.perf_counter() - start > NODE_SECONDS:
+                attempts.append(_burst(single, several, feed))
+                if max(before, self._pace()) <= LIMITS.quiet_ratio * self._best:
+                    return attempts[-1][1] / added_copies
+                if time.perf_counter() - start > LIMITS.node_seconds:
                     break
         except EngineError:
             return None
-        return min(found)[1] / more
+        return min(attempts)[1] / added_copies
 
     def _pace(self) -> float:
-        """Seconds of something that always takes the same on an idle machine."""
+        """Seconds of a fixed matrix product; on an idle machine it always takes the same time."""
         if self._probe is None:
             self._probe = start(_product(), options(1))
-        seconds = _seconds(self._probe, {"a": np.ones((PROBE, PROBE), np.float32)})
+        seconds = _seconds(self._probe, {"a": np.ones((LIMITS.probe_size, LIMITS.probe_size), np.float32)})
         self._best = min(self._best, seconds)
         return seconds
 
 
 def _seconds(opened: ort.InferenceSession, feed: Batch) -> float:
-    """What one run takes."""
+    """Duration of one run in seconds."""
     before = time.perf_counter()
     run(opened, feed)
     return time.perf_counter() - before
 
 
-def _burst(one: ort.InferenceSession, several: ort.InferenceSession, feed: Batch) -> tuple[float, float]:
-    """Median seconds of several copies, and of those without what one takes."""
+def _burst(single: ort.InferenceSession, several: ort.InferenceSession, feed: Batch) -> tuple[float, float]:
+    """Median seconds of several copies, and how much longer they take than a single one; the runs alternate."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for index in range(1 + RUNS):
-        for opened, kept in zip((one, several), seconds, strict=True):
-            kept.append(_seconds(opened, feed))
-        if index >= LEAST_RUNS and sum(map(sum, seconds)) > SECONDS:
+    for index in range(1 + LIMITS.runs):
+        for opened, durations in zip((single, several), seconds, strict=True):
+            durations.append(_seconds(opened, feed))
+        if index >= LIMITS.min_runs and sum(map(sum, seconds)) > LIMITS.run_seconds:
             break
-    first, all_copies = (float(np.median(kept[1:])) for kept in seconds)
-    return all_copies, max(0.0, all_copies - first)
+    one_copy, all_copies = (float(np.median(durations[1:])) for durations in seconds)
+    return all_copies, max(0.0, all_copies - one_copy)
 
 
 def _product() -> bytes:
     """A graph that multiplies a matrix by itself."""
-    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (PROBE, PROBE)) for name in "ab"]
+    shape = (LIMITS.probe_size, LIMITS.probe_size)
+    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "ab"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "a"], ["b"])], "product", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     serialized: bytes = model.SerializeToString()
@@ -158,21 +193,21 @@ def _product() -> bytes:
 
 
 def _key(node: onnx.NodeProto, weights: Arrays, values: Arrays) -> tuple[object, ...]:
-    """What a node's time depends on."""
+    """The properties of a node on which its time depends."""
 
-    def sort(name: str) -> tuple[object, ...]:
+    def signature(name: str) -> tuple[object, ...]:
         array = weights[name] if name in weights else values[name]
         return name in weights, str(array.dtype), array.shape
 
     attributes = tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
-    inputs = tuple(sort(name) if name else () for name in node.input)
+    inputs = tuple(signature(name) if name else () for name in node.input)
     return node.domain, node.op_type, attributes, inputs, tuple(map(bool, node.output))
 
 
 def _copies(
     model: onnx.ModelProto, node: onnx.NodeProto, count: int, weights: Arrays, values: Arrays
 ) -> onnx.ModelProto:
-    """A graph of copies of a node, side by side, that take the same values."""
+    """A graph of independent copies of a node that read the same values."""
     nodes, initializers = [], []
     for index in range(count):
         inputs = [f"{name}/{index}" if name in weights else name for name in node.input]
@@ -191,9 +226,11 @@ def _copies(
             for name in dict.fromkeys(node.input)
             if name in weights
         ]
-    taken = [_info(name, values[name]) for name in dict.fromkeys(node.input) if name and name not in weights]
-    given = [_info(copy, values[name]) for copy, name in zip(nodes[-1].output, node.output, strict=True) if name]
-    graph = helper.make_graph(nodes, "copies", taken, given, initializers)
+    graph_inputs = [_info(name, values[name]) for name in dict.fromkeys(node.input) if name and name not in weights]
+    graph_outputs = [
+        _info(copy, values[name]) for copy, name in zip(nodes[-1].output, node.output, strict=True) if name
+    ]
+    graph = helper.make_graph(nodes, "copies", graph_inputs, graph_outputs, initializers)
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
@@ -202,20 +239,20 @@ def _info(name: str, array: NDArray[np.generic]) -> onnx.ValueInfoProto:
 
 
 def origins(graph: onnx.GraphProto, operators: Mapping[str, str]) -> dict[str, str | None]:
-    """For each conversion in an optimized graph, by name, the operator whose result it converts; None for none."""
+    """Name of each conversion in an optimized graph to the operator whose result it converts; None if there is none."""
     producers = {name: node for node in graph.node for name in node.output}
-    found: dict[str, str | None] = {}
+    sources: dict[str, str | None] = {}
     for node in graph.node:
         source: onnx.NodeProto | None = node
         while source is not None and _converts(source.op_type, source.name):
             source = producers.get(source.input[0])
         if source is not node:
-            found[node.name] = operators.get(_stem(source.name)) if source is not None else None
-    return found
+            sources[node.name] = operators.get(_stem(source.name)) if source is not None else None
+    return sources
 
 
 def _converts(kind: str, name: str) -> bool:
-    # The engine's own Transposes, between layouts, are named for their type.
+    # The Transposes that the engine inserts between layouts are named after their type.
     return kind in CONVERSIONS or (kind == "Transpose" and base_name(name) == kind)
 
 
@@ -229,13 +266,13 @@ def read_times(
     converted: Mapping[str, str | None],
     alone: Mapping[str, float],
 ) -> Profile:
-    """Times of the nodes, from the events of several profiled runs, the first of them left out, where not known better.
+    """Times of the nodes: those measured in isolation, else those of the profiled runs without the first run.
 
     Args:
-        events: What the engine recorded.
-        operators: Name of a node or of its output to the operator of the user's model it stands for.
+        events: Events of the engine's profile of several runs.
+        operators: Name of a node or of its output to the operator of the user's model that it computes.
         converted: See `origins`.
-        alone: Seconds of nodes that were run on their own, by name.
+        alone: Seconds of the nodes that were run in isolation, by name.
     """
     nodes: dict[tuple[str, str], NodeTimes] = {}
     for event in node_events(events):

@@ -1,4 +1,4 @@
-"""What this processor's int8 kernels do, found out by running them."""
+"""Properties of this processor's int8 kernels, determined by running them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from onnx import TensorProto, helper
 from nc_strategies.onnx_graph.interpreter import PROVIDERS, options
 
 DEPTH = 64
+"""Length of the probe's dot products; more than one pair, so that a 16-bit addition of pairs can overflow."""
 
 
 @cache
 def saturates() -> bool:
-    """Whether products of uint8 activations and int8 weights saturate on their way to int32.
+    """Whether products of uint8 activations and int8 weights saturate before they are accumulated in int32.
 
-    Without VNNI, x86 kernels add pairs of products in 16 bits: 255 * 127 * 2 does not fit. 7-bit weights always do
-    (the ``reduce_range`` of onnxruntime's documentation, "Quantize ONNX models").
+    Without VNNI, x86 kernels add pairs of products in 16 bits, where 255 * 127 * 2 overflows. With 7-bit weights the
+    sum always fits (``reduce_range`` in onnxruntime's documentation, "Quantize ONNX models").
     """
     weight = np.full((DEPTH, DEPTH), 127, np.int8)
     graph = helper.make_graph(

@@ -1,4 +1,4 @@
-"""One graph with both forms of every operator, chosen from at run time."""
+"""One graph with an int8 and a floating-point branch per operator, selected at run time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FLAGS = "ncs/int8"
 
 
 class OrtDualPrecisionSession(DualPrecisionSession):
-    """See `DualPrecisionSession`; an operator's int8 branch is the one it has where all others are in floating point.
+    """See `DualPrecisionSession`. The int8 branch of an operator is built as if all others were in floating point.
 
     Args:
-        builder: Makes the branches.
-        config: Schemes of the int8 forms.
+        builder: Builds the branches.
+        config: Schemes of the int8 branches.
         ranges: Calibrated ranges.
-        threads: Threads for one run.
+        threads: Threads per run.
 
     Raises:
         EngineError: the engine refuses the graph.
@@ -35,7 +35,7 @@ class OrtDualPrecisionSession(DualPrecisionSession):
 
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, threads: int) -> None:
         self.ops = tuple(name for name, scheme in config.ops if not scheme.is_float)
-        model = _Switched(builder, config, ranges, self.ops).model()
+        model = _DualPrecisionGraph(builder, config, ranges, self.ops).model()
         self._model = OrtExecutable(model.SerializeToString(), threads)
 
     def predict(self, batch: Batch, int8: Collection[str]) -> Sequence[NDArray[Any]]:
@@ -47,7 +47,7 @@ class OrtDualPrecisionSession(DualPrecisionSession):
         self._model.close()
 
 
-class _Switched:
+class _DualPrecisionGraph:
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, ops: Sequence[str]) -> None:
         self.builder, self.config, self.ranges = builder, config, ranges
         self.graph: Graph = builder.graph
@@ -67,15 +67,19 @@ class _Switched:
                 self.switch(fused_op)
         source = self.graph.model
         used = {name for node in self.nodes for name in node.input}
-        kept = [i for i in source.graph.initializer if i.name in used]
+        initializers = [i for i in source.graph.initializer if i.name in used]
         flags = helper.make_tensor_value_info(FLAGS, TensorProto.BOOL, [len(self.ops)])
         body = helper.make_graph(
-            self.nodes, "switchable", [*source.graph.input, flags], list(source.graph.output), [*kept, *self.added]
+            self.nodes,
+            "switchable",
+            [*source.graph.input, flags],
+            list(source.graph.output),
+            [*initializers, *self.added],
         )
         return helper.make_model(body, opset_imports=list(source.opset_import), ir_version=source.ir_version)
 
     def switch(self, fused_op: FusedOp) -> None:
-        """Behind an operator's floating-point form: its int8 form, and the choice between them."""
+        """Add an operator's int8 branch and the node that selects between it and the floating-point branch."""
         self.constant(f"{fused_op.name}/number", np.asarray(self.ops[fused_op.name], np.int64))
         self.nodes += [
             helper.make_node("Gather", [FLAGS, f"{fused_op.name}/number"], [f"{fused_op.name}/flag"], axis=0),
@@ -88,7 +92,7 @@ class _Switched:
         ]
 
     def branch(self, fused_op: FusedOp) -> str:
-        """The int8 form of an operator that reads and gives floating point; the name of its result."""
+        """Add the int8 branch of an operator, from floating point to floating point; return its result's name."""
         scheme: OpScheme = self.config.schemes[fused_op.name]
         alone = Config(((fused_op.name, scheme),), self.config.options)
         nodes, added, result = self.builder.alone(fused_op, alone, self.ranges)

@@ -1,4 +1,4 @@
-"""Models as the engine's users open them."""
+"""Saved models, as a user of onnxruntime opens them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ FILE = "model.onnx"
 
 
 def save(model: onnx.ModelProto, folder: Path) -> Path:
-    """Write a Q/DQ model, whose guards need no session option.
+    """Write a Q/DQ model. Its guards need no session option.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE

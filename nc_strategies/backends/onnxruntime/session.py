@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime, and what they execute."""
+"""ONNX Runtime sessions, and the operators that they execute."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ from nc_strategies.onnx_graph.interpreter import PROVIDERS, options, run, start
 def _profiled(
     model: bytes | Path, threads: int, batch: Batch, runs: int, optimized: Path | None = None
 ) -> tuple[ort.InferenceSession, list[dict[str, Any]]]:
-    """A session whose first runs were recorded, and the record; it records no more.
+    """Open a session and profile its first runs. Later runs are not profiled.
 
     Args:
         model: A serialized model, or the path of one.
-        threads: Threads for one run.
-        batch: What to run on.
-        runs: How often.
-        optimized: Where to leave the graph that ran; nowhere when left out.
+        threads: Threads per run.
+        batch: Input of the runs.
+        runs: Number of profiled runs.
+        optimized: Path at which the engine writes its optimized graph; None to write none.
+
+    Returns:
+        The session, and the events of its profile.
     """
     with tempfile.TemporaryDirectory(prefix="ncs-profile-") as folder:
         chosen = options(threads)
@@ -50,12 +53,12 @@ class OrtExecutable(Executable):
 
     Args:
         model: A serialized model, or the path of one.
-        threads: Threads for one run.
+        threads: Threads per run.
         fingerprint: Hash of the graph.
-        operators: Name of a node or of its output to the operator of the user's model it stands for.
-        probe: A batch to run once, to see what executes.
-        kernel_times: Gives the seconds of an optimized graph's nodes on a batch, by name; the engine's profiler does
-            for those that are missing.
+        operators: Name of a node or of its output to the operator of the user's model that it computes.
+        probe: A batch for one profiled run, from which the executed operators are read.
+        kernel_times: Returns the seconds of an optimized graph's nodes on a batch, by node name. The engine's profiler
+            supplies those that are missing.
 
     Raises:
         EngineError: the engine refuses the model.
@@ -74,14 +77,14 @@ class OrtExecutable(Executable):
         self.size_bytes = len(model) if isinstance(model, bytes) else model.stat().st_size
         self._operators = operators or {}
         self._executed: ExecutedOps | None = None
-        # The engine's own session keeps the serialized model too: this costs no memory.
+        # The engine's session holds on to the serialized model as well, so this reference costs no memory.
         self._model, self._threads, self._kernel_times = model, threads, kernel_times
-        # The C library gives each thread memory of its own. In the process's own, where others were opened and closed
-        # before, a session's parts would lie scattered and it would run up to 5 % slower: late trials would be worse
-        # than early ones.
-        self._keeper = ThreadPoolExecutor(1)
+        # Each session is opened in a thread of its own, because the C library's allocator has an arena per thread. In
+        # the main arena, fragmented by earlier sessions, a session's buffers are scattered and it runs up to 5 %
+        # slower. Latency would then increase from trial to trial.
+        self._thread = ThreadPoolExecutor(1)
         self._session: ort.InferenceSession | None = None
-        self._keeper.submit(self._start, probe).result()
+        self._thread.submit(self._start, probe).result()
 
     def _start(self, probe: Batch | None) -> None:
         if probe is None:
@@ -95,7 +98,7 @@ class OrtExecutable(Executable):
         """The engine's session.
 
         Raises:
-            EngineError: it was closed.
+            EngineError: the executable was closed.
         """
         if self._session is None:
             raise EngineError("the model was closed")
@@ -112,11 +115,11 @@ class OrtExecutable(Executable):
             self._session = None
 
         if self._session is not None:
-            self._keeper.submit(forget).result()
-            self._keeper.shutdown()
+            self._thread.submit(forget).result()
+            self._thread.shutdown()
 
     def profile(self, batch: Batch, runs: int) -> Profile:
-        """See `Executable.profile`: a session of its own, because a profile that is on slows every run."""
+        """See `Executable.profile`. A separate session is profiled, because profiling slows every run."""
         alone: Mapping[str, float] = {}
         with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
             path = Path(folder) / "optimized.onnx"
@@ -129,18 +132,18 @@ class OrtExecutable(Executable):
         return read_times(events, self._operators, origins(optimized.graph, self._operators), alone)
 
     def executed(self) -> ExecutedOps:
-        """What ran, from the engine's own profile of a run.
+        """The executed operators, from the engine's profile of one run.
 
         Raises:
-            EngineError: the executable was made without a probe batch.
+            EngineError: the executable was created without a probe batch.
         """
         if self._executed is None:
-            raise EngineError("made without a probe batch: what it executes was not recorded")
+            raise EngineError("created without a probe batch: the executed operators were not recorded")
         return self._executed
 
 
 def optimize(model: bytes) -> onnx.ModelProto:
-    """The graph as the engine would run it, after all its default optimizations.
+    """The graph that the engine executes, after its default optimizations.
 
     Raises:
         EngineError: the engine refuses the model.
@@ -151,6 +154,6 @@ def optimize(model: bytes) -> onnx.ModelProto:
         chosen.optimized_model_filepath = str(target)
         try:
             ort.InferenceSession(model, chosen, providers=PROVIDERS)
-        except Exception as error:  # onnxruntime raises a class of its own for every status code
+        except Exception as error:  # onnxruntime has one exception class per status code
             raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
         return onnx.load(str(target))

@@ -1,4 +1,4 @@
-"""Settings of the backend; imports no engine."""
+"""Settings of the ONNX Runtime backend. The engine is not imported here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class OnnxRuntimeSettings:
     """Settings of `OnnxRuntimeBackend`.
 
     Args:
-        percentile: For the ``percentile`` algorithm: the share of values kept on either side, in percent.
-        reduce_range: 7-bit weights: ``auto`` (where this processor's int8 kernels saturate), ``always`` or ``never``.
-        equalize: Cross-layer equalization of channels before anything is quantized: ``auto`` (where it makes int8
-            everywhere clearly less noisy on calibration data), ``always`` or ``never``.
+        percentile: Percentile of the values to represent with the ``percentile`` algorithm, on either side, in percent.
+        reduce_range: 7-bit weights: ``auto`` (if this processor's int8 kernels saturate), ``always`` or ``never``.
+        equalize: Cross-layer equalization of channels before quantization: ``auto`` (if it clearly reduces the
+            quantization noise of the all-int8 model on calibration data), ``always`` or ``never``.
     """
 
     name: str = "onnxruntime"

@@ -1,1 +1,1 @@
-"""The TensorFlow backend: the int8 kernels of stock TensorFlow, in a plain SavedModel."""
+"""The TensorFlow backend: int8 kernels of the stock TensorFlow wheel, saved as a plain SavedModel."""

@@ -1,4 +1,4 @@
-"""The backend: a model's operators on TensorFlow's own int8 kernels."""
+"""The TensorFlow backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
 from nc_strategies.backends.tensorflow.weights import WeightCache
-from nc_strategies.calibration.equalization import LOOKED_AT, WHEN, Array, asked
+from nc_strategies.calibration.equalization import (
+    EQUALIZE_MODES,
+    LIMITS,
+    Array,
+    asked,
+)
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.noise import noise_to_signal
 from nc_strategies.calibration.state import CalibrationState, Look
@@ -39,14 +44,14 @@ A = TypeVar("A", bound=GraphBuilder)
 
 
 class TensorFlowBackend(Backend):
-    """Int8 by the fused quantized kernels that the stock TensorFlow wheel holds.
+    """Static int8 on the fused quantized kernels of the stock TensorFlow wheel.
 
     Args:
-        settings: Its settings.
-        threads: Threads for one run; fixed for the process by the first backend of it.
+        settings: The backend's settings.
+        threads: Threads per run. The first backend in a process fixes them for the whole process.
 
     Raises:
-        InputError: a setting that is out of range.
+        InputError: a setting is out of range.
     """
 
     accepts = ("keras", "saved_model", "graph_def", "h5")
@@ -56,8 +61,8 @@ class TensorFlowBackend(Backend):
         super().__init__(settings, threads)
         if not 50 < settings.percentile <= 100:
             raise InputError("backend.percentile", f"is {settings.percentile}", "above 50, at most 100")
-        if settings.equalize not in WHEN:
-            raise InputError("backend.equalize", f"is {settings.equalize!r}", f"allowed: {', '.join(WHEN)}")
+        if settings.equalize not in EQUALIZE_MODES:
+            raise InputError("backend.equalize", f"is {settings.equalize!r}", f"allowed: {', '.join(EQUALIZE_MODES)}")
         self._model: loading.FrozenModel | None = None
         self._plain: Graph | None = None
         self._calibration = CalibrationState(settings.percentile)
@@ -105,7 +110,7 @@ class TensorFlowBackend(Backend):
         }
 
     def capabilities(self) -> Capabilities:
-        """See `Backend.capabilities`; the kernels were tried in a child process."""
+        """See `Backend.capabilities`. A child process has tried the kernels."""
         assert self._loaded
         return describe(self._context.graph, self._matched, probe.kernels())
 
@@ -115,7 +120,7 @@ class TensorFlowBackend(Backend):
         return find_conversion_edges(self._context.graph, self._matched, self._context.outputs)
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
-        """See `Backend.calibrate`; where channels can be equalized there is a second pass, after that."""
+        """See `Backend.calibrate`. If channels can be equalized, a second pass calibrates the equalized graph."""
         assert self._plain is not None, "load first"
         plain = self._plain
         self._use(plain)
@@ -132,13 +137,13 @@ class TensorFlowBackend(Backend):
         self._calibration.run(gather, self.settings.equalize, pairs, use, lambda: self._noise(batches[0]))
 
     def _noise(self, batch: Batch) -> float:
-        """Noise-to-signal ratio of the first output with int8 everywhere."""
+        """Noise-to-signal ratio of the first output with every operator in int8."""
         able = self.capabilities()
         config = Config(
             tuple((op.name, op.schemes[0]) for op in able.ops), tuple((name, v[0]) for name, v in able.options)
         )
         free = self._info.batch_size is None
-        part = {name: array[:LOOKED_AT] if free else array for name, array in batch.items()}
+        part = {name: array[: LIMITS.noise_samples] if free else array for name, array in batch.items()}
         outputs = []
         for model in (self.reference(), self.build(config)):
             outputs.append(model.predict(part)[0])
@@ -158,7 +163,8 @@ class TensorFlowBackend(Backend):
 
     def build(self, config: Config) -> Executable:
         """See `Backend.build`."""
-        # As TensorFlow fuses what is served, whose own optimizer takes most of the time that opening a graph takes.
+        # Fused as TensorFlow fuses a served model. Its graph optimizer, which takes most of the time of opening a
+        # graph, need not run then.
         built = self._build_graph(config, (*FUSED_FLOAT, *(FUSED_BY_ONEDNN if onednn_rewrites() else ())))
         return SessionExecutable(
             built.graph.to_def(),
@@ -203,7 +209,7 @@ class TensorFlowBackend(Backend):
         return ServedModel(path)
 
     def native(self, config: Config | None) -> CallableModel:
-        """See `Backend.native`: a SavedModel, loaded, which can also be called with arrays."""
+        """See `Backend.native`: a loaded SavedModel that can also be called with arrays."""
         model = self._loaded
         tensors = [port.tensor for port in model.outputs]
         with tempfile.TemporaryDirectory(prefix="ncs-native-") as folder:

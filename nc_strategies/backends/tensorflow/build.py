@@ -1,4 +1,4 @@
-"""From a configuration to a graph of int8 kernels."""
+"""Build a graph of int8 kernels from a configuration."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from nc_strategies.backends.tensorflow.weights import WeightCache
 from nc_strategies.space import OpScheme
 
 SMALLEST_RANGE = 1e-6
+"""Least upper bound of a quantized range: a tensor that is zero on calibration data must not have a zero scale."""
 ZERO = "nc_strategies/zero"
-"""Lowest value of every ``uint8`` tensor."""
+"""Name of the constant that holds the lowest value of every ``uint8`` tensor."""
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What every configuration of a model is assembled from.
+    """The parts of a model that all its configurations share.
 
     Args:
         graph: The simplified graph.
         matched: Its fused operators.
         outputs: Tensors of the graph to fetch, in the model's order.
         weights: Quantized weights.
-        range: From (tensor, algorithm) to the (lowest, highest) value to represent.
+        range: Maps (tensor, algorithm) to the (lowest, highest) value to represent.
     """
 
     graph: Graph
@@ -41,7 +42,7 @@ class BuildContext:
     range: Callable[[str, str], tuple[float, float]]
 
     def tensors(self) -> set[str]:
-        """The tensors whose range some configuration needs."""
+        """The tensors whose calibration range any configuration needs."""
         read = {
             name
             for fused_op in self.matched.fused_ops.values()
@@ -58,13 +59,13 @@ class BuildContext:
 
 @dataclass(frozen=True)
 class BuiltGraph:
-    """A graph ready to run.
+    """The graph of one configuration.
 
     Args:
         graph: The graph.
         outputs: The tensors to fetch, in the model's order.
-        int8: Nodes that compute in int8, named for the operators of the model they stand for.
-        fingerprint: Hash of the graph, in which weights count by how they were quantized, not by their bytes.
+        int8: Nodes that compute in int8; they have the names of the model's operators.
+        fingerprint: Hash of the graph. A weight enters it by its quantization scheme and not by its bytes.
     """
 
     graph: Graph
@@ -76,14 +77,14 @@ class BuiltGraph:
 class GraphBuilder:
     """Builds the graph of one configuration.
 
-    A tensor that several int8 operators read is quantized once, with the algorithm of the first of them. Operators of
-    `CARRIERS` between two int8 operators stay in int8.
+    A tensor that several int8 operators read is quantized once, with the calibration algorithm of the first reader.
+    Operators of `CARRIERS` between two int8 operators stay in int8.
 
     Args:
-        parts: What it is built from.
-        schemes: FusedOp name to scheme, for the fused operators in int8; the others stay in floating point.
-        limits: From (kind of kernel, activation type) to the largest weight to use.
-        fused: Operators in floating point to write fused with their bias and activation.
+        parts: The parts of the model.
+        schemes: Name of a fused operator to its scheme, for those in int8; all others stay in floating point.
+        limits: Maps (operator type, activation type) to the largest integer weight to use.
+        fused: Types of floating-point operators that are written fused with their bias and activation.
     """
 
     def __init__(
@@ -106,13 +107,13 @@ class GraphBuilder:
         self._int8: set[str] = set()
         self._labels: dict[str, str] = {}
         order = list(parts.graph.ordered())
-        self._wanted: dict[str, str] = {}
-        self._like: dict[str, str] = {}
-        self._look_back(order)
+        self._algorithms: dict[str, str] = {}
+        self._range_source: dict[str, str] = {}
+        self._collect_requirements(order)
         self._order = order
 
     def build(self) -> BuiltGraph:
-        """The graph."""
+        """Build the graph."""
         inside = {name for fused_op in self._fused_ops.values() for name in (fused_op.name, *fused_op.absorbed)}
         for end, fused_op in self._fused_floats.items():
             inside |= {fused_op.name, *fused_op.absorbed[: fused_op.absorbed.index(end)]}
@@ -132,22 +133,23 @@ class GraphBuilder:
         self._out.prune([*outputs, *feeds])
         return BuiltGraph(self._out, tuple(outputs), frozenset(self._int8 & set(self._out.nodes)), self._hash())
 
-    def _look_back(self, order: list[Node]) -> None:
-        """From the end to the start, note what the readers of a tensor ask of it.
+    def _collect_requirements(self, order: list[Node]) -> None:
+        """Walk from the outputs to the inputs and record what the readers of each tensor require.
 
-        `_wanted` is the algorithm of the first int8 operator that reads it, directly or through carriers; `_like`, the
-        tensor whose range it takes: operands of one Concat share a scale, so that it need only move bytes.
+        `_algorithms` maps a tensor to the calibration algorithm of the first int8 operator that reads it, directly or
+        through carriers. `_range_source` maps it to the tensor whose range it uses: the operands of a Concat share a
+        scale, so that the Concat only copies bytes.
         """
         for node in reversed(order):
             if fused_op := self._fused_ops.get(node.name):
                 algorithm = self._schemes[fused_op.name].activation.algorithm
                 for tensor in filter(None, (fused_op.source, fused_op.addend)):
-                    self._wanted[tensor] = algorithm
-            elif node.op in CARRIERS and node.name in self._wanted:
+                    self._algorithms[tensor] = algorithm
+            elif node.op in CARRIERS and node.name in self._algorithms:
                 for text in _data_inputs(node):
-                    self._wanted[text] = self._wanted[node.name]
-                    if node.op == "ConcatV2" or node.name in self._like:
-                        self._like[text] = self._like.get(node.name, node.name)
+                    self._algorithms[text] = self._algorithms[node.name]
+                    if node.op == "ConcatV2" or node.name in self._range_source:
+                        self._range_source[text] = self._range_source.get(node.name, node.name)
 
     def _emit_float(self, node: Node) -> None:
         if node.op == "Const":
@@ -167,7 +169,7 @@ class GraphBuilder:
         copy.input.extend(inputs)
 
     def _find_fused_floats(self) -> dict[str, FusedOp]:
-        """Float operators whose fusion is written here, by its last node; none where more may be fused."""
+        """Last node to floating-point operator, for those written fused; none where TensorFlow may fuse more."""
         graph = self._parts.graph
         fused_ops = self._parts.matched.fused_ops
         inside = {name for fused_op in fused_ops.values() for name in (fused_op.name, *fused_op.absorbed)}
@@ -199,7 +201,7 @@ class GraphBuilder:
             return quantized
         source = self._as_float(tensor)
         name = self._out.free_name(f"{_flat(tensor)}/quantize")
-        low, high, largest = self._bounds(name, tensor, dtype, self._wanted.get(tensor, algorithm))
+        low, high, largest = self._bounds(name, tensor, dtype, self._algorithms.get(tensor, algorithm))
         kernels.quantize(self._out, name, source, low, high, dtype)
         self._quantized[tensor] = Quantized(name, f"{name}:1", f"{name}:2", dtype, largest)
         return self._quantized[tensor]
@@ -207,8 +209,8 @@ class GraphBuilder:
     def _bounds(
         self, name: str, tensor: str, dtype: str, algorithm: str, cap: float = float("inf")
     ) -> tuple[str, str, float]:
-        """Constants for the lowest and highest value of a tensor, and the latter's value."""
-        low, high = self._parts.range(self._like.get(tensor, tensor), algorithm)
+        """Add constants for the lowest and highest value of a tensor; return their names and the highest value."""
+        low, high = self._parts.range(self._range_source.get(tensor, tensor), algorithm)
         largest = high if dtype == "uint8" else max(abs(low), abs(high))
         largest = float(np.float32(max(min(largest, cap), SMALLEST_RANGE)))
         highest = self._out.constant(f"{name}/highest", np.array(largest, np.float32))
@@ -225,48 +227,49 @@ class GraphBuilder:
         for constant in (weight.values, weight.bound):
             self._out.nodes[constant.name] = constant
             self._labels[constant.name] = weight.label
-        given = kernels.Arguments()
-        given.take(source.values, quantized_type(source.dtype), self._mark(weight.mark), source.high)
-        # The kernels look at the larger magnitude of the two bounds; every constant costs a step of the executor.
-        given.take(weight.values.name, tf.qint8, weight.bound.name, weight.bound.name)
-        given.take(self._bias(fused_op), tf.float32)
-        given.fused.append("BiasAdd")
+        arguments = kernels.Arguments()
+        arguments.take(source.values, quantized_type(source.dtype), self._mark(weight.mark), source.high)
+        # The kernels use only the larger magnitude of the two bounds, and the executor spends a step per constant.
+        arguments.take(weight.values.name, tf.qint8, weight.bound.name, weight.bound.name)
+        arguments.take(self._bias(fused_op), tf.float32)
+        arguments.fused.append("BiasAdd")
         addend = ""
         if fused_op.addend:
             other = self._as_int8(fused_op.addend, self._addend_dtype(fused_op), scheme.activation.algorithm)
-            given.take(other.values, quantized_type(other.dtype), other.low, other.high)
-            given.fused.append("Sum")
+            arguments.take(other.values, quantized_type(other.dtype), other.low, other.high)
+            arguments.fused.append("Sum")
             addend = other.dtype
         if fused_op.activation:
-            given.fused.append(fused_op.activation if fused_op.op == "MatMul" else "Relu")
+            arguments.fused.append(fused_op.activation if fused_op.op == "MatMul" else "Relu")
         self._int8.add(fused_op.name)
-        if fused_op.op == "MatMul" and fused_op.output not in self._wanted:
-            given.fused.append("Dequantize")
-            kernels.matmul(self._out, fused_op, given, None)
+        if fused_op.op == "MatMul" and fused_op.output not in self._algorithms:
+            arguments.fused.append("Dequantize")
+            kernels.matmul(self._out, fused_op, arguments, None)
             self._floats[fused_op.output] = fused_op.name
             return
         dtype = "uint8" if fused_op.activation else "int8"
-        algorithm = self._wanted.get(fused_op.output, scheme.activation.algorithm)
+        algorithm = self._algorithms.get(fused_op.output, scheme.activation.algorithm)
         cap = 6.0 if fused_op.activation == "Relu6" else float("inf")
         low, high, largest = self._bounds(fused_op.name, fused_op.output, dtype, algorithm, cap)
-        given.bounds += [low, high]
-        given.fused.append("Requantize")
+        arguments.bounds += [low, high]
+        arguments.fused.append("Requantize")
         if fused_op.op == "MatMul":
-            kernels.matmul(self._out, fused_op, given, dtype)
+            kernels.matmul(self._out, fused_op, arguments, dtype)
         else:
             kernels.convolution(
-                self._out, fused_op, self._parts.graph.nodes[fused_op.name], given, dtype, addend or dtype
+                self._out, fused_op, self._parts.graph.nodes[fused_op.name], arguments, dtype, addend or dtype
             )
         self._quantized[fused_op.output] = Quantized(
             fused_op.name, f"{fused_op.name}:1", f"{fused_op.name}:2", dtype, largest
         )
 
     def _mark(self, mark: float) -> str:
-        """A lowest value to give a kernel with its input; the kernel only looks at the larger magnitude of both.
+        """The constant for a kernel's lower input bound, with a value that identifies the weight's quantization.
 
-        TensorFlow caches oneDNN primitives, and the weight's scales inside them, under the values of the input's bounds
-        but only the address of the weight's. Once that address is freed and used again, another graph's scales would
-        come back: a value of its own keeps the quantizations of one weight apart.
+        TensorFlow caches oneDNN primitives, with the weight's scales in them, under the values of the input's bounds
+        but only under the address of the weight's bounds. If that address is freed and reused, a primitive with another
+        graph's scales is found. The kernel uses only the larger magnitude of the two input bounds, so a distinct tiny
+        lower bound tells the quantizations of one weight apart and changes no result.
         """
         name = f"{ZERO}/{mark:g}" if mark else ZERO
         if name not in self._out.nodes:
@@ -285,11 +288,11 @@ class GraphBuilder:
         return self._out.constant(self._out.free_name(f"{fused_op.name}/no_bias"), zeros)
 
     def _emit_carrier(self, node: Node) -> bool:
-        """Run a carrier in int8 where that saves a conversion; whether it was done."""
+        """Run a carrier in int8 where that saves a conversion; return whether it was done."""
         data = _data_inputs(node)
         if (
             node.op not in CARRIERS
-            or node.name not in self._wanted
+            or node.name not in self._algorithms
             or any(text not in self._quantized for text in data)
         ):
             return False
@@ -327,7 +330,7 @@ class GraphBuilder:
 
 
 def activation_dtype(matched: Matched, tensor: str) -> str:
-    """The type in which a tensor is quantized: ``uint8`` when it is known to hold no negative value, else ``int8``."""
+    """The type to which a tensor is quantized: ``uint8`` if it is known to be nonnegative, else ``int8``."""
     return "uint8" if tensor in matched.nonnegative else "int8"
 
 

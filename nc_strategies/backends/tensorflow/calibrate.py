@@ -25,10 +25,18 @@ def collect(
     threads: int,
     look: Callable[[str, NDArray[Any]], None] = lambda *_: None,
 ) -> dict[str, Histogram]:
-    """Histograms of tensors over all batches; each array is shown to `look` too.
+    """Collect a histogram per tensor over all batches.
+
+    Args:
+        graph: The floating-point graph.
+        inputs: Inputs of the graph.
+        tensors: Tensors to observe.
+        batches: Calibration data.
+        threads: Threads per run.
+        look: Called with the name and the values of each tensor, per batch.
 
     Raises:
-        InputError: no data, data the graph does not take, or values that are not finite.
+        InputError: there is no data, the graph does not accept it, or a value is not finite.
     """
     if not batches:
         raise InputError("data.calibration_samples", "there is no calibration data")
@@ -46,7 +54,7 @@ def collect(
             try:
                 values = session.run(names, feed)
             except (tf.errors.OpError, ValueError) as error:
-                raise InputError("data", f"the model does not take the calibration data: {reason(error)}") from error
+                raise InputError("data", f"the model does not accept the calibration data: {reason(error)}") from error
             for tensor, value in zip(tensors, values, strict=True):
                 try:
                     histograms[tensor].update(value)

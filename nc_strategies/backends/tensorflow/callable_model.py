@@ -12,10 +12,10 @@ from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 
 
 class CallableModel:
-    """What ``tf.saved_model.load`` gives, ``signatures`` and all, with a call and a ``predict`` like Keras's.
+    """The object that ``tf.saved_model.load`` returns, with a call and a ``predict`` as Keras has them.
 
     Args:
-        path: The SavedModel; of no further use once it is loaded.
+        path: The SavedModel; it is not needed any more once it is loaded.
         signature: Name of the signature.
         inputs: Names of its inputs in the model's order.
         outputs: Names of its outputs in the model's order.
@@ -31,28 +31,28 @@ class CallableModel:
         """Run one batch.
 
         Args:
-            inputs: An array or tensor; of several inputs, a list in the model's order or a mapping by name.
-            training: Accepted for Keras's sake; the graph is one for inference.
+            inputs: An array or tensor; for several inputs, a list in the model's order or a mapping by name.
+            training: Ignored; accepted for compatibility with Keras. The graph is for inference only.
 
         Returns:
-            The output as a tensor; several as a list in the model's order.
+            The output as a tensor; several outputs as a list in the model's order.
         """
         tf = tensorflow()
         if not isinstance(inputs, Mapping):
             parts = inputs if isinstance(inputs, (list, tuple)) and len(self._inputs) > 1 else [inputs]
             inputs = dict(zip(self._inputs, parts, strict=True))
         feed = {name: tf.cast(inputs[name], spec.dtype) for name, spec in self._specs.items()}
-        found = self._call(**feed)
-        outputs = [found[name] for name in self._outputs]
+        by_name = self._call(**feed)
+        outputs = [by_name[name] for name in self._outputs]
         return outputs[0] if len(outputs) == 1 else outputs
 
     def predict(self, inputs: Any, batch_size: int = 32, verbose: Any = 0) -> Any:
-        """Run all samples, batch by batch; outputs as arrays.
+        """Run all samples in batches and return the outputs as arrays.
 
         Args:
             inputs: As for a call.
-            batch_size: Samples at a time.
-            verbose: Accepted for Keras's sake.
+            batch_size: Samples per batch.
+            verbose: Ignored; accepted for compatibility with Keras.
         """
         flat = tensorflow().nest.flatten(inputs)
         parts = []

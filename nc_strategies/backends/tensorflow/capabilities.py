@@ -1,4 +1,4 @@
-"""What may be chosen for a model: from its fused operators and the kernels that this processor runs."""
+"""The capabilities of a model, derived from its fused operators and from the kernels that run on this processor."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ REDUCE_RANGE = "reduce_range"
 def describe(graph: Graph, matched: Matched, kernels: Kernels) -> Capabilities:
     """The capabilities of a model.
 
-    An operator's ``activation.dtype`` is the type in which it reads its input: ``uint8`` where the input is never
-    negative (after ReLU and the like), ``int8`` elsewhere. It follows from the model and is no choice: the kernels have
-    no zero point, so that the other type would only waste half of the range or clip. Its output's type follows in the
-    same way. ``reduce_range`` keeps weights to 7 bits where products saturate otherwise.
+    An operator's ``activation.dtype`` is the type of its input: ``uint8`` if the input is never negative (after ReLU,
+    for example), ``int8`` otherwise. The model determines it, and there is no choice: the kernels have no zero point,
+    so the other type would waste half of the range or clip. The type of its output follows in the same way.
+    ``reduce_range`` limits weights to 7 bits where products would saturate.
 
     Raises:
-        InputError: there is nothing that could run in int8, and why.
+        InputError: no operator can run in int8; the message gives the reason.
     """
     if not matched.fused_ops:
         raise InputError(
@@ -51,7 +51,7 @@ def describe(graph: Graph, matched: Matched, kernels: Kernels) -> Capabilities:
                 )
             )
     if not ops:
-        why = next(iter(kernels.failures.values()), "they give wrong results")
+        why = next(iter(kernels.failures.values()), "they compute wrong results")
         raise InputError(
             "backend", f"TensorFlow's int8 kernels do not run on this machine ({why})", "try backend=onnxruntime"
         )
@@ -62,14 +62,14 @@ def describe(graph: Graph, matched: Matched, kernels: Kernels) -> Capabilities:
 
 
 def limits(kernels: Kernels, reduce_range: bool) -> Callable[[str, str], int]:
-    """From (kind of kernel, activation type) to the largest weight to use.
+    """Map (operator type, activation type) to the largest integer weight to use.
 
-    A signed MatMul that saturates does so at nearly every product, because its kernel shifts activations by 128: it is
-    always kept to 7 bits.
+    A MatMul on signed activations always has 7-bit weights if its kernel saturates: the kernel shifts activations by
+    128, so that nearly every product would saturate.
     """
 
-    def limit(kind: str, dtype: str) -> int:
-        reduced = kernels.saturates(kind, dtype) and (reduce_range or (kind == "MatMul" and dtype == "int8"))
+    def limit(op_type: str, dtype: str) -> int:
+        reduced = kernels.saturates(op_type, dtype) and (reduce_range or (op_type == "MatMul" and dtype == "int8"))
         return REDUCED if reduced else FULL
 
     return limit
@@ -105,7 +105,7 @@ def _elements(matched: Matched, fused_op: FusedOp) -> int:
 
 
 def _flow(graph: Graph, matched: Matched) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Computing operators in execution order; and pairs of them between which a tensor goes."""
+    """Computing operators in execution order, and the (producer, consumer) pairs among them."""
     owner = {
         name: fused_op.name for fused_op in matched.fused_ops.values() for name in (fused_op.name, *fused_op.absorbed)
     }

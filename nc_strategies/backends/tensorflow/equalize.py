@@ -12,7 +12,7 @@ from nc_strategies.calibration.equalization import Array, Pair, factors
 
 
 def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair[FusedOp]]:
-    """The tensors of a simplified graph whose channels can be scaled.
+    """The pairs of fused operators whose common tensor can be scaled per channel.
 
     Args:
         graph: The graph.
@@ -21,27 +21,27 @@ def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair[F
     """
     readers, fetched = graph.consumers(), set(outputs)
     by_source = {fused_op.source: fused_op for fused_op in matched.fused_ops.values()}
-    found = []
+    scalable = []
     for first in matched.fused_ops.values():
         second = by_source.get(first.output)
         if second is None or first.addend or first.activation not in ("", "Relu") or first.output in fetched:
             continue
-        own = all(len(readers[name]) == 1 for name in (first.weight, first.bias, second.weight) if name)
+        unshared = all(len(readers[name]) == 1 for name in (first.weight, first.bias, second.weight) if name)
         channels = _channels(graph, first, _output_axis(graph, first))
         fits = (first.op == "MatMul") == (second.op == "MatMul") and channels == _channels(
             graph, second, _input_axis(graph, second)
         )
-        if own and fits and _only_reader(first.output, second, readers):
-            found.append(Pair(first, second, first.output, channels))
-    return found
+        if unshared and fits and _only_reader(first.output, second, readers):
+            scalable.append(Pair(first, second, first.output, channels))
+    return scalable
 
 
 def equalized(graph: Graph, chosen: Sequence[Pair[FusedOp]], peaks: Mapping[str, Array]) -> Graph:
-    """The graph with its channels scaled.
+    """A copy of the graph with scaled channels.
 
     Args:
-        graph: The graph, which stays as it is.
-        chosen: What to scale, see `pairs`.
+        graph: The graph; it is not changed.
+        chosen: The pairs to scale, see `pairs`.
         peaks: Largest magnitude of each channel on calibration data, by tensor; shape (channels,).
     """
     scaled = Graph(graph.nodes.values(), graph.library)
@@ -55,7 +55,7 @@ def equalized(graph: Graph, chosen: Sequence[Pair[FusedOp]], peaks: Mapping[str,
 
 
 def _only_reader(tensor: str, fused_op: FusedOp, readers: Mapping[str, list[Node]]) -> bool:
-    """Whether a fused operator alone reads a tensor, at most through a padding that it takes in."""
+    """Whether a fused operator is the only reader of a tensor, possibly through a padding that its kernel absorbs."""
     after = readers.get(tensor, [])
     if fused_op.paddings and len(after) == 1 and after[0].name != fused_op.name:
         after = readers.get(after[0].name, [])
@@ -79,7 +79,7 @@ def _channels(graph: Graph, fused_op: FusedOp, axis: int) -> int:
 
 
 def _by_input(graph: Graph, fused_op: FusedOp) -> Array:
-    """Largest magnitudes of a fused operator's weights, shape (input channels, output channels)."""
+    """Largest weight magnitude of a fused operator per channel pair, shape (input channels, output channels)."""
     weight = graph.value(fused_op.weight)
     assert weight is not None
     size = np.abs(weight.astype(np.float64))

@@ -1,4 +1,4 @@
-"""What ran, counted from the graphs of the runtime."""
+"""Executed operators, counted from the graphs of the runtime."""
 
 from __future__ import annotations
 
@@ -85,17 +85,17 @@ NAMES = {"DepthwiseConv2D": "DepthwiseConv2dNative", "BatchMatMulV2": "BatchMatM
 
 
 def count(nodes: Iterable[Node], names: frozenset[str] = frozenset()) -> ExecutedOps:
-    """Sort the nodes of the executed graphs.
+    """Count the nodes of the executed graphs.
 
-    A fused kernel counts as one operator, of the type it is fused around, in int8 as in floating point.
+    A fused kernel counts as one operator of the type of its weighted operator, in int8 as in floating point.
 
     Args:
         nodes: All nodes that ran.
-        names: Node names that stand for operators of the model.
+        names: Names of the model's operators; with none, every int8 node's name is returned.
     """
     int8: Counter[str] = Counter()
     fp32: Counter[str] = Counter()
-    found, conversions = set(), 0
+    int8_names, conversions = set(), 0
     for node in nodes:
         plain = source_type(node.op)
         if node.op in CONVERSIONS:
@@ -104,14 +104,14 @@ def count(nodes: Iterable[Node], names: frozenset[str] = frozenset()) -> Execute
             continue
         elif "Quantized" in node.op:
             int8[plain] += 1
-            found.add(node.name)
+            int8_names.add(node.name)
         else:
             fp32[plain] += 1
-    return ExecutedOps(int8, fp32, frozenset(found & names if names else found), conversions)
+    return ExecutedOps(int8, fp32, frozenset(int8_names & names if names else int8_names), conversions)
 
 
 def source_type(op: str) -> str:
-    """The type of a model's operator behind a kernel of the runtime: ``_MklNativeFusedConv2D`` is a ``Conv2D``."""
+    """The operator type that a kernel of the runtime computes: ``Conv2D`` for ``_MklNativeFusedConv2D``."""
     for part in ("_Mkl", "_", "Native", "Fused", "Quantized"):
         op = op.removeprefix(part)
     return NAMES.get(op, op)

@@ -1,4 +1,4 @@
-"""A TensorFlow model as ONNX, for engines that read that."""
+"""Export of a TensorFlow model to ONNX, for engines that read ONNX."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ from nc_strategies.runtime.process import child_environment, die_with_parent
 
 FORMATS = ("keras", "saved_model", "graph_def", "h5")
 OPSET = 17
-TOLERANCE = 1e-4
-SAMPLES = 3
-FREE = 8
-"""Size given to free dimensions other than the batch when outputs are compared."""
+"""Opset of the exported model."""
+OUTPUT_TOLERANCE = 1e-4
+"""Greatest difference between the outputs of both models, relative to the largest output (or to 1, if that is more)."""
+COMPARED_SAMPLES = 3
+"""Batch size of the random input on which outputs are compared."""
+COMPARED_FREE_SIZE = 8
+"""Size of free dimensions other than the batch in that input."""
 
 
 def export_onnx(source: ModelSource, folder: Path) -> Path:
-    """Write a model as ONNX and compare its outputs with the original's.
+    """Export a model to ONNX and compare its outputs with the original's.
 
     Args:
         source: A model in one of `FORMATS`.
-        folder: Where ``<name>.onnx`` is written.
+        folder: The folder in which ``<name>.onnx`` is written.
 
     Returns:
-        The file. Its inputs and outputs have the names and free dimensions of the original's signature.
+        The path of the file. Its inputs and outputs have the names and free dimensions of the original's signature.
 
     Raises:
-        InputError: the model cannot be loaded or expressed in ONNX, or its outputs differ by more than `TOLERANCE`.
+        InputError: the model cannot be loaded or expressed in ONNX, or its outputs differ by more than
+            `OUTPUT_TOLERANCE`.
     """
     kind, path = source.pick(FORMATS, "onnxruntime")
     tensorflow()
@@ -70,10 +74,10 @@ def export_onnx(source: ModelSource, folder: Path) -> Path:
 
 
 def export_in_child(source: ModelSource, folder: Path) -> Path:
-    """`export_onnx` in a process of its own: TensorFlow fixes its threads, and keeps its memory, once a process.
+    """Run `export_onnx` in a child process, because TensorFlow fixes its threads and holds its memory per process.
 
     Raises:
-        InputError: see `export_onnx`; or the converter took its process down.
+        InputError: see `export_onnx`; or the converter's process crashed.
     """
     kind, path = source.pick(FORMATS, "onnxruntime")
     command = [
@@ -102,7 +106,7 @@ def export_in_child(source: ModelSource, folder: Path) -> Path:
 
 
 def main() -> None:
-    """The child's side: what to do comes as arguments, the answer goes to standard output."""
+    """Entry point of the child process: reads the task from its arguments and writes the result to standard output."""
     name, kind, path, folder, trust, parent = sys.argv[1:]
     die_with_parent(int(parent))
     try:
@@ -114,14 +118,14 @@ def main() -> None:
 
 
 def _with_outputs(model: FrozenModel) -> tuple[Any, list[str]]:
-    """The simplified graph with an Identity an output, so that an output can be named whatever else reads its tensor.
+    """The simplified graph with one Identity per output, so that outputs can be renamed independently of other readers.
 
-    The converter leaves the BatchNorm after a depthwise convolution as Mul and Add: it is folded before.
+    BatchNorm is folded here, because the converter writes one after a depthwise convolution as Mul and Add.
     """
     tf = tensorflow()
     graph, ends = simplify(model.graph, [port.tensor for port in model.inputs], [port.tensor for port in model.outputs])
     for node in [node for node in graph.nodes.values() if node.op == "Erfc"]:
-        # The converter knows Erf only; Keras writes GELU with Erfc.
+        # The converter supports Erf only, and Keras writes GELU with Erfc.
         erf = graph.add("Erf", graph.free_name(f"{node.name}/erf"), list(node.input), T=tf.float32)
         one = graph.constant(graph.free_name(f"{node.name}/one"), np.array(1, np.float32))
         graph.add("Sub", node.name, [one, erf], T=tf.float32)
@@ -164,22 +168,22 @@ def _compare(model: FrozenModel, target: Path, path: Path) -> None:
     original = SessionExecutable(
         model.graph.to_def(), model.inputs, [port.tensor for port in model.outputs], 1, "as given"
     )
-    wanted = original.predict(batch)
+    expected = original.predict(batch)
     original.close()
     try:
         session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
-        given = session.run([port.spec.name for port in model.outputs], dict(batch))
+        exported = session.run([port.spec.name for port in model.outputs], dict(batch))
     except Exception as error:
         raise InputError(
-            loading.KEY, f"{path.name} was converted to ONNX that onnxruntime refuses: {reason(error)}"
+            loading.KEY, f"onnxruntime refuses the ONNX model converted from {path.name}: {reason(error)}"
         ) from error
-    for port, one, other in zip(model.outputs, wanted, given, strict=True):
-        difference = float(np.max(np.abs(one.astype(np.float64) - other), initial=0))
-        allowed = TOLERANCE * max(1.0, float(np.max(np.abs(one), initial=0)))
-        if one.shape != other.shape or not difference <= allowed:
+    for port, right, output in zip(model.outputs, expected, exported, strict=True):
+        difference = float(np.max(np.abs(right.astype(np.float64) - output), initial=0))
+        allowed = OUTPUT_TOLERANCE * max(1.0, float(np.max(np.abs(right), initial=0)))
+        if right.shape != output.shape or not difference <= allowed:
             raise InputError(
                 loading.KEY,
-                f"{path.name} converted to ONNX differs by {difference:.3g} in {port.spec.name!r}",
+                f"{path.name} converted to ONNX differs by {difference:.3g} in output {port.spec.name!r}",
                 f"tolerated: {allowed:.3g}",
             )
 
@@ -188,7 +192,10 @@ def _sample(model: FrozenModel) -> Batch:
     rng = np.random.default_rng(0)
     batch = {}
     for port in model.inputs:
-        shape = [size or (SAMPLES if index == 0 else FREE) for index, size in enumerate(port.spec.shape)]
+        shape = [
+            size or (COMPARED_SAMPLES if index == 0 else COMPARED_FREE_SIZE)
+            for index, size in enumerate(port.spec.shape)
+        ]
         values = rng.uniform(0, 1, shape) if port.spec.dtype.kind == "f" else rng.integers(0, 2, shape)
         batch[port.spec.name] = values.astype(port.spec.dtype)
     return batch

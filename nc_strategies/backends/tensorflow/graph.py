@@ -1,4 +1,4 @@
-"""A GraphDef with names looked up, nodes added and constants read."""
+"""An editable GraphDef with lookup by name."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Node = Any
 """A ``NodeDef``."""
 
 Attribute = Any
-"""A Python value that becomes an ``AttrValue``: bool, int, float, str, DType, TensorShape, list of one of them."""
+"""A Python value for an ``AttrValue``: bool, int, float, str, DType, TensorShape, or a list of one of these types."""
 
 
 def tensor_name(text: str) -> str:
-    """A data input in its shortest form: output 0 without ``:0``."""
+    """The short name of a tensor: output 0 of a node is written without ``:0``."""
     return text[:-2] if text.endswith(":0") else text
 
 
 def node_of(tensor: str) -> str:
-    """The node which makes a tensor or is named by a control input."""
+    """The name of the node that computes a tensor, or that a control input refers to."""
     return tensor.removeprefix("^").split(":")[0]
 
 
@@ -32,7 +32,7 @@ class Graph:
 
     Args:
         nodes: The nodes, whose names are unique.
-        library: The ``FunctionDefLibrary`` that they call into, None without one.
+        library: The ``FunctionDefLibrary`` of the functions that they call; None without one.
     """
 
     def __init__(self, nodes: Iterable[Node] = (), library: Any = None) -> None:
@@ -41,7 +41,7 @@ class Graph:
 
     @staticmethod
     def from_def(graph_def: Any) -> Graph:
-        """A copy of a GraphDef, its inputs in short form."""
+        """A copy of a GraphDef, with the short names of inputs."""
         graph = Graph(library=graph_def.library if graph_def.library.function else None)
         for node in graph_def.node:
             copy = graph.copy(node)
@@ -81,7 +81,12 @@ class Graph:
         return name
 
     def constant(self, name: str, value: NDArray[Any], dtype: Any = None) -> str:
-        """Add a constant; with `dtype`, one of the quantized types that share the array's bytes.
+        """Add a constant.
+
+        Args:
+            name: Name of the node.
+            value: Its value.
+            dtype: A quantized type of the same byte layout as the array; by default the array's own type.
 
         Returns:
             Its name.
@@ -97,14 +102,14 @@ class Graph:
         return name
 
     def value(self, tensor: str) -> NDArray[Any] | None:
-        """The value of a constant, None when the tensor is computed."""
+        """The value of a constant; None if the tensor is computed."""
         node = self.nodes.get(tensor)
         if node is None or node.op != "Const":
             return None
         return np.asarray(tensorflow().make_ndarray(node.attr["value"].tensor))
 
     def free_name(self, name: str) -> str:
-        """The name, or one like it which is not taken."""
+        """The name itself if it is free, else the name with the first free number appended."""
         count, free = 0, name
         while free in self.nodes:
             count += 1
@@ -112,7 +117,7 @@ class Graph:
         return free
 
     def consumers(self) -> dict[str, list[Node]]:
-        """Tensor to the nodes that read it; a node is listed once for each reading."""
+        """Tensor to the nodes that read it; a node is listed once per input that reads it."""
         readers: dict[str, list[Node]] = {}
         for node in self.nodes.values():
             for text in node.input:
@@ -120,7 +125,7 @@ class Graph:
         return readers
 
     def ordered(self) -> Iterator[Node]:
-        """The nodes, each after the nodes it reads; the same order for the same graph."""
+        """The nodes in topological order. The order is deterministic."""
         done: set[str] = set()
         for root in self.nodes:
             stack = [(root, False)]
@@ -138,7 +143,7 @@ class Graph:
                 )
 
     def prune(self, keep: Iterable[str]) -> None:
-        """Drop the nodes that the given nodes do not need."""
+        """Drop the nodes on which none of the given nodes depends."""
         needed: set[str] = set()
         stack = list(keep)
         while stack:
@@ -149,11 +154,11 @@ class Graph:
         self.nodes = {name: node for name, node in self.nodes.items() if name in needed}
 
     def rewire(self, tensors: Mapping[str, str], readers: Iterable[Node] | None = None) -> None:
-        """Make readers of each key read its value; chains of replacements are followed.
+        """Replace inputs of nodes; chains of replacements are followed.
 
         Args:
             tensors: Tensors and their replacements.
-            readers: The nodes that read them, where they are known.
+            readers: The nodes whose inputs are replaced; all nodes by default.
         """
         for node in self.nodes.values() if readers is None else readers:
             for index, text in enumerate(node.input):

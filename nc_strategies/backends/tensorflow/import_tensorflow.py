@@ -1,4 +1,4 @@
-"""TensorFlow, imported when first needed and told once how many threads to use."""
+"""Import of TensorFlow on first use, and its thread settings, which are fixed once per process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nc_strategies.runtime.process import is_expendable
 
 log = logging.getLogger(__name__)
 UNUSED = ("matplotlib", "pandas", "sklearn")
-"""What Keras imports where it finds it, for pictures, wrappers and data frames to train on; a third of the time that
-importing it all takes, and more where it is not yet in the system's cache."""
+"""Optional packages that Keras imports if they are installed, for plots, wrappers and training on data frames. They
+take a third of the import time, and more if the files are not in the system's page cache yet."""
 
 
 @cache
 def tensorflow() -> Any:
-    """The TensorFlow module, its start-up messages kept off the terminal.
+    """The TensorFlow module. Its start-up messages are suppressed.
 
     Raises:
         InputError: TensorFlow is not installed.
@@ -41,7 +41,7 @@ def tensorflow() -> Any:
 
 @contextmanager
 def _lean() -> Iterator[None]:
-    """In a process that is a run's own, `UNUSED` cannot be imported for as long as this lasts."""
+    """Block the import of `UNUSED` inside this context, in a process that belongs to a run only."""
     hidden = [name for name in UNUSED if is_expendable() and name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
@@ -53,9 +53,9 @@ def _lean() -> Iterator[None]:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection for as long as this lasts: an import makes only what stays, and is looked through often.
+    """Suspend garbage collection inside this context: an import creates many objects, and nearly all of them stay.
 
-    In a process that is a run's own, nothing of it is looked at later either.
+    In a process that belongs to a run only, the collector skips these objects later as well.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -70,30 +70,30 @@ def _uncollected() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard error closed to native code, which writes there before its log level can be set.
+    """Redirect standard error to the null device, because native code writes there before its log level can be set.
 
-    TensorFlow's own import says that there is no GPU; a command that ends in one clear line must not say more.
+    TensorFlow's import reports that there is no GPU. That must not precede the one line with which a command fails.
     """
     if "tensorflow" in sys.modules:
         yield
         return
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def use_threads(threads: int) -> None:
-    """Fix the number of threads of every graph that this process runs.
+    """Fix the number of threads for every graph that this process runs.
 
-    TensorFlow sizes its pools when it first executes anything, once a process; a session's own setting no longer
-    counts after that.
+    TensorFlow sizes its thread pools once per process, at its first execution. A session's own setting has no effect
+    after that.
 
     Raises:
         InputError: TensorFlow already runs with another number of threads in this process.
@@ -106,8 +106,8 @@ def use_threads(threads: int) -> None:
         running = config.get_intra_op_parallelism_threads()
         if running == 0:
             log.warning(
-                "TensorFlow was started before this backend, with threads of its own choosing: measure.threads=%d "
-                "may not hold",
+                "TensorFlow was started before this backend, with its default number of threads: measure.threads=%d "
+                "may have no effect",
                 threads,
             )
         elif running != threads:
@@ -119,7 +119,7 @@ def use_threads(threads: int) -> None:
 
 
 def onednn_rewrites() -> bool:
-    """Whether TensorFlow runs floating-point operators by oneDNN here: by default on some processors only."""
+    """Whether TensorFlow uses oneDNN for floating-point operators here; by default it does on some processors only."""
     tensorflow()
     from tensorflow.python.util import _pywrap_util_port
 
@@ -127,11 +127,13 @@ def onednn_rewrites() -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line; TensorFlow's own errors open with lines that say nothing."""
+    """The cause of an error in one line. TensorFlow's errors begin with lines that do not name the cause."""
     lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
-    said = [
+    causes = [
         line
         for line in lines
         if line and not line.startswith(("Graph execution error", "Detected at", "<stack", "---"))
     ]
-    return said[-1] if len(said) > 1 and said[0].startswith("File ") else (said[0] if said else first_line(error))
+    if len(causes) > 1 and causes[0].startswith("File "):
+        return causes[-1]
+    return causes[0] if causes else first_line(error)

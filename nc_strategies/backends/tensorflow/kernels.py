@@ -1,6 +1,6 @@
-"""TensorFlow's int8 kernels, attribute by attribute.
+"""Nodes of TensorFlow's int8 kernels, with their attributes.
 
-The fused kernels are oneDNN's (``tensorflow/core/kernels/mkl`` in TensorFlow's sources). They know no zero point:
+The fused kernels are oneDNN's (``tensorflow/core/kernels/mkl`` in TensorFlow's sources). They have no zero point:
 ``quint8`` spans ``[0, largest]``, ``qint8`` spans ``[-largest, largest]``.
 """
 
@@ -20,11 +20,9 @@ from nc_strategies.backends.tensorflow.matrix_products import Shape
 FUSED_FLOAT = ("Conv2D", "MatMul")
 """Operators that stock TensorFlow fuses with bias and activation in floating point, with and without oneDNN."""
 FUSED_BY_ONEDNN = ("DepthwiseConv2dNative",)
-"""Operators that it fuses with oneDNN only; without, the fused operator has no kernel, so that none may be saved."""
-
-
-WORD = 8
-"""8-bit values in one 64-bit number."""
+"""Operators that it fuses with oneDNN only. Without oneDNN the fused operator has no kernel, so it is never saved."""
+VALUES_PER_WORD = 8
+"""8-bit values per 64-bit number."""
 REMAPPED = frozenset(
     {
         "Conv2D",
@@ -41,7 +39,7 @@ REMAPPED = frozenset(
         "Elu",
     }
 )
-"""Operators in whose presence TensorFlow's graph optimizer may find more to fuse than `fused_float` writes."""
+"""Operators that TensorFlow's graph optimizer may fuse in ways that `fused_float` does not write."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,9 @@ class Quantized:
     """An int8 tensor.
 
     Args:
-        values: The tensor of integers.
-        low: The tensor that holds its lowest real value.
-        high: The tensor that holds its highest real value.
+        values: Name of the tensor of integers.
+        low: Name of the tensor that holds the lowest real value.
+        high: Name of the tensor that holds the highest real value.
         dtype: ``uint8`` or ``int8``.
         largest: The highest real value.
     """
@@ -65,7 +63,7 @@ class Quantized:
 
 @dataclass
 class Arguments:
-    """What a fused kernel is given: first tensors, then their bounds, in the order of the fused operators."""
+    """Arguments of a fused kernel: first the tensors, then their bounds, in the order of the fused operators."""
 
     data: list[str] = field(default_factory=list)
     types: list[Any] = field(default_factory=list)
@@ -80,7 +78,7 @@ class Arguments:
 
     @property
     def host_types(self) -> list[Any]:
-        """The type of every input."""
+        """The data type of every input."""
         return self.types + [tensorflow().float32] * len(self.bounds)
 
 
@@ -119,16 +117,16 @@ def dequantize(out: Graph, name: str, source: Quantized) -> None:
     )
 
 
-def convolution(out: Graph, fused_op: FusedOp, node: Node, given: Arguments, dtype: str, addend: str) -> None:
+def convolution(out: Graph, fused_op: FusedOp, node: Node, arguments: Arguments, dtype: str, addend: str) -> None:
     """Add a convolution, plain or depthwise, with an int8 output.
 
     Args:
-        out: Where to.
+        out: The graph to add it to.
         fused_op: The operator.
-        node: Its node in floating point.
-        given: Its arguments.
+        node: Its floating-point node.
+        arguments: Arguments of the kernel.
         dtype: Type of the output.
-        addend: Type of the residual addend; that of the output without one.
+        addend: Type of the residual addend; without an addend, the type of the output.
     """
     tf = tensorflow()
     padding, amounts = node.attr["padding"].s.decode(), list(node.attr["explicit_paddings"].list.i)
@@ -138,14 +136,14 @@ def convolution(out: Graph, fused_op: FusedOp, node: Node, given: Arguments, dty
     out.add(
         op,
         fused_op.name,
-        given.data + given.bounds,
-        Tinput=given.types[0],
+        arguments.data + arguments.bounds,
+        Tinput=arguments.types[0],
         Tfilter=tf.qint8,
         Tbias=tf.float32,
         Tsummand=quantized_type(addend),
         out_type=quantized_type(dtype),
         Tdevice_inputs=[],
-        Thost_inputs=given.host_types,
+        Thost_inputs=arguments.host_types,
         Tdevice_outputs=[],
         Thost_outputs=[quantized_type(dtype), tf.float32, tf.float32],
         data_format="NHWC",
@@ -155,24 +153,24 @@ def convolution(out: Graph, fused_op: FusedOp, node: Node, given: Arguments, dty
         padding=padding,
         explicit_paddings=amounts if padding == "EXPLICIT" else [],
         dilations=list(node.attr["dilations"].list.i) or [1, 1, 1, 1],
-        fused_ops=given.fused,
+        fused_ops=arguments.fused,
         alpha=0.0,
     )
 
 
-def matmul(out: Graph, fused_op: FusedOp, given: Arguments, dtype: str | None) -> None:
-    """Add a product with a constant matrix; its output in `dtype`, in floating point for None."""
+def matmul(out: Graph, fused_op: FusedOp, arguments: Arguments, dtype: str | None) -> None:
+    """Add a product with a constant matrix. Its output is of type `dtype`; None for floating point."""
     tf = tensorflow()
     result = tf.float32 if dtype is None else quantized_type(dtype)
     out.add(
         "_QuantizedMatMul",
         fused_op.name,
-        given.data + given.bounds,
+        arguments.data + arguments.bounds,
         Tdevice_inputs=[],
-        Thost_inputs=given.host_types,
+        Thost_inputs=arguments.host_types,
         Tdevice_outputs=[],
         Thost_outputs=[result] if dtype is None else [result, tf.float32, tf.float32],
-        T1=given.types[0],
+        T1=arguments.types[0],
         T2=tf.qint8,
         Tbias=tf.float32,
         U=tf.float32,
@@ -181,7 +179,7 @@ def matmul(out: Graph, fused_op: FusedOp, given: Arguments, dtype: str | None) -
         transpose_b=False,
         is_weight_const=True,
         is_bias_const=True,
-        fused_ops=given.fused,
+        fused_ops=arguments.fused,
         input_quant_mode="SCALED",
         output_quant_mode="SCALED",
         leakyrelu_alpha=0.2,
@@ -189,7 +187,7 @@ def matmul(out: Graph, fused_op: FusedOp, given: Arguments, dtype: str | None) -
 
 
 def pool(out: Graph, node: Node, source: Quantized) -> bool:
-    """Add a MaxPool or AvgPool on an int8 tensor; whether the kernel takes it."""
+    """Add a MaxPool or AvgPool on an int8 tensor; return whether the kernel supports it."""
     if node.attr["data_format"].s not in (b"", b"NHWC") or node.attr["padding"].s not in (b"SAME", b"VALID"):
         return False
     out.add(
@@ -205,33 +203,36 @@ def pool(out: Graph, node: Node, source: Quantized) -> bool:
 
 
 def pad(out: Graph, node: Node, source: Quantized, shape: Shape | None, amounts: NDArray[Any] | None) -> bool:
-    """Add a padding by zeros of an int8 tensor, eight channels at a time; whether it can be done so.
+    """Add a zero padding of an int8 tensor that moves eight channels at a time.
 
-    The kernel moves 8-bit values one by one, several times slower than floats. Read as 64-bit numbers, eight of them
-    are one, and eight zeros are a zero.
+    TensorFlow's Pad kernel copies 8-bit values one by one, several times slower than floats. Eight channels are
+    reinterpreted as one 64-bit number, whose zero is eight zeros.
 
     Args:
-        out: The graph.
+        out: The graph to add it to.
         node: The ``Pad``.
-        source: What it pads.
-        shape: The static shape of that, if known.
-        amounts: The constant paddings, shape (axes, 2), if known.
+        source: The tensor to pad.
+        shape: The static shape of `source`; None if unknown.
+        amounts: The constant paddings, shape (axes, 2); None if they are computed.
+
+    Returns:
+        Whether the padding could be added in this way.
     """
     if shape is None or amounts is None or len(shape) < 2 or None in shape[1:] or amounts[[0, -1]].any():
         return False
     sizes = [int(size or 0) for size in shape]
-    if sizes[-1] % WORD:
+    if sizes[-1] % VALUES_PER_WORD:
         return False
     padded = [size + int(low + high) for size, (low, high) in zip(sizes[1:-1], amounts[1:-1], strict=True)]
     tf = tensorflow()
-    narrow, words = quantized_type(source.dtype), sizes[-1] // WORD
-    given = np.array([-1, *sizes[1:-1], words, WORD], np.int32)
+    narrow, words = quantized_type(source.dtype), sizes[-1] // VALUES_PER_WORD
+    bytes_shape = np.array([-1, *sizes[1:-1], words, VALUES_PER_WORD], np.int32)
     end = np.array([-1, *padded, sizes[-1]], np.int32)
     name = node.name
     out.add(
         "Reshape",
         f"{name}/bytes",
-        [source.values, out.constant(f"{name}/bytes_shape", given)],
+        [source.values, out.constant(f"{name}/bytes_shape", bytes_shape)],
         T=narrow,
         Tshape=tf.int32,
     )
@@ -249,9 +250,9 @@ def pad(out: Graph, node: Node, source: Quantized, shape: Shape | None, amounts:
 
 
 def fused_float(out: Graph, fused_op: FusedOp, node: Node, data: list[str]) -> None:
-    """Add the floating-point fusion that TensorFlow's graph optimizer would make, so that it need not run."""
+    """Add the fused floating-point operator that TensorFlow's graph optimizer would write, so that it need not run."""
     fused = ["BiasAdd", *([fused_op.activation] if fused_op.activation and not fused_op.addend else [])]
-    made = out.nodes[out.add(f"_Fused{fused_op.op}", fused_op.name, data, num_args=1, fused_ops=fused)]
+    added = out.nodes[out.add(f"_Fused{fused_op.op}", fused_op.name, data, num_args=1, fused_ops=fused)]
     for key in (
         "T",
         "strides",
@@ -263,6 +264,6 @@ def fused_float(out: Graph, fused_op: FusedOp, node: Node, data: list[str]) -> N
         "transpose_b",
     ):
         if key in node.attr and not (key == "explicit_paddings" and fused_op.op in FUSED_BY_ONEDNN):
-            made.attr[key].CopyFrom(node.attr[key])
+            added.attr[key].CopyFrom(node.attr[key])
     if fused_op.op == "Conv2D":
-        made.attr["TArgs"].list.type.append(tensorflow().float32.as_datatype_enum)
+        added.attr["TArgs"].list.type.append(tensorflow().float32.as_datatype_enum)

@@ -1,4 +1,4 @@
-"""A model on disk, as a frozen graph with the inputs and outputs its user knows."""
+"""Loading of a model from disk as a frozen graph with the inputs and outputs of its signature."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ KEY = "model.path"
 DEFAULT_SIGNATURE = "serving_default"
 FRAME_OPS = frozenset({"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefMerge", "RefEnter"})
 RESOURCE_OPS = frozenset({"VarHandleOp", "VariableV2", "ReadVariableOp", "HashTableV2", "MutableHashTableV2"})
-REACHING = re.compile(
+EXTERNAL_ACCESS_OPS = re.compile(
     "File|Reader|Dataset|Summary|Debug|PyFunc|Save|Restore|Checkpoint|Snapshot|BigQuery|RemoteCall|Rpc|Send$|Recv$"
     "|^ImmutableConst$|^Print|^DecodeProto|^EncodeProto|^Merge.*Checkpoint|^Sharded"
 )
+"""Operator types that access files, the network or Python code."""
 SAVER_OPS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"})
-"""What every SavedModel holds to save and restore itself; loading does not run it, freezing leaves it out."""
+"""Operators of every SavedModel that save and restore it. Loading does not run them, and freezing drops them."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: what its user calls it, and the tensor of the graph behind it."""
+    """An input or output of a model: its user-visible specification, and its tensor in the graph."""
 
     spec: TensorSpec
     tensor: str
@@ -41,7 +42,7 @@ class FrozenModel:
     """A graph without variables.
 
     Args:
-        graph: The graph as it was given; not to be edited.
+        graph: The graph as it was loaded; it must not be edited.
         inputs: Its inputs in the model's order.
         outputs: Its outputs in the model's order.
         signature: The signature's name in a SavedModel.
@@ -54,15 +55,15 @@ class FrozenModel:
 
 
 def load(kind: str, path: Path, trust: bool = False) -> FrozenModel:
-    """Open a model and turn its variables into constants.
+    """Load a model and turn its variables into constants.
 
     Args:
         kind: ``keras`` (``.keras`` or ``.h5``), ``saved_model`` (a folder) or ``graph_def`` (a frozen ``.pb``).
         path: The file or folder.
-        trust: Whether it may hold Python code (Keras Lambda layers) and operators that reach beyond the graph.
+        trust: Whether it may contain Python code (Keras Lambda layers) and operators that access files or the network.
 
     Raises:
-        InputError: it is not such a model, or not one that a frozen graph can express.
+        InputError: it is not a model of this format, or a frozen graph cannot express it.
     """
     if not path.exists():
         raise InputError(KEY, f"no such file: {path}")
@@ -70,16 +71,16 @@ def load(kind: str, path: Path, trust: bool = False) -> FrozenModel:
         kind
     ](path, trust)
     if not trust:
-        _refuse_reaching(path, model.graph.to_def())
+        _refuse_external_access(path, model.graph.to_def())
     ops = {node.op for node in model.graph.nodes.values()}
-    if found := ops & FRAME_OPS:
+    if frame_ops := ops & FRAME_OPS:
         raise InputError(
             KEY,
-            f"{path.name} holds control flow of TensorFlow 1 ({', '.join(sorted(found))})",
+            f"{path.name} holds control flow of TensorFlow 1 ({', '.join(sorted(frame_ops))})",
             "expected functional control flow (While, If) or none",
         )
-    if found := ops & RESOURCE_OPS:
-        raise InputError(KEY, f"{path.name} keeps state that cannot be frozen ({', '.join(sorted(found))})")
+    if resource_ops := ops & RESOURCE_OPS:
+        raise InputError(KEY, f"{path.name} keeps state that cannot be frozen ({', '.join(sorted(resource_ops))})")
     for port in model.inputs:
         if port.spec.dtype.kind not in "fiub":
             raise InputError(
@@ -90,16 +91,16 @@ def load(kind: str, path: Path, trust: bool = False) -> FrozenModel:
     return model
 
 
-def _refuse_reaching(path: Path, graph_def: Any, *, saver: bool = False) -> None:
-    """Refuse a graph with operators that reach beyond it: a graph is a program, and these write and read files."""
+def _refuse_external_access(path: Path, graph_def: Any, *, saver: bool = False) -> None:
+    """Refuse a graph with operators that access files or the network: a graph is a program, and may be malicious."""
     ops = {node.op for node in graph_def.node}
     ops |= {node.op for function in graph_def.library.function for node in function.node_def}
-    found = sorted(op for op in ops if REACHING.search(op) and not (saver and op in SAVER_OPS))
-    if found:
+    refused = sorted(op for op in ops if EXTERNAL_ACCESS_OPS.search(op) and not (saver and op in SAVER_OPS))
+    if refused:
         raise InputError(
             KEY,
-            f"{path.name} holds operators that reach beyond the model ({', '.join(found[:5])})",
-            "if you trust whoever made it: model.trust=true",
+            f"{path.name} holds operators that reach beyond the model ({', '.join(refused[:5])})",
+            "if you trust its author: model.trust=true",
         )
 
 
@@ -113,25 +114,25 @@ def _load_keras(path: Path, trust: bool) -> FrozenModel:
     except Exception as error:
         if "safe_mode" in str(error) or "deserialization of a `Lambda`" in str(error):
             raise InputError(
-                KEY, f"{path.name} holds Python code (a Lambda layer)", "if you trust whoever made it: model.trust=true"
+                KEY, f"{path.name} holds Python code (a Lambda layer)", "if you trust its author: model.trust=true"
             ) from error
         raise InputError(KEY, f"Keras cannot load {path.name}: {reason(error)}") from error
     structure = _input_structure(model)
     if structure is None:
-        raise InputError(KEY, f"{path.name} does not say what its inputs are", "call the model once before saving it")
+        raise InputError(KEY, f"{path.name} does not define its inputs", "call the model once before saving it")
     specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype, name=t.name), structure)
     function = tf.function(lambda inputs: _named(model(inputs, training=False)), autograph=False)
     return _freeze(path, function, specs, [spec.name for spec in tf.nest.flatten(specs)])
 
 
 def _input_structure(model: Any) -> Any:
-    """What the model is called with, in KerasTensors; None when it was never built."""
+    """The inputs of the model as KerasTensors; None if it was never built."""
     for attribute in ("input", "inputs"):
         try:
-            found = getattr(model, attribute)
+            inputs = getattr(model, attribute)
         except (AttributeError, ValueError):
             continue
-        return found[0] if isinstance(found, list) and len(found) == 1 else found
+        return inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
     return None
 
 
@@ -144,7 +145,7 @@ def _named(outputs: Any) -> dict[str, Any]:
 def _load_saved_model(path: Path, trust: bool) -> FrozenModel:
     tf = tensorflow()
     if not trust:
-        _refuse_reaching_parts(path)
+        _refuse_external_access_in_meta_graphs(path)
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:
@@ -164,8 +165,8 @@ def _load_saved_model(path: Path, trust: bool) -> FrozenModel:
     return _freeze(path, function, specs, sorted(specs), name)
 
 
-def _refuse_reaching_parts(path: Path) -> None:
-    """See `_refuse_reaching`; before anything is loaded, because loading runs the parts that initialize."""
+def _refuse_external_access_in_meta_graphs(path: Path) -> None:
+    """See `_refuse_external_access`. It is called before loading, because loading runs initialization operators."""
     from tensorflow.python.saved_model import loader_impl
 
     try:
@@ -173,7 +174,7 @@ def _refuse_reaching_parts(path: Path) -> None:
     except Exception as error:
         raise InputError(KEY, f"{path} is not a SavedModel: {reason(error)}") from error
     for part in saved.meta_graphs:
-        _refuse_reaching(path, part.graph_def, saver=True)
+        _refuse_external_access(path, part.graph_def, saver=True)
 
 
 def _freeze(
@@ -193,7 +194,7 @@ def _freeze(
     by_name = dict(zip(sorted(concrete.structured_outputs), frozen.outputs, strict=True))
     return FrozenModel(
         Graph.from_def(graph_def),
-        # What a function captures comes after what it is called with.
+        # Captured tensors follow the arguments.
         tuple(_port(name, tensor) for name, tensor in zip(names, frozen.inputs[: len(names)], strict=True)),
         tuple(_port(name, by_name[name]) for name in outputs),
         signature,
@@ -201,11 +202,11 @@ def _freeze(
 
 
 def _frozen_in_place(concrete: Any) -> Any:
-    """The graph of a traced function, with constants for its variables; None where that is not all there is to do.
+    """The graph of a traced function with its variables replaced by constants; None if it needs more than that.
 
-    Where nothing but reading is done with them, in no other function, TensorFlow's own conversion finds the same graph
-    but for nodes that nothing reads, and then makes a function of it again, which takes most of its time (2.3 of 2.7 s
-    for a ResNet50).
+    It applies if variables are only read, and in no nested function. TensorFlow's own conversion then yields the same
+    graph except for unused nodes, but also wraps it in a function again, which takes most of its time (2.3 of 2.7 s for
+    a ResNet50).
     """
     tf = tensorflow()
     graph_def = concrete.graph.as_graph_def()

@@ -1,4 +1,4 @@
-"""Products with a constant matrix, whatever operator writes them, brought to one MatMul between two Reshapes."""
+"""Rewrite of products with a constant matrix (BatchMatMul, Einsum) to a MatMul between two Reshapes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 
 Shape = tuple[int | None, ...]
 LARGEST_SHAPE = 1 << 10
-"""Elements up to which a constant may say what shape another tensor has."""
+"""Number of elements up to which a constant's value is kept for shape inference, as it may be a shape operand."""
 
 
 def static_types(graph: Graph) -> tuple[dict[str, Shape | None], dict[str, Any]]:
-    """Tensor to its shape as TensorFlow infers it, None for an unknown rank; and tensor to its DType."""
+    """Tensor to its inferred static shape (None for an unknown rank), and tensor to its DType."""
     tf = tensorflow()
     imported = tf.Graph()
     with imported.as_default():
@@ -33,7 +33,7 @@ def static_types(graph: Graph) -> tuple[dict[str, Shape | None], dict[str, Any]]
 
 
 def _without_weights(graph: Graph) -> Graph:
-    """The graph for inferring types: importing it with weights takes far longer."""
+    """The graph without its weights, for type inference: importing it with weights takes far longer."""
     light = Graph(graph.nodes.values(), graph.library)
     for name, node in graph.nodes.items():
         shape = node.attr["value"].tensor.tensor_shape if node.op == "Const" else None
@@ -49,18 +49,18 @@ def _without_weights(graph: Graph) -> Graph:
 
 
 def flatten_products(graph: Graph) -> None:
-    """Rewrite BatchMatMul and Einsum with a constant right side, which have no int8 kernel, to MatMul."""
-    found = [
+    """Rewrite BatchMatMul and Einsum with a constant right operand, which have no int8 kernel, to MatMul."""
+    products = [
         node
         for node in graph.nodes.values()
         if node.op in ("BatchMatMulV2", "BatchMatMul", "BatchMatMulV3", "Einsum")
         and len(node.input) == 2
         and graph.value(node.input[1]) is not None
     ]
-    if not found:
+    if not products:
         return
     shapes, _ = static_types(graph)
-    for node in found:
+    for node in products:
         left, weight = shapes.get(node.input[0]), graph.value(node.input[1])
         out = shapes.get(node.name)
         if left is None or out is None or weight is None or weight.dtype != np.float32:
@@ -77,15 +77,15 @@ def _matmul_contracted(node: Node, weight: NDArray[Any]) -> int | None:
 
 
 def _einsum_contracted(node: Node, weight: NDArray[Any]) -> int | None:
-    """How many leading axes of the weight are summed over the trailing axes of the input; None when it is not that."""
+    """Number of leading weight axes contracted with the trailing input axes; None for any other contraction."""
     sides, _, result = node.attr["equation"].s.decode().replace(" ", "").partition("->")
     left, _, right = sides.partition(",")
     if "." in sides or len(set(left)) < len(left) or len(right) != weight.ndim:
         return None
     for count in range(1, len(right)):
-        summed, kept = right[:count], right[count:]
+        summed, columns = right[:count], right[count:]
         rows = left.removesuffix(summed)
-        if left.endswith(summed) and rows and result == rows + kept and not set(rows) & set(right):
+        if left.endswith(summed) and rows and result == rows + columns and not set(rows) & set(right):
             return count
     return None
 

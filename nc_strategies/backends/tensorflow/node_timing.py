@@ -1,4 +1,4 @@
-"""Times of nodes, from the runtime's own traces."""
+"""Latency of each node, from the runtime's traces."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def read_times(steps: Iterable[Any], operators: Mapping[str, str]) -> Profile:
     """Times of the nodes over several traced runs.
 
     Args:
-        steps: ``StepStats`` of each run.
-        operators: Node name to the operator of the model it belongs to.
+        steps: ``StepStats`` per run.
+        operators: Node name to the operator of the model that it computes, wholly or in part.
     """
     nodes: dict[tuple[str, str], NodeTimes] = {}
     for step in steps:
         for stats in (node for device in step.dev_stats for node in device.node_stats):
-            # "name = Type(inputs)"
+            # The label reads "name = Type(inputs)".
             kind = stats.timeline_label.rpartition(" = ")[2].partition("(")[0]
             node = nodes.setdefault(
                 (kind, stats.node_name), NodeTimes(operators.get(stats.node_name), kind in CONVERSIONS)

@@ -1,4 +1,4 @@
-"""One graph with both forms of every operator, chosen from at run time."""
+"""One graph with an int8 and a floating-point branch per operator, selected at run time."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ FLAGS = "nc_strategies/int8"
 
 
 class DualPrecisionBuilder(GraphBuilder):
-    """Builds a graph in which each int8 operator stands beside its floating-point form, between float tensors."""
+    """Builds a graph with an int8 and a floating-point branch per operator, between floating-point tensors."""
 
     def switched(self) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
-        """The GraphDef, the tensors to fetch, and the operators that can be switched, in the order of their flags."""
+        """Build the graph.
+
+        Returns:
+            The GraphDef, the tensors to fetch, and the operators with two branches in the order of their flags.
+        """
         tf = tensorflow()
-        self._fused_floats, self._wanted, self._like = {}, {}, {}
+        self._fused_floats, self._algorithms, self._range_source = {}, {}, {}
         ops = tuple(fused_op.name for fused_op in self._fused_ops.values())
         weighted = set(ops)
         self._out.add("Placeholder", FLAGS, [], dtype=tf.bool, shape=tf.TensorShape([len(ops)]))
@@ -34,7 +38,7 @@ class DualPrecisionBuilder(GraphBuilder):
         for node in self._order:
             self._emit_float(node)
             if node.name in weighted:
-                self._set_aside(node)
+                self._rename_float(node)
             if node.name in self._fused_ops:
                 self._switch(self._fused_ops[node.name], ops.index(self._fused_ops[node.name].name))
         outputs = []
@@ -46,8 +50,8 @@ class DualPrecisionBuilder(GraphBuilder):
         self._out.prune([*outputs, *feeds])
         return self._out.to_def(), tuple(outputs), ops
 
-    def _set_aside(self, node: Node) -> None:
-        """Give a floating-point operator another name, which its int8 form takes."""
+    def _rename_float(self, node: Node) -> None:
+        """Rename a floating-point operator, because the int8 branch takes its name."""
         copy = self._out.nodes.pop(node.name)
         copy.name = f"{node.name}/float"
         self._out.nodes[copy.name] = copy
@@ -81,7 +85,7 @@ class TfDualPrecisionSession(DualPrecisionSession):
         inputs: The model's inputs.
         outputs: Tensors to fetch.
         ops: Operators in the order of their flags.
-        threads: Threads for one run.
+        threads: Threads per run.
 
     Raises:
         EngineError: TensorFlow does not accept the graph.

@@ -1,4 +1,4 @@
-"""A graph as a SavedModel, and a SavedModel as its user opens it."""
+"""Writing a graph as a SavedModel, and opening a SavedModel as its user does."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models.info import Batch
 
 ASSETS = "nc_strategies.json"
+"""File in ``assets.extra`` with the signature, the order of outputs and the names of the model's operators."""
 
 
 def save(
@@ -34,15 +35,15 @@ def save(
 
     Args:
         graph_def: The graph.
-        inputs: The signature's inputs, whose tensors the graph has.
+        inputs: The signature's inputs, with their tensors in the graph.
         outputs: The signature's outputs.
-        tensors: The graph's tensor for each output.
-        names: Nodes that stand for operators of the model.
+        tensors: The tensor of the graph per output.
+        names: Names of the model's operators.
         signature: The signature's name.
-        folder: Where to write; an earlier SavedModel there is replaced.
+        folder: The folder to write; an earlier SavedModel there is replaced.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: the folder exists and is neither empty nor a SavedModel.
     """
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -79,9 +80,9 @@ def save(
 def _info(graph: Any, tensor: str) -> Any:
     from tensorflow.core.protobuf import meta_graph_pb2
 
-    found = graph.get_tensor_by_name(tensor if ":" in tensor else f"{tensor}:0")
+    output = graph.get_tensor_by_name(tensor if ":" in tensor else f"{tensor}:0")
     return meta_graph_pb2.TensorInfo(
-        name=found.name, dtype=found.dtype.as_datatype_enum, tensor_shape=found.shape.as_proto()
+        name=output.name, dtype=output.dtype.as_datatype_enum, tensor_shape=output.shape.as_proto()
     )
 
 
@@ -89,7 +90,7 @@ class ServedModel(Executable):
     """A SavedModel loaded with ``tf.saved_model.load`` and called through its signature.
 
     Args:
-        path: The folder.
+        path: The folder of the SavedModel.
 
     Raises:
         EngineError: TensorFlow cannot load it.
@@ -104,7 +105,7 @@ class ServedModel(Executable):
             name = known.get("signature") or next(iter(loaded.signatures))
             self._call = loaded.signatures[name]
         except (OSError, ValueError, KeyError, StopIteration, tf.errors.OpError) as error:
-            raise EngineError(f"{path} cannot be served: {reason(error)}") from error
+            raise EngineError(f"TensorFlow cannot load {path}: {reason(error)}") from error
         self._loaded = loaded
         self._path, self._signature = path, name
         self._outputs = known.get("outputs") or sorted(self._call.structured_outputs)
@@ -125,14 +126,14 @@ class ServedModel(Executable):
         return [np.asarray(result[name]) for name in self._outputs]
 
     def executed(self) -> ExecutedOps:
-        """Count the nodes of the partitioned graphs, which the runtime shows at a function's first call only."""
+        """Count the nodes of the partitioned graphs, which the runtime exports at a function's first call only."""
         from tensorflow.python.eager import context
 
         tf = tensorflow()
         feed = self._last or {
             name: tf.zeros([size or 1 for size in spec.shape], spec.dtype) for name, spec in self._specs.items()
         }
-        # A function that was called before shows nothing any more.
+        # A function that was called before exports no graphs, so the model is loaded again.
         called = self._last is not None
         signature = tf.saved_model.load(str(self._path)).signatures[self._signature] if called else self._call
         self._last = feed

@@ -1,4 +1,4 @@
-"""A graph in a session of its own."""
+"""TensorFlow sessions, one per graph."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch
 
 REWRITING = ("stock", "fuse", "none")
-"""What TensorFlow's graph optimizer does before the first run: all that it does by default; only fuse floating-point
-operators; or nothing. All of it takes 0.5 s on a MobileNet and 3 s on a ResNet in int8, and leaves a folded graph the
-same but for the fusions: the cheaper settings run the same kernels."""
+"""Passes of TensorFlow's graph optimizer before the first run: the default passes, only the fusion of floating-point
+operators, or none. The default passes take 0.5 s for an int8 MobileNet and 3 s for an int8 ResNet, and change nothing
+in a folded graph except for the fusions, so that the cheaper settings run the same kernels."""
 
 
 class SessionExecutable(Executable):
-    """A graph that one session runs.
+    """A graph with a session of its own.
 
     Args:
         graph_def: The graph.
-        inputs: What is fed.
+        inputs: The model's inputs.
         outputs: Names of the tensors to fetch.
-        threads: Threads for one run.
+        threads: Threads per run.
         fingerprint: Hash of the graph.
-        operators: Node name to the operator of the model it computes, or computes a part of.
+        operators: Node name to the operator of the model that it computes, wholly or in part.
         rewriting: One of `REWRITING`.
 
     Raises:
@@ -55,9 +55,9 @@ class SessionExecutable(Executable):
         self._inputs = tuple((port.spec.name, _full(port.tensor), port.spec.dtype) for port in inputs)
         self._outputs = [_full(name) for name in outputs]
         self._operators = operators
-        self._keeper = ThreadPoolExecutor(1)  # with memory of its own, see `OrtExecutable`
+        self._thread = ThreadPoolExecutor(1)  # a thread of its own, for the reason given in `OrtExecutable`
         try:
-            self._session, self._call = self._keeper.submit(self._open, graph_def, threads, rewriting).result()
+            self._session, self._call = self._thread.submit(self._open, graph_def, threads, rewriting).result()
         except (ValueError, tf.errors.OpError) as error:
             raise EngineError(reason(error)) from error
         self._last: list[NDArray[Any]] | None = None
@@ -71,7 +71,7 @@ class SessionExecutable(Executable):
         return session, session._make_callable_from_options(self._options())
 
     def _options(self) -> Any:
-        """Feeds and fetches, run in the caller's thread: handing over to another costs as much as an operator."""
+        """Feeds and fetches. The graph runs in the caller's thread, as a thread switch costs as much as an operator."""
         from tensorflow.core.protobuf import config_pb2
 
         options = config_pb2.CallableOptions(feed=[tensor for _, tensor, _ in self._inputs], fetch=self._outputs)
@@ -90,13 +90,13 @@ class SessionExecutable(Executable):
             raise EngineError(reason(error)) from error
 
     def executed(self) -> ExecutedOps:
-        """Count the nodes of the graphs which the runtime made of this one, from the metadata of one run."""
+        """Count the nodes of the runtime's partitioned graphs, from the metadata of one run."""
         metadata = self._traced(self._feed(), output_partition_graphs=True)
         nodes = (node for graph in metadata.partition_graphs for node in graph.node)
         return count(nodes, frozenset(self._operators.values()))
 
     def profile(self, batch: Batch, runs: int) -> Profile:
-        """See `Executable.profile`: from full traces of the runtime's steps."""
+        """See `Executable.profile`: times from full traces of the runtime."""
         tf = tensorflow()
         feed = {tensor: np.asarray(batch[name], dtype) for name, tensor, dtype in self._inputs}
         level = tf.compat.v1.RunOptions.FULL_TRACE
@@ -129,12 +129,12 @@ class SessionExecutable(Executable):
             self._call = self._session = None
 
         if self._session is not None:
-            self._keeper.submit(forget).result()
-            self._keeper.shutdown()
+            self._thread.submit(forget).result()
+            self._thread.shutdown()
 
 
 def session_config(threads: int, rewriting: str = "stock") -> Any:
-    """The settings of a session."""
+    """The ``ConfigProto`` of a session with one of `REWRITING`."""
     config = tensorflow().compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1)
     rewrites = config.graph_options.rewrite_options
     if rewriting == "none":

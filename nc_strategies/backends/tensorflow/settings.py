@@ -10,10 +10,10 @@ class TensorFlowSettings:
     """Settings of the TensorFlow backend.
 
     Args:
-        name: The name it is chosen by.
-        percentile: Percentile of the values that the ``percentile`` algorithm keeps, in percent.
-        equalize: Cross-layer equalization of channels before anything is quantized: ``auto`` (where it makes int8
-            everywhere clearly less noisy on calibration data), ``always`` or ``never``.
+        name: The name that selects the backend.
+        percentile: Percentile of the values to represent with the ``percentile`` algorithm, on either side, in percent.
+        equalize: Cross-layer equalization of channels before quantization: ``auto`` (if it clearly reduces the
+            quantization noise of the all-int8 model on calibration data), ``always`` or ``never``.
     """
 
     name: str = "tensorflow"

@@ -1,4 +1,4 @@
-"""Int8 weights, made once for each operator, granularity and number of bits, and used by every configuration."""
+"""Int8 weights, computed once per operator, granularity and bit width, and shared by all configurations."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from nc_strategies.backends.tensorflow.graph import Graph, Node
 from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 
 FULL = 127
+"""Largest magnitude of an 8-bit weight."""
 REDUCED = 64
-"""Largest weight for which two products with 255 still fit in 16 bits: 2 * 255 * 64 = 32640."""
-SMALLEST = 1e-8
+"""Largest weight for which the sum of two products with 255 fits in 16 bits: 2 * 255 * 64 = 32640."""
+SMALLEST_MAGNITUDE = 1e-8
+"""Lower bound of a channel's largest weight: an all-zero channel must not have a zero scale."""
 MARKS = {
     ("per_channel", FULL): 0.0,
     ("per_channel", REDUCED): 1e-30,
     ("per_tensor", FULL): 2e-30,
     ("per_tensor", REDUCED): 3e-30,
 }
+"""Number that identifies a weight's granularity and bit width, see `GraphBuilder._mark`."""
 EQUALIZED = 4e-30
-"""Added to the marks of weights whose channels were equalized."""
+"""Number added to the marks of weights whose channels were equalized."""
 
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """What an int8 kernel takes for its weight.
+    """The weight arguments of an int8 kernel.
 
     Args:
         values: The integers, a constant.
-        bound: The real value of 127, for each channel or for all; a constant.
-        label: How it was quantized.
-        mark: A number too small to matter that differs between the quantizations of one weight.
+        bound: The real value that 127 represents, per channel or for the whole tensor; a constant.
+        label: The operator's name and how the weight was quantized.
+        mark: A negligibly small number that differs between the quantizations of one weight.
     """
 
     values: Node
@@ -44,17 +47,17 @@ class QuantizedWeight:
 
 
 class WeightCache:
-    """Quantized weights of one graph.
+    """Cache of the quantized weights of one graph.
 
     Args:
         graph: The simplified graph that holds the floating-point weights.
-        equalized: Its channels were equalized.
+        equalized: Whether its channels were equalized.
     """
 
     def __init__(self, graph: Graph, equalized: bool = False) -> None:
         self._graph = graph
         self._added = EQUALIZED if equalized else 0.0
-        self._made: dict[tuple[str, str, int], QuantizedWeight] = {}
+        self._weights: dict[tuple[str, str, int], QuantizedWeight] = {}
 
     def get(self, fused_op: FusedOp, granularity: str, limit: int) -> QuantizedWeight:
         """The weight of a fused operator, symmetric in ``[-limit, limit]``.
@@ -65,11 +68,11 @@ class WeightCache:
             limit: `FULL` or `REDUCED`.
         """
         key = (fused_op.name, granularity, limit)
-        if key not in self._made:
-            self._made[key] = self._make(fused_op, granularity, limit)
-        return self._made[key]
+        if key not in self._weights:
+            self._weights[key] = self._quantize(fused_op, granularity, limit)
+        return self._weights[key]
 
-    def _make(self, fused_op: FusedOp, granularity: str, limit: int) -> QuantizedWeight:
+    def _quantize(self, fused_op: FusedOp, granularity: str, limit: int) -> QuantizedWeight:
         weight = self._graph.value(fused_op.weight)
         assert weight is not None
         if fused_op.op == "MatMul" and self._graph.nodes[fused_op.name].attr["transpose_b"].b:
@@ -78,7 +81,7 @@ class WeightCache:
             weight, 2 if fused_op.op == "DepthwiseConv2dNative" else weight.ndim - 1, granularity, limit
         )
         label = f"{fused_op.name}/{granularity}/{limit}"
-        # The kernels take the range for that of 127 whatever values are in use.
+        # The kernels take the bound as the real value of 127, whatever the limit is.
         bound = (largest * (FULL / limit)).astype(np.float32)
         part = Graph()
         values_name = part.constant(f"{fused_op.name}/int8", values, tensorflow().qint8)
@@ -90,14 +93,20 @@ class WeightCache:
 def quantize(
     weight: NDArray[np.float32], axis: int, granularity: str, limit: int = FULL
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
-    """Round a weight to integers of ``[-limit, limit]``.
+    """Quantize a weight to integers in ``[-limit, limit]``.
+
+    Args:
+        weight: The weight.
+        axis: Its axis of output channels.
+        granularity: ``per_channel`` or ``per_tensor``.
+        limit: `FULL` or `REDUCED`.
 
     Returns:
         The largest magnitude, of shape (channels,) or (); and the integers, of the weight's shape.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest: Any = np.abs(weight).max(axis=others if granularity == "per_channel" else None)
-    largest = np.maximum(largest, SMALLEST).astype(np.float32)
+    largest = np.maximum(largest, SMALLEST_MAGNITUDE).astype(np.float32)
     shape = [1] * weight.ndim
     if granularity == "per_channel":
         shape[axis] = -1

@@ -1,4 +1,4 @@
-"""Checks of one value each: they return it in one form, or say what is allowed."""
+"""Checks of single values. A check returns the normalized value or raises an error that names the allowed values."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, ClassVar
 from nc_strategies.errors import InputError
 
 Check = Callable[[str, Any], Any]
-"""Given a key, for errors, and a value."""
+"""A function of a configuration key, for errors, and a value."""
 
 
 def one_of(*allowed: Any, refused: Mapping[str, str] | None = None) -> Check:
-    """One of these values; some others have a reason why not."""
+    """A check for one of these values; `refused` maps values that are not supported to the reason."""
     names = f"allowed: {', '.join(map(str, allowed))}"
 
     def check(key: str, value: Any) -> Any:
         if isinstance(value, str) and value in (refused or {}):
             raise InputError(key, f"{value!r} is not supported: {(refused or {})[value]}", names)
-        # By type too: True is equal to 1.
-        if not any(type(value) is type(one) and value == one for one in allowed):
+        # The types are compared too, because True equals 1.
+        if not any(type(value) is type(option) and value == option for option in allowed):
             raise InputError(key, f"is {value!r}", names)
         return value
 
@@ -29,7 +29,7 @@ def one_of(*allowed: Any, refused: Mapping[str, str] | None = None) -> Check:
 
 
 def number(least: float = -math.inf, whole: bool = False) -> Check:
-    """A finite number, also written as a text."""
+    """A check for a finite number, which may be given as a string."""
 
     def check(key: str, value: Any) -> Any:
         kind = "a whole number" if whole else "a number"
@@ -47,7 +47,7 @@ def number(least: float = -math.inf, whole: bool = False) -> Check:
 
 
 def empty(why: str) -> Check:
-    """Nothing, for the reason given."""
+    """A check for an empty value; the reason `why` explains why the option is not supported."""
 
     def check(key: str, value: Any) -> Any:
         if value is None or value is False or (isinstance(value, (str, list, tuple, dict)) and not value):
@@ -58,31 +58,31 @@ def empty(why: str) -> Check:
 
 
 def text(key: str, value: Any) -> str:
-    """A text."""
+    """Check for a string."""
     if not isinstance(value, str):
         raise InputError(key, f"is {value!r}", "expected a text")
     return value
 
 
 def flag(key: str, value: Any) -> Any:
-    """True or False."""
+    """Check for True or False."""
     return one_of(True, False)(key, value)
 
 
 def or_none(check: Check) -> Check:
-    """None, or what another check lets through."""
+    """A check for None or a value that another check accepts."""
     return lambda key, value: None if value is None else check(key, value)
 
 
 def listed(value: Any) -> list[Any]:
-    """One or several values as a list; None gives an empty one."""
+    """One or several values as a list; an empty list for None."""
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 class Checked:
-    """Attributes that are checked, and brought into one form, whenever they are set."""
+    """A dataclass whose attributes are checked and normalized whenever they are set."""
 
     _prefix: ClassVar[str] = ""
     _checks: ClassVar[Mapping[str, Check]] = {}

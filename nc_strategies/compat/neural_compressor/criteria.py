@@ -1,4 +1,4 @@
-"""The criteria: how accurate, how long, and what is to be improved."""
+"""The accuracy criterion and the tuning criterion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nc_strategies.errors import InputError
 from nc_strategies.runtime.secrets import hide
 
 OBJECTIVES = {"performance": "latency", "modelsize": "size"}
-"""Objectives of Neural Compressor to those of this package."""
+"""Neural Compressor's objectives to those of this package."""
 REFUSED_OBJECTIVES = {
     "footprint": "the engines' memory is allocated outside Python and shared by the models of a "
     "process, so that a trial's own share cannot be measured; see modelsize"
@@ -42,7 +42,7 @@ def _objective(key: str, value: Any) -> Any:
             "name what is to be improved: performance or modelsize",
         )
     if weights is not None and len(weights) != len(names):
-        raise InputError(key, f"has {len(weights)} weights for {len(names)} objectives", "a weight an objective")
+        raise InputError(key, f"has {len(weights)} weights for {len(names)} objectives", "one weight per objective")
     for weight in weights or []:
         if number()(f"{key}.weight", weight) <= 0:
             raise InputError(f"{key}.weight", f"is {weight!r}", "more than 0")
@@ -63,15 +63,15 @@ def _objective_parts(value: Any) -> tuple[list[Any], list[Any] | None, list[Any]
 
 @dataclass
 class AccuracyCriterion(Checked):
-    """How much of fp32's accuracy may be lost.
+    """The tolerable loss of accuracy from fp32.
 
     Args:
-        higher_is_better: Direction of what the evaluation gives.
-        criterion: ``relative`` (a fraction of fp32's value) or ``absolute`` (the metric's unit).
+        higher_is_better: Direction of the metric.
+        criterion: ``relative`` (a fraction of fp32's value) or ``absolute`` (in the metric's unit).
         tolerable_loss: The loss that is accepted.
 
     Raises:
-        InputError: a value that is not allowed.
+        InputError: a value is not allowed.
     """
 
     _prefix: ClassVar[str] = "accuracy_criterion."
@@ -87,7 +87,7 @@ class AccuracyCriterion(Checked):
 
     @property
     def relative(self) -> float | None:
-        """The tolerable loss where it is relative, else None; setting it makes the criterion relative."""
+        """The tolerable loss if it is relative, else None; setting it makes the criterion relative."""
         return self.tolerable_loss if self.criterion == "relative" else None
 
     @relative.setter
@@ -96,7 +96,7 @@ class AccuracyCriterion(Checked):
 
     @property
     def absolute(self) -> float | None:
-        """The tolerable loss where it is absolute, else None; setting it makes the criterion absolute."""
+        """The tolerable loss if it is absolute, else None; setting it makes the criterion absolute."""
         return self.tolerable_loss if self.criterion == "absolute" else None
 
     @absolute.setter
@@ -106,18 +106,18 @@ class AccuracyCriterion(Checked):
 
 @dataclass
 class TuningCriterion(Checked):
-    """What is tried, how long, and what is to be improved.
+    """Strategy, budget and objectives of the tuning.
 
     Args:
         strategy: Name of an installed strategy.
-        strategy_kwargs: Its settings. A secret among them, such as ``sigopt_api_token``, reaches the strategy only:
-            no file, no log, no `repr`.
-        timeout: Seconds; 0 stops at the first model that meets the goal, as `max_trials` allows.
-        max_trials: Configurations to measure at most.
+        strategy_kwargs: Its settings. Only the strategy receives a secret among them, such as ``sigopt_api_token``: it
+            appears in no file, log or `repr`.
+        timeout: Time limit in seconds; 0 stops at the first model that meets the goal, or after `max_trials`.
+        max_trials: Greatest number of configurations to measure.
         objective: ``performance``, ``modelsize``, a list of them, or ``{"objective": [...], "weight": [...]}``.
 
     Raises:
-        InputError: a value that is not allowed.
+        InputError: a value is not allowed.
     """
 
     _prefix: ClassVar[str] = "tuning_criterion."

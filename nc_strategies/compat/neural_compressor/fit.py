@@ -1,4 +1,4 @@
-"""Neural Compressor's entry point: `fit` takes its arguments and runs this package's tuning."""
+"""Neural Compressor's entry point: `fit` has its arguments and runs the tuning of this package."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CONSERVATIVE = "conservative"
 
 @dataclass(repr=False)
 class QuantizedModel:
-    """What `fit` returns.
+    """The result of `fit`.
 
     Args:
-        study: The run it comes from.
-        native: Makes the model in its framework's form.
+        study: The run that found the model.
+        native: Builds the model as an object of its framework.
     """
 
     study: Study
@@ -35,12 +35,12 @@ class QuantizedModel:
 
     @property
     def model(self) -> Any:
-        """The model in its framework's form: an ``onnx.ModelProto``, or a loaded SavedModel that can be called."""
+        """The model as an object of its framework: an ``onnx.ModelProto``, or a loaded SavedModel with a call."""
         return self.native()
 
     @property
     def path(self) -> Path:
-        """The model in the run's folder."""
+        """Path of the model in the run's folder."""
         assert self.study.model_path is not None
         return self.study.model_path
 
@@ -48,14 +48,14 @@ class QuantizedModel:
         """Write the model.
 
         Args:
-            root: For ONNX the file, or an existing folder to put ``model.onnx`` in; for TensorFlow the SavedModel's
-                folder, which must be new or empty.
+            root: For ONNX the file, or an existing folder in which ``model.onnx`` is written; for TensorFlow the folder
+                of the SavedModel, which must be new or empty.
 
         Returns:
-            What was written.
+            The path of the written model.
 
         Raises:
-            InputError: it cannot be written there.
+            InputError: the model cannot be written there.
         """
         target = Path(root).expanduser()
         try:
@@ -95,25 +95,24 @@ def fit(
 
     Args:
         model: See `nc_strategies.tune`.
-        conf: What is wanted.
-        calib_dataloader: Iterable of (input, label) batches to calibrate with, labels of no use; when left out, the
-            head of `eval_dataloader`.
-        calib_func: Not supported, nor was it for these frameworks.
-        eval_func: Takes a model and returns its accuracy. The model is what Neural Compressor gives: an
+        conf: Constraint, objectives, budget and overrides.
+        calib_dataloader: Iterable of (input, label) batches for calibration, whose labels are ignored; by default the
+            first samples of `eval_dataloader`.
+        calib_func: Not supported, as in Neural Compressor for these frameworks.
+        eval_func: A function from a model to its accuracy. It receives the object that Neural Compressor passes: an
             ``onnx.ModelProto``; for TensorFlow and Keras a loaded SavedModel, which can also be called with a batch.
-        eval_dataloader: Iterable of (input, label) batches, where `eval_metric` evaluates.
+        eval_dataloader: Iterable of (input, label) batches for `eval_metric`.
         eval_metric: A mapping such as ``{"topk": 1}``, a name, or an object with ``reset``, ``update(predictions,
             labels)`` and ``result``.
-        run_dir: Where the run leaves its files, ``outputs/<date>/<time>`` when left out; the same again resumes.
-        **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration; it overrules
-            `conf`.
+        run_dir: Folder of the run's files; by default ``outputs/<date>/<time>``. An existing folder is resumed.
+        **options: Keys of the configuration's sections ``tuning``, ``space`` and ``measure``; they override `conf`.
 
     Returns:
         The model; None, with a warning that says why, where the run's status is not ``met``: none was accurate enough,
         or none that was is better than fp32 with its whole 95 % interval. The closest one is in the run's folder.
 
     Raises:
-        InputError: something that was given does not fit.
+        InputError: an argument is not valid.
         EngineError: the engine could not measure anything.
     """
     if not isinstance(conf, PostTrainingQuantConfig):
@@ -123,7 +122,7 @@ def fit(
     if eval_func is None and eval_dataloader is None:
         raise InputError(
             "eval_func",
-            "is missing: there is no tuning without an evaluation",
+            "is missing: tuning needs an evaluation",
             "give eval_func, or eval_dataloader and eval_metric",
         )
     if eval_func is None and eval_metric is None:
@@ -175,11 +174,11 @@ def _request(
         "tolerable_loss": accuracy.tolerable_loss,
         "max_trials": tuning.max_trials,
         "timeout": tuning.timeout,
-        # Documented there: a timeout of 0 ends the tuning at the first model which meets the goal.
+        # Neural Compressor's documentation: a timeout of 0 ends the tuning at the first model that meets the goal.
         "stop_when": "budget" if tuning.timeout else "met",
         "op_type_dict": conf.op_type_dict,
         "op_name_dict": conf.op_name_dict,
-        # What no engine here computes in need not be excluded.
+        # No engine here computes in bf16 or fp16, so these need not be excluded.
         "excluded_precisions": [name for name in conf.excluded_precisions if name not in ("bf16", "fp16")],
         **more,
     }
@@ -210,7 +209,7 @@ def _strategy(conf: PostTrainingQuantConfig) -> dict[str, Any]:
             raise InputError(
                 "quant_level",
                 f"is 0, which is the conservative strategy, but the strategy is {name!r}",
-                "1 or auto, to run the strategy that is named",
+                "1 or auto, to run the named strategy",
             )
         if CONSERVATIVE not in registry().names("strategy"):
             raise InputError(
@@ -229,7 +228,7 @@ def _backend(conf: PostTrainingQuantConfig) -> Any:
     if name == "tensorflow":
         raise InputError(
             "reduce_range",
-            "is set, but TensorFlow's kernels are chosen by what this processor saturates",
+            "is set, but for TensorFlow it is determined by whether this processor's kernels saturate",
             "leave it out",
         )
     return {"name": "onnxruntime", "reduce_range": "always" if conf.reduce_range else "never"}

@@ -1,4 +1,4 @@
-"""Neural Compressor's ways to name a metric."""
+"""Neural Compressor's specifications of a metric."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from nc_strategies.metrics.objects import UserMetric
 
 KEY = "eval_metric"
 NAMES = {"topk": "topk", "accuracy": "top1", "f1": "f1", "mae": "mae", "mse": "mse"}
-NOT_HERE = ("rmse", "loss", "map", "cocomap", "cocomapv2", "vocmap", "squadf1", "miou", "glue", "roc", "bleu")
+NOT_SUPPORTED = ("rmse", "loss", "map", "cocomap", "cocomapv2", "vocmap", "squadf1", "miou", "glue", "roc", "bleu")
 
 
 def metric_of(given: Any, higher_is_better: bool) -> Any:
-    """A metric in the form that `nc_strategies.tune` takes.
+    """Convert a metric to the `metric` argument of `nc_strategies.tune`.
 
     Args:
         given: A mapping of one built-in metric to its arguments (``{"topk": 1}``, ``{"MSE": {}}``); a name; an object
-            with ``name`` and ``kwargs`` or ``metric_cls``, as Neural Compressor's own ``Metric`` has; or a metric.
-        higher_is_better: Direction of a metric object's number.
+            with ``name`` and ``kwargs`` or ``metric_cls``, as Neural Compressor's ``Metric`` has; or a metric object.
+        higher_is_better: Direction of a metric object.
 
     Raises:
-        InputError: it is none of them, or several at once.
+        InputError: the metric is not supported, or there are several.
     """
     if isinstance(given, (str, Metric)):
         return NAMES.get(given.lower(), given) if isinstance(given, str) else given
@@ -43,27 +43,27 @@ def metric_of(given: Any, higher_is_better: bool) -> Any:
 
 
 def _built_in(name: str, arguments: Any) -> dict[str, Any]:
-    found = NAMES.get(name.lower())
-    if found is None:
+    metric = NAMES.get(name.lower())
+    if metric is None:
         raise InputError(
             f"{KEY}.{name}",
-            "is not here" if name.lower() in NOT_HERE else "is not a metric",
+            "is not supported" if name.lower() in NOT_SUPPORTED else "is not a metric",
             f"allowed: {', '.join(NAMES)}, an object with update and result, or eval_func",
         )
-    given = dict(arguments) if isinstance(arguments, Mapping) else ({} if arguments is None else {"k": arguments})
-    if found == "topk":
-        k = given.pop("k", 1)
+    remaining = dict(arguments) if isinstance(arguments, Mapping) else ({} if arguments is None else {"k": arguments})
+    if metric == "topk":
+        k = remaining.pop("k", 1)
         if isinstance(k, bool) or not isinstance(k, int):
             raise InputError(f"{KEY}.{name}.k", f"is {k!r}", "a whole number")
         settings: dict[str, Any] = {"name": "topk", "k": k}
     else:
-        settings = {"name": found, **({"average": "binary"} if found == "f1" else {})}
-        if given.get("compare_label", True) is True:
-            given.pop("compare_label", None)
-    if given:
+        settings = {"name": metric, **({"average": "binary"} if metric == "f1" else {})}
+        if remaining.get("compare_label", True) is True:
+            remaining.pop("compare_label", None)
+    if remaining:
         raise InputError(
             f"{KEY}.{name}",
-            f"has arguments that are not supported: {', '.join(map(str, given))}",
+            f"has arguments that are not supported: {', '.join(map(str, remaining))}",
             "topk takes k, the others none",
         )
     return settings

@@ -1,4 +1,4 @@
-"""All that a run is told, in Neural Compressor's form."""
+"""The configuration of a run, as Neural Compressor's `PostTrainingQuantConfig`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _approach(key: str, value: Any) -> Any:
         "static",
         "auto",
         refused={
-            "dynamic": "it measures ranges again in every run, which costs time in the served model; only int8 with "
-            "calibrated ranges is offered, use static",
-            "weight_only": "it leaves all arithmetic in floating point; use static",
+            "dynamic": "it computes ranges in every run, which slows the served model; only int8 with calibrated "
+            "ranges is offered, use static",
+            "weight_only": "it keeps all arithmetic in floating point; use static",
         },
     )(key, short)
 
@@ -46,7 +46,7 @@ def _overrides(key: str, value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise InputError(key, f"is {value!r}", "a mapping, such as {'Conv': {'weight': {'dtype': ['fp32']}}}")
-    # In Neural Compressor's schema a part may be None, which overrides nothing.
+    # In Neural Compressor's schema a part may be None; it then overrides nothing.
     return {
         name: {part: fields for part, fields in parts.items() if fields is not None}
         if isinstance(parts, Mapping)
@@ -57,32 +57,33 @@ def _overrides(key: str, value: Any) -> dict[str, Any]:
 
 @dataclass
 class PostTrainingQuantConfig(Checked):
-    """Everything `nc_strategies.quantization.fit` is told.
+    """The configuration of `nc_strategies.quantization.fit`.
 
     Args:
         device: ``cpu``.
-        backend: ``default``: ONNX Runtime for an ONNX model, TensorFlow for a TensorFlow or Keras one.
-        domain: Accepted; every operator's precision is searched, whatever the domain.
+        backend: ``default`` (ONNX Runtime for an ONNX model, TensorFlow for a TensorFlow or Keras model),
+            ``onnxruntime`` or ``tensorflow``.
+        domain: Accepted without effect: the precision of every operator is searched in every domain.
         recipes: See `nc_strategies.compat.neural_compressor.recipes`.
         quant_format: ``default`` or ``QDQ``.
-        inputs: Left empty: read from the model.
-        outputs: Left empty: read from the model.
+        inputs: Must be empty: inputs are read from the model.
+        outputs: Must be empty: outputs are read from the model.
         approach: ``static`` or ``auto``.
-        calibration_sampling_size: Samples to calibrate with, one number or a list of one.
+        calibration_sampling_size: Number of calibration samples, or a list with this number.
         op_type_dict: Overrides by operator type; see `nc_strategies.space.Overrides`.
         op_name_dict: Overrides by operator name.
-        reduce_range: Weights of 7 bits: None lets the search choose where this processor needs it.
-        example_inputs: Left empty: PyTorch's.
-        excluded_precisions: Data types not to be used.
-        quant_level: ``auto`` and 1 run the strategy which `tuning_criterion` names; 0 the conservative one.
+        reduce_range: 7-bit weights; None lets the search choose if this processor's kernels saturate.
+        example_inputs: Must be empty: it is for PyTorch only.
+        excluded_precisions: Data types that are not used.
+        quant_level: ``auto`` and 1 run the strategy of `tuning_criterion`; 0 runs the conservative strategy.
         accuracy_criterion: The constraint.
         tuning_criterion: Strategy, budget and objectives.
-        diagnosis: False.
-        ni_workload_name: Accepted; of use for the diagnosis only.
+        diagnosis: Must be False.
+        ni_workload_name: Accepted without effect: it is for the diagnosis only.
         model_name: The model's name in reports.
 
     Raises:
-        InputError: a value that is not allowed.
+        InputError: a value is not allowed.
     """
 
     _checks: ClassVar[Mapping[str, Check]] = {
@@ -102,10 +103,10 @@ class PostTrainingQuantConfig(Checked):
         "quant_format": one_of(
             "default",
             "QDQ",
-            refused={"QOperator": "models are saved as QDQ, which ONNX Runtime turns into the same int8 kernels"},
+            refused={"QOperator": "models are saved as QDQ, which ONNX Runtime fuses into the same int8 kernels"},
         ),
         "inputs": empty("a model's inputs are read from it"),
-        "outputs": empty("a model's outputs are read from it; cut a frozen graph before"),
+        "outputs": empty("a model's outputs are read from it; cut a frozen graph beforehand"),
         "approach": _approach,
         "calibration_sampling_size": _sampling_size,
         "op_type_dict": _overrides,

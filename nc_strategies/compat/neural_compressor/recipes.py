@@ -1,4 +1,4 @@
-"""Neural Compressor's recipes: those that ask for what is done here anyway, and why the others are refused."""
+"""Neural Compressor's recipes: those that are accepted, and the reasons why others are refused."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from nc_strategies.errors import InputError
 
-BY_NAME = "hold operators to fp32 by name in op_name_dict; the basic strategy tries this one by itself"
+BY_NAME = "keep operators in fp32 by name with op_name_dict; the basic strategy tries this by itself"
 TENSORRT = "it is for TensorRT only"
 WEIGHT_ONLY = "weight-only quantization is not supported"
 REFUSED: dict[str, tuple[Any, str]] = {
-    "smooth_quant": (False, "activations are not smoothed; the search keeps operators that lose too much in fp32"),
+    "smooth_quant": (False, "activations are not smoothed; the search keeps sensitive operators in fp32"),
     "layer_wise_quant": (False, WEIGHT_ONLY),
-    "fast_bias_correction": (False, "biases are kept as they are"),
-    "weight_correction": (False, "weights are kept as they are"),
+    "fast_bias_correction": (False, "biases are not corrected"),
+    "weight_correction": (False, "weights are not corrected"),
     "first_conv_or_matmul_quantization": (True, BY_NAME),
     "last_conv_or_matmul_quantization": (True, BY_NAME),
     "pre_post_process_quantization": (True, BY_NAME),
@@ -29,16 +29,16 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "teq_args": ({}, WEIGHT_ONLY),
     "autoround_args": ({}, WEIGHT_ONLY),
 }
-"""Recipe to the one value that is accepted, which asks for nothing, and why no other is."""
+"""Recipe to the only accepted value, which has no effect, and the reason why others are refused."""
 ACCEPTED = {"smooth_quant_args": dict, "gemm_to_matmul": bool}
-"""Recipes of no effect here, with their types: arguments of one that is off, and how ONNX graphs are prepared."""
+"""Recipes without effect here to their types: arguments of a recipe that is off, and preparation of ONNX graphs."""
 
 
 def checked_recipes(key: str, recipes: Any) -> dict[str, Any]:
-    """Recipes, all of which are possible.
+    """Check recipes and return them as a dictionary.
 
     Raises:
-        InputError: an unknown recipe, or one that is not supported.
+        InputError: a recipe is unknown, or its value is not supported.
     """
     if recipes is None:
         return {}
@@ -50,9 +50,9 @@ def checked_recipes(key: str, recipes: Any) -> dict[str, Any]:
             if value is not None and not isinstance(value, ACCEPTED[name]):
                 raise InputError(where, f"is {value!r}", f"expected a {ACCEPTED[name].__name__}")
         elif name not in REFUSED:
-            raise InputError(where, "is not a recipe", f"there are: {', '.join(sorted({*REFUSED, *ACCEPTED}))}")
+            raise InputError(where, "is not a recipe", f"recipes: {', '.join(sorted({*REFUSED, *ACCEPTED}))}")
         else:
-            idle, why = REFUSED[name]
-            if value is not None and (type(value) is not type(idle) or value != idle):
-                raise InputError(where, f"is {value!r}: not supported, {why}", f"allowed: {idle!r}")
+            neutral, why = REFUSED[name]
+            if value is not None and (type(value) is not type(neutral) or value != neutral):
+                raise InputError(where, f"is {value!r}: not supported, {why}", f"allowed: {neutral!r}")
     return dict(recipes)
