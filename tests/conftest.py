@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 # Engines and thread pools must not take all processors from the other tests.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,3 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # be: those that are to be interrupted would not notice.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def simulated_onnxruntime():
+    """Latency of models in this process is what their operators say: what follows from it is the same anywhere."""
+    from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
+    from nc_strategies.testing import simulated_time
+
+    with simulated_time(OnnxRuntimeBackend):
+        yield

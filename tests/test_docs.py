@@ -124,6 +124,7 @@ def test_the_python_examples_run_in_their_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("simulated_onnxruntime")
 def test_the_neural_compressor_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = blocks("docs/coming-from-neural-compressor.md", "python")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +154,8 @@ class Backend(ABC):
     """Model formats that it can load, the preferred one first."""
     cautious: bool = False
     """True after a crash during calibration: calibration then runs the fp32 model only."""
+    clock: Callable[[], float] = time.perf_counter
+    """The clock, in seconds, that latency is measured with. A simulated engine has one of its own."""
 
     def __init__(self, settings: Any, threads: int = 1) -> None:
         self.settings = settings

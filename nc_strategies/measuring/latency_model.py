@@ -220,7 +220,7 @@ def fit_latency(
         rng: Draws configurations and shuffles runs.
         runs: Timed runs of a configuration; by fp32's latency when left out, from 25 to 100.
         limit: Seconds after which the timing of a configuration stops, once there were 20 runs.
-        clock: Gives the seconds that are counted; `time.perf_counter` when left out.
+        clock: Gives the seconds that are counted; the backend's own when left out.
         reference: fp32 as trials are timed beside it, which stays open; chosen and opened here when left out. Two
             sessions of one model differ by a few per cent, so that ratios only compare beside the same one.
         check: Called before each timed run.
@@ -232,7 +232,7 @@ def fit_latency(
         EngineError: not even the all-float graph runs.
         OutOfTimeError: `check` raised it.
     """
-    timer = _TimingSession(backend, batch, rng, runs, limit, clock, reference, check)
+    timer = _TimingSession(backend, batch, rng, runs, limit, clock or backend.clock, reference, check)
     timer.choose_reference(space.all_float())
     timed = timer.time(list(_ends(space)), PLAN.end_runs_factor) + timer.time(list(_alternating(space)))
     conversion_edges, profiled = backend.conversion_edges(), any(sample.profile is not None for sample in timed)

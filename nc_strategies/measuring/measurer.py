@@ -567,7 +567,7 @@ class Measurer:
         limit, left = self.settings.latency_timeout * patience, self.deadline.left
         if left < math.inf:  # what is timed by then counts, once it is enough
             limit = max(min(limit or left, left), LEAST_TIMING)
-        return interleave([run(m) for m in models], runs, self.rng, limit, check=self.deadline.check)
+        return interleave([run(m) for m in models], runs, self.rng, limit, self.backend.clock, self.deadline.check)
 
     def _evaluation(
         self,

@@ -121,7 +121,9 @@ def _python(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         path = Path(made).expanduser().resolve()
         kind = format_of(path)
         if not path.exists() or kind is None:
-            problem = f"{target} returned the path {made}, which is {'no model' if path.exists() else 'not there'}"
+            problem = (
+                f"{target} returned the path {made}, which {'is not a model' if path.exists() else 'does not exist'}"
+            )
             raise InputError(key, problem, f"a SavedModel folder or a file ending in {', '.join(SUFFIXES)}")
         return {"name": name, "format": kind, "path": str(path), "digest": ""}
     if hasattr(made, "SerializeToString") and hasattr(made, "graph"):

@@ -77,7 +77,7 @@ def _from_path(path: Path, name: str) -> ModelSource:
         raise InputError(KEY, f"no such file: {path}", ALLOWED)
     kind = format_of(path)
     if kind is None:
-        raise InputError(KEY, f"{path} is not a model that is known by its name", ALLOWED)
+        raise InputError(KEY, f"{path} has no known model format", ALLOWED)
     return ModelSource(name or path.stem, {kind: path})
 
 

@@ -13,6 +13,7 @@ Example:
 from nc_strategies.testing.backends import BackendSuite
 from nc_strategies.testing.data import DataSuite
 from nc_strategies.testing.metrics import MetricSuite
+from nc_strategies.testing.simulated import simulated_time
 from nc_strategies.testing.strategies import StrategySuite
 from nc_strategies.testing.toy import ToyBackend, ToyOp, ToySettings, toy_problem, toy_space
 
@@ -24,6 +25,7 @@ __all__ = [
     "ToyBackend",
     "ToyOp",
     "ToySettings",
+    "simulated_time",
     "toy_problem",
     "toy_space",
 ]

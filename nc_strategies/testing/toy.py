@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -57,9 +58,35 @@ class ToyOp:
 
 @dataclass
 class ToySettings:
-    """Settings of `ToyBackend`: none."""
+    """Settings of `ToyBackend`.
+
+    Args:
+        name: Its name.
+        simulated: Runs take no time, and latency is measured with a clock that each run moves on by just the seconds
+            it should take: latencies are exact on any machine, however busy.
+    """
 
     name: str = "toy"
+    simulated: bool = False
+
+
+class SimulatedClock:
+    """Seconds that pass only when told to, in each thread apart: models timed in two threads do not meet."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def __call__(self) -> float:
+        """The seconds that have passed in this thread."""
+        return float(getattr(self._local, "seconds", 0.0))
+
+    def advance(self, seconds: float) -> None:
+        """Move on."""
+        self._local.seconds = self() + seconds
+
+
+SIMULATED = SimulatedClock()
+"""Moved on by every run of a toy model."""
 
 
 def toy_space(ops: Sequence[ToyOp], overrides: Overrides | None = None) -> Space:
@@ -114,22 +141,30 @@ def toy_evaluation(ops: Sequence[ToyOp], config: Config) -> Evaluation:
 
 
 class ToyExecutable(Executable):
-    """A model with a known share of wrong predictions and a known latency."""
+    """Answers right except for a known share of samples, in a known time.
 
-    def __init__(self, ops: Sequence[ToyOp], config: Config) -> None:
-        self._ops, self._config = ops, config
+    Args:
+        ops: The model.
+        config: What runs in int8.
+        simulated: Take no time; see `ToySettings`.
+    """
+
+    def __init__(self, ops: Sequence[ToyOp], config: Config, simulated: bool = False) -> None:
+        self._ops, self._config, self._simulated = ops, config, simulated
         self.fingerprint = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
         self.size_bytes = sum(100 if scheme.is_float else 25 for _, scheme in config.ops)
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
         """Scores of two classes, shape (N, 2). The input is the right class plus a fraction that varies per sample."""
-        end = time.perf_counter() + toy_time(self._ops, self._config)
+        seconds = toy_time(self._ops, self._config)
+        end = time.perf_counter() + seconds
+        SIMULATED.advance(seconds)
         x = batch["x"].astype(np.float64).reshape(-1)
         right = np.floor(x).astype(int)
         wrong = (x - right) < 0.1 + toy_loss(self._ops, self._config)
         scores = np.zeros((len(x), CLASSES), np.float32)
         scores[np.arange(len(x)), np.where(wrong, 1 - right, right)] = 1.0
-        while time.perf_counter() < end:
+        while not self._simulated and time.perf_counter() < end:
             pass
         return [scores]
 
@@ -147,6 +182,13 @@ class ToyBackend(Backend):
     """A backend for ``.toy`` files: JSON lists of `ToyOp` fields. It serves to test strategies, loops and trackers."""
 
     accepts = ("toy",)
+
+    def __init__(self, settings: ToySettings, threads: int = 1) -> None:
+        super().__init__(settings, threads)
+        # A third party's settings for the toy backend under its own name may know nothing of it.
+        self._simulated: bool = getattr(settings, "simulated", False)
+        if self._simulated:
+            self.clock = SIMULATED
 
     def load(self, model: ModelSource) -> ModelInfo:
         """See `Backend.load`."""
@@ -167,14 +209,14 @@ class ToyBackend(Backend):
 
     def reference(self) -> ToyExecutable:
         """See `Backend.reference`."""
-        return ToyExecutable(self.ops, toy_space(self.ops).all_float())
+        return ToyExecutable(self.ops, toy_space(self.ops).all_float(), self._simulated)
 
     def build(self, config: Config) -> ToyExecutable:
         """See `Backend.build`."""
         broken = [op.name for op in self.ops if op.fails and not config.schemes[op.name].is_float]
         if broken:
             raise EngineError(f"{broken[0]} cannot run in int8")
-        return ToyExecutable(self.ops, config)
+        return ToyExecutable(self.ops, config, self._simulated)
 
     def ceiling(self, again: bool = False) -> Ceiling | None:
         """See `Backend.ceiling`: what the default prices of a `ToyOp` give, unless the cache holds another."""
@@ -193,4 +235,4 @@ class ToyBackend(Backend):
     def open(self, path: Path) -> ToyExecutable:
         """See `Backend.open`."""
         saved: Mapping[str, Any] = json.loads(path.read_text())
-        return ToyExecutable([ToyOp(**op) for op in saved["ops"]], Config.from_dict(saved["config"]))
+        return ToyExecutable([ToyOp(**op) for op in saved["ops"]], Config.from_dict(saved["config"]), self._simulated)

@@ -34,7 +34,6 @@ def run(*arguments, cwd):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
-        timeout=300,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
     )
     return done.returncode, done.stdout, done.stderr
@@ -77,7 +76,7 @@ def test_a_run_leaves_a_page_with_the_command_that_repeats_it(finished):
 
 def test_the_list_is_complete_and_imports_nothing_heavy(tmp_path):
     code = (
-        "import sys, time; start = time.perf_counter(); sys.argv = ['nc-strategies', 'list']\n"
+        "import sys; sys.argv = ['nc-strategies', 'list']\n"
         "from nc_strategies.app.entry import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
         "heavy = {'onnxruntime', 'onnx', 'tensorflow', 'sigopt', 'scipy', 'numpy', 'hydra', 'vl_convert'}\n"
@@ -351,7 +350,7 @@ def test_a_replay_refuses_what_has_changed(finished, tmp_path, file, says):
     assert len(err.splitlines()) == 1
 
 
-def test_a_replay_of_a_saved_model_of_a_run_without_its_hash_that_does_not_open_is_one_line(finished, tmp_path):
+def test_a_replay_of_a_model_without_a_hash_that_does_not_open_is_one_line(finished, tmp_path):
     folder = copied(finished, tmp_path)
     result = json.loads((folder / "result.json").read_text())
     del result["hashes"]["saved_sha256"]

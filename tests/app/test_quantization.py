@@ -12,6 +12,7 @@ from nc_strategies import config, quantization, samples
 from nc_strategies.errors import InputError
 
 QUICK = {"latency_runs": 20, "final_runs": 20}
+pytestmark = pytest.mark.usefixtures("simulated_onnxruntime")
 
 
 def conf(**changes):
@@ -202,6 +203,8 @@ def test_a_metric_that_is_not_here_is_refused(metric, says, proto, calibration, 
 KERAS = """
 import numpy as np, tensorflow as tf
 from nc_strategies import (quantization, config, samples)
+from nc_strategies.backends.tensorflow.backend import TensorFlowBackend
+from nc_strategies.testing import simulated_time
 with np.load(samples.evaluation_images()) as file:
     x = file["x"][:400].astype(np.float32) * np.float32(samples.SCALE) + samples.OFFSET
     y = file["y"][:400]
@@ -217,8 +220,9 @@ def eval_func(model):
 conf = config.PostTrainingQuantConfig(tuning_criterion=config.TuningCriterion(max_trials=2, objective="modelsize"),
                                       accuracy_criterion=config.AccuracyCriterion(tolerable_loss=0.05))
 data = tf.data.Dataset.from_tensor_slices((x[:100], y[:100])).batch(20)
-q_model = quantization.fit(model, conf, calib_dataloader=data, eval_func=eval_func, run_dir="run",
-                           latency_runs=20, final_runs=20)
+with simulated_time(TensorFlowBackend):
+    q_model = quantization.fit(model, conf, calib_dataloader=data, eval_func=eval_func, run_dir="run",
+                               latency_runs=20, final_runs=20)
 q_model.save("out")
 served = tf.saved_model.load("out").signatures["serving_default"]
 again = np.asarray(next(iter(served(tf.constant(x[100:])).values()))).argmax(1)

@@ -99,9 +99,7 @@ class TestDataset:
         data = Dataset(numbered(3), Preprocess(scale=10.0, offset=1.0), info((None, 2)))
         assert data.batch(1, 2)["image"][:, 0].tolist() == [11.0, 21.0]
 
-    def test_large_samples_are_kept_on_disk_and_where_there_is_no_room_made_again_and_always_the_same(
-        self, monkeypatch, caplog
-    ):
+    def test_large_samples_are_kept_on_disk_or_made_again_and_are_always_the_same(self, monkeypatch, caplog):
         preprocess = Preprocess(scale=2.0)
         kept = Dataset(numbered(5), preprocess, info((3, 2)))
         monkeypatch.setattr(spool, "LARGE", 0)

@@ -83,7 +83,7 @@ def test_the_result_has_the_layout_that_was_asked_for(layout, data, want):
 @pytest.mark.parametrize(
     ("layout", "shape", "want"), [("nchw", (2, 6, 6, 8), (2, 8, 6, 6)), ("nhwc", (2, 8, 6, 6), (2, 6, 6, 8))]
 )
-def test_with_an_unusual_count_of_channels_the_data_is_taken_to_be_in_the_other_layout(layout, shape, want):
+def test_data_with_an_unusual_count_of_channels_is_taken_to_be_in_the_other_layout(layout, shape, want):
     assert Preprocess(layout=layout)(np.zeros(shape)).shape == want
 
 

@@ -182,7 +182,7 @@ print(total)
 """
 
 
-def test_data_larger_than_the_memory_a_process_may_take_is_hashed_preprocessed_and_read(tmp_path):
+def test_data_larger_than_a_process_may_take_is_hashed_preprocessed_and_read(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (50_000, 1000), np.uint8)
     np.savez(tmp_path / "d.npz", x=x, y=np.zeros(len(x)))
     limit = 160 * 2**20

@@ -43,6 +43,8 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 QUICK = ["measure.latency_runs=20", "measure.final_runs=20"]
+FEW = 300
+"""Of the sample's 3,000 pictures, how many the commands are tried with: what is run here has no data of its own."""
 SHELLS = ("console", "bash", "sh", "")
 FLAGS = ("--cfg", "--help", "--info", "-sc")
 NEEDS_MORE = (
@@ -190,6 +192,15 @@ class Desk:
 
     def __init__(self, folder):
         self.folder, self.done = folder, {}
+        with np.load(samples.evaluation_images()) as data:
+            np.savez(folder / "few.npz", x=data["x"][:FEW], y=data["y"][:FEW])
+        self.data = [
+            "data=npz",
+            f"data.path={folder / 'few.npz'}",
+            f"data.calibration_path={samples.calibration_images()}",
+            f"data.preprocess.scale={samples.SCALE}",
+            f"data.preprocess.offset={samples.OFFSET}",
+        ]
 
     def run(self, arguments):
         if arguments not in self.done:
@@ -201,7 +212,7 @@ class Desk:
         if is_run(arguments):
             # A command that goes on from another, with a larger budget, has one more trial than that.
             trials = 1 if "-m" in arguments else 3 if any("max_trials" in a for a in arguments) else 2
-            more = [*QUICK, f"tuning.max_trials={trials}"]
+            more = [*QUICK, *self.data, f"tuning.max_trials={trials}"]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return subprocess.run(
             [sys.executable, "-c", "from nc_strategies.app.entry import main; main()", *arguments, *more],

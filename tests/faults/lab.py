@@ -102,11 +102,15 @@ class Lab:
     def errors(self, name="run"):
         return Counter(line["error"] for line in self.journal(name) if line["error"])
 
+    def wait_until_stuck(self):
+        """Until a fault of the kind that hangs has begun."""
+        wait_for((self.folder / "stuck").exists)
+
     def log(self, name="run"):
         return (self.folder / name / "nc_strategies.log").read_text()
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=120.0):
     """Wait until something holds.
 
     Raises:
@@ -167,7 +171,7 @@ def kill_and_resume(lab, arguments, name, rng, most=8):
             # before the journal exists are tried now and then.
             if rng.random() < 0.8 or not kills:
                 _wait_for_more(process, path, len(before))
-                time.sleep(rng.exponential(0.3))
+                time.sleep(rng.exponential(0.3) if kills else 0.0)
             else:
                 time.sleep(rng.uniform(0.2, 6.0))
         else:
@@ -175,7 +179,7 @@ def kill_and_resume(lab, arguments, name, rng, most=8):
         if process.poll() is None:
             process.kill()
             kills += 1
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         now = path.read_bytes() if path.exists() else b""
         whole = now[: now.rfind(b"\n") + 1]
         assert whole.startswith(before), "a line of the journal was lost or changed"
@@ -183,7 +187,7 @@ def kill_and_resume(lab, arguments, name, rng, most=8):
         lines = [json.loads(line) for line in whole.splitlines()]
         prints = [line["fingerprint"] for line in lines]
         assert len(set(prints)) == len(prints), "a configuration was measured twice"
-        wait_for(lambda pid=process.pid: not workers(pid), 5)
+        wait_for(lambda pid=process.pid: not workers(pid))
         if process.returncode != -9:
             assert process.returncode in (0, 3), (process.returncode, out, err)
             assert "Traceback" not in err, err

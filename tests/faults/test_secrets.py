@@ -16,7 +16,7 @@ def assert_untold(lab, *texts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["segfault", "abort", "tell"])
+@pytest.mark.parametrize("kind", ["segfault", "tell"])
 def test_a_worker_that_crashes(lab, kind):
     pytest.importorskip("nc_strategies_sigopt")
     status, out, err = lab.run(
@@ -64,7 +64,7 @@ def test_a_command_that_is_aborted(lab, tools):
     )
     tools.wait_for(lambda: len(lab.journal()) >= 2)
     process.send_signal(signal.SIGABRT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGABRT
     assert_untold(lab, out, err)
 

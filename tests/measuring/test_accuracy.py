@@ -123,7 +123,7 @@ def test_the_interval_of_a_lower_is_better_metric_is_positive_for_worse():
     assert hits / SIMULATIONS >= 0.9
 
 
-def test_a_metric_that_is_no_mean_over_samples_gets_a_bootstrap_interval_that_covers():
+def test_a_metric_that_is_no_mean_of_samples_gets_a_bootstrap_interval_that_covers():
     class Precision(Metric):
         def compute(self, outputs, labels):
             said = outputs.argmax(1) == 1
@@ -138,7 +138,7 @@ def test_a_metric_that_is_no_mean_over_samples_gets_a_bootstrap_interval_that_co
     assert hits / 100 >= 0.88
 
 
-def test_models_that_answer_all_samples_alike_may_still_differ_by_as_much_as_so_few_samples_hide():
+def test_models_that_agree_on_all_samples_may_differ_by_what_so_few_samples_hide():
     rng = np.random.default_rng(4)
     labels = rng.integers(2, size=100)
     outputs = classifier(rng, labels, 0.9)

@@ -117,7 +117,7 @@ def test_it_is_the_figure_of_pycocotools(tmp_path, seed):
         assert metric.compute(metric.keep(outputs), labels) == pytest.approx(stats[place], abs=1e-12)
 
 
-def test_boxes_may_have_sizes_and_classes_an_offset_and_outputs_any_order_and_an_extra_axis():
+def test_boxes_may_have_sizes_classes_an_offset_and_outputs_any_order_and_axis():
     def sizes(boxes):
         return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)
 

@@ -202,7 +202,7 @@ def test_log_loss_of_outputs_that_are_no_probabilities_is_an_input_error():
 
 
 @pytest.mark.parametrize("average", ["macro", "weighted"])
-def test_roc_auc_of_many_classes_is_that_of_scikit_learn_for_probabilities_and_logits(average):
+def test_roc_auc_of_many_classes_is_scikit_learns_for_probabilities_and_logits(average):
     want = sklearn.roc_auc_score(LABELS, SCORES, multi_class="ovr", average=average)
     metric = RocAuc(AucSettings(average=average))
     assert metric.compute(SCORES, LABELS) == pytest.approx(want)

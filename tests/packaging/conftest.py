@@ -31,9 +31,14 @@ def wheels(tmp_path_factory, tutorial):
     """Wheels of the project, of third parties' plugins, of the example and of the tutorial's."""
     folder = tmp_path_factory.mktemp("wheels")
     sources = [ROOT, HERE / "tiny", HERE / "broken", EXAMPLE, *sorted(tutorial.iterdir())]
+    # One copy of the build backend for all of them, in place of an environment for each.
+    builder = tmp_path_factory.mktemp("builder")
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "install", "--quiet", "--target", str(builder), "hatchling"], check=True)
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), *map(str, sources)],
+        [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), *map(str, sources)],
         check=True,
+        env={**os.environ, "PYTHONPATH": str(builder)},
     )
     return folder
 
@@ -42,12 +47,17 @@ def wheels(tmp_path_factory, tutorial):
 def environment(tmp_path_factory, wheels):
     """A new virtual environment: the wheels, their own requirements, and pytest for the plugins' own tests."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     subprocess.run(
         [
-            str(folder / "bin" / "pip"),
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(folder / "bin" / "python"),
             "install",
             "--quiet",
+            "--no-compile",
             "-c",
             str(ROOT / "constraints.txt"),
             "pytest",

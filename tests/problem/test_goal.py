@@ -87,7 +87,7 @@ def test_equal_trials_leave_the_earlier_one(evaluation):
     assert GOAL.best([trial(1, same), trial(2, same)]).number == 1
 
 
-def test_failed_trials_are_never_the_best_and_pruned_ones_only_where_there_is_nothing_else(evaluation):
+def test_failed_trials_are_never_the_best_and_pruned_ones_only_without_others(evaluation):
     good = evaluation(0.9, 0.1)
     far, near = (trial(n, evaluation(a, 0.1), TrialState.PRUNED) for n, a in ((2, 0.5), (3, 0.7)))
     assert GOAL.best([trial(1, None, TrialState.FAILED)]) is None

@@ -39,7 +39,7 @@ def finished(tmp_path):
         )
         config.validate()
         parts = TargetParts(
-            ToyBackend(ToySettings()),
+            ToyBackend(ToySettings(simulated=True)),
             ModelSource("my model", {"toy": model}),
             Raw("data.path", {"x": x}, labels),
             Raw("data.path", {"x": x[:10]}),

@@ -51,7 +51,7 @@ class Visit:
         self.page.on("dialog", lambda dialog: self.trouble.append(dialog.message))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.resolve().as_uri())
-        self.page.wait_for_function("document.body.dataset.ready || document.body.dataset.error", timeout=30_000)
+        self.page.wait_for_function("document.body.dataset.ready || document.body.dataset.error", timeout=120_000)
 
     def __enter__(self):
         return self

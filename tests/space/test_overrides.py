@@ -87,7 +87,7 @@ def test_an_opt_in_operator_is_quantized_only_when_its_dtype_is_asked_for(capabi
     assert "norm" in space.default().int8_ops
 
 
-def test_a_override_for_everything_does_not_change_an_opt_in_operator_unless_it_names_dtypes(capabilities):
+def test_a_override_for_everything_changes_an_opt_in_operator_only_by_naming_dtypes(capabilities):
     space = Space(capabilities, Overrides({".*": {"activation": {"scheme": ["asym"]}}}))
     assert float_only(space) == {"norm"}
 

@@ -149,7 +149,7 @@ def test_quantizable_are_the_operators_with_an_int8_scheme(space):
     assert [op.name for op in space.quantizable] == ["block_1/conv", "block_2/conv", "add", "concat"]
 
 
-def test_capabilities_refuse_names_that_are_not_unique_and_operators_without_schemes():
+def test_capabilities_refuse_names_used_twice_and_operators_without_schemes():
     with pytest.raises(ValueError, match="unique"):
         Capabilities((OpCapability("a", "Conv", (FLOAT,)), OpCapability("a", "Conv", (FLOAT,))))
     with pytest.raises(ValueError, match="operator a has no scheme"):

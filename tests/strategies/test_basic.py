@@ -138,7 +138,7 @@ def test_once_the_goal_is_met_operators_that_are_faster_in_fp32_fall_back():
     assert problem.goal.best([t for _, t in found]) is steps[-1]
 
 
-def test_recipes_take_the_first_and_the_last_weighted_operator_and_what_is_around_them():
+def test_recipes_take_the_first_and_last_weighted_operator_and_their_surroundings():
     scheme = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
     names = ["pre", "first", "inner", "last", "post"]
     space = Space(
@@ -176,7 +176,7 @@ def test_stages_can_be_left_out():
         (0, [op.name for op in HARD]),
     ],
 )
-def test_an_estimate_of_sensitivity_orders_the_operators_where_there_are_too_few_trials_for_all(budget, order):
+def test_sensitivity_orders_the_operators_where_trials_are_too_few_for_all(budget, order):
     asked = []
 
     def sensitivity():
@@ -307,7 +307,7 @@ def test_a_trial_that_was_stopped_early_never_counts_as_one_that_met_the_goal():
     assert problem.goal.best(trials).config.float_ops == ("dear", "dearest")
 
 
-def test_where_both_estimates_are_there_the_goal_is_met_before_choices_by_type_are_tried():
+def test_with_both_estimates_the_goal_is_met_before_choices_by_type_are_tried():
     ops = [*HARD, ToyOp("dear too", "MatMul", loss=0.035), ToyOp("end", loss=0.001)]
     problem, _ = estimated(ops, tolerable_loss=0.01)
     found = drive(problem, lambda config: toy_evaluation(ops, config))

@@ -106,7 +106,7 @@ def test_nothing_is_estimated_while_the_default_may_end_the_run():
     assert asked == ["sensitivity"]
 
 
-def test_latency_terms_are_asked_for_once_the_goal_is_met_or_two_solutions_have_missed_it():
+def test_latency_terms_are_asked_for_once_the_goal_is_met_or_missed_twice():
     for loss, before in ((0.018, 1), (1e-9, 2)):
         problem, asked = exact(OPS, tolerable_loss=loss)
         strategy = IlpStrategy(None, problem)

@@ -25,7 +25,7 @@ class CountingBackend(ToyBackend):
     """Counts what it is asked to build, and can be interrupted."""
 
     def __init__(self):
-        super().__init__(ToySettings())
+        super().__init__(ToySettings(simulated=True))
         self.built = []
         self.interrupt_at = 0
 

@@ -21,7 +21,7 @@ def stopping(run):
     return make
 
 
-def test_hopeless_trials_are_pruned_with_estimates_and_the_rest_is_evaluated_on_everything(stopping):
+def test_hopeless_trials_are_pruned_and_the_rest_is_evaluated_on_everything(stopping):
     study = stopping(ops=MIXED, max_trials=12)()
     pruned = [t for t in study.trials if t.state is TrialState.PRUNED]
     assert pruned
@@ -52,7 +52,7 @@ def test_stopping_early_decides_as_evaluating_everything_does(stopping):
 
 
 @pytest.mark.parametrize("strategy", ["random", "basic"])
-def test_a_run_of_nothing_but_pruned_trials_leaves_the_closest_evaluated_on_everything(stopping, strategy):
+def test_a_run_of_only_pruned_trials_leaves_the_closest_evaluated_on_everything(stopping, strategy):
     one = stopping(ops=HOPELESS, strategy=strategy, max_trials=3)
     # All-float would meet the accuracy: only what is tried counts, and all of it is hopeless.
     one.config.space.op_type_dict = {"Conv": {"activation": {"dtype": ["uint8"]}, "weight": {"dtype": ["int8"]}}}

@@ -97,7 +97,7 @@ def test_a_damaged_file_is_estimated_again_with_a_warning(tmp_path, caplog, dama
     assert Estimates(tmp_path, SPACE, True).sensitivity == {"a": 1.0}
 
 
-def test_what_an_engine_raises_in_an_estimate_is_the_engines_and_the_runs_end_is_not():
+def test_an_engines_error_in_an_estimate_is_the_engines_and_the_runs_end_is_not():
     def fail():
         raise ZeroDivisionError("by zero")
 

@@ -1,10 +1,14 @@
 """A plan: what a run would do, told without doing it."""
 
+import types
+
 import pytest
 
+from nc_strategies.measuring import measurer
 from nc_strategies.report.plan import duration, magnitude
 from nc_strategies.study.plan import plan
 from nc_strategies.study.study import StudyListener
+from nc_strategies.testing import ToyBackend, ToySettings
 
 
 @pytest.fixture
@@ -24,12 +28,38 @@ def test_it_tells_operators_and_size_and_leaves_nothing(planned):
     assert not one.folder.exists()
 
 
-def test_the_seconds_of_a_trial_are_those_that_trials_take(planned, run):
-    _, found = planned()
+class Slow(ToyBackend):
+    """Half a second for a graph, and a millisecond for a sample, by a clock that nothing else moves."""
+
+    def __init__(self):
+        super().__init__(ToySettings(simulated=True))
+        self.now = 0.0
+
+    def build(self, config):
+        self.now += 0.5
+        model = super().build(config)
+        predict = model.predict
+
+        def slowly(batch):
+            self.now += 1e-3 * len(batch["x"])
+            return predict(batch)
+
+        model.predict = slowly
+        return model
+
+
+def test_the_seconds_of_a_trial_are_those_that_trials_take(run, monkeypatch):
+    def counted(name):
+        one = run(name, backend=Slow(), max_trials=3)
+        monkeypatch.setattr(measurer, "time", types.SimpleNamespace(perf_counter=lambda: one.backend.now))
+        return one
+
+    found = plan(counted("planned").setup, StudyListener())
     assert set(found.trial) == {"build", "accuracy", "latency"}
-    study = run(max_trials=30)()
-    measured = [sum(dict(t.evaluation.seconds).values()) for t in study.trials]
-    assert found.trial_seconds == pytest.approx(sorted(measured)[len(measured) // 2], rel=1.0)
+    assert found.trial["build"] == pytest.approx(0.5)
+    assert found.trial["accuracy"] == pytest.approx(0.5)
+    for trial in counted("run")().trials:
+        assert found.trial == pytest.approx(dict(trial.evaluation.seconds))
 
 
 def test_a_small_space_and_a_short_timeout_limit_the_trials(planned):

@@ -238,7 +238,7 @@ class TestSameGraph:
 
 
 class TestSeconds:
-    def test_fp32_and_the_finalists_are_evaluated_and_timed_too_and_nothing_is_counted_twice(self, run):
+    def test_fp32_and_the_finalists_are_counted_too_and_nothing_is_counted_twice(self, run):
         study = run(make=scripted(all_neighbours), max_trials=4)()
         trials = sum(dict(t.evaluation.seconds).get("accuracy", 0.0) for t in study.trials)
         assert study.seconds["accuracy"] > trials
@@ -255,7 +255,7 @@ class TestSeconds:
         }
         assert sum(study.seconds.values()) - study.seconds["total"] < study.seconds["total"]
 
-    def test_a_trial_counts_whatever_it_did_and_what_is_not_evaluating_or_timing_as_building(self, run):
+    def test_a_trial_counts_all_it_did_and_all_but_evaluating_and_timing_as_building(self, run):
         one = run(max_trials=2)
         build = one.backend.build
 
@@ -264,7 +264,7 @@ class TestSeconds:
             close, executed = model.close, model.executed
 
             def closing():
-                time.sleep(0.2)
+                time.sleep(0.1)
                 close()
 
             def looking():
@@ -277,7 +277,7 @@ class TestSeconds:
         one.backend.build = slow_to_close
         study = one()
         took = [dict(trial.evaluation.seconds)["build"] for trial in study.trials]
-        assert all(0.3 <= seconds < 1.0 for seconds in took)
+        assert all(seconds >= 0.2 for seconds in took)
 
 
 class TestInterrupt:
@@ -422,7 +422,7 @@ class Threads(ThreadPoolExecutor):
 class TestParallel:
     def test_two_trials_run_at_a_time_and_all_are_kept(self, run):
         running, most = [], []
-        lock = threading.Lock()
+        lock, both = threading.Lock(), threading.Event()
         with Threads() as executor:
             one = run(executor=executor, max_trials=6, make=scripted(all_neighbours))
             build = one.backend.build
@@ -431,7 +431,10 @@ class TestParallel:
                 with lock:
                     running.append(config)
                     most.append(len(running))
-                time.sleep(0.02)
+                    if len(running) == 2:
+                        both.set()
+                if config.int8_ops:  # a trial, which waits for a second one beside it
+                    both.wait(60)
                 with lock:
                     running.remove(config)
                 return build(config)
@@ -535,10 +538,8 @@ class TestEstimates:
         assert fp32 == 0
         assert set(study.estimate_seconds) == {"sensitivity", "divergence"}
         assert min(study.estimate_seconds.values()) > 0
-        # They are most of what a strategy takes that does nothing else.
-        assert (
-            sum(study.estimate_seconds.values()) < study.seconds["strategy"] < 2 * sum(study.estimate_seconds.values())
-        )
+        # They are a part of what the strategy takes.
+        assert sum(study.estimate_seconds.values()) < study.seconds["strategy"]
 
     def test_a_strategy_may_ask_what_a_configuration_would_cost(self, run):
         predicted = {}
@@ -556,6 +557,7 @@ class TestEstimates:
             make=lambda problem: Asks(problem, lambda space: [space.default(), space.all_float()]),
         )
         study = one()
-        # Eight times as fast: an order that no load on the machine turns round.
-        assert predicted[study.space.default()] < predicted[study.space.all_float()]
+        # An eighth of fp32's time, which the model takes a few steps to believe in.
+        assert predicted[study.space.default()] == pytest.approx(0.125, rel=0.2)
+        assert predicted[study.space.all_float()] == pytest.approx(1.0, rel=0.1)
         assert study.estimate_seconds["profile"] > 0

@@ -16,11 +16,28 @@ import numpy as np
 import pytest
 
 TOY = [{"name": f"op{i}", "loss": 0.004 * i, "time_us": 300.0, "int8_time_us": 60.0 + 20 * i} for i in range(8)]
-PLUGIN = """
+PLUGIN = '''
 from dataclasses import dataclass
 from pathlib import Path
 from nc_strategies.api import (Component, ModelSource, hookimpl)
-from nc_strategies.testing.toy import ToySettings
+from nc_strategies.testing.toy import (ToyBackend, ToySettings)
+import time
+
+class Held(ToyBackend):
+    """Builds no more models while the file ``hold`` names a journal, once that has as many lines as it says."""
+
+    def build(self, config):
+        while self._held():
+            time.sleep(0.01)
+        return super().build(config)
+
+    @staticmethod
+    def _held():
+        try:
+            journal, lines = Path("hold").read_text().split()
+            return Path(journal).read_text().count("\\n") >= int(lines)
+        except FileNotFoundError:
+            return False
 
 @dataclass
 class Model:
@@ -35,24 +52,26 @@ class Load:
 
 @hookimpl
 def ncs_components():
-    return [Component("backend", "toy", "nc_strategies.testing.toy:ToyBackend", ToySettings),
+    return [Component("backend", "toy", "ncs_toyplugin:Held", ToySettings),
             Component("model", "toy", "ncs_toyplugin:Load", Model)]
 
 @hookimpl
 def ncs_config_paths():
     return ["pkg://ncs_toyplugin.conf"]
-"""
+'''
 ARGUMENTS = [
     "strategy=random",
     "backend=toy",
+    "backend.simulated=true",
     "model=toy",
     "data=npz",
     "data.path=d.npz",
     "tuning.tolerable_loss=0.2",
     "metrics=accuracy_size",
-    "measure.latency_runs=40",
-    "measure.final_runs=60",
+    "measure.latency_runs=20",
+    "measure.final_runs=20",
     "tuning.early_stop=false",
+    "tuning.trial_timeout=600",
 ]
 
 
@@ -209,8 +228,16 @@ class Tool:
 
     def run(self, *arguments, **kwargs):
         process = self.start(*arguments, **kwargs)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out + err
+
+    def hold(self, run_dir, trials):
+        """Have a run wait, for less than `tuning.trial_timeout`, once it has so many trials."""
+        (self.here / "hold").write_text(f"{run_dir}/trials.jsonl {trials}")
+
+    def release(self):
+        """Have it go on."""
+        (self.here / "hold").unlink()
 
     def trials(self, run_dir):
         path = self.here / run_dir / "trials.jsonl"

@@ -26,7 +26,7 @@ def test_jobs_are_done_in_order_and_again_until_they_succeed():
         sender.put(lambda number=number: shaky(number))
     while len(seen) < 9:
         time.sleep(0.001)
-    assert sender.finish(10) == 0
+    assert sender.finish(60) == 0
     assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert errors == ["no 0", "no 0", "no 1", "no 1", "no 2", "no 2"]
 
@@ -40,7 +40,7 @@ def test_what_is_refused_is_left_out_and_the_rest_is_done():
     sender = Sender(lambda error: isinstance(error, OSError))
     sender.put(refused)
     sender.put(lambda: seen.append(1))
-    assert sender.finish(10) == 1
+    assert sender.finish(60) == 1
     assert seen == [1]
 
 
@@ -57,7 +57,7 @@ def test_at_the_end_the_first_failure_ends_it():
     while not tried:
         time.sleep(0.001)
     before = len(tried)
-    assert sender.finish(10) == 5
+    assert sender.finish(60) == 5
     assert len(tried) <= before + 2
 
 
@@ -68,7 +68,7 @@ def test_the_end_waits_no_longer_than_it_may():
     sender.put(lambda: None)
     start = time.monotonic()
     unsent = sender.finish(0.2)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50
     assert unsent >= 2
     never.set()
 
@@ -78,8 +78,8 @@ def test_a_full_queue_makes_nobody_wait(monkeypatch):
     never, busy = threading.Event(), threading.Event()
     sender = Sender(lambda _: True)
     sender.put(lambda: bool(busy.set() or never.wait(60)))
-    busy.wait(10)
+    busy.wait(60)
     for _ in range(5):
         sender.put(lambda: None)
     never.set()
-    assert sender.finish(10) == 3
+    assert sender.finish(60) == 3

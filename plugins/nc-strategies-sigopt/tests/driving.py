@@ -63,14 +63,14 @@ class Run:
 
 
 def http(server, **more):
-    """Settings for a stand-in server; quick to give up."""
+    """Settings for a stand-in server: few attempts, each with more time than a busy machine takes."""
     return SigOptSettings(
         **{
             "driver": "http",
             "sigopt_project_id": "nc-demo",
             "sigopt_api_url": server.url,
             "sigopt_api_token": "secret-token-123456",
-            "request_timeout": 0.5,
+            "request_timeout": 30.0,
             "request_attempts": 2,
             **more,
         }

@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 from sigopt_standin_api import Api, Refused
 
 FAULTS = ("reset", "slow", "429", "500", "503", "html", "list", "lost", "revoke", "down")
+SLOW = 1.0
+"""Seconds that a slow answer takes."""
 
 
 @dataclass
@@ -52,6 +54,8 @@ class StandIn(Api):
     def __init__(self, port=0):
         super().__init__()
         self.requests, self.faults = [], []
+        self.held, self._hold, self._released = threading.Event(), None, threading.Event()
+        self.answering = 0
         self._lock = threading.RLock()
         stand_in = self
 
@@ -84,21 +88,44 @@ class StandIn(Api):
         assert kind in FAULTS
         self.faults.append(Fault(kind, method, path, after, times))
 
+    def hold(self, method, pattern, count):
+        """Answer nothing more once so many requests of a kind were answered; `held` is set when one waits in vain."""
+        self._hold = (method, pattern, count)
+
+    def release(self):
+        """Answer again; what waited is cut off as if it had never come."""
+        self._hold = None
+        self._released.set()
+
     def sent(self, method, pattern):
         return [r for r in self.requests if r.method == method and re.search(pattern, r.path)]
 
     def handle(self, http):
+        with self._lock:
+            self.answering += 1
+        try:
+            self._handle(http)
+        finally:
+            with self._lock:
+                self.answering -= 1
+
+    def _handle(self, http):
         length = int(http.headers.get("Content-Length") or 0)
         raw = http.rfile.read(length)
         parts = urlsplit(http.path)
         body = json.loads(raw) if raw else dict(parse_qsl(parts.query))
         with self._lock:
             fault = next((f for f in self.faults if f.hits(http.command, parts.path)), None)
+            held = self._hold is not None and len(self.sent(*self._hold[:2])) >= self._hold[2]
+        if held:
+            self.held.set()
+            self._released.wait(600)
+            return self._cut(http)
         kind = fault.kind if fault else ""
         if kind in ("reset", "down"):
             return self._cut(http)
         if kind == "slow":
-            time.sleep(1.5)
+            time.sleep(SLOW)
         if kind == "html":
             return self._send(http, 200, b"<html>please sign in</html>", "text/html")
         if kind == "list":

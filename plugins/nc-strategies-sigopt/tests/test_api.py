@@ -21,7 +21,7 @@ def driver(request):
         return
     stand_in = request.getfixturevalue("server")
     stand_in.projects["1"].clear()
-    yield client.part("request_driver").RequestDriver("secret-token-123456", api_url=stand_in.url, timeout=5)
+    yield client.part("request_driver").RequestDriver("secret-token-123456", api_url=stand_in.url, timeout=60)
 
 
 @pytest.fixture
@@ -186,10 +186,10 @@ def test_nan_is_refused_in_process():
 
 def test_the_stand_in_tells_tokens_apart(server):
     def ask(token):
-        driver = client.part("request_driver").RequestDriver(token, api_url=server.url, timeout=5)
+        driver = client.part("request_driver").RequestDriver(token, api_url=server.url, timeout=60)
         return driver.request("GET", ["experiments", "1"], {}, None)
 
-    owner = client.part("request_driver").RequestDriver("secret-token-123456", api_url=server.url, timeout=5)
+    owner = client.part("request_driver").RequestDriver("secret-token-123456", api_url=server.url, timeout=60)
     owner.request("POST", ["experiments"], EXPERIMENT, None)
     for token, status in (("wrong", 403), ("other-token-654321", 404)):
         with pytest.raises(client.part("exception").ApiException) as refused:

@@ -6,32 +6,51 @@ import os
 import traceback
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from watching import Watch
 
 from nc_strategies import config, quantization, samples
+from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
 from nc_strategies.backends.tensorflow.export import export_in_child
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
+from nc_strategies.testing import simulated_time
 
 TOKEN = "secret-token-123456"
 QUICK = {"latency_runs": 20, "final_runs": 20}
 
 
+@pytest.fixture(autouse=True)
+def simulated():
+    """Whether int8 is faster is not the question here."""
+    with simulated_time(OnnxRuntimeBackend):
+        yield
+
+
 @pytest.fixture
 def task():
-    """A model, calibration batches and an evaluation."""
-    with np.load(samples.evaluation_images()) as file:
-        x = file["x"][:100].astype(np.float32) * np.float32(samples.SCALE) + samples.OFFSET
-        y = file["y"][:100]
+    """A small model, calibration batches and an evaluation: the share of samples answered as in fp32."""
+    rng, wires = np.random.default_rng(0), ["x", "a", "b", "scores"]
+    weights = [numpy_helper.from_array(rng.normal(size=(16, 16)).astype(np.float32), f"w{i}") for i in range(3)]
+    nodes = [helper.make_node("MatMul", [wires[i], f"w{i}"], [wires[i + 1]], f"product{i}") for i in range(3)]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 16])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, 16])],
+        weights,
+    )
+    fp32 = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = rng.normal(size=(100, 16)).astype(np.float32)
 
-    def eval_func(model):
+    def answers(model):
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return float((session.run(None, {session.get_inputs()[0].name: x})[0].argmax(1) == y).mean())
+        return session.run(None, {"x": x})[0].argmax(1)
 
-    return onnx.load(str(samples.onnx_model())), [(x[:50], y[:50])], eval_func
+    right = answers(fp32)
+    return fp32, [(x[:50], right[:50])], lambda model: float((answers(model) == right).mean())
 
 
 def conf(**settings):
@@ -44,7 +63,7 @@ def conf(**settings):
     return config.PostTrainingQuantConfig(
         quant_level=1,
         tuning_criterion=config.TuningCriterion(strategy="sigopt", strategy_kwargs=kwargs, timeout=600, max_trials=4),
-        accuracy_criterion=config.AccuracyCriterion(tolerable_loss=0.1),
+        accuracy_criterion=config.AccuracyCriterion(tolerable_loss=0.5),
     )
 
 

@@ -284,7 +284,7 @@ def test_a_node_takes_what_its_copies_take_more_while_the_machine_is_calm(tmp_pa
     assert max(bursts.values()) == (disturbed + 2 if disturbed else 1)
 
 
-def test_a_node_whose_first_result_is_left_out_is_timed_and_one_with_branches_is_not():
+def test_a_node_without_its_first_result_is_timed_and_one_with_branches_is_not():
     rng = np.random.default_rng(0)
     weights = [
         numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)

@@ -118,7 +118,7 @@ def test_fp32_gives_the_same_outputs_to_the_bit(tmp_path):
     assert any(not np.array_equal(backend.graph.array(n), plain.graph.array(n)) for n in plain.graph.initializers)
 
 
-def test_where_channels_differ_in_range_int8_is_several_times_less_noisy_and_says_why(tmp_path):
+def test_where_channels_differ_in_range_int8_is_much_less_noisy_and_says_why(tmp_path):
     path = network(tmp_path / "m.onnx", 2.0)
     auto, space, batch = calibrated(path)
     plain, _, _ = calibrated(path, "never")

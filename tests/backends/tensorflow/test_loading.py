@@ -48,7 +48,7 @@ def test_settings_and_package_do_not_import_tensorflow():
 
 
 @pytest.mark.parametrize("expendable", [True, False])
-def test_a_worker_imports_tensorflow_without_what_keras_only_takes_where_it_finds_it(expendable):
+def test_a_worker_imports_tensorflow_without_what_keras_takes_only_if_it_is_there(expendable):
     code = (
         "import sys; from nc_strategies.runtime.process import be_expendable;"
         "from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow;"
@@ -63,7 +63,7 @@ def test_a_worker_imports_tensorflow_without_what_keras_only_takes_where_it_find
 
 @pytest.mark.parametrize("expendable", [True, False])
 @pytest.mark.parametrize("enabled", [True, False])
-def test_nothing_is_collected_while_tensorflow_is_imported_and_what_a_worker_imported_never_is(expendable, enabled):
+def test_nothing_is_collected_while_tensorflow_is_imported_nor_from_it_in_a_worker(expendable, enabled):
     code = (
         "import gc; from nc_strategies.runtime.process import be_expendable;"
         "from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow;"
@@ -201,7 +201,7 @@ def test_a_variable_that_is_gathered_from_is_left_to_the_conversion_of_tensorflo
     assert not ops & loading.RESOURCE_OPS
 
 
-def test_what_a_function_captures_and_the_functions_it_calls_become_part_of_the_graph(tmp_path):
+def test_what_a_function_captures_and_calls_becomes_part_of_the_graph(tmp_path):
     import tensorflow as tf
 
     weight = np.random.default_rng(0).normal(0, 1, (40, 30)).astype(np.float32)
@@ -220,7 +220,7 @@ def test_what_a_function_captures_and_the_functions_it_calls_become_part_of_the_
         assert any(np.array_equal(value, weight) for value in held_again)
 
 
-def test_explicit_padding_of_a_depthwise_convolution_is_rewritten_before_it_can_abort(tmp_path, batch):
+def test_explicit_padding_of_a_depthwise_convolution_is_rewritten_and_cannot_abort(tmp_path, batch):
     def build(tf):
         x = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 4), "x")
         rng = np.random.default_rng(0)

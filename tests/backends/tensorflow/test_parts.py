@@ -110,7 +110,7 @@ def test_kernels_that_do_not_run_are_not_offered_and_none_at_all_is_said(loaded,
         backend.capabilities()
 
 
-def test_a_kernel_that_aborts_its_process_is_left_out_and_the_others_are_still_tried(monkeypatch, tmp_path):
+def test_a_kernel_that_aborts_its_process_is_left_out_and_the_others_are_tried(monkeypatch, tmp_path):
     (tmp_path / "aborting_probe.py").write_text(
         "import json, os, sys\n"
         "for case in ('a', 'b', 'c'):\n"

@@ -37,7 +37,7 @@ def saved(loaded, tmp_path_factory):
     return backend, info, config, backend.save(config, tmp_path_factory.mktemp("saved") / "model")
 
 
-def test_opened_as_a_user_would_it_gives_the_same_outputs_and_executes_the_same_operators(saved, batch):
+def test_opened_by_a_user_it_gives_the_same_outputs_and_executes_the_same_operators(saved, batch):
     backend, info, config, path = saved
     measured, opened = backend.build(config), backend.open(path)
     for count in (1, 5):
@@ -50,7 +50,7 @@ def test_opened_as_a_user_would_it_gives_the_same_outputs_and_executes_the_same_
     assert backend.open(path).executed() == opened.executed() == one
 
 
-def test_whichever_operator_stays_in_floating_point_what_is_saved_executes_what_was_measured(loaded, batch, tmp_path):
+def test_what_is_saved_executes_what_was_measured_whichever_operator_stays_in_float(loaded, batch, tmp_path):
     # With oneDNN, TensorFlow fuses a depthwise convolution with its bias and activation when it serves a model.
     backend, info = loaded("cnn")
     space, data = Space(backend.capabilities()), batch(info, 1)

@@ -15,6 +15,8 @@ class FaultySettings:
         stage: Where the first of them happens always, instead: load, calibrate, int8 (in calibrate,
             unless that is to be cautious), reference, ceiling, save.
         share: Of 100 configurations, how many are faulty.
+        in_turn: Instead, the first configuration is built without a fault, each one after it with the next kind, and so
+            on again, in the order in which they are first asked for.
         later: Fault of every configuration with int8, beside that of the stage.
         trial_seconds: Real time that each predict of a whole batch takes.
     """
@@ -25,6 +27,7 @@ class FaultySettings:
     share: int = 50
     trial_seconds: float = 0.0
     later: str = ""
+    in_turn: bool = False
 
 
 @dataclass

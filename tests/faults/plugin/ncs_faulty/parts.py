@@ -4,20 +4,21 @@ import ctypes
 import os
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
 
 from nc_strategies.api import Ceiling, InputError, ModelSource
 from nc_strategies.backends.ceiling import kept_or_measured
-from nc_strategies.measuring import latency
 from nc_strategies.strategies.random import RandomStrategy
-from nc_strategies.testing.toy import ToyBackend, ToyExecutable, toy_time
+from nc_strategies.testing.toy import SIMULATED, ToyBackend, ToyExecutable, toy_time
 
 NONE, BLOCK = "", 64 * 2**20
-clock = types.SimpleNamespace(now=0.0)
-clock.perf_counter = lambda: clock.now
+HOLD = Path("hold")
+"""Says a journal and a number: nothing is built while that has as many lines."""
+STUCK, TURNS = Path("stuck"), Path("turns")
+"""Made by a worker that is about to hang; the configurations that were asked for, one a line. In the folder of the
+command, since a worker may die at any time."""
 
 
 def abort():
@@ -32,12 +33,14 @@ def segfault():
 
 def hang():
     # Like native code that hangs for ever, gives Python's other threads no chance and hears no signal.
+    STUCK.touch()
     library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
     library.pthread_mutex_lock(mutex)
     library.pthread_mutex_lock(mutex)
 
 
 def sleep():
+    STUCK.touch()
     while True:
         time.sleep(0.1)
 
@@ -67,6 +70,14 @@ def tell():
     raise ValueError(f"environment: {Path('/proc/self/environ').read_bytes()!r}")
 
 
+def held():
+    try:
+        journal, lines = HOLD.read_text().split()
+        return Path(journal).read_text().count("\n") >= int(lines)
+    except FileNotFoundError:
+        return False
+
+
 FAULTS = {
     "tell": tell,
     "abort": abort,
@@ -82,11 +93,11 @@ FAULTS = {
 
 
 class Faulty(ToyBackend):
-    """The toy backend with a clock of its own, so that latencies are exact, and with faults."""
+    """The toy backend with a simulated clock, so that latencies are exact, and with faults."""
 
     def __init__(self, settings, threads=1):
         super().__init__(settings, threads)
-        latency.time = clock
+        self.clock = SIMULATED
         self._kinds = [kind for kind in settings.faults.split(",") if kind]
 
     def _at(self, stage):
@@ -117,11 +128,23 @@ class Faulty(ToyBackend):
         number = int(config.fingerprint[:8], 16)
         if self.settings.later and config.int8_ops:
             return self.settings.later
-        if self.settings.stage or not config.int8_ops or not self._kinds or number % 100 >= self.settings.share:
+        if self.settings.stage or not config.int8_ops or not self._kinds:
             return NONE
-        return self._kinds[number // 100 % len(self._kinds)]
+        if self.settings.in_turn:
+            return [NONE, *self._kinds][self._turn(config.fingerprint) % (len(self._kinds) + 1)]
+        return NONE if number % 100 >= self.settings.share else self._kinds[number // 100 % len(self._kinds)]
+
+    @staticmethod
+    def _turn(fingerprint):
+        turns = TURNS.read_text().split() if TURNS.exists() else []
+        if fingerprint not in turns:
+            turns.append(fingerprint)
+            TURNS.write_text("\n".join(turns))
+        return turns.index(fingerprint)
 
     def build(self, config):
+        while held():
+            time.sleep(0.01)
         super().build(config)
         return Exact(self.ops, config, self.settings.trial_seconds, self.fault(config))
 
@@ -143,7 +166,7 @@ class Exact(ToyExecutable):
 
     def predict(self, batch):
         count = len(batch["x"])
-        clock.now += toy_time(self._ops, self._config)
+        SIMULATED.advance(toy_time(self._ops, self._config))
         if count > 1:
             time.sleep(self._seconds)
             if FAULTS.get(self._fault):

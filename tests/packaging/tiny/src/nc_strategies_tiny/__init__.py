@@ -19,6 +19,7 @@ class ToySettings:
     """Settings of the backend."""
 
     name: str = "toy"
+    simulated: bool = False
 
 
 @dataclass
