@@ -83,6 +83,40 @@ class TrialState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a strategy expected a trial to measure.
+
+    Args:
+        cost: Expected `Goal.cost`, relative to fp32.
+        cost_sd: Standard deviation of the measured cost around it: that of the model and of the timing together.
+        loss: Expected loss of the first constraint's metric, in its unit; None where it is not predicted.
+        loss_sd: Standard deviation of the measured loss around it, the sampling of the data included.
+    """
+
+    cost: float
+    cost_sd: float
+    loss: float | None = None
+    loss_sd: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """A JSON-ready form; the inverse of `from_dict`."""
+        return {"cost": self.cost, "cost_sd": self.cost_sd, "loss": self.loss, "loss_sd": self.loss_sd}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any] | None) -> Prediction | None:
+        """Read what `to_dict` wrote; None of a trial without a prediction.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError, ValueError: a field is no number.
+        """
+        if not data:
+            return None
+        loss, loss_sd = (None if data[key] is None else float(data[key]) for key in ("loss", "loss_sd"))
+        return Prediction(float(data["cost"]), float(data["cost_sd"]), loss, loss_sd)
+
+
+@dataclass(frozen=True)
 class Trial:
     """One configuration and its evaluation.
 
@@ -94,6 +128,7 @@ class Trial:
         error: The reason of the failure in one line.
         resumed: Whether an earlier run in the same folder measured it.
         note: Why the strategy proposed it, in a few words.
+        predicted: What the strategy predicted for it; None if it predicts nothing.
     """
 
     number: int
@@ -103,6 +138,7 @@ class Trial:
     error: str | None = None
     resumed: bool = False
     note: str = ""
+    predicted: Prediction | None = None
 
     @property
     def ok(self) -> bool:

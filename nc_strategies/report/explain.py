@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nc_strategies.report import predictions
 from nc_strategies.report.advice import RULES
 from nc_strategies.report.causes import CAUSES
 from nc_strategies.report.facts import Available, Facts
@@ -86,6 +87,7 @@ def verdict(run: RunFiles) -> list[str]:
         f"{tuned['int8_ops']} operators execute in int8, {tuned['fp32_ops']} in float."
     )
     stop = STOPS.get(str(run.result.get("stop_reason")), str(run.result.get("stop_reason")))
+    stop = run.result.get("stop_note") or stop
     total = run.result["seconds"].get("total", 0.0)
     words.append(f"The run ended after {len(run.trials)} trials and {total:.0f} s because {stop}.")
     return words
@@ -97,7 +99,7 @@ def why(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
     if run.goal is None:
         return words
     facts = Facts(run, run.goal, rows, status(run))
-    return words + [text for cause in CAUSES if (text := cause(facts))]
+    return words + [text for cause in CAUSES if (text := cause(facts))] + predictions.remarks(run)
 
 
 def advice(run: RunFiles, rows: Sequence[Operator], available: Available | None = None) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.problem import Trial
-from nc_strategies.report import analysis, charts, explain
+from nc_strategies.report import analysis, charts, explain, predictions
 from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
@@ -187,6 +187,7 @@ def _charts(run: RunFiles, rows: Sequence[Operator]) -> dict[str, charts.Spec]:
         "chart-search": charts.search(run),
         "chart-loss": loss,
         "chart-saved": saved,
+        "chart-predictions": predictions.chart(run),
     }
     return {name: spec for name, spec in found.items() if spec}
 

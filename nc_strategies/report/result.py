@@ -26,6 +26,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "status": str(study.status),
         "stop_reason": study.stop_reason,
+        "stop_note": study.stop_note,
         "strategy": config.strategy["name"],
         "engine": study.engine or config.strategy["name"],
         "backend": config.backend["name"],

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Any
 
-from nc_strategies.problem import Problem, Trial
+from nc_strategies.problem import Prediction, Problem, Trial
 from nc_strategies.space import Config
 
 Steps = Generator[Config, Trial, None]
@@ -29,8 +29,12 @@ class Strategy(ABC):
     """What the strategy is doing, in a word or two, for the progress line."""
     note: str = ""
     """Why it proposed the latest configuration, for the journal."""
+    predicted: Prediction | None = None
+    """What it expects the latest configuration to measure, for the journal; None where it predicts nothing."""
     engine: str = ""
     """Which optimizer proposes, where the strategy has several; empty otherwise."""
+    ended: str = ""
+    """Why it has finished, as a clause that follows "because"; empty where it only has nothing left to try."""
     stopped: str = ""
     """Why it proposes no more although it has not finished, such as a server that is gone; empty otherwise."""
 

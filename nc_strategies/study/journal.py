@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import InputError
-from nc_strategies.problem import Evaluation, Trial, TrialState
+from nc_strategies.problem import Evaluation, Prediction, Trial, TrialState
 from nc_strategies.runtime.files import unwritable
 from nc_strategies.space import Config
 
@@ -92,6 +92,7 @@ class Journal:
             "seconds": dict(done.seconds) if done else {},
             "error": trial.error,
             "note": trial.note,
+            "predicted": trial.predicted.to_dict() if trial.predicted else None,
             "evaluation": done.to_dict() if done else None,
             "config": trial.config.to_dict(),
         }
@@ -139,4 +140,5 @@ def read_trial(text: bytes) -> Trial:
         evaluation,
         line["error"],
         note=line.get("note", ""),
+        predicted=Prediction.from_dict(line.get("predicted")),
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from nc_strategies.config import TuningConfig
 from nc_strategies.errors import EngineError, OutOfTimeError, first_line
-from nc_strategies.problem import Evaluation, Trial, TrialState
+from nc_strategies.problem import Evaluation, Prediction, Trial, TrialState
 from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Strategy
@@ -71,7 +71,7 @@ class TrialLoop:
         self.confirm = confirm
         self._finished = {trial.config.fingerprint: trial for trial in finished}
         self._seen: dict[str, Trial] = {}
-        self._pending: dict[Future[Evaluation], tuple[int, Config, str]] = {}
+        self._pending: dict[Future[Evaluation], tuple[int, Config, str, Prediction | None]] = {}
         self._number = max((trial.number for trial in finished), default=0)
         self._waiting: dict[str, int] = {}
         self._repeats = 0
@@ -140,7 +140,7 @@ class TrialLoop:
             log.info("configuration %s was proposed again: answered from trial %d", fingerprint, known.number)
             self.strategy.observe(known)
             return self._repeats < MAX_REPEATS
-        if any(other.fingerprint == fingerprint for _, other, _ in self._pending.values()):
+        if any(other.fingerprint == fingerprint for _, other, *_ in self._pending.values()):
             self._waiting[fingerprint] = self._waiting.get(fingerprint, 0) + 1
             return False
         self._repeats = 0
@@ -153,12 +153,12 @@ class TrialLoop:
         self._number += 1
         self.listener.trial_started(self._number, self.strategy.stage)
         # Read before submitting: a serial executor measures at once, and the note belongs to this proposal.
-        place = (self._number, config, self.strategy.note)
+        place = (self._number, config, self.strategy.note, self.strategy.predicted)
         self._pending[self.executor.submit(self.measure, config)] = place
         return True
 
     def _complete(self, future: Future[Evaluation]) -> None:
-        number, config, note = self._pending.pop(future)
+        number, config, note, predicted = self._pending.pop(future)
         error = future.exception()
         if isinstance(error, OutOfTimeError):
             log.info("trial %d is dropped: %s", number, error)
@@ -166,13 +166,13 @@ class TrialLoop:
         if error is None:
             found = future.result()
             state = TrialState.OK if found.samples >= self.study.baseline.samples else TrialState.PRUNED
-            trial = Trial(number, config, state, found, note=note)
+            trial = Trial(number, config, state, found, note=note, predicted=predicted)
         else:
             expected = isinstance(error, EngineError)
             # It goes into the journal: what a user's function raises may name what it signed in with.
             text = redact(first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}")
             log.warning("trial %d failed: %s", number, text, exc_info=None if expected else error)
-            trial = Trial(number, config, TrialState.FAILED, error=text, note=note)
+            trial = Trial(number, config, TrialState.FAILED, error=text, note=note, predicted=predicted)
         self._failures = self._failures + 1 if trial.state is TrialState.FAILED else 0
         self.journal.append(trial)
         self._take(trial)

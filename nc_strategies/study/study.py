@@ -44,6 +44,7 @@ class Study:
         resolution: What the evaluation samples can tell; None where nothing can be said of it.
         sensitivity: Noise-to-signal ratio by operator in int8; None when no strategy asked for it.
         latency_terms: The terms of the latency model; None when no strategy asked for it.
+        stop_note: Why the strategy ended, in its own words; empty where it did not, or says nothing of it.
         remarks: What calibration did to the model that its user should know, a sentence each.
         machine: What it measures on; None before that is known.
         box: The run's time and what fits into it; None before that is known.
@@ -62,6 +63,7 @@ class Study:
     seconds: dict[str, float] = field(default_factory=dict)
     estimate_seconds: dict[str, float] = field(default_factory=dict)
     stop_reason: str = ""
+    stop_note: str = ""
     status: Status = Status.FAILED
     final: Final | None = None
     model_path: Path | None = None

@@ -19,7 +19,7 @@ from nc_strategies.measuring import latency_model, resolution
 from nc_strategies.measuring.measurer import FINALISTS, MEMORY_SPREAD, METRIC, SESSIONS
 from nc_strategies.measuring.sensitivity import SAMPLES
 from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
-from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Problem, Trial, TrialState
+from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Prediction, Problem, Trial, TrialState
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.runtime.clock import Clock
 from nc_strategies.space import Capabilities, Config, Overrides, Space
@@ -337,6 +337,7 @@ class _Run:
                 lambda: self._confirm(study),
             )
             study.stop_reason = tuner.run()
+            study.stop_note = _stop_note(study.stop_reason, strategy)
         finally:
             self.setup.target.until(0.0)
             strategy.close()
@@ -507,6 +508,11 @@ def make_box(config: RunConfig) -> TimeBox:
     return TimeBox(config.tuning.timeout, config.measure, FINALISTS, SESSIONS)
 
 
+def _stop_note(reason: str, strategy: Strategy) -> str:
+    """What the strategy says of its end, where it was the strategy that ended the run."""
+    return {"finished": strategy.ended, "stopped": strategy.stopped}.get(reason, "")
+
+
 def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
     """The space that the user's overrides leave.
 
@@ -597,6 +603,14 @@ class _Timed(Strategy):
     @property
     def note(self) -> str:  # type: ignore[override]
         return self.inner.note
+
+    @property
+    def predicted(self) -> Prediction | None:  # type: ignore[override]
+        return self.inner.predicted
+
+    @property
+    def ended(self) -> str:  # type: ignore[override]
+        return self.inner.ended
 
     @property
     def stopped(self) -> str:  # type: ignore[override]

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from nc_strategies.errors import EngineError, InputError
-from nc_strategies.problem import Trial, TrialState
+from nc_strategies.problem import Prediction, Trial, TrialState
 from nc_strategies.study.journal import Journal
 from nc_strategies.testing import ToyOp, toy_space
 from nc_strategies.testing.toy import toy_evaluation
@@ -17,9 +17,16 @@ OPS = [ToyOp("a", loss=0.01), ToyOp("b")]
 SPACE = toy_space(OPS)
 CONFIGS = [SPACE.default(), *SPACE.neighbours(SPACE.default())][:3]
 TRIALS = [
-    Trial(1, CONFIGS[0], TrialState.OK, toy_evaluation(OPS, CONFIGS[0]), note="default"),
+    Trial(
+        1,
+        CONFIGS[0],
+        TrialState.OK,
+        toy_evaluation(OPS, CONFIGS[0]),
+        note="default",
+        predicted=Prediction(0.4, 0.02, 0.01, 0.001),
+    ),
     Trial(2, CONFIGS[1], TrialState.FAILED, error='b cannot run: "so" it\nsays ä ü'),
-    Trial(3, CONFIGS[2], TrialState.PRUNED, toy_evaluation(OPS, CONFIGS[2])),
+    Trial(3, CONFIGS[2], TrialState.PRUNED, toy_evaluation(OPS, CONFIGS[2]), predicted=Prediction(0.5, 0.02)),
 ]
 
 
@@ -32,13 +39,21 @@ def journal(tmp_path):
 
 
 def told(trial):
-    return trial.number, trial.config, trial.state, trial.evaluation, trial.error, trial.note
+    return trial.number, trial.config, trial.state, trial.evaluation, trial.error, trial.note, trial.predicted
 
 
 def test_trials_come_back_as_they_were_and_say_that_they_are_resumed(journal):
     read = journal.read()
     assert [told(t) for t in read] == [told(t) for t in TRIALS]
     assert all(t.resumed for t in read)
+
+
+def test_a_line_without_a_prediction_is_read(journal):
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    journal.path.write_text(
+        "".join(json.dumps({k: v for k, v in line.items() if k != "predicted"}) + "\n" for line in lines)
+    )
+    assert [t.predicted for t in journal.read()] == [None, None, None]
 
 
 def test_there_are_no_trials_without_a_file(tmp_path):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nc_strategies.api import Config, InputError, Metric, Preprocess, Raw, Strategy, TrialState
+from nc_strategies.api import Config, InputError, Metric, Prediction, Preprocess, Raw, Strategy, TrialState
 from nc_strategies.study.study import Status, StudyListener
 from nc_strategies.testing import ToyOp
 from nc_strategies.testing.toy import ToyExecutable
@@ -75,6 +75,20 @@ class TestBudget:
         configs = scripted(lambda space: [space.fall_back(space.default(), "b"), space.default()])
         study = run(make=configs, criterion="absolute", tolerable_loss=0.01)()
         assert (study.stop_reason, len(study.trials), study.status) == ("finished", 2, Status.MET)
+
+    def test_what_the_strategy_predicts_and_why_it_ends_are_kept(self, run):
+        class Predicting(Scripted):
+            def propose(self):
+                config = super().propose()
+                self.predicted = Prediction(0.5, 0.1) if config is not None else None
+                self.ended = "" if config is not None else "all was said"
+                return config
+
+        one = run(make=lambda problem: Predicting(problem, lambda space: [space.default()]))
+        study = one()
+        assert (study.stop_reason, study.stop_note) == ("finished", "all was said")
+        assert [t.predicted for t in study.trials] == [Prediction(0.5, 0.1)]
+        assert one.journal()[0]["predicted"] == {"cost": 0.5, "cost_sd": 0.1, "loss": None, "loss_sd": None}
 
     def test_a_goal_that_nothing_meets_leaves_the_closest_model(self, run):
         study = run(make=scripted(all_neighbours), criterion="absolute", tolerable_loss=-0.05, max_trials=20)()

@@ -76,16 +76,23 @@ def choose(
                 found = probe.noise(_quiet(space, best.with_option(name, value), loud))
                 if found is not None:
                     options[name, value] = found / (factor * start)
-    schemes: dict[Group, tuple[OpScheme, ...]] = {}
-    factors: dict[tuple[Group, OpScheme], float] = {}
-    for group in space.groups:
-        chosen = best.schemes[group[0]]
-        kept = [s for s in space.schemes(group) if s.is_float or s == chosen or s == space.default().schemes[group[0]]]
-        kept += [s for s in space.schemes(group) if s not in kept and _cheaper(terms, group, s, chosen)]
-        schemes[group] = tuple(s for s in space.schemes(group) if s in kept)
-        if not chosen.is_float:
-            factors[group, chosen] = factor if chosen != space.default().schemes[group[0]] else 1.0
+    default = space.default()
+    schemes = {group: _kept(space, terms, group, best.schemes[group[0]]) for group in space.groups}
+    chosen = {group: best.schemes[group[0]] for group in space.groups}
+    factors = {
+        (group, scheme): factor if scheme != default.schemes[group[0]] else 1.0
+        for group, scheme in chosen.items()
+        if not scheme.is_float
+    }
     return CandidateSchemes(schemes, factors, options)
+
+
+def _kept(space: Space, terms: LatencyTerms | None, group: Group, chosen: OpScheme) -> tuple[OpScheme, ...]:
+    """The schemes of a group that are worth a column: floating point, the default, the chosen one, cheaper weights."""
+    usual = space.default().schemes[group[0]]
+    return tuple(
+        s for s in space.schemes(group) if s.is_float or s in (chosen, usual) or _cheaper(terms, group, s, chosen)
+    )
 
 
 def _loud(space: Space, shape: Array) -> list[Group]:

@@ -17,6 +17,7 @@ from nc_strategies.strategies.ilp.columns import Array, Column, Columns
 from nc_strategies.strategies.ilp.constraints import Budgeted
 from nc_strategies.strategies.ilp.priors import MEASURED, UNMEASURED, Losses
 from nc_strategies.strategies.ilp.regression import Regression
+from nc_strategies.strategies.ilp.trust import FACTOR_SD, Z_95, Trust
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,6 @@ often an error makes them seem so."""
 LEAST_SAVING = 0.25
 """Saving of an operator at least, relative to the mean of those guessed by size: in fp32 among int8 neighbours it would
 cost their conversions."""
-TIMED_SD = 0.003
-"""Standard deviation of a measured cost at least, relative: sums of terms are not exact."""
 CONVERSION_SD = 0.3
 BYTES, BYTES_INT8 = 4.0, 1.0
 TIMES, SIZES = ("latency", "throughput"), ("size", "memory")
@@ -60,6 +59,8 @@ class Seen:
 
     row: Array
     evaluation: Evaluation
+    reference: bool = False
+    """It is fp32, whose cost is 1 by definition and shows nothing of a factor that all other costs share."""
 
 
 class LossModel:
@@ -228,26 +229,48 @@ class CostModel:
         self._error = self._terms.error if self._terms else 0.0
 
     def fit(self, seen: Sequence[Seen]) -> None:
-        """Learn from observations; those timed with less confidence count less."""
+        """Learn from observations in their order; those timed with less confidence count less."""
         names = list(self._share)
         used = [s for s in seen if all(n in dict(s.evaluation.ratios) for n in names)]
-        mean, root = self._believed(used)
-        self.root = root
-        self.regression = Regression(mean, root @ root.T)
+        mean, self.root = self._believed(used)
+        self.regression = Regression(mean, self.root @ self.root.T)
         rows = self.rows([s.row for s in used])
+        rows[[s.reference for s in used], -1] = 0.0
         values = np.array([self._goal.cost(s.evaluation) for s in used])
-        self.regression.fit(rows, values, np.array([self._noise(s.evaluation) for s in used]))
+        timed = np.array([self.timed(s.evaluation) for s in used])
+        trials = np.array([not s.reference for s in used], bool)
+        self.trust = Trust.learnt(self.regression, rows, values, timed, trials, self._error)
+        self.root = np.where(self.regression.cov.diagonal()[:, None] > 0, self.root, 0.0)
 
     def rows(self, rows: Sequence[Array]) -> Array:
-        """Rows with two more columns: 1, and what the terms charge for conversions."""
-        return np.array(
+        """Rows with three more columns: 1, what the terms charge for conversions, and the cost predicted beforehand.
+
+        The price of the last is how far all costs are off by the same factor.
+        """
+        plain = np.array(
             [np.concatenate([row, [1.0, self._columns.converting(row, self._conversions)]]) for row in rows]
         ).reshape(len(rows), len(self._columns.all) + 2)
+        return np.column_stack([plain, plain @ self.regression.mean[:-1]])
 
-    def _noise(self, evaluation: Evaluation) -> float:
-        spread = dict(evaluation.spread)
-        timed = sum((w * evaluation.ratio(n) * spread.get(n, 0.0) / 1.96) ** 2 for n, w in self._share.items()) ** 0.5
-        return float(np.hypot(timed, self._goal.cost(evaluation) * max(self._error, TIMED_SD)))
+    def predict(self, rows: Sequence[Array]) -> tuple[Array, Array]:
+        """Expected cost of each configuration and its standard deviation, without the noise of a measurement."""
+        mean, sd = self.regression.predict(self.rows(rows))
+        return mean, self.trust.inflation * sd
+
+    def difference(self, row: Array, other: Array) -> tuple[float, float]:
+        """By how much one configuration is expected to cost more than another, and the standard deviation of that.
+
+        What both share, such as a factor of all costs, leaves the difference certain where each of them is not.
+        """
+        one, two = self.rows([row, other])
+        mean, sd = self.regression.predict((one - two)[None])
+        return float(mean[0]), self.trust.inflation * float(sd[0])
+
+    def timed(self, evaluation: Evaluation) -> float:
+        """Relative standard error of a measured cost, by the intervals that were measured with it."""
+        spread, cost = dict(evaluation.spread), self._goal.cost(evaluation)
+        squared = sum((w * evaluation.ratio(n) * spread.get(n, 0.0) / Z_95) ** 2 for n, w in self._share.items())
+        return float(squared**0.5 / cost) if cost > 0 else 0.0
 
     def _believed(self, used: Sequence[Seen]) -> tuple[Array, Array]:
         columns = self._columns.all
@@ -269,7 +292,7 @@ class CostModel:
             sd += weight * error * np.abs(part)
             scale += weight * scale_sd * part
         decisions = int(self._columns.owner.max()) + 1 if len(columns) else 0
-        root = np.zeros((len(columns) + 2, decisions + len(columns) + 4))
+        root = np.zeros((len(columns) + 3, decisions + len(columns) + 5))
         for k, column in enumerate(columns):
             root[k, column.decision] = sd[k] * np.sign(saved[k])
             root[k, decisions + k] = 0.1 * abs(saved[k]) * (not column.first)
@@ -279,7 +302,8 @@ class CostModel:
         root[len(columns), decisions + len(columns) + 1] = 0.01
         root[len(columns) + 1, decisions + len(columns) + 2] = CONVERSION_SD
         root[: len(columns), decisions + len(columns) + 3] = REVERSED_SD * reversed_
-        return np.concatenate([total, [base, 1.0]]), root
+        root[len(columns) + 2, -1] = FACTOR_SD * sum(w for n, w in self._share.items() if n in TIMES)
+        return np.concatenate([total, [base, 1.0, 0.0]]), root
 
     def _fp32(self, costs: Array) -> Array:
         """What each column's decision costs in fp32, or in its first scheme where it has to be int8."""
@@ -328,10 +352,11 @@ class CostModel:
 
     def split(self, prices: Array) -> tuple[Array, float, tuple[ConversionEdge[int], ...]]:
         """The same for other prices."""
-        factor = max(float(prices[-1]), 0.0)
+        known, shared = self.regression.mean, float(prices[-1])
+        factor = max(float(prices[-2] + shared * known[-2]), 0.0)
         return (
-            prices[:-2],
-            float(prices[-2]),
+            prices[:-3] + shared * known[:-3],
+            float(prices[-3] + shared * known[-3]),
             tuple(
                 replace(c, quantize=c.quantize * factor, dequantize=c.dequantize * factor) for c in self._conversions
             ),

@@ -26,10 +26,18 @@ _stdout = threading.Lock()
 
 
 class _Rows:
-    def __init__(self) -> None:
+    """The program as it grows: a price for each variable, the columns first, and rows that bound sums of variables."""
+
+    def __init__(self, prices: list[float]) -> None:
+        self.prices = prices
         self._entries: list[tuple[int, int, float]] = []
         self.low: list[float] = []
         self.high: list[float] = []
+
+    def variable(self, price: float) -> int:
+        """One more variable between 0 and 1; its place."""
+        self.prices.append(price)
+        return len(self.prices) - 1
 
     def add(self, entries: dict[int, float], low: float, high: float) -> None:
         self._entries += [(len(self.low), column, value) for column, value in entries.items()]
@@ -88,71 +96,83 @@ def _solved(
     cuts: Sequence[Cut],
 ) -> Array | None:
     """The same by HiGHS, of columns that are allowed."""
-    columns, rows = len(owner), _Rows()
-    prices = list(cost)
+    columns, rows = len(owner), _Rows(cost.tolist())
     for decision in np.unique(owner):
         rows.add(dict.fromkeys(np.flatnonzero(owner == decision).tolist(), 1.0), 1.0, 1.0)
     int8 = {int(u): dict.fromkeys(np.flatnonzero((owner == u) & is_int8).tolist(), 1.0) for u in np.unique(owner)}
     added, products, wider = _expanded(conversions)
     for decision, value in added.items():
         for column in int8[decision]:
-            prices[column] += value
-    size = columns
+            rows.prices[column] += value
     for (one, other), value in products.items():
-        product, size = size, size + 1
-        prices.append(value)
-        if value < 0:
-            rows.add({product: 1.0, **_negative(int8[one])}, -np.inf, 0.0)
-            rows.add({product: 1.0, **_negative(int8[other])}, -np.inf, 0.0)
-        else:
-            rows.add({product: 1.0, **_negative(int8[one]), **_negative(int8[other])}, -1.0, np.inf)
+        _add_product(rows, int8[one], int8[other], value)
     for conversion in wider:
-        quantize, dequantize, size = size, size + 1, size + 2
-        prices += [conversion.quantize, conversion.dequantize]
-        made = {} if conversion.producer is None else int8[conversion.producer]
-        taken = [int8[c] for c in conversion.consumers if c != conversion.producer]
-        floats = conversion.float_consumer and bool(made)
-        for mine in taken:
-            if conversion.quantize > 0:
-                rows.add({quantize: 1.0, **_negative(mine), **made}, 0.0, np.inf)
-            if conversion.dequantize > 0:
-                rows.add({dequantize: 1.0, **_negative(made), **mine}, 0.0, np.inf)
-        if floats and conversion.dequantize > 0:
-            rows.add({dequantize: 1.0, **_negative(made)}, 0.0, np.inf)
-        together = {column: 1.0 for mine in taken for column in mine}
-        if conversion.quantize < 0:
-            rows.add({quantize: 1.0, **made}, -np.inf, 1.0)
-            rows.add({quantize: 1.0, **_negative(together)}, -np.inf, 0.0)
-        if conversion.dequantize < 0:
-            rows.add({dequantize: 1.0, **_negative(made)}, -np.inf, 0.0)
-            rows.add({dequantize: 1.0, **together}, -np.inf, float(len(taken) + floats))
+        _add_conversion(rows, int8, conversion)
     for loss in losses:
-        entries = {i: float(p) for i, p in enumerate(loss.prices) if p != 0}
-        for a, b, price in loss.pairs:
-            product, size = size, size + 1
-            prices.append(0.0)
-            rows.add({product: 1.0, a: -1.0}, -np.inf, 0.0)
-            rows.add({product: 1.0, b: -1.0}, -np.inf, 0.0)
-            rows.add({product: 1.0, a: -1.0, b: -1.0}, -1.0, np.inf)
-            entries[product] = price
-        if entries:
-            scale = max(abs(p) for p in entries.values())  # the solver's tolerances are absolute
-            rows.add({i: p / scale for i, p in entries.items()}, -np.inf, loss.limit / scale)
-        elif loss.limit < 0:
+        if not _add_loss(rows, loss):
             return None
     for cut in cuts:
         rows.add(dict.fromkeys(cut.columns, 1.0), -np.inf, cut.most)
+    size = len(rows.prices)
     whole = np.concatenate([np.ones(columns), np.zeros(size - columns)])
     bounds = Bounds(np.zeros(size), np.concatenate([allowed, np.ones(size - columns)]))
     with quiet():
         found = milp(
-            np.array(prices),
+            np.array(rows.prices),
             integrality=whole,
             bounds=bounds,
             constraints=LinearConstraint(rows.matrix(size), rows.low, rows.high),
             options={"mip_rel_gap": GAP, "node_limit": NODES},
         )
     return None if found.x is None else np.asarray(np.round(found.x[:columns]))
+
+
+def _add_product(rows: _Rows, one: dict[int, float], other: dict[int, float], value: float) -> None:
+    """What int8 in both of two decisions costs."""
+    product = rows.variable(value)
+    if value < 0:
+        rows.add({product: 1.0, **_negative(one)}, -np.inf, 0.0)
+        rows.add({product: 1.0, **_negative(other)}, -np.inf, 0.0)
+    else:
+        rows.add({product: 1.0, **_negative(one), **_negative(other)}, -1.0, np.inf)
+
+
+def _add_conversion(rows: _Rows, int8: dict[int, dict[int, float]], conversion: ConversionEdge) -> None:
+    """A conversion of more than two decisions."""
+    quantize, dequantize = rows.variable(conversion.quantize), rows.variable(conversion.dequantize)
+    made = {} if conversion.producer is None else int8[conversion.producer]
+    taken = [int8[c] for c in conversion.consumers if c != conversion.producer]
+    floats = conversion.float_consumer and bool(made)
+    for mine in taken:
+        if conversion.quantize > 0:
+            rows.add({quantize: 1.0, **_negative(mine), **made}, 0.0, np.inf)
+        if conversion.dequantize > 0:
+            rows.add({dequantize: 1.0, **_negative(made), **mine}, 0.0, np.inf)
+    if floats and conversion.dequantize > 0:
+        rows.add({dequantize: 1.0, **_negative(made)}, 0.0, np.inf)
+    together = {column: 1.0 for mine in taken for column in mine}
+    if conversion.quantize < 0:
+        rows.add({quantize: 1.0, **made}, -np.inf, 1.0)
+        rows.add({quantize: 1.0, **_negative(together)}, -np.inf, 0.0)
+    if conversion.dequantize < 0:
+        rows.add({dequantize: 1.0, **_negative(made)}, -np.inf, 0.0)
+        rows.add({dequantize: 1.0, **together}, -np.inf, float(len(taken) + floats))
+
+
+def _add_loss(rows: _Rows, loss: Budgeted) -> bool:
+    """A limit on loss with its products; False where nothing can keep it."""
+    entries = {i: float(p) for i, p in enumerate(loss.prices) if p != 0}
+    for a, b, price in loss.pairs:
+        product = rows.variable(0.0)
+        rows.add({product: 1.0, a: -1.0}, -np.inf, 0.0)
+        rows.add({product: 1.0, b: -1.0}, -np.inf, 0.0)
+        rows.add({product: 1.0, a: -1.0, b: -1.0}, -1.0, np.inf)
+        entries[product] = price
+    if not entries:
+        return loss.limit >= 0
+    scale = max(abs(p) for p in entries.values())  # the solver's tolerances are absolute
+    rows.add({i: p / scale for i, p in entries.items()}, -np.inf, loss.limit / scale)
+    return True
 
 
 def _expanded(
@@ -163,19 +183,24 @@ def _expanded(
     products: dict[tuple[int, int], float] = {}
     wider = []
     for conversion in conversions:
-        consumers = [c for c in conversion.consumers if c != conversion.producer]
-        if len(consumers) > 1 or (conversion.producer is None and not consumers):
+        producer = conversion.producer
+        consumers = [c for c in conversion.consumers if c != producer]
+        if len(consumers) > 1 or (producer is None and not consumers):
             wider.append(conversion)
             continue
-        if conversion.producer is not None and (consumers or conversion.float_consumer):
-            added[conversion.producer] = added.get(conversion.producer, 0.0) + conversion.dequantize
-        if consumers:
-            added[consumers[0]] = added.get(consumers[0], 0.0) + conversion.quantize
-        if conversion.producer is not None and consumers:
-            both = (min(conversion.producer, consumers[0]), max(conversion.producer, consumers[0]))
-            saved = conversion.quantize + (0.0 if conversion.float_consumer else conversion.dequantize)
-            products[both] = products.get(both, 0.0) - saved
+        if producer is not None and (consumers or conversion.float_consumer):
+            added[producer] = added.get(producer, 0.0) + conversion.dequantize
+        for consumer in consumers:
+            added[consumer] = added.get(consumer, 0.0) + conversion.quantize
+            if producer is not None:
+                both = (min(producer, consumer), max(producer, consumer))
+                products[both] = products.get(both, 0.0) - _saved_together(conversion)
     return added, {both: value for both, value in products.items() if value}, wider
+
+
+def _saved_together(conversion: ConversionEdge) -> float:
+    """What a conversion between two decisions costs less when both are in int8."""
+    return conversion.quantize + (0.0 if conversion.float_consumer else conversion.dequantize)
 
 
 def _negative(entries: dict[int, float]) -> dict[int, float]:

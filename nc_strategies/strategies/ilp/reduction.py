@@ -95,18 +95,9 @@ class Reduction:
         names, decision = np.unique(owner, return_inverse=True)
         self._decisions, self._decision, self._state = len(names), decision, is_int8.astype(int)
         self._cost, self._allowed, self._losses, self._cuts = cost, allowed, losses, cuts
-        place = {int(name): k for k, name in enumerate(names)}
         self._terms: list[tuple[tuple[int, ...], Array]] = []
         self._rest = 0.0
-        for conversion in conversions:
-            producer = None if conversion.producer is None else place[conversion.producer]
-            consumers = [place[c] for c in dict.fromkeys(conversion.consumers) if c != conversion.producer]
-            group = (*consumers, *(() if producer is None else (producer,)))
-            if len(group) > MEMBERS:
-                self._rest += min(0.0, conversion.quantize, conversion.dequantize)
-            elif group:
-                quantized, dequantized = _patterns(len(consumers), producer is not None, conversion.float_consumer)
-                self._terms.append((group, conversion.quantize * quantized + conversion.dequantize * dequantized))
+        self._add_terms(conversions, {int(name): k for k, name in enumerate(names)})
         # A product is at least nothing, one that saves loss at least the mean of its factors.
         self._prices = [loss.prices + _pairs(loss, len(cost)) for loss in losses]
         self._limits = np.array([loss.limit for loss in losses])
@@ -119,6 +110,18 @@ class Reduction:
             )
             for size in sorted({len(g) for g, _ in self._terms})
         ]
+
+    def _add_terms(self, conversions: Sequence[ConversionEdge[int]], place: dict[int, int]) -> None:
+        """Conversions as terms over decisions by their place; of one with many decisions, its least value alone."""
+        for conversion in conversions:
+            producer = None if conversion.producer is None else place[conversion.producer]
+            consumers = [place[c] for c in dict.fromkeys(conversion.consumers) if c != conversion.producer]
+            group = (*consumers, *(() if producer is None else (producer,)))
+            if len(group) > MEMBERS:
+                self._rest += min(0.0, conversion.quantize, conversion.dequantize)
+            elif group:
+                quantized, dequantized = _patterns(len(consumers), producer is not None, conversion.float_consumer)
+                self._terms.append((group, conversion.quantize * quantized + conversion.dequantize * dequantized))
 
     def run(self) -> Reduced | None:
         """Find the bound and what it rules out; None where too many decisions hang together."""

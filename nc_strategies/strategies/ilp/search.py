@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from nc_strategies.problem import Problem, Trial, TrialState
+from nc_strategies.problem import Prediction, Problem, Trial, TrialState
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.ilp.columns import Array
 from nc_strategies.strategies.ilp.constraints import Cut
@@ -16,6 +16,7 @@ from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen, late
 from nc_strategies.strategies.ilp.priors import losses
 from nc_strategies.strategies.ilp.program import solve
 from nc_strategies.strategies.ilp.settings import IlpSettings
+from nc_strategies.strategies.ilp.trust import Z_95
 
 MARGINS = (0.5, 1.2)
 """Standard deviations of the predicted loss which solutions keep from the limit."""
@@ -27,6 +28,9 @@ CLOSE = 0.01
 """Slack that a solution may leave, relative to the limit."""
 TIGHTENINGS = 2
 """Times a solution may be tightened or relaxed until it keeps just the margin."""
+
+SHARE = 0.25
+"""Part of the timing noise below which differences end a search: of that, averaging over some trials would tell."""
 DRAWS = 2
 """Prices drawn from what is still possible: solutions that explore."""
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
@@ -91,20 +95,24 @@ class Search:
 
     def fit(self) -> None:
         """Correct both models by all trials."""
-        seen = [Seen(row, t.evaluation) for row, t in self._tried.values() if t.evaluation is not None]
-        if self._float is not None:
-            seen.append(Seen(self._float, self._problem.baseline))
+        seen = [] if self._float is None else [Seen(self._float, self._problem.baseline, reference=True)]
+        seen += [Seen(row, t.evaluation) for row, t in self._tried.values() if t.evaluation is not None]
         self._costs.fit(seen)
         for model in self._losses:
             model.fit(seen)
 
     @property
     def incumbent(self) -> float:
-        """The lowest cost of a trial that met the constraints and is believed to; fp32's where there is none.
+        """The lowest cost of a trial that met the constraints and is believed to; fp32's where there is none."""
+        return self._incumbent()[0]
 
-        A trial that met them, or was fast, by luck would set a mark which only luck can beat.
+    def _incumbent(self) -> tuple[float, Array | None]:
+        """That cost, and the trial's row; None for fp32.
+
+        A trial that met them, or was fast, by luck would set a mark which only luck can beat. One that was slow counts
+        by the best of its interval.
         """
-        goal, best = self._problem.goal, 1.0
+        goal, best, found = self._problem.goal, 1.0, None
         for row, trial in self._tried.values():
             if trial.ok and trial.evaluation is not None and goal.feasible(trial.evaluation):
                 believed = all(
@@ -112,9 +120,11 @@ class Search:
                     >= -BELIEF * float(model.sampling(np.array(model.limit), model.samples))
                     for model in self._losses
                 )
-                predicted = float(self._costs.regression.predict(self._costs.rows([row]))[0][0])
-                best = min(best, max(goal.cost(trial.evaluation), predicted)) if believed else best
-        return best
+                measured = goal.cost(trial.evaluation) * (1 - Z_95 * self._costs.timed(trial.evaluation))
+                cost = max(measured, float(self._costs.predict([row])[0][0]))
+                if believed and cost < best:
+                    best, found = cost, row
+        return best, found
 
     def next(self) -> tuple[Point | None, str]:
         """The configuration to measure next, or None where none can be better, and why."""
@@ -126,9 +136,10 @@ class Search:
         if plain is None:
             return None, "finished: nothing is left to try"
         bold = self._margin(-PROOF, plain, around, cuts)
-        target = self.incumbent * (1 - self._problem.goal.tie / 4)
-        cost, cost_sd = (float(v[0]) for v in self._costs.regression.predict(self._costs.rows([bold])))
-        if cost - PROOF * cost_sd >= target:
+        incumbent, best_row = self._incumbent()
+        target = incumbent * (1 - self._problem.goal.tie / 4)
+        cost, cost_sd = (float(v[0]) for v in self._costs.predict([bold]))
+        if cost - PROOF * float(np.hypot(cost_sd, self._costs.trust.error_of(cost))) >= target:
             return None, (
                 f"proved: no other configuration is predicted below {target:.3f}, "
                 f"even where cost and loss are {PROOF:g} standard deviations better than expected"
@@ -136,18 +147,45 @@ class Search:
         rows = [bold, plain, *(self._margin(m, plain, around, cuts) for m in MARGINS), *self._drawn(around, cuts)]
         unique = {row.tobytes(): row for row in rows if row is not None}
         found = np.array(list(unique.values()))
+        left, noise = self._left(found, best_row, incumbent), self._costs.trust.noise
+        if noise and left < SHARE * noise:
+            return None, (
+                f"noise: remaining differences ({max(left, 0.0):.1%}) are below the timing noise "
+                f"({noise:.1%}), and more trials could not tell them apart"
+            )
         gains, risks = self._gains(found, target)
         safe = risks <= self._settings.risk
         best = int(np.argmax(np.where(safe, gains, -1.0) if safe.any() else -risks))
         point = self.point(found[best])
+        expected = self.expected(point)
         return point, (
-            f"predicted cost {point.cost:.3f} (sd {point.cost_sd:.3f}), loss {point.loss:.4f} "
+            f"predicted cost {expected.cost:.3f} (sd {expected.cost_sd:.3f}), loss {point.loss:.4f} "
             f"(sd {point.loss_sd:.4f}) of {self._losses[0].limit:.4f}"
+        )
+
+    def _left(self, rows: Array, best: Array | None, cost: float) -> float:
+        """The most that any of some configurations can be expected to gain over the best trial, relative to its cost.
+
+        Each may be `PROOF` standard deviations better than expected; infinite while no trial has met the goal.
+        """
+        if best is None:
+            return np.inf
+        differences = [self._costs.difference(row, best) for row in rows]
+        return max(PROOF * sd - mean for mean, sd in differences) / cost
+
+    def expected(self, point: Point) -> Prediction:
+        """What a configuration can be expected to measure: its point, with the noise of a measurement."""
+        sampling = float(self._losses[0].sampling(np.array(point.loss), self._losses[0].samples))
+        return Prediction(
+            point.cost,
+            self._costs.trust.measured_sd(point.cost, point.cost_sd),
+            point.loss,
+            float(np.hypot(point.loss_sd, sampling)),
         )
 
     def point(self, row: Array) -> Point:
         """What is predicted of a configuration."""
-        cost, cost_sd = self._costs.regression.predict(self._costs.rows([row]))
+        cost, cost_sd = self._costs.predict([row])
         loss, loss_sd = self._losses[0].regression.predict(row[None])
         return Point(self.columns.config(row), float(cost[0]), float(loss[0]), float(cost_sd[0]), float(loss_sd[0]))
 
@@ -247,7 +285,7 @@ class Search:
         The risk is the highest probability that a configuration that measures within a limit is over it in truth.
         Source: constrained expected improvement, Gardner et al., ICML 2014.
         """
-        cost, sd = self._costs.regression.predict(self._costs.rows(list(rows)))
+        cost, sd = self._costs.predict(list(rows))
         z = (target - cost) / np.maximum(sd, 1e-12)
         gain = np.maximum((target - cost) * ndtr(z) + sd * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi), 0.0)
         risk = np.zeros(len(rows))
@@ -266,26 +304,41 @@ class Search:
         To blame may be each choice that has worked in no other trial; int8 as such where none of an operator's has.
         """
         cuts = [Cut(_chosen(row), float(row.sum()) - 1) for row, _ in self._tried.values()]
-        works = np.zeros(len(self.columns.all)) if self._float is None else self._float.copy()
         if self._float is not None:
             floats = [k for k, c in enumerate(self.columns.all) if c.scheme == FLOAT]
             cuts.append(Cut(tuple(floats), float(len(floats)) - 1))
-        for row, trial in self._tried.values():
-            if trial.state is not TrialState.FAILED:
-                works = np.maximum(works, row)
+        works = self._works()
         good = {c.decision for c, x in zip(self.columns.all, works, strict=True) if x and c.is_int8}
         for row, trial in self._tried.values():
             if trial.state is TrialState.FAILED:
-                chosen = [self.columns.all[k] for k in _chosen(row * (works == 0))]
-                wholly = {c.decision for c in chosen if c.is_int8 and c.decision not in good}
-                suspects = [
-                    k
-                    for k, c in enumerate(self.columns.all)
-                    if (c.is_int8 and c.decision in wholly) or (c in chosen and c.decision not in wholly)
-                ]
-                if chosen:
-                    cuts.append(Cut(tuple(suspects), float(len(chosen) // 2)))
+                cuts += self._blamed(_chosen(row * (works == 0)), good)
         return cuts
+
+    def _works(self) -> Array:
+        """1 for each column that was chosen in fp32 or in a trial that did not fail."""
+        works = np.zeros(len(self.columns.all)) if self._float is None else self._float.copy()
+        for row, trial in self._tried.values():
+            if trial.state is not TrialState.FAILED:
+                works = np.maximum(works, row)
+        return works
+
+    def _blamed(self, places: tuple[int, ...], good: set[int]) -> list[Cut]:
+        """At most half of what may be to blame for one failure.
+
+        Args:
+            places: Columns of the failed trial that have worked in no other.
+            good: Units whose int8 has worked.
+        """
+        if not places:
+            return []
+        chosen = [self.columns.all[k] for k in places]
+        wholly = {c.decision for c in chosen if c.is_int8 and c.decision not in good}
+        suspects = [
+            k
+            for k, c in enumerate(self.columns.all)
+            if (c.is_int8 and c.decision in wholly) or (c in chosen and c.decision not in wholly)
+        ]
+        return [Cut(tuple(suspects), float(len(chosen) // 2))]
 
 
 def _chosen(row: Array) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ class IlpStrategy(StepwiseStrategy):
 
     def steps(self) -> Steps:
         """See `StepwiseStrategy.steps`."""
-        self.stage, self.note = "default int8", "default int8 everywhere"
+        self.stage, self.note, self.predicted = "default int8", "default int8 everywhere", None
         trial = yield self.problem.space.default()
         self.stage = "integer program"
         seed = int(self.problem.rng.integers(2**31))
@@ -52,17 +52,22 @@ class IlpStrategy(StepwiseStrategy):
         if not self._met(trial):
             self._search = self._informed(Search(self.settings, self.problem, seed, divergences, timed=False), trials)
             while len(trials) <= UNTIMED and not self._met(trials[-1]):
-                point, self.note = self._search.next()
+                point = self._next(self._search)
                 if point is None:
                     break
                 trials.append((yield point.config))
         self._search = self._informed(Search(self.settings, self.problem, seed, divergences), trials)
         while True:
-            point, self.note = self._search.next()
+            point = self._next(self._search)
             if point is None:
-                self.stage = self.note.partition(":")[0]
+                self.stage, _, self.ended = self.note.partition(": ")
                 return
             yield point.config
+
+    def _next(self, search: Search) -> Point | None:
+        point, self.note = search.next()
+        self.predicted = search.expected(point) if point is not None else None
+        return point
 
     def _met(self, trial: Trial) -> bool:
         return trial.ok and trial.evaluation is not None and self.problem.goal.feasible(trial.evaluation)
