@@ -137,7 +137,7 @@ def _add_product(rows: _Rows, one: dict[int, float], other: dict[int, float], va
         rows.add({product: 1.0, **_negative(one), **_negative(other)}, -1.0, np.inf)
 
 
-def _add_conversion(rows: _Rows, int8: dict[int, dict[int, float]], conversion: ConversionEdge) -> None:
+def _add_conversion(rows: _Rows, int8: dict[int, dict[int, float]], conversion: ConversionEdge[int]) -> None:
     """A conversion of more than two decisions."""
     quantize, dequantize = rows.variable(conversion.quantize), rows.variable(conversion.dequantize)
     made = {} if conversion.producer is None else int8[conversion.producer]
@@ -198,7 +198,7 @@ def _expanded(
     return added, {both: value for both, value in products.items() if value}, wider
 
 
-def _saved_together(conversion: ConversionEdge) -> float:
+def _saved_together(conversion: ConversionEdge[int]) -> float:
     """What a conversion between two decisions costs less when both are in int8."""
     return conversion.quantize + (0.0 if conversion.float_consumer else conversion.dequantize)
 
