@@ -15,7 +15,7 @@ from nc_strategies.runtime.files import PARTIAL
 from nc_strategies.study.timebox import TimeBox
 
 log = logging.getLogger(__name__)
-FOLDER = f".model{PARTIAL}"
+FOLDER, NEXT = f".model{PARTIAL}", f".next_model{PARTIAL}"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Keeper:
         self._target, self._folder, self._box = target, run_dir / FOLDER, box
         self._kept: _Kept | None = None
         self._spent, self._begin = 0.0, time.monotonic()
-        shutil.rmtree(self._folder, ignore_errors=True)  # of a run that was killed
 
     @property
     def spent(self) -> float:
@@ -54,10 +53,15 @@ class Keeper:
         return self._kept is not None and self._kept.finish.final.trial.config == trial.config
 
     def due(self, best: Trial | None) -> bool:
-        """Whether the best trial is to be saved before the next one: the first always, others where it is cheap."""
+        """Whether the best trial is to be saved before the next one.
+
+        The first is in any case, and the first that did not stop early; others are where it is cheap.
+        """
         if best is None or self.holds(best):
             return False
-        return self._kept is None or self._box.may_save(self._spent, time.monotonic() - self._begin)
+        if self._kept is None or (best.ok and not self._kept.finish.final.trial.ok):
+            return True
+        return self._box.may_save(self._spent, time.monotonic() - self._begin)
 
     def save(self, best: Trial) -> None:
         """Save the best trial's model.
@@ -68,7 +72,7 @@ class Keeper:
         """
         begin = time.monotonic()
         finish = self._target.settle(best)
-        beside = self._folder.with_name(f".next{FOLDER}")
+        beside = self._folder.with_name(NEXT)
         shutil.rmtree(beside, ignore_errors=True)
         start = time.monotonic()
         path = self._target.save(finish.final, beside)
@@ -91,6 +95,11 @@ class Keeper:
 
     def close(self) -> None:
         """Remove what was saved and is not used."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        shutil.rmtree(self._folder.with_name(f".next{FOLDER}"), ignore_errors=True)
+        remove_leftovers(self._folder.parent)
         self._kept = None
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove what a `Keeper` has saved into a run's folder, also that of a run which was killed."""
+    for name in (FOLDER, NEXT):
+        shutil.rmtree(run_dir / name, ignore_errors=True)

@@ -32,7 +32,7 @@ class BoxRules:
         end_share: The time that is held back for the end is no more than this, unless the shortest end needs more:
             a better last comparison is not worth a third of the trials.
         estimate_share: Of the time beside that for a trial and the end, what one estimate may take: it only pays in the
-            trials after it.
+            trials after it, and is lost when it takes longer.
         save_share: Of the time since the first trial, what saving models early may take.
         least_patience: Seconds after its deadline in which a call may end by itself, at least.
         patience_share: The same, at most: a run may end this much late.
@@ -43,7 +43,7 @@ class BoxRules:
     recent_trials: int = 5
     caution: float = 1.15
     end_share: float = 0.25
-    estimate_share: float = 0.5
+    estimate_share: float = 0.35
     save_share: float = 0.1
     least_patience: float = 0.5
     patience_share: float = 0.05

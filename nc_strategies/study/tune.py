@@ -27,7 +27,7 @@ from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
-from nc_strategies.study.keeper import Keeper
+from nc_strategies.study.keeper import Keeper, remove_leftovers
 from nc_strategies.study.loop import TrialLoop
 from nc_strategies.study.machine import TIMED, find_machine
 from nc_strategies.study.pace import BoxedPace, Pace
@@ -295,6 +295,7 @@ class _Run:
 
     def _search(self, study: Study, journal: Journal, finished: list[Trial]) -> None:
         config = self.config.tuning
+        remove_leftovers(self.folder.path)
         for trial in finished:
             if trial.evaluation is not None:
                 self.setup.target.remember(trial.evaluation)

@@ -343,7 +343,7 @@ def test_progress_is_shown_on_a_terminal_and_only_there(small, tmp_path):
 
 def test_a_time_limit_ends_a_run(small, tmp_path):
     status, _, err = run(
-        *own(small, "run_dir=out", "strategy=random", "tuning.max_trials=0", "tuning.timeout=5"), cwd=tmp_path
+        *own(small, "run_dir=out", "strategy=random", "tuning.max_trials=0", "tuning.timeout=20"), cwd=tmp_path
     )
     assert status in (0, 1, 3), err  # 1: on a busy machine, nothing may be measured by then
     assert result(tmp_path / "out")["stop_reason"] == "timeout"

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nc_strategies.api import InputError, Strategy
+from nc_strategies.api import InputError, Strategy, TrialState
 from nc_strategies.config import MeasureConfig
 from nc_strategies.errors import OutOfTimeError
 from nc_strategies.measuring.target import LocalTarget
+from nc_strategies.study.keeper import Keeper
 from nc_strategies.study.plan import plan
 from nc_strategies.study.study import Status, StudyListener
+from nc_strategies.study.tune import make_box
 from nc_strategies.testing import ToyOp
 from nc_strategies.testing.toy import ToyBackend, ToyExecutable, ToySettings, toy_loss
 
@@ -99,7 +101,10 @@ class SlowBackend(ToyBackend):
 
 class Noticed(StudyListener):
     def __init__(self):
-        self.notices = []
+        self.notices, self.started_trials = [], 0
+
+    def trial_started(self, number, stage):
+        self.started_trials += 1
 
     def notice(self, text):
         self.notices.append(text)
@@ -129,10 +134,10 @@ def holds(study, timeout):
     return study.seconds["total"] <= 1.1 * timeout
 
 
-def attempt(one):
+def attempt(one, listener):
     """A run's study, or why it was refused."""
     try:
-        return one(), ""
+        return one(listener), ""
     except InputError as error:
         return None, str(error)
 
@@ -154,7 +159,8 @@ class TestTheLimitHolds:
     def test_a_run_ends_in_time_with_a_model_or_is_refused(self, boxed, timeout, count, costs):
         one = boxed(timeout, count=count, costs=costs)
         begin = one.backend.clock.now
-        study, refused = attempt(one)
+        told = Noticed()
+        study, refused = attempt(one, told)
         if study is None:
             assert refused.startswith(f"tuning.timeout: {timeout} s is too short")
             assert one.backend.clock.now - begin <= timeout
@@ -163,7 +169,8 @@ class TestTheLimitHolds:
         assert holds(study, timeout), study.seconds["total"]
         assert study.stop_reason == "timeout"
         assert study.model_path.is_file()
-        assert len(study.trials) >= 1
+        # No trial was begun in vain.
+        assert told.started_trials == len(study.trials) >= 1
         assert one.backend.loads == 1
 
     def test_time_is_used(self, boxed):
@@ -276,6 +283,7 @@ class TestEstimates:
         assert one.strategies[0].told
         assert all(found == {} for found in one.strategies[0].told)
         (text,) = (t for t in told.notices if "sensitivity" in t)
+        assert study.estimate_seconds["sensitivity"] == 0.0  # nothing was begun
         assert "tuning.timeout=150" in text
         assert study.sensitivity is None
         assert holds(study, 150)
@@ -286,6 +294,7 @@ class TestEstimates:
         study = one(told)
         assert all(found == {} for found in one.strategies[0].told)
         assert any("sensitivity is not estimated" in text for text in told.notices)
+        assert study.estimate_seconds["sensitivity"] > 0  # it was begun
         assert holds(study, 150)
         assert len(study.trials) >= 2
 
@@ -370,6 +379,26 @@ class TestLostWorker:
         study = one()
         assert holds(study, 120)
         assert (study.status, study.stop_reason, study.model_path) == (Status.FAILED, "timeout", None)
+
+    def test_what_a_killed_run_had_saved_early_is_removed_by_the_next(self, boxed):
+        boxed(150)()
+        one = boxed(200)
+        left = one.folder / ".model.partial"
+        left.mkdir()
+        (left / "model.toy").write_text("of a run that was killed")
+        study = one()
+        assert not left.exists()
+        assert study.model_path.is_file()
+
+    def test_the_first_that_was_evaluated_on_everything_replaces_one_that_stopped_early(self, mortal, tmp_path):
+        one = mortal(300, 99, make=lambda problem: Few(problem, 1))
+        final = one().final
+        keeper = Keeper(one.setup.target, tmp_path, make_box(one.config))
+        keeper.save(replace(final.trial, state=TrialState.PRUNED))
+        assert not keeper.due(final.trial)  # it is the same configuration
+        other = replace(final.trial, config=final.trial.config.with_op("op5"))
+        assert keeper.due(other)
+        assert not keeper.due(None)
 
     def test_what_was_saved_early_is_not_saved_again(self, mortal):
         one = mortal(300, 99, make=lambda problem: Few(problem, 1))
