@@ -148,6 +148,18 @@ def test_loading_that_hangs_ends_at_its_limit(lab):
     assert not (lab.folder / "run").exists()
 
 
+@pytest.mark.parametrize(("stage", "says"), [("load", "the model was loaded"), ("reference", "fp32 was measured")])
+def test_a_time_that_ends_before_fp32_was_measured_is_one_line(lab, stage, says):
+    status, out, err = lab.run(
+        *lab.toy("backend.faults=hang", f"backend.stage={stage}", "tuning.timeout=12", "run_dir=run")
+    )
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: tuning.timeout: 12 s ended before ")
+    assert says in err
+    assert not (lab.folder / "run").exists()
+
+
 def test_the_worker_never_outlives_a_killed_run(lab, tools):
     process = lab.start(*lab.toy("backend.faults=hang", "backend.share=100", "run_dir=run"))
     lab.wait_until_stuck()
