@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def start(
         StoredSamples.write(calibration, scratch / "calibration"),
         preprocess,
     )
-    return cast(MeasurementTarget, WorkerTarget(TARGET, sent, config.tuning))
+    return WorkerTarget(TARGET, sent, config.tuning)
 
 
 def build(sent: Sent) -> LocalTarget:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import InputError, first_line
-from nc_strategies.measuring.measurer import METRIC
+from nc_strategies.measuring.core import METRIC
 from nc_strategies.problem import Trial
 from nc_strategies.report.table import COLUMNS, row, verdict
 from nc_strategies.study.folder import RESULT, read_json

@@ -50,7 +50,7 @@ def start(settings: RunConfig) -> MeasurementTarget:
         found.settings("metric", asked.metric, f"metrics.constraints[{place}]")
     # The worker knows nothing of strategy and tracker, whose settings may hold secrets.
     told = replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
-    return cast(MeasurementTarget, WorkerTarget(TARGET, told, settings.tuning))
+    return WorkerTarget(TARGET, told, settings.tuning)
 
 
 def metric_settings(settings: RunConfig) -> dict[str, Any]:

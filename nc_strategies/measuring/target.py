@@ -25,11 +25,12 @@ from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Dataset, Raw
 from nc_strategies.data.settings import Preprocess
 from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
-from nc_strategies.measuring.measurer import METRIC, Measurer
+from nc_strategies.measuring.measurer import Measurer
 from nc_strategies.measuring.sensitivity import SAMPLES, divergence, output_noise
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric

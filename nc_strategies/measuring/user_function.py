@@ -6,7 +6,8 @@ import time
 from typing import Any, cast
 
 from nc_strategies.backends.base import Executable
-from nc_strategies.measuring.measurer import METRIC, Measurer, Scored
+from nc_strategies.measuring.core import METRIC, Scored
+from nc_strategies.measuring.measurer import Measurer
 from nc_strategies.measuring.sequential import PairedTest
 from nc_strategies.metrics.objects import UserEvaluation
 from nc_strategies.problem import Trial

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.final import Final
-from nc_strategies.measuring.measurer import METRIC
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Evaluation, TrialState
 from nc_strategies.runtime import machine

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from nc_strategies.errors import InputError, first_line
-from nc_strategies.measuring.measurer import METRIC
+from nc_strategies.measuring.core import METRIC
 from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Trial, TrialState
 from nc_strategies.report import analysis
 from nc_strategies.study import journal

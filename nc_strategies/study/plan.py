@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from nc_strategies.measuring import resolution
-from nc_strategies.measuring.measurer import FINALISTS
+from nc_strategies.measuring.finalists import FINALISTS
 from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.space import Space
 from nc_strategies.study.machine import Machine, find_machine

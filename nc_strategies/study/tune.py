@@ -16,7 +16,8 @@ import numpy as np
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring import latency_model, resolution
-from nc_strategies.measuring.measurer import FINALISTS, MEMORY_SPREAD, METRIC, SESSIONS
+from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
+from nc_strategies.measuring.finalists import FINALISTS
 from nc_strategies.measuring.sensitivity import SAMPLES
 from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
 from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Prediction, Problem, Trial, TrialState

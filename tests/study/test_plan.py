@@ -4,7 +4,6 @@ import types
 
 import pytest
 
-from nc_strategies.measuring import measurer
 from nc_strategies.report.plan import duration, magnitude
 from nc_strategies.study.plan import plan
 from nc_strategies.study.study import StudyListener
@@ -51,7 +50,7 @@ class Slow(ToyBackend):
 def test_the_seconds_of_a_trial_are_those_that_trials_take(run, monkeypatch):
     def counted(name):
         one = run(name, backend=Slow(), max_trials=3)
-        monkeypatch.setattr(measurer, "time", types.SimpleNamespace(perf_counter=lambda: one.backend.now))
+        monkeypatch.setattr(trial, "time", types.SimpleNamespace(perf_counter=lambda: one.backend.now))
         return one
 
     found = plan(counted("planned").setup, StudyListener())

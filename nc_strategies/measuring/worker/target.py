@@ -6,16 +6,21 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.config import TuningConfig
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
-from nc_strategies.measuring.target import MeasurementTarget
+from nc_strategies.measuring.ending import Ending
+from nc_strategies.measuring.final import Final
+from nc_strategies.measuring.target import Finish, Measured
 from nc_strategies.measuring.worker.messages import Request
 from nc_strategies.measuring.worker.process import DiedError, InterruptedCallError, Limits, WorkerProcess
-from nc_strategies.problem import Evaluation
+from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial
+from nc_strategies.space import Capabilities, Config, Space
 
 log = logging.getLogger(__name__)
 PREPARING = {
@@ -38,7 +43,7 @@ LEAST_TRIAL_TIMEOUT, TRIAL_FACTOR, ENDING_FACTOR = 60.0, 20.0, 10.0
 
 
 class WorkerTarget:
-    """A `MeasurementTarget` in a process of its own, started at once; any of the protocol's methods can be called.
+    """A `MeasurementTarget` in a process of its own, started at once.
 
     Calls from several threads wait for each other: there is one engine, and what it times must not be disturbed.
 
@@ -75,11 +80,77 @@ class WorkerTarget:
         with self._lock:
             self._kill()
 
-    def __getattr__(self, name: str) -> Any:
-        """One of the protocol's methods, called in the worker."""
-        if name.startswith("_") or not hasattr(MeasurementTarget, name):
-            raise AttributeError(name)
-        return functools.partial(self._call, name)
+    def load(self) -> Capabilities:
+        """See `MeasurementTarget.load`."""
+        return cast(Capabilities, self._call("load"))
+
+    def facts(self) -> Mapping[str, Any]:
+        """See `MeasurementTarget.facts`."""
+        return cast(Mapping[str, Any], self._call("facts"))
+
+    def calibrate(self, cautious: bool = False) -> None:
+        """See `MeasurementTarget.calibrate`."""
+        self._call("calibrate", **({"cautious": True} if cautious else {}))
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `MeasurementTarget.remarks`."""
+        return cast(tuple[str, ...], self._call("remarks"))
+
+    def ceiling(self) -> Ceiling | None:
+        """See `MeasurementTarget.ceiling`."""
+        return cast(Ceiling | None, self._call("ceiling"))
+
+    def baseline(self, space: Space) -> Measured:
+        """See `MeasurementTarget.baseline`."""
+        return cast(Measured, self._call("baseline", space))
+
+    def remember(self, evaluation: Evaluation) -> None:
+        """See `MeasurementTarget.remember`."""
+        self._call("remember", evaluation)
+
+    def measure(self, config: Config) -> Evaluation:
+        """See `MeasurementTarget.measure`."""
+        return cast(Evaluation, self._call("measure", config))
+
+    def rehearse(self, config: Config) -> Mapping[str, float]:
+        """See `MeasurementTarget.rehearse`."""
+        return cast(Mapping[str, float], self._call("rehearse", config))
+
+    def sensitivity(self) -> Mapping[str, float]:
+        """See `MeasurementTarget.sensitivity`."""
+        return cast(Mapping[str, float], self._call("sensitivity"))
+
+    def latency_terms(self) -> LatencyTerms:
+        """See `MeasurementTarget.latency_terms`."""
+        return cast(LatencyTerms, self._call("latency_terms"))
+
+    def divergence(self, config: Config) -> float:
+        """See `MeasurementTarget.divergence`."""
+        return cast(float, self._call("divergence", config))
+
+    def settle(self, trial: Trial) -> Finish:
+        """See `MeasurementTarget.settle`."""
+        return cast(Finish, self._call("settle", trial))
+
+    def finish(self, trials: Sequence[Trial], goal: Goal, tie: float, ending: Ending | None = None) -> Finish:
+        """See `MeasurementTarget.finish`."""
+        return cast(Finish, self._call("finish", list(trials), goal, tie, ending))
+
+    def save(self, final: Final, folder: Path) -> Path:
+        """See `MeasurementTarget.save`."""
+        return cast(Path, self._call("save", final, folder))
+
+    def replay(self, path: Path, trial: Trial, goal: Goal) -> Finish:
+        """See `MeasurementTarget.replay`."""
+        return cast(Finish, self._call("replay", path, trial, goal))
+
+    def keep(self, folder: Path) -> None:
+        """See `MeasurementTarget.keep`."""
+        self._call("keep", folder)
+
+    def versions(self) -> Mapping[str, str]:
+        """See `MeasurementTarget.versions`."""
+        return cast(Mapping[str, str], self._call("versions"))
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         with self._lock:

@@ -1,0 +1,241 @@
+"""What every measurement of a run shares: model, data, metrics, clock, and how a model is scored and timed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nc_strategies.backends.base import Backend, Executable, ExecutedOps
+from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
+from nc_strategies.data.dataset import Dataset
+from nc_strategies.errors import EngineError, OutOfTimeError
+from nc_strategies.measuring.accuracy import Predictions, predict
+from nc_strategies.measuring.deadline import Deadline
+from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
+from nc_strategies.measuring.memory import peak_bytes
+from nc_strategies.measuring.sequential import PairedTest, Verdict
+from nc_strategies.metrics.base import Metric, Outputs, rows
+from nc_strategies.problem import Evaluation
+from nc_strategies.problem.evaluation import Pairs
+from nc_strategies.space import Config
+
+log = logging.getLogger(__name__)
+FLOAT_TOLERANCE = 1e-3
+"""Greatest difference of two fp32 outputs that are taken for equal, relative to the largest output or 1."""
+METRIC = ACCURACY
+MEMORY_SPREAD = 0.02
+"""Relative half-width taken for the 95 % interval of a ratio of peaks, which are measured once."""
+LEAST_TIMING_SECONDS = 1e-3
+"""Limit of a timing that has no time left; 0 would be no limit."""
+SESSIONS = 5
+"""Times that finalists are opened anew to be timed: per-session bias is averaged out only by reopening the graph."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model's metrics, the seconds of an evaluation of all samples, samples read, and what each metric kept."""
+
+    metrics: Pairs
+    seconds: float
+    samples: int
+    kept: tuple[Outputs, ...] = ()
+
+
+@dataclass
+class Baseline:
+    """fp32: the model as given and the backend's own all-float graph, and the faster of the two as the reference."""
+
+    as_given: Executable
+    all_float: Executable
+    reference: Executable
+    kept: tuple[Outputs, ...]
+    evaluation: Evaluation
+    latency_ci95: tuple[float, float]
+
+
+class MeasurerCore:
+    """Measures one model's configurations on one backend.
+
+    Args:
+        backend: Loaded and calibrated.
+        data: Evaluation samples.
+        metric: The metric that is the constraint.
+        higher_is_better: Its direction.
+        settings: How to measure.
+        metrics: The set of metrics, for its objectives.
+        rng: Orders the timed runs.
+        limit: The tolerable loss given fp32's value, in the metric's unit, beyond which a trial is stopped early; None
+            evaluates everything. The data is then in random order.
+        further: Metrics of the constraints beside the first, by name.
+        deadline: The moment at which whatever is being measured ends with an `OutOfTimeError`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        data: Dataset,
+        metric: Metric,
+        higher_is_better: bool,
+        settings: MeasureConfig,
+        metrics: MetricsConfig,
+        rng: np.random.Generator,
+        limit: Callable[[float], float] | None = None,
+        further: Mapping[str, Metric] | None = None,
+        deadline: Deadline | None = None,
+    ) -> None:
+        self.backend = backend
+        self.data = data
+        self.metric = metric
+        self.higher_is_better = higher_is_better
+        self.settings = settings
+        self.metrics = metrics
+        self.rng = rng
+        self.limit = limit
+        self.deadline = deadline or Deadline()
+        self.samples = len(data)
+        self._all = {METRIC: metric, **(further or {})}
+        self._memory: dict[str, float] = {}
+        self.batch = data.batch(0, settings.batch_size)
+        self._graphs: dict[str, Evaluation] = {}
+        self._baseline: Baseline | None = None
+        self._all_float: Config | None = None
+
+    @property
+    def baseline(self) -> Baseline:
+        """fp32, once `measure_baseline` has been called."""
+        assert self._baseline is not None
+        return self._baseline
+
+    def _predict(self, models: list[Executable], enough: Callable[[Outputs], bool] | None = None) -> list[Predictions]:
+        keep = [metric.keep for metric in self._all.values()]
+        return predict(models, self.data, self.settings.evaluation_batch_size, enough, keep, self.deadline.check)
+
+    def _values(self, found: Predictions) -> Pairs:
+        return tuple(
+            (name, metric.compute(kept, self.data.labels))
+            for (name, metric), kept in zip(self._all.items(), found.kept, strict=True)
+        )
+
+    def _peak(self, config: Config, graph: str) -> Pairs:
+        """Peak memory of a configuration's run, once a graph, when it is an objective."""
+        if "memory" not in self.metrics.objectives:
+            return ()
+        if graph not in self._memory:
+            with tempfile.TemporaryDirectory(prefix="ncs-memory-") as folder:
+                path = self.backend.save(config, Path(folder) / "model")
+                self._memory[graph] = float(peak_bytes(self.backend, path, self.batch))
+        return (("memory_bytes", self._memory[graph]),)
+
+    def _score(self, model: Executable, config: Config | None, test: PairedTest | None = None) -> Scored:
+        """The metrics of a model; None stands for the model as given."""
+        labels = self.data.labels
+
+        def enough(outputs: Outputs) -> bool:
+            assert test is not None
+            count = len(outputs[0]) if isinstance(outputs, tuple) else len(outputs)
+            scores = self.metric.scores(outputs, labels[test.samples : test.samples + count])
+            assert scores is not None
+            return test.read(scores) is Verdict.OUT_OF_REACH
+
+        (found,) = self._predict([model], enough if test else None)
+        read = len(self.data) if test is None else test.samples
+        values = self._values(found) if read == len(self.data) else self._extrapolated(found, read)
+        return Scored(values, found.seconds * len(self.data) / read, read, found.kept)
+
+    def _extrapolated(self, found: Predictions, read: int) -> Pairs:
+        """fp32's values on all samples less the paired losses: what the samples read say of all of them."""
+        labels, values = self.data.labels[:read], []
+        for (name, metric), kept, fp32 in zip(self._all.items(), found.kept, self.baseline.kept, strict=True):
+            change = metric.compute(kept, labels) - metric.compute(rows(fp32, slice(read)), labels)
+            values.append((name, self.baseline.evaluation.metric(name) + change))
+        return tuple(values)
+
+    @staticmethod
+    def _finite(found: Scored) -> Scored:
+        for name, value in found.metrics:
+            if not math.isfinite(value):
+                raise EngineError(f"the metric{'' if name == METRIC else f' {name}'} is {value} for this model")
+        return found
+
+    def _time(self, models: list[Executable], runs: int, patience: float = 1.0) -> Timing:
+        def run(model: Executable) -> Callable[[], object]:
+            return lambda: model.predict(self.batch)
+
+        limit, left = self.settings.latency_timeout * patience, self.deadline.left
+        if left < math.inf:  # what is timed by then counts, once it is enough
+            limit = max(min(limit or left, left), LEAST_TIMING_SECONDS)
+        return interleave([run(m) for m in models], runs, self.rng, limit, self.backend.clock, self.deadline.check)
+
+    def _sessions(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
+        """Time models in several sessions of each, as many as leave enough runs a session.
+
+        Raises:
+            OutOfTimeError: there was no time for a single session; what was timed before the deadline counts else.
+        """
+        count = min(SESSIONS, max(1, runs // TIMING_RULES.least_runs))
+        timings: list[Timing] = []
+        for _ in range(count):
+            models: list[Executable] = []
+            try:
+                for make in makers:
+                    self.deadline.check()
+                    models.append(make())
+                timings.append(self._time(models, math.ceil(runs / count), patience / count))
+            except OutOfTimeError:
+                if not timings:
+                    raise
+                log.info("timed in %d of %d sessions: time is over", len(timings), count)
+                break
+            finally:
+                for model in models:
+                    model.close()
+        return Timing.joined(timings)
+
+    def _evaluation(
+        self,
+        model: Executable,
+        executed: ExecutedOps,
+        timing: Timing,
+        index: int,
+        reference: int,
+        found: Scored,
+        seconds: Pairs,
+        peak: Pairs,
+    ) -> Evaluation:
+        ratio = timing.ratio(index, reference)
+        low, high = timing.ratio_interval(index, reference)
+        latency, fp32 = timing.interval_ms(index), timing.interval_ms(reference)
+        size = model.size_bytes / self.baseline.as_given.size_bytes
+        reach = max(high / ratio, ratio / low) - 1
+        ratios = {"latency": ratio, "throughput": ratio, "size": size}
+        spread = {"latency": reach, "throughput": reach, "size": 0.0}
+        for _, used in peak:
+            ratios["memory"] = used / self.baseline.evaluation.value("memory_bytes")
+            spread["memory"] = MEMORY_SPREAD
+        return Evaluation(
+            metrics=found.metrics,
+            values=(
+                ("latency_ms", timing.median_ms(index)),
+                ("fp32_latency_ms", timing.median_ms(reference)),
+                ("latency_low_ms", latency[0]),
+                ("latency_high_ms", latency[1]),
+                ("fp32_latency_low_ms", fp32[0]),
+                ("fp32_latency_high_ms", fp32[1]),
+                ("duration_s", found.seconds),
+                ("size_bytes", float(model.size_bytes)),
+                *peak,
+            ),
+            ratios=tuple(ratios.items()),
+            spread=tuple(spread.items()),
+            samples=self.samples,
+            int8_ops=executed.int8_count,
+            fp32_ops=executed.fp32_count,
+            seconds=seconds,
+            graph=model.fingerprint,
+        )

@@ -1,0 +1,251 @@
+"""The end of a run: the finalists timed side by side, and the chosen one evaluated beside fp32."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from nc_strategies.backends.base import Executable, ExecutedOps
+from nc_strategies.errors import OutOfTimeError
+from nc_strategies.measuring import resolution
+from nc_strategies.measuring.accuracy import loss_interval
+from nc_strategies.measuring.core import MeasurerCore, Scored
+from nc_strategies.measuring.ending import Ending
+from nc_strategies.measuring.final import Final
+from nc_strategies.problem import Evaluation, Goal, Trial
+from nc_strategies.runtime.clock import Clock
+
+log = logging.getLogger(__name__)
+FINALISTS = 3
+"""Models that are timed side by side at the end; where there are more candidates, a preselection chooses them."""
+CLEAR_TIE = 0.005
+"""Relative difference in cost that counts as none between finalists when the fastest keeps the goal beyond doubt: more
+accuracy is then worth no more time."""
+
+Candidate = tuple[Trial, Executable, int, Evaluation, ExecutedOps]
+"""A finalist, its model, its column in the timing, its final measurement and what executes."""
+
+
+class FinalistMeasurer(MeasurerCore):
+    """Measures finalists, or takes a trial as it was measured."""
+
+    def measure_finalists(
+        self,
+        trials: list[Trial],
+        goal: Goal,
+        tie: float,
+        opened: Callable[[Trial], Executable] | None = None,
+        ending: Ending | None = None,
+    ) -> Final:
+        """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
+
+        Args:
+            trials: Candidates; the first is preferred where nothing tells them apart.
+            goal: Orders them.
+            tie: Relative difference in cost that still counts as none, now that more runs were timed.
+            opened: Makes a candidate's model; of its configuration when left out.
+            ending: How much is measured; everything when left out.
+
+        Raises:
+            OutOfTimeError: the deadline has passed before.
+        """
+        ending = ending or Ending(FINALISTS, self.settings.final_runs, compare=True, preselect=True)
+        make = opened or self._built
+        base, all_float = self.baseline, self._all_float
+        assert all_float is not None
+        spent: dict[str, float] = {}
+        references = [base.as_given, base.all_float]
+        with Clock(spent, "latency"):
+            if len(trials) > FINALISTS and ending.preselect:
+                trials = self._preselect(trials, goal)
+            trials = trials[: ending.finalists]
+            timing = self._sessions(
+                [
+                    self.backend.reference,
+                    lambda: self.backend.build(all_float),
+                    *(partial(make, trial) for trial in trials),
+                ],
+                ending.runs,
+                3.0,
+            )
+        faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
+        with Clock(spent, "build"):
+            models = [make(trial) for trial in trials]
+        candidates: list[Candidate] = []
+        scores: list[Scored] = []
+        for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
+            assert trial.evaluation is not None
+            found = Scored(trial.evaluation.metrics, trial.evaluation.value("duration_s"), self.samples)
+            if trial.evaluation.samples < self.samples:
+                with Clock(spent, "accuracy"):
+                    found = self._finite(self._score(model, trial.config))
+            index = position + len(references)
+            with Clock(spent, "build"):
+                executed = model.executed()
+                evaluation = self._evaluation(
+                    model,
+                    executed,
+                    timing,
+                    index,
+                    faster,
+                    found,
+                    trial.evaluation.seconds,
+                    self._peak(trial.config, model.fingerprint),
+                )
+            candidates.append((trial, model, index, evaluation, executed))
+            scores.append(found)
+        trial, model, index, _, executed = candidates[self._choose([c[3] for c in candidates], goal, tie)]
+        fp32 = Scored(base.evaluation.metrics, base.evaluation.value("duration_s"), self.samples)
+        int8, interval = scores[index - len(references)], None
+        if ending.compare:
+            try:
+                with Clock(spent, "accuracy"):
+                    fp32, int8, interval = self._compare(references[faster], model, trial)
+            except OutOfTimeError as error:
+                log.warning("fp32 and the chosen model are not evaluated side by side: %s", error)
+        assert trial.evaluation is not None
+        with Clock(spent, "build"):
+            evaluation = self._evaluation(
+                model,
+                executed,
+                timing,
+                index,
+                faster,
+                int8,
+                trial.evaluation.seconds,
+                self._peak(trial.config, model.fingerprint),
+            )
+            for finalist in models:
+                finalist.close()
+        measured = tuple(
+            (c[0].evaluation.graph, evaluation if c[1] is model else c[3])
+            for c in candidates
+            if c[0].evaluation is not None
+        )
+        low, high = timing.ratio_interval(index, faster)
+        latencies = {
+            "latency_ms": timing.median_ms(faster),
+            "duration_s": fp32.seconds,
+            "as_given_latency_ms": timing.median_ms(0),
+            "all_float_latency_ms": timing.median_ms(1),
+        }
+        return Final(
+            trial,
+            evaluation,
+            executed,
+            1 / timing.ratio(index, faster),
+            (1 / high, 1 / low),
+            interval,
+            timing.interval_ms(index),
+            _with_values(base.evaluation, latencies),
+            timing.interval_ms(faster),
+            tuple(spent.items()),
+            measured,
+        )
+
+    def _compare(
+        self, fp32: Executable, int8: Executable, trial: Trial
+    ) -> tuple[Scored, Scored, tuple[float, float] | None]:
+        """fp32 and the chosen trial's model evaluated side by side, and the interval of the loss."""
+        one, other = self._predict([fp32, int8])
+        labels = self.data.labels
+        interval = loss_interval(self.metric, one.outputs, other.outputs, labels, self.higher_is_better, self.rng)
+        return (
+            Scored(self.baseline.evaluation.metrics, one.seconds, self.samples),
+            Scored(self._values(other), other.seconds, self.samples),
+            interval,
+        )
+
+    def _choose(self, found: Sequence[Evaluation], goal: Goal, tie: float) -> int:
+        """Which of the finalists is closest to the goal, then as fast as the fastest, then the most accurate."""
+        closest = min(goal.violation(e) for e in found)
+        kept = [e for e in found if goal.violation(e) == closest]
+        kept = [e for e in kept if goal.met(e)] or kept
+        fastest = min(kept, key=goal.cost)
+        if self._clear(fastest, goal):
+            tie = min(tie, CLEAR_TIE)
+        level = [
+            i
+            for i, e in enumerate(found)
+            if any(e is other for other in kept) and goal.cost(e) <= goal.cost(fastest) * (1 + tie)
+        ]
+        return min(level, key=lambda i: goal.loss(found[i]))
+
+    def _clear(self, evaluation: Evaluation, goal: Goal) -> bool:
+        """Whether an evaluation keeps the goal by more than the samples leave open."""
+        first = goal.constraints[0]
+        limit = first.loss(first.threshold)
+        found = resolution.assumed(self.samples, limit, self.metric.score_range)
+        return found is not None and goal.loss(evaluation) + found.half_width <= limit
+
+    def _built(self, trial: Trial) -> Executable:
+        return self.backend.build(trial.config)
+
+    def _preselect(self, trials: list[Trial], goal: Goal) -> list[Trial]:
+        """The fastest of many candidates, by their trial's timing and one side by side."""
+        timing = self._sessions(
+            [self._reference, *(partial(self._built, trial) for trial in trials)], self.settings.latency_runs, 1.0
+        )
+        costs = []
+        for index, trial in enumerate(trials, 1):
+            assert trial.evaluation is not None
+            ratio = timing.ratio(index, 0)
+            both = tuple(
+                (name, float(np.sqrt(before * ratio)) if name in ("latency", "throughput") else before)
+                for name, before in trial.evaluation.ratios
+            )
+            costs.append(goal.cost(replace(trial.evaluation, ratios=both)))
+        return [trials[i] for i in sorted(np.argsort(costs, kind="stable")[:FINALISTS].tolist())]
+
+    def _reference(self) -> Executable:
+        """A new session of what trials are timed beside."""
+        if self.baseline.reference is self.baseline.as_given:
+            return self.backend.reference()
+        assert self._all_float is not None
+        return self.backend.build(self._all_float)
+
+    def settle(self, trial: Trial) -> Final:
+        """A trial as it was measured, for a run that is interrupted or out of time; nothing is measured."""
+        assert trial.evaluation is not None
+        done = trial.evaluation
+        model = self.backend.build(trial.config)
+        executed = model.executed()
+        model.close()
+        ratio, spread = done.ratio("latency"), dict(done.spread).get("latency", 0.0)
+        base, values, latency = self.baseline.evaluation, dict(done.values), done.value("latency_ms")
+        # fp32's latency is the one timed beside this trial. Its other times were measured first, when the machine may
+        # have had another speed: they are brought to the trial's.
+        fp32 = latency / ratio
+        drift = fp32 / base.value("latency_ms")
+        times = {
+            name: base.value(name) * drift
+            for name in ("latency_ms", "duration_s", "as_given_latency_ms", "all_float_latency_ms")
+        }
+
+        def interval(name: str, value: float) -> tuple[float, float]:
+            # Journals of earlier versions hold the ratio's interval only.
+            return (
+                values.get(f"{name}_low_ms", value / (1 + spread)),
+                values.get(f"{name}_high_ms", value * (1 + spread)),
+            )
+
+        return Final(
+            trial,
+            done,
+            executed,
+            1 / ratio,
+            (1 / (ratio * (1 + spread)), (1 + spread) / ratio),
+            None,
+            interval("latency", latency),
+            _with_values(base, times),
+            interval("fp32_latency", fp32),
+        )
+
+
+def _with_values(evaluation: Evaluation, values: Mapping[str, float]) -> Evaluation:
+    """An evaluation with some of its values replaced."""
+    return replace(evaluation, values=tuple({**dict(evaluation.values), **values}.items()))

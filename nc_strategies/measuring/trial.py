@@ -1,0 +1,112 @@
+"""Measuring one configuration beside fp32."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import replace
+
+from nc_strategies.backends.base import Executable
+from nc_strategies.measuring.core import METRIC, MeasurerCore
+from nc_strategies.measuring.latency import TIMING_RULES
+from nc_strategies.measuring.sequential import STOPPING_RULES, PairedTest
+from nc_strategies.metrics.base import Outputs
+from nc_strategies.problem import Evaluation
+from nc_strategies.space import Config
+
+log = logging.getLogger(__name__)
+REHEARSED_SHARE = 0.1
+"""Share of the samples that is read to estimate how long all of them take."""
+
+
+class TrialMeasurer(MeasurerCore):
+    """Measures configurations; the same executed graph is never measured twice."""
+
+    def remember(self, evaluation: Evaluation) -> None:
+        """Take an evaluation of an earlier run as measured."""
+        self._graphs[evaluation.graph] = evaluation
+        if "memory_bytes" in dict(evaluation.values):
+            self._memory[evaluation.graph] = evaluation.value("memory_bytes")
+
+    def measure(self, config: Config) -> Evaluation:
+        """Measure a configuration; the same executed graph is never measured twice.
+
+        Raises:
+            EngineError: the engine cannot build or run it.
+        """
+        start = time.perf_counter()
+        model = self.backend.build(config)
+        built = time.perf_counter() - start
+        try:
+            known = self._graphs.get(model.fingerprint)
+            if known is not None:
+                log.info("the same executed graph was measured before")
+                return replace(known, seconds=(("build", built),))
+            evaluation = self._measure(model, config)
+        finally:
+            model.close()
+        # Reading what executes, closing the session and a run for its peak of memory count as making it.
+        measured = sum(took for _, took in evaluation.seconds)
+        seconds = (("build", time.perf_counter() - start - measured), *evaluation.seconds)
+        self._graphs[model.fingerprint] = evaluation = replace(evaluation, seconds=seconds)
+        return evaluation
+
+    def _measure(self, model: Executable, config: Config) -> Evaluation:
+        start = time.perf_counter()
+        found = self._finite(self._score(model, config, self._paired_test()))
+        evaluated = time.perf_counter() - start
+        start = time.perf_counter()
+        runs = self.settings.latency_runs if found.samples == self.samples else TIMING_RULES.least_runs
+        timing = self._time([self.baseline.reference, model], runs)
+        seconds = (("accuracy", evaluated), ("latency", time.perf_counter() - start))
+        evaluation = self._evaluation(
+            model, model.executed(), timing, 1, 0, found, seconds, self._peak(config, model.fingerprint)
+        )
+        return replace(evaluation, samples=found.samples)
+
+    def rehearse(self, config: Config) -> dict[str, float]:
+        """Seconds by stage that measuring a configuration would take, from a part of its samples and timed runs.
+
+        Raises:
+            EngineError: the engine cannot build or run it.
+        """
+        seconds: dict[str, float] = {}
+        start = time.perf_counter()
+        model = self.backend.build(config)
+        try:
+            seconds["build"] = time.perf_counter() - start
+            model.predict(self.batch)
+            start, read = time.perf_counter(), 0
+
+            def enough(outputs: Outputs) -> bool:
+                nonlocal read
+                read += len(outputs[0]) if isinstance(outputs, tuple) else len(outputs)
+                return read >= REHEARSED_SHARE * len(self.data)
+
+            self._predict([model], enough)
+            seconds["accuracy"] = (time.perf_counter() - start) * len(self.data) / read
+            start = time.perf_counter()
+            self._time([self.baseline.reference, model], TIMING_RULES.least_runs)
+            spent = (time.perf_counter() - start) * self.settings.latency_runs / TIMING_RULES.least_runs
+            seconds["latency"] = min(spent, self.settings.latency_timeout or spent)
+        finally:
+            model.close()
+        return seconds
+
+    def _paired_test(self) -> PairedTest | None:
+        """The test that stops a trial early; None where there is none for this metric."""
+        if self.limit is None:
+            return None
+        base = self.baseline
+        scores = self.metric.scores(base.kept[0], self.data.labels) if base.kept else None
+        if scores is None:
+            return None
+        test = PairedTest(
+            scores,
+            self.limit(base.evaluation.metric(METRIC)),
+            self.metric.score_range,
+            self.higher_is_better,
+            least=math.ceil(STOPPING_RULES.least_share * len(self.data)),
+        )
+        return test if test.possible else None
