@@ -18,8 +18,8 @@ def noise_to_signal(signal: NDArray[Any], output: NDArray[Any]) -> float:
     Each sample counts alike, as it does in an accuracy: a small output that is all wrong is one wrong sample, however
     large the other samples' outputs are. One quotient of sums over all samples would hide it.
 
-    Source: the normalized mean squared error by which NNCF's accuracy-aware quantization ranks operators
-    (``nncf/quantization/algorithms/accuracy_control/rank_functions.py``).
+    Source: the normalized mean squared error by which NNCF's quantization with accuracy control ranks operators
+    (its function ``normalized_mse``).
 
     Args:
         signal: fp32's output, shape (N, ...).
