@@ -31,6 +31,9 @@ class MeasurementTarget:
     def __init__(self, _: Any) -> None:
         self._few: Path | None = None
 
+    def until(self, deadline: float, patience: float = 0.0) -> None:
+        """See `nc_strategies.measuring.target.MeasurementTarget.until`; a case has no deadline."""
+
     def tune(self, case: Case) -> None:
         """Load, calibrate, measure fp32 and the default int8 configuration."""
         scale = {"scale": 0.00784313725490196, "offset": -1.0}

@@ -50,7 +50,7 @@ class ModelSource:
                 return kind, self.files[kind]
         raise InputError(
             "model",
-            f"backend={backend} does not take a model in the form {'/'.join(self.files)}",
+            f"backend={backend} does not take a model of format {'/'.join(self.files)}",
             f"it takes: {', '.join(accepted)}",
         )
 

@@ -8,7 +8,7 @@ import pytest
 import nc_strategies
 from nc_strategies import samples
 from nc_strategies.errors import EngineError, InputError
-from nc_strategies.metrics import Top1
+from nc_strategies.metrics.classification import Top1
 
 QUICK = {"max_trials": 2, "latency_runs": 20, "final_runs": 20, "criterion": "absolute", "tolerable_loss": 0.5}
 

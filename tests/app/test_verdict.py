@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nc_strategies import config, quantization
-from nc_strategies.app import python
+from nc_strategies.app import python, target
 from nc_strategies.app import run as runs
 from nc_strategies.app.replay import exit_status, render, replay
 from nc_strategies.app.studies import Study
@@ -36,11 +36,11 @@ ENDINGS = ("budget", "met", "interrupted")
 def machine(tmp_path, monkeypatch):
     """A machine of which each model's timing is known, with the toy backend installed under TensorFlow's name."""
     found = Registry([])
-    for kind, name, target, schema in (
+    for kind, name, path, schema in (
         ("backend", "tensorflow", "nc_strategies.testing:ToyBackend", ToySettings),
         ("model", "toy", "nc_strategies.models.source:FileModel", FileModelSettings),
     ):
-        found.components[kind, name] = Component(kind, name, target, schema)
+        found.components[kind, name] = Component(kind, name, path, schema)
     for module in (runs, target, python):
         monkeypatch.setattr(module, "registry", lambda: found)
     return Machine(tmp_path, monkeypatch)

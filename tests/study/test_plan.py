@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from nc_strategies.measuring import trial as measuring
 from nc_strategies.report.plan import duration, magnitude
 from nc_strategies.study.plan import plan
 from nc_strategies.study.study import StudyListener
@@ -50,7 +51,7 @@ class Slow(ToyBackend):
 def test_the_seconds_of_a_trial_are_those_that_trials_take(run, monkeypatch):
     def counted(name):
         one = run(name, backend=Slow(), max_trials=3)
-        monkeypatch.setattr(trial, "time", types.SimpleNamespace(perf_counter=lambda: one.backend.now))
+        monkeypatch.setattr(measuring, "time", types.SimpleNamespace(perf_counter=lambda: one.backend.now))
         return one
 
     found = plan(counted("planned").setup, StudyListener())
