@@ -10,7 +10,8 @@ wrong twice as many as it loses and right once as many, so that fp32 and int8 di
 ``pairs``: a fifth of the loss belongs to 54 random pairs of operators and is paid when both are in int8.
 
 The table shows the true cost of the configuration that is accepted, the cheapest whose measured loss is within the
-limit, fp32 where there is none; and the share of accepted configurations whose true loss is over the limit.
+limit, fp32 where there is none; the share of accepted configurations whose true loss is over the limit; and, of SigOpt,
+the share of suggestions that came from the optimizer and not from the opening before it.
 
     python benchmarks/synthetic_search.py --strategies random basic sigopt ilp --budget 40 --seeds 0-9 --variant exact
 """
@@ -169,6 +170,8 @@ class Course:
     over: list[bool] = field(default_factory=list)
     seconds: float = 0.0
     finished: str = ""
+    suggested: dict[str, int] = field(default_factory=dict)
+    """Suggestions of SigOpt's opening and of its optimizer."""
 
     def at(self, evaluations: int) -> tuple[float, bool]:
         """After so many evaluations, or at the end where the strategy finished before."""
@@ -201,6 +204,7 @@ def search(name: str, budget: int, seed: int, variant: str, estimates: bool) -> 
             course.over.append(true > ALLOWED + 1e-12)
         strategy.observe(known[config.fingerprint])
     strategy.close()
+    course.suggested = getattr(strategy, "suggested", {})
     course.seconds = time.perf_counter() - start
     return course
 
@@ -218,10 +222,17 @@ def row(name: str, variant: str, evaluations: int, courses: list[Course], seeds:
         "sd": float(np.std(costs)),
         "over_limit": float(np.mean(over)),
         "seconds_per_run": float(np.mean([c.seconds for c in courses])),
+        "from_optimizer": share(courses),
         "finished_early": sum(len(c.costs) < evaluations for c in courses),
         "seeds": seeds,
         "costs": list(costs),
     }
+
+
+def share(courses: list[Course]) -> float | None:
+    """Share of the suggestions of whole runs that came from the optimizer; None for strategies that have no such."""
+    total = sum(sum(course.suggested.values()) for course in courses)
+    return sum(course.suggested.get("optimizer", 0) for course in courses) / total if total else None
 
 
 def _seeds(text: str) -> list[int]:
@@ -244,7 +255,7 @@ def main() -> None:
     for variant in arguments.variant:
         print(
             f"{variant}\n{'strategy':<10}{'evaluations':>12}{'mean':>8}{'min':>8}{'max':>8}{'sd':>8}"
-            f"{'over limit':>12}{'ended':>7}{'s/run':>8}"
+            f"{'over limit':>12}{'ended':>7}{'s/run':>8}{'optimizer':>11}"
         )
         for name in arguments.strategies:
             run = partial(search, name, arguments.budget, variant=variant, estimates=not arguments.no_estimates)
@@ -255,7 +266,8 @@ def main() -> None:
                 print(
                     f"{name:<10}{evaluations:>12}{last['mean']:>8.3f}{last['min']:>8.3f}{last['max']:>8.3f}"
                     f"{last['sd']:>8.3f}{last['over_limit']:>12.0%}{last['finished_early']:>7}"
-                    f"{last['seconds_per_run']:>8.2f}",
+                    f"{last['seconds_per_run']:>8.2f}"
+                    + (f"{last['from_optimizer']:>11.0%}" if last["from_optimizer"] is not None else ""),
                     flush=True,
                 )
         found = optima[variant] = [Synthetic.draw(seed, variant).optimum() for seed in arguments.seeds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from nc_strategies.space import Config, Space
 if TYPE_CHECKING:
     import numpy as np
 
+log = logging.getLogger(__name__)
 Sensitivity = Callable[[], Mapping[str, float]]
 LatencyModel = Callable[[Config], float]
 Divergence = Callable[[Config], float]
@@ -44,6 +46,7 @@ class Problem:
             or None; larger is worse. It costs a fraction of a trial.
         state_dir: Folder of the run in which a strategy may store what it needs to resume; None without one.
         metadata: Short texts about model, data and space, for strategies that report to a service.
+        notice: Shows one sentence to the user at once: on the terminal, in the result and on the page.
     """
 
     space: Space
@@ -58,3 +61,4 @@ class Problem:
     divergence: Divergence | None = None
     state_dir: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    notice: Callable[[str], None] = log.warning

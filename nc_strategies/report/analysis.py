@@ -31,6 +31,7 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "command": list(command),
         "engine": study.engine,
+        "notices": list(study.notices),
         "model": study.model,
         "goal": {
             "threshold": constraint.threshold,

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nc_strategies.report import predictions
+from nc_strategies.report import engine, predictions
 from nc_strategies.report.advice import RULES
 from nc_strategies.report.causes import CAUSES
 from nc_strategies.report.facts import Available, Facts
@@ -66,7 +66,7 @@ def verdict(run: RunFiles) -> list[str]:
     tuned = run.result.get("tuned")
     if run.running or not run.result:
         best = run.chosen
-        words = [f"{len(run.trials)} trials are measured so far."]
+        words = [f"{len(run.trials)} trials are measured so far.", *engine.engine_sentences(run)]
         if best is not None and best.evaluation is not None:
             gain = run.gain(best.evaluation)
             words.append(
@@ -90,12 +90,13 @@ def verdict(run: RunFiles) -> list[str]:
     stop = run.result.get("stop_note") or stop
     total = run.result["seconds"].get("total", 0.0)
     words.append(f"The run ended after {len(run.trials)} trials and {total:.0f} s because {stop}.")
+    words += engine.engine_sentences(run)
     return words
 
 
 def why(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
     """Why the model is not faster, or why the goal was missed."""
-    words: list[str] = [*(run.analysis.get("remarks") or []), *ceiling_sentences(run)]
+    words: list[str] = [*engine.notices(run), *(run.analysis.get("remarks") or []), *ceiling_sentences(run)]
     if run.goal is None:
         return words
     facts = Facts(run, run.goal, rows, status(run))

@@ -29,6 +29,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "stop_note": study.stop_note,
         "strategy": config.strategy["name"],
         "engine": study.engine or config.strategy["name"],
+        "notices": list(study.notices),
         "backend": config.backend["name"],
         "model": study.model,
         "data": config.data["name"],

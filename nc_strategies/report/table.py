@@ -10,6 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nc_strategies.report.engine import strategy_label
+
 WIDE = 150
 STYLES = {"met": "bold green", "missed": "bold yellow", "failed": "bold red"}
 
@@ -20,6 +22,7 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE) -> Renderabl
     if result["tuned"]:
         parts += [comparison([result], width), operators(result)]
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
+    parts += [Text(f"note: {text}") for text in dict.fromkeys(result.get("notices") or ())]
     if (Path(run_dir) / "report.html").is_file():
         parts.append(Text(f"report: {run_dir}/report.html", no_wrap=True, overflow="ignore"))
     return Group(*parts)
@@ -97,12 +100,13 @@ COLUMNS = (
 
 def row(result: dict[str, Any]) -> tuple[str, ...]:
     """A run as the cells of `COLUMNS`."""
+    strategy = strategy_label(result)
     if not result.get("tuned"):
-        return (result["strategy"], result["backend"], *["-"] * 9, f"failed: {result.get('error', '')}".strip(": "))
+        return (strategy, result["backend"], *["-"] * 9, f"failed: {result.get('error', '')}".strip(": "))
     base, tuned, trials = result["baseline"], result["tuned"], result["trials"]
     low, high = result["speedup_ci95"]
     return (
-        result["strategy"],
+        strategy,
         result["backend"],
         f"{base['accuracy']:.4f}",
         f"{tuned['accuracy']:.4f}",

@@ -49,6 +49,7 @@ class Study:
         machine: What it measures on; None before that is known.
         box: The run's time and what fits into it; None before that is known.
         confirmed: Final measurements of executed graphs, by the graph's fingerprint: they count instead of the trial's.
+        notices: What the strategy told the user during this run, a sentence each.
     """
 
     run_dir: Path
@@ -74,6 +75,7 @@ class Study:
     latency_terms: LatencyTerms | None = None
     remarks: tuple[str, ...] = ()
     machine: Machine | None = None
+    notices: list[str] = field(default_factory=list)
     confirmed: dict[str, Evaluation] = field(default_factory=dict)
     box: TimeBox | None = None
 

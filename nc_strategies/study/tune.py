@@ -23,6 +23,7 @@ from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
 from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Prediction, Problem, Trial, TrialState
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.runtime.clock import Clock
+from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Capabilities, Config, Overrides, Space
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
@@ -318,6 +319,7 @@ class _Run:
                 "data": str(study.metadata["data_sha256"])[:16],
                 "space": study.space.fingerprint,
             },
+            notice=lambda text: self._notice(study, text),
         )
         self.listener.started(study, config.max_trials, config.timeout)
         with self._clock("strategy"):
@@ -358,6 +360,12 @@ class _Run:
         return BoxedPace(
             self.box, self.setup.target, study, self._keeper, lambda: strategy.thinking(sum(self.estimates.values()))
         )
+
+    def _notice(self, study: Study, text: str) -> None:
+        """Tell the user what the strategy says, now and in what the run leaves."""
+        text = redact(text)
+        study.notices.append(text)
+        self.listener.notice(text)
 
     def _finish(self, study: Study) -> None:
         finish = self._chosen(study)

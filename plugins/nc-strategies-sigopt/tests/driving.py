@@ -20,6 +20,9 @@ class Run:
         self.journal = {}
         self.measured = []
         self.strategy = None
+        self.notices = []
+        self.at = {}
+        """What to do when so many trials are measured."""
 
     def problem(self):
         return toy_problem(
@@ -28,6 +31,7 @@ class Run:
             budget=self.budget,
             state_dir=self.folder,
             metadata={"model": "toy", "data": "d", "space": "s"},
+            notice=self.notices.append,
             **self.more,
         )
 
@@ -47,6 +51,7 @@ class Run:
                 if key not in self.journal:
                     number = len(self.journal) + 1
                     self.measured.append(key)
+                    self.at.get(number, lambda: None)()
                     bad = number in self.failing
                     self.journal[key] = Trial(
                         number,
@@ -72,9 +77,15 @@ def http(server, **more):
             "sigopt_api_token": "secret-token-123456",
             "request_timeout": 30.0,
             "request_attempts": 2,
+            "request_patience": 0.0,
             **more,
         }
     )
+
+
+def created(server):
+    """Requests that made an experiment; the one that asks whether it may is refused for its missing name."""
+    return [r for r in server.sent("POST", "/v1/experiments$") if r.body]
 
 
 def assert_whole(server):

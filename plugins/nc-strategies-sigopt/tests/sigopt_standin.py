@@ -53,7 +53,7 @@ class StandIn(Api):
 
     def __init__(self, port=0):
         super().__init__()
-        self.requests, self.faults = [], []
+        self.requests, self.faults, self.away = [], [], False
         self.held, self._hold, self._released = threading.Event(), None, threading.Event()
         self.answering = 0
         self._lock = threading.RLock()
@@ -71,8 +71,8 @@ class StandIn(Api):
 
             do_GET = do_POST = do_PUT = do_DELETE = answer
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
+        self._handler = Handler
+        self._listen(port)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self):
@@ -83,6 +83,23 @@ class StandIn(Api):
     def __exit__(self, *_):
         self._server.shutdown()
         self._server.server_close()
+
+    def restart(self, after):
+        """Go away now, and come back on the same port after so many seconds."""
+        self.away = True  # connections that are open already are cut, too
+        self.__exit__()
+
+        def come_back():
+            time.sleep(after)
+            self._listen(self._server.server_address[1])
+            self.away = False
+            self.__enter__()
+
+        threading.Thread(target=come_back, daemon=True).start()
+
+    def _listen(self, port):
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
+        self._server.daemon_threads = True
 
     def fail(self, kind, method, path, after=0, times=10**9):
         assert kind in FAULTS
@@ -122,7 +139,7 @@ class StandIn(Api):
             self._released.wait(600)
             return self._cut(http)
         kind = fault.kind if fault else ""
-        if kind in ("reset", "down"):
+        if self.away or kind in ("reset", "down"):
             return self._cut(http)
         if kind == "slow":
             time.sleep(SLOW)

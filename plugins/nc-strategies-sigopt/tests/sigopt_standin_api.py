@@ -4,6 +4,8 @@ import base64
 import random
 import time
 
+import sigopt_standin_rules as rules
+
 NOT_FOUND = "The requested resource could not be found"
 
 
@@ -17,6 +19,8 @@ class Api:
 
     def __init__(self):
         self.tokens = {"secret-token-123456": "1", "other-token-654321": "2"}
+        self.readers, self.developers = set(), set()
+        """Tokens of members who may only read, though their tokens say they may write; development tokens."""
         self.projects = {"1": {"nc-demo": _project("1", "nc-demo")}, "2": {}}
         self.experiments, self.suggestions, self.observations = {}, {}, {}
         self._random = random.Random(0)
@@ -31,13 +35,21 @@ class Api:
         return token, self.tokens[token]
 
     def route(self, request, authorization):
+        try:
+            return self._route(request, authorization)
+        except rules.Bad as error:
+            raise Refused(400, str(error)) from None
+
+    def _route(self, request, authorization):
         parts = request.path.strip("/").split("/")[1:]
         token, client = self._client(authorization)
+        if token in self.readers and request.method != "GET":
+            raise Refused(403, "You do not have permission to do that.")
         if parts == ["tokens", "self"]:
             return {
                 "all_experiments": True,
                 "client": client,
-                "development": False,
+                "development": token in self.developers,
                 "experiment": None,
                 "expires": None,
                 "lease_length": None,
@@ -66,6 +78,7 @@ class Api:
             raise Refused(404, NOT_FOUND)
         projects = self.projects[client]
         if request.method == "POST" and len(parts) == 3:
+            rules.project(request.body)
             name = request.body["id"]
             if name in projects:
                 raise Refused(409, f"The experiment project with id `{name}` already exists.")
@@ -74,35 +87,25 @@ class Api:
         if parts[3] not in projects:
             raise Refused(404, NOT_FOUND)
         if parts[4:] == ["experiments"]:
-            return _page([e for e in self.experiments.values() if e["project"] == parts[3]], request.body)
+            return _page(
+                [self._shown(n) for n, e in self.experiments.items() if e["project"] == parts[3]], request.body
+            )
         return projects[parts[3]]
 
     def _create(self, body, client):
+        rules.experiment(body)
         if body.get("project") is not None and body["project"] not in self.projects[client]:
             raise Refused(400, f"Could not assign to project `{body['project']}`, the project does not exist.")
-        metrics = []
-        for m in body["metrics"]:
-            strategy = m.get("strategy", "optimize")
-            if strategy not in ("optimize", "store", "constraint"):
-                raise Refused(400, f"{strategy} is not one of the allowed values: optimize, store, constraint")
-            if strategy == "constraint" and m.get("threshold") is None:
-                raise Refused(400, "Constraint metrics must have the threshold field defined")
-            if strategy == "constraint" and body.get("observation_budget") is None:
-                raise Refused(400, "observation_budget is required for an experiment with constraint metrics")
-            metrics.append(
-                {
-                    "name": m["name"],
-                    "object": "metric",
-                    "objective": m.get("objective", "maximize"),
-                    "strategy": strategy,
-                    "threshold": m.get("threshold"),
-                }
-            )
-        if sum(m["strategy"] == "optimize" for m in metrics) > 2:
-            raise Refused(400, "too many optimized metrics")
-        facts = body.get("metadata") or {}
-        if len(facts) > 100 or any(len(str(v)) > 500 for v in facts.values()):
-            raise Refused(400, "too much metadata")
+        metrics = [
+            {
+                "name": m["name"],
+                "object": "metric",
+                "objective": m.get("objective", "maximize"),
+                "strategy": m.get("strategy", "optimize"),
+                "threshold": m.get("threshold"),
+            }
+            for m in body.get("metrics", [{"name": None}])
+        ]
         number = str(len(self.experiments) + 1)
         self.experiments[number] = {
             "client": client,
@@ -136,6 +139,13 @@ class Api:
         }
         if not parts:
             if method == "PUT":
+                rules.positive(body, "observation_budget")
+                several = sum(m["strategy"] == "optimize" for m in found["metrics"]) > 1
+                if several and "observation_budget" in body:
+                    raise Refused(
+                        400,
+                        "`observation_budget` cannot be updated for experiments with more than one optimized metric.",
+                    )
                 found.update(body)
             if method == "DELETE":
                 found["state"] = "deleted"
@@ -178,7 +188,7 @@ class Api:
                 "state": "open",
             }
             self.suggestions[suggestion["id"]] = suggestion
-            return suggestion
+            return {**suggestion, "deleted": None}
         if method == "POST" and parts == ["observations"]:
             return self._observe(request, found)
         raise Refused(404, f"Endpoint not found: {request.path}")
@@ -190,24 +200,17 @@ class Api:
 
     def _observe(self, request, found):
         body, number = request.body, found["id"]
+        rules.observation(body)
         suggestion = body.get("suggestion")
         if suggestion is not None:
             if suggestion not in self.suggestions or self.suggestions[suggestion]["experiment"] != number:
-                raise Refused(400, f"Invalid suggestion {suggestion}")
+                raise Refused(400, f"No suggestion: {suggestion} for experiment: {number}")
             chosen = self.suggestions[suggestion]["assignments"]
         else:
             chosen = body["assignments"]
-            for p in found["parameters"]:
-                value = chosen[p["name"]]
-                if p["type"] == "categorical" and value not in [v["name"] for v in p["categorical_values"]]:
-                    raise Refused(400, f"Invalid value for categorical parameter {p['name']}: {value}")
-        values = body.get("values")
-        if body.get("failed"):
-            if values:
-                raise Refused(400, "Cannot provide `values` if observation has failed")
-            values = []
-        elif values is None or len(values) != len(found["metrics"]):
-            raise Refused(400, "The number of observation values and experiment metrics must be equal.")
+            rules.assignments(chosen, found["parameters"])
+        rules.values(body, found["metrics"])
+        values = body.get("values") or []
         observation = {
             "assignments": chosen,
             "created": _now(),
@@ -219,7 +222,7 @@ class Api:
             "suggestion": suggestion,
             "values": [
                 {
-                    "name": v["name"],
+                    "name": v.get("name"),
                     "object": "metric_evaluation",
                     "value": v["value"],
                     "value_stddev": v.get("value_stddev"),
@@ -234,7 +237,8 @@ class Api:
 
     def _best(self, number):
         metrics = self.experiments[number]["metrics"]
-        optimized = next(m["name"] for m in metrics if m["strategy"] == "optimize")
+        optimized = next((m for m in metrics if m["strategy"] == "optimize"), None)
+        sign = -1 if optimized and optimized["objective"] == "maximize" else 1
         good = []
         for o in self.observations.values():
             found = {v["name"]: v["value"] for v in o["values"]}
@@ -247,7 +251,7 @@ class Api:
                     if m["strategy"] == "constraint"
                 )
             ):
-                good.append((found[optimized], int(o["id"]), o))
+                good.append((sign * found[optimized["name"]] if optimized else 0, int(o["id"]), o))
         return [min(good)[2]] if good else []
 
     def _shown(self, number):
@@ -256,7 +260,7 @@ class Api:
         return {
             **self.experiments[number],
             "progress": {
-                "best_observation": best[0] if best else None,
+                "best_observation": {**best[0], "metadata": None} if best else None,
                 "first_observation": done[0] if done else None,
                 "last_observation": done[-1] if done else None,
                 "object": "progress",
@@ -287,17 +291,11 @@ def _project(client, name):
 
 
 def _parameter(body):
-    if not 0 < len(body["name"]) <= 100:
-        raise Refused(400, "the name of a parameter is too long")
     bounds = body.get("bounds")
     if bounds is not None:
-        if not bounds["min"] < bounds["max"]:
-            raise Refused(400, "min must be less than max")
         bounds = {"max": float(bounds["max"]), "min": float(bounds["min"]), "object": "bounds"}
     values = body.get("categorical_values")
     if values is not None:
-        if len(values) < 2 or max(map(len, values)) > 50:
-            raise Refused(400, "bad categories")
         values = [{"enum_index": i, "name": v, "object": "categorical_value"} for i, v in enumerate(values, 1)]
     return {
         "bounds": bounds,
@@ -313,10 +311,11 @@ def _parameter(body):
 
 
 def _page(items, body):
+    rules.limit(body)
     newest = sorted(items, key=lambda item: -int(item["id"]))
     if body.get("before"):
         newest = [item for item in newest if int(item["id"]) < int(body["before"])]
-    limit = int(body.get("limit", 25))
+    limit = int(body.get("limit", 1000))
     page = newest[:limit]
     before = page[-1]["id"] if len(newest) > limit else None
     return {

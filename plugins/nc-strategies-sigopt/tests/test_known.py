@@ -6,7 +6,7 @@ import pytest
 from nc_strategies_sigopt.estimate import LEAST_GAIN, estimate, fastest
 from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.proposal import known_points
-from nc_strategies_sigopt.refine import refine
+from nc_strategies_sigopt.refine import Prices, _deviation, refine
 
 from nc_strategies.api import EngineError, Trial, TrialState
 from nc_strategies.testing import ToyOp, toy_problem
@@ -28,7 +28,7 @@ def modelled(ops, **changes):
 
 
 def parameters_of(problem):
-    return Parameters(problem.space, estimate(problem), problem.budget)
+    return Parameters(problem.space, estimate(problem))
 
 
 def tried(number, ops, config):
@@ -126,3 +126,18 @@ def test_where_it_does_not_single_operators_change(name):
     default = problem.space.default()
     found = refinements(problem, ops, [default, default.with_op("lossy")])
     assert any(config.float_ops and config.schemes[name].is_float for config in found)
+
+
+@pytest.mark.parametrize(("spread", "least"), [(0.0, 0.003), (0.2, 0.04), (float("inf"), 0.2)])
+def test_a_trial_whose_timing_is_unsteady_teaches_less_of_the_savings(spread, least):
+    problem = modelled(GOOD)
+    parameters = parameters_of(problem)
+    surprise = replace(
+        toy_evaluation(GOOD, problem.space.default()), ratios=(("latency", 0.9),), spread=(("latency", spread),)
+    )
+    trial = Trial(1, problem.space.default(), TrialState.OK, surprise)
+    assert _deviation(surprise) >= least
+    saved = Prices(problem, parameters, [trial]).saved[: len(GOOD)].sum()
+    steady = replace(surprise, spread=(("latency", 0.0),))
+    exact = Prices(problem, parameters, [replace(trial, evaluation=steady)]).saved[: len(GOOD)].sum()
+    assert abs(exact - 0.1) <= abs(saved - 0.1) + 1e-12

@@ -1,9 +1,12 @@
 """Spaces as SigOpt can search them."""
 
+import json
+
 import numpy as np
 import pytest
 from nc_strategies_sigopt.estimate import estimate
-from nc_strategies_sigopt.parameters import SENSITIVE, Parameters
+from nc_strategies_sigopt.opening import opening
+from nc_strategies_sigopt.parameters import Parameters
 
 from nc_strategies.api import (
     FLOAT,
@@ -11,6 +14,7 @@ from nc_strategies.api import (
     Constraint,
     Evaluation,
     Goal,
+    InputError,
     Objective,
     OpCapability,
     OpScheme,
@@ -42,31 +46,66 @@ def problem(of, **more):
     )
 
 
-def parameters(of, budget=40, **more):
-    return Parameters(of, estimate(problem(of, **more)), budget)
+def parameters(of, **more):
+    return Parameters(of, estimate(problem(of, **more)))
 
 
-@pytest.mark.parametrize(("budget", "groups"), [(1, 2), (8, 2), (20, 5), (40, 10), (100, 12), (0, 12)])
-def test_there_are_a_quarter_as_many_groups_as_trials(budget, groups):
-    assert len(parameters(space(), budget).groups) == groups
+@pytest.mark.parametrize(("count", "groups"), [(1, 2), (40, 41), (300, 64)])
+def test_each_operator_is_a_step_up_to_a_limit(count, groups):
+    found = parameters(space(count))
+    assert len(found.groups) == groups
+    assert [i for group in found.groups for i in group] == list(range(count + 1))
 
 
-def test_no_more_groups_than_operators():
-    assert len(parameters(space(2), 40).groups) == 3
+@pytest.mark.parametrize(
+    ("categories", "numeric", "bandwidth", "wanted"),
+    [
+        ((), 1, 1, 4),
+        ((), 6, 1, 6),
+        ((2, 3), 1, 1, 5),
+        ((2, 3), 4, 1, 20),
+        ((2,) * 60, 1, 1, 100),
+        ((2,) * 60, 1, 3, 102),
+    ],
+)
+def test_the_opening_is_as_long_as_a_servers(categories, numeric, bandwidth, wanted):
+    """Products of categories and numeric parameters, as the server's own source computes them."""
+    made = [{"type": "categorical", "categorical_values": list(range(n))} for n in categories]
+    made += [{"type": "int"}] * numeric
+    assert opening(made, bandwidth) == wanted
+
+
+def test_the_opening_is_shorter_than_half_of_a_small_budget():
+    found = parameters(space(40, options=(("smooth", (False, True)), ("narrow", (False, True)))))
+    assert opening(found.definition()) <= 5
+
+
+def test_stored_parameters_are_those_that_were_stored():
+    of = space(39)
+    made = parameters(of, sensitivity=lambda: {name: float(i) for i, name in enumerate(of.ops)})
+    found = Parameters.from_record(of, json.loads(json.dumps(made.record())))
+    assert found.definition() == made.definition()
+    for count in (0, 7, 40):
+        assert found.config(found.assign(count)) == made.config(made.assign(count))
+
+
+def test_stored_parameters_of_another_model_are_refused():
+    with pytest.raises(InputError, match="other operators"):
+        Parameters.from_record(space(3), parameters(space(5)).record())
 
 
 def test_names_and_metadata_are_within_the_limits():
     found = parameters(space())
     assert all(0 < len(p["name"]) <= 100 for p in found.definition())
     assert all(len(text) <= 500 for text in found.aliases().values())
-    assert set(found.group_names) <= set(found.aliases())
+    assert {p["name"] for p in found.definition()} == set(found.aliases())
 
 
 @pytest.mark.parametrize("count", [0, 1, 40])
-def test_there_always_is_an_integer_with_room(count):
-    integer = [p for p in parameters(space(count)).definition() if p["type"] == "int"]
-    assert [p["name"] for p in integer] == [SENSITIVE]
-    assert integer[0]["bounds"]["min"] < integer[0]["bounds"]["max"]
+def test_every_parameter_is_an_integer_with_room(count):
+    made = parameters(space(count)).definition()
+    assert {p["type"] for p in made} == {"int"}
+    assert all(p["bounds"]["min"] < p["bounds"]["max"] for p in made)
 
 
 def test_known_points_are_fp32_and_the_default():
@@ -84,10 +123,10 @@ def test_groups_follow_the_ranking_of_loss_for_what_is_saved():
     assert order == list(of.ops)
 
 
-def test_the_integer_takes_the_least_worthwhile_out_of_int8():
+def test_fewer_groups_leave_the_least_worthwhile_in_fp32():
     of = space(39)
     found = parameters(of)
-    less = found.config({**found.all_int8(), SENSITIVE: 2})
+    less = found.config(found.assign(len(found.groups) - 2))
     assert set(less.float_ops) == {name for tied_op in found.estimate.tied_ops[-2:] for name in tied_op}
 
 
@@ -95,7 +134,7 @@ def test_graph_wide_choices_are_parameters():
     of = space(4, options=(("smooth", (False, True)),))
     found = parameters(of)
     assert found.knobs == {"weight_granularity": ["per_channel", "per_tensor"]}
-    config = found.config({**found.all_int8(), "weight_granularity": "per_tensor", "option_01": "True"})
+    config = found.config({**found.all_int8(), "weight_granularity": 1, "option_01": 1})
     assert config.option("smooth") is True
     assert {str(s.weight.granularity) for n, s in config.ops if n != "pool"} == {"per_tensor"}
     assert of.contains(config)

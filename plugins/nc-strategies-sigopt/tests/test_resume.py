@@ -7,6 +7,8 @@ from driving import BUDGET, Run, assert_whole, http
 from nc_strategies_sigopt import SigOptSettings
 from nc_strategies_sigopt.lines import Lines
 
+from nc_strategies.api import InputError
+
 LOCAL = SigOptSettings(driver="local")
 
 
@@ -71,8 +73,41 @@ def test_a_larger_budget_continues_the_same_experiment(server, tmp_path):
 
 
 def test_a_run_on_a_server_is_not_resumed_without_its_token(server, tmp_path):
-    from nc_strategies.api import InputError
-
     Run(tmp_path, http(server)).go(trials=4)
     with pytest.raises(InputError, match="sigopt_api_token: is missing"):
         Run(tmp_path, http(server, driver="auto", sigopt_api_token=None)).go()
+
+
+@pytest.mark.parametrize(("first", "second"), [(4, 16), (16, 4)], ids=["larger", "smaller"])
+@pytest.mark.parametrize("driver", ["http", "local"])
+def test_another_budget_goes_on_with_the_stored_experiment(server, tmp_path, driver, first, second):
+    settings = http(server) if driver == "http" else LOCAL
+    before = Run(tmp_path, settings, budget=first)
+    done = before.go()
+    after = Run(tmp_path, settings, budget=second)
+    after.journal.update(before.journal)
+    trials = after.go()
+    assert [t.config for t in trials][:4] == [t.config for t in done][:4]
+    assert len(trials) == second
+    assert len(after.measured) == max(second - first, 0)
+    assert after.strategy.engine == driver
+    if driver == "http":
+        assert_whole(server)
+        assert server.experiments["1"]["observation_budget"] >= max(first, second) + 1
+        assert not [s for s in server.suggestions.values() if s["state"] == "open"]
+
+
+def test_the_stored_parameters_count_where_a_later_run_estimates_otherwise(tmp_path):
+    """Another order of the operators would make other configurations of the same assignments."""
+    before = Run(tmp_path, LOCAL, budget=6, sensitivity=lambda: {f"op{i}": 0.001 * (i + 1) for i in range(8)})
+    done = before.go()
+    after = Run(tmp_path, LOCAL, budget=16, sensitivity=lambda: {f"op{i}": 0.001 * (8 - i) for i in range(8)})
+    after.journal.update(before.journal)
+    assert [t.config for t in after.go()][:6] == [t.config for t in done]
+    assert len(after.measured) == 10
+
+
+def test_an_experiment_whose_parameters_are_not_stored_is_refused(tmp_path):
+    (tmp_path / "sigopt.jsonl").write_text('{"event": "engine", "engine": "local", "owner": "a"}\n')
+    with pytest.raises(InputError, match="earlier version"):
+        Run(tmp_path, LOCAL).go(trials=3)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from driving import BUDGET, OPS, Run, assert_whole, http
+from driving import BUDGET, OPS, Run, assert_whole, created, http
 from nc_strategies_sigopt import SigOptSettings, form
+from nc_strategies_sigopt.estimate import estimate
+from nc_strategies_sigopt.opening import opening
+from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.strategy import SigOptStrategy
 
 from nc_strategies.api import Constraint, Evaluation, Goal, Objective, Trial, TrialState
@@ -16,6 +19,7 @@ from nc_strategies.testing.toy import toy_evaluation, toy_problem
 
 RECORDED = {entry["name"]: entry for entry in json.loads((Path(__file__).parent / "recorded.json").read_text())}
 LOCAL = SigOptSettings(driver="local")
+PARAMETERS = Parameters(toy_problem(OPS).space, estimate(toy_problem(OPS))).definition()
 
 
 def kinds(value):
@@ -28,7 +32,7 @@ def kinds(value):
 def test_the_requests_have_the_recorded_forms(server, tmp_path):
     Run(tmp_path, http(server), failing=(4,)).go()
     wanted = RECORDED["experiment create"]["request"]
-    (made,) = server.sent("POST", "/experiments$")
+    (made,) = created(server)
     assert set(made.body) == set(wanted)
     for part in ("parameters", "metrics"):
         forms = [sorted(item) for item in wanted[part]]
@@ -42,13 +46,13 @@ def test_the_requests_have_the_recorded_forms(server, tmp_path):
                 {"name": "str", "value": "number", "value_stddev": "number"},
             )
     assert all(r.body == {} for r in server.sent("POST", "/suggestions$"))
-    assert {r.status for r in server.requests} == {200}
+    assert {r.status for r in server.requests if r.body or r.method == "GET"} == {200}
 
 
 def test_the_experiment_is_the_problem(server, tmp_path):
     run = Run(tmp_path, http(server, sigopt_experiment_name="mine"))
     run.go(trials=2)
-    (made,) = server.sent("POST", "/experiments$")
+    (made,) = created(server)
     goal = run.problem().goal
     assert made.body["metrics"] == [
         {
@@ -59,7 +63,11 @@ def test_the_experiment_is_the_problem(server, tmp_path):
         },
         {"name": "latency", "objective": "minimize", "strategy": "optimize"},
     ]
-    assert (made.body["name"], made.body["observation_budget"], made.body["parallel_bandwidth"]) == ("mine", BUDGET, 1)
+    assert (made.body["name"], made.body["observation_budget"], made.body["parallel_bandwidth"]) == (
+        "mine",
+        BUDGET + 1,
+        1,
+    )
     assert {"model", "data", "space"} <= set(made.body["metadata"])
     assert "int" in [p["type"] for p in made.body["parameters"]]
 
@@ -67,10 +75,9 @@ def test_the_experiment_is_the_problem(server, tmp_path):
 def test_fp32_and_all_int8_are_reported_as_assignments(server, tmp_path):
     Run(tmp_path, http(server)).go(trials=1)
     fp32, int8 = [r.body for r in server.sent("POST", "/observations$")]
-    groups = [name for name in fp32["assignments"] if name.startswith("group_")]
-    assert {fp32["assignments"][g] for g in groups} == {"fp32"}
+    assert fp32["assignments"]["int8_groups"] == 0
     assert {v["name"]: v["value"] for v in fp32["values"]} == {"accuracy": 0.9, "latency": 1.0}
-    assert {int8["assignments"][g] for g in groups} == {"int8"}
+    assert int8["assignments"]["int8_groups"] == len(OPS)
 
 
 def test_the_first_trial_is_the_default(tmp_path):
@@ -102,7 +109,7 @@ def test_in_this_process_nothing_is_estimated_before_int8_everywhere_is_measured
 
 def test_with_a_server_the_experiment_is_there_before_anything_is_measured(server, tmp_path):
     strategy = SigOptStrategy(http(server), Run(tmp_path, http(server)).problem())
-    assert len(server.sent("POST", "/experiments$")) == 1
+    assert len(created(server)) == 1
     assert strategy.engine == "http"
 
 
@@ -150,19 +157,42 @@ def test_a_repeated_configuration_is_answered_from_history(server, tmp_path, mon
     monkeypatch.setattr(
         server,
         "_draw",
-        lambda p: (
-            "int8"
-            if p["type"] == "categorical" and p["name"].startswith("group")
-            else p["bounds"]["min"]
-            if p["bounds"]
-            else p["categorical_values"][0]["name"]
-        ),
+        lambda p: int(p["bounds"]["max" if p["name"] == "int8_groups" else "min"]),
     )
     run = Run(tmp_path, http(server))
     trials = run.go()
     assert len(trials) == len({t.config.fingerprint for t in trials}) == BUDGET
     assert {s["state"] for s in server.suggestions.values()} == {"closed"}
     assert_whole(server)
+
+
+def test_the_servers_budget_has_room_for_what_is_answered_without_a_trial(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "_draw", lambda p: int(p["bounds"]["min"]))
+    trials = Run(tmp_path, http(server)).go()
+    (found,) = server.experiments.values()
+    assert len(trials) == BUDGET
+    assert len(server.observations) > BUDGET
+    assert found["observation_budget"] >= len(server.observations)
+
+
+def test_a_suggestion_says_whether_the_optimizer_made_it(tmp_path):
+    Run(tmp_path, LOCAL).go()
+    records = [json.loads(line) for line in (tmp_path / "sigopt.jsonl").read_text().splitlines()]
+    posted, sources, expected = 0, [], []
+    for record in records:
+        posted += record["event"] == "posted"
+        if record["event"] == "proposal" and record["suggestion"] is not None:
+            sources.append(record["note"].partition(" (")[2].rstrip(")"))
+            expected.append("optimizer" if posted >= opening(PARAMETERS) else "opening")
+    assert sources == expected
+    assert set(sources) == {"opening", "optimizer"}
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.2, 8.1, math.inf])
+def test_the_deviation_stays_within_the_interval(problem, spread):
+    done = trial(problem, ratios=(("latency", 0.65),), spread=(("latency", spread),))
+    sd = form.outcome(problem, done)["values"][1]["value_stddev"]
+    assert 0 < 1.96 * sd <= 0.65 - 0.65 / (1 + spread) + 1e-12
 
 
 def test_several_trials_at_a_time_are_told_apart(server, tmp_path):
@@ -177,7 +207,7 @@ def test_several_trials_at_a_time_are_told_apart(server, tmp_path):
         for config in [pending.pop(), pending.pop(0)]:
             number += 1
             strategy.observe(Trial(number, config, TrialState.OK, toy_evaluation(OPS, config)))
-    assert server.sent("POST", "/experiments$")[0].body["parallel_bandwidth"] == 3
+    assert created(server)[0].body["parallel_bandwidth"] == 3
     assert_whole(server)
     for observation in server.observations.values():
         if observation["suggestion"]:
@@ -217,7 +247,7 @@ def test_a_trial_without_all_metrics_is_a_failure(problem):
 
 def test_the_spread_is_reported_as_a_standard_deviation(problem):
     done = trial(problem, ratios=(("latency", 0.5),), spread=(("latency", 0.0392),))
-    assert form.outcome(problem, done)["values"][1]["value_stddev"] == pytest.approx(0.01)
+    assert form.outcome(problem, done)["values"][1]["value_stddev"] == pytest.approx(0.01 / 1.0392)
 
 
 def test_a_metric_where_lower_is_better_is_minimized(problem):

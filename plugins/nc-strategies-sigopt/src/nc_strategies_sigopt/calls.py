@@ -16,6 +16,8 @@ T = TypeVar("T")
 FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0
 LOOK_AGAIN = 0.25
 LONGEST_TEXT = 200
+SAID_AFTER = 2.0
+"""Seconds without an answer after which the wait is said: a hiccup that passes sooner needs no word."""
 
 
 class ServerError(Exception):
@@ -58,10 +60,21 @@ class Calls:
         attempts: Attempts at each before it counts as failed.
         secret: The token, which no error text may show.
         settle: Seconds for which a request without an answer may yet take effect.
+        patience: Seconds for which a request is tried again, however many attempts that takes.
+        say: Told, in a sentence, that a wait has begun and that it has ended.
     """
 
-    def __init__(self, attempts: int, secret: str | None = None, settle: float = 0.0) -> None:
+    def __init__(
+        self,
+        attempts: int,
+        secret: str | None = None,
+        settle: float = 0.0,
+        patience: float = 0.0,
+        say: Callable[[str], None] = log.warning,
+    ) -> None:
         self._attempts, self._secret, self._settle = attempts, secret, settle
+        self._patience, self.say = patience, say
+        self._said = False
 
     def __call__(self, what: str, send: Callable[[], T], recover: Callable[[], T | None] | None = None) -> T:
         """Send a request, again if need be.
@@ -78,8 +91,12 @@ class Calls:
         def log_failure(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             log.warning("SigOpt: %s failed: %s; trying again", what, error)
+            if not self._said and time.monotonic() - begin >= SAID_AFTER:
+                self._said = True
+                longest = f"for up to {self._patience:.0f} s"
+                self.say(f"the SigOpt server does not answer ({what}: {error}); trying again {longest}")
 
-        late = False
+        late, begin = False, time.monotonic()
 
         def attempt(number: int) -> T:
             nonlocal late
@@ -95,7 +112,9 @@ class Calls:
                 raise
 
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self._attempts),
+            stop=tenacity.stop_all(
+                tenacity.stop_after_attempt(self._attempts), tenacity.stop_after_delay(self._patience)
+            ),
             reraise=True,
             before_sleep=log_failure,
             wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
@@ -103,7 +122,11 @@ class Calls:
         )
         for trying in retrying:
             with trying:
-                return attempt(trying.retry_state.attempt_number)
+                found = attempt(trying.retry_state.attempt_number)
+                if self._said:
+                    self._said = False
+                    self.say(f"the SigOpt server answers again, after {time.monotonic() - begin:.0f} s")
+                return found
         raise AssertionError("unreachable")
 
     def _look(self, recover: Callable[[], T | None], seconds: float) -> T | None:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nc_strategies_sigopt.calls import Calls, Refusal, checked
 
+log = logging.getLogger("nc_strategies.sigopt")
 MARK = "nc_key"
 """Metadata key which tells an observation, and an experiment, apart from all others."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What the engine wants tried."""
+    """What the engine wants tried.
+
+    Args:
+        number: Its id.
+        assignments: What to try.
+        source: ``opening`` or ``optimizer``, by the number of observations before it; empty where that is not known.
+    """
 
     number: str
     assignments: Mapping[str, Any]
+    source: str = ""
 
 
 class Experiment:
@@ -36,6 +45,7 @@ class Experiment:
         self._resource = connection.experiments(number)
         self._posted = set(posted)
         self._asked: set[str] = set()
+        self._budget: int | None = None
 
     @staticmethod
     def create(
@@ -53,7 +63,9 @@ class Experiment:
         def send() -> str:
             return str(checked(connection.experiments().create(**definition), "id").id)
 
-        return Experiment(connection, calls, calls("creating the experiment", send, find))
+        made = Experiment(connection, calls, calls("creating the experiment", send, find))
+        made._budget = definition["observation_budget"]
+        return made
 
     @staticmethod
     def find(connection: Any, client: str, project: str, mark: str) -> str | None:
@@ -70,7 +82,29 @@ class Experiment:
         Raises:
             ServerError: it is not.
         """
-        self._calls("fetching the experiment", lambda: checked(self._resource.fetch(), "id"))
+        found = self._calls("fetching the experiment", lambda: checked(self._resource.fetch(), "id"))
+        self._budget = getattr(found, "observation_budget", None)
+
+    @property
+    def observations(self) -> int:
+        """How many observations it is known to have."""
+        return len(self._posted)
+
+    def allow(self, observations: int) -> None:
+        """See that its budget is at least so many observations.
+
+        A server does not change the budget of an experiment with several optimized metrics: it stays as it is.
+        """
+        if self._budget is None or self._budget >= observations:
+            return
+        try:
+            self._calls(
+                "raising the budget", lambda: checked(self._resource.update(observation_budget=observations), "id")
+            )
+            self._budget = observations
+        except Refusal as error:
+            log.info("SigOpt: the budget of the experiment stays %d: %s", self._budget, error)
+            self._budget = None
 
     def suggest(self) -> Suggestion:
         """A new suggestion, or one which was made although its answer was lost."""

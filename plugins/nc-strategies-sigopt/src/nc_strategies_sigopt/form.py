@@ -48,10 +48,20 @@ def experiment(problem: Problem, parameters: Parameters, name: str, project: str
         **({"project": project} if project else {}),
         "parameters": parameters.definition(),
         "metrics": metrics(problem),
-        "observation_budget": problem.budget or DEFAULT_BUDGET,
+        "observation_budget": budget(problem),
         "parallel_bandwidth": max(1, problem.workers),
         "metadata": {key: str(value)[:LONGEST_VALUE] for key, value in facts.items()},
     }
+
+
+def budget(problem: Problem, answered: int = 1) -> int:
+    """Observations that the experiment gets.
+
+    Args:
+        problem: Its budget is one of trials.
+        answered: Observations without a trial: fp32, and suggestions that stand for what is known.
+    """
+    return (problem.budget or DEFAULT_BUDGET) + answered
 
 
 def outcome(problem: Problem, trial: Trial) -> dict[str, Any]:
@@ -71,6 +81,15 @@ def outcome(problem: Problem, trial: Trial) -> dict[str, Any]:
     return {"values": found, "metadata": facts}
 
 
+def deviation(value: float, spread: float) -> float:
+    """Standard deviation of a ratio whose 95 % interval goes from value / (1 + spread) to value * (1 + spread).
+
+    From the nearer end: the farther one of a wild timing lies at several times the value, which no ratio's standard
+    deviation is.
+    """
+    return value * (spread / (1 + spread) if math.isfinite(spread) else 1.0) / QUANTILE
+
+
 def values(problem: Problem, evaluation: Evaluation, baseline: bool = False) -> list[dict[str, Any]] | None:
     """Values in plain Python floats; None when one is missing or not finite.
 
@@ -88,7 +107,7 @@ def values(problem: Problem, evaluation: Evaluation, baseline: bool = False) -> 
             value = (
                 1.0 if baseline else float(problem.goal.cost(evaluation) if name == COST else evaluation.ratio(name))
             )
-            sd = value * float(spread.get(name, 0.0)) / QUANTILE
+            sd = deviation(value, float(spread.get(name, 0.0)))
             found.append(
                 {"name": name, "value": value, **({"value_stddev": sd} if math.isfinite(sd) and sd > 0 else {})}
             )

@@ -1,18 +1,20 @@
-"""The space as SigOpt can search it: a few groups of operators, graph-wide choices, one integer."""
+"""The space as SigOpt can search it: one integer that counts operators in int8, one for each graph-wide choice."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from nc_strategies.api import FLOAT, Config, OpScheme, Space
+import numpy as np
+
+from nc_strategies.api import FLOAT, Config, InputError, OpScheme, Space
 from nc_strategies_sigopt.estimate import Estimate
 
-INT8, FP32 = "int8", "fp32"
-SENSITIVE = "sensitive_in_fp32"
-FEWEST, MOST = 2, 12
+EVENT = "parameters"
+COUNT = "int8_groups"
+MOST_GROUPS = 64
+"""Groups at most: steps finer than a sixty-fourth of the operators change less than a trial's noise."""
 LONGEST_VALUE = 500
 FIELDS = ("weight_granularity", "activation_algorithm", "activation_scheme")
 Assignments = dict[str, Any]
@@ -21,22 +23,26 @@ Assignments = dict[str, Any]
 class Parameters:
     """Turns a space into an experiment's parameters, and assignments of these into configurations.
 
-    Operator groups with a similar ratio of loss to saving share a parameter, ``int8`` or ``fp32``. The integer keeps
-    that many of the least worthwhile int8 operator groups in fp32, so that the edge between the parameters can be moved
-    by single operator groups; it also is the parameter without which a server enumerates all combinations.
+    All parameters are integers, because a server's opening is the product of the categories and the integers, but only
+    the number of the integers where there are no categories (`opening`):
+
+    - ``int8_groups``: so many groups are in int8, the first in the order of expected loss for what is saved. A group is
+      an operator with those tied to it, or neighbours in that order where there are more than `MOST_GROUPS`.
+    - one for each graph-wide choice (weight granularity, calibration algorithm, activation scheme, the backend's
+      options): the place of the value in the choice's list, the default first.
 
     Args:
         space: What may be chosen.
         estimate: Loss and saving by operator group, in the order of their worth.
-        budget: Trials of the run; 0 for no limit.
+        groups: Operator groups, by their places in `estimate`, that are counted as one; None to form them now.
     """
 
-    def __init__(self, space: Space, estimate: Estimate, budget: int) -> None:
+    def __init__(self, space: Space, estimate: Estimate, groups: Sequence[Sequence[int]] | None = None) -> None:
         self.space, self.estimate = space, estimate
         count = len(estimate.tied_ops)
-        wanted = min(max(round((budget or 4 * MOST) / 4), FEWEST), MOST, max(count, 1))
-        self.groups = _split(count, wanted)
-        self.most_sensitive = max(1, math.ceil(count / max(len(self.groups), 1)))
+        self.groups = (
+            [list(group) for group in groups] if groups is not None else _split(count, min(count, MOST_GROUPS))
+        )
         self.knobs = _knobs(space)
         self.options = {
             f"option_{i:02d}": (name, {str(v): v for v in values})
@@ -44,42 +50,66 @@ class Parameters:
             if len(values) > 1
         }
 
+    def record(self) -> dict[str, Any]:
+        """What `from_record` needs to give the same parameters again, whatever a later run's budget and estimates."""
+        guess = self.estimate
+        return {
+            "event": EVENT,
+            "operators": [list(names) for names in guess.tied_ops],
+            "loss": guess.loss.tolist(),
+            "saved": guess.saved.tolist(),
+            "loss_sd": guess.loss_sd,
+            "saved_sd": guess.saved_sd,
+            "groups": self.groups,
+        }
+
+    @staticmethod
+    def from_record(space: Space, record: Mapping[str, Any]) -> Parameters:
+        """The parameters that `record` describes.
+
+        Raises:
+            InputError: its operators are not those of the space.
+        """
+        tied_ops = tuple(tuple(names) for names in record["operators"])
+        if not set(tied_ops) <= set(space.groups):
+            raise InputError(
+                "run_dir", "holds a SigOpt experiment over other operators than this model's", "use another run_dir"
+            )
+        guess = Estimate(
+            tied_ops,
+            np.array(record["loss"], float),
+            np.array(record["saved"], float),
+            float(record["loss_sd"]),
+            float(record["saved_sd"]),
+        )
+        return Parameters(space, guess, record["groups"])
+
     @property
-    def group_names(self) -> list[str]:
-        """Names of the groups' parameters, the most worthwhile group first."""
-        return [f"group_{i:02d}" for i in range(1, len(self.groups) + 1)]
+    def choices(self) -> dict[str, list[str]]:
+        """Values of each graph-wide choice, the default first."""
+        return {**self.knobs, **{name: list(values) for name, (_, values) in self.options.items()}}
 
     def definition(self) -> list[dict[str, Any]]:
         """The parameters in the API's form."""
-        choices = {
-            **{name: [FP32, INT8] for name in self.group_names},
-            **self.knobs,
-            **{name: list(values) for name, (_, values) in self.options.items()},
-        }
-        return [
-            *({"name": name, "type": "categorical", "categorical_values": values} for name, values in choices.items()),
-            {"name": SENSITIVE, "type": "int", "bounds": {"min": 0, "max": self.most_sensitive}},
-        ]
+        tops = {COUNT: max(len(self.groups), 1), **{name: len(values) - 1 for name, values in self.choices.items()}}
+        return [{"name": name, "type": "int", "bounds": {"min": 0, "max": top}} for name, top in tops.items()]
 
     def aliases(self) -> dict[str, str]:
         """What each parameter stands for, within the API's limits for metadata."""
         tied_ops = self.estimate.tied_ops
-        found = {
-            name: ", ".join(op for index in group for op in tied_ops[index])
-            for name, group in zip(self.group_names, self.groups, strict=True)
-        }
-        found.update({name: option for name, (option, _) in self.options.items()})
+        found = {COUNT: ", ".join(op for group in self.groups for index in group for op in tied_ops[index])}
+        names = {name: option for name, (option, _) in self.options.items()}
+        for name, values in self.choices.items():
+            shown = ", ".join(f"{place} is {value}" for place, value in enumerate(values))
+            found[name] = f"{names[name]}: {shown}" if name in names else shown
         return {
             name: text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
             for name, text in found.items()
         }
 
-    def assign(self, int8_groups: int, sensitive: int = 0) -> Assignments:
+    def assign(self, int8_groups: int) -> Assignments:
         """Assignments with the first groups in int8, everything else at its default."""
-        chosen: Assignments = {name: INT8 if i < int8_groups else FP32 for i, name in enumerate(self.group_names)}
-        chosen.update({name: values[0] for name, values in self.knobs.items()})
-        chosen.update({name: next(iter(values)) for name, (_, values) in self.options.items()})
-        return {**chosen, SENSITIVE: min(sensitive, self.most_sensitive)}
+        return {COUNT: int8_groups, **dict.fromkeys(self.choices, 0)}
 
     def all_float(self) -> Assignments:
         """Assignments of fp32."""
@@ -90,27 +120,22 @@ class Parameters:
         return self.assign(len(self.groups))
 
     def worthwhile(self, wanted: int) -> Assignments:
-        """Assignments that put about so many of the most worthwhile operator groups in int8."""
+        """Assignments that put about so many of the most worthwhile operator groups in int8, no more."""
         done = 0
         for count, group in enumerate(self.groups):
-            if done + len(group) > wanted:
-                return self.assign(count + 1, done + len(group) - wanted)
             done += len(group)
+            if done > wanted:
+                return self.assign(count)
         return self.all_int8()
 
     def config(self, assignments: Mapping[str, Any]) -> Config:
         """The configuration that assignments stand for."""
-        chosen = [
-            index
-            for name, group in zip(self.group_names, self.groups, strict=True)
-            if assignments[name] == INT8
-            for index in group
-        ]
-        kept = chosen[: max(0, len(chosen) - int(assignments[SENSITIVE]))]
-        return self.compose(kept, assignments)
+        count = int(assignments[COUNT])
+        chosen = [index for group in self.groups[:count] for index in group]
+        return self.compose(chosen, {name: values[int(assignments[name])] for name, values in self.choices.items()})
 
-    def compose(self, int8_tied_ops: Sequence[int], assignments: Mapping[str, Any]) -> Config:
-        """The configuration with some operator groups in int8 and the graph-wide choices of assignments."""
+    def compose(self, int8_tied_ops: Sequence[int], choices: Mapping[str, Any]) -> Config:
+        """The configuration with some operator groups in int8 and values of the graph-wide choices."""
         space, chosen = self.space, {self.estimate.tied_ops[index] for index in int8_tied_ops}
         free = set(self.estimate.tied_ops)
         config = space.default()
@@ -119,13 +144,13 @@ class Parameters:
             if not schemes or (tied_op in free and tied_op not in chosen):
                 config = config.with_op(*tied_op, scheme=FLOAT)
             else:
-                config = config.with_op(*tied_op, scheme=self._closest(schemes, assignments))
+                config = config.with_op(*tied_op, scheme=self._closest(schemes, choices))
         for name, (option, values) in self.options.items():
-            config = config.with_option(option, values[str(assignments[name])])
+            config = config.with_option(option, values[str(choices[name])])
         return config
 
-    def _closest(self, schemes: list[OpScheme], assignments: Mapping[str, Any]) -> OpScheme:
-        return max(schemes, key=lambda s: sum(_fields(s).get(knob) == assignments[knob] for knob in self.knobs))
+    def _closest(self, schemes: list[OpScheme], choices: Mapping[str, Any]) -> OpScheme:
+        return max(schemes, key=lambda s: sum(_fields(s).get(knob) == choices[knob] for knob in self.knobs))
 
     def knob_of(self, config: Config, name: str) -> str:
         """A graph-wide choice of a configuration: what most of its int8 operators have."""

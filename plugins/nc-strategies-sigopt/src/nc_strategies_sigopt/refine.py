@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.api import Config, Problem, Trial, TrialState
+from nc_strategies.api import Config, Evaluation, Problem, Trial, TrialState
 from nc_strategies_sigopt.estimate import Array, Estimate
+from nc_strategies_sigopt.form import deviation
 from nc_strategies_sigopt.parameters import Parameters
 
-COST_NOISE = 0.01
-"""Standard deviation of one trial's relative latency (a hundred interleaved runs give 0.016 in the worst case)."""
+LEAST_COST_NOISE = 0.003
+"""Least standard deviation of one trial's relative latency: savings do not add up more exactly than that."""
 LOSS_NOISE = 0.05
 """Standard deviation of one trial's loss by sampling, relative to the loss that is tolerated."""
 PRUNED_NOISE = 0.27
@@ -52,7 +53,8 @@ class Prices:
         rough = NOT_ADDITIVE + PRUNED_NOISE * estimated
         noise = np.maximum(LOSS_NOISE * abs(self.allowed) + rough * beyond, 1e-6)
         self.loss, self.loss_cov = _regress(tied_ops, loss, guess.loss, guess.loss_sd, noise)
-        self.saved, _ = _regress(tied_ops, cost, guess.saved, guess.saved_sd, np.full(len(cost), COST_NOISE))
+        timing = np.array([_deviation(e) for _, e in done])
+        self.saved, _ = _regress(tied_ops, cost, guess.saved, guess.saved_sd, timing)
 
     def _row(self, config: Config) -> list[float]:
         """A configuration as regressors: operator groups in int8, and whether each graph-wide choice is another one."""
@@ -171,6 +173,13 @@ def _regress(rows: Array, values: Array, guess: Array, relative_sd: float, noise
     return mean + gain.T @ (values - rows @ mean), cov
 
 
+def _deviation(evaluation: Evaluation) -> float:
+    """Standard deviation of what is minimized, relative to fp32: that of the least certain of its ratios."""
+    ratios = dict(evaluation.ratios)
+    found = [deviation(ratios[name], spread) for name, spread in evaluation.spread if name in ratios]
+    return max([LEAST_COST_NOISE, *found])
+
+
 def _choices(parameters: Parameters, config: Config) -> dict[str, object]:
     """The graph-wide choices of a configuration, read off it."""
     found: dict[str, object] = dict(config.options)
@@ -182,10 +191,10 @@ def _choices(parameters: Parameters, config: Config) -> dict[str, object]:
 def _with_tied_ops(
     parameters: Parameters, config: Config, flags: Flags, other: Mapping[str, str] | None = None
 ) -> Config:
-    assignments = {name: parameters.knob_of(config, name) for name in parameters.knobs}
-    assignments.update({name: str(config.option(option)) for name, (option, _) in parameters.options.items()})
-    assignments.update(other or {})
-    return parameters.compose([int(i) for i in np.flatnonzero(flags)], assignments)
+    choices = {name: parameters.knob_of(config, name) for name in parameters.knobs}
+    choices.update({name: str(config.option(option)) for name, (option, _) in parameters.options.items()})
+    choices.update(other or {})
+    return parameters.compose([int(i) for i in np.flatnonzero(flags)], choices)
 
 
 def expected_tied_ops(guess: Estimate, total_loss: float, allowed: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -30,7 +31,9 @@ class SigOptSettings:
         create_project: Create the project when the server does not have it.
         on_server_failure: ``local``: go on in this process from the observations so far; ``stop``: keep the best.
         request_timeout: Seconds after which a request counts as failed.
-        request_attempts: Attempts at a request before the server counts as failed.
+        request_attempts: Attempts at a request, at least, before the server counts as failed.
+        request_patience: Seconds for which a request is tried again, at least, before the server counts as failed; a
+            server that is started again takes about 8 s.
 
     Raises:
         InputError: a value that is not allowed.
@@ -47,6 +50,7 @@ class SigOptSettings:
     on_server_failure: str = "local"
     request_timeout: float = 30.0
     request_attempts: int = 4
+    request_patience: float = 60.0
 
     def __post_init__(self) -> None:
         _one_of("driver", self.driver, DRIVERS)
@@ -62,6 +66,8 @@ class SigOptSettings:
             raise InputError(f"{KEY}.request_timeout", f"is {self.request_timeout}", "more than 0 seconds")
         if self.request_attempts < 1:
             raise InputError(f"{KEY}.request_attempts", f"is {self.request_attempts}", "at least 1")
+        if not 0 <= self.request_patience < math.inf:
+            raise InputError(f"{KEY}.request_patience", f"is {self.request_patience}", "0 seconds or more")
         if not self.experiment_name:
             raise InputError(f"{KEY}.sigopt_experiment_name", "is empty")
 

@@ -8,24 +8,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nc_strategies.api import Config, Problem, Strategy, Trial, TrialState
+from nc_strategies.api import Config, InputError, Problem, Strategy, Trial, TrialState
 from nc_strategies_sigopt import access, form
 from nc_strategies_sigopt.estimate import estimate
+from nc_strategies_sigopt.lines import Lines
+from nc_strategies_sigopt.parameters import EVENT as PARAMETERS
 from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.proposal import EVENT, Proposal, known_points
 from nc_strategies_sigopt.refine import refine
-from nc_strategies_sigopt.session import HTTP, Report, Session
+from nc_strategies_sigopt.session import HTTP, STATE, Report, Session
 from nc_strategies_sigopt.settings import SigOptSettings
 
 log = logging.getLogger("nc_strategies.sigopt")
-REFINED_SHARE = 1 / 3
+REFINED_SHARE = 0.4
 """Share of the budget, its last, that goes into single operators around the best."""
 OPEN_END = 24
 """Without a budget, so many trials are searched before every other one refines."""
 MOST_REPEATS = 30
 """Suggestions in a row that stand for known configurations, after which the engine has run dry."""
-CAUTION = (0.0, 0.5)
-"""Standard deviations of the loss which refinements keep from the limit, in turn."""
+PATIENT_REPEATS = 10
+"""Such suggestions in a row after which single operators change instead, where that promises something."""
+CAUTION = (0.0, -0.5, -1.0)
+"""Standard deviations of the loss which refinements keep from the limit, in turn. A negative one tries what fits if
+prices turn out lower than expected, and so learns prices that a cautious search never asks for."""
 BASELINE = "fp32"
 
 
@@ -92,11 +97,17 @@ class SigOptStrategy(Strategy):
         """Who suggests now."""
         return self._begun.session.engine if self._begun else self._engine
 
+    @property
+    def suggested(self) -> dict[str, int]:
+        """Suggestions of the engine's ``opening`` and of its ``optimizer``, repeated ones included."""
+        return dict(self._begun.session.suggested) if self._begun else {}
+
     def _begin(self) -> _Begun:
         """Ask for the estimates, and make the experiment or find it again."""
         problem = self.problem
-        parameters = Parameters(problem.space, estimate(problem), problem.budget)
-        session = Session(self.settings, problem, parameters, self._seed)
+        state = Lines(problem.state_dir / STATE if problem.state_dir else None)
+        parameters = self._make_parameters(state)
+        session = Session(self.settings, problem, parameters, self._seed, state)
         self._begun = _Begun(
             parameters,
             session,
@@ -105,8 +116,34 @@ class SigOptStrategy(Strategy):
         )
         known = form.values(problem, problem.baseline, baseline=True)
         if known is not None:
-            session.report(Report(BASELINE, parameters.all_float(), {"values": known, "metadata": {"trial": BASELINE}}))
+            told = {"values": known, "metadata": {"trial": BASELINE}}
+            session.report(Report(BASELINE, parameters.all_float(), told, answered=True))
         return self._begun
+
+    def _make_parameters(self, state: Lines) -> Parameters:
+        """The parameters of the stored experiment, else new ones.
+
+        Raises:
+            InputError: the folder has an experiment, but not what its parameters stand for.
+        """
+        space = self.problem.space
+        found = next((r for r in state.records if r["event"] == PARAMETERS), None)
+        if found is not None:
+            return Parameters.from_record(space, found)
+        if state.records:
+            raise InputError(
+                "run_dir",
+                "holds a SigOpt experiment of an earlier version of nc-strategies-sigopt",
+                "use another run_dir",
+            )
+        made = Parameters(space, estimate(self.problem))
+        state.append(made.record())
+        return made
+
+    def close(self) -> None:
+        """See `Strategy.close`."""
+        if self._begun is not None:
+            self._begun.session.close()
 
     @property
     def _session(self) -> Session:
@@ -166,7 +203,11 @@ class SigOptStrategy(Strategy):
             for proposal in begun.first:
                 if not self._keep(proposal):
                     return proposal
-        for _ in range(MOST_REPEATS):
+        for repeats in range(MOST_REPEATS):
+            if repeats == PATIENT_REPEATS:
+                proposal = self._refinement()
+                if proposal is not None:
+                    return proposal
             suggestion = self._session.suggest()
             if suggestion is None:
                 return None
@@ -174,7 +215,7 @@ class SigOptStrategy(Strategy):
             proposal = Proposal(
                 f"suggestion {owner[:8]} {number}",
                 self._parameters.config(suggestion.assignments),
-                f"suggestion {number}",
+                f"suggestion {number}" + (f" ({suggestion.source})" if suggestion.source else ""),
                 suggestion.assignments,
                 number,
                 owner,
@@ -193,13 +234,13 @@ class SigOptStrategy(Strategy):
         known = self._trials.get(fingerprint)
         if known is not None:
             log.info("%s stands for the configuration of trial %d: answered from there", proposal.mark, known.number)
-            self._tell(proposal, known)
+            self._tell(proposal, known, answered=True)
             return True
         waiting = self._waiting.setdefault(fingerprint, [])
         waiting.append(proposal)
         return len(waiting) > 1
 
-    def _tell(self, proposal: Proposal, trial: Trial) -> None:
+    def _tell(self, proposal: Proposal, trial: Trial, answered: bool = False) -> None:
         if proposal.assignments is None:
             return
         self._session.report(
@@ -209,6 +250,7 @@ class SigOptStrategy(Strategy):
                 form.outcome(self.problem, trial),
                 proposal.suggestion,
                 proposal.owner,
+                answered,
             )
         )
 

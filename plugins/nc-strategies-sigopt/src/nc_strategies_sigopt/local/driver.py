@@ -14,6 +14,22 @@ from nc_strategies_sigopt.local import sampler, validation
 from nc_strategies_sigopt.local.validation import Json, Refused
 
 CLIENT = "1"
+TOKEN: Json = {
+    "all_experiments": True,
+    "client": CLIENT,
+    "development": False,
+    "experiment": None,
+    "expires": None,
+    "lease_length": None,
+    "object": "token",
+    "organization": "1",
+    "permissions": "write",
+    "scope": "all_endpoints",
+    "token": "",
+    "token_type": "local",
+    "training_run": None,
+    "user": None,
+}
 NOT_FOUND = "The requested resource could not be found"
 
 
@@ -68,8 +84,10 @@ class LocalDriver:
     def _route(self, method: str, path: list[str], data: Json) -> Json | None:
         match path:
             case ["tokens", "self"] if method == "GET":
-                return {"client": CLIENT, "object": "token", "permissions": "write", "token_type": "local"}
-            case ["clients", client, "projects", *rest] if client == CLIENT:
+                return dict(TOKEN)
+            case ["clients", client, "projects", *rest]:
+                if client != CLIENT:
+                    raise Refused(404, NOT_FOUND)
                 return self._project(method, rest, data)
             case ["experiments"] if method == "POST":
                 return self._create(data)
@@ -83,11 +101,9 @@ class LocalDriver:
     def _project(self, method: str, rest: list[str], data: Json) -> Json:
         match method, rest:
             case "POST", []:
-                name = str(data.get("id", ""))
+                name, title = validation.project(data)
                 if name in self._projects:
                     raise Refused(409, f"The experiment project with id `{name}` already exists.")
-                if not 0 < len(name) <= 32:
-                    raise Refused(400, "id must have 1 to 32 characters")
                 now = int(time.time())
                 return self._keep(
                     "project",
@@ -97,7 +113,7 @@ class LocalDriver:
                         "deleted": False,
                         "experiment_count": 0,
                         "id": name,
-                        "name": data.get("name", name),
+                        "name": title,
                         "metadata": None,
                         "object": "project",
                         "training_run_count": 0,
@@ -108,12 +124,12 @@ class LocalDriver:
             case "GET", [name] if name in self._projects:
                 return self._projects[name]
             case "GET", [name, "experiments"] if name in self._projects:
-                return _pages([e for e in self._experiments.values() if e["project"] == name], data)
+                return _pages([self._shown(e) for e in self._experiments.values() if e["project"] == name], data)
         raise Refused(404, NOT_FOUND)
 
     def _create(self, data: Json) -> Json:
         checked, project = validation.experiment(data), data.get("project")
-        if project is not None and project not in self._projects:
+        if project is not None and validation.project_id(project) not in self._projects:
             raise Refused(400, f"Could not assign to project `{project}`, the project does not exist.")
         now = int(time.time())
         made = {
@@ -126,8 +142,6 @@ class LocalDriver:
             **checked,
             "num_solutions": None,
             "object": "experiment",
-            "observation_budget": data.get("observation_budget"),
-            "parallel_bandwidth": data.get("parallel_bandwidth"),
             "project": project,
             "runs_only": False,
             "state": "active",
@@ -158,23 +172,20 @@ class LocalDriver:
         return answer()
 
     def _update(self, experiment: Json, data: Json) -> Json:
-        allowed = ("name", "state", "observation_budget", "parallel_bandwidth", "metadata")
-        changes = {key: data[key] for key in allowed if key in data}
-        if "metadata" in changes:
-            changes["metadata"] = validation.metadata(changes["metadata"])
+        changes = validation.update(data)
         self._keep("update", {"experiment": experiment["id"], "changes": changes})
         return experiment
 
     def _suggest(self, experiment: Json, data: Json) -> Json:
-        made = self._of(self._suggestions, experiment)
+        earlier = self._of(self._suggestions, experiment)
         assignments = sampler.suggest(
             experiment,
             self._of(self._observations, experiment),
-            [s["assignments"] for s in made if s["state"] == "open"],
+            [s["assignments"] for s in earlier if s["state"] == "open"],
             self._seeds[experiment["id"]],
-            len(made),
+            len(earlier),
         )
-        return self._keep(
+        made = self._keep(
             "suggestion",
             {
                 "assignments": assignments,
@@ -187,15 +198,14 @@ class LocalDriver:
                 "state": "open",
             },
         )
+        return {**made, "deleted": None}
 
     def _observe(self, experiment: Json, data: Json) -> Json:
-        number = data.get("suggestion")
-        if (number is None) == (data.get("assignments") is None):
-            raise Refused(400, "Must provide exactly one of `suggestion` and `assignments`")
+        number = validation.observation(data)
         if number is not None:
             suggestion = self._suggestions.get(str(number))
             if suggestion is None or suggestion["experiment"] != experiment["id"]:
-                raise Refused(400, f"Invalid suggestion: {number}")
+                raise Refused(400, f"No suggestion: {number} for experiment: {experiment['id']}")
             assignments = suggestion["assignments"]
         else:
             assignments = validation.assignments(data["assignments"], experiment["parameters"])
@@ -243,10 +253,11 @@ class LocalDriver:
     def _shown(self, experiment: Json) -> Json:
         done = self._of(self._observations, experiment)
         best = {o["id"] for o in self._best(experiment)["data"]}
+        first = next((o for o in done if o["id"] in best), None)
         return {
             **experiment,
             "progress": {
-                "best_observation": next((o for o in done if o["id"] in best), None),
+                "best_observation": {**first, "metadata": None} if first else None,
                 "first_observation": done[0] if done else None,
                 "last_observation": done[-1] if done else None,
                 "object": "progress",
@@ -301,12 +312,12 @@ def _feasible_point(metrics: list[Json], observation: Json) -> tuple[float, ...]
 def _pages(items: list[Json], data: Json) -> Json:
     """All items, the newest first, or the page that was asked for."""
     newest = sorted(items, key=lambda item: -int(item["id"]))
-    start = int(data.get("before") or 0)
-    limit = int(data.get("limit") or 1000)
-    more = start + limit < len(newest)
+    size = validation.page_size(data)
+    older = [item for item in newest if not data.get("before") or int(item["id"]) < int(data["before"])]
+    page = older[:size]
     return {
         "count": len(newest),
-        "data": newest[start : start + limit],
+        "data": page,
         "object": "pagination",
-        "paging": {"after": None, "before": str(start + limit) if more else None},
+        "paging": {"after": page[0]["id"] if page else None, "before": page[-1]["id"] if len(older) > size else None},
     }

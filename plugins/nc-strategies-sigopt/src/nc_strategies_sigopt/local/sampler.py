@@ -1,27 +1,31 @@
-"""Suggestions by Optuna's tree-structured Parzen estimator under constraints."""
+"""Suggestions: a Latin hypercube first, then Optuna's tree-structured Parzen estimator under constraints."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from nc_strategies_sigopt.opening import opening
+
 Json = dict[str, Any]
-LONGEST_OPENING = 10
 HAS_SET_CONSTRAINT = hasattr(FrozenTrial, "set_constraint")
 
 
 def suggest(experiment: Json, observations: Sequence[Json], pending: Sequence[Json], seed: int, count: int) -> Json:
     """Assignments to try next.
 
-    A function of its arguments alone, so that a restarted process goes on where the killed one was.
+    A function of its arguments alone, so that a restarted process goes on where the killed one was. The opening is as
+    long as a server's, see `opening`.
 
     Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011; constraints and parallel
-    trials as in Optuna's `TPESampler`.
+    trials as in Optuna's `TPESampler`. Opening: McKay et al., "A Comparison of Three Methods for Selecting Values of
+    Input Variables", Technometrics 1979.
 
     Args:
         experiment: The experiment as the API gives it.
@@ -34,13 +38,16 @@ def suggest(experiment: Json, observations: Sequence[Json], pending: Sequence[Js
     optimized = [m for m in experiment["metrics"] if m["strategy"] == "optimize"]
     constraints = [m for m in experiment["metrics"] if m["strategy"] == "constraint"]
     number = int.from_bytes(hashlib.sha256(f"{seed} {count}".encode()).digest()[:4], "little")
-    opening = min(LONGEST_OPENING, 1 + len(space))
+    length = opening(experiment["parameters"], experiment["parallel_bandwidth"])
+    if len(observations) < length:
+        return _latin_hypercube(space, [*(o["assignments"] for o in observations), *pending], length, number)
     older: Json = {} if HAS_SET_CONSTRAINT else {"constraints_func": lambda trial: trial.system_attrs["constraints"]}
-    sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=opening, constant_liar=True, **older)
+    sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=1, constant_liar=True, **older)
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(directions=[m["objective"] for m in optimized], sampler=sampler)
+        directions = [m["objective"] for m in optimized] or ["minimize"]
+        study = optuna.create_study(directions=directions, sampler=sampler)
         study.add_trials([_trial(o, space, optimized, constraints) for o in observations])
         study.add_trials(
             [optuna.trial.create_trial(state=TrialState.RUNNING, params=p, distributions=space) for p in pending]
@@ -48,6 +55,44 @@ def suggest(experiment: Json, observations: Sequence[Json], pending: Sequence[Js
         return dict(study.ask(space).params)
     finally:
         optuna.logging.set_verbosity(before)
+
+
+def _latin_hypercube(space: dict[str, BaseDistribution], taken: Iterable[Json], length: int, seed: int) -> Json:
+    """A point which takes, in each parameter, one of the equal parts of its range that no other point is in."""
+    rng, taken, chosen = random.Random(seed), list(taken), {}
+    for name, one in sorted(space.items()):
+        left = list(range(length))
+        for point in taken:
+            part = _part(one, point[name], length)
+            if part in left:
+                left.remove(part)
+        place = (rng.choice(left or list(range(length))) + rng.random()) / length
+        chosen[name] = _value(one, place)
+    return chosen
+
+
+def _part(one: BaseDistribution, value: Any, length: int) -> int:
+    if isinstance(one, CategoricalDistribution):
+        place = (one.choices.index(value) + 0.5) / len(one.choices)
+    else:
+        assert isinstance(one, IntDistribution | FloatDistribution)
+        place = max((value - one.low) / (one.high - one.low), 0.0)
+    return min(int(place * length), length - 1)
+
+
+def _within(one: BaseDistribution, value: Any) -> Any:
+    """A value, the nearest one within its bounds: the API takes integers outside them."""
+    if isinstance(one, IntDistribution | FloatDistribution):
+        return min(max(value, one.low), one.high)
+    return value
+
+
+def _value(one: BaseDistribution, place: float) -> Any:
+    if isinstance(one, CategoricalDistribution):
+        return one.choices[int(place * len(one.choices))]
+    assert isinstance(one, IntDistribution | FloatDistribution)
+    value = one.low + place * (one.high - one.low)
+    return round(value) if isinstance(one, IntDistribution) else value
 
 
 def _distribution(parameter: Json) -> BaseDistribution:
@@ -60,15 +105,15 @@ def _distribution(parameter: Json) -> BaseDistribution:
 def _trial(
     observation: Json, space: dict[str, BaseDistribution], optimized: list[Json], constraints: list[Json]
 ) -> FrozenTrial:
-    params = observation["assignments"]
+    params = {name: _within(one, observation["assignments"][name]) for name, one in space.items()}
     if observation["failed"]:
         return optuna.trial.create_trial(state=TrialState.FAIL, params=params, distributions=space)
     values = {v["name"]: float(v["value"]) for v in observation["values"]}
     missed = {m["name"]: violation(m, values[m["name"]]) for m in constraints}
     older: Json = {} if HAS_SET_CONSTRAINT else {"system_attrs": {"constraints": list(missed.values())}}
-    trial = optuna.trial.create_trial(
-        params=params, distributions=space, values=[values[m["name"]] for m in optimized], **older
-    )
+    # Where nothing is optimized, the least sum of what is missing is.
+    reached = [values[m["name"]] for m in optimized] or [sum(max(v, 0.0) for v in missed.values())]
+    trial = optuna.trial.create_trial(params=params, distributions=space, values=reached, **older)
     if HAS_SET_CONSTRAINT:
         for name, value in missed.items():
             trial.set_constraint(name, value)
