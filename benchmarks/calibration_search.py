@@ -1,15 +1,15 @@
-"""Whether the strategy `ilp` believes its predictions no more than they deserve, on a problem whose truth is known.
+"""Calibration of the predictions of the strategy `ilp`, on a synthetic problem with a known optimum.
 
-Latency terms are off by a lognormal(0, 0.3) factor for each operator's saving, and all together by one factor between
-0.7 and 1.4, which is drawn for each seed: of every cost (``cost``), as when fp32 was timed in a slower or faster
-session, or of every saving (``saving``). Timing is off by a lognormal factor that is drawn for each trial; the trial's
-own interval shows half of it, as where sessions of one graph differ.
+Latency terms have two errors: a lognormal(0, 0.3) factor on each operator's saving, and one common factor between 0.7
+and 1.4 per seed. The common factor applies to every cost (``cost``), as when fp32 was timed in a slower or faster
+session, or to every saving (``saving``). Timing has one lognormal error per trial. The trial's own interval shows half
+of it, as when latency varies between sessions of the same graph.
 
-The table shows, from the third trial on, the share of measured costs within the 95 % interval predicted for them, the
-mean standardized residual and its root mean square, and how many predictions these are; then the lowest true cost of a
-trial within the limit, and that of the trial preferred by what was measured, both relative to the optimum; the trials
-taken; and the shares of searches that ended because what was left to gain was below the timing noise, or because
-nothing better was possible.
+The table shows for the trials from the third on: the share of measured costs within their predicted 95 % intervals, the
+mean of the standardized residuals and their root mean square, and the number of predictions. Further columns are, both
+relative to the optimum, the lowest true cost of a trial within the limit and the true cost of the trial with the best
+measurement; the number of trials; and the shares of searches that ended because the remaining gain was below the timing
+noise, or because no better configuration was possible.
 
     python benchmarks/calibration_search.py --seeds 20 --noise 0.01 0.05 0.15
 """
@@ -48,18 +48,18 @@ from nc_strategies.strategies.ilp.strategy import IlpStrategy
 
 Array = NDArray[np.float64]
 INT8 = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
-OPERATORS, SAVED, LOST, ALLOWED, ACCURACY, SAMPLES = 24, 0.5, 0.05, 0.01, 0.75, 10**9
+OPERATORS, TOTAL_SAVING, TOTAL_LOSS, TOLERATED_LOSS, FP32_ACCURACY, SAMPLES = 24, 0.5, 0.05, 0.01, 0.75, 10**9
 LOWEST_FACTOR, HIGHEST_FACTOR = 0.7, 1.4
-SHOWN = 0.5
-"""Part of the timing noise that a trial's own interval shows."""
-FIRST = 3
-"""The first trial whose prediction counts."""
+SHOWN_NOISE_SHARE = 0.5
+"""Share of the timing noise that a trial's own interval shows."""
+FIRST_EVALUATED_TRIAL = 3
+"""Number of the first trial whose prediction is evaluated."""
 KINDS = ("cost", "saving")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One problem: true prices, the estimates of them by operator, and the common factor."""
+    """One problem: true prices per operator, their estimates, and the common factor."""
 
     saved: Array
     lost: Array
@@ -75,7 +75,7 @@ class Drawn:
         """The problem with a seed."""
         rng = np.random.default_rng([seed, 7])
         saved, lost = rng.lognormal(0, 0.8, OPERATORS), rng.lognormal(0, 1.5, OPERATORS)
-        saved, lost = saved / saved.sum() * SAVED, lost / lost.sum() * LOST
+        saved, lost = saved / saved.sum() * TOTAL_SAVING, lost / lost.sum() * TOTAL_LOSS
         terms, losses = saved * rng.lognormal(0, 0.3, OPERATORS), lost * rng.lognormal(0, 0.7, OPERATORS)
         return Drawn(saved, lost, terms, losses, float(rng.uniform(LOWEST_FACTOR, HIGHEST_FACTOR)), kind, noise, seed)
 
@@ -92,12 +92,12 @@ class Drawn:
         return float(self.lost[[not scheme.is_float for _, scheme in config.ops]].sum())
 
     def evaluate(self, config: Config) -> Evaluation:
-        """What measuring a configuration gives, the same each time."""
+        """Simulated measurement of a configuration, the same each time."""
         rng = np.random.default_rng([self.seed, int(config.fingerprint, 16)])
         cost = self.cost(config) * float(np.exp(self.noise * rng.standard_normal()))
-        shown = 1.96 * SHOWN * self.noise * float(np.sqrt(rng.chisquare(9) / 9))
+        shown = 1.96 * SHOWN_NOISE_SHARE * self.noise * float(np.sqrt(rng.chisquare(9) / 9))
         return Evaluation(
-            (("accuracy", ACCURACY - self.loss(config)),),
+            (("accuracy", FP32_ACCURACY - self.loss(config)),),
             (),
             (("latency", cost),),
             (("latency", shown),),
@@ -107,7 +107,7 @@ class Drawn:
         )
 
     def problem(self, budget: int) -> Problem:
-        """What the strategy is given."""
+        """The tuning problem that the strategy gets."""
         space = Space(
             Capabilities(
                 tuple(
@@ -117,13 +117,14 @@ class Drawn:
             )
         )
         goal = Goal(
-            (Constraint.from_baseline("accuracy", ACCURACY, True, "absolute", ALLOWED),), (Objective("latency"),)
+            (Constraint.from_baseline("accuracy", FP32_ACCURACY, True, "absolute", TOLERATED_LOSS),),
+            (Objective("latency"),),
         )
         terms = LatencyTerms(
             float(1 - self.terms.sum()),
             {name: {INT8: 0.0, FLOAT: float(saved)} for name, saved in zip(space.ops, self.terms, strict=True)},
         )
-        baseline = Evaluation((("accuracy", ACCURACY),), (), (("latency", 1.0),), (("latency", 0.0),), SAMPLES)
+        baseline = Evaluation((("accuracy", FP32_ACCURACY),), (), (("latency", 1.0),), (("latency", 0.0),), SAMPLES)
         return Problem(
             space,
             goal,
@@ -136,11 +137,11 @@ class Drawn:
         )
 
     def optimum(self) -> float:
-        """The lowest true cost within the loss that is allowed, fp32's where it is lower."""
+        """The lowest true cost within the allowed loss; fp32's cost where it is lower."""
         with quiet():
             found = milp(
                 -self.saved,
-                constraints=LinearConstraint(self.lost[None], -np.inf, ALLOWED),
+                constraints=LinearConstraint(self.lost[None], -np.inf, TOLERATED_LOSS),
                 integrality=np.ones(OPERATORS),
                 bounds=Bounds(0, 1),
             )
@@ -150,12 +151,12 @@ class Drawn:
 
 @dataclass
 class Course:
-    """A search: its trials, what it found, and why it ended."""
+    """A search: its trials, their costs, and why it ended."""
 
     problem: Problem
     trials: list[Trial] = field(default_factory=list)
     chosen: float = 1.0
-    """True cost of the trial that is preferred by what was measured; fp32's where none is."""
+    """True cost of the trial with the best measurement; fp32's without one."""
     found: float = 1.0
     """Lowest true cost of a trial that met the constraint."""
     ended: str = ""
@@ -167,13 +168,13 @@ class Course:
             [
                 (self.problem.goal.cost(t.evaluation) - t.predicted.cost) / t.predicted.cost_sd
                 for t in self.trials
-                if t.number >= FIRST and t.predicted and t.evaluation
+                if t.number >= FIRST_EVALUATED_TRIAL and t.predicted and t.evaluation
             ]
         )
 
 
 def search(drawn: Drawn, budget: int) -> Course:
-    """Run the strategy."""
+    """Run the strategy on a problem."""
     course = Course(drawn.problem(budget))
     goal, strategy = course.problem.goal, IlpStrategy(IlpSettings(), course.problem)
     while len(course.trials) < budget and (config := strategy.propose()) is not None:
@@ -213,7 +214,7 @@ def summary(noise: float, kind: str, seeds: list[int], budget: int) -> dict[str,
 
 
 def main() -> None:
-    """Run what was asked for, print a table, write JSON."""
+    """Run the searches, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.01, 0.05, 0.15], help="relative timing noise")
     parser.add_argument("--factor-of", choices=KINDS, nargs="+", default=list(KINDS))
@@ -239,7 +240,8 @@ def main() -> None:
             )
     arguments.json.write_text(
         json.dumps(
-            {"rows": rows, "budget": arguments.budget, "operators": OPERATORS, "interval_shows": SHOWN}, indent=2
+            {"rows": rows, "budget": arguments.budget, "operators": OPERATORS, "interval_shows": SHOWN_NOISE_SHARE},
+            indent=2,
         )
         + "\n"
     )

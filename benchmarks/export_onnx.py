@@ -1,4 +1,4 @@
-"""A Keras model as ONNX, with a free batch size, checked against the original.
+"""Export a Keras model to ONNX with a dynamic batch size, and check its outputs against the original.
 
 usage: python benchmarks/export_onnx.py model.keras model.onnx
 """
@@ -15,7 +15,7 @@ TOLERANCE = 1e-4
 
 
 def main() -> None:
-    """Export, then compare the outputs on random input."""
+    """Export the model, then compare the outputs on random inputs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("keras_file")
     parser.add_argument("onnx_file")

@@ -1,8 +1,8 @@
-"""What the engine's own process costs: the same run with and without it, in turn.
+"""Cost of running the engine in a separate process: the same run with and without it, alternating.
 
     python benchmarks/isolation.py --pairs 3
 
-Processor time tells more than the clock on a machine that does other things too; the latencies measured must agree.
+On a machine with other load, processor time is more reliable than wall time. The measured latencies must agree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 
 def once(isolation: str, trials: int, folder: Path, backend: str) -> dict[str, float]:
-    """Seconds by the clock and of the processor, and the latencies of one run."""
+    """Wall time, processor time and latencies of one run."""
     begin = time.monotonic()
     process = subprocess.Popen(
         [

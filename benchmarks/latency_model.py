@@ -1,8 +1,8 @@
-"""The latency model against the clock: fitted, then compared with configurations it has not seen.
+"""Accuracy of the latency model: predicted against measured latency of configurations it was not fitted to.
 
-Each model and backend is a child process of its own: an engine fixes its threads once a process. ``--data`` names a
-folder with the reference models (``*.keras``) and ``cifar10_calib.npz``; ``--onnx`` one with their exports by
-export_onnx.py, without which the backend exports them itself.
+Each pair of a model and a backend runs in its own child process, because an engine sets its threads once per process.
+``--data`` is a folder with the reference models (``*.keras``) and ``cifar10_calib.npz``. ``--onnx`` is a folder with
+their exports by export_onnx.py; without it, the backend exports them itself.
 
     python benchmarks/latency_model.py
     python benchmarks/latency_model.py --data ../shared/data --models mobilenet_v1 resnet50_v1 mobilenet_v3_small
@@ -35,17 +35,17 @@ from nc_strategies.space import FLOAT, Config, OpScheme, Space
 PIXELS = {"mobilenet_v1": 64, "mobilenet_v3_small": 64, "resnet50_v1": 32}
 BACKENDS = ("onnxruntime", "tensorflow")
 CALIBRATION, SIDE_BY_SIDE = 50, 1
-MEAN_ERROR, RANK_CORRELATION = 0.04, 0.95
-"""What is required of every model and backend."""
+MAX_MEAN_ERROR, MIN_RANK_CORRELATION = 0.04, 0.95
+"""Requirements on every model and backend: largest mean relative error, least rank correlation."""
 SESSIONS = 4
-"""Each configuration is opened so many times: what stays with a graph while it is open is part of its latency."""
-SHORT = 1.0
-"""Seconds of fp32's runs beside each configuration that a short model gets, up to five times `--runs`."""
+"""Sessions of each configuration. Per-session bias is averaged out only by reopening the graph."""
+FAST_MODEL_SECONDS = 1.0
+"""Seconds of fp32's timed runs per configuration of a fast model, with at most five times `--runs`."""
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
 def source(name: str, data: Path | None, onnx: Path | None) -> tuple[ModelSource, NDArray[Any]]:
-    """A model, and pictures to calibrate it with."""
+    """A model, and images for its calibration."""
     if name == "sample":
         pictures = np.load(samples.calibration_images())["x"][:CALIBRATION]
         return sample(), pictures.astype(np.float32) * samples.SCALE + samples.OFFSET
@@ -60,7 +60,7 @@ def source(name: str, data: Path | None, onnx: Path | None) -> tuple[ModelSource
 
 
 def draw(space: Space, wanted: int, rng: np.random.Generator) -> dict[str, Config]:
-    """Configurations: random ones, half of them with random schemes, and four with a block of operators in fp32."""
+    """Draw configurations: random ones, half of them with random schemes, and four with blocks of operators in fp32."""
     groups = {g: [s for s in space.schemes(g) if not s.is_float] for g in space.groups}
     groups = {g: schemes for g, schemes in groups.items() if schemes}
     found: dict[str, Config] = {}
@@ -78,7 +78,7 @@ def random_config(
     any_scheme: bool,
     rng: np.random.Generator,
 ) -> Config:
-    """A share of the groups in int8, by random schemes or by the default ones."""
+    """A configuration with a share of the groups in int8, with random schemes or the default ones."""
     default, chosen = space.default(), {}
     for group, schemes in groups.items():
         scheme = schemes[int(rng.integers(len(schemes)))] if any_scheme else default.schemes[group[0]]
@@ -102,7 +102,7 @@ def blocks_in_float(space: Space, order: Sequence[tuple[str, ...]]) -> dict[str,
 def faster(
     backend: Backend, space: Space, batch: Batch, runs: int, rng: np.random.Generator, clock: Callable[[], float]
 ) -> Executable:
-    """fp32 as trials are timed beside it: the faster of the model as given and the all-float graph."""
+    """The fp32 reference of trials: the faster of the model as given and the all-float graph."""
     both = [backend.reference(), backend.build(space.all_float())]
     timing = interleave([call(model, batch) for model in both], runs, rng, clock=clock)
     chosen = int(timing.ratio(1, 0) < 1)
@@ -111,7 +111,7 @@ def faster(
 
 
 def call(model: Executable, batch: Batch) -> Callable[[], object]:
-    """One run of a model."""
+    """A function that runs a model once."""
     return lambda: model.predict(batch)
 
 
@@ -124,10 +124,10 @@ def time_configs(
     rng: np.random.Generator,
     clock: Callable[[], float],
 ) -> tuple[dict[str, float], float]:
-    """Latencies relative to fp32's, the mean of some sessions, and by how much those differ, as a share (median)."""
+    """Latencies relative to fp32's, geometric means over sessions, and the median relative range between sessions."""
     logs: dict[str, list[float]] = {name: [] for name in configs}
     seconds = interleave([call(reference, batch)], 20, rng, clock=clock).median_ms(0) / 1e3
-    count = max(runs, min(5 * runs, int(SHORT / seconds)))
+    count = max(runs, min(5 * runs, int(FAST_MODEL_SECONDS / seconds)))
     for _ in range(SESSIONS):
         names = [str(name) for name in rng.permutation(list(configs))]
         for start in range(0, len(names), SIDE_BY_SIDE):
@@ -148,7 +148,7 @@ def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One row: a model on a backend."""
+    """Measure one row: a model on a backend."""
     name, backend_name = arguments.child
     clock = CLOCKS[arguments.clock]
     model, pictures = source(name, arguments.data, arguments.onnx)
@@ -188,7 +188,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run a child a row, print a table, write JSON; status 1 when a row is not as good as required."""
+    """Run one child per row, print a table, write JSON; exit with status 1 when a row misses a requirement."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["sample"], choices=["sample", *PIXELS])
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS)
@@ -256,9 +256,14 @@ def main() -> None:
     arguments.output.write_text(
         json.dumps({"clock": arguments.clock, "runs": arguments.runs, "rows": rows}, indent=2) + "\n"
     )
-    missed = [row for row in rows if row["mean_error"] > MEAN_ERROR or row["rank_correlation"] < RANK_CORRELATION]
+    missed = [
+        row for row in rows if row["mean_error"] > MAX_MEAN_ERROR or row["rank_correlation"] < MIN_RANK_CORRELATION
+    ]
     for row in missed:
-        print(f"{row['model']} on {row['backend']}: more than {MEAN_ERROR:.0%} off, or ranks below {RANK_CORRELATION}")
+        print(
+            f"{row['model']} on {row['backend']}: more than {MAX_MEAN_ERROR:.0%} off, "
+            f"or ranks below {MIN_RANK_CORRELATION}"
+        )
     raise SystemExit(1 if missed else 0)
 
 

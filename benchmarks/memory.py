@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --trials 300 --backend onnxruntime
 
-Prints the resident memory in use while the trials pass; the growth from the median of the second sixth, when caches are
-filled, to that of the last must stay below a limit.
+Prints the resident memory during the trials. Its growth from the median of the second sixth, when caches are filled, to
+the median of the last sixth must stay below a limit.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ import psutil
 
 from nc_strategies import samples
 
-LIMIT = 0.05
-EVERY = 0.5
+MAX_GROWTH = 0.05
+"""Largest allowed relative growth."""
+READING_INTERVAL = 0.5
+"""Seconds between two readings."""
 
 
 def watch(process: subprocess.Popen[bytes], journal: Path) -> list[tuple[int, float, float]]:
-    """(trials done, the command's MB, its workers' MB), twice a second while trials pass."""
+    """Readings (finished trials, the command's MB, its workers' MB) during the trials."""
     seen = []
     parent = psutil.Process(process.pid)
     while process.poll() is None:
-        time.sleep(EVERY)
+        time.sleep(READING_INTERVAL)
         try:
             own = parent.memory_info().rss
             workers = sum(child.memory_info().rss for child in parent.children())
@@ -43,14 +45,14 @@ def watch(process: subprocess.Popen[bytes], journal: Path) -> list[tuple[int, fl
 
 
 def growth(values: list[float]) -> float:
-    """From the median of the second sixth, when caches are filled, to that of the last."""
+    """Relative growth from the median of the second sixth, when caches are filled, to that of the last sixth."""
     sixth = max(1, len(values) // 6)
     early, late = np.median(values[sixth : 2 * sixth + 1]), np.median(values[-sixth:])
     return float(late / early - 1)
 
 
 def main() -> None:
-    """Tune the sample for many trials, and compare."""
+    """Tune the sample for many trials, and check the growth."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--backend", default="onnxruntime", choices=["onnxruntime", "tensorflow"])
@@ -83,12 +85,12 @@ def main() -> None:
         result = json.loads((Path(place) / "run" / "result.json").read_text())
     for step in range(0, len(seen), max(1, len(seen) // 10)):
         print("{:4d} trials: command {:.0f} MB, worker {:.0f} MB".format(*seen[step]))
-    # What is measured once more at the end holds several models at a time.
+    # The final measurement holds several models at a time.
     passing = [s for s in seen if s[0] < options.trials]
     command, worker = growth([s[1] for s in passing]), growth([s[2] for s in passing])
     total = result["trials"]["total"]
     print(f"{options.backend}: {total} trials, growth: command {command:+.1%}, worker {worker:+.1%}")
-    sys.exit(max(command, worker) > LIMIT)
+    sys.exit(max(command, worker) > MAX_GROWTH)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What a run of many trials spends outside of calibrating, building, evaluating, timing and the strategy.
+"""Overhead of a run: time outside of calibrating, building, evaluating, timing and the strategy.
 
-The seconds are those of `result.json`, where measuring fp32 and the finalists counts as evaluating and timing, and
-estimates as the strategy's. `outside the five` is all the rest of a run; of it, `between trials` is what loading the
-model (with the engine) and saving leave. Importing an engine takes the same few seconds in every run: on the sample,
-whose evaluation is short, it shows most. `--data` names a folder with `mobilenet_v1.keras`, `resnet50_v1.keras`,
-`cifar10_eval.npz` and `cifar10_calib.npz`, for three more runs on models of usual size.
+The seconds are those of `result.json`. There, measurements of fp32 and of the finalists count as evaluating and timing,
+and estimates count as the strategy's. `outside the five` is the rest of a run. `between trials` is that rest without
+loading the model (with the engine) and saving. Importing an engine takes the same few seconds in every run; its share
+is largest on the sample, whose evaluation is short. `--data` is a folder with `mobilenet_v1.keras`,
+`resnet50_v1.keras`, `cifar10_eval.npz` and `cifar10_calib.npz`, for three more runs on models of usual size.
 
 usage: python benchmarks/overhead.py [--trials 50] [--data FOLDER] [--json FILE] [-- key=value ...]
 """
@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-FIVE = ("calibrate", "build", "accuracy", "latency", "strategy")
-AROUND = ("load", "save")
+FIVE_STAGES = ("calibrate", "build", "accuracy", "latency", "strategy")
+LOAD_AND_SAVE_STAGES = ("load", "save")
 RUNS = (
     ["backend=onnxruntime", "model=sample", "strategy=random"],
     ["backend=onnxruntime", "model=sample", "strategy=basic"],
@@ -35,7 +35,7 @@ PIXELS = {"mobilenet_v1": 64, "resnet50_v1": 32}
 
 
 def reference(folder: Path, model: str) -> list[str]:
-    """What selects a reference model and its data."""
+    """The overrides that select a reference model and its data."""
     folder = folder.resolve()
     return [
         "model=keras",
@@ -50,10 +50,10 @@ def reference(folder: Path, model: str) -> list[str]:
 
 
 def run(label: str, overrides: list[str], trials: int) -> dict[str, Any]:
-    """One run in a process of its own; its shares of time.
+    """Run once in a separate process, and return the run's shares of time.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the run failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -69,8 +69,8 @@ def run(label: str, overrides: list[str], trials: int) -> dict[str, Any]:
         result = json.loads(path.read_text())
     seconds = result["seconds"]
     total = seconds["total"]
-    five = sum(seconds.get(stage, 0.0) for stage in FIVE)
-    around = sum(seconds.get(stage, 0.0) for stage in AROUND)
+    five = sum(seconds.get(stage, 0.0) for stage in FIVE_STAGES)
+    around = sum(seconds.get(stage, 0.0) for stage in LOAD_AND_SAVE_STAGES)
     return {
         "run": label,
         "trials": result["trials"]["total"],
@@ -81,7 +81,7 @@ def run(label: str, overrides: list[str], trials: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--data", type=Path, help="folder with the reference model and its data")

@@ -1,10 +1,10 @@
-"""This project beside its peers: time to a model that meets the goal, its accuracy and its latency.
+"""Comparison with other tools: time to a model that meets the goal, its accuracy and its latency.
 
     python benchmarks/peers.py --data ../shared/data                  # everything: hours
     python benchmarks/peers.py --cases uneven/free --tools nncf basic --samples 500
     python benchmarks/peers.py --report outputs/peers/runs/.../results.json
 
-Finished cells are kept in the work folder: the same command goes on where it was stopped. See docs/benchmarks.md.
+Finished cells are kept in the work folder, so that the same command resumes after a stop. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from peers.prepare import MODELS, prepare  # noqa: E402
 
 GRANULARITIES = ("free", "per_tensor")
 TOOLS = (*PEERS, "basic", "sigopt", "ilp", "basic@25", "sigopt@25", "ilp@25")
-RUNS = 600
+TIMED_RUNS = 600
 
 
 def main() -> None:
-    """Run the cells that are missing, judge the cases that changed, print the report."""
+    """Run the missing cells, judge the changed cases, print the report."""
     arguments = parse()
     if arguments.report:
         print(report.markdown(json.loads(arguments.report.read_text())))
         return
-    # Ended from outside, it must take the tool that is running with it.
+    # SIGTERM must end the running tool too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     terms = Terms(
         arguments.samples,
@@ -115,7 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tolerable-loss", type=float, default=0.01, help="relative")
     parser.add_argument("--batch-size", type=int, default=100, help="of evaluations")
     parser.add_argument("--limit", type=float, default=900, help="seconds a tool and case")
-    parser.add_argument("--runs", type=int, default=RUNS, help="timed runs of each model")
+    parser.add_argument("--runs", type=int, default=TIMED_RUNS, help="timed runs of each model")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor that all run on")
     parser.add_argument("--python", default=sys.executable, help="Python 3.11 that environments are made with")
     parser.add_argument("--force", action="store_true", help="run finished cells again")
@@ -125,7 +125,7 @@ def parse() -> argparse.Namespace:
 
 
 def usable(tools: list[str]) -> list[str]:
-    """The tools without strategies that are not installed, of which a word is said."""
+    """The tools without strategies that are not installed; each of these is reported."""
     from nc_strategies.registry import registry
 
     strategies = registry().names("strategy")
@@ -136,7 +136,7 @@ def usable(tools: list[str]) -> list[str]:
 
 
 def judge(case: Case, cells: dict[str, Any], folder: Path, terms: Terms, runs: int) -> dict[str, Any]:
-    """Accuracy and latency of fp32 and of every model that was handed over."""
+    """Accuracy and latency of fp32 and of every tool's model."""
     models = {"fp32": str(case.model), **{tool: cell["model"] for tool, cell in cells.items() if cell["model"]}}
     task, output = folder / "judge.json", folder / "judged.json"
     task.write_text(
@@ -164,14 +164,14 @@ def judge(case: Case, cells: dict[str, Any], folder: Path, terms: Terms, runs: i
 
 
 def write(path: Path, results: report.Results) -> None:
-    """Write the results in one move."""
+    """Write the results atomically."""
     from nc_strategies.report.result import write_json
 
     write_json(path, results)
 
 
 def machine() -> str:
-    """The processor's name and the system."""
+    """Processor and Python version."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     flags = next((line for line in info.splitlines() if line.startswith("flags")), "")
@@ -180,7 +180,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what is compared."""
+    """Versions of the compared packages."""
     found = {"nc-strategies": metadata.version("nc-strategies"), "onnxruntime": metadata.version("onnxruntime")}
     for peer in PEERS.values():
         if peer.packages:
@@ -190,7 +190,7 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str:
-    """The commit of this checkout, with a + when it was changed since."""
+    """The commit of this checkout, with a + when tracked files have changed."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

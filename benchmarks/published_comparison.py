@@ -1,14 +1,14 @@
-"""The comparison that Intel Neural Compressor published for its SigOpt strategy, in kind: basic against sigopt.
+"""basic against sigopt, after the comparison that Intel Neural Compressor published for its SigOpt strategy.
 
-For each model, strategy and seed one run of ``python -m nc_strategies`` with the same number of trials. The models
-which the runs return are then evaluated side by side with fp32, batch by batch in turn in one process, several times:
+Each model, strategy and seed has one run of ``python -m nc_strategies`` with the same number of trials. The models of
+all runs are then evaluated side by side with fp32 in one process, several times, with models alternating per batch.
 `duration` is the time of one whole evaluation, as in the published table.
 
     python benchmarks/published_comparison.py --data ../shared/data --trials 20 --seeds 0 1 2
     python benchmarks/published_comparison.py --model mine.keras --evaluation eval.npz --calibration calib.npz \
         --override data.preprocess.scale=0.00392 data.preprocess.resize=[224,224]
 
-A run that is there already is not repeated, so the script may be stopped and started again.
+Finished runs are not repeated, so that the script can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ PUBLISHED = {
     "ResNet50_v1": (0.8299, {"basic": (0.8294, 85.08), "sigopt": (0.8291, 83.45)}),
 }
 PACKAGES = ("nc-strategies", "tensorflow", "sigopt", "optuna", "numpy")
-TIE = 0.015
-"""Relative difference of medians that a repetition of the whole timing does not reproduce."""
+DURATION_TIE = 0.015
+"""Relative difference of medians below which two durations tie: repeated timing does not reproduce it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its data, and what the runs are told about them."""
+    """A model and its data, with the overrides of its runs."""
 
     name: str
     overrides: tuple[str, ...]
 
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
-    """The reference models of a folder, or the user's model."""
+    """The cases of the reference models in a folder, or of the user's model."""
     if arguments.model:
         data = [f"model.path={arguments.model}", f"data.path={arguments.evaluation}"]
         if arguments.calibration:
@@ -69,7 +69,7 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
 
 
 def run(case: Case, strategy: str, seed: int, arguments: argparse.Namespace) -> Path:
-    """One run in its own process; its folder."""
+    """Run once in a separate process, and return the run's folder."""
     folder = Path(arguments.work).resolve() / case.name / f"{strategy}-{seed}"
     result = folder / "result.json"
     found = json.loads(result.read_text()) if result.is_file() else {"stop_reason": "interrupted"}
@@ -101,7 +101,7 @@ def run(case: Case, strategy: str, seed: int, arguments: argparse.Namespace) -> 
 
 
 def evaluate(case: Case, folders: Sequence[Path], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """fp32 and the models of some runs, evaluated side by side; a child, since TensorFlow's threads last a process."""
+    """Evaluate fp32 and the models of runs side by side, in a child: TensorFlow sets its threads once per process."""
     command = [
         sys.executable,
         __file__,
@@ -118,7 +118,7 @@ def evaluate(case: Case, folders: Sequence[Path], arguments: argparse.Namespace)
 
 
 def evaluate_here(folders: Sequence[Path], passes: int, threads: int) -> None:
-    """Evaluate saved models side by side with their fp32, and print the figures as one line of JSON."""
+    """Evaluate saved models side by side with their fp32 model, and print the figures as one line of JSON."""
     import yaml
 
     from nc_strategies.data.dataset import Dataset
@@ -126,12 +126,12 @@ def evaluate_here(folders: Sequence[Path], passes: int, threads: int) -> None:
     from nc_strategies.metrics.classification import Top1
     from nc_strategies.registry import registry
 
-    told = yaml.safe_load((folders[0] / "config.yaml").read_text())
+    config = yaml.safe_load((folders[0] / "config.yaml").read_text())
     found = registry()
-    backend = found.create("backend", told["backend"], threads)
-    info = backend.load(found.create("model", told["model"]).load())
-    settings = found.settings("data", told["data"])
-    raw, _ = found.target(found.get("data", told["data"]["name"]))(settings).load()
+    backend = found.create("backend", config["backend"], threads)
+    info = backend.load(found.create("model", config["model"]).load())
+    settings = found.settings("data", config["data"])
+    raw, _ = found.target(found.get("data", config["data"]["name"]))(settings).load()
     data = Dataset(raw, settings.preprocess, info)
     models = [backend.reference()]
     for folder in folders:
@@ -160,7 +160,7 @@ def evaluate_here(folders: Sequence[Path], passes: int, threads: int) -> None:
 
 
 def compare(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All runs of a case, and the figures of their models."""
+    """Run a case for all strategies and seeds, and evaluate the models."""
     labels = [(strategy, seed) for seed in arguments.seeds for strategy in arguments.strategies]
     folders = [run(case, strategy, seed, arguments) for strategy, seed in labels]
     fp32, *rows = evaluate(case, folders, arguments)
@@ -184,7 +184,7 @@ def compare(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(case: dict[str, Any], strategies: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a strategy: medians over the seeds, and the range."""
+    """One row per strategy: medians and ranges over the seeds."""
     rows = []
     for strategy in strategies:
         runs = [r for r in case["runs"] if r["strategy"] == strategy]
@@ -212,7 +212,7 @@ def summary(case: dict[str, Any], strategies: Sequence[str]) -> list[dict[str, A
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The published columns and ours, as Markdown."""
+    """The columns of the published table and further ones, as Markdown."""
     lines = [
         "| model | fp32 | fp32 duration (s) | strategy | int8 accuracy | int8 duration (s) | duration of fp32's | "
         "search (s) | met |",
@@ -230,18 +230,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def claims(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What the comparison is asked, and the answers."""
-    said = []
+    """The questions of the comparison, with their answers."""
+    answers = []
     for model in dict.fromkeys(r["model"] for r in rows):
         of = {r["strategy"]: r for r in rows if r["model"] == model}
         for name, r in of.items():
             within = r["accuracies"][0] >= r["fp32"] * 0.99
-            said.append(f"{model}, {name}: every seed within 1 % of fp32's accuracy: {'yes' if within else 'NO'}")
+            answers.append(f"{model}, {name}: every seed within 1 % of fp32's accuracy: {'yes' if within else 'NO'}")
         if {"basic", "sigopt"} <= set(of):
             ratio = of["sigopt"]["of_fp32"] / of["basic"]["of_fp32"]
-            verdict = "yes" if ratio <= 1 else "a tie" if ratio <= 1 + TIE else "NO"
-            said.append(f"{model}: sigopt's median duration not above basic's: {verdict} (ratio {ratio:.3f})")
-    return said
+            verdict = "yes" if ratio <= 1 else "a tie" if ratio <= 1 + DURATION_TIE else "NO"
+            answers.append(f"{model}: sigopt's median duration not above basic's: {verdict} (ratio {ratio:.3f})")
+    return answers
 
 
 def document(found: dict[str, Any]) -> str:
@@ -280,7 +280,7 @@ def document(found: dict[str, Any]) -> str:
 
 
 def processor() -> str:
-    """The processor's name and what it has for int8."""
+    """The processor's name and its instruction sets for int8."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,6 +1,6 @@
-"""Seconds until the command answers, beside the import of hydra, on which it stands.
+"""Start-up time of commands, compared with the import of hydra, which they depend on.
 
-Each command runs in a process of its own, all of them in turn in random order; the medians are compared.
+Each command runs in its own process, all commands in random order per round; the medians are compared.
 
 usage: python benchmarks/startup.py [--runs 10] [--json FILE]
 """
@@ -27,14 +27,14 @@ COMMANDS = {
 
 
 def once(command: list[str], folder: str) -> float | None:
-    """Seconds of a command; None when it fails."""
+    """Wall time of a command in seconds; None when it fails."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, check=False)
     return None if done.returncode else time.perf_counter() - start
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--json", type=Path)
@@ -44,7 +44,7 @@ def main() -> None:
         for number in range(arguments.runs + 1):
             for name in random.sample(list(COMMANDS), len(COMMANDS)):
                 found = once(COMMANDS[name], folder)
-                if number:  # the first round fills the caches of the file system
+                if number:  # The first round fills the caches of the file system.
                     seconds[name].append(found)
     rows = {}
     for name, values in seconds.items():

@@ -1,17 +1,17 @@
-"""Strategies on a problem whose optimum is known: 54 operators with given prices.
+"""Strategies on a synthetic problem with a known optimum: 54 operators with given prices.
 
-Int8 in operator i saves a share of the time which is lognormal(0, 0.8), 0.6 in all, and loses accuracy which is
-lognormal(0, 1.5), 0.05 in all; 0.01 may be lost. Strategies are given estimates which are off by lognormal(0, 0.3) for
-time and lognormal(0, 0.7) for loss, and never see the true values but by their own trials. fp32 costs 1. The estimates
-cost no evaluation.
+The time that int8 saves in an operator is lognormal(0, 0.8), scaled to a sum of 0.6. The accuracy that it loses is
+lognormal(0, 1.5), scaled to a sum of 0.05, of which 0.01 is tolerated. fp32 costs 1. Strategies get estimates with
+errors of lognormal(0, 0.3) for time and lognormal(0, 0.7) for loss, and see true values only in their own trials. The
+estimates cost no evaluation.
 
-Variants: ``exact``: each trial shows the true loss; ``sampled``: it shows the loss on 2,000 samples, of which int8 gets
-wrong twice as many as it loses and right once as many, so that fp32 and int8 disagree on three for each that is lost;
-``pairs``: a fifth of the loss belongs to 54 random pairs of operators and is paid when both are in int8.
+Variants: ``exact``: a trial measures the true loss. ``sampled``: a trial measures the loss on 2,000 samples; per sample
+of net loss, int8 gets two samples wrong and one right on which fp32 differs, so that fp32 and int8 disagree on three.
+``pairs``: a fifth of the loss belongs to 54 random pairs of operators and applies when both are in int8.
 
-The table shows the true cost of the configuration that is accepted, the cheapest whose measured loss is within the
-limit, fp32 where there is none; the share of accepted configurations whose true loss is over the limit; and, of SigOpt,
-the share of suggestions that came from the optimizer and not from the opening before it.
+The table shows the true cost of the accepted configuration, which is the cheapest whose measured loss is within the
+limit, or fp32 without one; the share of accepted configurations whose true loss exceeds the limit; and, for SigOpt, the
+share of suggestions that came from the optimizer and not from the opening before it.
 
     python benchmarks/synthetic_search.py --strategies random basic sigopt ilp --budget 40 --seeds 0-9 --variant exact
 """
@@ -51,10 +51,11 @@ from nc_strategies.registry import registry
 from nc_strategies.strategies.ilp.program import quiet
 
 Array = NDArray[np.float64]
-OPERATORS, SAVED, LOST, ALLOWED, ACCURACY = 54, 0.6, 0.05, 0.01, 0.75
-SAMPLES, PAIRED = 2000, 0.2
-MANY = 10**9
-"""Samples of a trial without noise."""
+OPERATORS, TOTAL_SAVING, TOTAL_LOSS, TOLERATED_LOSS, FP32_ACCURACY = 54, 0.6, 0.05, 0.01, 0.75
+SAMPLES, PAIRED_LOSS_SHARE = 2000, 0.2
+"""Samples of a trial of ``sampled``, and share of the loss that belongs to pairs in ``pairs``."""
+NOISELESS_SAMPLES = 10**9
+"""Number of samples of a trial without noise."""
 CHECKPOINTS = (10, 20, 40, 100)
 INT8 = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
 VARIANTS = ("exact", "sampled", "pairs")
@@ -62,14 +63,14 @@ VARIANTS = ("exact", "sampled", "pairs")
 
 @dataclass(frozen=True)
 class Synthetic:
-    """One drawn problem: true prices, and the estimates of them, by operator."""
+    """One drawn problem: true prices per operator, and their estimates."""
 
     saved: Array
     lost: Array
     saved_estimate: Array
     lost_estimate: Array
     pairs: tuple[tuple[int, int, float], ...] = ()
-    samples: int = MANY
+    samples: int = NOISELESS_SAMPLES
     seed: int = 0
 
     @staticmethod
@@ -77,16 +78,22 @@ class Synthetic:
         """The problem with a seed."""
         rng = np.random.default_rng(seed)
         saved, lost = rng.lognormal(0, 0.8, OPERATORS), rng.lognormal(0, 1.5, OPERATORS)
-        saved, lost = saved / saved.sum() * SAVED, lost / lost.sum() * LOST
+        saved, lost = saved / saved.sum() * TOTAL_SAVING, lost / lost.sum() * TOTAL_LOSS
         times, losses = rng.lognormal(0, 0.3, OPERATORS), rng.lognormal(0, 0.7, OPERATORS)
         pairs: list[tuple[int, int, float]] = []
         if variant == "pairs":
             prices = rng.lognormal(0, 1.0, OPERATORS)
-            prices *= LOST * PAIRED / prices.sum()
+            prices *= TOTAL_LOSS * PAIRED_LOSS_SHARE / prices.sum()
             pairs = [(*sorted(rng.choice(OPERATORS, 2, replace=False).tolist()), float(p)) for p in prices]
-            lost = lost * (1 - PAIRED)
+            lost = lost * (1 - PAIRED_LOSS_SHARE)
         return Synthetic(
-            saved, lost, saved * times, lost * losses, tuple(pairs), SAMPLES if variant == "sampled" else MANY, seed
+            saved,
+            lost,
+            saved * times,
+            lost * losses,
+            tuple(pairs),
+            SAMPLES if variant == "sampled" else NOISELESS_SAMPLES,
+            seed,
         )
 
     def loss(self, config: Config) -> float:
@@ -95,14 +102,14 @@ class Synthetic:
         return float(self.lost[int8].sum()) + sum(p for a, b, p in self.pairs if int8[a] and int8[b])
 
     def evaluate(self, config: Config) -> Evaluation:
-        """What measuring a configuration gives, the same each time."""
+        """Simulated measurement of a configuration, the same each time."""
         int8 = np.array([not scheme.is_float for _, scheme in config.ops])
         cost, loss = float(1.0 - self.saved[int8].sum()), self.loss(config)
-        if self.samples != MANY:
+        if self.samples != NOISELESS_SAMPLES:
             rng = np.random.default_rng([self.seed, int(config.fingerprint, 16)])
             loss = float(rng.poisson(2 * loss * self.samples) - rng.poisson(loss * self.samples)) / self.samples
         return Evaluation(
-            (("accuracy", ACCURACY - loss),),
+            (("accuracy", FP32_ACCURACY - loss),),
             (("latency_ms", cost),),
             (("latency", cost),),
             (("latency", 0.0),),
@@ -112,14 +119,14 @@ class Synthetic:
         )
 
     def problem(self, budget: int, seed: int, estimates: bool) -> Problem:
-        """What a strategy is given."""
+        """The tuning problem that a strategy gets."""
         space = Space(
             Capabilities(
                 tuple(OpCapability(f"op{i:02d}", "Conv", (INT8, FLOAT), parameters=1000) for i in range(OPERATORS))
             )
         )
         goal = Goal(
-            (Constraint.from_baseline("accuracy", ACCURACY, True, "absolute", ALLOWED),),
+            (Constraint.from_baseline("accuracy", FP32_ACCURACY, True, "absolute", TOLERATED_LOSS),),
             (Objective("latency", tie=0.0),),
         )
         terms = LatencyTerms(
@@ -145,11 +152,11 @@ class Synthetic:
         )
 
     def optimum(self) -> float:
-        """The lowest cost within the loss that is allowed, by integer programming with a product a pair."""
+        """The lowest cost within the allowed loss, by integer programming with one product per pair."""
         count = len(self.pairs)
         rows, low = np.zeros((1 + count, OPERATORS + count)), np.full(1 + count, -np.inf)
         rows[0] = np.concatenate([self.lost, [p for _, _, p in self.pairs]])
-        high = np.array([ALLOWED] + [1.0] * count)
+        high = np.array([TOLERATED_LOSS] + [1.0] * count)
         for k, (a, b, _) in enumerate(self.pairs):
             rows[k + 1, [a, b, OPERATORS + k]] = 1.0, 1.0, -1.0
         with quiet():
@@ -164,7 +171,7 @@ class Synthetic:
 
 @dataclass
 class Course:
-    """What is accepted after each evaluation: its true cost, and whether its true loss is over the limit."""
+    """Per evaluation, the accepted configuration's true cost and whether its true loss exceeds the limit."""
 
     costs: list[float] = field(default_factory=list)
     over: list[bool] = field(default_factory=list)
@@ -174,13 +181,13 @@ class Course:
     """Suggestions of SigOpt's opening and of its optimizer."""
 
     def at(self, evaluations: int) -> tuple[float, bool]:
-        """After so many evaluations, or at the end where the strategy finished before."""
+        """The values after a number of evaluations, or at the end of a strategy that finished before."""
         place = min(evaluations, len(self.costs)) - 1
         return self.costs[place], self.over[place]
 
 
 def search(name: str, budget: int, seed: int, variant: str, estimates: bool) -> Course:
-    """Run a strategy."""
+    """Run a strategy on a drawn problem."""
     drawn = Synthetic.draw(seed, variant)
     problem = drawn.problem(budget, seed, estimates)
     group: dict[str, Any] = {"name": name, **({"driver": "local"} if name == "sigopt" else {})}
@@ -201,7 +208,7 @@ def search(name: str, budget: int, seed: int, variant: str, estimates: bool) -> 
             if problem.goal.feasible(done) and done.ratio("latency") < accepted:
                 accepted, true = done.ratio("latency"), drawn.loss(config)
             course.costs.append(accepted)
-            course.over.append(true > ALLOWED + 1e-12)
+            course.over.append(true > TOLERATED_LOSS + 1e-12)
         strategy.observe(known[config.fingerprint])
     strategy.close()
     course.suggested = getattr(strategy, "suggested", {})
@@ -241,7 +248,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def main() -> None:
-    """Run what was asked for, print a table, write JSON."""
+    """Run the searches, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--strategies", nargs="+", default=["random", "basic", "sigopt", "ilp"])
     parser.add_argument("--budget", type=int, default=100, help="evaluations at most")

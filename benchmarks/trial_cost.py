@@ -1,8 +1,8 @@
-"""What a trial costs beside the bare work in it: its evaluation of the data and its timed runs.
+"""Overhead of a trial over its bare work: the evaluation of the data and the timed runs.
 
-A trial is `MeasurementTarget.measure` of a random configuration, evaluated completely. The bare work is a loop that
-feeds the same session the same ready batches, and runs it and fp32's session as often as the trial's timing did. Both
-alternate in one process; the median of their ratios is shown. A row a process.
+A trial is `MeasurementTarget.measure` of a random configuration with a complete evaluation. The bare work is a loop
+that feeds the same session with the same prepared batches, and runs it and fp32's session as often as the trial's
+timing did. Both alternate in one process; the table shows the median of their ratios. Each row has its own process.
 
 usage: python benchmarks/trial_cost.py [--data DIR] [--trials 5] [--samples N] [--json FILE]
 
@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-LIMIT = 1.25
+MAX_RATIO = 1.25
+"""Ratio of a trial to its bare work above which a row is marked."""
 PIXELS = {"mobilenet_v1": 64, "resnet50_v1": 32}
 BACKENDS = ("onnxruntime", "tensorflow")
 
 
 def settings(backend: str, model: str, folder: str, samples: int, work: str) -> Any:
-    """The configuration of a run on a model of the folder, or on the bundled sample."""
+    """The configuration of a run on a model in the folder, or on the bundled sample."""
     from nc_strategies import samples as bundled
     from nc_strategies.config import RunConfig
 
@@ -64,7 +65,7 @@ def settings(backend: str, model: str, folder: str, samples: int, work: str) -> 
 
 
 def measure(backend: str, model: str, folder: str, samples: int, trials: int) -> dict[str, Any]:
-    """The row of a backend and a model."""
+    """Measure the row of a backend and a model."""
     from nc_strategies.app.target import build
     from nc_strategies.measuring.latency import TIMING_RULES
     from nc_strategies.space import Space
@@ -90,7 +91,7 @@ def measure(backend: str, model: str, folder: str, samples: int, trials: int) ->
             for batch in batches:
                 session.predict(batch)
             evaluation = time.perf_counter() - start
-            # As many as the trial made: warm-up, and each timed run behind an untimed one.
+            # As many runs as in the trial: warm-up, and one untimed run before each timed run.
             runs = round(TIMING_RULES.warm_up_runs + 2 * config.latency_runs)
             start = time.perf_counter()
             for _ in range(runs):
@@ -118,7 +119,7 @@ def measure(backend: str, model: str, folder: str, samples: int, trials: int) ->
 
 
 def main() -> None:
-    """Measure each row in a process of its own, print, write."""
+    """Measure each row in its own process, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="")
     parser.add_argument("--trials", type=int, default=5)
@@ -161,7 +162,7 @@ def main() -> None:
                     [r["evaluation"] + r["latency"] for r in row["trials"]],
                 )
             )
-            over = "" if row["ratio"] <= LIMIT else f"  over {LIMIT}"
+            over = "" if row["ratio"] <= MAX_RATIO else f"  over {MAX_RATIO}"
             print(f"{backend:14}{model:16}{trial:9.2f}{bare:9.2f}{row['ratio']:14.2f}{over}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Commands beside the run: what there is to choose from, and what to do with a finished run."""
+"""Commands other than a run: list components, survey the machine, and explain, export or replay a finished run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command.
 
     Args:
-        arguments: The command's name and what follows it.
+        arguments: The command's name and its arguments.
 
     Returns:
         The exit status.
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands' options."""
+    """The parser of all commands."""
     top = argparse.ArgumentParser(prog="nc-strategies")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 

@@ -1,4 +1,4 @@
-"""The console script: a small command where the first argument names one, else a run, which is Hydra's."""
+"""The console script: one of `COMMANDS` where the first argument names it, else a run by the Hydra application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nc-strategies export``: the chosen model of a run, somewhere else."""
+"""``nc-strategies export``: a copy of a run's chosen model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
 
     Args:
         run_dir: The run's folder.
-        to: Where to; into it when it is a folder and the model a file.
-        form: The format that is expected; any when None.
-        force: Replace what is there.
+        to: Path of the copy; where it is a folder and the model a file, the copy is made in the folder.
+        form: Expected format; any format when None.
+        force: Replace an existing file or folder.
 
     Returns:
-        The copy.
+        Path of the copy.
 
     Raises:
-        InputError: no run, no model, another format, something is in the way, or it cannot be written.
-        EngineError: the engine cannot open the copy; nothing is left of it.
+        InputError: there is no run or no model, the format differs, the path exists, or the copy cannot be written.
+        EngineError: the engine cannot open the copy, which is removed.
     """
     run = RunFiles.read(run_dir)
     stated = run.result.get("model_path")

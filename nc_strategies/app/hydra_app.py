@@ -1,4 +1,4 @@
-"""The Hydra application; a module of its own so that launchers which start other processes can import it."""
+"""The Hydra application, in a separate module so that launchers that start processes can import it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ statuses: list[int] = []
 
 
 def conf_dir() -> Path:
-    """The configuration tree: in the package when installed from a wheel, else beside it in a checkout.
+    """Folder of the configuration tree: in the package when installed from a wheel, next to it in a checkout.
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: neither folder exists.
     """
     package = Path(__file__).resolve().parent.parent
     for place in (package / "conf", package.parent / "conf"):
@@ -54,7 +54,7 @@ def conf_dir() -> Path:
 
 
 class PluginConfigs(SearchPathPlugin):
-    """Puts the configuration of third-party packages on Hydra's search path."""
+    """Adds the configuration of third-party packages to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """See Hydra's `SearchPathPlugin`."""
@@ -82,7 +82,7 @@ def _plugin_folders() -> list[Path]:
 
 
 def publish() -> None:
-    """Give Hydra every component as an option of its group, and as a schema for files that preset its values."""
+    """Register every component with Hydra, as an option of its group and as a schema for files that preset values."""
     store, folders = ConfigStore.instance(), _plugin_folders()
     store.store(name="base_config", node=RunConfig, provider="nc_strategies")
     store.store(group="schema/metrics", name="base", node=MetricsConfig, provider="nc_strategies")
@@ -95,13 +95,13 @@ def publish() -> None:
             if not any((folder / kind / f"{name}.yaml").is_file() for folder in folders):
                 store.store(group=kind, name=name, node=node, provider="nc_strategies")
     Plugins.instance().register(PluginConfigs)
-    # Hydra deep-copies its configuration sources, and with them this singleton, for every group it lists: more than
-    # a second for --help. The copies are read only, so one store serves them all.
+    # Hydra deep-copies its configuration sources, and with them this singleton, for every group that it lists, which
+    # takes more than a second of --help. Hydra only reads the copies, so one store can serve them all.
     store.__deepcopy__ = lambda _: store  # type: ignore[attr-defined]
 
 
 def job(config: DictConfig) -> float:
-    """One job; what it returns is for Hydra's sweepers: the cost, lower is better."""
+    """Run one job and return its exit status, which Hydra's sweepers take as a cost."""
     from nc_strategies.app.run import run_job
 
     hydra_config = HydraConfig.get()
@@ -119,12 +119,12 @@ def job(config: DictConfig) -> float:
 
 
 def translate(arguments: list[str]) -> list[str]:
-    """Command-line arguments in the form that Hydra takes.
+    """Translate command-line arguments to Hydra's grammar.
 
-    The mappings of overrides become quoted texts: Hydra's grammar takes neither quoted keys nor most characters of
-    regular expressions in a mapping, and wants a ``+`` to add keys to one; a metric's own settings are such keys. In a
-    sweep, ``run_dir`` is the sweep's
-    folder, which Hydra decides before it looks at the jobs' own keys; ``-m`` may stand anywhere.
+    Mappings of quantization overrides become quoted strings, because Hydra's grammar accepts neither quoted keys nor
+    most characters of regular expressions in a mapping. A metric's own settings get a ``++``, because Hydra needs it to
+    add keys to a mapping. In a sweep, ``run_dir`` becomes the sweep's folder, which Hydra sets before it reads the
+    jobs' keys. ``-m`` may be at any position.
     """
     sweep = [a for a in arguments if a in ("-m", "--multirun")]
     quoted = list(sweep)
@@ -144,7 +144,7 @@ def translate(arguments: list[str]) -> list[str]:
 
 
 def refuse_secrets(arguments: list[str]) -> None:
-    """End with one line when a secret stands on the command line, before Hydra prints or stores it.
+    """Exit with one line when the command line holds a secret, before Hydra prints or stores it.
 
     Raises:
         SystemExit: status 2.
@@ -169,7 +169,7 @@ def refuse_secrets(arguments: list[str]) -> None:
 
 
 def refuse_planned_sweeps(arguments: list[str]) -> None:
-    """End with one line when a sweep is asked for its plan: a sweep leaves a folder, a plan none.
+    """Exit with one line when a plan of a sweep is requested: a sweep writes a folder, a plan writes none.
 
     Raises:
         SystemExit: status 2.
@@ -193,7 +193,7 @@ def main() -> None:
     run = cast(
         Callable[[], Any], hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)
     )
-    # Hydra prints its own errors over several lines and ends with status 1, unless told to raise them.
+    # Hydra prints its errors over several lines and exits with status 1, unless this variable makes it raise them.
     traceback_wanted = bool(os.environ.get(FULL_ERROR))
     os.environ[FULL_ERROR] = "1"
     try:

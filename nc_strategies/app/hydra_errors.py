@@ -11,7 +11,7 @@ from nc_strategies.errors import InputError, first_line
 
 
 def as_input_error(error: Exception) -> InputError:
-    """An error of composing the configuration, as bad input.
+    """Convert an error of composing the configuration to an `InputError`.
 
     Args:
         error: A `HydraException` or an `OmegaConfBaseException`.

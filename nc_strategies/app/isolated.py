@@ -1,4 +1,4 @@
-"""The target of a run from Python in a process of its own: what the caller holds in memory goes there as files."""
+"""The target of a run from Python in a separate process, which gets the caller's in-memory objects as files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nc_strategies.registry import registry
 
 TARGET = f"{__name__}:build"
 NEED_PROCESS = ("trial_timeout", "stage_timeout", "memory_limit")
-"""Limits that only hold where the engine can be ended without the run."""
+"""Limits that can be enforced only where the engine can be ended without ending the run."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class StoredSamples:
     Args:
         key: See `Raw`.
         inputs: File by input name.
-        labels: The labels' file; None without any.
+        labels: File of the labels; None without labels.
     """
 
     key: str
@@ -52,7 +52,7 @@ class StoredSamples:
         return StoredSamples(raw.key, inputs, None if raw.labels is None else written("labels", raw.labels))
 
     def read(self) -> Raw:
-        """The samples, mapped from disk."""
+        """Read the samples as memory-mapped arrays."""
         return Raw(
             self.key,
             {name: np.load(path, mmap_mode="r") for name, path in self.inputs.items()},
@@ -62,14 +62,14 @@ class StoredSamples:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a worker makes the target of.
+    """Parts from which a worker builds the target.
 
     Args:
-        config: The whole configuration; its strategy's settings are left out, which may hold secrets.
+        config: The whole configuration, without the strategy's settings, which may hold secrets.
         model: The model's files.
-        evaluation: Samples to evaluate with.
-        calibration: Samples to calibrate with.
-        preprocess: How samples become what the model takes.
+        evaluation: Samples for evaluation.
+        calibration: Samples for calibration.
+        preprocess: Preprocessing from samples to model inputs.
     """
 
     config: RunConfig
@@ -82,19 +82,19 @@ class Sent:
 def start(
     config: RunConfig, model: ModelSource, evaluation: Raw, calibration: Raw, preprocess: Preprocess, scratch: Path
 ) -> MeasurementTarget:
-    """The target, in a worker. Close it when done.
+    """Start a worker with the target. The caller closes it.
 
     Args:
         config: The whole configuration.
         model: The model.
-        evaluation: Samples to evaluate with.
-        calibration: Samples to calibrate with.
-        preprocess: How samples become what the model takes.
-        scratch: A folder for files that are needed until the target is closed.
+        evaluation: Samples for evaluation.
+        calibration: Samples for calibration.
+        preprocess: Preprocessing from samples to model inputs.
+        scratch: Folder for files that are needed until the target is closed.
     """
-    told = replace(config, strategy={"name": config.strategy["name"]}, tracker={"name": "none"})
+    without_settings = replace(config, strategy={"name": config.strategy["name"]}, tracker={"name": "none"})
     sent = Sent(
-        told,
+        without_settings,
         model,
         StoredSamples.write(evaluation, scratch / "evaluation"),
         StoredSamples.write(calibration, scratch / "calibration"),
@@ -104,7 +104,7 @@ def start(
 
 
 def build(sent: Sent) -> LocalTarget:
-    """The target, in the worker."""
+    """Build the target in the worker."""
     found, config = registry(), sent.config
     backend = found.create("backend", config.backend, config.measure.threads)
     metric = found.create("metric", metric_settings(config), key="metric")
@@ -115,16 +115,16 @@ def build(sent: Sent) -> LocalTarget:
 
 
 def check(isolation: str, options: Mapping[str, Any], metric: Any, eval_func: Any) -> None:
-    """See that what was asked for can be had where the engine runs.
+    """Check that the requested options are possible in the process where the engine runs.
 
     Args:
         isolation: ``process`` or ``none``.
         options: Options of the section ``tuning``.
-        metric: What was given as the metric.
-        eval_func: A function of the caller's.
+        metric: The caller's metric: a name, a mapping or an object.
+        eval_func: The caller's evaluation function; None without one.
 
     Raises:
-        InputError: it cannot; the message names the option.
+        InputError: an option is not possible; the message names it.
     """
     if isolation != "process":
         for name in NEED_PROCESS:

@@ -1,4 +1,4 @@
-"""``nc-strategies list``: what can be chosen by name, without importing any of it."""
+"""``nc-strategies list``: the components that can be chosen by name, without importing them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+)[^;]*;.*extra == ['\"](?P<extra>[\w
 
 
 def show(kind: str | None = None) -> None:
-    """Print one line a component.
+    """Print one line per component.
 
     Args:
-        kind: Only components of this kind.
+        kind: Kind of the components; all kinds when None.
 
     Raises:
         InputError: there is no such kind.
@@ -38,8 +38,8 @@ def show(kind: str | None = None) -> None:
             component = found.components[each, name]
             owner = found.owners[each, name]
             text = component.summary + (f" [{owner}]" if owner != "nc_strategies" else "")
-            lacking = missing(component)
-            note = f"needs {', '.join(lacking)}: pip install '{component.extra}'" if lacking else ""
+            missing_packages = missing(component)
+            note = f"needs {', '.join(missing_packages)}: pip install '{component.extra}'" if missing_packages else ""
             table.add_row(Text(each, "dim"), Text(name, "bold"), Text(text), Text(note, "yellow"))
     if not console.is_terminal:
         console = Console(width=200)
@@ -52,10 +52,10 @@ def available(found: Registry | None = None) -> dict[tuple[str, str], str]:
     """The strategies and backends that can be chosen.
 
     Args:
-        found: The registry; that of this process when left out.
+        found: The registry; this process's registry when left out.
 
     Returns:
-        Kind and name of each to the command that installs what it still lacks; empty where it can be used at once.
+        Kind and name of each component to the command that installs its missing packages; empty where none is missing.
     """
     components = (registry() if found is None else found).components
     return {

@@ -1,4 +1,4 @@
-"""Logging: quiet on the terminal, everything in the run's log file, secrets nowhere."""
+"""Logging: no records on the terminal, all records in the run's log file, secrets masked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["RedactingFormatter", "RunFile", "RunLog", "redact", "redact_error", 
 
 
 def redact_error(error: BaseException) -> None:
-    """Mask secrets in the texts of an exception and of those that led to it, before it leaves for the caller."""
+    """Mask secrets in the texts of an exception and of its causes, before it reaches the caller."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -28,7 +28,7 @@ def redact_error(error: BaseException) -> None:
             if isinstance(value, str):
                 setattr(found, name, redact(value))
         if isinstance(found, OSError):
-            # Its text comes from these, not from its arguments.
+            # The text of an OSError comes from these attributes, not from its arguments.
             for name in ("strerror", "filename"):
                 if isinstance(getattr(found, name), str):
                     setattr(found, name, redact(getattr(found, name)))
@@ -36,7 +36,7 @@ def redact_error(error: BaseException) -> None:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record, its traceback included, and masks secrets in what comes out."""
+    """Formats a record with its traceback, and masks secrets in the text."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
@@ -44,7 +44,7 @@ class RedactingFormatter(logging.Formatter):
 
 
 class RunFile(logging.FileHandler):
-    """The run's log file. A disk that is full is the run's to report, once, not the log's at every line."""
+    """The run's log file. It ignores a full disk, which the run reports once."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.handleError`."""
@@ -76,11 +76,11 @@ class RunLog:
         self._logger.addHandler(self._file)
 
     def close(self) -> None:
-        """Stop; records that never got a folder are gone."""
+        """Stop logging; records without a log file are discarded."""
         for handler in (self._memory, self._file):
             if handler is not None:
                 self._logger.removeHandler(handler)
                 handler.setTarget(None) if isinstance(handler, logging.handlers.MemoryHandler) else None
-                # On a full disk the last lines cannot be kept; that it is full has been said where it ended the run.
+                # A full disk loses the last lines. The error that ended the run has reported it.
                 with suppress(OSError):
                     handler.close()

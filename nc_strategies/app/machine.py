@@ -1,6 +1,6 @@
-"""``nc-strategies machine``: the processor, and what int8 can gain on it with each installed backend.
+"""``nc-strategies machine``: the processor, and the speed-up of int8 on it with each installed backend.
 
-Run as a module, it measures one backend: an engine that aborts takes that process with it, not the command.
+Run as a module, it measures one backend: an engine that aborts ends that process, not the command.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Survey:
 
 
 def survey(threads: int, again: bool = False) -> Survey:
-    """Measure each installed backend, or read what was measured before, in a process of its own.
+    """Measure each installed backend in a separate process, or read its earlier measurement.
 
     Args:
         threads: Threads that a model runs with.
-        again: Measure whatever the cache holds.
+        again: Measure again even if the cache holds a measurement.
 
     Raises:
         InputError: the number of threads is not positive.
@@ -57,9 +57,9 @@ def survey(threads: int, again: bool = False) -> Survey:
     found, known = Survey(Machine.here(threads)), registry()
     for name in known.names("backend"):
         component = known.components["backend", name]
-        lacking = missing(component)
-        if lacking:
-            found.unknown[name] = f"needs {', '.join(lacking)}: pip install '{component.extra}'"
+        missing_packages = missing(component)
+        if missing_packages:
+            found.unknown[name] = f"needs {', '.join(missing_packages)}: pip install '{component.extra}'"
             continue
         try:
             answer = run_child(
@@ -82,7 +82,7 @@ def _on(found: Survey, name: str) -> Machine:
 
 
 def as_dict(found: Survey) -> dict[str, Any]:
-    """The survey as plain data: for each backend what stands in its runs' ``result.json``, or why it is unknown."""
+    """The survey as plain data: per backend the fields of its runs' ``result.json``, or why they are unknown."""
     names = sorted({*found.ceilings, *found.unknown})
     shared = ("processor", "instruction_sets", "cores", "threads")
     backends = {
@@ -102,8 +102,8 @@ def render(found: Survey) -> RenderableType:
     for title in ("backend", "operator", "activation, weight", "times fp32"):
         table.add_column(title, justify="right" if title == "times fp32" else "left")
     for name in sorted(found.ceilings):
-        for kind, form, ratio in ratios(_on(found, name)):
-            table.add_row(name, kind, form, f"{ratio:.2f}")
+        for kind, scheme, ratio in ratios(_on(found, name)):
+            table.add_row(name, kind, scheme, f"{ratio:.2f}")
     if table.row_count:
         parts += [Text(), table]
     parts.append(Text())

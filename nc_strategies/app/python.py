@@ -1,4 +1,4 @@
-"""A run from Python: what `nc_strategies.tune` and `nc_strategies.quantization.fit` have in common."""
+"""A run from Python: the common part of `nc_strategies.tune` and `nc_strategies.quantization.fit`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from nc_strategies.study.tune import Setup
 
 log = logging.getLogger(__name__)
 OPTIONS = ("tuning", "measure", "space")
-"""Sections whose keys are options of a call."""
+"""Sections of the configuration whose keys are options of a call."""
 
 
 @dataclass
 class Request:
-    """What a run from Python is asked for; see `nc_strategies.tune`."""
+    """Arguments of a run from Python; see `nc_strategies.tune`."""
 
     model: Any
     data: Any = None
@@ -62,13 +62,13 @@ class Request:
 
 
 def run(request: Request) -> tuple[Study, Backend | None]:
-    """Run it.
+    """Run a request.
 
     Returns:
-        The study, and the backend it was measured on, still loaded; None where that was in another process.
+        The study, and the loaded backend that measured it; None where the backend was in another process.
 
     Raises:
-        InputError: something that was given does not fit; nothing is left behind.
+        InputError: an argument is not valid; no file is left behind.
         EngineError: the engine could not measure anything.
     """
     run_log = RunLog()
@@ -165,7 +165,7 @@ def _component(kind: str, given: Any) -> dict[str, Any]:
 
 
 def _strategy(found: Registry, plain: Mapping[str, Any], secrets: Mapping[str, str]) -> Any:
-    """The strategy's settings; secrets are set on them last, past the checks of what files and commands may hold."""
+    """The strategy's settings. Secrets are set after the checks that refuse them in files and on the command line."""
     settings = found.settings("strategy", plain)
     known = {field.name for field in dataclasses.fields(settings)} if settings is not None else set()
     for name, value in secrets.items():
@@ -180,7 +180,7 @@ def _strategy(found: Registry, plain: Mapping[str, Any], secrets: Mapping[str, s
 
 
 def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by the section whose field they are, checked against its types."""
+    """The sections of the configuration from options, checked against the sections' types."""
     fields = {field.name: name for name in OPTIONS for field in dataclasses.fields(SECTIONS[name])}
     for name in options:
         if name not in fields:
@@ -194,7 +194,7 @@ def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metric(found: Registry, request: Request) -> tuple[Metric, dict[str, Any]]:
-    """The metric, and what the configuration says of it."""
+    """The metric, and its entry in the configuration."""
     direction = request.higher_is_better
     if request.eval_func is not None:
         if not callable(request.eval_func):
@@ -260,7 +260,7 @@ def _described(request: Request) -> str:
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:
-    """The configuration for ``config.yaml``; there is no secret in it."""
+    """The configuration for ``config.yaml``, which holds no secret."""
     return {
         **{name: getattr(config, name) for name in ("strategy", "backend", "model", "data", "executor")},
         **{name: asdict(getattr(config, name)) for name in ("metrics", "tuning", "space", "measure")},

@@ -1,4 +1,4 @@
-"""``nc-strategies replay``: the model that a run chose, measured again side by side with fp32."""
+"""``nc-strategies replay``: a new measurement of a run's chosen model, side by side with fp32."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ HASHES = {"model_sha256": "model", "data_sha256": "data", "calibration_sha256": 
 
 
 def replay(run_dir: Path) -> dict[str, Any]:
-    """Open the model that a finished run saved and measure it side by side with fp32, as the run did at its end.
+    """Open the saved model of a finished run and measure it side by side with fp32, as the run did at its end.
 
-    Model and data are taken from where the run's ``config.yaml`` says. Nothing is written.
+    The paths of model and data come from the run's ``config.yaml``. Nothing is written.
 
     Args:
         run_dir: The run's folder.
 
     Returns:
-        Plain data: ``holds``, and of what it is made: ``goal`` (and its ``met``, ``threshold``, ``then_met``),
+        Plain data: ``holds``, and its parts: ``goal`` (with ``met``, ``threshold``, ``then_met``),
         ``speedup`` and ``accuracy`` (each ``then`` and ``now``), ``executed`` (``equal``, ``then``, ``now``),
-        ``versions`` (what changed).
+        ``versions`` (the changed ones).
 
     Raises:
-        InputError: no finished run, or its model, data or saved model is missing or has changed.
+        InputError: the run is not finished, or its model, data or saved model is missing or has changed.
         EngineError: the engine cannot open or run the saved model.
     """
     run = RunFiles.read(run_dir)
@@ -54,7 +54,7 @@ def replay(run_dir: Path) -> dict[str, Any]:
 
 
 def _saved(run: RunFiles) -> Path:
-    """The saved model, as the run left it."""
+    """Path of the saved model, checked to be unchanged."""
     stated = run.result.get("model_path")
     saved = run.path / str(stated)
     if not stated or run.chosen is None or not saved.exists():
@@ -66,7 +66,7 @@ def _saved(run: RunFiles) -> Path:
 
 
 def _config(run: RunFiles) -> RunConfig:
-    """What the run was told."""
+    """The run's configuration."""
     told = {key: value for key, value in run.config.items() if key != "tracker"}
     try:
         return run_config({"isolation": "process", **told})
@@ -76,7 +76,7 @@ def _config(run: RunFiles) -> RunConfig:
 
 
 def _check(run: RunFiles, target: MeasurementTarget) -> None:
-    """See that model and data are those of the run."""
+    """Check that model and data are those of the run."""
     before, now = run.config.get(IDENTITY) or {}, target.facts()
     for name, key in HASHES.items():
         if now[name] != before.get(name):
@@ -137,12 +137,12 @@ def _compared(run: RunFiles, finish: Finish, goal: Goal, versions: Mapping[str, 
 
 
 def exit_status(found: Mapping[str, Any]) -> int:
-    """Of the command: 0 when the result still holds, 3 when it does not."""
+    """Exit status of the command: 0 when the result still holds, 3 when it does not."""
     return status.MET if found["holds"] else status.MISSED
 
 
 def render(found: Mapping[str, Any]) -> str:
-    """What `replay` found, in words."""
+    """The result of `replay` as text."""
     goal, accuracy, speed, executed = (found[name] for name in ("goal", "accuracy", "speedup", "executed"))
     sign = ">=" if goal["higher_is_better"] else "<="
     interval = accuracy["loss_ci95"]

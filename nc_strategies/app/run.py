@@ -1,4 +1,4 @@
-"""One job: components from the configuration, the run, its result."""
+"""One job: build the components from the configuration, run the study, write the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Outcome:
 
     Args:
         status: Exit status.
-        error: One line saying why there is no result; empty when there is one.
+        error: One line with the reason for a missing result; empty with a result.
     """
 
     status: int
@@ -44,7 +44,7 @@ class Outcome:
 
 
 def run_job(config: DictConfig, run_dir: Path) -> Outcome:
-    """Run one job and print its table, or one line that says why not."""
+    """Run one job and print its table, or one line with the reason for a missing result."""
     run_log = RunLog()
     try:
         return Outcome(_run(config, run_dir, run_log))
@@ -115,10 +115,10 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
 
 
 def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -> dict[str, Any]:
-    """Run a study, or take the result of an earlier one that was told the same; plugins and terminal are kept posted.
+    """Run a study, or return the result of an earlier one with the same configuration; observers get its events.
 
     Returns:
-        What stands in ``result.json``.
+        The content of ``result.json``.
 
     Raises:
         InputError: see `nc_strategies.study.tune.tune`.
@@ -148,7 +148,7 @@ def execute(found: Registry, setup: Setup, folder: RunFolder, run_log: RunLog) -
 
 
 def _command() -> list[str]:
-    """The command line that started this job, free of secrets; empty when it was none."""
+    """The command line that started this job, without secrets; empty for a run from Python."""
     if "hydra" not in sys.modules:
         return []
     from hydra.core.hydra_config import HydraConfig
@@ -176,7 +176,7 @@ def _plan(setup: Setup, listener: StudyListener) -> int:
 
 
 def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
-    """The result of an earlier run here that used up the budget which is asked for now."""
+    """The result of an earlier run in this folder that used the whole requested budget; None without one."""
     earlier: dict[str, Any] | None = folder.result() if folder.resumes else None
     if earlier is None or earlier.get("stop_reason") in ("interrupted", "stopped") or earlier.get("status") == "failed":
         return None
@@ -186,7 +186,7 @@ def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
 
 
 def _identity(setup: Any, folder: Any) -> dict[str, Any]:
-    """The identity of this run without opening the model again: the space is taken as it was."""
+    """The identity of this run without opening the model again: the space is that of the earlier run."""
     from nc_strategies.study.tune import identity
 
     before = folder.config["identity"]
@@ -195,31 +195,31 @@ def _identity(setup: Any, folder: Any) -> dict[str, Any]:
 
 def _progress(stack: ExitStack) -> StudyListener:
     if not sys.stderr.isatty():
-        return _Said()
+        return _Notices()
     from nc_strategies.report.progress import ProgressLine
 
     return stack.enter_context(ProgressLine())
 
 
 def say(text: str) -> None:
-    """One line on standard error, secrets masked."""
+    """Write one line to standard error, with secrets masked."""
     sys.stderr.write(f"{redact(text)}\n")
 
 
-class _Said(StudyListener):
-    """No progress; only what the user should know now."""
+class _Notices(StudyListener):
+    """Shows notices on standard error, but no progress."""
 
     def notice(self, text: str) -> None:
         say(f"warning: {text}")
 
 
 class _Observers(StudyListener):
-    """Passes events on to the page, the progress line and plugins."""
+    """Passes events to the page, the progress line and plugins."""
 
     def __init__(
-        self, found: Registry, writer: StudyListener, progress: StudyListener, told: Mapping[str, Any]
+        self, found: Registry, writer: StudyListener, progress: StudyListener, config: Mapping[str, Any]
     ) -> None:
-        self._found, self._writer, self._progress, self._told = found, writer, progress, told
+        self._found, self._writer, self._progress, self._config = found, writer, progress, config
 
     def stage(self, text: str) -> None:
         log.info("%s", text)
@@ -228,7 +228,7 @@ class _Observers(StudyListener):
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
         self._progress.started(study, max_trials, timeout)
         self._writer.started(study, max_trials, timeout)
-        self._found.notify("ncs_study_started", study=study, config=self._told, notice=self.notice)
+        self._found.notify("ncs_study_started", study=study, config=self._config, notice=self.notice)
 
     def notice(self, text: str) -> None:
         log.warning("%s", text)

@@ -1,4 +1,4 @@
-"""The configuration's classes from plain data, whoever hands it over: Hydra, a Python call, a run's ``config.yaml``."""
+"""The configuration's classes from plain data: from Hydra, a Python call, or a run's ``config.yaml``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceC
 from nc_strategies.errors import InputError, first_line
 
 SECTIONS = {"metrics": MetricsConfig, "tuning": TuningConfig, "measure": MeasureConfig, "space": SpaceConfig}
-"""Keys of a fixed schema, and their classes."""
+"""Keys with a fixed schema, and their classes."""
 GROUPS = ("strategy", "backend", "model", "data", "executor")
 """Keys that must name a component."""
-
 OPTIONAL = ("tracker", "isolation", "run_dir", "plan")
+"""Keys that may be left out."""
 
 
 def section(name: str, values: Mapping[str, Any] | None) -> Any:
@@ -24,10 +24,10 @@ def section(name: str, values: Mapping[str, Any] | None) -> Any:
 
     Args:
         name: One of `SECTIONS`.
-        values: Plain data; what is left out has its default.
+        values: Plain data; missing keys have their defaults.
 
     Raises:
-        InputError: a key that is not of the section, or a value of the wrong type.
+        InputError: a key is not in the section, or a value has the wrong type.
     """
     given = dict(values or {})
     if name == "space":
@@ -40,7 +40,7 @@ def section(name: str, values: Mapping[str, Any] | None) -> Any:
 
 
 def _space(given: dict[str, Any]) -> SpaceConfig:
-    # Not by OmegaConf: keys are regular expressions, which it would read as interpolations.
+    # OmegaConf would read the keys, which are regular expressions, as interpolations.
     precisions = given.pop("excluded_precisions", None) or []
     try:
         return SpaceConfig(
@@ -54,10 +54,10 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
     """The whole configuration, checked.
 
     Args:
-        values: Plain data by the names of `RunConfig`'s fields; others are passed over.
+        values: Plain data by the names of `RunConfig`'s fields; other keys are ignored.
 
     Raises:
-        InputError: a component without a name, a key that is not of its section, or a value that is not allowed.
+        InputError: a component has no name, a key is not in its section, or a value is not allowed.
     """
     groups: dict[str, Any] = {name: values.get(name) for name in GROUPS}
     for name, group in groups.items():

@@ -8,7 +8,7 @@ MET, INTERNAL, INPUT, MISSED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def of_result(result: dict[str, Any]) -> int:
-    """The exit status that goes with a result."""
+    """The exit status of a result."""
     if "exit_status" in result:
         return int(result["exit_status"])
     if result["stop_reason"] == "interrupted":
@@ -17,6 +17,6 @@ def of_result(result: dict[str, Any]) -> int:
 
 
 def worst(statuses: list[int]) -> int:
-    """The status of a sweep: that of its worst job."""
+    """The exit status of a sweep: that of its worst job."""
     order = (MET, MISSED, INPUT, INTERNAL, INTERRUPTED)
     return max(statuses, key=lambda s: order.index(s) if s in order else order.index(INTERNAL), default=MET)

@@ -1,4 +1,4 @@
-"""A finished run, read from its folder, for Python and notebooks."""
+"""A finished run read from its folder, for Python and notebooks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nc_strategies.study.journal import Journal
 
 
 class Study:
-    """A finished run, also one of the command line.
+    """A finished run, from Python or from the command line.
 
     Args:
-        run_dir: The folder it left.
+        run_dir: The run's folder.
 
     Raises:
-        InputError: there is no result in it.
+        InputError: the folder holds no result.
 
     Attributes:
         run_dir: The folder.
-        result: What stands in ``result.json``.
+        result: Content of ``result.json``.
         trials: All trials in their order.
     """
 
@@ -58,9 +58,9 @@ class Study:
         return next((trial for trial in self.trials if trial.number == number), None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dictionary a trial, its keys those of `to_dataframe`'s columns.
+        """One dictionary per trial, with the columns of `to_dataframe` as keys.
 
-        ``fp32_latency_ms`` was timed side by side with the trial: its quotient by ``latency_ms`` is ``speedup``.
+        ``fp32_latency_ms`` was timed side by side with the trial; divided by ``latency_ms`` it is ``speedup``.
         """
         return [_row(trial) for trial in self.trials]
 
@@ -95,7 +95,7 @@ class Study:
             raise InputError(
                 "plot", f"matplotlib cannot be imported ({first_line(error)})", "pip install 'nc-strategies[notebook]'"
             ) from error
-        # A figure of its own: pyplot would keep it for ever, and open windows.
+        # Not by pyplot, which would keep a reference to the figure and open windows.
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
         measured = [entry for entry in self.rows() if entry["accuracy"] is not None]
@@ -126,10 +126,10 @@ class Study:
         return f"Study({str(self.run_dir)!r}: {verdict(self.result).plain})"
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS)
+        header = "".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS)
         body = "".join(f"<td>{html.escape(cell)}</td>" for cell in row(self.result))
         return (
-            f"<p><b>{html.escape(verdict(self.result).plain)}</b></p><table><thead><tr>{head}</tr></thead>"
+            f"<p><b>{html.escape(verdict(self.result).plain)}</b></p><table><thead><tr>{header}</tr></thead>"
             f"<tbody><tr>{body}</tr></tbody></table><p>{html.escape(str(self.model_path))}</p>"
         )
 

@@ -1,4 +1,4 @@
-"""Sweeps: a failed job is a row, not the end, and the comparison stands in the sweep's folder."""
+"""Sweeps: a failed job becomes a row and does not end the sweep; the comparison is in the sweep's folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nc_strategies.app.run import run_job, say
 
 log = logging.getLogger(__name__)
 statuses: list[int] = []
-"""Exit statuses of the jobs of a finished sweep, also of those that ran in other processes."""
+"""Exit statuses of a finished sweep's jobs, including those that ran in other processes."""
 
 
 def run_sweep_job(config: DictConfig, run_dir: Path) -> int:
-    """Run one job of a sweep; one that leaves no result gets one that says it failed."""
+    """Run one job of a sweep, and write a failed result for a job without a result."""
     from nc_strategies.report.result import failed, write_json
     from nc_strategies.study.folder import RESULT
 
@@ -31,7 +31,7 @@ def run_sweep_job(config: DictConfig, run_dir: Path) -> int:
 
 
 class ComparisonTable(Callback):
-    """Writes and prints the comparison when a sweep has ended."""
+    """Writes and prints the comparison at the end of a sweep."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """See Hydra's `Callback`."""

@@ -1,4 +1,4 @@
-"""The target of a configuration: in this process, or in a worker's."""
+"""The target of a configuration, in this process or in a worker process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TARGET = f"{__name__}:build"
 
 
 def build(settings: RunConfig) -> LocalTarget:
-    """The target, in this process.
+    """Build the target in this process.
 
     Raises:
-        InputError: a component cannot be made of its settings.
+        InputError: a component cannot be built from its settings.
     """
     found = registry()
     model = found.create("model", settings.model).load()
@@ -34,23 +34,23 @@ def build(settings: RunConfig) -> LocalTarget:
 
 
 def start(settings: RunConfig) -> MeasurementTarget:
-    """The target, where ``isolation`` says. Close it when done.
+    """Build the target in the process that ``isolation`` names. The caller closes it.
 
     Raises:
-        InputError: unknown component, or settings it does not take.
+        InputError: a component is unknown, or its settings are not valid.
     """
     if settings.isolation == "none":
         return build(settings)
-    # Checked here, so that a slip of the pen costs no process.
+    # Settings are checked here, so that a typing error does not start a process.
     found = registry()
     for kind in ("model", "data", "backend"):
         found.settings(kind, getattr(settings, kind))
     found.settings("metric", metric_settings(settings), "metrics.accuracy")
     for place, asked in enumerate(settings.metrics.further()):
         found.settings("metric", asked.metric, f"metrics.constraints[{place}]")
-    # The worker knows nothing of strategy and tracker, whose settings may hold secrets.
-    told = replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
-    return WorkerTarget(TARGET, told, settings.tuning)
+    # The worker does not get the settings of strategy and tracker, which may hold secrets.
+    without_settings = replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
+    return WorkerTarget(TARGET, without_settings, settings.tuning)
 
 
 def metric_settings(settings: RunConfig) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def metric_settings(settings: RunConfig) -> dict[str, Any]:
 
 
 def _further(place: int, metric: dict[str, Any]) -> Metric:
-    """The metric of a constraint beside the first, whose errors name its own place."""
+    """The metric of a further constraint; its errors name the constraint's own key."""
     key = f"metrics.constraints[{place}]"
     try:
         return cast(Metric, registry().create("metric", metric, key=key))

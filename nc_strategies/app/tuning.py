@@ -43,35 +43,36 @@ def tune(
         data: Labelled samples: (x, y) arrays, the path of an ``.npz``, or an iterable of batches (x, y), such as a
             ``tf.data.Dataset`` or a torch ``DataLoader``. Not needed with `eval_func` and `calibration`.
         strategy: A name, or a mapping of a name and the strategy's settings.
-        backend: A name, or a mapping of a name and settings; when left out, ONNX Runtime for an ONNX model, TensorFlow
-            for any other.
+        backend: A name, or a mapping of a name and settings; the default is ONNX Runtime for an ONNX model and
+            TensorFlow for any other model.
         metric: A name, a mapping of a name and settings, a `Metric`, or an object with ``reset``, ``update`` and
             ``result``.
-        higher_is_better: Overrules the metric's own direction.
+        higher_is_better: Overrides the metric's own direction.
         objectives: ``latency``, ``throughput``, ``size``, or several.
         weights: Share of each objective.
         criterion: ``relative`` or ``absolute``.
-        tolerable_loss: Loss of the metric that is accepted.
-        max_trials: Configurations to measure at most, 0 for no limit.
-        timeout: Seconds of the whole run, 0 for no limit; see `TuningConfig`.
-        calibration: Samples to calibrate with, in any form of `data`, labels not needed; when left out, the head of
-            `data`, which is then not evaluated with.
-        calibration_samples: How many.
-        preprocess: How samples become what the model takes: any of scale, offset, mean, std, resize, layout.
-        eval_func: Takes a model (an ``onnx.ModelProto``; for TensorFlow a loaded SavedModel that can be called) and
-            returns its accuracy; replaces `metric` and the evaluation on `data`.
-        executor: Where trials run.
-        run_dir: Where the run leaves its files, ``outputs/<date>/<time>`` when left out; the same again resumes.
-        isolation: ``none``: the engine runs in the caller's process. ``process``: in one of its own, where one that
-            crashes or hangs costs a trial, and `trial_timeout`, `stage_timeout` and `memory_limit` hold; model and
-            samples are written to files for it, and an `eval_func` or a metric object cannot be used.
+        tolerable_loss: Accepted loss of the metric.
+        max_trials: Largest number of configurations to measure, 0 for no limit.
+        timeout: Time limit of the whole run in seconds, 0 for no limit; see `TuningConfig`.
+        calibration: Samples for calibration, of any type that `data` accepts; labels are not needed. The default is the
+            first samples of `data`, which are then not used for evaluation.
+        calibration_samples: Number of samples for calibration.
+        preprocess: Preprocessing from samples to model inputs: any of scale, offset, mean, std, resize, layout.
+        eval_func: A function that takes a model (an ``onnx.ModelProto``; for TensorFlow a callable loaded SavedModel)
+            and returns its accuracy. It replaces `metric` and the evaluation on `data`.
+        executor: The executor of trials: a name, or a mapping of a name and settings.
+        run_dir: Folder for the run's files, by default ``outputs/<date>/<time>``. A call with the same folder resumes
+            the run.
+        isolation: ``none`` runs the engine in the caller's process. ``process`` runs it in a separate process, where a
+            crash or a hang costs one trial, and `trial_timeout`, `stage_timeout` and `memory_limit` are enforced. Model
+            and samples are written to files for this process. An `eval_func` or a metric object cannot be used.
         **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration.
 
     Returns:
-        The study. An interrupt ends it early, with the best so far.
+        The study. An interrupt ends it early with the best result so far.
 
     Raises:
-        InputError: something that was given does not fit; the message names it.
+        InputError: an argument is not valid; the message names it.
         EngineError: the engine could not measure anything.
     """
     everything = {

@@ -1,1 +1,1 @@
-"""What a run leaves to read: the result file, tables, comparisons, progress."""
+"""Reports of a run: the result file, tables, comparisons, pages, progress."""

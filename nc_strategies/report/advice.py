@@ -1,4 +1,4 @@
-"""What to try after a run: one function for each piece of advice, in the order they are given."""
+"""Advice after a run: one function per piece of advice, in the order of the report."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from nc_strategies.report.facts import Facts, listed
 
 Rule = Callable[[Facts], str | None]
-"""A piece of advice, or None where it does not apply."""
+"""Returns a piece of advice, or None where it does not apply."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on something is worth saying.
+    """Limits from which advice is given.
 
     Args:
-        unsteady_gain: Relative difference between a trial's speed-up and the final one from which the machine is called
-            unsteady. Two sessions of one graph differ by a few percent; this is several times that.
-        late_share: A best trial that comes after this share of the trials suggests that a larger budget finds a better
-            one.
-        rounding_loss: Added to a loss before it is rounded to three digits, so that the proposed
-            ``tuning.tolerable_loss`` is never below it.
+        unsteady_gain: Relative difference between a trial's speed-up and the final one above which timing is called
+            unsteady. It is several times the few percent by which latency varies between sessions of the same graph.
+        late_share: Share of the trials. A best trial after this share suggests that a larger budget finds a better one.
+        rounding_loss: Loss that is added before rounding to three digits, so that the proposed
+            ``tuning.tolerable_loss`` is never below the measured loss.
     """
 
     unsteady_gain: float = 0.25
@@ -36,13 +35,13 @@ OPTIONAL = {
     ("backend", "onnxruntime"): "pip install 'nc-strategies[onnxruntime]'",
     ("backend", "tensorflow"): "pip install 'nc-strategies[tensorflow]'",
 }
-"""How to install the recommended components that may not be registered: those outside the core."""
+"""Recommended component outside the core, which may not be registered, to the command that installs it."""
 TENSORFLOW_MODELS = ("sample", "keras", "saved_model", "graph_def", "keras_applications")
-"""``model=`` by which a model comes in a format that the tensorflow backend takes, as the onnxruntime backend does."""
+"""Values of ``model`` whose format both the tensorflow and the onnxruntime backend accept."""
 
 
 def choice(facts: Facts, kind: str, name: str) -> str:
-    """``kind=name``, with the command that installs it where it cannot be used yet."""
+    """``kind=name``, with the command that installs the component where a package is missing."""
     lacking = facts.available.get((kind, name), OPTIONAL.get((kind, name), ""))
     return f"{kind}={name} (after {lacking})" if lacking else f"{kind}={name}"
 
@@ -86,14 +85,14 @@ def _unsteady_timing(facts: Facts) -> str | None:
 
 
 def _missed_by(facts: Facts) -> float | None:
-    """By how much a saved model missed the accuracy asked for, 0 where it kept it; None where no goal was missed."""
+    """Accuracy that a saved model lacks, 0 where accuracy was kept; None where no goal was missed."""
     if facts.status != "missed" or not facts.tuned:
         return None
     return max(0.0, facts.constraint.violation(facts.tuned["accuracy"]))
 
 
 def _short_of_accuracy(facts: Facts) -> bool:
-    """Whether the result says that a constraint, the first or a further one, is why the goal was missed."""
+    """Whether, by the result, a constraint (the first or a further one) is the reason for a missed goal."""
     return facts.status == "missed" and (facts.run.result.get("goal") or {}).get("shortfall") == "accuracy"
 
 
@@ -122,7 +121,7 @@ def _no_fast_kernels(facts: Facts) -> str | None:
 
 
 def _other_backends(facts: Facts) -> list[str]:
-    """The project's other backends, as far as they take the model's format."""
+    """The project's other backends that accept the model's format."""
     source = (facts.run.config.get("model") or {}).get("name")
     return [
         name

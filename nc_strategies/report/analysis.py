@@ -1,4 +1,4 @@
-"""``analysis.json``: what the page explains a run with, beyond its result and its trials."""
+"""``analysis.json``: further facts, besides result and trials, from which the page explains a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SCHEMA_VERSION = 1
 
 
 def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Facts of a study: its goal and fp32, its graph, what each operator was estimated to cost.
+    """Facts of a study: its goal, fp32's values, its graph, and the estimates per operator.
 
     Args:
-        study: Going on or ended.
-        command: Arguments of the command line that started it, free of secrets; none when it was no command.
+        study: The study, running or ended.
+        command: Arguments of the command line that started it, without secrets; empty for a run from Python.
     """
     constraint = study.goal.constraints[0]
     capabilities = study.space.capabilities
@@ -63,7 +63,7 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def write(study: Study, command: Sequence[str] = ()) -> None:
-    """Write ``analysis.json`` into the run's folder, in one move; see `as_dict`."""
+    """Write ``analysis.json`` into the run's folder atomically; see `as_dict`."""
     write_json(study.run_dir / FILE, as_dict(study, command))
 
 
@@ -90,7 +90,7 @@ def _finite(values: Mapping[str, float] | None) -> dict[str, float | None] | Non
 
 
 def _latency(terms: LatencyTerms | None) -> dict[str, Any] | None:
-    """What int8 saves of fp32's latency by operator: the cost in float less the lowest one in int8."""
+    """Share of fp32's latency that int8 saves, per operator: the cost in float less the lowest cost in int8."""
     if terms is None:
         return None
     saved = {}

@@ -1,4 +1,4 @@
-"""Why a model is not faster, or why its goal was missed: one function for each cause, in the order they are told."""
+"""Causes of a missed goal or a missing speed-up: one function per cause, in the order of the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from nc_strategies.report.facts import Facts, listed
 
 Cause = Callable[[Facts], str | None]
-"""A sentence, or None where the cause does not apply."""
+"""Returns a sentence, or None where the cause does not apply."""
 
 
 def _accuracy_not_kept(facts: Facts) -> str | None:

@@ -1,6 +1,6 @@
-"""The charts of a page as Vega-Lite specifications: pure data, drawn by the page.
+"""The charts of a page as Vega-Lite specifications, which the page draws.
 
-Colours are names of the page's own (``var(--kept)``), which it fills in for light or dark.
+Colours are the page's CSS variables (``var(--kept)``), whose values differ between light and dark mode.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ Spec = dict[str, Any]
 STATES = {"kept": "keeps the accuracy", "missed": "misses the accuracy", "pruned": "stopped early", "failed": "failed"}
 SHAPES = {"kept": "circle", "missed": "triangle-up", "pruned": "square", "failed": "cross"}
 POINT = {"type": "point", "filled": True, "size": 75, "opacity": 0.9, "cursor": "pointer"}
-MOST_OPERATORS = 40
-REACH = 1.2
-"""Intervals are cut at so many times the highest value, so that a noisy trial does not press the others flat."""
-OUTLIER = 5.0
-"""Losses beyond so many times the tolerated one, and beyond half of all, are drawn on the chart's edge, so that the
-others can be told apart."""
+MAX_OPERATORS = 40
+"""Largest number of operators in a bar chart."""
+MAX_INTERVAL_RATIO = 1.2
+"""Largest end of an interval, as a multiple of the highest value: a noisy trial does not compress the scale."""
+OUTLIER_LOSS_RATIO = 5.0
+"""Losses above this multiple of the tolerated loss, and above the median, are drawn at the chart's edge, so that the
+other losses remain distinguishable."""
 
 
 def _spec(description: str, height: int, values: list[dict[str, Any]], layer: list[Spec]) -> Spec:
@@ -38,7 +39,7 @@ def _spec(description: str, height: int, values: list[dict[str, Any]], layer: li
 
 
 def _rule(value: dict[str, Any], y: Spec, below: bool) -> Spec:
-    """A dashed line across, with its label at the right, below or above it."""
+    """A dashed horizontal line with its label at the right, below or above it."""
     text = {"type": "text", "align": "right", "dy": 9 if below else -8, "color": "var(--goal)"}
     return {
         "data": {"values": [value]},
@@ -70,7 +71,7 @@ def _state_encoding(points: Sequence[dict[str, Any]]) -> Spec:
 
 
 def position(run: RunFiles, done: Evaluation) -> float | None:
-    """A trial's latency in milliseconds at fp32's speed of the final measurement, its size in kB for a size goal."""
+    """A trial's latency in ms, scaled to the final measurement of fp32; its size in kB for a size objective."""
     ratio = dict(done.ratios).get(_axis(run)[0])
     if ratio is None:
         return None
@@ -84,7 +85,7 @@ def _axis(run: RunFiles) -> tuple[str, str]:
 
 
 def trade_off(run: RunFiles) -> Spec | None:
-    """Accuracy against latency of every trial, the goal's line, fp32 and the Pareto front; None without a trial."""
+    """Accuracy against latency of every trial, with the goal, fp32 and the Pareto front; None without a trial."""
     goal = run.goal
     points = _placed(run, goal) if goal is not None else []
     if goal is None or not points:
@@ -160,7 +161,7 @@ def trade_off(run: RunFiles) -> Spec | None:
 
 
 def _placed(run: RunFiles, goal: Goal) -> list[dict[str, Any]]:
-    """The evaluated trials with their place on the axis of cost."""
+    """The evaluated trials with their position on the cost axis."""
     points = []
     for trial in run.trials:
         done = trial.evaluation
@@ -182,7 +183,7 @@ def _placed(run: RunFiles, goal: Goal) -> list[dict[str, Any]]:
 
 
 def _clip(points: list[dict[str, Any]], room: float, up: bool, baseline: float) -> None:
-    most = max(sorted(p["loss"] for p in points)[len(points) // 2], OUTLIER * abs(room), 1e-9)
+    most = max(sorted(p["loss"] for p in points)[len(points) // 2], OUTLIER_LOSS_RATIO * abs(room), 1e-9)
     for p in points:
         loss = min(p["loss"], most)
         p["y"] = baseline - loss if up else baseline + loss
@@ -197,11 +198,11 @@ def _front(points: list[dict[str, Any]], up: bool) -> list[dict[str, Any]]:
 
 
 def search(run: RunFiles) -> Spec | None:
-    """Each trial's gain and the best so far, in the order of the trials; None without a trial."""
+    """Each trial's gain and the best gain so far, in the order of the trials; None without a trial."""
     points = [_timed(run, trial) for trial in run.trials]
     if run.goal is None or all(p["gain"] is None for p in points):
         return None
-    top = REACH * max(p["gain"] or 0.0 for p in points)
+    top = MAX_INTERVAL_RATIO * max(p["gain"] or 0.0 for p in points)
     for p in points:
         p["high"] = min(p["high"], top) if p["high"] else None
     best = _best_so_far(run)
@@ -253,7 +254,7 @@ def search(run: RunFiles) -> Spec | None:
 
 
 def _timed(run: RunFiles, trial: Trial) -> dict[str, Any]:
-    """A trial with its gain and the interval of it; both None where it was not timed."""
+    """A trial with its gain and the gain's interval; both None where it was not timed."""
     done = trial.evaluation
     gain = run.gain(done) if done else None
     reach = max((r for _, r in done.spread), default=0.0) if done else 0.0
@@ -270,7 +271,7 @@ def _timed(run: RunFiles, trial: Trial) -> dict[str, Any]:
 
 
 def _best_so_far(run: RunFiles) -> dict[int, float]:
-    """The highest gain of the trials that keep the accuracy up to each trial, from the first one that does."""
+    """Trial number to the highest gain so far that keeps the accuracy, from the first trial that keeps it."""
     found: dict[int, float] = {}
     best = 0.0
     for trial in run.trials:
@@ -283,12 +284,12 @@ def _best_so_far(run: RunFiles) -> dict[int, float]:
 
 
 def measured(rows: Sequence[Operator]) -> bool:
-    """Whether the trials price at least as many operators in accuracy as the estimate of sensitivity does."""
+    """Whether the trials determine the loss of at least as many operators as the sensitivity estimate."""
     return sum(o.loss is not None for o in rows) >= sum(o.noise is not None for o in rows)
 
 
 def price(rows: Sequence[Operator], metric: str) -> tuple[Spec | None, Spec | None]:
-    """What int8 costs each operator in accuracy, and what it saves in time; None where nothing is known."""
+    """Charts of the loss and of the saved time of int8 per operator; None where nothing is known."""
     some = [o for o in rows if o.asked]
     if measured(some):
         losses = _bars([(o, o.loss.value, o.loss.reach) for o in some if o.loss], f"loss of {metric}")
@@ -301,7 +302,7 @@ def price(rows: Sequence[Operator], metric: str) -> tuple[Spec | None, Spec | No
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:
-    """Names as an axis has room for them: without the parts of a path that tell no two of them apart, all different."""
+    """Unique short labels for an axis: names without the parts of their paths that distinguish no two of them."""
     paths = _without_common_root({name: name.split("/") for name in names})
     found = {
         name: _shortest(parts, [other for key, other in paths.items() if key != name]) for name, parts in paths.items()
@@ -319,7 +320,7 @@ def _without_common_root(paths: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _shortest(parts: list[str], others: list[list[str]]) -> str:
-    """The beginning of a path that is none of the others'; the whole path where there is none."""
+    """Shortest prefix of a path that no other path has; the whole path where there is none."""
     lengths = range(1, len(parts) + 1)
     length = next((k for k in lengths if all(o[:k] != parts[:k] for o in others)), len(parts))
     return "/".join(parts[:length])
@@ -328,9 +329,9 @@ def _shortest(parts: list[str], others: list[list[str]]) -> str:
 def _bars(values: list[tuple[Operator, float, float]], title: str, percent: bool = False) -> Spec | None:
     if not values:
         return None
-    keep = {o.name for o, *_ in sorted(values, key=lambda v: -abs(v[1]))[:MOST_OPERATORS]}
+    keep = {o.name for o, *_ in sorted(values, key=lambda v: -abs(v[1]))[:MAX_OPERATORS]}
     short = labels(sorted(keep))
-    # In the order of execution; not sorted by Vega, which would put the names into expressions.
+    # Data are in the order of execution. Vega does not sort them: it would put the names into expressions.
     data = [
         {
             "operator": o.name,
@@ -372,7 +373,7 @@ def _bars(values: list[tuple[Operator, float, float]], title: str, percent: bool
             "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "tooltip": tip},
         },
     ]
-    less = f" (the {MOST_OPERATORS} largest of {len(values)})" if len(values) > MOST_OPERATORS else ""
+    less = f" (the {MAX_OPERATORS} largest of {len(values)})" if len(values) > MAX_OPERATORS else ""
     return _spec(
         f"{title} by operator{less}. The same numbers are in the table of operators.", 22 * len(data), data, layer
     )

@@ -1,4 +1,4 @@
-"""What a sweep leaves: a row a run, as text, data and a page."""
+"""The comparison of a sweep: one row per run, as text, data and a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nc_strategies.study.folder import RESULT
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
-    """Results of the jobs of a sweep, in the order of their numbers."""
+    """Results of a sweep's jobs, in the order of their numbers."""
 
     def number(path: Path) -> tuple[int, str]:
         name = path.parent.name
@@ -25,7 +25,7 @@ def collect(folder: Path) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, results: list[dict[str, Any]]) -> None:
-    """Write ``comparison.md``, ``comparison.json`` and, where pages can be made, ``comparison.html``."""
+    """Write ``comparison.md``, ``comparison.json`` and, with the packages for pages, ``comparison.html``."""
     cells = [row(result) for result in results]
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]

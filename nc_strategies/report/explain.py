@@ -1,4 +1,4 @@
-"""A run in words: how it ended, why it is not faster or why it missed, what to try next."""
+"""Explanation of a run: how it ended, why it is not faster or missed its goal, what to try next."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def status(run: RunFiles) -> str:
 
 
 def headline(run: RunFiles) -> str:
-    """The verdict in a few words."""
+    """The verdict of a run as a headline."""
     return {
         "met": "Goal met",
         "missed": "Goal missed: the closest model is saved",
@@ -47,7 +47,7 @@ def headline(run: RunFiles) -> str:
 
 
 def goal_sentence(run: RunFiles) -> str:
-    """What was asked for."""
+    """The goal of a run as a sentence."""
     goal = run.goal
     if goal is None:
         return "It ended before its goal was known."
@@ -62,7 +62,7 @@ def goal_sentence(run: RunFiles) -> str:
 
 
 def verdict(run: RunFiles) -> list[str]:
-    """How it ended, in sentences with their intervals."""
+    """How the run ended: sentences with 95 % intervals."""
     tuned = run.result.get("tuned")
     if run.running or not run.result:
         best = run.chosen
@@ -95,7 +95,7 @@ def verdict(run: RunFiles) -> list[str]:
 
 
 def why(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
-    """Why the model is not faster, or why the goal was missed."""
+    """Causes of a missing speed-up or a missed goal."""
     words: list[str] = [*engine.notices(run), *(run.analysis.get("remarks") or []), *ceiling_sentences(run)]
     if run.goal is None:
         return words
@@ -109,8 +109,8 @@ def advice(run: RunFiles, rows: Sequence[Operator], available: Available | None 
     Args:
         run: The run's folder.
         rows: Its operators.
-        available: The components that can be chosen. What is not among them is recommended together with the command
-            that installs it; when left out, only the strategies of the core count as installed.
+        available: The components that can be chosen. Advice to use another component includes the command that installs
+            it. When left out, only the strategies of the core count as installed.
     """
     if run.goal is None:
         return []

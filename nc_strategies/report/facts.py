@@ -1,4 +1,4 @@
-"""What the explanation of a run is written from."""
+"""Facts that causes and advice are derived from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from nc_strategies.report.operators import Operator
 from nc_strategies.report.run_files import RunFiles
 
 Available = Mapping[tuple[str, str], str]
-"""Kind and name of each registered component, and the command that installs what it still lacks; empty where it can be
-used at once."""
+"""Kind and name of each registered component to the command that installs its missing packages; empty where none is
+missing."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A run whose goal is known, and what can be chosen for the next one.
+    """A run with a known goal, and the components available for the next run.
 
     Args:
         run: The run's folder.
@@ -36,12 +36,12 @@ class Facts:
 
     @property
     def constraint(self) -> Constraint:
-        """The accuracy that was asked for."""
+        """The constraint on accuracy."""
         return self.goal.constraints[0]
 
     @property
     def tuned(self) -> Mapping[str, Any]:
-        """The final values of the saved model; empty without one."""
+        """The final measurement of the saved model; empty without one."""
         return self.run.result.get("tuned") or {}
 
     @cached_property
@@ -51,21 +51,21 @@ class Facts:
 
     @cached_property
     def kept(self) -> list[tuple[Trial, Evaluation]]:
-        """Those of them that keep to the constraints."""
+        """The evaluated trials that keep the constraints."""
         return [(t, e) for t, e in self.evaluated if self.goal.feasible(e)]
 
     @cached_property
     def rejected(self) -> list[tuple[Trial, Evaluation]]:
-        """Those of them that do not."""
+        """The evaluated trials that violate a constraint."""
         return [(t, e) for t, e in self.evaluated if not self.goal.feasible(e)]
 
     @cached_property
     def harmful(self) -> list[Operator]:
-        """Operators to which int8 costs accuracy beyond doubt, the most costly first."""
+        """Operators whose loss in int8 has a 95 % interval above zero, the largest loss first."""
         priced = [(o.loss.value, o.loss.reach, o.name, o) for o in self.rows if o.loss and o.loss.sure]
         return [row for value, *_, row in sorted(priced, key=lambda entry: entry[:3], reverse=True) if value > 0]
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Names in a sentence, those beyond `most` counted."""
+    """Up to `most` names as part of a sentence, and the number of further ones."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

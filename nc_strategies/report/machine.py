@@ -12,7 +12,7 @@ UNKNOWN = "unknown"
 
 
 def machine_of(run: RunFiles) -> Machine | None:
-    """The machine that a run measured on; None for a run of a version that did not keep it."""
+    """The machine of a run; None for a run of a version that did not record it."""
     data: Any = run.result.get("machine") or run.analysis.get("machine")
     try:
         return Machine.from_dict(data) if data else None
@@ -21,13 +21,13 @@ def machine_of(run: RunFiles) -> Machine | None:
 
 
 def ceiling_sentences(run: RunFiles) -> list[str]:
-    """What the machine lets int8 gain at most; nothing where the run does not tell."""
+    """Sentences on the largest speed-up of int8 on the machine; empty where the run did not record it."""
     found = machine_of(run)
     return found.sentences(run.name("backend")) if found is not None else []
 
 
 def facts(machine: Machine) -> list[tuple[str, str]]:
-    """Name and value of what a machine is."""
+    """Properties of a machine as pairs (name, value)."""
     saturates = machine.ceiling.saturates if machine.ceiling is not None else None
     return [
         ("processor", machine.processor),
@@ -45,7 +45,7 @@ def facts(machine: Machine) -> list[tuple[str, str]]:
 
 
 def ratios(machine: Machine) -> Sequence[tuple[str, str, float]]:
-    """Operator type, int8 form, and how many times as fast as fp32 it is."""
+    """Operator type, int8 scheme, and its speed-up over fp32."""
     if machine.ceiling is None:
         return []
-    return [(kind, name, ratio) for kind, forms in machine.ceiling.ratios.items() for name, ratio in forms.items()]
+    return [(kind, name, ratio) for kind, schemes in machine.ceiling.ratios.items() for name, ratio in schemes.items()]

@@ -1,4 +1,4 @@
-"""What each operator costs in accuracy and in time, and why it ended in int8 or in float."""
+"""Effect of int8 on accuracy and time per operator, and why each operator ended in int8 or in float."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ from nc_strategies.problem import Trial
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.space import OpScheme
 
-LEAST_FREEDOM = 3
-"""Residual degrees of freedom below which nothing is said of an estimate."""
-IDENTIFIED = 1 - 1e-6
-FIXED = "no choice: the engine runs it in float, or fused with a neighbour"
+MIN_RESIDUAL_FREEDOM = 3
+"""Residual degrees of freedom below which no effect is reported."""
+MIN_TERM_RESOLUTION = 1 - 1e-6
+"""Diagonal element of the resolution matrix, 1 for a term that the trials determine, above which a term is reported."""
+FIXED_REASON = "no choice: the engine runs it in float, or fused with a neighbour"
 
 
 @dataclass(frozen=True)
 class Price:
-    """An effect of int8 instead of float, all else equal, with the half-width of its 95 % interval."""
+    """Effect of int8 instead of float, all else equal, with the half-width of its 95 % interval."""
 
     value: float
     reach: float
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return abs(self.value) > self.reach
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One row of the story.
+    """One operator in the report.
 
     Args:
         position: In execution order, from 1.
         name: Its name.
         type: Its type; empty for one without a choice.
         asked: ``int8``, ``fp32``, or empty for one without a choice.
-        executed: ``int8``, ``fp32``, or empty where the engine does not tell.
-        scheme: What was asked for, in words.
-        loss: Price in the metric by the trials, positive is worse; None when they do not tell.
-        saved: Share of fp32's latency that int8 saves by the trials; None when they do not tell.
+        executed: ``int8``, ``fp32``, or empty where the engine does not report it.
+        scheme: The requested scheme as text.
+        loss: Loss of the metric by the trials, positive is worse; None where they do not determine it.
+        saved: Share of fp32's latency that int8 saves by the trials; None where they do not determine it.
         noise: Noise-to-signal ratio of the output with this operator alone in int8; None when not estimated.
         model_saved: Share of fp32's latency that int8 saves by the latency model; None without one.
-        reason: Why it ended so.
+        reason: Why it ended in int8 or in float.
     """
 
     position: int
@@ -75,7 +76,7 @@ class Operator:
 
 
 def operators(run: RunFiles) -> list[Operator]:
-    """All operators of a run's model in execution order, as the chosen trial has them; empty without a trial."""
+    """All operators of the chosen trial's model in execution order; empty without a trial."""
     chosen = run.chosen
     if chosen is None:
         return []
@@ -87,19 +88,19 @@ def operators(run: RunFiles) -> list[Operator]:
 
 @dataclass(frozen=True)
 class _Known:
-    """What a run tells about operators, each by name.
+    """What is known of operators, by name.
 
     Args:
         run: The run.
-        schemes: What the chosen trial asks for.
-        facts: Type, and what may be chosen.
-        executed_int8: Those that the engine executes in int8; None where it does not tell.
-        loss: Price in the metric by the trials.
-        saved: Share of fp32's latency saved, by the trials.
+        schemes: The schemes that the chosen trial requests.
+        facts: Type, and possible precisions.
+        executed_int8: Operators that the engine executes in int8; None where it does not report them.
+        loss: Loss of the metric by the trials.
+        saved: Share of fp32's latency that int8 saves, by the trials.
         noise: Noise-to-signal ratio, None where it is infinite.
-        modelled: Share of fp32's latency saved, by the latency model.
-        ranks: Place in the order of `noise`, from 1.
-        changes: What a trial showed that differs in it alone.
+        modelled: Share of fp32's latency that int8 saves, by the latency model.
+        ranks: Rank by `noise`, from 1.
+        changes: Result of a trial that differs from the chosen one in this operator alone.
     """
 
     run: RunFiles
@@ -133,7 +134,7 @@ class _Known:
         )
 
     def operator(self, position: int, name: str) -> Operator:
-        """One row."""
+        """The operator with a name."""
         scheme = self.schemes.get(name)
         asked = "" if scheme is None else _precision(not scheme.is_float)
         executed = "" if self.executed_int8 is None else _precision(name in self.executed_int8)
@@ -158,7 +159,7 @@ class _Known:
         )
 
     def _priced(self, name: str) -> str:
-        """What the trials, or else the estimate of sensitivity, say of an operator; empty when they say nothing."""
+        """An operator's effect by the trials, or else its rank by estimated sensitivity; empty without either."""
         loss, saved, parts = self.loss.get(name), self.saved.get(name), []
         if loss is not None and loss.sure:
             verb = "costs" if loss.value > 0 else "gains"
@@ -180,9 +181,9 @@ def _ranks(noise: Mapping[str, float | None]) -> dict[str, int]:
 
 
 def _forced(asked: str, executed: str, facts: Mapping[str, Any] | None) -> str:
-    """Why an operator could not be otherwise; empty where the strategy chose."""
+    """Why an operator's precision was fixed; empty where the strategy chose it."""
     if not asked:
-        return "no choice: follows its neighbours" if executed == "int8" else FIXED
+        return "no choice: follows its neighbours" if executed == "int8" else FIXED_REASON
     if facts is not None and not facts["int8"]:
         return _held_in_float(facts)
     if asked == "int8" and executed == "fp32":
@@ -192,12 +193,12 @@ def _forced(asked: str, executed: str, facts: Mapping[str, Any] | None) -> str:
 
 def _held_in_float(facts: Mapping[str, Any]) -> str:
     if not facts["engine_int8"]:
-        return FIXED
+        return FIXED_REASON
     return "held in fp32: int8 is only used on request" if facts["opt_in"] else "held in fp32 by your overrides"
 
 
 def _single_changes(run: RunFiles, chosen: Trial) -> dict[str, str]:
-    """What trials showed that differ from the chosen one in one operator, and those tied to it, only."""
+    """Results of trials that differ from the chosen one only in one operator and those tied to it, by operator."""
     group_of = {name: frozenset(group) for group in run.analysis.get("tied") or [] for name in group}
     mine = chosen.config.schemes
     found: dict[str, str] = {}
@@ -227,11 +228,11 @@ def _shown(run: RunFiles, trial: Trial, turned: str) -> str:
 
 
 def prices(run: RunFiles) -> tuple[dict[str, Price], dict[str, Price]]:
-    """Effect of int8 by operator on the loss and on the latency saved, by least squares over the trials.
+    """Effect of int8 per operator on the loss and on the saved latency, by least squares over the trials.
 
-    The model is a constant, a term a group of operators that always change together, and a term a value of a graph
-    option; other choices (granularity, algorithm) count as noise. A group is left out when the trials do not determine
-    its term, all of them when fewer than three residual degrees of freedom are left. Source: ordinary least squares,
+    The model has a constant, one term per group of operators that always change together, and one term per value of a
+    graph option. Other choices (granularity, algorithm) count as noise. A group is left out when the trials do not
+    determine its term; all groups are left out below three residual degrees of freedom. Source: ordinary least squares,
     intervals by Student's t.
 
     Returns:
@@ -245,14 +246,14 @@ def prices(run: RunFiles) -> tuple[dict[str, Price], dict[str, Price]]:
     design = np.column_stack([np.ones(len(trials)), columns, *_options([t for t, _ in trials])])
     losses = np.array([run.goal.loss(done) for _, done in trials])
     ratios = np.array([dict(done.ratios).get("latency", math.nan) for _, done in trials])
-    told = [len(group) == 1 or _tied(run, group) for group in groups]
+    determined = [len(group) == 1 or _tied(run, group) for group in groups]
 
     def by_name(values: NDArray[np.float64]) -> dict[str, Price]:
         effects = _effects(design, values)[: len(groups)]
         return {
             name: effect
-            for group, effect, tells in zip(groups, effects, told, strict=True)
-            if effect and tells
+            for group, effect, is_determined in zip(groups, effects, determined, strict=True)
+            if effect and is_determined
             for name in group
         }
 
@@ -260,7 +261,7 @@ def prices(run: RunFiles) -> tuple[dict[str, Price], dict[str, Price]]:
 
 
 def _moved_together(trials: Sequence[Trial], names: Sequence[str]) -> tuple[list[list[str]], NDArray[np.float64]]:
-    """Operators that are in int8 in the same trials, and whether each group is, shape (trials, groups)."""
+    """Groups of operators that are in int8 in the same trials, and 1 for int8, shape (trials, groups)."""
     flags = np.array([[not t.config.schemes[n].is_float for n in names] for t in trials], dtype=float)
     groups: dict[bytes, list[str]] = {}
     for column, name in enumerate(names):
@@ -269,14 +270,14 @@ def _moved_together(trials: Sequence[Trial], names: Sequence[str]) -> tuple[list
 
 
 def _options(trials: list[Trial]) -> list[NDArray[np.float64]]:
-    """A column of zeros and ones for every value of a graph option but the first."""
+    """A column of zeros and ones, shape (trials,), for every value of a graph option but the first."""
     pairs = {pair: None for t in trials for pair in t.config.options}
     first = dict(reversed(list(pairs)))
     return [np.array([float(pair in t.config.options) for t in trials]) for pair in pairs if first[pair[0]] != pair[1]]
 
 
 def _tied(run: RunFiles, group: list[str]) -> bool:
-    """Whether operators moved together because they must, so that the effect of them all is the effect of each."""
+    """Whether operators changed together because they are tied, so that their joint effect holds for each."""
     return any(set(group) <= set(tied) for tied in run.analysis.get("tied") or [])
 
 
@@ -284,11 +285,11 @@ def _effects(design: NDArray[np.float64], values: NDArray[np.float64]) -> list[P
     none: list[Price | None] = [None] * (design.shape[1] - 1)
     rank = int(np.linalg.matrix_rank(design))
     freedom = len(values) - rank
-    if freedom < LEAST_FREEDOM or not np.isfinite(values).all():
+    if freedom < MIN_RESIDUAL_FREEDOM or not np.isfinite(values).all():
         return none
     inverse = np.linalg.pinv(design)
     terms = inverse @ values
     variance = float(((values - design @ terms) ** 2).sum()) / freedom
     reach = t_95(freedom) * np.sqrt(variance * (inverse**2).sum(1))
-    known = np.diag(inverse @ design) > IDENTIFIED
+    known = np.diag(inverse @ design) > MIN_TERM_RESOLUTION
     return [Price(float(terms[i]), float(reach[i])) if known[i] else None for i in range(1, design.shape[1])]

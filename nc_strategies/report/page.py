@@ -1,7 +1,7 @@
-"""``report.html`` and ``comparison.html``: one file each, which asks the network for nothing.
+"""``report.html`` and ``comparison.html``: self-contained pages that load nothing from the network.
 
-What comes from outside (names, error texts) is escaped by the templates, stands as data in the page and reaches the
-document as text only; a content security policy allows nothing but the page's own scripts.
+Templates escape external text (names, error texts). The page's data reach the document as text only. A content security
+policy allows only the page's own scripts.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ log = logging.getLogger(__name__)
 FILE = "report.html"
 HINT = "hint: pip install 'nc-strategies[report]' adds report.html, a page that shows the run"
 TEMPLATES = Path(__file__).parent / "templates"
-REFRESH = 5
-"""Seconds between two versions of the page while a run goes on, at least."""
-SHARE = 0.003
-"""Largest share of a run's time that goes into its page."""
-MOST_CHOICES = 300_000
-"""Operators times trials whose configurations are put into a page; those of later trials are read in the journal."""
+REFRESH_SECONDS = 5
+"""Least time in seconds between two versions of the page of a running run."""
+MAX_TIME_SHARE = 0.003
+"""Largest share of a run's time that is spent on its page."""
+MAX_CHOICES = 300_000
+"""Largest number of operators times trials whose configurations are in a page; the journal has all of them."""
 
 
 def missing() -> bool:
-    """Whether the packages that make pages are not installed."""
+    """Whether a package that pages need is missing."""
     return any(find_spec(name) is None for name in ("jinja2", "vl_convert"))
 
 
 def write(
     run_dir: Path, running: bool = False, trials: Sequence[Trial] | None = None, available: Available | None = None
 ) -> Path:
-    """Make the page of a run from what is in its folder.
+    """Write the page of a run from the files in its folder.
 
     Args:
-        run_dir: The folder.
-        running: The run goes on: the page renews itself.
-        trials: The journal's trials, where they are known already.
+        run_dir: The run's folder.
+        running: The run is still running, so that the page reloads itself.
+        trials: The journal's trials, where they are read already.
         available: The components that can be chosen, see `nc_strategies.report.explain.advice`.
 
     Raises:
-        InputError: it is not the folder of a run.
+        InputError: `run_dir` is not the folder of a run.
     """
     run = RunFiles.read(run_dir, running, trials)
     path = run_dir / FILE
@@ -67,7 +67,7 @@ def write(
 
 
 def write_comparison(folder: Path, results: Sequence[dict[str, Any]]) -> Path:
-    """Make the page of a sweep."""
+    """Write the page of a sweep."""
     chart = charts.comparison(results)
     rows = [
         {
@@ -109,7 +109,7 @@ def _render(template: str, scripts: list[str], **values: Any) -> str:
             script_hashes=hashes or "'none'",
             style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
             json=_json(values.pop("data")),
-            refresh=REFRESH,
+            refresh=REFRESH_SECONDS,
             **values,
         )
     )
@@ -137,7 +137,7 @@ def _json(data: Any) -> str:
 
 
 def _stages(run: RunFiles) -> dict[str, float]:
-    """Seconds by stage and in all, those of the estimates apart from the strategy's own."""
+    """Seconds by stage and in total; the time of estimates is separate from the strategy's."""
     seconds = dict(run.result.get("seconds") or {})
     estimates = run.analysis.get("estimate_seconds") or {}
     if "strategy" in seconds:
@@ -180,7 +180,7 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
 
 
 def _charts(run: RunFiles, rows: Sequence[Operator]) -> dict[str, charts.Spec]:
-    """The charts of a run that has something to draw in them."""
+    """The charts of a run, without the empty ones."""
     loss, saved = charts.price(rows, run.metric)
     found = {
         "chart-trade-off": charts.trade_off(run),
@@ -193,7 +193,7 @@ def _charts(run: RunFiles, rows: Sequence[Operator]) -> dict[str, charts.Spec]:
 
 
 def _sources(rows: Sequence[Operator]) -> dict[str, str]:
-    """Where the prices of operators come from: measurements, or estimates in their place."""
+    """Sentences on the source of the operators' effects: measurements or estimates."""
     measured = charts.measured([o for o in rows if o.asked])
     modelled = any(o.model_saved is not None for o in rows)
     return {
@@ -207,7 +207,7 @@ def _sources(rows: Sequence[Operator]) -> dict[str, str]:
 
 
 def command(run: RunFiles) -> str:
-    """The command line that repeats a run in a new folder; empty when no command started it."""
+    """The command line that repeats a run in a new folder; empty for a run from Python."""
     arguments = [str(a) for a in run.analysis.get("command") or []]
     if not arguments:
         return ""
@@ -216,7 +216,7 @@ def command(run: RunFiles) -> str:
 
 
 def _cards(run: RunFiles) -> list[tuple[str, str, str]]:
-    """Label, figure and what belongs to it."""
+    """Label, figure and annotation of each card."""
     tuned, base, goal = run.result.get("tuned"), run.baseline, run.goal
     if not tuned or goal is None:
         return [("Trials so far", str(len(run.trials)), "")] if run.running else []
@@ -265,14 +265,14 @@ def _trials(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def _configs(run: RunFiles) -> dict[str, Any]:
-    """Configurations of the trials as numbers of schemes, the chosen one's first."""
+    """Configurations of the trials as indices of schemes, the chosen trial's first."""
     names = [name for name, _ in run.trials[0].config.ops] if run.trials else []
     schemes: dict[str, int] = {}
     configs: dict[str, Any] = {}
     chosen = run.chosen
     first = [chosen] if chosen else []
     for trial in [*first, *run.trials]:
-        if len(configs) * len(names) <= MOST_CHOICES and [name for name, _ in trial.config.ops] == names:
+        if len(configs) * len(names) <= MAX_CHOICES and [name for name, _ in trial.config.ops] == names:
             numbers = [schemes.setdefault(str(scheme), len(schemes)) for _, scheme in trial.config.ops]
             configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in trial.config.options]}
     types = {name: facts["type"] for name, facts in (run.analysis.get("operators") or {}).items()}
@@ -285,14 +285,14 @@ def _configs(run: RunFiles) -> dict[str, Any]:
 
 
 class PageWriter(StudyListener):
-    """Keeps a run's page while the run goes on, and leaves its last version at the end.
+    """Updates a run's page during the run, and writes its last version at the end.
 
-    Works between trials, in the run's own thread, so that it disturbs nothing that is timed; takes a small share of
-    the time. A page that cannot be made is logged and never breaks a run.
+    It writes between trials, in the run's own thread, so that it does not disturb timing, and takes a small share of
+    the run's time. A failure to write the page is logged and does not end the run.
 
     Args:
-        command: Arguments of the command line that started the run, free of secrets.
-        make: Makes the page of a folder.
+        command: Arguments of the command line that started the run, without secrets.
+        make: Writes the page of a folder.
     """
 
     def __init__(
@@ -307,7 +307,7 @@ class PageWriter(StudyListener):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave a page that no longer renews itself, also when the run broke off."""
+        """Write a page that no longer reloads itself, also after an error."""
         if self._study is not None:
             self._write(self._study, running=False)
             self._study = None
@@ -316,8 +316,8 @@ class PageWriter(StudyListener):
         """See `StudyListener.started`."""
         self._study = study
         self._write(study, running=True)
-        # The first page of all also makes the scripts and loads the templates: no measure of what the next will take.
-        self._next = time.monotonic() + REFRESH
+        # The first page also bundles the scripts and loads the templates: its time does not predict that of the next.
+        self._next = time.monotonic() + REFRESH_SECONDS
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
@@ -335,7 +335,7 @@ class PageWriter(StudyListener):
             analysis.write(study, self._command)
             if self._pages:
                 self._make(study.run_dir, running, study.trials)
-        except Exception:  # a page is no reason to lose a run
+        except Exception:  # A page that fails must not end the run.
             log.exception("the page could not be written")
         end = time.monotonic()
-        self._next = end + max(REFRESH, (end - begin) / SHARE)
+        self._next = end + max(REFRESH_SECONDS, (end - begin) / MAX_TIME_SHARE)

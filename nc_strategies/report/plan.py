@@ -1,4 +1,4 @@
-"""A plan, for the terminal."""
+"""A plan as text for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nc_strategies.study.plan import Plan
 
 
 def render(plan: Plan) -> RenderableType:
-    """What could be chosen, how long it would take, and whether the data can resolve the goal."""
+    """The search space, the expected time, and whether the data can resolve the goal."""
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("operator type")
     table.add_column("operators", justify="right")
@@ -47,14 +47,14 @@ def render(plan: Plan) -> RenderableType:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds as text in s, min or h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def magnitude(count: int) -> str:
-    """A number of configurations, which may be too large for a float."""
+    """A number of configurations as text; it may be too large for a float."""
     if count < 10**6:
         return f"{count:,}"
     digits = str(count)

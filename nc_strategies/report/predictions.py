@@ -1,4 +1,4 @@
-"""Predicted against measured cost: whether the trials bear out what the strategy said of them beforehand."""
+"""Predicted against measured cost of trials: accuracy and coverage of the strategy's predictions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nc_strategies.problem import Goal, Trial
 from nc_strategies.report.run_files import RunFiles
 
 Z_95 = 1.96
-LEAST_TRIALS = 3
-"""Predicted trials from which on a share of them is stated."""
-REACH = 1.5
-"""Intervals are cut at so many times the largest predicted or measured cost, so that one does not press the others
-flat."""
+MIN_PREDICTED_TRIALS = 3
+"""Fewest predicted trials for which a coverage is reported."""
+MAX_INTERVAL_RATIO = 1.5
+"""Largest end of an interval, as a multiple of the largest predicted or measured cost: one interval does not compress
+the scale."""
 WITHIN, OUTSIDE = "within its interval", "outside its interval"
 
 
@@ -26,9 +26,9 @@ class Compared:
 
     Args:
         trial: Its number.
-        cost: Predicted.
-        sd: Standard deviation of the measured cost around it, as predicted.
-        measured: Measured.
+        cost: Predicted cost.
+        sd: Predicted standard deviation of the measured cost.
+        measured: Measured cost.
     """
 
     trial: int
@@ -38,12 +38,12 @@ class Compared:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval that was predicted."""
+        """The predicted 95 % interval."""
         return self.cost - Z_95 * self.sd, self.cost + Z_95 * self.sd
 
     @property
     def within(self) -> bool:
-        """Whether the measured cost lies in it."""
+        """Whether the measured cost lies in the predicted interval."""
         low, high = self.interval
         return low <= self.measured <= high
 
@@ -63,19 +63,19 @@ def compared(goal: Goal | None, trials: Iterable[Trial]) -> list[Compared]:
 
 
 def coverage(rows: Sequence[Compared]) -> float | None:
-    """Share of the trials whose measured cost lies in the 95 % interval that was predicted; None without a trial."""
+    """Share of the trials whose measured cost lies in the predicted 95 % interval; None without a trial."""
     return sum(r.within for r in rows) / len(rows) if rows else None
 
 
 def scatter(rows: Sequence[Compared]) -> float:
-    """Root mean square of measured over predicted cost, less 1."""
+    """Root mean square of the relative error, measured over predicted cost less 1."""
     return float(np.sqrt(np.mean([(r.measured / r.cost - 1) ** 2 for r in rows if r.cost > 0] or [0.0])))
 
 
 def remarks(run: RunFiles) -> list[str]:
-    """What to say of the predictions; nothing while there are too few."""
+    """Remarks on the predictions; none below the fewest predicted trials."""
     rows = compared(run.goal, run.trials)
-    if len(rows) < LEAST_TRIALS:
+    if len(rows) < MIN_PREDICTED_TRIALS:
         return []
     return [
         f"The strategy predicted the cost of {len(rows)} trials before it measured them: "
@@ -89,7 +89,7 @@ def chart(run: RunFiles) -> dict[str, Any] | None:
     rows = compared(run.goal, run.trials)
     if not rows or run.goal is None:
         return None
-    top = REACH * max(max(r.cost, r.measured) for r in rows)
+    top = MAX_INTERVAL_RATIO * max(max(r.cost, r.measured) for r in rows)
     values = [
         {
             "trial": r.trial,

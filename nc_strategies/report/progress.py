@@ -1,4 +1,4 @@
-"""Progress on a terminal; nothing elsewhere."""
+"""Progress of a run on a terminal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nc_strategies.study.study import Study, StudyListener
 
 
 class ProgressLine(StudyListener):
-    """Stage, trials done, best so far and time left, in one line on standard error.
+    """Stage, finished trials, best so far and time left, in one line on standard error.
 
-    Drawn when something happens, not by a thread of its own, which would disturb what is timed.
+    Events redraw the line. A thread of its own would disturb timing.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class ProgressLine(StudyListener):
         self._show(description=text, left="")
 
     def notice(self, text: str) -> None:
-        """See `StudyListener.notice`: a line above the progress line, which stays."""
+        """See `StudyListener.notice`. The notice is a permanent line above the progress line."""
         self._progress.console.print(f"warning: {text}", markup=False, highlight=False)
 
     def started(self, study: Study, max_trials: int, timeout: float) -> None:

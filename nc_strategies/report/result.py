@@ -1,4 +1,4 @@
-"""``result.json``: the run in one file, with a stable schema."""
+"""``result.json``: the result of a run, with a stable schema."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ def processor() -> str:
 
 
 def write(study: Study, setup: Setup) -> dict[str, Any]:
-    """Write ``result.json`` and return what is in it."""
+    """Write ``result.json`` and return its content."""
     result = as_dict(study, setup)
     write_json(study.run_dir / RESULT, result)
     return result
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file in one move; a number that is not finite is an error."""
+    """Write a JSON file atomically; a number that is not finite is an error."""
     write_atomically(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
@@ -135,7 +135,7 @@ def failed(config: dict[str, Any], error: str) -> dict[str, Any]:
 
 
 def _metrics(done: Evaluation, first: str) -> dict[str, float]:
-    """All constraints' values by the name of the metric."""
+    """Value of each constraint by the name of its metric."""
     return {first if name == METRIC else name: value for name, value in done.metrics}
 
 

@@ -1,4 +1,4 @@
-"""A run's folder, read without changing it: also one whose run still goes on, or ended halfway."""
+"""Read-only access to a run's folder, also of a running or an incomplete run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ COMPARISON = "comparison.json"
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run's folder says.
+    """Content of a run's folder.
 
     Args:
         path: The folder.
-        result: Of ``result.json``; empty while there is none.
-        analysis: Of ``analysis.json``; empty without one.
-        config: Of ``config.yaml``.
-        trials: Of ``trials.jsonl``.
-        running: The run goes on.
+        result: Content of ``result.json``; empty without this file.
+        analysis: Content of ``analysis.json``; empty without this file.
+        config: Content of ``config.yaml``.
+        trials: Trials of ``trials.jsonl``.
+        running: The run is still running.
     """
 
     path: Path
@@ -48,11 +48,11 @@ class RunFiles:
 
         Args:
             path: The folder.
-            running: The run goes on; only the run itself knows.
-            trials: Of ``trials.jsonl``, where they are known already.
+            running: The run is still running; only the run itself knows this.
+            trials: Trials of ``trials.jsonl``, where they are read already.
 
         Raises:
-            InputError: there is no such folder, it is not a run's, or a file in it cannot be read.
+            InputError: there is no such folder, it is not the folder of a run, or a file in it cannot be read.
         """
         if not path.is_dir():
             raise InputError(
@@ -76,7 +76,7 @@ class RunFiles:
 
     @cached_property
     def goal(self) -> Goal | None:
-        """The run's goal; None when the run ended before it was known."""
+        """The run's goal; None when the run ended before its goal was known."""
         stated: Mapping[str, Any] = {**(self.result.get("goal") or {}), **(self.analysis.get("goal") or {})}
         if not stated or not self.baseline:
             return None
@@ -104,12 +104,12 @@ class RunFiles:
 
     @property
     def baseline(self) -> Mapping[str, Any]:
-        """fp32's values: the final measurement where there is one."""
+        """fp32's values: those of the final measurement, or before it those of ``analysis.json``."""
         return self.result.get("baseline") or self.analysis.get("baseline") or {}
 
     @property
     def metric(self) -> str:
-        """Name of the constraint's metric."""
+        """Name of the accuracy metric."""
         stated = (self.result.get("goal") or {}).get("metric")
         return str(stated or self._config("metrics", "accuracy", "name") or METRIC)
 
@@ -128,7 +128,7 @@ class RunFiles:
 
     @cached_property
     def chosen(self) -> Trial | None:
-        """The trial of the model that is returned; while a run goes on, the best so far."""
+        """The trial of the saved model; during a run, the best trial so far."""
         number = (self.result.get("tuned") or {}).get("trial")
         if number is not None:
             return next((t for t in self.trials if t.number == number), None)
@@ -143,7 +143,7 @@ class RunFiles:
         return "kept" if self.goal.feasible(trial.evaluation) else "missed"
 
     def gain(self, evaluation: Evaluation) -> float | None:
-        """How many times better than fp32 the objective is; None where it was not measured."""
+        """Improvement of the objective over fp32 as a factor; None where it was not measured."""
         if self.goal is None or any(o.name not in dict(evaluation.ratios) for o in self.goal.objectives):
             return None
         cost = self.goal.cost(evaluation)
@@ -163,7 +163,7 @@ def _mapping(path: Path, read: Callable[[Path], Any]) -> Mapping[str, Any]:
 
 
 def _trials(path: Path) -> tuple[Trial, ...]:
-    """Trials of a journal; an incomplete last line is one being written."""
+    """Trials of a journal. An incomplete last line is ignored: the run is writing it."""
     if not path.is_file():
         return ()
     trials = []

@@ -1,4 +1,4 @@
-"""The tables a run ends with, for the terminal."""
+"""Tables of results, for the terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from rich.text import Text
 
 from nc_strategies.report.engine import strategy_label
 
-WIDE = 150
+WIDE_TERMINAL = 150
+"""Characters of a terminal from which on the comparison has one row per run."""
 STYLES = {"met": "bold green", "missed": "bold yellow", "failed": "bold red"}
 
 
-def render(result: dict[str, Any], run_dir: str, width: int = WIDE) -> RenderableType:
-    """The result of one run: verdict, comparison, operators by type."""
+def render(result: dict[str, Any], run_dir: str, width: int = WIDE_TERMINAL) -> RenderableType:
+    """The result of one run: verdict, comparison, executed operators by type."""
     parts: list[RenderableType] = [verdict(result)]
     if result["tuned"]:
         parts += [comparison([result], width), operators(result)]
@@ -29,7 +30,7 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE) -> Renderabl
 
 
 def verdict(result: dict[str, Any]) -> Text:
-    """One sentence: was the goal met, and how closely."""
+    """The verdict in one sentence: whether the goal was met, and how closely."""
     status = str(result["status"])
     if not result.get("tuned"):
         return Text(f"failed: {result.get('error') or 'no configuration could be measured'}", STYLES["failed"])
@@ -55,7 +56,7 @@ def verdict(result: dict[str, Any]) -> Text:
 
 
 def _slow(result: dict[str, Any]) -> str:
-    """What to say of a model that keeps the accuracy but does not beat fp32 surely; empty for any other."""
+    """Remark on a model that keeps the accuracy but is not certainly better than fp32; empty for any other."""
     if result["goal"].get("shortfall") != "objective":
         return ""
     if not set(result["objectives"]) <= {"latency", "throughput"}:
@@ -64,10 +65,10 @@ def _slow(result: dict[str, Any]) -> str:
     return f" (95 %: {low:.2f} to {high:.2f}), which is not surely faster"
 
 
-def comparison(results: list[dict[str, Any]], width: int = WIDE) -> Table:
-    """One row a run: the columns of the published comparison, and ours; on a narrow terminal one column a run."""
+def comparison(results: list[dict[str, Any]], width: int = WIDE_TERMINAL) -> Table:
+    """One row per run with `COLUMNS`, which include those of the published comparison; one column per run if narrow."""
     table = Table(show_edge=False, pad_edge=False)
-    if width < WIDE:
+    if width < WIDE_TERMINAL:
         table.add_column("")
         cells = [row(result) for result in results]
         for position in range(len(cells)):
@@ -132,7 +133,7 @@ def operators(result: dict[str, Any]) -> Table:
 
 
 def show(make: Callable[[int], RenderableType]) -> None:
-    """Print what `make` gives for the width of standard output; nothing is cut when that is not a terminal."""
+    """Print what `make` returns for the width of standard output; a file or pipe counts as 200 characters wide."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)

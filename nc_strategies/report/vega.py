@@ -1,7 +1,7 @@
-"""The plotting library's scripts, to put into a page: Vega, Vega-Lite and Vega-Embed.
+"""The plotting library's scripts for a page: Vega, Vega-Lite and Vega-Embed.
 
-They come from the package vl-convert-python, which needs seconds and many megabytes to bundle them: done once in a
-process of its own, and kept in the user's cache.
+The package vl-convert-python bundles them, which takes seconds and many megabytes of memory. This is done once, in a
+separate process, and the result is kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ THE SOFTWARE IS PROVIDED "AS IS", WITHOUT ANY WARRANTY; THE HOLDERS ARE NOT LIAB
 
 @functools.cache
 def vega() -> str:
-    """The scripts as one text that can stand inside a script element.
+    """The scripts as one text that is safe inside a script element.
 
     Raises:
         PackageNotFoundError: vl-convert-python is not installed.
-        CalledProcessError: it could not make them.
+        CalledProcessError: it could not bundle the scripts.
     """
     name = f"vega-{version('vl-convert-python')}.js"
     kept = cache.read(name)

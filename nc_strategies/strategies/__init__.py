@@ -1,1 +1,1 @@
-"""Strategies: which configuration to try next. They know a `Problem`, never an engine."""
+"""Strategies choose the next configuration to measure. A strategy knows a `Problem`, never an engine."""

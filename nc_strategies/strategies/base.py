@@ -1,4 +1,4 @@
-"""The interface of a strategy, and a form of it that reads from top to bottom."""
+"""The interface of a strategy, and a base class for strategies written as one generator."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from nc_strategies.problem import Prediction, Problem, Trial
 from nc_strategies.space import Config
 
 Steps = Generator[Config, Trial, None]
-"""What `StepwiseStrategy.steps` returns: it yields configurations and is sent their trials."""
+"""Return type of `StepwiseStrategy.steps`: a generator that yields configurations and is sent their trials."""
 
 
 class Strategy(ABC):
-    """Proposes configurations and is told what came of them.
+    """Proposes configurations and observes their trials.
 
     Args:
         settings: The strategy's own settings, an instance of the schema it is registered with.
-        problem: What is to be solved.
+        problem: The tuning problem.
 
-    A strategy must be deterministic in what it has observed and in ``problem.rng``: a resumed run shows it the
-    finished trials again and expects the same proposals. It may propose a configuration twice; the second
-    time is answered from the history and costs nothing.
+    A strategy must be deterministic given its observed trials and ``problem.rng``: a resumed run shows it the finished
+    trials again and expects the same proposals. A strategy may propose a configuration twice. The second proposal is
+    answered from the history and costs nothing.
     """
 
     stage: str = ""
-    """What the strategy is doing, in a word or two, for the progress line."""
+    """Current stage of the strategy in one or two words, for the progress line."""
     note: str = ""
-    """Why it proposed the latest configuration, for the journal."""
+    """Reason for the latest proposal, for the journal."""
     predicted: Prediction | None = None
-    """What it expects the latest configuration to measure, for the journal; None where it predicts nothing."""
+    """Predicted measurement of the latest proposal, for the journal; None without a prediction."""
     engine: str = ""
-    """Which optimizer proposes, where the strategy has several; empty otherwise."""
+    """Name of the optimizer that proposes, where the strategy has several; empty otherwise."""
     ended: str = ""
-    """Why it has finished, as a clause that follows "because"; empty where it only has nothing left to try."""
+    """Why the strategy has finished, as a clause that follows "because"; empty where nothing is left to try."""
     stopped: str = ""
-    """Why it proposes no more although it has not finished, such as a server that is gone; empty otherwise."""
+    """Why the strategy stopped before it finished, such as a lost server; empty otherwise."""
 
     def __init__(self, settings: Any, problem: Problem) -> None:
         self.settings = settings
@@ -44,32 +44,33 @@ class Strategy(ABC):
 
     @classmethod  # noqa: B027 - optional, nothing to check by default
     def check(cls, settings: Any) -> None:
-        """See that a run with these settings can begin, before a model is touched: accounts, servers, packages.
+        """Check accounts, servers and packages that a run with these settings needs, before the model is opened.
 
         Raises:
-            InputError: it cannot.
+            InputError: the run cannot begin.
         """
 
     @abstractmethod
     def propose(self) -> Config | None:
         """The next configuration to measure.
 
-        None while trials are pending: wait for one of them. None with none pending: the strategy has finished.
+        None while trials are pending means that the strategy waits for one of them. None without pending trials means
+        that the strategy has finished.
         """
 
     @abstractmethod
     def observe(self, trial: Trial) -> None:
-        """Learn what came of a proposed configuration, in any order, failed ones included."""
+        """Learn from the trial of a proposed configuration. Trials come in any order and include failed ones."""
 
     def close(self) -> None:  # noqa: B027 - optional, nothing to release by default
-        """Release what the strategy holds; called once, at the end of a run or after an error."""
+        """Release resources; called once, at the end of a run or after an error."""
 
 
 class StepwiseStrategy(Strategy):
     """A strategy written as one generator: ``trial = yield config``.
 
-    Subclasses implement `steps`. Only one configuration is pending at a time. What follows a ``yield`` runs when the
-    next configuration is asked for, so that a run which ends with a trial pays for nothing after it.
+    Subclasses implement `steps`. One configuration is pending at a time. The code after a ``yield`` runs when the next
+    proposal is requested, so that a run which ends with a trial does no work after it.
     """
 
     def __init__(self, settings: Any, problem: Problem) -> None:
@@ -80,7 +81,7 @@ class StepwiseStrategy(Strategy):
 
     @abstractmethod
     def steps(self) -> Steps:
-        """Yield configurations, receive their trials, return when finished."""
+        """Yield configurations, receive their trials, and return when finished."""
 
     def propose(self) -> Config | None:
         """See `Strategy.propose`."""

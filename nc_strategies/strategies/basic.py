@@ -1,4 +1,4 @@
-"""The basic strategy: stage by stage, each from the best so far."""
+"""The basic strategy: fixed stages, each of which starts from the best configuration so far."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class BasicSettings:
     """Settings of `BasicStrategy`.
 
     Args:
-        recipes: Try the first and last convolution or matmul, and pre- and post-processing, in fp32.
-        fallback: Try operators in fp32 one by one, and accumulate them.
+        recipes: Try fp32 for the first and last convolution or matmul, and for pre- and post-processing.
+        fallback: Try fp32 for one operator at a time, then for several together.
     """
 
     name: str = "basic"
@@ -32,21 +32,22 @@ class BasicSettings:
 
 
 class BasicStrategy(StepwiseStrategy):
-    """Int8 everywhere, then less of it where accuracy or speed asks for it.
+    """Tries int8 everywhere, then returns operators to fp32 where accuracy or speed needs it.
 
-    1. The default int8 everywhere.
-    2. Other options of the graph; other schemes, algorithms and granularities for all operators together.
-    3. Where that misses the goal and both the price in accuracy and the price in time are estimated: operators in fp32
-       by loss per time saved, their number doubled until the goal is met, then halved; then 7.
-    4. The choices of 2 type by type.
-    5. Recipes, unless 3 has met the goal: the first and the last convolution or matmul in fp32; pre- and
+    1. The default int8 scheme everywhere.
+    2. Other values of graph options; other activation schemes, algorithms and granularities for all operators together.
+    3. Where stage 2 misses the goal and both loss and saved time are estimated per operator: operators in fp32 by loss
+       per saved time. Their number is doubled until the goal is met, then found by bisection; then stage 7.
+    4. The choices of stage 2 for one operator type at a time.
+    5. Recipes, unless stage 3 has met the goal: the first and the last convolution or matmul in fp32; pre- and
        post-processing in fp32.
-    6. One operator at a time in fp32: its price in accuracy and in time; then those together, in the order of their
-       effect, until the goal is met. Once it is met, only those that a latency model expects to be faster in fp32.
-    7. Operators go back to int8 where accuracy allows and time gains.
+    6. One operator at a time in fp32, to measure its effect on accuracy and time; then several together, in the order
+       of their effects, until the goal is met. Once it is met, only operators that a latency model expects to be faster
+       in fp32.
+    7. Operators back to int8 where this keeps the accuracy and is not slower.
 
-    Source: the stages are those of Intel Neural Compressor's documentation, "Tuning Strategies", Basic; the third and
-    the last are new.
+    Source: the stages are those of Intel Neural Compressor's documentation, "Tuning Strategies", Basic; stages 3 and 7
+    are new.
     """
 
     settings: BasicSettings
@@ -82,7 +83,7 @@ class BasicStrategy(StepwiseStrategy):
         return self._tried[config.fingerprint]
 
     def _preferred(self, trial: Trial) -> bool:
-        """Whether a trial is to be preferred to the best; one that was stopped early has missed the goal."""
+        """Whether a trial is better than the best; a trial that was stopped early has missed the goal."""
         best = self._best
         if best is None or self._feasible(trial) != self._feasible(best):
             return best is None or self._feasible(trial)
@@ -101,13 +102,13 @@ class BasicStrategy(StepwiseStrategy):
         return self._best is not None and self._feasible(self._best)
 
     def _options(self) -> Steps:
-        """Each value of each graph option."""
+        """Try each value of each graph option."""
         for name, values in self.problem.space.options.items():
             for value in values:
                 yield from self._try(self._base.with_option(name, value), "options", f"{name}={value}")
 
     def _combinations(self, label: str, part: list[OpCapability]) -> Steps:
-        """One choice at a time, for some operators together."""
+        """Try one choice at a time, for some operators together."""
         for field, change in changes(part).items():
             config = changed(self.problem.space, self._base, part, change)
             yield from self._try(config, "combinations", f"{field} for {label}")
@@ -136,7 +137,7 @@ class BasicStrategy(StepwiseStrategy):
         return [g for g in space.groups if not base.schemes[g[0]].is_float and FLOAT in space.schemes(g)]
 
     def _ranked_fallback(self) -> Generator[Config, Trial, bool]:
-        """Operators in fp32 in the order of two estimates; whether that has met the goal."""
+        """Try operators in fp32, ordered by estimated loss per saved time; return whether this met the goal."""
         base = self._base
         groups = self._quantized(base)
         if not self._estimated(base, groups):
@@ -171,7 +172,7 @@ class BasicStrategy(StepwiseStrategy):
             yield from self._accumulate(base, [group for group, _ in faster], lambda: False)
 
     def _estimated(self, base: Config, groups: list[Group]) -> bool:
-        """Ask for what each operator loses and saves in int8; False where either is not estimated."""
+        """Estimate the loss and the saved time of int8 per operator; False where either is not estimated."""
         model, sensitivity = self.problem.latency_model, self.problem.sensitivity
         if model is None or sensitivity is None or not groups:
             return False
@@ -190,12 +191,12 @@ class BasicStrategy(StepwiseStrategy):
         return True
 
     def _double(self, base: Config, groups: list[Group]) -> Steps:
-        """The fewest of the operators, in their order, in fp32: their number doubled until the goal is met."""
+        """Find the fewest leading operators whose fp32 meets the goal: double their number, then bisect."""
 
         def feasible(count: int) -> Generator[Config, Trial, bool]:
             config = self.problem.space.fall_back(base, *(name for g in groups[:count] for name in g))
             if not config.int8_ops:
-                return True  # fp32 itself, which needs no trial
+                return True  # All operators are in fp32, which needs no trial.
             trial = yield from self._try(config, "accumulate", f"{count} operators in fp32, by estimated effect")
             return self._feasible(trial)
 
@@ -213,7 +214,7 @@ class BasicStrategy(StepwiseStrategy):
                 low = middle
 
     def _faster_in_fp32(self, base: Config, groups: list[Group]) -> list[Group]:
-        """Operators worth a trial once the goal is met: those a latency model expects to gain, or all without one."""
+        """Operators to try once the goal is met: those that a latency model expects to gain, or all without a model."""
         model = self.problem.latency_model
         if model is None:
             return groups
@@ -232,7 +233,7 @@ class BasicStrategy(StepwiseStrategy):
         return sorted(groups, key=lambda group: -sum(loss.get(name, 0.0) for name in group))
 
     def _left(self) -> int:
-        """Trials left; the order only matters, and is only worth its price, when there are too few for all."""
+        """Trials left. An order of the operators is worth its estimates only when there are too few trials for all."""
         return self.problem.budget - len(self._tried)
 
     def _accumulate(self, base: Config, groups: list[Group], enough: Callable[[], bool]) -> Steps:
@@ -244,10 +245,10 @@ class BasicStrategy(StepwiseStrategy):
             yield from self._try(config, "accumulate", f"{count} operators in fp32, by effect")
 
     def _requantize(self) -> Steps:
-        """Operators back to int8, those that save most time first, for as long as the goal holds.
+        """Try operators back in int8, those that save most time first, and keep each that keeps the goal.
 
-        Where losses are estimated, those that save most for what they lose come first, and those that are not
-        expected to fit into what is left of the tolerated loss last.
+        Where losses are estimated, operators with the most saved time per loss come first, and operators whose loss is
+        expected to exceed the rest of the tolerated loss come last.
         """
         space, goal, int8 = self.problem.space, self.problem.goal, self.problem.space.default()
         changed = {name for name, scheme in self._base.ops if scheme.is_float and not int8.schemes[name].is_float}
@@ -259,12 +260,12 @@ class BasicStrategy(StepwiseStrategy):
             trial = yield from self._try(config, "give back", f"{group[0]} back to int8")
             best = self._best.evaluation if self._best is not None else None
             done = trial.evaluation
-            # Each gain alone may be a tie: what keeps the goal and is not slower is kept.
+            # Each gain alone may be a tie: an operator stays in int8 if the goal is kept and the cost is not higher.
             if done is not None and best is not None and self._feasible(trial) and goal.cost(done) <= goal.cost(best):
                 self._best = trial
 
     def _reluctance(self, group: Group) -> tuple[bool, float]:
-        """Sorts operators to give back: the first to be tried has the least."""
+        """Sort key of operators to requantize: the lowest is tried first."""
         saved, lost = self._saved.get(group, 0.0), self._loss.get(group, 0.0)
         if not lost or self._best is None or self._best.evaluation is None:
             return False, -saved
@@ -273,7 +274,7 @@ class BasicStrategy(StepwiseStrategy):
         return lost * self._scale() > slack, -saved / lost
 
     def _scale(self) -> float:
-        """What the estimated losses have to be multiplied by to sum to that of the default."""
+        """Factor by which the estimated losses sum to the measured loss of the default."""
         default = self._tried.get(self.problem.space.default().fingerprint)
         total = sum(self._loss.values())
         if default is None or default.evaluation is None or total <= 0:

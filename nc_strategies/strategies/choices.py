@@ -1,4 +1,4 @@
-"""Choices beyond int8 or fp32 that several operators share: an algorithm, a granularity, a data type."""
+"""Choices among int8 schemes that several operators share: an algorithm, a granularity, a data type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Change = tuple[tuple[str, str], ...]
 
 
 def changes(ops: Iterable[OpCapability]) -> dict[str, Change]:
-    """Choices that some operator of a set has: text to what it sets, in a fixed order."""
+    """Choices of the operators: text to the fields that the choice sets, in a fixed order."""
     found: dict[str, Change] = {}
     for op in ops:
         for scheme in op.schemes:
@@ -26,7 +26,7 @@ def changes(ops: Iterable[OpCapability]) -> dict[str, Change]:
 
 
 def changed_scheme(scheme: OpScheme, change: Change) -> OpScheme:
-    """An int8 scheme with a change made."""
+    """An int8 scheme with a change applied."""
     act, weight = scheme.activation, scheme.weight
     for field, value in change:
         if field == "granularity":
@@ -37,7 +37,7 @@ def changed_scheme(scheme: OpScheme, change: Change) -> OpScheme:
 
 
 def changed(space: Space, base: Config, ops: Iterable[OpCapability], change: Change) -> Config:
-    """The configuration with the change made for each operator, and those tied to it, where their schemes allow it."""
+    """The configuration with a change applied to each operator and those tied to it, where their schemes allow it."""
     schemes: dict[str, OpScheme] = {}
     for op in ops:
         old = base.schemes[op.name]

@@ -1,4 +1,4 @@
-"""Random search: the yardstick every other strategy has to beat."""
+"""Random search: the baseline for all other strategies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RandomSettings:
 
 
 class RandomStrategy(Strategy):
-    """Draws configurations uniformly, none twice, the default one first; any number of them at a time.
+    """Draws configurations uniformly without repetition, the default first. Any number may be pending at a time.
 
     Source: Bergstra and Bengio, "Random Search for Hyper-Parameter Optimization", JMLR 13 (2012).
     """
@@ -42,4 +42,4 @@ class RandomStrategy(Strategy):
         return config
 
     def observe(self, trial: Trial) -> None:
-        """Random search learns nothing."""
+        """See `Strategy.observe`; random search learns nothing."""

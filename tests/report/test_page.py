@@ -226,7 +226,7 @@ class Watcher(page.PageWriter):
 @pytest.fixture
 def watched(finished, monkeypatch):
     """A run on which a writer of pages listens."""
-    monkeypatch.setattr(page, "REFRESH", 0)
+    monkeypatch.setattr(page, "REFRESH_SECONDS", 0)
     monkeypatch.setattr(page, "SHARE", 1e9)
 
     def make(writer):
@@ -300,7 +300,7 @@ def test_a_long_run_of_a_large_model_stays_below_three_megabytes(run_dir):
 
 
 def test_configurations_beyond_what_a_page_holds_are_left_to_the_journal(browser, run_dir, monkeypatch):
-    monkeypatch.setattr(page, "MOST_CHOICES", 3 * len(OPS))
+    monkeypatch.setattr(page, "MAX_CHOICES", 3 * len(OPS))
     page.write(run_dir)
     with Visit(browser, run_dir / "report.html") as visit:
         chosen = json.loads((run_dir / "result.json").read_text())["tuned"]["trial"]
@@ -355,7 +355,7 @@ def test_a_page_that_is_slow_to_make_is_made_less_often(finished, monkeypatch):
     study, _ = finished(max_trials=1)
     writer = page.PageWriter(make=slow)
     writer.trial_finished(study, study.trials[0])
-    for when, after in ((150.0, 150.0), (1.0 + 1.0 / page.SHARE, 2.0 + 1.0 / page.SHARE)):
+    for when, after in ((150.0, 150.0), (1.0 + 1.0 / page.MAX_TIME_SHARE, 2.0 + 1.0 / page.MAX_TIME_SHARE)):
         now[0] = when
         writer.trial_finished(study, study.trials[0])
         assert now[0] == after

@@ -25,7 +25,7 @@ from nc_strategies.api import (
     TrialState,
 )
 from nc_strategies.strategies.ilp.columns import Columns
-from nc_strategies.strategies.ilp.models import LEAST_SAVING, CostModel, Seen
+from nc_strategies.strategies.ilp.models import MODEL_RULES, CostModel, Seen
 from nc_strategies.strategies.ilp.priors import losses, shrink
 from nc_strategies.strategies.ilp.program import Budgeted, Cut, quiet, solve
 from nc_strategies.strategies.ilp.regression import Regression
@@ -384,7 +384,7 @@ def test_by_size_alone_an_operator_is_never_worth_next_to_nothing():
     saved = -np.array([prices[op.name] for op in large])
     assert saved == pytest.approx(saved[0])
     mean = (3 * np.sqrt(10**11) + np.sqrt(10)) / 4
-    assert -prices["add"] / saved[0] == pytest.approx(LEAST_SAVING * mean / np.sqrt(10**11), rel=1e-6)
+    assert -prices["add"] / saved[0] == pytest.approx(MODEL_RULES.min_sized_saving * mean / np.sqrt(10**11), rel=1e-6)
 
 
 def test_operators_that_only_seem_faster_in_fp32_are_found_out_together():

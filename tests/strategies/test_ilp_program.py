@@ -1,7 +1,7 @@
 """The integer program: what bounds decide and what the solver finds, beside trying everything."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ import pytest
 from nc_strategies.problem import ConversionEdge
 from nc_strategies.strategies.ilp import program, reduction
 from nc_strategies.strategies.ilp.constraints import Budgeted, Cut
-from nc_strategies.strategies.ilp.elimination import WIDEST, Sum, plan
-from nc_strategies.strategies.ilp.program import GAP, solve
-from nc_strategies.strategies.ilp.reduction import MEMBERS, Reduction
+from nc_strategies.strategies.ilp.elimination import MAX_SCOPE_VARIABLES, Sum, plan
+from nc_strategies.strategies.ilp.program import RELATIVE_GAP, solve
+from nc_strategies.strategies.ilp.reduction import REDUCTION_RULES, Reduction
 
 
 def brute(terms, single, count):
@@ -50,8 +50,8 @@ def test_a_chain_is_eliminated_from_its_ends_and_a_dense_part_not_at_all():
     assert max(map(len, plan(201, chain).scopes)) == 2
     ring = chain | {frozenset((0, 200))}
     assert max(map(len, plan(201, ring).scopes)) == 3
-    assert plan(WIDEST, frozenset({frozenset(range(WIDEST))})) is not None
-    assert plan(WIDEST + 1, frozenset({frozenset(range(WIDEST + 1))})) is None
+    assert plan(MAX_SCOPE_VARIABLES, frozenset({frozenset(range(MAX_SCOPE_VARIABLES))})) is not None
+    assert plan(MAX_SCOPE_VARIABLES + 1, frozenset({frozenset(range(MAX_SCOPE_VARIABLES + 1))})) is None
 
 
 @dataclass
@@ -143,7 +143,7 @@ def same(row, one, best):
     """Whether an answer is the best that trying everything found, to the solver's gap."""
     if row is None or best is None:
         return row is None and best is None
-    return one.fits(row) and abs(one.total(row) - best) <= GAP * abs(best) + 1e-6
+    return one.fits(row) and abs(one.total(row) - best) <= RELATIVE_GAP * abs(best) + 1e-6
 
 
 KINDS = [{"limits": 1}, {"limits": 2}, {"limits": 0}, {"decisions": 3, "widest": 2}]
@@ -188,7 +188,7 @@ def test_conversions_written_as_products_cost_what_they_cost(seed):
 @pytest.mark.parametrize("most", [1, 2])
 @pytest.mark.parametrize("seed", range(15))
 def test_conversions_of_too_many_decisions_only_make_bounds_looser(monkeypatch, seed, most):
-    monkeypatch.setattr(reduction, "MEMBERS", most)
+    monkeypatch.setattr(reduction, "REDUCTION_RULES", replace(REDUCTION_RULES, max_conversion_decisions=most))
     one = Program.random(seed)
     reduction_, best = one.reduction(), one.best()
     reduced = reduction_.run()
@@ -208,7 +208,7 @@ def test_the_solver_alone_finds_the_same(monkeypatch, kind, seed):
 
 
 def test_a_conversion_of_many_decisions_counts_with_its_least_value_only():
-    decisions = MEMBERS + 2
+    decisions = REDUCTION_RULES.max_conversion_decisions + 2
     owner, is_int8 = np.repeat(np.arange(decisions, dtype=float), 2), np.tile([True, False], decisions)
     cost = np.tile([-0.1, 0.0], decisions)
     conversions = [ConversionEdge(0, tuple(range(1, decisions)), quantize=0.3, dequantize=0.3)]
@@ -222,7 +222,7 @@ MOST_LEFT, MOST_APART = 40, 0.0056
 
 
 def test_a_choice_at_hand_is_never_made_worse(monkeypatch):
-    monkeypatch.setattr(reduction, "MEMBERS", 1)
+    monkeypatch.setattr(reduction, "REDUCTION_RULES", replace(REDUCTION_RULES, max_conversion_decisions=1))
     owner, is_int8 = np.repeat(np.arange(2.0), 2), np.tile([True, False], 2)
     one = Program(
         owner,

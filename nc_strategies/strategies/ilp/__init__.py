@@ -1,1 +1,1 @@
-"""The integer-programming strategy: schemes by solving predicted latency under predicted loss, corrected by trials."""
+"""The integer-programming strategy: least predicted latency within a predicted loss, corrected by trials."""

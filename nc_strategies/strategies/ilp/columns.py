@@ -1,4 +1,4 @@
-"""The space as columns of a linear model: one for each choice of each decision."""
+"""The space as columns of a linear model: one column per choice of each decision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Column:
         names: The operators, or the option's name alone.
         scheme: The scheme; None for an option.
         value: The option's value; None for operators.
-        first: It is the decision's default.
+        first: Whether it is the decision's default.
     """
 
     decision: int
@@ -46,7 +46,7 @@ class Columns:
 
     Args:
         space: The space.
-        schemes: The schemes of each group that are columns, the default first; all of them when left out.
+        schemes: The schemes of each group that become columns, the default first; all schemes when left out.
     """
 
     def __init__(self, space: Space, schemes: Mapping[tuple[str, ...], Sequence[OpScheme]] | None = None) -> None:
@@ -84,14 +84,14 @@ class Columns:
         return config
 
     def by_decision(self, values: Mapping[str, float]) -> Array:
-        """Sums over a decision's operators, shape (decisions of operators,)."""
+        """Sum of a value per operator over each decision's operators, shape (decisions of operators,)."""
         return np.array([sum(values.get(name, 0.0) for name in group) for group in self.space.groups])
 
     def costs(self, terms: LatencyTerms) -> Array:
-        """Each column's part of a latency model.
+        """Each column's cost by a latency model, shape (columns,).
 
         Raises:
-            KeyError: a scheme for which there is no term.
+            KeyError: the latency model has no term for a scheme.
         """
         return np.array(
             [
@@ -103,7 +103,7 @@ class Columns:
         )
 
     def conversions(self, terms: LatencyTerms) -> tuple[ConversionEdge[int], ...]:
-        """A latency model's boundaries between decisions; operators outside the space count as float."""
+        """A latency model's conversion edges between decisions; operators outside the space count as float."""
         found = []
         for b in terms.conversion_edges:
             producer = self._decision_of.get(b.producer) if b.producer is not None else None
@@ -121,9 +121,9 @@ class Columns:
         return tuple(found)
 
     def converting(self, row: Array, conversions: tuple[ConversionEdge[int], ...]) -> float:
-        """What a configuration pays for conversions."""
+        """Cost of a configuration's conversions."""
         return paid(conversions, {c.decision for c, x in zip(self.all, row, strict=True) if x > 0.5 and c.is_int8})
 
     def each(self, value: Callable[[Column], float]) -> Array:
-        """A number a column."""
+        """One number per column, shape (columns,)."""
         return np.array([value(c) for c in self.all])

@@ -1,4 +1,4 @@
-"""What a program is made of beside its columns."""
+"""Limits, cuts and conversion costs of an integer program."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Budgeted:
-    """A loss to keep within a limit.
+    """A loss with its limit.
 
     Args:
-        prices: Loss of each column.
-        limit: The most it may sum to.
-        pairs: Triples (column, column, loss that the two add when both are chosen).
+        prices: Loss of each column, shape (columns,).
+        limit: Largest allowed sum.
+        pairs: Triples (column, column, additional loss when both are chosen).
     """
 
     prices: Array
@@ -37,11 +37,11 @@ class Cut:
 
 
 def paid(conversions: Iterable[ConversionEdge[int]], int8: Set[float]) -> float:
-    """What conversions cost.
+    """Total cost of conversions.
 
     Args:
         conversions: The conversions.
-        int8: Units that run in int8; all others are float.
+        int8: Decisions in int8; all others are float.
     """
     total = 0.0
     for b in conversions:

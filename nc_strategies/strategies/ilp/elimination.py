@@ -1,9 +1,9 @@
-"""Least sums over 0/1 variables by eliminating one after the other, where few hang together.
+"""Minimum of a sum of terms over 0/1 variables, by variable elimination.
 
-A variable is eliminated by taking, for each choice of its neighbours, the better of its two values. What that costs
-grows with two to the power of the neighbours it has by then; in the graphs of networks, which are long and narrow,
-these are few. Sources: nonserial dynamic programming, Bertele and Brioschi 1972; as a tree of buckets, Dechter,
-Artificial Intelligence 1999; the order by least fill-in, Rose 1972.
+A variable is eliminated by taking, for each assignment of its neighbours, the better of its two values. The cost is
+exponential in the number of neighbours at that time. The graphs of networks are long and narrow, so neighbours are few.
+Sources: nonserial dynamic programming, Bertele and Brioschi 1972; as a tree of buckets, Dechter, Artificial
+Intelligence 1999; the order by least fill-in, Rose 1972.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-WIDEST = 14
-"""Variables that may hang together at most."""
+MAX_SCOPE_VARIABLES = 14
+"""Largest number of variables in one scope: an array over a scope has two to this power elements."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Plan:
     """An order of elimination.
 
     Args:
-        scopes: For each variable, in the order of elimination, the variable and those it still hangs on, sorted by
-            their place in the order.
-        parents: Place at which what is left of each is taken up; -1 where nothing is left but a number.
-        places: Place of each variable.
+        scopes: For each variable, in the order of elimination, the variable and its remaining neighbours, sorted by
+            their position in the order.
+        parents: Position of the scope that receives the result of each elimination; -1 where the result is a number.
+        places: Position of each variable in the order.
     """
 
     scopes: tuple[tuple[int, ...], ...]
@@ -39,14 +39,14 @@ class Plan:
 
 @lru_cache(maxsize=8)
 def plan(count: int, groups: frozenset[frozenset[int]]) -> Plan | None:
-    """An order in which few variables hang together at a time.
+    """An order of elimination with small scopes.
 
     Args:
-        count: Variables, numbered from 0.
-        groups: Sets of variables that hang together.
+        count: Number of variables, which are numbered from 0.
+        groups: Sets of variables that share a term.
 
     Returns:
-        The order; None where more than `WIDEST` would hang together.
+        The order; None where a scope would have more than `MAX_SCOPE_VARIABLES` variables.
     """
     near: dict[int, set[int]] = {v: set() for v in range(count)}
     for group in groups:
@@ -55,7 +55,7 @@ def plan(count: int, groups: frozenset[frozenset[int]]) -> Plan | None:
     order, later = [], []
     while near:
         best = min(near, key=lambda v: (_fill(near, v), len(near[v]), v))
-        if len(near[best]) >= WIDEST:
+        if len(near[best]) >= MAX_SCOPE_VARIABLES:
             return None
         order.append(best)
         later.append(set(near[best]))
@@ -71,7 +71,7 @@ def plan(count: int, groups: frozenset[frozenset[int]]) -> Plan | None:
 
 
 def _fill(near: dict[int, set[int]], v: int) -> int:
-    """Twice the pairs of neighbours that do not hang together yet."""
+    """Twice the number of pairs of neighbours that are not neighbours of each other yet."""
     return sum(len(near[v] - near[u]) - 1 for u in near[v])
 
 
@@ -79,7 +79,7 @@ class Sum:
     """A sum of terms over groups of 0/1 variables.
 
     Args:
-        order: How to eliminate them.
+        order: The order of elimination.
         terms: Groups and their values: an array of shape (2,) * len(group), indexed by the variables' values.
     """
 
@@ -92,10 +92,10 @@ class Sum:
             self._fixed[first] += _spread(values.transpose(axes), {group[k] for k in axes}, order.scopes[first])
 
     def least(self, single: Array) -> tuple[float, NDArray[np.bool_]]:
-        """The least value, and variables that have it.
+        """The least value, and an assignment that attains it, shape (variables,).
 
         Args:
-            single: What each variable adds at 0 and at 1, shape (variables, 2).
+            single: Value that each variable adds at 0 and at 1, shape (variables, 2).
         """
         tables, _, least = self._up(single)
         found = np.zeros(len(tables), bool)
@@ -106,10 +106,10 @@ class Sum:
         return least, found
 
     def marginals(self, single: Array) -> Array:
-        """The least value with each variable held at 0 and at 1, shape (variables, 2).
+        """The least value with each variable fixed at 0 and at 1, shape (variables, 2).
 
         Args:
-            single: What each variable adds at 0 and at 1, shape (variables, 2).
+            single: Value that each variable adds at 0 and at 1, shape (variables, 2).
         """
         tables, messages, least = self._up(single)
         scopes, parents = self._plan.scopes, self._plan.parents
@@ -140,5 +140,5 @@ class Sum:
 
 
 def _spread(values: Array, group: set[int], scope: Sequence[int]) -> Array:
-    """An array over a group, its axes in the order of the scope, as one that can be added to one over the scope."""
+    """An array over a group, its axes in the order of the scope, reshaped to broadcast with arrays over the scope."""
     return values.reshape([2 if v in group else 1 for v in scope])

@@ -15,98 +15,124 @@ from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.ilp.columns import Array, Column, Columns
 from nc_strategies.strategies.ilp.constraints import Budgeted
-from nc_strategies.strategies.ilp.priors import MEASURED, UNMEASURED, Losses
+from nc_strategies.strategies.ilp.priors import PRIOR_RULES, Losses
 from nc_strategies.strategies.ilp.regression import Regression
-from nc_strategies.strategies.ilp.trust import FACTOR_SD, Z_95, Trust
+from nc_strategies.strategies.ilp.trust import TRUST_RULES, Z_95, Trust
 
 log = logging.getLogger(__name__)
 
-SCALE_SD = 0.3
-"""Relative standard deviation of the sum of all losses, once a trial has shown it."""
-UNSEEN_SCALE_SD = 1.0
-"""The same before that."""
-SLOPE_SD = 0.2
-"""Standard deviation of the power of the estimates that losses follow: what the small ones have in common."""
-LEAST_SD = 0.1
-"""Standard deviation of any operator's loss at least, relative to the mean operator's: no estimate excludes a loss."""
-OWN_SD = 0.2
-"""Relative standard deviation of what sets one int8 scheme of an operator apart from the others."""
-LEAST_PRICE = 0.05
-"""Least price of an int8 scheme in the program, relative to its prior: none is taken to gain accuracy."""
-BEYOND, FAR = 0.1, 5.0
-"""Part of a loss beyond so many times the tolerated one that may not add up."""
-DISCORDANT = 3.0
-"""Samples on which fp32 and int8 disagree, for each that int8 loses net."""
-UNKNOWN_SAMPLES = 10_000
-TOP_PAIRS, LEAST_PAIR = 6, 0.03
-"""Products that enter the program one by one: how many, and how large at least, relative to the tolerated loss."""
-TERM_ERROR, PRIOR_ERROR = 0.3, 0.8
-"""Relative standard deviation of what an operator saves, from latency terms and from its size alone."""
-REVERSED_SD = 0.5
-"""The same of what all operators together save that terms have faster in fp32: solutions choose them for that, and
-often an error makes them seem so."""
-LEAST_SAVING = 0.25
-"""Saving of an operator at least, relative to the mean of those guessed by size: in fp32 among int8 neighbours it would
-cost their conversions."""
-CONVERSION_SD = 0.3
-BYTES, BYTES_INT8 = 4.0, 1.0
-TIMES, SIZES = ("latency", "throughput"), ("size", "memory")
+TIME_OBJECTIVES = ("latency", "throughput")
+SIZE_OBJECTIVES = ("size", "memory")
+
+
+@dataclass(frozen=True)
+class ModelRules:
+    """Priors of the loss model and the cost model, and limits on what enters the integer program."""
+
+    loss_scale_sd: float = 0.3
+    """Relative standard deviation of the sum of all losses, once a trial has measured it."""
+    unmeasured_loss_scale_sd: float = 1.0
+    """The same before any trial has measured it."""
+    loss_exponent_sd: float = 0.2
+    """Standard deviation of the exponent by which losses follow the estimates. An error of the exponent moves all small
+    estimates together."""
+    min_loss_sd: float = 0.1
+    """Least standard deviation of an operator's loss, relative to the mean operator's: no estimate excludes a loss."""
+    scheme_loss_sd: float = 0.2
+    """Relative standard deviation of the difference between one int8 scheme of an operator and its other ones."""
+    min_loss_price: float = 0.05
+    """Least price of an int8 scheme in the program, relative to its prior: no scheme is chosen to gain accuracy."""
+    additive_loss_range: float = 5.0
+    """Multiple of the tolerated loss up to which losses are taken as additive over operators."""
+    nonadditive_loss_share: float = 0.1
+    """Share of the loss beyond `additive_loss_range` that may not be additive."""
+    discordant_samples_per_loss: float = 3.0
+    """Samples on which fp32 and int8 disagree, per sample that int8 loses net."""
+    assumed_samples: int = 10_000
+    """Evaluation samples assumed where a measurement does not state their number."""
+    max_product_terms: int = 6
+    """Products of two columns that enter the program as terms of their own; the others are linearized."""
+    min_product_loss: float = 0.03
+    """Least loss of such a product, relative to the tolerated loss."""
+    modelled_saving_sd: float = 0.3
+    """Relative standard deviation of an operator's saving that latency terms or a latency model predict."""
+    sized_saving_sd: float = 0.8
+    """Relative standard deviation of an operator's saving that is guessed from its size."""
+    reversed_saving_sd: float = 0.5
+    """Relative standard deviation shared by all operators that the latency terms predict to be faster in fp32.
+    Solutions choose fp32 for these operators, and often only an error of the terms makes fp32 look faster."""
+    min_sized_saving: float = 0.25
+    """Least saving of an operator, relative to the mean of the savings guessed from sizes. An fp32 operator among int8
+    neighbours would add the cost of their conversions."""
+    conversion_sd: float = 0.3
+    """Relative standard deviation of the cost that the latency terms charge for all conversions."""
+    fp32_weight_bytes: float = 4.0
+    """Bytes per fp32 weight."""
+    int8_weight_bytes: float = 1.0
+    """Bytes per int8 weight."""
+
+
+MODEL_RULES = ModelRules()
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One observation: a configuration as a row, and what was measured of it."""
+    """One observation: a configuration as a row, and its measurement."""
 
     row: Array
     evaluation: Evaluation
     reference: bool = False
-    """It is fp32, whose cost is 1 by definition and shows nothing of a factor that all other costs share."""
+    """The configuration is fp32. Its cost is 1 by definition, so it carries no information on a factor that all other
+    costs share."""
 
 
 class LossModel:
-    """Loss of one constraint's metric: a price a column, and products.
+    """Loss of one constraint's metric: one price per column, and products of columns.
 
     Args:
-        constraint: Says what a loss is.
+        constraint: Defines the loss.
         columns: The columns.
-        prior: What is believed of them.
+        prior: Prior losses of the columns.
     """
 
     def __init__(self, constraint: Constraint, columns: Columns, prior: Losses) -> None:
         self.constraint, self._columns, self._prior = constraint, columns, prior
         self.limit = constraint.loss(constraint.threshold)
-        self._decision = abs(constraint.baseline) or 1.0
+        self._metric_scale = abs(constraint.baseline) or 1.0
 
     def fit(self, seen: Sequence[Seen]) -> None:
-        """Learn from observations; those over fewer samples count less."""
+        """Fit the prices to observations; the weight of an observation grows with its number of samples."""
         name = self.constraint.metric
         used = [s for s in seen if np.isfinite(dict(s.evaluation.metrics).get(name, np.nan))]
         rows = np.array([s.row for s in used]).reshape(len(used), len(self._columns.all))
         values = np.array([self.constraint.loss(s.evaluation.metric(name)) for s in used])
-        samples = np.array([s.evaluation.samples or UNKNOWN_SAMPLES for s in used], float)
+        samples = np.array([s.evaluation.samples or MODEL_RULES.assumed_samples for s in used], float)
         mean, root = self._believed(rows, values, samples)
         self.root = root
         self.regression = Regression(mean, root @ root.T, np.maximum(mean, 0.0))
         expected = rows @ mean
-        for _ in range(3):  # Noise follows the expected loss: by the observed one, lucky trials would weigh most.
+        for _ in range(3):  # Noise follows the expected loss: with the observed loss, lucky trials would weigh most.
             self.regression.fit(rows, values, self._noise(expected, samples))
             expected, _ = self.regression.predict(rows)
-        self.samples = float(samples.max()) if len(samples) else float(UNKNOWN_SAMPLES)
+        self.samples = float(samples.max()) if len(samples) else float(MODEL_RULES.assumed_samples)
 
     def sampling(self, loss: Array, samples: Array | float) -> Array:
-        """Standard deviation of a measured loss: that of the difference of two counts of discordant samples."""
-        rate = DISCORDANT * np.maximum(loss, 0.0) / self._decision + 0.1 * abs(self.limit) / self._decision
-        return np.asarray(self._decision * np.sqrt(rate / samples))
+        """Standard deviation of a measured loss, which is the difference of two counts of discordant samples."""
+        discordant = MODEL_RULES.discordant_samples_per_loss * np.maximum(loss, 0.0)
+        rate = discordant / self._metric_scale + 0.1 * abs(self.limit) / self._metric_scale
+        return np.asarray(self._metric_scale * np.sqrt(rate / samples))
 
     def _noise(self, loss: Array, samples: Array) -> Array:
-        beyond = BEYOND * np.maximum(loss - FAR * abs(self.limit), 0.0)
-        return np.asarray(np.hypot(self.sampling(loss, samples), beyond) + 1e-9 * self._decision)
+        beyond = MODEL_RULES.nonadditive_loss_share * np.maximum(
+            loss - MODEL_RULES.additive_loss_range * abs(self.limit), 0.0
+        )
+        return np.asarray(np.hypot(self.sampling(loss, samples), beyond) + 1e-9 * self._metric_scale)
 
     def _believed(self, rows: Array, values: Array, samples: Array) -> tuple[Array, Array]:
-        """Prior mean of the prices, and a root of their covariance.
+        """Prior mean of the prices, and a square root of their covariance.
 
-        The whole is scaled to the first observation. Columns share what is unknown of their operator, of the
-        choice that sets them apart, and of the scale.
+        The first observation sets the scale of all prices. Columns share the errors of their operator, of the choice
+        that distinguishes them from the default, and of the scale.
         """
         prior, columns = self._prior, self._columns.all
         mean = np.array(
@@ -115,23 +141,23 @@ class LossModel:
                 for c, f in zip(columns, prior.factors, strict=True)
             ]
         )
-        scale, scale_sd = 3 * abs(self.limit) or 0.01 * self._decision, UNSEEN_SCALE_SD
+        scale, scale_sd = 3 * abs(self.limit) or 0.01 * self._metric_scale, MODEL_RULES.unmeasured_loss_scale_sd
         first = next((k for k, row in enumerate(rows) if row @ mean > 0), None)
         if first is not None:
             part = float(rows[first] @ mean) / max(float(mean @ self._most(mean)), 1e-300)
             noise = float(self.sampling(np.array(abs(values[first])), samples[first]))
             scale = max(float(values[first]), noise) / max(part, 1e-9)
-            scale_sd = SCALE_SD if values[first] > 2 * noise else UNSEEN_SCALE_SD
+            scale_sd = MODEL_RULES.loss_scale_sd if values[first] > 2 * noise else MODEL_RULES.unmeasured_loss_scale_sd
         mean *= scale / max(float(mean @ self._most(mean)), 1e-300)
         level = min(abs(self.limit) or scale, scale)
         return self._with_options(mean, level), self._root(mean, level, scale_sd)
 
     def _most(self, mean: Array) -> Array:
-        """The default configuration's columns, as far as they lose something."""
+        """1 for each column of the default configuration that has a loss, 0 for the others, shape (columns,)."""
         return np.array([float(c.first and m > 0) for c, m in zip(self._columns.all, mean, strict=True)])
 
     def _with_options(self, mean: Array, level: float) -> Array:
-        """A graph option multiplies losses; near the limit, where it matters, that is about so much added."""
+        """Add the prices of graph options. An option multiplies losses; near the limit this is about a constant sum."""
         return np.array(
             [
                 (f - 1.0) * level if c.scheme is None and not c.first else m
@@ -143,7 +169,7 @@ class LossModel:
         prior, columns = self._prior, self._columns.all
         decisions = len(self._columns.space.groups)
         shared = sorted({_choice(c) for c in columns if c.is_int8 and not c.first})
-        sd = MEASURED if prior.measured else UNMEASURED
+        sd = PRIOR_RULES.measured_factor_sd if prior.measured else PRIOR_RULES.guessed_factor_sd
         root = np.zeros((len(columns), decisions + len(shared) + 2 + len(columns)))
         some = mean > 0
         typical = float(mean[some].mean()) if some.any() else 0.0
@@ -151,35 +177,41 @@ class LossModel:
         logs -= float(logs @ np.maximum(mean, 0.0)) / max(float(mean[some].sum()), 1e-300)
         for k, column in enumerate(columns):
             if column.scheme is None:
-                own = MEASURED if column.names[0] in prior.measured else UNMEASURED
+                own = (
+                    PRIOR_RULES.measured_factor_sd
+                    if column.names[0] in prior.measured
+                    else PRIOR_RULES.guessed_factor_sd
+                )
                 root[k, decisions + len(shared) + 1 + k] = 0.0 if column.first else own * level
                 continue
             root[k, column.decision] = (
-                float(np.hypot(prior.error * mean[k], LEAST_SD * typical)) if column.is_int8 else 0.0
+                float(np.hypot(prior.error * mean[k], MODEL_RULES.min_loss_sd * typical)) if column.is_int8 else 0.0
             )
             root[k, decisions + len(shared)] = scale_sd * mean[k]
-            root[k, -1] = SLOPE_SD * mean[k] * logs[k]
+            root[k, -1] = MODEL_RULES.loss_exponent_sd * mean[k] * logs[k]
             if column.is_int8 and not column.first:
                 root[k, decisions + shared.index(_choice(column))] = sd * mean[k]
-                root[k, decisions + len(shared) + 1 + k] = OWN_SD * mean[k]
+                root[k, decisions + len(shared) + 1 + k] = MODEL_RULES.scheme_loss_sd * mean[k]
         return root
 
     def budgeted(self, limit: float, around: Array, prices: Array | None = None) -> Budgeted:
-        """The loss as the program takes it: the largest products one by one, the others linearized.
+        """The loss for the program: the largest products as terms of their own, the others linearized.
 
         Args:
-            limit: The most it may sum to.
-            around: The configuration in whose neighbourhood the other products are right.
-            prices: Other prices than the expected ones.
+            limit: Largest allowed sum.
+            around: The configuration at which the other products are linearized.
+            prices: Prices to use instead of the expected ones.
         """
         linear = self.regression.prices if prices is None else prices
-        linear = np.where(self.regression.mean > 0, np.maximum(linear, LEAST_PRICE * self.regression.mean), linear)
+        linear = np.where(
+            self.regression.mean > 0, np.maximum(linear, MODEL_RULES.min_loss_price * self.regression.mean), linear
+        )
         products = self.regression.pairs()
         upper = np.triu(np.abs(products), 1)
-        order = np.argsort(-upper, axis=None)[:TOP_PAIRS]
+        order = np.argsort(-upper, axis=None)[: MODEL_RULES.max_product_terms]
         pairs = []
         for a, b in zip(*np.unravel_index(order, upper.shape), strict=True):
-            if upper[a, b] > LEAST_PAIR * abs(self.limit):
+            if upper[a, b] > MODEL_RULES.min_product_loss * abs(self.limit):
                 pairs.append((int(a), int(b), float(products[a, b])))
                 products[a, b] = products[b, a] = 0.0
         slope = products @ around
@@ -187,8 +219,8 @@ class LossModel:
 
 
 def latency_terms(problem: Problem) -> LatencyTerms | None:
-    """A problem's latency terms, asked for where time is an objective; None where the engine fails at them."""
-    timed = any(o.name in TIMES for o in problem.goal.objectives)
+    """The latency terms of a problem with a time objective; None without one, or where the engine fails to fit them."""
+    timed = any(o.name in TIME_OBJECTIVES for o in problem.goal.objectives)
     if not timed or problem.latency_terms is None:
         return None
     try:
@@ -199,13 +231,13 @@ def latency_terms(problem: Problem) -> LatencyTerms | None:
 
 
 class CostModel:
-    """Cost of a configuration relative to fp32: a base, a price a column, conversions.
+    """Cost of a configuration relative to fp32: a base, one price per column, conversions.
 
     Args:
-        problem: What is to be solved.
+        problem: The tuning problem.
         columns: The columns.
-        terms: Its latency terms, where there are some; see `latency_terms`.
-        timed: Ask for predictions of latency where there are no terms.
+        terms: The problem's latency terms; None without any. See `latency_terms`.
+        timed: Without terms, use the predictions of the problem's latency model.
     """
 
     def __init__(self, problem: Problem, columns: Columns, terms: LatencyTerms | None, timed: bool = True) -> None:
@@ -213,7 +245,7 @@ class CostModel:
         names = {o.name for o in problem.goal.objectives}
         self._terms = terms
         self._modelled = None
-        if timed and self._terms is None and names & set(TIMES) and problem.latency_model is not None:
+        if timed and self._terms is None and names & set(TIME_OBJECTIVES) and problem.latency_model is not None:
             try:
                 self._modelled = _savings(problem, columns)
             except EngineError as error:
@@ -221,7 +253,7 @@ class CostModel:
         self._share = {
             o.name: o.weight / sum(x.weight for x in problem.goal.objectives) for o in problem.goal.objectives
         }
-        share = sum(w for n, w in self._share.items() if n in TIMES)
+        share = sum(w for n, w in self._share.items() if n in TIME_OBJECTIVES)
         found = columns.conversions(self._terms) if self._terms else ()
         self._conversions = tuple(
             replace(b, quantize=b.quantize * share, dequantize=b.dequantize * share) for b in found
@@ -229,7 +261,7 @@ class CostModel:
         self._error = self._terms.error if self._terms else 0.0
 
     def fit(self, seen: Sequence[Seen]) -> None:
-        """Learn from observations in their order; those timed with less confidence count less."""
+        """Fit the prices to observations in their order; less precise timings get less weight."""
         names = list(self._share)
         used = [s for s in seen if all(n in dict(s.evaluation.ratios) for n in names)]
         mean, self.root = self._believed(used)
@@ -243,9 +275,9 @@ class CostModel:
         self.root = np.where(self.regression.cov.diagonal()[:, None] > 0, self.root, 0.0)
 
     def rows(self, rows: Sequence[Array]) -> Array:
-        """Rows with three more columns: 1, what the terms charge for conversions, and the cost predicted beforehand.
+        """Rows with three more columns: 1, the terms' cost of conversions, and the cost predicted by the prior.
 
-        The price of the last is how far all costs are off by the same factor.
+        The price of the last column is the relative error that all costs share.
         """
         plain = np.array(
             [np.concatenate([row, [1.0, self._columns.converting(row, self._conversions)]]) for row in rows]
@@ -258,16 +290,16 @@ class CostModel:
         return mean, self.trust.inflation * sd
 
     def difference(self, row: Array, other: Array) -> tuple[float, float]:
-        """By how much one configuration is expected to cost more than another, and the standard deviation of that.
+        """Expected difference of two configurations' costs, the first less the second, and its standard deviation.
 
-        What both share, such as a factor of all costs, leaves the difference certain where each of them is not.
+        Errors that both costs share, such as a factor of all costs, cancel out of the difference.
         """
         one, two = self.rows([row, other])
         mean, sd = self.regression.predict((one - two)[None])
         return float(mean[0]), self.trust.inflation * float(sd[0])
 
     def timed(self, evaluation: Evaluation) -> float:
-        """Relative standard error of a measured cost, by the intervals that were measured with it."""
+        """Relative standard error of a measured cost, from the intervals that were measured with it."""
         spread, cost = dict(evaluation.spread), self._goal.cost(evaluation)
         squared = sum((w * evaluation.ratio(n) * spread.get(n, 0.0) / Z_95) ** 2 for n, w in self._share.items())
         return float(squared**0.5 / cost) if cost > 0 else 0.0
@@ -278,10 +310,10 @@ class CostModel:
         sd, base, scale = np.zeros(len(columns)), 0.0, np.zeros(len(columns))
         reversed_ = np.zeros(len(columns))
         for name, weight in self._share.items():
-            if name in TIMES and self._terms is not None:
+            if name in TIME_OBJECTIVES and self._terms is not None:
                 costs = self._columns.costs(self._terms)
                 base += weight * self._terms.base
-                part, error, scale_sd = costs - self._fp32(costs), TERM_ERROR, 0.1
+                part, error, scale_sd = costs - self._fp32(costs), MODEL_RULES.modelled_saving_sd, 0.1
                 total += weight * costs
                 reversed_ += weight * np.maximum(part, 0.0)
             else:
@@ -300,13 +332,15 @@ class CostModel:
                 root[k, decisions + k] = 0.02
         root[: len(columns), decisions + len(columns)] = scale
         root[len(columns), decisions + len(columns) + 1] = 0.01
-        root[len(columns) + 1, decisions + len(columns) + 2] = CONVERSION_SD
-        root[: len(columns), decisions + len(columns) + 3] = REVERSED_SD * reversed_
-        root[len(columns) + 2, -1] = FACTOR_SD * sum(w for n, w in self._share.items() if n in TIMES)
+        root[len(columns) + 1, decisions + len(columns) + 2] = MODEL_RULES.conversion_sd
+        root[: len(columns), decisions + len(columns) + 3] = MODEL_RULES.reversed_saving_sd * reversed_
+        root[len(columns) + 2, -1] = TRUST_RULES.factor_sd * sum(
+            w for n, w in self._share.items() if n in TIME_OBJECTIVES
+        )
         return np.concatenate([total, [base, 1.0, 0.0]]), root
 
     def _fp32(self, costs: Array) -> Array:
-        """What each column's decision costs in fp32, or in its first scheme where it has to be int8."""
+        """Cost of each column's decision in fp32, or in its first scheme where it must be int8, shape (columns,)."""
         float_cost: dict[int, float] = {}
         for column, cost in zip(self._columns.all, costs.tolist(), strict=True):
             if column.scheme == FLOAT or (column.first and column.decision not in float_cost):
@@ -314,24 +348,24 @@ class CostModel:
         return self._columns.each(lambda c: float_cost[c.decision])
 
     def _prior(self, name: str, used: Sequence[Seen]) -> tuple[Array, float, float]:
-        """What a column adds to fp32's cost, its relative error and that of the scale.
+        """Prior cost of each column relative to fp32, its relative error, and the relative error of the scale.
 
-        Sizes are linear in weights; times of matrix multiplications lie near the geometric mean of weights and
-        outputs. The sum is that of the first observation.
+        Sizes are linear in the number of weights. Times of matrix multiplications are close to proportional to the
+        geometric mean of the numbers of weights and outputs. The first observation sets the sum.
         """
-        modelled = name in TIMES and self._modelled is not None
+        modelled = name in TIME_OBJECTIVES and self._modelled is not None
         if modelled:
             assert self._modelled is not None
-            return self._modelled, TERM_ERROR, 0.1
+            return self._modelled, MODEL_RULES.modelled_saving_sd, 0.1
         amount = self._columns.each(lambda c: -self._amount(name, c))
-        if name in TIMES:
+        if name in TIME_OBJECTIVES:
             some = amount < 0
-            floor = LEAST_SAVING * float(amount[some].mean()) if some.any() else 0.0
+            floor = MODEL_RULES.min_sized_saving * float(amount[some].mean()) if some.any() else 0.0
             amount = np.where(some, np.minimum(amount, floor), amount)
         first = next((s for s in used if float(s.row @ amount) < 0), None)
         share = 0.5 if first is None else max(1 - first.evaluation.ratio(name), 0.02)
         whole = float(self._default() @ amount) if first is None else float(first.row @ amount)
-        error, scale = (0.05, 0.1) if name in SIZES else (PRIOR_ERROR, 0.3)
+        error, scale = (0.05, 0.1) if name in SIZE_OBJECTIVES else (MODEL_RULES.sized_saving_sd, 0.3)
         return amount * (share / -whole if whole else 0.0), error, scale
 
     def _default(self) -> Array:
@@ -341,17 +375,17 @@ class CostModel:
         if not column.is_int8:
             return 0.0
         ops = [self._columns.space.ops[n] for n in column.names]
-        if name in SIZES:
-            return sum(op.parameters for op in ops) * (BYTES - BYTES_INT8)
+        if name in SIZE_OBJECTIVES:
+            return sum(op.parameters for op in ops) * (MODEL_RULES.fp32_weight_bytes - MODEL_RULES.int8_weight_bytes)
         return float(sum(math.sqrt(max(op.parameters, 1) * max(op.elements, 1)) for op in ops))
 
     @property
     def prices(self) -> tuple[Array, float, tuple[ConversionEdge[int], ...]]:
-        """Expected cost of each column, of what is always paid, and of conversions."""
+        """Expected cost of each column, the constant cost, and the conversions with their costs."""
         return self.split(self.regression.prices)
 
     def split(self, prices: Array) -> tuple[Array, float, tuple[ConversionEdge[int], ...]]:
-        """The same for other prices."""
+        """The same as `prices` for other prices than the expected ones."""
         known, shared = self.regression.mean, float(prices[-1])
         factor = max(float(prices[-2] + shared * known[-2]), 0.0)
         return (
@@ -368,7 +402,7 @@ def _choice(column: Column) -> str:
 
 
 def _savings(problem: Problem, columns: Columns) -> Array:
-    """What each column adds, from a model that only predicts: alone among fp32, boundaries included."""
+    """Cost of each column from a latency model: its operators in int8, all others in fp32, conversions included."""
     space, cost = problem.space, problem.latency_model
     assert cost is not None
     base: Config = space.all_float()

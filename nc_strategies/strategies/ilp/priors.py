@@ -1,4 +1,4 @@
-"""What is believed of losses before trials: estimates by operator, shrunk, and how another scheme changes them."""
+"""Prior losses before any trial: shrunk estimates per operator, and factors for other schemes."""
 
 from __future__ import annotations
 
@@ -14,29 +14,42 @@ from nc_strategies.strategies.choices import Change, changed_scheme, changes
 from nc_strategies.strategies.ilp.candidate_schemes import CandidateSchemes, choose
 from nc_strategies.strategies.ilp.columns import Array, Column, Columns
 
-ESTIMATE_ERROR, GUESS_ERROR = 0.7, 1.2
-"""Standard deviation of the logarithm of a loss over its estimate, with and without the backend's sensitivity."""
-LEAST = 0.02
-"""Least estimate of a decision, relative to the mean: zero or below is noise of the estimate."""
-ENOUGH = 5
-"""Units from which the spread of the true losses can be told from that of the estimates."""
-KNOWN = {"per_tensor": 1.5, "per_channel": 1 / 1.5, "sym": 1.2, "asym": 1 / 1.2}
-"""How much a choice multiplies an operator's loss where nothing is measured."""
-UNMEASURED, MEASURED = 0.3, 0.15
-"""Relative standard deviation of such a factor, guessed and read off the divergence."""
+GUESSED_FACTORS = {"per_tensor": 1.5, "per_channel": 1 / 1.5, "sym": 1.2, "asym": 1 / 1.2}
+"""Choice to the factor by which it multiplies an operator's loss, where nothing is measured."""
+
+
+@dataclass(frozen=True)
+class PriorRules:
+    """Errors of prior losses, and limits on the estimates from which they are derived."""
+
+    estimate_log_sd: float = 0.7
+    """Standard deviation of the logarithm of a loss over its estimate, where the backend estimates sensitivity."""
+    guess_log_sd: float = 1.2
+    """The same where losses are guessed."""
+    min_estimate: float = 0.02
+    """Least estimate of a decision, relative to the mean: an estimate of zero or below is noise."""
+    min_spread_decisions: int = 5
+    """Fewest decisions for which the spread of the true losses is separated from the error of the estimates."""
+    guessed_factor_sd: float = 0.3
+    """Relative standard deviation of a factor from `GUESSED_FACTORS`."""
+    measured_factor_sd: float = 0.15
+    """Relative standard deviation of a factor that is a ratio of two measured divergences."""
+
+
+PRIOR_RULES = PriorRules()
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Prior beliefs on the loss of each decision, in proportion, and of each column.
+    """Prior losses of decisions, up to a common scale, and of columns.
 
     Args:
         shape: Expected loss of each decision in its first int8 scheme, shape (decisions of operators,); only
             proportions count.
         error: Relative standard deviation of `shape`.
-        factors: Loss of each column relative to its decision's `shape`: 0 for fp32. For a graph option's value, what it
-            multiplies the whole loss by.
-        measured: Fields of schemes, and options, whose factor was read off the divergence.
+        factors: Loss of each column relative to its decision's `shape`: 0 for fp32. For a value of a graph option, the
+            factor by which it multiplies the sum of all losses.
+        measured: Fields of schemes, and options, whose factor is a ratio of measured divergences.
     """
 
     shape: Array
@@ -48,17 +61,24 @@ class Losses:
 def losses(
     problem: Problem, probes: int, terms: LatencyTerms | None, known: dict[str, float | None]
 ) -> tuple[Columns, Losses]:
-    """Ask for the estimates, and choose the schemes that enter the program.
+    """Estimate prior losses, and choose the schemes that enter the program.
 
     Args:
-        problem: What is to be solved.
-        probes: Divergences to ask for at most.
-        terms: Latency terms, where there are some.
-        known: Divergences by fingerprint that were asked for before; more are added.
+        problem: The tuning problem.
+        probes: Divergences to measure at most.
+        terms: Latency terms; None without any.
+        known: Divergences by fingerprint that are measured already; new ones are added.
+
+    Returns:
+        The columns of the program, and their prior losses.
     """
     columns = Columns(problem.space)
     known_loss = problem.sensitivity() if problem.sensitivity is not None else {}
-    raw, error = (_by_decision(columns, known_loss), ESTIMATE_ERROR) if known_loss else (_guess(columns), GUESS_ERROR)
+    raw, error = (
+        (_by_decision(columns, known_loss), PRIOR_RULES.estimate_log_sd)
+        if known_loss
+        else (_guess(columns), PRIOR_RULES.guess_log_sd)
+    )
     shape, relative = shrink(raw, error)
     found = CandidateSchemes({}, {}, {})
     if problem.divergence is not None and probes > 0 and _alternatives(problem.space):
@@ -76,7 +96,7 @@ def _alternatives(space: Space) -> bool:
 
 
 def _factor(columns: Columns, column: Column, found: CandidateSchemes) -> float:
-    """Loss of a column relative to its decision's default: measured, or the product of what is known of its fields."""
+    """Loss of a column relative to its decision's default: measured, or the product of its fields' guessed factors."""
     if column.scheme is None:
         return found.options.get((column.names[0], column.value), 1.0)  # type: ignore[arg-type]
     if column.scheme.is_float:
@@ -87,16 +107,18 @@ def _factor(columns: Columns, column: Column, found: CandidateSchemes) -> float:
     first = next(s for s in columns.space.schemes(column.names) if not s.is_float)
     fields = changes(columns.space.quantizable)
     return float(
-        np.prod([KNOWN.get(change[-1][1], 1.0) for change in differences(first, column.scheme, fields).values()])
+        np.prod(
+            [GUESSED_FACTORS.get(change[-1][1], 1.0) for change in differences(first, column.scheme, fields).values()]
+        )
     )
 
 
 def shrink(estimates: Array, error: float) -> tuple[Array, float]:
-    """Expected true values given estimates which are off by a lognormal factor, and their relative error.
+    """Expected true values given estimates with a lognormal error, and their relative error.
 
-    True values are taken as lognormal too, with the spread that is left of the estimates' own: the largest estimates
-    are expected to be overestimated, the smallest to be underestimated. Source: empirical Bayes, Efron and Morris,
-    "Stein's Estimation Rule and Its Competitors", JASA 1973.
+    True values are taken as lognormal too. Their spread is that of the estimates less the error's, so that the largest
+    estimates are lowered and the smallest raised. Source: empirical Bayes, Efron and Morris, "Stein's Estimation Rule
+    and Its Competitors", JASA 1973.
 
     Args:
         estimates: Not negative.
@@ -104,16 +126,16 @@ def shrink(estimates: Array, error: float) -> tuple[Array, float]:
     """
     if not len(estimates) or not (estimates > 0).any():
         return np.ones(len(estimates)), math.sqrt(math.expm1(error**2))
-    logs = np.log(np.maximum(estimates, LEAST * float(estimates.mean())))
+    logs = np.log(np.maximum(estimates, PRIOR_RULES.min_estimate * float(estimates.mean())))
     spread, share = float(logs.var()), 1.0
-    if len(estimates) >= ENOUGH:
+    if len(estimates) >= PRIOR_RULES.min_spread_decisions:
         share = max(spread - error**2, 0.25 * spread) / spread if spread > 0 else 0.0
     left = max(share, 0.25) * error**2
     return np.exp(logs.mean() + share * (logs - logs.mean())), math.sqrt(math.expm1(left))
 
 
 def _by_decision(columns: Columns, known: Mapping[str, float]) -> Array:
-    """A decision's estimate: tied operators share one; what cannot even run is taken for thrice the worst."""
+    """Estimate of each decision: the largest of its tied operators; three times the worst for one that cannot run."""
     raw = np.array([max((known.get(n, 0.0) for n in g), default=0.0) for g in columns.space.groups])
     finite = raw[np.isfinite(raw)]
     worst = 3 * float(finite.max()) if len(finite) and finite.max() > 0 else 1.0
@@ -121,7 +143,7 @@ def _by_decision(columns: Columns, known: Mapping[str, float]) -> Array:
 
 
 def _guess(columns: Columns) -> Array:
-    """The first and the last operator lose most, as the literature keeps them in higher precision throughout."""
+    """Guessed loss of each decision: more for the first and the last, which the literature keeps in high precision."""
     guess = np.ones(len(columns.space.groups))
     if len(guess) > 2:
         guess[[0, -1]] = 3.0
@@ -129,7 +151,7 @@ def _guess(columns: Columns) -> Array:
 
 
 def differences(first: OpScheme, scheme: OpScheme, fields: Mapping[str, Change]) -> dict[str, Change]:
-    """The changes that lead from one int8 scheme towards another."""
+    """The changes that one int8 scheme needs to become another."""
     return {
         text: change
         for text, change in fields.items()

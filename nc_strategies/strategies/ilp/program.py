@@ -1,4 +1,4 @@
-"""The integer program: one choice a decision, the least cost within the limits on loss."""
+"""The integer program: one column per decision, the least cost within the limits on loss."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.strategies.ilp.constraints import Array, Budgeted, Cut
 from nc_strategies.strategies.ilp.reduction import Reduction
 
-GAP = 5e-4
+RELATIVE_GAP = 5e-4
 """Relative gap at which a solution counts as optimal."""
-NODES = 20_000
-"""Nodes of the search tree at most; a limit on time would make runs differ."""
+MAX_NODES = 20_000
+"""Largest number of nodes of the search tree. A limit on time instead would make runs differ."""
 _stdout = threading.Lock()
 
 
 class _Rows:
-    """The program as it grows: a price for each variable, the columns first, and rows that bound sums of variables."""
+    """The program under construction: one price per variable, columns first, and rows that bound sums of variables."""
 
     def __init__(self, prices: list[float]) -> None:
         self.prices = prices
@@ -35,7 +35,7 @@ class _Rows:
         self.high: list[float] = []
 
     def variable(self, price: float) -> int:
-        """One more variable between 0 and 1; its place."""
+        """Add a variable between 0 and 1, and return its position."""
         self.prices.append(price)
         return len(self.prices) - 1
 
@@ -57,30 +57,30 @@ def solve(
     conversions: Sequence[ConversionEdge[int]] = (),
     cuts: Sequence[Cut] = (),
 ) -> Array | None:
-    """The cheapest choice of one column a decision.
+    """The cheapest choice of one column per decision.
 
-    Bounds decide most decisions beforehand (`reduction`), HiGHS the others. The products of pairs and the conversions,
-    which depend on several decisions, are linearized. Between two decisions a conversion is a product as well, and
-    those of the same two are one. With more decisions it is at least each difference between its producer and a
-    consumer. One that saves time is at most what its producer and all of its consumers allow. A product is at most
-    each factor and at least their sum less one.
+    Bounds settle most decisions (`reduction`), HiGHS solves for the others. The products of pairs and the conversions
+    depend on several decisions and are linearized. A conversion between two decisions is a product as well; all
+    conversions between the same two are one product. The variable of a conversion with more decisions is at least each
+    difference between its producer and a consumer. The variable of a conversion that saves time is at most what its
+    producer and all of its consumers allow. A product is at most each factor and at least their sum less one.
 
     Args:
-        owner: Unit of each column, shape (columns,).
-        is_int8: Whether a column is an int8 scheme.
-        cost: Cost of each column.
-        losses: Limits.
-        conversions: Costs between decisions.
-        cuts: What may not be chosen together.
+        owner: Decision of each column, shape (columns,).
+        is_int8: Whether a column is an int8 scheme, shape (columns,).
+        cost: Cost of each column, shape (columns,).
+        losses: Losses and their limits.
+        conversions: Conversion costs between decisions.
+        cuts: Columns that may not be chosen together.
 
     Returns:
-        0 or 1 for each column; None where nothing keeps the limits.
+        0 or 1 for each column; None where no choice keeps the limits.
     """
     conversions = [c for c in conversions if c.quantize or c.dequantize]
     allowed = _undominated(owner, is_int8, cost, losses, cuts)
     reduced = Reduction(owner, is_int8, cost, allowed, losses, conversions, cuts).run()
     if reduced is not None:
-        if reduced.found is not None and reduced.cost - reduced.bound <= GAP * abs(reduced.cost):
+        if reduced.found is not None and reduced.cost - reduced.bound <= RELATIVE_GAP * abs(reduced.cost):
             return reduced.found
         allowed = reduced.allowed
     return _solved(owner, is_int8, cost, allowed, losses, conversions, cuts)
@@ -95,7 +95,7 @@ def _solved(
     conversions: Sequence[ConversionEdge[int]],
     cuts: Sequence[Cut],
 ) -> Array | None:
-    """The same by HiGHS, of columns that are allowed."""
+    """Solve the program by HiGHS, over the allowed columns."""
     columns, rows = len(owner), _Rows(cost.tolist())
     for decision in np.unique(owner):
         rows.add(dict.fromkeys(np.flatnonzero(owner == decision).tolist(), 1.0), 1.0, 1.0)
@@ -122,13 +122,13 @@ def _solved(
             integrality=whole,
             bounds=bounds,
             constraints=LinearConstraint(rows.matrix(size), rows.low, rows.high),
-            options={"mip_rel_gap": GAP, "node_limit": NODES},
+            options={"mip_rel_gap": RELATIVE_GAP, "node_limit": MAX_NODES},
         )
     return None if found.x is None else np.asarray(np.round(found.x[:columns]))
 
 
 def _add_product(rows: _Rows, one: dict[int, float], other: dict[int, float], value: float) -> None:
-    """What int8 in both of two decisions costs."""
+    """Add the cost of int8 in both of two decisions."""
     product = rows.variable(value)
     if value < 0:
         rows.add({product: 1.0, **_negative(one)}, -np.inf, 0.0)
@@ -138,7 +138,7 @@ def _add_product(rows: _Rows, one: dict[int, float], other: dict[int, float], va
 
 
 def _add_conversion(rows: _Rows, int8: dict[int, dict[int, float]], conversion: ConversionEdge[int]) -> None:
-    """A conversion of more than two decisions."""
+    """Add a conversion of more than two decisions."""
     quantize, dequantize = rows.variable(conversion.quantize), rows.variable(conversion.dequantize)
     made = {} if conversion.producer is None else int8[conversion.producer]
     taken = [int8[c] for c in conversion.consumers if c != conversion.producer]
@@ -160,7 +160,7 @@ def _add_conversion(rows: _Rows, int8: dict[int, dict[int, float]], conversion: 
 
 
 def _add_loss(rows: _Rows, loss: Budgeted) -> bool:
-    """A limit on loss with its products; False where nothing can keep it."""
+    """Add a limit on loss with its products; False where no choice keeps it."""
     entries = {i: float(p) for i, p in enumerate(loss.prices) if p != 0}
     for a, b, price in loss.pairs:
         product = rows.variable(0.0)
@@ -170,7 +170,7 @@ def _add_loss(rows: _Rows, loss: Budgeted) -> bool:
         entries[product] = price
     if not entries:
         return loss.limit >= 0
-    scale = max(abs(p) for p in entries.values())  # the solver's tolerances are absolute
+    scale = max(abs(p) for p in entries.values())  # The solver's tolerances are absolute.
     rows.add({i: p / scale for i, p in entries.items()}, -np.inf, loss.limit / scale)
     return True
 
@@ -178,7 +178,7 @@ def _add_loss(rows: _Rows, loss: Budgeted) -> bool:
 def _expanded(
     conversions: Sequence[ConversionEdge[int]],
 ) -> tuple[dict[int, float], dict[tuple[int, int], float], list[ConversionEdge[int]]]:
-    """What int8 in one decision adds, what int8 in two adds beside, and conversions of more than two."""
+    """Cost of int8 in one decision, extra cost of int8 in both of two, and conversions of more than two decisions."""
     added: dict[int, float] = {}
     products: dict[tuple[int, int], float] = {}
     wider = []
@@ -199,7 +199,7 @@ def _expanded(
 
 
 def _saved_together(conversion: ConversionEdge[int]) -> float:
-    """What a conversion between two decisions costs less when both are in int8."""
+    """Saving of a conversion between two decisions when both are in int8."""
     return conversion.quantize + (0.0 if conversion.float_consumer else conversion.dequantize)
 
 
@@ -210,10 +210,10 @@ def _negative(entries: dict[int, float]) -> dict[int, float]:
 def _undominated(
     owner: Array, is_int8: NDArray[np.bool_], cost: Array, losses: Sequence[Budgeted], cuts: Sequence[Cut]
 ) -> NDArray[np.bool_]:
-    """True for columns worth choosing, False where another int8 scheme of the decision has less cost and loss.
+    """False for columns that another int8 scheme of the decision dominates in cost and loss, True for all others.
 
-    Conversions do not tell int8 schemes of one decision apart. A decision that a cut other than a tried configuration
-    speaks of keeps all of its columns, and so does one with a pair.
+    Conversions cost the same for all int8 schemes of one decision. A decision keeps all of its columns when one of them
+    is in a pair, or in a cut other than that of a tried configuration.
     """
     keep = np.ones(len(owner), bool)
     touched = {c for cut in cuts for c in cut.columns if cut.most < len(cut.columns) - 1}
@@ -232,7 +232,7 @@ def _undominated(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what HiGHS writes to the process's standard output, past Python and now and then, off the terminal."""
+    """Suppress what HiGHS sometimes writes to the process's standard output, bypassing Python."""
     with _stdout:
         try:
             kept = os.dup(1)

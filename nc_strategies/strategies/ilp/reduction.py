@@ -1,8 +1,8 @@
-"""What of a program is decided before it is solved: bounds by relaxing the limits on loss, and choices they rule out.
+"""Reduction of a program before it is solved: Lagrangian lower bounds, and the columns that they rule out.
 
-With a price on loss instead of a limit, the program becomes a sum of terms over few decisions each, whose minimum
-`elimination` finds exactly: a lower bound, tighter with a better price. A choice whose bound exceeds the cost of a
-known configuration cannot be part of a better one. The solver gets only the few decisions that are still open.
+With a price on loss instead of a limit, the program becomes a sum of terms over few decisions each. `elimination` finds
+its exact minimum, which is a lower bound; a better price gives a tighter bound. A column whose bound exceeds the cost
+of a known configuration cannot be part of a better one. The solver gets only the few decisions that are still open.
 Sources: Geoffrion, Mathematical Programming Study 2, 1974; Fisher, Management Science 1981.
 """
 
@@ -22,29 +22,39 @@ from nc_strategies.strategies.ilp.constraints import Array, Budgeted, Cut, paid
 from nc_strategies.strategies.ilp.elimination import Sum, plan
 
 Flags = NDArray[np.bool_]
-NEVER = 1e3
-"""What stands for a choice that there is not: so many times what all others add up to."""
-MEMBERS = 8
-"""Units of a conversion at most; of one with more, only its least value is counted."""
-ROUNDS = 12
-"""Prices tried for a limit at most."""
-SHARP = 1e-7
-"""How far the bound may be from the highest there is."""
-STARTS = 2
-"""Choices at hand, of those within the limits and of the others, that are made better."""
-STEPS = 30
-"""Changes of one choice each, at most, by which a configuration at hand is made better."""
+
+
+@dataclass(frozen=True)
+class ReductionRules:
+    """Limits on the work of a reduction, and its tolerances."""
+
+    forbidden_cost_factor: float = 1e3
+    """Cost of a forbidden choice, as a multiple of the sum of all others."""
+    max_conversion_decisions: int = 8
+    """Decisions of a conversion that becomes a term; one with more decisions counts with its least value only. The size
+    of a term is exponential in its decisions."""
+    max_price_steps: int = 12
+    """Prices of a limit that are tried, in each of the two searches: for an upper price, and between two prices."""
+    bound_tolerance: float = 1e-7
+    """Difference to the highest bound at which the search for a price ends, in units of cost."""
+    improved_starts: int = 2
+    """Known choices from which local search starts: up to this number within the limits, and up to it outside."""
+    max_improvement_steps: int = 30
+    """Steps of one local search, each of which changes one decision."""
+
+
+REDUCTION_RULES = ReductionRules()
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """What is known of a program.
+    """Result of a reduction.
 
     Args:
-        bound: No choice within the limits costs less.
+        bound: Lower bound on the cost of every choice within the limits.
         allowed: Whether a column may be part of a choice cheaper than `found`, shape (columns,).
-        found: A choice within all limits and cuts, as 0 and 1; None where none came up.
-        cost: Its cost.
+        found: A choice within all limits and cuts, as 0 and 1, shape (columns,); None where none was found.
+        cost: Cost of `found`; infinite without one.
     """
 
     bound: float
@@ -54,14 +64,14 @@ class Reduced:
 
 
 class _Piece(NamedTuple):
-    """The bound at a price of a limit, and its slope there: by how much the choice it comes from exceeds the limit."""
+    """The bound at a price of a limit, and its slope there: the excess of the bound's choice over the limit."""
 
     price: float
     bound: float
     slope: float
 
     def at(self, price: float) -> float:
-        """The line through it."""
+        """Value at a price of the line through this point."""
         return self.bound + (price - self.price) * self.slope
 
     def meets(self, other: _Piece) -> float:
@@ -70,16 +80,16 @@ class _Piece(NamedTuple):
 
 
 class Reduction:
-    """One program. See `program.solve` for what it is.
+    """Reduces one program, which `program.solve` defines.
 
     Args:
-        owner: Unit of each column.
-        is_int8: Whether a column is an int8 scheme.
-        cost: Cost of each column.
-        allowed: Columns that may be chosen.
-        losses: Limits.
-        conversions: Costs between decisions.
-        cuts: What may not be chosen together.
+        owner: Decision of each column, shape (columns,).
+        is_int8: Whether a column is an int8 scheme, shape (columns,).
+        cost: Cost of each column, shape (columns,).
+        allowed: Whether a column may be chosen, shape (columns,).
+        losses: Losses and their limits.
+        conversions: Conversion costs between decisions.
+        cuts: Columns that may not be chosen together.
     """
 
     def __init__(
@@ -98,7 +108,7 @@ class Reduction:
         self._terms: list[tuple[tuple[int, ...], Array]] = []
         self._rest = 0.0
         self._add_terms(conversions, {int(name): k for k, name in enumerate(names)})
-        # A product is at least nothing, one that saves loss at least the mean of its factors.
+        # A product with a negative price adds at least this price times the mean of its factors, any other at least 0.
         self._prices = [loss.prices + _pairs(loss, len(cost)) for loss in losses]
         self._limits = np.array([loss.limit for loss in losses])
         self._reach = sum(float(np.abs(values).max()) for _, values in self._terms)
@@ -112,19 +122,19 @@ class Reduction:
         ]
 
     def _add_terms(self, conversions: Sequence[ConversionEdge[int]], place: dict[int, int]) -> None:
-        """Conversions as terms over decisions by their place; of one with many decisions, its least value alone."""
+        """Add conversions as terms over decisions by position; one with many decisions adds its least value only."""
         for conversion in conversions:
             producer = None if conversion.producer is None else place[conversion.producer]
             consumers = [place[c] for c in dict.fromkeys(conversion.consumers) if c != conversion.producer]
             group = (*consumers, *(() if producer is None else (producer,)))
-            if len(group) > MEMBERS:
+            if len(group) > REDUCTION_RULES.max_conversion_decisions:
                 self._rest += min(0.0, conversion.quantize, conversion.dequantize)
             elif group:
                 quantized, dequantized = _patterns(len(consumers), producer is not None, conversion.float_consumer)
                 self._terms.append((group, conversion.quantize * quantized + conversion.dequantize * dequantized))
 
     def run(self) -> Reduced | None:
-        """Find the bound and what it rules out; None where too many decisions hang together."""
+        """Find the bound and the columns that it rules out; None where elimination would need too large a scope."""
         order = plan(self._decisions, frozenset(frozenset(group) for group, _ in self._terms if len(group) > 1))
         if order is None:
             return None
@@ -143,7 +153,7 @@ class Reduction:
         return Reduced(bound, self._allowed & (ahead <= cost + 1e-9), found, cost)
 
     def _values(self, multipliers: Array) -> Array:
-        """Each column's cost with its losses at their prices."""
+        """Each column's cost plus its losses at their prices, shape (columns,)."""
         values = self._cost + sum(
             (m * p for m, p in zip(multipliers, self._prices, strict=True)), np.zeros(len(self._cost))
         )
@@ -151,8 +161,10 @@ class Reduction:
 
     def _best_columns(self, values: Array) -> tuple[Array, NDArray[np.intp]]:
         """The least value of each decision in fp32 and in int8, shape (decisions, 2), and the column that has it."""
-        never = NEVER * (1.0 + self._reach + float(np.abs(values[self._allowed]).sum()))
-        least = np.full((self._decisions, 2), never)
+        forbidden = REDUCTION_RULES.forbidden_cost_factor * (
+            1.0 + self._reach + float(np.abs(values[self._allowed]).sum())
+        )
+        least = np.full((self._decisions, 2), forbidden)
         columns = np.zeros((self._decisions, 2), np.intp)
         for k in np.argsort(-values, kind="stable"):
             if self._allowed[k]:
@@ -161,7 +173,7 @@ class Reduction:
         return least, columns
 
     def _bound(self, multipliers: Array) -> tuple[float, Array]:
-        """The bound for given prices, and by how much its choice exceeds each limit."""
+        """The bound for given prices, and the excess of its choice over each limit."""
         values = self._values(multipliers)
         least, columns = self._best_columns(values)
         total, int8 = self._sum.least(least)
@@ -172,7 +184,7 @@ class Reduction:
         return total + self._rest - float(multipliers @ self._limits), over
 
     def _raise(self, multipliers: Array, k: int) -> tuple[float, Array]:
-        """The price of one limit that makes the bound highest, by intersecting its linear pieces."""
+        """The highest bound over the price of one limit, by intersecting linear pieces, and its prices."""
 
         def at(price: float) -> _Piece:
             bound, over = self._bound(np.where(np.arange(len(multipliers)) == k, price, multipliers))
@@ -182,15 +194,15 @@ class Reduction:
         if low.slope > 0:
             typical = float(np.abs(self._cost).sum()) / max(float(np.abs(self._prices[k]).sum()), 1e-12)
             high = at(typical)
-            for _ in range(ROUNDS):
+            for _ in range(REDUCTION_RULES.max_price_steps):
                 if high.slope <= 0:
                     break
                 low, high = high, at(8 * high.price)
-            for _ in range(ROUNDS):
+            for _ in range(REDUCTION_RULES.max_price_steps):
                 if high.slope > 0 or high.slope == low.slope:
                     break
                 middle = at(low.meets(high))
-                reached = middle.bound >= low.at(middle.price) - SHARP
+                reached = middle.bound >= low.at(middle.price) - REDUCTION_RULES.bound_tolerance
                 low, high = (middle, high) if middle.slope > 0 else (low, middle)
                 if reached:
                     break
@@ -198,15 +210,15 @@ class Reduction:
         return best.bound, np.where(np.arange(len(multipliers)) == k, best.price, multipliers)
 
     def _best(self) -> tuple[Array | None, float]:
-        """The best choice within all limits and cuts, near the best of those at hand."""
+        """The best choice within all limits and cuts that local search finds from the best known choices."""
         rows = [(self._fits(row), self._total(row), row) for row in self._at_hand.values()]
         fitting = sorted((cost, k) for k, (fits, cost, _) in enumerate(rows) if fits)
         others = sorted((-cost, k) for k, (fits, cost, _) in enumerate(rows) if not fits)
         best: tuple[Array | None, float] = (None, np.inf)
-        for _, k in [*fitting[:STARTS], *others[:STARTS]]:
+        for _, k in [*fitting[: REDUCTION_RULES.improved_starts], *others[: REDUCTION_RULES.improved_starts]]:
             fits, cost, row = rows[k]
             now: tuple[Array | None, float] = (row, cost) if fits else (None, np.inf)
-            for _ in range(STEPS):
+            for _ in range(REDUCTION_RULES.max_improvement_steps):
                 step = self._step(row, now[1])
                 if step is None:
                     break
@@ -237,7 +249,7 @@ class Reduction:
         return None
 
     def _flipped(self, int8: NDArray[np.int_]) -> Array:
-        """What each decision changes in the terms by taking its other state, shape (decisions,)."""
+        """Change of the terms by switching each decision between fp32 and int8, shape (decisions,)."""
         change = np.zeros(self._decisions)
         for groups, values in self._by_size:
             states, terms = int8[groups], np.arange(len(groups))
@@ -256,14 +268,14 @@ class Reduction:
         return within and all(float(row[list(cut.columns)].sum()) <= cut.most + 1e-6 for cut in self._cuts)
 
     def _total(self, row: Array) -> float:
-        """What a choice costs."""
+        """Cost of a choice."""
         int8 = set(self._owner[(row > 0.5) & (self._state == 1)].tolist())
         return float(self._cost @ row) + paid(self._conversions, int8)
 
 
 @lru_cache
 def _patterns(consumers: int, producer: bool, float_consumer: bool) -> tuple[Array, Array]:
-    """Where a conversion's two costs are paid: arrays over the consumers and, as the last axis, the producer."""
+    """Where a conversion's two costs apply: 0 and 1 over the consumers and, as the last axis, the producer."""
     shape = (2,) * (consumers + producer)
     quantized, dequantized = np.zeros(shape), np.zeros(shape)
     for values in product((0, 1), repeat=len(shape)):
@@ -274,7 +286,7 @@ def _patterns(consumers: int, producer: bool, float_consumer: bool) -> tuple[Arr
 
 
 def _pairs(loss: Budgeted, columns: int) -> Array:
-    """What the products of a loss add to its prices at least."""
+    """Lower bound on what the products of a loss add to its prices, shape (columns,)."""
     found = np.zeros(columns)
     for a, b, price in loss.pairs:
         found[[a, b]] += min(price, 0.0) / 2

@@ -1,4 +1,4 @@
-"""Gaussian linear regression on columns, with products of columns where the data ask for them."""
+"""Gaussian linear regression on columns, with products of columns where the data show them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-MISFITS = (0.02, 0.1, 0.3)
-"""Standard deviations of what all products together add to the sum of all columns, relative: what may be found."""
+CANDIDATE_MISFITS = (0.02, 0.1, 0.3)
+"""Values of `Regression.misfit` that are compared: standard deviations of the sum of all products, relative to the sum
+of all columns."""
 
 
 class Regression:
     """Posterior of ``value = row @ prices + products + noise``.
 
     Prices are Gaussian with a mean and a covariance. Each product of two columns has a price of mean zero whose
-    standard deviation is `misfit` times the geometric mean of the two columns' ``weights``: all pairs are
-    marginalized, so none has to be suspected beforehand, and `pairs` names those that the data show.
+    standard deviation is `misfit` times the geometric mean of the two columns' ``weights``. All pairs are
+    marginalized, so that none has to be selected beforehand; `pairs` gives those that the data show.
 
     Source: Bishop, "Pattern Recognition and Machine Learning" (2006), sections 3.3 and 6.4; the kernel of all
     products: Duvenaud et al., "Additive Gaussian Processes", NeurIPS 2011; the misfit by marginal likelihood.
@@ -34,17 +35,17 @@ class Regression:
         self._inverse: Array = np.zeros((0, 0))
 
     def fit(self, rows: Array, values: Array, noise: Array) -> None:
-        """Learn from observations.
+        """Fit the posterior to observations.
 
         Args:
             rows: Shape (observations, columns).
-            values: What was observed.
-            noise: Standard deviation of each observation.
+            values: Observed values, shape (observations,).
+            noise: Standard deviation of each observation, shape (observations,).
         """
         self._rows, self._values, self._noise = rows, values, noise
         linear, products = rows @ self.cov @ rows.T + np.diag(noise**2), self._products(rows, rows)
         best = -np.inf
-        for misfit in MISFITS if self._weights is not None else (0.0,):
+        for misfit in CANDIDATE_MISFITS if self._weights is not None else (0.0,):
             kernel = linear + misfit**2 * products
             inverse, rest = np.asarray(np.linalg.inv(kernel), np.float64), values - rows @ self.mean
             likelihood = -0.5 * float(rest @ inverse @ rest) - 0.5 * float(np.linalg.slogdet(kernel)[1])
@@ -53,7 +54,7 @@ class Regression:
                 self._inverse, self._alpha = inverse, inverse @ rest
 
     def _products(self, a: Array, b: Array) -> Array:
-        """Covariance of the sums of products, for a misfit of 1, scaled so that all columns together have 1."""
+        """Covariance of the sums of products for a misfit of 1, scaled to 1 for a row of all columns."""
         if self._weights is None:
             return np.zeros((len(a), len(b)))
         return np.asarray(((a * self._weights) @ b.T) ** 2 - (a * self._weights**2) @ b.T)
@@ -72,14 +73,14 @@ class Regression:
         return rows @ self.mean + cross @ self._alpha, np.sqrt(np.maximum(var, 0.0))
 
     def draw(self, root: Array, rng: np.random.Generator) -> Array:
-        """Prices drawn from the posterior.
+        """Draw prices from the posterior.
 
         Source: Matheron's rule, see Wilson et al., "Efficiently Sampling Functions from Gaussian Process
         Posteriors", ICML 2020.
 
         Args:
             root: A matrix whose product with its transpose is the prior covariance.
-            rng: Random numbers.
+            rng: Source of random numbers.
         """
         prior = self.mean + root @ rng.standard_normal(root.shape[1])
         seen = self._rows @ prior + self._noise * rng.standard_normal(len(self._values))

@@ -1,4 +1,4 @@
-"""Which configuration to measure next: solutions of the program, weighed by what they can be expected to gain."""
+"""Choice of the next configuration: solutions of the program, ranked by their expected improvement."""
 
 from __future__ import annotations
 
@@ -18,27 +18,38 @@ from nc_strategies.strategies.ilp.program import solve
 from nc_strategies.strategies.ilp.settings import IlpSettings
 from nc_strategies.strategies.ilp.trust import Z_95
 
-MARGINS = (0.5, 1.2)
-"""Standard deviations of the predicted loss which solutions keep from the limit."""
-PROOF = 2.0
-"""Standard deviations by which every prediction may be wrong in the better direction before a search has ended."""
-BELIEF = 0.25
-"""Part of the sampling error by which a trial that met the limit may be predicted over it."""
-CLOSE = 0.01
-"""Slack that a solution may leave, relative to the limit."""
-TIGHTENINGS = 2
-"""Times a solution may be tightened or relaxed until it keeps just the margin."""
+QUADRATURE_NODES, QUADRATURE_WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
+"""Gauss-Hermite quadrature of a standard normal distribution."""
 
-SHARE = 0.25
-"""Part of the timing noise below which differences end a search: of that, averaging over some trials would tell."""
-DRAWS = 2
-"""Prices drawn from what is still possible: solutions that explore."""
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
+
+@dataclass(frozen=True)
+class SearchRules:
+    """Which solutions are compared, and when a search ends."""
+
+    margins_sd: tuple[float, ...] = (0.5, 1.2)
+    """Margins between predicted loss and limit, in standard deviations of the predicted loss, one solution for each."""
+    proof_sd: float = 2.0
+    """Standard deviations by which cost and loss may be better than predicted. A search has ended when even then no
+    configuration would be better than the best trial."""
+    max_excess_of_feasible: float = 0.25
+    """Predicted loss over the limit, in sampling errors, up to which a trial that met the limit counts as feasible."""
+    margin_tolerance: float = 0.01
+    """Slack that a solution may leave beyond its margin, relative to the limit."""
+    margin_iterations: int = 2
+    """Times that a solution is tightened or relaxed to keep just its margin."""
+    min_gain_per_noise: float = 0.25
+    """Remaining gain, relative to the timing noise, below which a search ends. Averaging over some trials resolves
+    differences down to this size."""
+    posterior_draws: int = 2
+    """Solutions for prices drawn from the posterior: they explore."""
+
+
+SEARCH_RULES = SearchRules()
 
 
 @dataclass(frozen=True)
 class Point:
-    """A configuration and what is predicted of it.
+    """A configuration and its predicted cost and loss.
 
     Args:
         config: The configuration.
@@ -56,15 +67,15 @@ class Point:
 
 
 class Search:
-    """The models, and what has been tried.
+    """The models, and the trials that they are fitted to.
 
     Args:
-        settings: The strategy's.
-        problem: What is to be solved; its estimates are asked for here.
-        seed: Of the explorations.
-        divergences: Known ones by fingerprint, to which more are added.
-        timed: Ask for latency terms too. Without them operators are taken to save time by their sizes, and half of
-            the probes are left for later.
+        settings: The strategy's settings.
+        problem: The tuning problem; its estimates are made here.
+        seed: Seed of the draws from the posterior.
+        divergences: Known divergences by fingerprint; new ones are added.
+        timed: Fit latency terms too. Without them, the time that an operator saves is guessed from its size, and half
+            of the probes are kept for later.
     """
 
     def __init__(
@@ -90,11 +101,11 @@ class Search:
         return self.columns.row(config) if self._problem.space.contains(config) else None
 
     def tell(self, trial: Trial) -> None:
-        """Learn what came of a configuration."""
+        """Add the trial of a configuration."""
         self._tried[trial.config.fingerprint] = self.columns.row(trial.config), trial
 
     def fit(self) -> None:
-        """Correct both models by all trials."""
+        """Fit the models to all trials."""
         seen = [] if self._float is None else [Seen(self._float, self._problem.baseline, reference=True)]
         seen += [Seen(row, t.evaluation) for row, t in self._tried.values() if t.evaluation is not None]
         self._costs.fit(seen)
@@ -103,21 +114,22 @@ class Search:
 
     @property
     def incumbent(self) -> float:
-        """The lowest cost of a trial that met the constraints and is believed to; fp32's where there is none."""
+        """Lowest cost of a trial that met the constraints and is predicted to meet them; fp32's where none did."""
         return self._incumbent()[0]
 
     def _incumbent(self) -> tuple[float, Array | None]:
-        """That cost, and the trial's row; None for fp32.
+        """The cost of `incumbent`, and the trial's row; None for fp32.
 
-        A trial that met them, or was fast, by luck would set a mark which only luck can beat. One that was slow counts
-        by the best of its interval.
+        A trial that met the constraints by luck, or was fast by luck, would set a target that only luck can beat, so
+        its predictions count too. A trial that was slow counts with the lower end of its interval.
         """
         goal, best, found = self._problem.goal, 1.0, None
         for row, trial in self._tried.values():
             if trial.ok and trial.evaluation is not None and goal.feasible(trial.evaluation):
                 believed = all(
                     self._slack(model, row, 0.0)
-                    >= -BELIEF * float(model.sampling(np.array(model.limit), model.samples))
+                    >= -SEARCH_RULES.max_excess_of_feasible
+                    * float(model.sampling(np.array(model.limit), model.samples))
                     for model in self._losses
                 )
                 measured = goal.cost(trial.evaluation) * (1 - Z_95 * self._costs.timed(trial.evaluation))
@@ -127,7 +139,7 @@ class Search:
         return best, found
 
     def next(self) -> tuple[Point | None, str]:
-        """The configuration to measure next, or None where none can be better, and why."""
+        """The configuration to measure next, None where none can be better, and the reason."""
         self.fit()
         around, cuts = self._around(), self._cuts()
         plain = self._solve(0.0, around, cuts)
@@ -135,20 +147,25 @@ class Search:
             plain = self._least(cuts)
         if plain is None:
             return None, "finished: nothing is left to try"
-        bold = self._margin(-PROOF, plain, around, cuts)
+        bold = self._margin(-SEARCH_RULES.proof_sd, plain, around, cuts)
         incumbent, best_row = self._incumbent()
         target = incumbent * (1 - self._problem.goal.tie / 4)
         cost, cost_sd = (float(v[0]) for v in self._costs.predict([bold]))
-        if cost - PROOF * float(np.hypot(cost_sd, self._costs.trust.error_of(cost))) >= target:
+        if cost - SEARCH_RULES.proof_sd * float(np.hypot(cost_sd, self._costs.trust.error_of(cost))) >= target:
             return None, (
                 f"proved: no other configuration is predicted below {target:.3f}, "
-                f"even where cost and loss are {PROOF:g} standard deviations better than expected"
+                f"even where cost and loss are {SEARCH_RULES.proof_sd:g} standard deviations better than expected"
             )
-        rows = [bold, plain, *(self._margin(m, plain, around, cuts) for m in MARGINS), *self._drawn(around, cuts)]
+        rows = [
+            bold,
+            plain,
+            *(self._margin(m, plain, around, cuts) for m in SEARCH_RULES.margins_sd),
+            *self._drawn(around, cuts),
+        ]
         unique = {row.tobytes(): row for row in rows if row is not None}
         found = np.array(list(unique.values()))
         left, noise = self._left(found, best_row, incumbent), self._costs.trust.noise
-        if noise and left < SHARE * noise:
+        if noise and left < SEARCH_RULES.min_gain_per_noise * noise:
             return None, (
                 f"noise: remaining differences ({max(left, 0.0):.1%}) are below the timing noise "
                 f"({noise:.1%}), and more trials could not tell them apart"
@@ -164,17 +181,18 @@ class Search:
         )
 
     def _left(self, rows: Array, best: Array | None, cost: float) -> float:
-        """The most that any of some configurations can be expected to gain over the best trial, relative to its cost.
+        """Largest possible gain of some configurations over the best trial, relative to its cost.
 
-        Each may be `PROOF` standard deviations better than expected; infinite while no trial has met the goal.
+        Each configuration may be `proof_sd` standard deviations better than expected. Infinite while no trial has met
+        the goal.
         """
         if best is None:
             return np.inf
         differences = [self._costs.difference(row, best) for row in rows]
-        return max(PROOF * sd - mean for mean, sd in differences) / cost
+        return max(SEARCH_RULES.proof_sd * sd - mean for mean, sd in differences) / cost
 
     def expected(self, point: Point) -> Prediction:
-        """What a configuration can be expected to measure: its point, with the noise of a measurement."""
+        """Prediction of a configuration's measurement: its point, with the noise of a measurement."""
         sampling = float(self._losses[0].sampling(np.array(point.loss), self._losses[0].samples))
         return Prediction(
             point.cost,
@@ -184,18 +202,18 @@ class Search:
         )
 
     def point(self, row: Array) -> Point:
-        """What is predicted of a configuration."""
+        """Predicted cost and loss of a configuration."""
         cost, cost_sd = self._costs.predict([row])
         loss, loss_sd = self._losses[0].regression.predict(row[None])
         return Point(self.columns.config(row), float(cost[0]), float(loss[0]), float(cost_sd[0]), float(loss_sd[0]))
 
     def front(self, count: int = 20) -> list[Point]:
-        """Predicted Pareto front of cost and loss, the cheapest first, by one program a limit on the loss.
+        """Predicted Pareto front of cost and loss, the cheapest first, by one program per limit on the loss.
 
         Source: the epsilon-constraint method, Haimes et al., IEEE Trans. SMC 1971.
 
         Args:
-            count: Limits, from the least loss to that of the cheapest configuration.
+            count: Number of limits, from the least loss to that of the cheapest configuration.
         """
         self.fit()
         model, around = self._losses[0], self._around()
@@ -217,7 +235,7 @@ class Search:
         return front
 
     def _around(self) -> Array:
-        """Where products are linearized: at the best trial."""
+        """The configuration at which products are linearized: the best trial, or else the default."""
         best = self._problem.goal.best([t for _, t in self._tried.values()])
         return (
             self._tried[best.config.fingerprint][0]
@@ -246,11 +264,11 @@ class Search:
         return solve(self.columns.owner, self.columns.is_int8, cost, limited, conversions, cuts)
 
     def _margin(self, margin: float, start: Array, around: Array, cuts: Sequence[Cut]) -> Array:
-        """The cheapest configuration whose predicted loss keeps a margin from the limit, by tightening or relaxing."""
+        """The cheapest configuration whose predicted loss keeps a margin, found by tightening or relaxing the limit."""
         row, relaxed, kept = start, 0.0, None
-        for _ in range(TIGHTENINGS):
+        for _ in range(SEARCH_RULES.margin_iterations):
             slack = min(self._slack(model, row, margin) for model in self._losses)
-            if 0 <= slack <= CLOSE * abs(self._losses[0].limit):
+            if 0 <= slack <= SEARCH_RULES.margin_tolerance * abs(self._losses[0].limit):
                 return row
             relaxed += slack
             found = self._solve(relaxed, around, cuts)
@@ -271,18 +289,19 @@ class Search:
         return solve(self.columns.owner, self.columns.is_int8, loss, [], (), cuts)
 
     def _drawn(self, around: Array, cuts: Sequence[Cut]) -> list[Array | None]:
-        """Solutions for prices drawn from what the trials leave possible (Thompson sampling)."""
+        """Solutions for prices drawn from the posterior (Thompson sampling)."""
         rng = np.random.default_rng([self._seed, len(self._tried)])
         rows = []
-        for _ in range(DRAWS):
+        for _ in range(SEARCH_RULES.posterior_draws):
             prices = [m.regression.draw(m.root, rng) for m in self._losses]
             rows.append(self._solve(0.0, around, cuts, prices, self._costs.regression.draw(self._costs.root, rng)))
         return rows
 
     def _gains(self, rows: Array, target: float) -> tuple[Array, Array]:
-        """Expected improvement of the cost, times the probability that all constraints hold, and the risk.
+        """Expected improvement of the cost times the probability that all constraints hold, and the risk.
 
-        The risk is the highest probability that a configuration that measures within a limit is over it in truth.
+        The risk is the probability that the true loss exceeds a limit although the measured one is within it. With
+        several constraints, the highest risk counts.
         Source: constrained expected improvement, Gardner et al., ICML 2014.
         """
         cost, sd = self._costs.predict(list(rows))
@@ -291,17 +310,18 @@ class Search:
         risk = np.zeros(len(rows))
         for model in self._losses:
             loss, sd = model.regression.predict(rows)
-            true = loss[:, None] + sd[:, None] * NODES
+            true = loss[:, None] + sd[:, None] * QUADRATURE_NODES
             seen = ndtr((model.limit - true) / np.maximum(model.sampling(loss, model.samples), 1e-12)[:, None])
-            accepted = seen @ WEIGHTS / WEIGHTS.sum()
-            right = (seen * (true <= model.limit)) @ WEIGHTS / WEIGHTS.sum()
+            accepted = seen @ QUADRATURE_WEIGHTS / QUADRATURE_WEIGHTS.sum()
+            right = (seen * (true <= model.limit)) @ QUADRATURE_WEIGHTS / QUADRATURE_WEIGHTS.sum()
             gain, risk = gain * right, np.maximum(risk, 1 - right / np.maximum(accepted, 1e-12))
         return gain, risk
 
     def _cuts(self) -> list[Cut]:
-        """No configuration twice, none without int8, and at most half of what may be to blame for a failure.
+        """Cuts that exclude tried configurations, those without int8, and most of the suspects of a failure.
 
-        To blame may be each choice that has worked in no other trial; int8 as such where none of an operator's has.
+        A suspect is a choice of the failed trial that has worked in no other trial. Where no int8 scheme of an operator
+        has worked, all of its int8 schemes are suspects.
         """
         cuts = [Cut(_chosen(row), float(row.sum()) - 1) for row, _ in self._tried.values()]
         if self._float is not None:
@@ -323,11 +343,11 @@ class Search:
         return works
 
     def _blamed(self, places: tuple[int, ...], good: set[int]) -> list[Cut]:
-        """At most half of what may be to blame for one failure.
+        """A cut that allows at most half of the suspects of one failure.
 
         Args:
-            places: Columns of the failed trial that have worked in no other.
-            good: Units whose int8 has worked.
+            places: Columns of the failed trial that have worked in no other trial.
+            good: Decisions for which an int8 scheme has worked.
         """
         if not places:
             return []

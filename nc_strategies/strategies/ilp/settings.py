@@ -1,4 +1,4 @@
-"""Settings, in a module that imports nothing heavy."""
+"""Settings of the strategy, in a module that imports no heavy package."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class IlpSettings:
     """Settings of `IlpStrategy`.
 
     Args:
-        risk: Accepted probability, by the loss model, that a configuration which measures within the limit is over it
-            on more samples; what is riskier is only tried when nothing else is left.
-        probes: Divergences to ask for at most, to compare calibration algorithms, granularities and graph options
+        risk: Accepted probability, by the loss model, that a configuration whose measured loss is within the limit
+            exceeds it on more samples. Riskier configurations are tried only when no other is left.
+        probes: Divergences to measure at most, to compare calibration algorithms, granularities and graph options
             without trials; 0 for none.
 
     Raises:
-        InputError: a value that is not allowed.
+        InputError: a value is not allowed.
     """
 
     name: str = "ilp"

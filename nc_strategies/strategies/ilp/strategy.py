@@ -14,26 +14,26 @@ from nc_strategies.strategies.ilp.settings import IlpSettings
 
 FRONT_FILE = "pareto.json"
 SCHEMA_VERSION = 1
-UNTIMED = 2
-"""Solutions tried without latency terms at most: the way to the goal does not need them, and they take time."""
+MAX_UNTIMED_SOLUTIONS = 2
+"""Largest number of solutions tried before latency terms are fitted, which takes time. They may meet the goal."""
 
 
 class IlpStrategy(StepwiseStrategy):
-    """The lowest predicted latency whose predicted loss keeps the limit, by integer programming.
+    """Minimizes predicted latency under a limit on predicted loss, by integer programming.
 
-    1. The default int8 everywhere, before anything is estimated.
-    2. Sensitivity is asked for; where there are other calibration algorithms, granularities or graph options, their
-       effect on the outputs is compared without trials. Latency terms are asked for once the goal was met, or two
-       solutions made without them have missed it.
-    3. An integer program chooses a scheme for each operator; the choice is measured; the measured loss and latency
-       correct the prices by Bayesian regression; and so on, the limit tightened by what the prediction may be wrong.
-    4. When no other configuration can be better within the model, the search has ended.
+    1. Measure the default int8 scheme everywhere, before anything is estimated.
+    2. Estimate sensitivity. Where there are other calibration algorithms, granularities or graph options, compare their
+       effects on the outputs without trials. Fit latency terms once the goal is met, or once two solutions made without
+       them have missed it.
+    3. Choose a scheme for each operator by an integer program and measure the solution. Correct the prices by Bayesian
+       regression on the measured loss and latency. Repeat, with the limit tightened by the error of the prediction.
+    4. End when, according to the models, no other configuration can be better.
 
     Source: Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021, section 3.4: an integer program
-    over operators under a constraint, with a perturbation a layer from second-order sensitivity and a table of
-    latencies of single layers. Here latency is minimized and the loss is the constraint; the latency terms are of
-    whole models, with conversions between int8 and fp32 charged once a tensor; every solution runs in real int8
-    kernels, and what is measured corrects both predictions.
+    over operators under a constraint, with one perturbation per layer from second-order sensitivity and a table of
+    latencies of single layers. Here latency is minimized and the loss is the constraint. The latency terms are fitted
+    to whole models, with conversions between int8 and fp32 charged once per tensor. Every solution runs in real int8
+    kernels, and its measurement corrects both predictions.
     """
 
     settings: IlpSettings
@@ -51,7 +51,7 @@ class IlpStrategy(StepwiseStrategy):
         trials, divergences = [trial], dict[str, float | None]()
         if not self._met(trial):
             self._search = self._informed(Search(self.settings, self.problem, seed, divergences, timed=False), trials)
-            while len(trials) <= UNTIMED and not self._met(trials[-1]):
+            while len(trials) <= MAX_UNTIMED_SOLUTIONS and not self._met(trials[-1]):
                 point = self._next(self._search)
                 if point is None:
                     break
@@ -79,20 +79,20 @@ class IlpStrategy(StepwiseStrategy):
         return search
 
     def observe(self, trial: Trial) -> None:
-        """See `Strategy.observe`; learnt at once, so that `front` knows the last trial of a run too."""
+        """See `Strategy.observe`. The search learns at once, so that `front` includes the last trial of a run."""
         super().observe(trial)
         if self._search is not None:
             self._search.tell(trial)
 
     def front(self) -> list[Point]:
-        """Predicted cost and loss of configurations none of which is beaten in both, the cheapest first.
+        """Predicted Pareto front of cost and loss, the cheapest configuration first.
 
-        Empty until something was estimated: while the default is all that was tried, nothing is.
+        Empty until the first estimate, which follows the trial of the default.
         """
         return self._search.front() if self._search is not None else []
 
     def close(self) -> None:
-        """Leave the front in ``pareto.json`` of the run's folder."""
+        """Write the front to ``pareto.json`` in the run's folder."""
         front = self.front() if self.problem.state_dir is not None else []
         if self.problem.state_dir is None or not front:
             return
@@ -118,7 +118,7 @@ class IlpStrategy(StepwiseStrategy):
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a whole file or none."""
+    """Write a file atomically."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
