@@ -1,1 +1,1 @@
-"""Accuracy, latency and memory of a model, measured beside fp32."""
+"""Measurement of a model's accuracy, latency and memory, side by side with fp32."""

@@ -23,12 +23,12 @@ Z_95 = 1.96
 
 @dataclass(frozen=True)
 class Predictions:
-    """What metrics keep of a model's outputs on the evaluation samples that were read, and the engine's seconds for it.
+    """Outputs of a model on the evaluation samples that were read, and the engine's time for them.
 
     Args:
-        outputs: What the first metric keeps, see `Metric.keep`: as a rule the first output, shape (N, ...).
-        seconds: Time inside the engine, for these samples.
-        kept: What each metric keeps, in their order.
+        outputs: Outputs that the first metric keeps, see `Metric.keep`: usually the first output, shape (N, ...).
+        seconds: Time inside the engine for these samples.
+        kept: Outputs that each metric keeps, in the order of the metrics.
     """
 
     outputs: Outputs
@@ -47,15 +47,15 @@ def predict(
     keep: Sequence[Keep] = (Metric.keep,),
     check: Check = unlimited,
 ) -> list[Predictions]:
-    """Run models over all samples, batch by batch in turn, so that a drift of the machine's speed hits all alike.
+    """Run models on all samples, batch by batch in turn, so that a drift of the machine's speed affects all alike.
 
     Args:
-        models: What to run.
-        data: The samples.
-        batch_size: Samples in one run, where the model leaves it open.
-        enough: Told what the first metric keeps of each batch of the first model; the rest of the samples is not read
-            once it says so.
-        keep: What each metric keeps of a batch's outputs; what several keep alike is kept once.
+        models: Models to run.
+        data: Evaluation samples.
+        batch_size: Samples per run, if the model does not fix its batch size.
+        enough: Called with the outputs that the first metric keeps of each batch of the first model. Once it returns
+            True, the remaining samples are not read.
+        keep: Functions that select the outputs that each metric keeps of a batch; equal functions are called once.
         check: Called before each batch of a model.
 
     Raises:
@@ -85,7 +85,7 @@ def predict(
 
 
 def _checked(kept: Outputs, count: int) -> Outputs:
-    """A copy of the samples that count: an engine may use its buffers again."""
+    """A copy of the first `count` samples: an engine may reuse its buffers."""
     if isinstance(kept, tuple):
         return tuple(_checked(part, count) for part in kept)
     if kept.ndim == 0 or len(kept) < count:
@@ -111,11 +111,13 @@ def loss_interval(
 ) -> tuple[float, float]:
     """95 % interval of the loss against fp32, in the metric's unit; positive is worse than fp32.
 
-    Both models saw the same samples, so the interval is of the paired difference: its normal interval where the
-    metric is a mean over samples, else a percentile bootstrap over samples (Efron and Tibshirani, "An Introduction
-    to the Bootstrap", ch. 13). Bounded scores are joined by half a sample in each cell of the table of what both models
-    have right, so that two models which answer all samples alike are not taken for equal beyond them (Agresti and Min,
-    "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24 (2005)).
+    Both models saw the same samples, so the interval is that of the paired difference. It is a normal interval if the
+    metric is a mean over samples. Otherwise it is a percentile bootstrap over samples (Efron and Tibshirani, "An
+    Introduction to the Bootstrap", ch. 13).
+
+    For bounded scores, half a sample is added to each cell of the 2 x 2 table of the two models' correct answers
+    (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine
+    24 (2005)). Two models that answer all samples alike thus get an interval of nonzero width.
     """
     sign = 1.0 if higher_is_better else -1.0
     before, after = metric.scores(reference, labels), metric.scores(outputs, labels)
@@ -135,7 +137,7 @@ def loss_interval(
         try:
             losses.append(sign * (first(index) - second(index)))
         except InputError as error:
-            # A resample may hold no sample of a rare class, for which the metric is not defined.
+            # A resample may contain no sample of a rare class, for which the metric is undefined.
             refused = error
     if refused is not None and len(losses) < LEAST_RESAMPLES:
         raise refused

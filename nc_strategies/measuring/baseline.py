@@ -15,7 +15,7 @@ from nc_strategies.space import Space
 
 
 class BaselineMeasurer(MeasurerCore):
-    """Measures fp32 as given and as the backend's all-float graph, and takes the faster one as the reference."""
+    """Measures fp32 as given and as the backend's all-float graph; the faster of the two is the reference."""
 
     def measure_baseline(self, space: Space) -> Baseline:
         """Measure fp32, as given and as the backend's all-float graph.

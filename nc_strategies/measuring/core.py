@@ -1,4 +1,4 @@
-"""What every measurement of a run shares: model, data, metrics, clock, and how a model is scored and timed."""
+"""Common part of all measurements of a run: backend, data, metrics and deadline, and scoring and timing of a model."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from nc_strategies.space import Config
 
 log = logging.getLogger(__name__)
 FLOAT_TOLERANCE = 1e-3
-"""Greatest difference of two fp32 outputs that are taken for equal, relative to the largest output or 1."""
+"""Maximum difference of two fp32 outputs that count as equal, relative to the larger of 1 and the largest output."""
 METRIC = ACCURACY
 MEMORY_SPREAD = 0.02
-"""Relative half-width taken for the 95 % interval of a ratio of peaks, which are measured once."""
+"""Assumed relative half-width of the 95 % interval of a ratio of memory peaks: each peak is measured only once."""
 LEAST_TIMING_SECONDS = 1e-3
-"""Limit of a timing that has no time left; 0 would be no limit."""
+"""Time limit of a timing when no time is left: a limit of 0 would mean no limit."""
 SESSIONS = 5
-"""Times that finalists are opened anew to be timed: per-session bias is averaged out only by reopening the graph."""
+"""Sessions in which finalists are timed: per-session bias is averaged out only by reopening the graph."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A model's metrics, the seconds of an evaluation of all samples, samples read, and what each metric kept."""
+    """A model's metrics, the seconds to evaluate all samples, the number of samples read, and each metric's outputs."""
 
     metrics: Pairs
     seconds: float
@@ -49,7 +49,7 @@ class Scored:
 
 @dataclass
 class Baseline:
-    """fp32: the model as given and the backend's own all-float graph, and the faster of the two as the reference."""
+    """fp32: the model as given, the backend's all-float graph, and the faster of the two as the reference."""
 
     as_given: Executable
     all_float: Executable
@@ -65,15 +65,15 @@ class MeasurerCore:
     Args:
         backend: Loaded and calibrated.
         data: Evaluation samples.
-        metric: The metric that is the constraint.
-        higher_is_better: Its direction.
-        settings: How to measure.
-        metrics: The set of metrics, for its objectives.
-        rng: Orders the timed runs.
-        limit: The tolerable loss given fp32's value, in the metric's unit, beyond which a trial is stopped early; None
-            evaluates everything. The data is then in random order.
-        further: Metrics of the constraints beside the first, by name.
-        deadline: The moment at which whatever is being measured ends with an `OutOfTimeError`.
+        metric: Metric of the first constraint.
+        higher_is_better: Direction of that metric.
+        settings: Configuration section ``measure``.
+        metrics: Configuration section ``metrics``, for its objectives.
+        rng: Shuffles the timed runs.
+        limit: Function from fp32's value to the tolerable loss, in the metric's unit. A trial beyond that loss is
+            stopped early, and the data must be in random order. None evaluates all samples.
+        further: Metrics of the further constraints, by name.
+        deadline: Deadline after which a measurement raises `OutOfTimeError`.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class MeasurerCore:
 
     @property
     def baseline(self) -> Baseline:
-        """fp32, once `measure_baseline` has been called."""
+        """fp32's measurement; available after `measure_baseline`."""
         assert self._baseline is not None
         return self._baseline
 
@@ -123,7 +123,7 @@ class MeasurerCore:
         )
 
     def _peak(self, config: Config, graph: str) -> Pairs:
-        """Peak memory of a configuration's run, once a graph, when it is an objective."""
+        """Peak memory of a configuration's run, measured once per graph; empty if memory is no objective."""
         if "memory" not in self.metrics.objectives:
             return ()
         if graph not in self._memory:
@@ -133,7 +133,7 @@ class MeasurerCore:
         return (("memory_bytes", self._memory[graph]),)
 
     def _score(self, model: Executable, config: Config | None, test: PairedTest | None = None) -> Scored:
-        """The metrics of a model; None stands for the model as given."""
+        """Evaluate the metrics of a model; `config` is None for the model as given."""
         labels = self.data.labels
 
         def enough(outputs: Outputs) -> bool:
@@ -149,7 +149,7 @@ class MeasurerCore:
         return Scored(values, found.seconds * len(self.data) / read, read, found.kept)
 
     def _extrapolated(self, found: Predictions, read: int) -> Pairs:
-        """fp32's values on all samples less the paired losses: what the samples read say of all of them."""
+        """Metrics estimated from the samples read: fp32's values on all samples less the paired losses."""
         labels, values = self.data.labels[:read], []
         for (name, metric), kept, fp32 in zip(self._all.items(), found.kept, self.baseline.kept, strict=True):
             change = metric.compute(kept, labels) - metric.compute(rows(fp32, slice(read)), labels)
@@ -168,15 +168,15 @@ class MeasurerCore:
             return lambda: model.predict(self.batch)
 
         limit, left = self.settings.latency_timeout * patience, self.deadline.left
-        if left < math.inf:  # what is timed by then counts, once it is enough
+        if left < math.inf:  # stop at the deadline without an error: enough runs before it are a valid timing
             limit = max(min(limit or left, left), LEAST_TIMING_SECONDS)
         return interleave([run(m) for m in models], runs, self.rng, limit, self.backend.clock, self.deadline.check)
 
     def _sessions(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
-        """Time models in several sessions of each, as many as leave enough runs a session.
+        """Time models in several sessions, as many as leave enough runs per session.
 
         Raises:
-            OutOfTimeError: there was no time for a single session; what was timed before the deadline counts else.
+            OutOfTimeError: no session ended before the deadline; otherwise, the sessions that ended are used.
         """
         count = min(SESSIONS, max(1, runs // TIMING_RULES.least_runs))
         timings: list[Timing] = []

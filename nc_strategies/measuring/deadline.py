@@ -1,4 +1,4 @@
-"""The moment at which measuring ends by itself."""
+"""Deadline at which a measurement stops itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from nc_strategies.errors import OutOfTimeError
 
 Check = Callable[[], None]
-"""Called between two steps of a measurement; raises `OutOfTimeError` once its time is over."""
+"""Callback between two steps of a measurement; it raises `OutOfTimeError` once the deadline has passed."""
 
 
 def unlimited() -> None:
@@ -17,13 +17,13 @@ def unlimited() -> None:
 
 
 class Deadline:
-    """A moment that measuring looks at between two batches and between two timed runs.
+    """Deadline that measurements check between two batches and between two timed runs.
 
-    Whoever measures stays alive, with fp32's measurement and the calibration in memory: that is the difference to
-    ending its process.
+    A measurement that stops itself keeps fp32's measurement and the calibration in memory. Killing its process would
+    lose both.
 
     Args:
-        clock: Seconds that `at` is counted in; `time.monotonic` when left out.
+        clock: Clock in seconds that `at` refers to; `time.monotonic` by default.
     """
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
@@ -36,10 +36,10 @@ class Deadline:
         return self.at - self._clock() if self.at else math.inf
 
     def check(self) -> None:
-        """Go on, or not.
+        """Raise an error once the deadline has passed.
 
         Raises:
-            OutOfTimeError: the moment has passed.
+            OutOfTimeError: the deadline has passed.
         """
         if self.left <= 0:
             raise OutOfTimeError("the time that was left for this measurement is over")

@@ -1,4 +1,4 @@
-"""How thoroughly the end of a run measures."""
+"""Extent of the final measurement of a run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ending:
-    """How the finalists are measured.
+    """Extent of the final measurement of a run.
 
     Args:
-        finalists: How many are timed side by side with fp32.
-        runs: Timed runs of each.
-        compare: Evaluate the chosen one beside fp32 on all samples, for the interval of the loss; else the metrics are
-            those of its trial, and there is no interval.
-        preselect: Time all candidates once to find the finalists; else the first ones are taken.
-        seconds: What it takes, with saving the model left out.
+        finalists: Number of models that are timed side by side with fp32.
+        runs: Timed runs per model.
+        compare: Evaluate the chosen model beside fp32 on all samples, which gives the interval of the loss. Otherwise
+            its metrics are those of its trial, and the loss has no interval.
+        preselect: Time all candidates once to choose the finalists. Otherwise the first candidates are the finalists.
+        seconds: Expected seconds of the final measurement, without saving the model.
     """
 
     finalists: int

@@ -1,4 +1,4 @@
-"""The model that a run returns, as it was measured at the end."""
+"""The model that a run returns, with its final measurement."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from nc_strategies.problem.evaluation import Pairs
 
 @dataclass(frozen=True)
 class Final:
-    """The model that is returned, measured once more on everything.
+    """The returned model, with its final measurement on all samples.
 
     Args:
-        trial: The trial it comes from.
-        evaluation: Its final measurement.
-        executed: What the engine executes of it.
-        speedup: fp32's latency over its latency.
+        trial: The trial that the model comes from.
+        evaluation: Final measurement of the model.
+        executed: Operators that the engine executes, by precision.
+        speedup: fp32's latency divided by the model's latency.
         speedup_ci95: 95 % interval of `speedup`.
         accuracy_loss_ci95: 95 % interval of the paired loss against fp32, in the metric's unit.
-        latency_ci95: 95 % interval of its latency in milliseconds.
-        baseline: fp32 as it was timed side by side with it: its latency over the model's is `speedup`.
+        latency_ci95: 95 % interval of the model's latency in milliseconds.
+        baseline: fp32 as timed side by side with the model; its latency divided by the model's latency is `speedup`.
         baseline_ci95: 95 % interval of fp32's latency in milliseconds.
-        seconds: What measuring it and the other finalists took, by stage.
-        finalists: Pairs (fingerprint of the executed graph, final measurement) of all finalists, its own among them;
-            none for a trial taken as it was measured.
+        seconds: Seconds of measuring the finalists, by stage.
+        finalists: Pairs (fingerprint of the executed graph, final measurement) of all finalists, including the model;
+            empty for a trial that was not measured again.
     """
 
     trial: Trial

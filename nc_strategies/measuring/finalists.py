@@ -1,4 +1,4 @@
-"""The end of a run: the finalists timed side by side, and the chosen one evaluated beside fp32."""
+"""Final measurement of a run: the finalists are timed side by side, and the chosen one is evaluated beside fp32."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from nc_strategies.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 FINALISTS = 3
-"""Models that are timed side by side at the end; where there are more candidates, a preselection chooses them."""
+"""Maximum number of models that are timed side by side at the end; a preselection reduces the candidates to these."""
 CLEAR_TIE = 0.005
-"""Relative difference in cost that counts as none between finalists when the fastest keeps the goal beyond doubt: more
-accuracy is then worth no more time."""
+"""Relative difference in cost that counts as none between finalists if the fastest meets the goal beyond doubt. More
+accuracy then justifies no more latency."""
 
 Candidate = tuple[Trial, Executable, int, Evaluation, ExecutedOps]
-"""A finalist, its model, its column in the timing, its final measurement and what executes."""
+"""A finalist: its trial, model, column in the timing, final measurement and executed operators."""
 
 
 class FinalistMeasurer(MeasurerCore):
-    """Measures finalists, or takes a trial as it was measured."""
+    """Measures finalists, or returns a trial as it was measured."""
 
     def measure_finalists(
         self,
@@ -41,17 +41,17 @@ class FinalistMeasurer(MeasurerCore):
         opened: Callable[[Trial], Executable] | None = None,
         ending: Ending | None = None,
     ) -> Final:
-        """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
+        """Time the finalists side by side with fp32 again, choose one, and evaluate it beside fp32.
 
         Args:
-            trials: Candidates; the first is preferred where nothing tells them apart.
-            goal: Orders them.
-            tie: Relative difference in cost that still counts as none, now that more runs were timed.
-            opened: Makes a candidate's model; of its configuration when left out.
-            ending: How much is measured; everything when left out.
+            trials: Candidates; the first one wins a tie.
+            goal: Orders the candidates.
+            tie: Relative difference in cost that counts as none with the runs of a final measurement.
+            opened: Opens a candidate's model; by default, the model is built from the configuration.
+            ending: Extent of the final measurement; the full one by default.
 
         Raises:
-            OutOfTimeError: the deadline has passed before.
+            OutOfTimeError: the deadline passed before the finalists were measured.
         """
         ending = ending or Ending(FINALISTS, self.settings.final_runs, compare=True, preselect=True)
         make = opened or self._built
@@ -150,7 +150,7 @@ class FinalistMeasurer(MeasurerCore):
     def _compare(
         self, fp32: Executable, int8: Executable, trial: Trial
     ) -> tuple[Scored, Scored, tuple[float, float] | None]:
-        """fp32 and the chosen trial's model evaluated side by side, and the interval of the loss."""
+        """Evaluate fp32 and the chosen trial's model side by side; also return the interval of the loss."""
         one, other = self._predict([fp32, int8])
         labels = self.data.labels
         interval = loss_interval(self.metric, one.outputs, other.outputs, labels, self.higher_is_better, self.rng)
@@ -161,7 +161,7 @@ class FinalistMeasurer(MeasurerCore):
         )
 
     def _choose(self, found: Sequence[Evaluation], goal: Goal, tie: float) -> int:
-        """Which of the finalists is closest to the goal, then as fast as the fastest, then the most accurate."""
+        """Index of the best finalist: closest to the goal, then as fast as the fastest, then most accurate."""
         closest = min(goal.violation(e) for e in found)
         kept = [e for e in found if goal.violation(e) == closest]
         kept = [e for e in kept if goal.met(e)] or kept
@@ -176,7 +176,7 @@ class FinalistMeasurer(MeasurerCore):
         return min(level, key=lambda i: goal.loss(found[i]))
 
     def _clear(self, evaluation: Evaluation, goal: Goal) -> bool:
-        """Whether an evaluation keeps the goal by more than the samples leave open."""
+        """Whether an evaluation meets the goal by at least the resolution of the samples."""
         first = goal.constraints[0]
         limit = first.loss(first.threshold)
         found = resolution.assumed(self.samples, limit, self.metric.score_range)
@@ -186,7 +186,7 @@ class FinalistMeasurer(MeasurerCore):
         return self.backend.build(trial.config)
 
     def _preselect(self, trials: list[Trial], goal: Goal) -> list[Trial]:
-        """The fastest of many candidates, by their trial's timing and one side by side."""
+        """The fastest of many candidates, by the timings of their trials and a new timing side by side."""
         timing = self._sessions(
             [self._reference, *(partial(self._built, trial) for trial in trials)], self.settings.latency_runs, 1.0
         )
@@ -202,14 +202,14 @@ class FinalistMeasurer(MeasurerCore):
         return [trials[i] for i in sorted(np.argsort(costs, kind="stable")[:FINALISTS].tolist())]
 
     def _reference(self) -> Executable:
-        """A new session of what trials are timed beside."""
+        """A new session of the fp32 graph that trials are timed beside."""
         if self.baseline.reference is self.baseline.as_given:
             return self.backend.reference()
         assert self._all_float is not None
         return self.backend.build(self._all_float)
 
     def settle(self, trial: Trial) -> Final:
-        """A trial as it was measured, for a run that is interrupted or out of time; nothing is measured."""
+        """Return a trial as it was measured, without measuring again: for a run that is interrupted or out of time."""
         assert trial.evaluation is not None
         done = trial.evaluation
         model = self.backend.build(trial.config)
@@ -217,8 +217,8 @@ class FinalistMeasurer(MeasurerCore):
         model.close()
         ratio, spread = done.ratio("latency"), dict(done.spread).get("latency", 0.0)
         base, values, latency = self.baseline.evaluation, dict(done.values), done.value("latency_ms")
-        # fp32's latency is the one timed beside this trial. Its other times were measured first, when the machine may
-        # have had another speed: they are brought to the trial's.
+        # fp32's latency is the one timed beside this trial. Its other times were measured at the start of the run, when
+        # the machine's speed may have differed: they are scaled to the speed during the trial.
         fp32 = latency / ratio
         drift = fp32 / base.value("latency_ms")
         times = {
@@ -227,7 +227,7 @@ class FinalistMeasurer(MeasurerCore):
         }
 
         def interval(name: str, value: float) -> tuple[float, float]:
-            # Journals of earlier versions hold the ratio's interval only.
+            # Journals of earlier versions contain only the interval of the ratio.
             return (
                 values.get(f"{name}_low_ms", value / (1 + spread)),
                 values.get(f"{name}_high_ms", value * (1 + spread)),

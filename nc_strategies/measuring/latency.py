@@ -1,4 +1,4 @@
-"""Latency by interleaved runs, and what can be said of a ratio."""
+"""Latency from interleaved runs, and intervals of latency ratios."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from nc_strategies.measuring.student import t_95
 
 @dataclass(frozen=True)
 class TimingRules:
-    """How models are timed side by side, and what intervals come from."""
+    """Numbers of runs, blocks and sessions for interleaved timings and their intervals."""
 
     warm_up_runs: int = 5
-    """Untimed runs of each model before all others."""
+    """Untimed runs of each model before the first timed run."""
     least_runs: int = 20
-    """Timed runs of each model before a limit of time counts. Between two equal models the log ratio of medians had a
-    standard deviation of 7 % with 10 interleaved runs, of 1.6 % with 100."""
+    """Minimum number of timed runs per model before a time limit applies. Between two equal models, the log ratio of
+    medians had a standard deviation of 7 % with 10 interleaved runs and of 1.6 % with 100."""
     blocks: int = 10
-    """Consecutive parts of the runs of one session, at most, whose ratios give the interval."""
+    """Maximum number of blocks of consecutive runs per session; the ratios of the blocks give the interval."""
     least_blocks: int = 4
-    """Parts at least: with 3 degrees of freedom, the 95 % quantile of Student's t is 3.2."""
+    """Minimum number of blocks per session. With 3 degrees of freedom, the two-sided 95 % quantile of Student's t is
+    3.2."""
     runs_per_block: int = 10
-    """Runs of a part at least, where there are enough for `least_blocks`."""
+    """Minimum number of runs per block, if there are enough runs for `least_blocks`."""
     least_sessions: int = 4
-    """Sessions from which on their own ratios give the interval in place of `blocks`, for the same reason."""
+    """Minimum number of sessions for an interval from the ratios of the sessions instead of the ratios of blocks; the
+    reason is that of `least_blocks`."""
 
 
 TIMING_RULES = TimingRules()
@@ -40,11 +42,11 @@ TIMING_RULES = TimingRules()
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of interleaved runs, shape (runs, models).
+    """Latencies from interleaved runs.
 
     Args:
-        seconds: The seconds.
-        sessions: Runs of each session, where the models were opened anew several times; empty for one.
+        seconds: Latency of each run in seconds, shape (runs, models).
+        sessions: Number of runs of each session, if the models were reopened; empty for a single session.
     """
 
     seconds: NDArray[np.float64]
@@ -52,23 +54,23 @@ class Timing:
 
     @staticmethod
     def joined(timings: Sequence[Timing]) -> Timing:
-        """The timings of several sessions of the same models as one.
+        """Join the timings of several sessions of the same models.
 
-        Where an engine puts a graph's memory makes all runs of a session faster or slower by some per cent. With at
-        least four sessions, the interval of a ratio is that of their own ratios.
+        Depending on where the engine places a graph in memory, all runs of a session are faster or slower by a few
+        percent. With at least four sessions, the interval of a ratio therefore comes from the ratios of the sessions.
         """
         return Timing(np.concatenate([t.seconds for t in timings]), tuple(t.runs for t in timings))
 
     @property
     def runs(self) -> int:
-        """Runs of each model."""
+        """Number of timed runs per model."""
         return len(self.seconds)
 
     def median_ms(self, model: int) -> float:
         """Latency of a model in milliseconds: the geometric mean of its blocks' medians.
 
-        The quotient of two models' is their `ratio`, so that latencies and speed-up agree where they stand side by
-        side. The median of all runs together has not that property.
+        The quotient of two models' latencies equals their `ratio`, so that reported latencies and speed-up agree. The
+        median of all runs lacks this property.
         """
         return float(np.exp(self._log_medians(model).mean()) * 1e3)
 
@@ -91,9 +93,10 @@ class Timing:
         return self._log_medians(model) - self._log_medians(reference)
 
     def ratio(self, model: int, reference: int) -> float:
-        """Latency of a model relative to a reference's, below 1 is faster: ratio of medians, block by block.
+        """Latency of a model relative to a reference's (below 1 is faster): geometric mean of the blocks' ratios.
 
-        The machine's speed drifts; within a block of consecutive runs both models have met the same speed.
+        The ratio of a block is that of the medians. The machine's speed drifts, but both models see nearly the same
+        speed within a block of consecutive runs.
         """
         return float(np.exp(self._log_ratios(model, reference).mean()))
 
@@ -104,9 +107,9 @@ class Timing:
     def ratio_interval(self, model: int, reference: int) -> tuple[float, float]:
         """95 % interval of `ratio`.
 
-        The runs are cut into consecutive blocks, or into sessions; each gives the log ratio of its medians, and
-        Student's t over the blocks gives the interval: the method of batch means (Law, "Simulation Modeling and
-        Analysis", ch. 9), which holds where neighbouring runs are correlated, as they are on a shared machine.
+        The runs are split into consecutive blocks, or into sessions. Each block gives the log ratio of its medians, and
+        Student's t over the blocks gives the interval. This is the method of batch means (Law, "Simulation Modeling and
+        Analysis", ch. 9). It is valid if neighbouring runs are correlated, as they are on a shared machine.
         """
         return _interval(self._log_ratios(model, reference))
 
@@ -129,15 +132,15 @@ def interleave(
     clock: Callable[[], float] | None = None,
     check: Check = unlimited,
 ) -> Timing:
-    """Time several callables side by side, in a new random order each round, each warm from a run of its own.
+    """Time several callables side by side, in a new random order per round; an untimed run precedes each timed run.
 
     Args:
-        runs: What to time.
-        count: Rounds.
+        runs: Callables to time.
+        count: Number of rounds.
         rng: Shuffles the order.
-        limit: Seconds after which to stop, once there were 20 rounds; 0 for none.
-        clock: Gives the seconds that are counted; `time.perf_counter` when left out.
-        check: Called before each run of a model's turn.
+        limit: Seconds after which the timing stops, once there were 20 rounds; 0 for no limit.
+        clock: Clock in seconds; `time.perf_counter` by default.
+        check: Called before each callable's turn in a round, and before each warm-up run.
 
     Raises:
         OutOfTimeError: `check` raised it.
@@ -149,14 +152,14 @@ def interleave(
             raise OutOfTimeError("the timing was interrupted")
         check()
 
-    # In a thread of its own, to which the C library gives memory apart from what the process has used and freed before:
-    # in that, what a run allocates would lie the more scattered the longer the process lives.
+    # The C library gives a new thread its own memory arena. In the memory that the process has used and freed before,
+    # the allocations of a run would be scattered, the more so the longer the process has lived.
     with ThreadPoolExecutor(1) as thread:
         timing = thread.submit(_interleave, runs, count, rng, limit, clock or time.perf_counter, checked)
         try:
             return timing.result()
         except BaseException:
-            ended.set()  # an interrupt arrives here: without this, the thread would be waited for to its end
+            ended.set()  # an interrupt reaches only this thread; the executor waits until the other one has ended
             raise
 
 
@@ -177,7 +180,7 @@ def _interleave(
     for index in range(count):
         for model in rng.permutation(len(runs)):
             check()
-            # Once untimed: the run before was another model's, and left the caches full of its weights.
+            # Untimed: the previous run was another model's and left its weights in the caches.
             runs[model]()
             before = clock()
             runs[model]()

@@ -1,4 +1,7 @@
-"""A model of latency for a loaded, calibrated backend: profiles say how time is shared, timings how much it is."""
+"""Latency model of a loaded, calibrated backend, fitted to profiles and end-to-end timings.
+
+Profiles give each operator's share of the latency. Timings give the latency of whole graphs.
+"""
 
 from __future__ import annotations
 
@@ -31,58 +34,60 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitPlan:
-    """What is timed to fit the latency model, and when it is enough.
+    """Configurations and runs that are timed to fit the latency model, and when fitting stops.
 
-    Values without a reason beside them were set by hand; ``benchmarks/latency_model.py`` measures the model as a whole.
+    Values without a stated reason were set by hand; ``benchmarks/latency_model.py`` evaluates the model as a whole.
     """
 
     runs: int = 25
-    """Timed runs of a configuration, at least. Latency varies by a few percent between sessions of the same graph, and
-    only more graphs average that out, so that few runs of many configurations tell more than many runs of few."""
+    """Minimum number of timed runs per configuration. Latency varies by a few percent between sessions of the same
+    graph. Per-session bias is averaged out only over more graphs, so few runs of many configurations are more
+    informative than many runs of few configurations."""
     most_runs: int = 100
-    """Timed runs of a configuration at most, of a model that runs fast."""
+    """Maximum number of timed runs per configuration, reached by fast models."""
     runs_seconds: float = 0.1
-    """Seconds that fp32's runs beside a configuration may take, from which its number of runs follows."""
+    """Time budget in seconds for fp32's runs beside one configuration; it determines the number of timed runs."""
     end_runs_factor: int = 2
-    """How many times as many runs the all-float graph, the default and the other int8 schemes get: each of their terms
-    depends on one timing."""
+    """Multiplier on the timed runs of the all-float graph, the default and the other int8 schemes: each of their terms
+    depends on a single timing."""
     profiled_runs: int = 15
-    """Profiled runs of a configuration, at least."""
+    """Minimum number of profiled runs per configuration."""
     most_profiled_runs: int = 40
-    """Profiled runs of a configuration at most."""
+    """Maximum number of profiled runs per configuration."""
     open_beside_fp32: int = 1
-    """Configurations that are open at the same time beside fp32, as many as in a trial: the more there are, the colder
-    are the caches of each."""
+    """Configurations that are open at the same time as fp32, as many as in a trial. More open sessions would leave
+    colder caches for each."""
     timed_between_checks: int = 4
-    """Random configurations that are timed before the error is looked at."""
+    """Random configurations that are timed between two checks of the error."""
     pairs: int = 16
-    """Pairs of random configurations, a part of the operators and its complement each, that are timed and profiled at
-    most."""
+    """Maximum number of pairs of random configurations that are timed and profiled. A pair has a random subset of the
+    operators in int8, then the complement of that subset."""
     most_pairs: int = 24
-    """The same in models with many operators."""
+    """Maximum number of pairs of random configurations in models with many operators."""
     operators_per_pair: int = 5
-    """Operators for each of which there may be one pair more than `pairs`."""
+    """Operators per pair in models with many operators: the maximum is then the number of operators divided by this."""
     pairs_without_profiles: int = 8
-    """Pairs of random configurations at least where the engine gives no profiles."""
+    """Minimum number of pairs of random configurations where the engine gives no profiles."""
     most_pairs_without_profiles: int = 16
-    """The same at most."""
+    """Maximum number of pairs of random configurations where the engine gives no profiles."""
     int8_shares: tuple[float, ...] = (0.5, 0.2, 0.35, 0.08)
-    """Share of the operators in int8 in the first of a pair, in turn: what is mostly float or mostly int8 is no mix of
-    the ends."""
+    """Shares of the operators in int8 in the first configuration of a pair, used in turn. Small shares are included
+    because the latency of a mostly float or mostly int8 graph is no interpolation between the all-float graph and the
+    default."""
     stretches: int = 6
-    """Stretches that the operators are divided into where those that follow each other are chosen together."""
+    """Number of segments that a model is divided into in configurations that choose consecutive operators together."""
     least_random: int = 12
-    """Random configurations after which fitting may end, at least."""
+    """Minimum number of random configurations before fitting may stop."""
     operators_per_random: int = 3
-    """Operators for each of which there is one such configuration at least."""
+    """Operators per random configuration; in models with many operators, this raises the minimum."""
     accepted_error: float = 0.02
-    """Relative error of predictions, beyond the noise of the timings, at which fitting ends."""
+    """Relative prediction error, in excess of timing noise, at which fitting stops."""
     unsure_error: float = 0.01
-    """Standard error of a timing's logarithm above which it is taken once more, where the model's error is larger than
+    """Standard error of a log latency ratio above which its timing is repeated, if the model's error exceeds
     `accepted_error`."""
     end_deviation_factor: float = 0.5
-    """Factor on the standard deviations of the timings of the all-float graph and the default: the model is held more
-    closely to them than to the others."""
+    """Factor on the standard deviations of the timings of the all-float graph and the default: the model is fitted more
+    closely to these two than to the others."""
     session_deviation: float = 0.01
     """Relative standard deviation of latency between sessions of the same graph."""
 
@@ -92,7 +97,7 @@ PLAN = FitPlan()
 
 @dataclass
 class _Timed:
-    """A configuration, its latency relative to fp32's, and the standard error of the latter's logarithm."""
+    """A configuration, its latency relative to fp32's, and the standard error of the logarithm of that ratio."""
 
     name: str
     config: Config
@@ -101,7 +106,10 @@ class _Timed:
     profile: Profile | None = None
 
     def average(self, ratio: float, deviation: float) -> None:
-        """Take in the timing of another session; what sessions differ by keeps the surer one from counting alone."""
+        """Average with the timing of another session, weighted by inverse variance.
+
+        The variance between sessions is added to both, so that the more precise timing does not dominate.
+        """
         both = np.array([self.deviation, deviation])
         weights = 1 / (both**2 + PLAN.session_deviation**2)
         weights /= weights.sum()
@@ -111,7 +119,7 @@ class _Timed:
 
 @dataclass
 class _TimingSession:
-    """Where configurations are timed: beside fp32, a few at a time."""
+    """Times configurations beside fp32, a few at a time."""
 
     backend: Backend
     batch: Batch
@@ -125,7 +133,7 @@ class _TimingSession:
     _own: bool = field(init=False, default=False)
 
     def choose_reference(self, all_float: Config) -> None:
-        """Take the faster of the model as given and the all-float graph as fp32, unless one was given."""
+        """Use the faster of the model as given and the all-float graph as fp32, unless a reference was given."""
         if self.reference is not None:
             self.seconds = self._interleave([self.reference]).median_ms(0) / 1e3
             return
@@ -137,14 +145,19 @@ class _TimingSession:
         candidates[1 - faster].close()
 
     def close(self) -> None:
-        """Close fp32 where it was chosen here."""
+        """Close the reference if it was opened here."""
         if self._own and self.reference is not None:
             self.reference.close()
 
     def time(self, samples: Sequence[_Timed], times: int = 1) -> list[_Timed]:
-        """Fill in the ratios and profiles of some configurations; what cannot run is left out.
+        """Fill in the ratios and profiles of some configurations.
 
-        `times` as many runs as usual are timed.
+        Args:
+            samples: Configurations to time.
+            times: Multiplier on the number of timed runs.
+
+        Returns:
+            The configurations that the engine can run.
         """
         done = []
         assert self.reference is not None
@@ -164,7 +177,7 @@ class _TimingSession:
         return done
 
     def time_again(self, samples: Sequence[_Timed]) -> None:
-        """Average the ratios of some configurations with those of another session of each."""
+        """Time each configuration in another session, and average its ratios."""
         assert self.reference is not None
         for sample in samples:
             model = self._build(sample)
@@ -190,7 +203,7 @@ class _TimingSession:
         return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock, self.check)
 
     def _count(self, least: int, most: int) -> int:
-        """Runs that are affordable."""
+        """Number of runs that fit into `FitPlan.runs_seconds`, within the given bounds."""
         return min(most, max(least, int(PLAN.runs_seconds / self.seconds) if self.seconds else least))
 
 
@@ -205,28 +218,29 @@ def fit_latency(
     reference: Executable | None = None,
     check: Check = unlimited,
 ) -> LatencyTerms:
-    """Latency relative to fp32's, as terms.
+    """Fit the terms of a model's latency relative to fp32's.
 
-    The all-float graph, the default, each other sort of int8, every second operator in int8 one way and the other, and
-    random mixtures are timed beside fp32 as trials are, and profiled. The profiles give what to expect of each term,
-    Bayesian linear regression on the timings corrects it. Where that leaves an error, noisy timings are taken once
-    more. Without profiles, operators are expected to take time by their sizes, and those that are not neighbours are
-    not taken to influence each other.
+    These configurations are profiled, and timed beside fp32 as trials are: the all-float graph, the default, each other
+    int8 scheme, every second operator in int8 (the even ones, then the odd ones), and random mixtures. The profiles
+    give the prior mean of each term. Bayesian linear regression on the timings corrects it. If the remaining error is
+    too large, noisy timings are repeated. Without profiles, an operator's prior mean follows from its size, and
+    operators that are not neighbours are assumed not to influence each other.
 
     Args:
         backend: Loaded and calibrated.
-        space: What may be chosen.
-        batch: What trials are timed with.
+        space: Search space.
+        batch: Input that trials are timed with.
         rng: Draws configurations and shuffles runs.
-        runs: Timed runs of a configuration; by fp32's latency when left out, from 25 to 100.
-        limit: Seconds after which the timing of a configuration stops, once there were 20 runs.
-        clock: Gives the seconds that are counted; the backend's own when left out.
-        reference: fp32 as trials are timed beside it, which stays open; chosen and opened here when left out. Two
-            sessions of one model differ by a few per cent, so that ratios only compare beside the same one.
+        runs: Timed runs per configuration; by default 25 to 100, depending on fp32's latency.
+        limit: Seconds after which the timing of a configuration stops, once it has 20 runs.
+        clock: Clock in seconds; by default the backend's own.
+        reference: fp32 session that trials are timed beside; it stays open. By default one is chosen and opened here.
+            Latency varies by a few percent between sessions of the same graph, so ratios are comparable only beside
+            the same session.
         check: Called before each timed run.
 
     Returns:
-        Terms; `LatencyTerms.error` from the random configurations, each predicted without itself.
+        The terms; `LatencyTerms.error` is the leave-one-out error on the random configurations.
 
     Raises:
         EngineError: not even the all-float graph runs.
@@ -260,10 +274,10 @@ def fit_latency(
 
 
 def least_seconds(space: Space, run: float, build: float) -> float:
-    """Seconds that `fit_latency` takes at least.
+    """Minimum seconds that `fit_latency` takes.
 
     Args:
-        space: What may be chosen.
+        space: Search space.
         run: Seconds of one run of fp32.
         build: Seconds to build one model.
     """
@@ -271,13 +285,16 @@ def least_seconds(space: Space, run: float, build: float) -> float:
     _, random = _how_many(space)
     runs = min(PLAN.most_runs, max(PLAN.runs, int(PLAN.runs_seconds / run) if run else PLAN.runs))
     models = ends + alternating + random
-    # fp32 and the model are each run twice a timed run, and a few times before.
+    # Per timed run, fp32 and the model are each run twice: untimed, then timed. Both are warmed up before.
     timed = 2 * runs * (models + (PLAN.end_runs_factor - 1) * ends) + TIMING_RULES.warm_up_runs * models
     return models * build + 2 * run * timed
 
 
 def _how_many(space: Space, profiled: bool = True) -> tuple[int, int]:
-    """Pairs of random parts at most, and random parts at least: without profiles, all are timed."""
+    """Maximum number of pairs of random configurations, and minimum number of random configurations.
+
+    Without profiles, all pairs are timed.
+    """
     changing = len(_int8(space))
     if profiled:
         pairs = min(PLAN.most_pairs, max(PLAN.pairs, changing // PLAN.operators_per_pair))
@@ -287,14 +304,16 @@ def _how_many(space: Space, profiled: bool = True) -> tuple[int, int]:
 
 
 def _profiles(timed: Sequence[_Timed], seconds: float) -> list[tuple[Config, Profile]]:
-    """Configurations and their profiles, without what profiling adds; `seconds` is fp32's latency."""
-    told = [(sample.config, sample.profile, sample.ratio * seconds) for sample in timed if sample.profile is not None]
-    plain = unstretched([profile for _, profile, _ in told], [wanted for *_, wanted in told])
-    return [(config, profile) for (config, *_), profile in zip(told, plain, strict=True)]
+    """Configurations and their profiles, corrected for profiling overhead; `seconds` is fp32's latency."""
+    profiled = [
+        (sample.config, sample.profile, sample.ratio * seconds) for sample in timed if sample.profile is not None
+    ]
+    corrected = unstretched([profile for _, profile, _ in profiled], [wanted for *_, wanted in profiled])
+    return [(config, profile) for (config, *_), profile in zip(profiled, corrected, strict=True)]
 
 
 def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array, float, float]:
-    """Terms, the error on the random configurations, each predicted without itself, and that beyond their noise."""
+    """Terms, the leave-one-out error on the random configurations, and that error in excess of timing noise."""
     rows = np.stack([columns.row(sample.config) for sample in timed])
     ratios = np.array([sample.ratio for sample in timed])
     deviation = np.hypot([sample.deviation for sample in timed], PLAN.session_deviation)
@@ -310,7 +329,7 @@ def _fit(columns: Columns, prior: Prior, timed: Sequence[_Timed]) -> tuple[Array
 
 
 def _int8(space: Space) -> dict[tuple[str, ...], tuple[OpScheme, ...]]:
-    """Groups that can run in int8, to the schemes."""
+    """Int8 schemes of each group of operators that can run in int8."""
     found = {group: tuple(s for s in space.schemes(group) if not s.is_float) for group in space.groups}
     return {group: schemes for group, schemes in found.items() if schemes}
 
@@ -320,7 +339,7 @@ def _chosen(space: Space, chosen: dict[tuple[str, ...], OpScheme]) -> Config:
 
 
 def _ends(space: Space) -> Iterator[_Timed]:
-    """All-float, the default, and every other kind of int8 wherever it can be."""
+    """All-float, the default, and each other int8 scheme on all operators that support it."""
     default = space.default()
     yield _Timed("float", space.all_float())
     yield _Timed("int8", default)
@@ -346,10 +365,10 @@ def _alternating(space: Space) -> Iterator[_Timed]:
 
 
 def _halves(space: Space, pairs: int, rng: np.random.Generator) -> Iterator[_Timed]:
-    """Random parts of the operators in int8, and their complements; every third pair with random schemes.
+    """Random subsets of the operators in int8, and their complements; every third pair uses random schemes.
 
-    In every second pair operators that follow each other are chosen together: where there are few boundaries, operators
-    find other neighbours than where int8 and float mix.
+    In every second pair, consecutive operators are chosen together. Such graphs have few boundaries between int8 and
+    float, so operators have other neighbours in them than in fine mixtures.
     """
     available = _int8(space)
     groups = list(available)
@@ -361,7 +380,7 @@ def _halves(space: Space, pairs: int, rng: np.random.Generator) -> Iterator[_Tim
         count = round(PLAN.int8_shares[pair // 2 % len(PLAN.int8_shares)] * len(groups))
         together = 1 if pair % 2 == 0 else max(1, len(groups) // PLAN.stretches)
         shift = int(rng.integers(together))
-        place = rng.permutation(len(groups) + together)  # of each stretch
+        place = rng.permutation(len(groups) + together)  # random position of each segment
         order = sorted(range(len(groups)), key=lambda i: (place[(i + shift) // together], i))
         first = {groups[i] for i in order[:count]}
         for side in (True, False):

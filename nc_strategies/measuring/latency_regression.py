@@ -1,4 +1,4 @@
-"""Latency terms from profiles and timings: the linear model, what profiles lead to expect of it, and its fit."""
+"""Latency terms from profiles and timings: the linear model, its prior from profiles, and its posterior."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nc_strategies.space.capabilities import OptionValue
 
 Array = NDArray[np.float64]
 Kind = tuple[str, str] | None
-"""What of an operator's scheme may change its time: dtype and scheme of the activations; None for floating point."""
+"""Part of an operator's scheme that affects its latency: dtype and scheme of the activations; None for float."""
 
 
 @dataclass(frozen=True)
 class SortScales:
-    """How uncertain the terms of one sort are before timings, relative to what is expected of them.
+    """Prior uncertainty of the terms of one category, relative to their prior means.
 
     Args:
-        shared: Standard deviation of a factor that all terms of the sort have in common.
-        own: Standard deviation of each term on its own.
+        shared: Standard deviation of a factor that all terms of the category share.
+        own: Standard deviation of each individual term.
     """
 
     shared: float
@@ -33,51 +33,54 @@ class SortScales:
 
 @dataclass(frozen=True)
 class PriorScales:
-    """How firmly profiles are believed, and how timings correct them.
+    """Prior uncertainty of the latency terms, and the constants of the fit.
 
-    Standard deviations are relative to what is expected of a term, or, where it says so, to fp32's latency. Values
-    without a reason beside them were set by hand; ``benchmarks/latency_model.py`` measures the model as a whole.
+    Standard deviations are relative to a term's prior mean or, where stated, to fp32's latency. Values without a stated
+    reason were set by hand; ``benchmarks/latency_model.py`` evaluates the model as a whole.
     """
 
     float_ops: SortScales = SortScales(shared=0.3, own=0.1)
-    """Operators in floating point. The factor is wide since a profile stretches short operators more than long ones."""
+    """Operators in float. The shared factor is wide because profiling inflates short operators more than long ones."""
     int8_ops: SortScales = SortScales(shared=0.3, own=0.1)
-    """Operators in int8, likewise."""
+    """Operators in int8; the shared factor is wide for the same reason."""
     conversions: SortScales = SortScales(shared=0.4, own=0.4)
-    """Quantization, dequantization and requantization at a edge."""
+    """Quantization, dequantization and requantization on an edge."""
     clips: SortScales = SortScales(shared=1.0, own=0.4)
-    """Activation functions that an operator in symmetric int8 leaves to a node of their own."""
+    """Activation functions that run as separate nodes after an operator in symmetric int8."""
     op_type_shared: float = 0.3
-    """Standard deviation of a factor that operators of one type, or edges of one kind, have in common."""
+    """Standard deviation of a factor that operators of one type, or edge terms of one category, share."""
     other_int8_own: float = 0.1
-    """Standard deviation of what a further int8 scheme costs beside an operator's default one."""
+    """Standard deviation of the difference in cost between another int8 scheme and an operator's default one."""
     profiled_edge_own: float = 0.2
-    """Standard deviation of a edge's term that profiles tell, in place of that of its sort."""
+    """Standard deviation of an edge's term that profiles measure; it replaces that of the term's category."""
     unprofiled_factor: float = 5.0
-    """Factor on the deviations of operators without profiles, whose times are then guessed from their sizes."""
+    """Factor on the standard deviations of operators without profiles, whose times are estimated from their sizes."""
     least_deviation: float = 5e-4
-    """Least standard deviation of a term, relative to fp32's latency: one that is expected to be zero may be more."""
+    """Minimum standard deviation of a term, relative to fp32's latency: a term whose prior mean is zero may differ from
+    zero."""
     option: float = 0.01
     """Standard deviation of a graph option's term, relative to fp32's latency: that of an interleaved timing."""
     all_float: float = 0.1
-    """Standard deviation of what the all-float graph costs beside its terms, relative to fp32's latency: it is fused in
-    ways that mixed graphs are not."""
+    """Standard deviation of the all-float graph's own term, relative to fp32's latency. The term exists because the
+    engine fuses the all-float graph in ways that it does not fuse mixed graphs."""
     overhead: float = 0.1
-    """Standard deviation of the time outside of operators, relative to fp32's latency."""
+    """Standard deviation of the time outside operators, relative to fp32's latency."""
     unprofiled_conversion: float = 0.005
-    """Expected latency of a conversion where profiles tell none, relative to fp32's latency."""
+    """Prior mean of a conversion's latency where profiles measure none, relative to fp32's latency."""
     op_ridge: float = 1e-6
-    """Ridge on an operator's own time when profiles are split into terms: free, only kept from being undetermined."""
+    """Ridge penalty on an operator's own time when profiles are split into terms: just enough for a unique solution."""
     edge_ridge: float = 0.5
-    """Ridge on what the edges around an operator change of its time, which are held to zero."""
+    """Ridge penalty on the effects of adjacent edges on an operator's time, which it shrinks toward zero."""
     profiles_for_node_overhead: int = 12
-    """Profiles from which on a regression tells what profiling adds to a node; with fewer, the cheapest node does."""
+    """Minimum number of profiles for estimating the profiling overhead per node by regression. With fewer, the overhead
+    is the time of the cheapest node."""
     least_time_left: float = 0.05
-    """Share of a profiled time that is left at least when what profiling adds is taken away: none becomes negative."""
+    """Minimum share of a profiled time that remains after the profiling overhead is subtracted: no time becomes
+    negative."""
     outlier_deviations: float = 2.0
-    """Standard deviations within which a timing counts in full: about the 95 % interval of a normal distribution."""
+    """Standard deviations within which a timing has full weight: about the 95 % interval of a normal distribution."""
     reweighting_rounds: int = 4
-    """How often the weights of outlying timings are found anew."""
+    """Rounds of reweighting outlying timings."""
 
     def of(self, sort: str) -> SortScales:
         """The scales of ``float``, ``int8``, ``conversion`` or ``clip`` terms."""
@@ -91,19 +94,19 @@ SCALES = PriorScales()
 def kind(scheme: OpScheme) -> Kind:
     """The part of a scheme that latency depends on.
 
-    How a range was chosen only changes constants, and so does one scale a channel instead of one for all: both engines
-    run the same kernels, and no difference was seen beyond the noise of timing.
+    The calibration method and the granularity of the scales (per channel or per tensor) change only constants. Both
+    engines run the same kernels for them, and no difference beyond timing noise was measured.
     """
     return None if scheme.is_float else (scheme.activation.dtype, scheme.activation.scheme)
 
 
 class Columns:
-    """The linear model: which terms there are, and which of them a configuration pays.
+    """Columns of the linear model: its terms, and which of them a configuration incurs.
 
     Args:
-        space: What may be chosen.
+        space: Search space.
         conversion_edges: Tensors between operators.
-        far: See `indirect`.
+        far: Edges between operators that are not neighbours; see `indirect`.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class Columns:
         self._rows: dict[Config, Array] = {}
 
     def row(self, config: Config) -> Array:
-        """How often a configuration pays each term, shape (terms,)."""
+        """How often a configuration incurs each term, shape (terms,)."""
         if config not in self._rows:
             self._rows[config] = self._row(config)
         return self._rows[config]
@@ -155,7 +158,7 @@ class Columns:
         return row
 
     def terms(self, values: Array, error: float) -> LatencyTerms:
-        """The terms with given values."""
+        """Build the latency terms from the values of all columns."""
         ops = {
             name: {
                 scheme: float(values[self.ops[name, kind(scheme)]]) for scheme in dict.fromkeys((*op.schemes, FLOAT))
@@ -181,12 +184,15 @@ class Columns:
 
 
 def indirect(space: Space, conversion_edges: Iterable[ConversionEdge[str]]) -> tuple[ConversionEdge[str], ...]:
-    """Links of operators that are not each other's neighbours.
+    """Edges between operators that are not direct neighbours.
 
-    In which layout an engine runs an operator, and what it fuses it with, may hang on operators further away. A pair
-    of operators with one between them, or with several that have no weights, stands for what the two cost more or less
-    where one is in int8 and the other is not; an operator without weights and the nearest ones with weights on both of
-    its sides, for what it costs more or less unless both do as it does: it then keeps their layout.
+    The layout in which an engine runs an operator, and its fusions, may depend on operators further away. Two sets of
+    edges model this dependency:
+
+    - Two operators with one operator between them, or with several that have no weights. The edge's terms are the
+      change in cost if one of the two is in int8 and the other is not.
+    - An operator without weights and the nearest operators with weights on both of its sides. The edge's terms are the
+      change in cost unless all three have the same precision, in which case the operator keeps their layout.
     """
     readers, makers = _neighbours(space, conversion_edges)
     found = {pair: ConversionEdge(pair[0], pair[1:]) for pair in _second_readers(readers)}
@@ -204,7 +210,7 @@ def indirect(space: Space, conversion_edges: Iterable[ConversionEdge[str]]) -> t
 def _neighbours(
     space: Space, conversion_edges: Iterable[ConversionEdge[str]]
 ) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """Which operators of a space read an operator's result, and whose results an operator reads."""
+    """Operators of a space that read each operator's result, and operators whose results each operator reads."""
     readers: dict[str, set[str]] = {}
     makers: dict[str, set[str]] = {}
     for edge in conversion_edges:
@@ -216,7 +222,7 @@ def _neighbours(
 
 
 def _second_readers(readers: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
-    """Pairs of operators with one between them that do not read each other directly."""
+    """Pairs of operators that have one operator between them and are not direct neighbours."""
     for name, near in readers.items():
         for second in sorted({c for n in near for c in readers.get(n, ())} - near - {name}):
             yield name, second
@@ -237,7 +243,7 @@ def _weighted(name: str, near: Mapping[str, set[str]], space: Space) -> list[str
 
 
 def _within(edge: ConversionEdge[str], space: Space) -> ConversionEdge[str] | None:
-    """A edge as far as its operators are in the space."""
+    """An edge restricted to the operators of the space; None if nothing of it remains."""
     producer = edge.producer if edge.producer in space.ops else None
     consumers = tuple(c for c in edge.consumers if c in space.ops)
     floats = edge.float_consumer or len(consumers) < len(edge.consumers)
@@ -248,14 +254,14 @@ def _within(edge: ConversionEdge[str], space: Space) -> ConversionEdge[str] | No
 
 @dataclass
 class Prior:
-    """What is expected of the terms before end-to-end timings: mean, own deviations, shared factors."""
+    """Prior of the terms before end-to-end timings: means, individual deviations, shared factors."""
 
     mean: Array
     own: Array
     shared: list[Array]
 
     def spread(self, rows: Array) -> Array:
-        """The covariance of the terms times designs, shape (terms, rows)."""
+        """Covariance matrix of the terms times the transposed design matrix, shape (terms, rows)."""
         found: Array = self.own[:, None] ** 2 * rows.T
         if self.shared:
             factors = np.stack(self.shared, 1)
@@ -264,16 +270,16 @@ class Prior:
 
 
 def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[Profile]:
-    """Profiles without what profiling adds: as much to every node, and a factor, as caches are colder.
+    """Remove the profiling overhead from profiles: a constant per node, and a factor for colder caches.
 
-    The first is some microseconds, most of a short node's time: what the sums of many profiles have more for each node,
-    or of few, what the cheapest node takes, since engines have nodes that do nothing; less where the graphs take hardly
-    less without a profile. The second makes each profile's sum what its graph takes without: a machine that others use
-    is not equally fast in all of them.
+    The constant is a few microseconds, most of a short node's time. With many profiles, regression on the number of
+    nodes estimates it. With few, it is the time of the cheapest node, since engines have nodes that do nothing. It is
+    at most the mean excess per node over the latencies without profiling. The factor scales the sum of each profile to
+    its graph's latency without profiling, because the speed of a shared machine differs between profiles.
 
     Args:
-        profiles: As the engine tells them.
-        seconds: What the same graphs take without a profile.
+        profiles: As the engine reports them.
+        seconds: Latencies of the same graphs without profiling.
     """
     if not profiles:
         return []
@@ -290,22 +296,22 @@ def unstretched(profiles: Sequence[Profile], seconds: Sequence[float]) -> list[P
 
 
 def _added(sums: Array, counts: Array, seconds: Array) -> float:
-    """What profiling adds to a node, in seconds: least squares, relative to what graphs take without a profile.
+    """Profiling overhead per node in seconds, by least squares relative to the latencies without profiling.
 
-    The sums of profiles hold most of the noise, so that they are what is explained; the other way round, noise would be
-    taken for time between nodes.
+    The sums of the profiles are the dependent variable because they hold most of the noise. The other way round, noise
+    would be attributed to the time between nodes.
 
     Args:
         sums: Seconds of all nodes of each profile, shape (profiles,).
-        counts: Nodes of each, shape (profiles,).
-        seconds: What each graph takes without a profile, shape (profiles,).
+        counts: Number of nodes of each profile, shape (profiles,).
+        seconds: Latency of each graph without profiling, shape (profiles,).
     """
     design = np.stack([np.ones(len(seconds)), counts / seconds], 1)
     return float(np.linalg.lstsq(design, sums / seconds, rcond=None)[0][1])
 
 
 def _scaled(profile: Profile, each: float, wanted: float) -> Profile:
-    """A profile with `each` taken from every node, and then that sum."""
+    """A profile with `each` seconds subtracted from every node, then scaled to the sum `wanted`."""
 
     def left(time: float, nodes: int) -> float:
         return max(time - each * nodes, SCALES.least_time_left * time)
@@ -322,7 +328,7 @@ def _scaled(profile: Profile, each: float, wanted: float) -> Profile:
 
 
 def _nodes(profile: Profile) -> list[tuple[float, int]]:
-    """Pairs (seconds, nodes that they are of)."""
+    """Pairs (seconds, number of nodes that took them)."""
     return [
         *((time, profile.nodes.get(name, 1)) for name, time in profile.ops.items()),
         *((time, 1) for _, time in profile.conversions),
@@ -331,13 +337,13 @@ def _nodes(profile: Profile) -> list[tuple[float, int]]:
 
 
 def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float, batch_size: int) -> Prior:
-    """The prior that profiles give.
+    """Prior of the terms, from profiles.
 
     Args:
-        columns: The terms.
-        profiles: Configurations and their profiles; without any, operators share the time by their sizes.
+        columns: Columns of the linear model.
+        profiles: Configurations and their profiles; without any, latency is distributed by operator size.
         total: fp32's latency in seconds.
-        batch_size: Samples in a run.
+        batch_size: Samples per run.
     """
     prior = _Expectations(columns)
     effects = _effects(columns, profiles, total, batch_size)
@@ -351,17 +357,17 @@ def expected(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total
     own[0] = SCALES.overhead
     for config, profile in profiles:
         if not config.int8_ops:
-            # It may be fused in ways that others are not, and what it converts between layouts is paid by no boundary.
+            # The all-float graph may be fused differently, and no edge covers its conversions between layouts.
             mean[columns.all_float] = sum(t for t, _ in _nodes(profile)) / total - float(columns.row(config) @ mean)
     own[columns.all_float] = SCALES.all_float
     return Prior(mean, own, prior.shared())
 
 
 class _Expectations:
-    """Means and own deviations of terms, and the sorts of terms that share a factor.
+    """Prior means and individual deviations of terms, and the categories of terms that share a factor.
 
     Args:
-        columns: The terms.
+        columns: Columns of the linear model.
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -370,14 +376,14 @@ class _Expectations:
         self._sorts: dict[tuple[str, ...], Array] = {}
 
     def put(self, column: int, value: float, deviation: float, *groups: tuple[str, ...]) -> None:
-        """Expect a value of a term, with a relative deviation of its own and the factors of some sorts of terms."""
+        """Set a term's prior mean, its individual relative deviation, and the categories whose factors it shares."""
         self.mean[column] = value
         self.own[column] = max(SCALES.least_deviation, deviation * abs(value))
         for group in groups:
             self._sorts.setdefault(group, np.zeros(self.columns.count))[column] = value
 
     def shared(self) -> list[Array]:
-        """One standard deviation of each shared factor, in all terms; shape (terms,) each."""
+        """Effect of one standard deviation of each shared factor on all terms; shape (terms,) each."""
         return [
             factor * (SCALES.of(group[0]).shared if len(group) == 1 else SCALES.op_type_shared)
             for group, factor in self._sorts.items()
@@ -398,7 +404,7 @@ def _expect_operators(
             (sort, columns.space.ops[name].type),
         )
         if one not in (columns.kinds[name][0], None) and columns.kinds[name][0] is not None:
-            # The default int8 scheme's term and what this one adds, so that both are known when one is.
+            # The term is that of the default int8 scheme plus a small difference: a timing of either informs both.
             first = columns.ops[name, columns.kinds[name][0]]
             prior.own[column] = max(SCALES.least_deviation, SCALES.other_int8_own * prior.mean[first])
 
@@ -422,7 +428,7 @@ def _op_times(
     columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float
 ) -> dict[tuple[str, Kind], float]:
     found: dict[tuple[str, Kind], float] = {}
-    # An operator in a graph without int8 may be fused in ways that others do not see: such a profile counts last.
+    # A graph without int8 may be fused differently: its profile is used only where no other has the operator in float.
     ordered = sorted(profiles, key=lambda pair: not pair[0].int8_ops)
     for name in columns.space.ops:
         seen: dict[bool, list[float]] = {True: [], False: []}
@@ -445,16 +451,17 @@ def _op_times(
 def _effects(
     columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float, batch_size: int
 ) -> dict[int, float]:
-    """Terms by column, from the time of every operator and of the conversions of its result in every profile.
+    """Terms by column, from the profiled times of every operator and of the conversions of its result.
 
-    Each is a sum of few terms: of the operator, and of the edges on both of its sides, as far as the configuration pays
-    them. Ridge regression finds these; a edge's term is the sum of its parts in all that it touches.
+    Each time is a sum of a few terms: that of the operator, and those of its adjacent edges that the configuration
+    incurs. Ridge regression estimates each summand. An edge's term is the sum of its parts over all operators that the
+    edge connects.
     """
-    told = [pair for pair in profiles if pair[0].int8_ops]
-    if not told:
+    with_int8 = [pair for pair in profiles if pair[0].int8_ops]
+    if not with_int8:
         return {}
-    rows = np.stack([columns.row(config) for config, _ in told])
-    seen = [profile for _, profile in told]
+    rows = np.stack([columns.row(config) for config, _ in with_int8])
+    seen = [profile for _, profile in with_int8]
     usual = _conversions(columns, profiles, total, batch_size)
     near, made = _edge_terms(columns, np.flatnonzero(rows.any(0)))
     parts = [*_operator_parts(columns, seen, rows, near, total)]
@@ -469,15 +476,15 @@ def _effects(
 
 
 Near = Mapping[str | None, Sequence[int]]
-"""Columns of edges by an operator's name; None stands for the model's inputs."""
+"""Columns of edges by operator name; None stands for the model's inputs."""
 
 
 def _edge_terms(columns: Columns, paid: NDArray[np.intp]) -> tuple[Near, Near]:
-    """Columns that some profile pays, of the edges an operator is at, and of those that its result takes.
+    """Columns of the edges adjacent to each operator, and of the edges that carry its result.
 
     Args:
-        columns: The terms.
-        paid: Columns that some profile pays.
+        columns: Columns of the linear model.
+        paid: Columns that at least one profiled configuration incurs; all others are left out.
     """
     near: dict[str | None, list[int]] = {}
     made: dict[str | None, list[int]] = {}
@@ -493,7 +500,7 @@ def _edge_terms(columns: Columns, paid: NDArray[np.intp]) -> tuple[Near, Near]:
 def _operator_parts(
     columns: Columns, profiles: Sequence[Profile], rows: Array, near: Near, total: float
 ) -> Iterator[tuple[int, float]]:
-    """Pairs (column, part of its term), from the times of the operators; `rows` is the design of the profiles."""
+    """Pairs (column, part of its term), from the times of the operators; `rows` is the profiles' design matrix."""
     for name, sorts in columns.kinds.items():
         own = [c for c in (columns.ops[name, one] for one in sorts) if rows[:, c].any()]
         around = list(near.get(name, ()))
@@ -515,7 +522,7 @@ def _conversion_parts(
 
 
 def _spent_on(profile: Profile, name: str | None) -> float:
-    """Seconds that a profile tells of conversions of an operator's result."""
+    """Seconds that a profile attributes to conversions of an operator's result."""
     return sum(
         seconds
         for producer, (_, seconds) in zip(profile.converted, profile.conversions, strict=True)
@@ -524,14 +531,14 @@ def _spent_on(profile: Profile, name: str | None) -> float:
 
 
 def _ridge(free: Array, held: Array, values: Array) -> Array:
-    """Coefficients of columns that are free, then of those that are held to zero; each shape (rows, columns)."""
+    """Coefficients of the free columns, then of those shrunk toward zero; each input has shape (rows, columns)."""
     design = np.concatenate([free, held], 1)
     held_to = np.concatenate([np.full(free.shape[1], SCALES.op_ridge), np.full(held.shape[1], SCALES.edge_ridge)])
     return np.linalg.solve(design.T @ design + np.diag(held_to), design.T @ values)
 
 
 def _conversions(columns: Columns, profiles: Sequence[tuple[Config, Profile]], total: float, batch_size: int) -> Array:
-    """What conversions cost by their size, at the columns of edges: a fixed part and one by the element."""
+    """Cost of conversions by tensor size, at the columns of edges: a constant plus a cost per element."""
     found = np.zeros(columns.count)
     direct = slice(columns.first_edge, columns.first_edge + 4 * columns.direct)
     nodes = np.array([pair for _, profile in profiles for pair in profile.conversions], float).reshape(-1, 2)
@@ -550,24 +557,24 @@ def _conversions(columns: Columns, profiles: Sequence[tuple[Config, Profile]], t
 def posterior(
     prior: Prior, rows: Array, ratios: Array, noise: Array, firm: NDArray[np.bool_] | None = None
 ) -> tuple[Array, Array]:
-    """Terms after timings, by Bayesian linear regression, and each timing's error when it is left out.
+    """Posterior means of the terms, by Bayesian linear regression, and the leave-one-out error of each timing.
 
-    A timing that is further from what the others lead to expect of it than noise explains counts for less: its noise is
-    taken to be larger, in a few rounds of reweighting.
+    A timing that deviates from its leave-one-out prediction by more than noise explains gets less weight: its noise is
+    increased in a few rounds of reweighting.
 
     Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", sections 2.1 and 5.4.2. Reweighting until
-    the weights agree with the residuals is that of Huber's M-estimates ("Robust Statistics"); the weights here fall
-    faster than his, with the fourth power of the distance.
+    the weights agree with the residuals follows Huber's M-estimates ("Robust Statistics"). The weights here fall faster
+    than Huber's, with the fourth power of the distance.
 
     Args:
-        prior: What was expected.
-        rows: Design, shape (timings, terms).
+        prior: Prior of the terms.
+        rows: Design matrix, shape (timings, terms).
         ratios: Latencies relative to fp32's, shape (timings,).
-        noise: Their standard deviations, shape (timings,).
-        firm: Which count in full in any case, shape (timings,); none when left out.
+        noise: Standard deviations of the ratios, shape (timings,).
+        firm: Timings that always have full weight, shape (timings,); none by default.
 
     Returns:
-        Terms, shape (terms,), and predicted minus measured, shape (timings,).
+        Terms, shape (terms,), and leave-one-out predictions minus measured ratios, shape (timings,).
     """
     spread, beyond = prior.spread(rows), ratios - rows @ prior.mean
     stretch, most = np.ones(len(noise)), np.inf if firm is None else np.where(firm, 1.0, np.inf)

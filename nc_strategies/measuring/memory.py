@@ -1,4 +1,4 @@
-"""Peak memory of a model's run, from a process that does nothing else. Needs Linux's /proc."""
+"""Peak memory of a model's run, measured in a separate process. Requires Linux's /proc."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.models.info import Batch
 from nc_strategies.runtime.child import run_child, serve
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PROC_STATUS, PROC_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
-"""Written to `CLEAR`, it sets the peak to what is used now (proc(5))."""
-RUNS = 3
+"""Value that resets the peak to the current usage when it is written to `PROC_CLEAR_REFS` (proc(5))."""
+PREDICT_RUNS = 3
+"""Runs of the model before the peak is read."""
 
 
 def available() -> bool:
-    """Whether this system tells a process's peak."""
-    return STATUS.is_file() and "VmHWM" in STATUS.read_text()
+    """Whether this system reports the peak memory of a process."""
+    return PROC_STATUS.is_file() and "VmHWM" in PROC_STATUS.read_text()
 
 
 def peak_bytes(backend: Backend, path: Path, batch: Batch) -> int:
-    """Peak resident memory that opening a saved model and running it takes, beyond the engine's own.
+    """Peak resident memory in bytes of opening and running a saved model, without the memory of the engine itself.
 
-    In the tuning process itself it cannot be told: its peak is that of all it has done. So a process of its own imports
-    the engine, notes what it uses, opens the model as a user would, runs it, and reads the kernel's peak.
+    The tuning process cannot measure it, because its own peak covers everything that it has done. A separate process
+    imports the engine, reads its memory usage, opens the model as a user would, runs it, and reads the kernel's peak.
 
     Args:
         backend: The engine.
-        path: A model that it saved.
-        batch: What to run it on.
+        path: Model that the backend saved.
+        batch: Input of the runs.
 
     Raises:
         EngineError: the process could not open or run the model.
@@ -67,16 +68,16 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     backend: Backend = getattr(importlib.import_module(module), name)(settings, request["threads"])
     with np.load(request["batch"]) as archive:
         batch = {name: archive[f"input_{i}"] for i, name in enumerate(request["names"])}
-    backend.versions()  # Imports the engine, whose own memory is not the model's.
+    backend.versions()  # Imports the engine: its memory does not count as the model's.
     gc.collect()
     try:
-        CLEAR.write_text(RESET_PEAK)
+        PROC_CLEAR_REFS.write_text(RESET_PEAK)
         before = _kibibytes("VmRSS")
     except OSError:
         before = _kibibytes("VmHWM")
     try:
         model = backend.open(Path(request["path"]))
-        for _ in range(RUNS):
+        for _ in range(PREDICT_RUNS):
             model.predict(batch)
     except EngineError as error:
         raise InputError("memory", first_line(error)) from None
@@ -84,7 +85,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kibibytes(field: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    line = next(line for line in PROC_STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1])
 
 

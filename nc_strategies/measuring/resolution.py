@@ -1,4 +1,4 @@
-"""What a number of samples can tell of a loss, and what it cannot."""
+"""Resolution of the accuracy loss: the smallest loss that the evaluation samples can distinguish from none."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from nc_strategies.measuring.accuracy import Z_95
 
 ASSUMED_DISCORDANCE = 0.02
-"""Share of samples that just one of fp32 and a good int8 model has right, before anything was measured."""
+"""Assumed share of discordant samples before any measurement: those that exactly one of fp32 and a good int8 model
+answers correctly."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """How finely a loss can be told from another on the samples at hand.
+    """Resolution of the loss with the available samples.
 
     Args:
         half_width: Half-width of the 95 % interval of the paired loss, in the metric's unit.
-        samples: Samples there are.
-        limit: The loss that is tolerated, in the metric's unit.
-        observed: From the final model, not from an assumption.
+        samples: Number of evaluation samples.
+        limit: Tolerable loss, in the metric's unit.
+        observed: The half-width is that of the final model, not of an assumed share of discordant samples.
     """
 
     half_width: float
@@ -29,16 +30,16 @@ class Resolution:
 
     @property
     def enough(self) -> bool:
-        """Whether a model without any loss would be told from one at the limit."""
+        """Whether a model without any loss can be distinguished from one at the limit."""
         return self.half_width <= abs(self.limit)
 
     @property
     def samples_needed(self) -> int | None:
-        """Samples of which the half-width would be the limit; None for a limit of zero, which no number can tell."""
+        """Samples at which the half-width equals the limit; None for a limit of zero, which no number can resolve."""
         return math.ceil(self.samples * (self.half_width / self.limit) ** 2) if self.limit else None
 
     def text(self) -> str:
-        """One sentence for a resolution that is not enough."""
+        """One sentence about a resolution that is not enough."""
         needed = f"about {self.samples_needed:,} samples" if self.samples_needed else "no number of samples"
         return (
             f"{self.samples:,} samples tell losses apart by {self.half_width:.4f} at best, the goal tolerates "
@@ -47,30 +48,30 @@ class Resolution:
 
 
 def assumed(samples: int, limit: float, score_range: tuple[float, float]) -> Resolution | None:
-    """The resolution to expect before anything was measured; None for a metric whose scores are not bounded.
+    """Resolution expected before any measurement; None for a metric with unbounded scores.
 
-    Of the paired differences only the discordant ones are not zero, so that their share is the variance: McNemar,
-    "Note on the sampling error of the difference between correlated proportions", Psychometrika 12 (1947).
+    Only discordant samples have nonzero paired differences, so their share is the variance: McNemar, "Note on the
+    sampling error of the difference between correlated proportions", Psychometrika 12 (1947).
 
     Args:
-        samples: Evaluation samples.
-        limit: The loss that is tolerated, in the metric's unit.
+        samples: Number of evaluation samples.
+        limit: Tolerable loss, in the metric's unit.
         score_range: Lowest and highest score of a sample.
     """
     width = score_range[1] - score_range[0]
     if not math.isfinite(width):
         return None
-    # A model at the limit has lost at least that share.
+    # A model at the limit has at least this share of discordant samples.
     share = min(1.0, max(ASSUMED_DISCORDANCE, abs(limit) / width))
     return Resolution(Z_95 * width * math.sqrt(share / samples), samples, limit)
 
 
 def observed(samples: int, limit: float, interval: tuple[float, float]) -> Resolution | None:
-    """The resolution that the final model's interval shows; None where both models answered all samples alike.
+    """Resolution given by the final model's interval; None if both models answered all samples alike.
 
     Args:
-        samples: Evaluation samples.
-        limit: The loss that is tolerated, in the metric's unit.
+        samples: Number of evaluation samples.
+        limit: Tolerable loss, in the metric's unit.
         interval: 95 % interval of the paired loss.
     """
     half = (interval[1] - interval[0]) / 2

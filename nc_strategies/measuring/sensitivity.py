@@ -1,4 +1,4 @@
-"""What each operator's quantization does to the model's output, without evaluating anything."""
+"""Effect of each operator's quantization on the model's output, without evaluating the metric."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from nc_strategies.space import FLOAT, Config, Space
 
 log = logging.getLogger(__name__)
 SAMPLES = 16
-"""Calibration samples that are looked at: noise is an average over outputs too, and few samples rank it as many do."""
+"""Calibration samples per estimate. Noise is averaged over the elements of the output too, so that few samples rank
+operators as many do."""
 
 Group = tuple[str, ...]
 Noise = Callable[[Group], float]
@@ -29,17 +30,17 @@ def output_noise(
 ) -> dict[str, float]:
     """Noise-to-signal ratio of the model's first output with one group of operators in int8 and all others in fp32.
 
-    A ranking, not a loss; see `noise_to_signal`. Operators that the user holds to fp32 have none. Where the backend
-    gives a `DualPrecisionSession`, all groups are asked of that one graph, else each of a graph of its own. Source: the
-    output-error ranking of Intel Neural Compressor's MSE strategy ("Tuning Strategies", MSE_V2), with the real int8
-    kernels instead of emulation.
+    The ratio ranks operators; it is not an accuracy loss. See `noise_to_signal`. Operators that the user restricts to
+    fp32 have no entry. If the backend offers a `DualPrecisionSession`, all groups run in that one graph; otherwise one
+    graph is built per group. Source: the output-error ranking of Intel Neural Compressor's MSE strategy ("Tuning
+    Strategies", MSE_V2), with the real int8 kernels instead of emulation.
 
     Args:
         backend: Loaded and calibrated.
-        space: What may be chosen.
+        space: Search space.
         batch: Samples of the calibration data.
         signal: fp32's first output on them.
-        switch: Use the backend's `DualPrecisionSession`, if it has one.
+        switch: Use the backend's `DualPrecisionSession`, if it offers one.
         check: Called before each operator.
 
     Raises:

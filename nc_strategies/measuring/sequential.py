@@ -1,4 +1,4 @@
-"""Paired sequential accuracy: stop reading samples once the goal is out of reach, or safely met."""
+"""Paired sequential test of the accuracy loss: stop reading samples once the goal is out of reach or safely met."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class StoppingRules:
-    """When a trial may stop before all samples are read."""
+    """Rules for stopping a trial before all samples are read."""
 
     error: float = 1e-3
-    """Highest probability that a model which keeps the goal is dropped: a few percent over the trials of a run."""
+    """Maximum probability that a model which meets the goal is dropped: a few percent over all trials of a run."""
     least_share: float = 0.1
-    """Share of the samples that is read in any case, so that what is dropped still has an estimate to learn from."""
+    """Minimum share of the samples to read, so that strategies can learn from the estimate of a dropped model."""
     samples_between_checks: int = 50
-    """Samples between two looks, where the engine takes one at a time."""
+    """Minimum number of samples between two checks, for engines that take one sample at a time."""
     stakes: tuple[float, ...] = (0.3, 0.6)
-    """Shares of the capital that are bet; they suit losses of a third and two thirds of the discordant samples."""
+    """Shares of the capital that are bet. They suit losses of a third and of two thirds of the discordant samples."""
     tolerance: float = 1e-12
-    """Differences in scores below this are rounding errors."""
+    """Differences of scores below this value are rounding errors."""
 
 
 STOPPING_RULES = StoppingRules()
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 
 class Verdict(StrEnum):
-    """What the samples read so far say of the loss over all samples."""
+    """Conclusion from the samples read so far about the loss over all samples."""
 
     OPEN = "open"
     OUT_OF_REACH = "out of reach"
@@ -39,25 +39,25 @@ class Verdict(StrEnum):
 
 
 def log_capital(differences: Floats, population: int, limit: float, low: float) -> Floats:
-    """Logarithm of the capital of a bettor against "the mean over all samples is at most `limit`".
+    """Logarithm of the capital of a bettor against the claim that the mean over all samples is at most `limit`.
 
     The samples are drawn without replacement from a finite population of differences, none below `low`. If the claim
-    holds, what is left to draw has a mean of at most ``m = (population * limit - drawn so far) / left``, and a bet of
-    a share of the capital on the next difference being above m is fair or worse: the capital is a nonnegative
-    supermartingale, and reaches ``1 / error`` with a probability of at most `error` whenever one looks (Ville's
-    inequality). The capital is spread over several stakes and never moved between them.
+    holds, the remaining differences have a mean of at most ``m = (population * limit - sum drawn) / remaining``. A bet
+    of a share of the capital on the next difference being above m is then fair or worse. The capital is therefore a
+    nonnegative supermartingale: the probability that it ever reaches ``1 / error`` is at most `error`, no matter how
+    often it is checked (Ville's inequality). The capital is divided among several stakes and never moved between them.
 
     Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86 (2024),
     section 5, and "Confidence sequences for sampling without replacement", NeurIPS 2020.
 
     Args:
-        differences: Drawn so far, in their order, on the last axis; shape (..., n).
+        differences: Differences drawn so far, in their order, on the last axis; shape (..., n).
         population: Size N of the population.
-        limit: Mean over the population that is claimed not to be exceeded.
-        low: Lowest value that a difference can have.
+        limit: Claimed upper bound of the mean over the population.
+        low: Lowest possible difference.
 
     Returns:
-        Shape (..., n): the capital after each draw; infinite where the claim has become impossible.
+        Logarithm of the capital after each draw, shape (..., n); infinite where the claim has become impossible.
     """
     drawn = differences.shape[-1]
     before = np.cumsum(differences, -1) - differences
@@ -75,16 +75,16 @@ def log_capital(differences: Floats, population: int, limit: float, low: float) 
 class PairedTest:
     """Decides whether a model's loss against fp32 over all samples can still be within a limit.
 
-    The samples come in one random order, the same for all models; both models' scores of a sample are compared. What
-    is known of fp32 bounds what is still to come: a sample which fp32 has wrong cannot be lost.
+    All models read the samples in the same random order. The test compares both models' scores sample by sample. fp32's
+    scores bound the remaining differences: a sample that fp32 answers wrongly cannot be lost.
 
     Args:
         reference: fp32's scores of all samples in the order in which they are read, shape (N,).
-        limit: Highest tolerable mean loss, in the unit of the scores.
+        limit: Tolerable mean loss, in the unit of the scores.
         score_range: Lowest and highest possible score.
         higher_is_better: Direction of the scores.
-        error: Highest probability of a wrong `Verdict.OUT_OF_REACH`, and of a wrong `Verdict.SAFELY_MET`.
-        least: Samples to read before any verdict.
+        error: Maximum probability of a wrong `Verdict.OUT_OF_REACH`, and of a wrong `Verdict.SAFELY_MET`.
+        least: Minimum number of samples to read before any verdict.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class PairedTest:
         self._level = -math.log(error)
         self._least = least
         worst, best = score_range if higher_is_better else score_range[::-1]
-        # Bounds of each sample's difference; infinite where scores are unbounded.
+        # Bounds of each sample's difference; infinite if scores are unbounded.
         self._low, self._high = self._sign * (self._reference - best), self._sign * (self._reference - worst)
         self._looked = 0
         self.differences: Floats = np.zeros(0)
@@ -114,19 +114,22 @@ class PairedTest:
 
     @property
     def samples(self) -> int:
-        """Samples read."""
+        """Number of samples read."""
         return len(self.differences)
 
     @property
     def loss(self) -> float:
-        """Mean loss over the samples read: the estimate for all of them."""
+        """Mean loss over the samples read, as an estimate for all samples."""
         return float(self.differences.mean())
 
     def read(self, scores: NDArray[np.float64]) -> Verdict:
-        """Take the model's scores of the next samples.
+        """Read the model's scores of the next samples.
 
         Args:
-            scores: Shape (n,).
+            scores: The model's scores, shape (n,).
+
+        Returns:
+            Verdict after these samples.
         """
         start = self.samples
         new = self._sign * (self._reference[start : start + len(scores)] - scores)

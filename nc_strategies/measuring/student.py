@@ -1,4 +1,4 @@
-"""Student's t: the one quantile that every 95 % interval of a mean of few values is made with."""
+"""Student's t distribution: the quantile for 95 % intervals of a mean of few values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def t_95(freedom: int) -> float:
     Args:
         freedom: Degrees of freedom, at least 1.
     """
-    # Imported where it is used: scipy takes longer to import than everything else that a command line needs. `stdtrit`
-    # is what `scipy.stats.t.ppf` calls, without the import of scipy.stats, which takes several times as long.
+    # Imported where it is used: scipy takes longer to import than everything else that the command line needs.
+    # `scipy.stats.t.ppf` calls `stdtrit`, but importing scipy.stats takes several times as long.
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.975))

@@ -1,7 +1,7 @@
-"""The target: a model, an engine and data, behind calls that take and give plain data.
+"""Measurement target: a model, an engine and data behind an interface of plain data.
 
-Everything heavy stands on the target. What goes in and comes out can be pickled, so that a target may as well be in
-another process, where an engine that dies takes no run with it.
+The target holds all large objects. Arguments and results can be pickled, so that a target can run in another process,
+where a crash of the engine does not end the run.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ SAVED_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Measured:
-    """fp32, measured, and the direction of the metric it was measured with.
+    """Measurement of fp32, and the directions of the metrics.
 
     Args:
-        evaluation: Its values.
-        latency_ci95: 95 % interval of its latency in milliseconds.
-        higher_is_better: Direction of the metric.
-        score_range: Lowest and highest score of a sample; infinite where the metric is no mean of bounded scores.
-        directions: The same for each constraint beside the first, in their order.
+        evaluation: fp32's evaluation.
+        latency_ci95: 95 % interval of fp32's latency in milliseconds.
+        higher_is_better: Direction of the first constraint's metric.
+        score_range: Lowest and highest score of a sample; infinite if that metric is no mean of bounded scores.
+        directions: Directions of the further constraints' metrics, in the order of the constraints.
     """
 
     evaluation: Evaluation
@@ -68,46 +68,46 @@ class Measured:
 
 @dataclass(frozen=True)
 class Finish:
-    """The chosen model, measured once more side by side with fp32."""
+    """Final measurement: the chosen model and fp32, measured side by side."""
 
     final: Final
     baseline: Measured
 
 
 class MeasurementTarget(Protocol):
-    """What a study measures with. Call the first four in this order."""
+    """Interface through which a study measures. Call the first four methods in the order of their definition."""
 
     def load(self) -> Capabilities:
-        """Open the model and say what may be chosen.
+        """Open the model, and return what the backend can do with it.
 
         Raises:
-            InputError: it cannot be worked on.
+            InputError: the model cannot be used.
         """
 
     def facts(self) -> Mapping[str, Any]:
-        """What the target holds, as plain data: hashes of model, data and calibration data, names, preprocessing."""
+        """Facts as plain data: hashes of the model, the data and the calibration data, names, preprocessing."""
 
     def calibrate(self, cautious: bool = False) -> None:
-        """Bring model and data together, and run fp32 on the calibration data.
+        """Check that model and data fit each other, and run fp32 on the calibration data.
 
         Args:
-            cautious: Run nothing else; see `Backend.cautious`.
+            cautious: Run no graph other than fp32; see `Backend.cautious`.
 
         Raises:
-            InputError: they do not fit each other.
+            InputError: model and data do not fit each other.
         """
 
     def remarks(self) -> tuple[str, ...]:
-        """What calibration did to the model that its user should know; see `Backend.remarks`."""
+        """Changes that calibration made to the model and that the user should know; see `Backend.remarks`."""
 
     def ceiling(self) -> Ceiling | None:
-        """How much faster than fp32 the engine's int8 operators are here; see `Backend.ceiling`."""
+        """Speed-up of the engine's int8 operators over fp32 on this machine; see `Backend.ceiling`."""
 
     def baseline(self, space: Space) -> Measured:
         """Measure fp32."""
 
     def remember(self, evaluation: Evaluation) -> None:
-        """Take an evaluation of an earlier run as measured."""
+        """Register an evaluation of an earlier run, so that its executed graph is not measured again."""
 
     def measure(self, config: Config) -> Evaluation:
         """Measure a configuration.
@@ -117,20 +117,20 @@ class MeasurementTarget(Protocol):
         """
 
     def rehearse(self, config: Config) -> Mapping[str, float]:
-        """Seconds by stage that a trial would take, from a part of the data and of the timed runs.
+        """Estimate the seconds of a trial by stage, from a part of the data and of the timed runs.
 
         Raises:
             EngineError: the engine cannot build or run it.
         """
 
     def sensitivity(self) -> Mapping[str, float]:
-        """Estimated loss by operator; see `Problem.sensitivity`."""
+        """Estimated sensitivity by operator; see `Problem.sensitivity`."""
 
     def latency_terms(self) -> LatencyTerms:
-        """What each choice adds to the latency; see `Problem.latency_terms`.
+        """Terms of the latency model; see `Problem.latency_terms`.
 
         Raises:
-            EngineError: the engine cannot run what it is fitted to.
+            EngineError: the engine cannot run the configurations that the terms are fitted to.
         """
 
     def divergence(self, config: Config) -> float:
@@ -141,73 +141,74 @@ class MeasurementTarget(Protocol):
         """
 
     def settle(self, trial: Trial) -> Finish:
-        """Take a trial as it was measured: a run that is interrupted or out of time measures nothing again."""
+        """Return a trial as it was measured, without measuring again: for a run that is interrupted or out of time."""
 
     def finish(self, trials: Sequence[Trial], goal: Goal, tie: float, ending: Ending | None = None) -> Finish:
-        """Time the finalists side by side with fp32 again, choose, and evaluate the chosen one beside fp32.
+        """Time the finalists side by side with fp32 again, choose one, and evaluate it beside fp32.
 
         Args:
             trials: Candidates, the preferred one first.
-            goal: Orders them.
+            goal: Orders the candidates.
             tie: Relative difference in cost that counts as none.
-            ending: How much is measured; everything when left out.
+            ending: Extent of the final measurement; the full one by default.
         """
 
     def save(self, final: Final, folder: Path) -> Path:
-        """Write the chosen model and see that, opened with the engine's defaults, it is what was measured.
+        """Save the chosen model, open it with the engine's defaults, and check that it matches the measured one.
 
         Raises:
-            EngineError: it is not.
+            EngineError: the saved model does not match the measured one.
         """
 
     def replay(self, path: Path, trial: Trial, goal: Goal) -> Finish:
         """Open the model that an earlier run chose and saved, and measure it side by side with fp32.
 
         Args:
-            path: The model.
-            trial: The trial it came from.
-            goal: Of that run.
+            path: The saved model.
+            trial: The trial that it comes from.
+            goal: Goal of the earlier run.
 
         Raises:
             EngineError: the engine cannot open or run it.
         """
 
     def keep(self, folder: Path) -> None:
-        """Leave in the run's folder what the run made of the model to work on."""
+        """Copy intermediate models, such as the model converted to another format, into the run's folder."""
 
     def versions(self) -> Mapping[str, str]:
-        """Versions of what measured."""
+        """Versions of the software that measures."""
 
     def until(self, deadline: float, patience: float = 0.0) -> None:
-        """Drop what is still being measured at a moment, where that is possible.
+        """Set the deadline of the following calls.
 
-        Calls which measure then raise `OutOfTimeError`: between two batches of an evaluation, and between two timed
-        runs. Where the engine is in a process of its own, and does not come to one of these, that is ended.
+        After the deadline, a call that measures raises `OutOfTimeError` between two batches of an evaluation or between
+        two timed runs. If the engine runs in a separate process and does not reach such a point, that process is
+        killed.
 
         Args:
-            deadline: As `time.monotonic` counts; 0 for none.
-            patience: Seconds after it in which a call may end by itself.
+            deadline: Point in time on the clock of `time.monotonic`; 0 for no deadline.
+            patience: Seconds after the deadline in which a call may still end by itself.
         """
 
     def prepared(self) -> bool:
-        """Whether the next call is answered without loading, calibrating and measuring fp32 again."""
+        """Whether the next call runs without loading, calibrating and measuring fp32 again."""
 
     def close(self) -> None:
-        """Release everything."""
+        """Release all resources."""
 
 
 @dataclass
 class TargetParts:
-    """What a target in this process is made of.
+    """Components of a target in this process.
 
     Args:
         backend: The engine.
         model: The fp32 model.
         evaluation: Labelled samples; with a `UserEvaluation`, samples to time models with.
-        calibration: Samples to calibrate with.
-        preprocess: How samples become what the model takes.
-        metric: The constraint's metric.
-        further: Metrics of the constraints beside the first, in their order.
+        calibration: Calibration samples.
+        preprocess: Preprocessing of samples into model inputs.
+        metric: Metric of the first constraint.
+        further: Metrics of the further constraints, in the order of the constraints.
     """
 
     backend: Backend
@@ -223,7 +224,7 @@ class LocalTarget:
     """A target in this process. See `MeasurementTarget`.
 
     Args:
-        parts: What it is made of.
+        parts: Components of the target.
         config: The whole configuration.
     """
 
@@ -242,13 +243,13 @@ class LocalTarget:
 
     @property
     def higher_is_better(self) -> bool:
-        """Direction of the metric: the user's word, else the metric's own."""
+        """Direction of the first constraint's metric: the configured one, otherwise the metric's default."""
         asked = self.config.metrics.accuracy.get("higher_is_better")
         return self.parts.metric.higher_is_better if asked is None else bool(asked)
 
     @property
     def directions(self) -> tuple[bool, ...]:
-        """The same for the constraints beside the first."""
+        """Directions of the further constraints' metrics."""
         asked = [further.metric.get("higher_is_better") for further in self.config.metrics.further()]
         return tuple(
             metric.higher_is_better if word is None else bool(word)
@@ -256,7 +257,7 @@ class LocalTarget:
         )
 
     def facts(self) -> dict[str, Any]:
-        """See `MeasurementTarget.facts`; nothing needs to be loaded."""
+        """See `MeasurementTarget.facts`; the model need not be loaded."""
         if self._facts is not None:
             return self._facts
         parts = self.parts
@@ -313,13 +314,13 @@ class LocalTarget:
             dict(zip(further, parts.further, strict=True)),
             self._deadline,
         )
-        # Asked for here, so that data without labels is refused before anything long begins.
+        # Read the labels now, so that data without labels is rejected before any long step.
         assert by_function or evaluation.labels is not None
         with _model_at_fault("cannot be run on the calibration data"):
             parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
 
     def _order(self) -> NDArray[np.intp] | None:
-        """One random order for all trials, which an early stop needs."""
+        """Random order of the samples, the same for all trials, which early stopping requires; None without it."""
         if not self.config.tuning.early_stop:
             return None
         return np.random.default_rng([self.config.tuning.seed, 2]).permutation(len(self.parts.evaluation))
@@ -333,7 +334,7 @@ class LocalTarget:
 
     @property
     def measurer(self) -> Measurer:
-        """What measures, once calibrated."""
+        """The measurer; available after `calibrate`."""
         assert self._measurer is not None, "calibrate first"
         return self._measurer
 
@@ -342,7 +343,7 @@ class LocalTarget:
         return self.parts.backend.remarks()
 
     def ceiling(self) -> Ceiling | None:
-        """See `MeasurementTarget.ceiling`: whatever a backend raises in it is logged, and the ceiling is unknown."""
+        """See `MeasurementTarget.ceiling`; any exception of the backend is logged, and the ceiling is unknown."""
         try:
             return self.parts.backend.ceiling()
         except Exception:
@@ -397,7 +398,7 @@ class LocalTarget:
         return divergence(self.parts.backend, config, *self._looked_at())
 
     def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
-        """A few calibration samples, and what fp32 gives for them."""
+        """A few calibration samples, and fp32's first output for them."""
         assert self._calibration is not None
         batch, _, _ = next(self._calibration.batches(SAMPLES))
         if self._signal is None:
@@ -443,7 +444,7 @@ class LocalTarget:
                 f"the saved model executes {dict(executed.int8)} in int8, the measured one {dict(measured.int8)}"
             )
         if dict(executed.fp32) != dict(measured.fp32):
-            # Fused in another way: the same result, at a price that was not measured.
+            # The engine fused the graph differently: the outputs are the same, but the latency was not measured.
             log.warning(
                 "the saved model executes %s in fp32, the measured one %s: its latency may differ",
                 dict(executed.fp32),
@@ -452,7 +453,7 @@ class LocalTarget:
         batch = self.measurer.data.batch(0, self.config.measure.batch_size)
         again = backend.build(config)
         for a, b in zip(again.predict(batch), saved.predict(batch), strict=True):
-            # Not bit by bit: when it loads a model, an engine may add up float operators in another order.
+            # Not bit for bit: after loading a saved model, an engine may sum float values in another order.
             scale = max(1.0, float(np.abs(a).max(initial=0.0)))
             if not np.allclose(a, b, rtol=0, atol=SAVED_TOLERANCE * scale):
                 raise EngineError("the saved model does not give the outputs of the measured one")
@@ -474,7 +475,7 @@ class LocalTarget:
         }
 
     def until(self, deadline: float, patience: float = 0.0) -> None:
-        """See `MeasurementTarget.until`: here, nothing can stop a run of the engine that does not end by itself."""
+        """See `MeasurementTarget.until`. An engine run that hangs cannot be stopped in this process."""
         self._deadline.at = deadline
 
     def prepared(self) -> bool:
@@ -482,15 +483,15 @@ class LocalTarget:
         return self._measurer is not None
 
     def close(self) -> None:
-        """See `MeasurementTarget.close`; the process's end releases the rest."""
+        """See `MeasurementTarget.close`. Nothing to do: the end of the process releases all resources."""
 
 
 @contextmanager
 def _model_at_fault(what: str) -> Iterator[None]:
-    """Whatever is raised before anything of ours is in the model's graph is the model's: parsers raise anything.
+    """Attribute any exception to the model: its graph is still unmodified, and parsers raise exceptions of any class.
 
     Raises:
-        InputError: in place of any other exception, which goes to the log.
+        InputError: instead of any other exception, which is logged.
     """
     try:
         yield

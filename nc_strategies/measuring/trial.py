@@ -17,14 +17,14 @@ from nc_strategies.space import Config
 
 log = logging.getLogger(__name__)
 REHEARSED_SHARE = 0.1
-"""Share of the samples that is read to estimate how long all of them take."""
+"""Share of the samples that a rehearsal reads to estimate the time of all of them."""
 
 
 class TrialMeasurer(MeasurerCore):
     """Measures configurations; the same executed graph is never measured twice."""
 
     def remember(self, evaluation: Evaluation) -> None:
-        """Take an evaluation of an earlier run as measured."""
+        """Register an evaluation of an earlier run, so that its executed graph is not measured again."""
         self._graphs[evaluation.graph] = evaluation
         if "memory_bytes" in dict(evaluation.values):
             self._memory[evaluation.graph] = evaluation.value("memory_bytes")
@@ -46,7 +46,7 @@ class TrialMeasurer(MeasurerCore):
             evaluation = self._measure(model, config)
         finally:
             model.close()
-        # Reading what executes, closing the session and a run for its peak of memory count as making it.
+        # Listing the executed operators, closing the session and the run for peak memory count as building.
         measured = sum(took for _, took in evaluation.seconds)
         seconds = (("build", time.perf_counter() - start - measured), *evaluation.seconds)
         self._graphs[model.fingerprint] = evaluation = replace(evaluation, seconds=seconds)
@@ -66,7 +66,7 @@ class TrialMeasurer(MeasurerCore):
         return replace(evaluation, samples=found.samples)
 
     def rehearse(self, config: Config) -> dict[str, float]:
-        """Seconds by stage that measuring a configuration would take, from a part of its samples and timed runs.
+        """Estimate the seconds by stage of measuring a configuration, from a part of its samples and timed runs.
 
         Raises:
             EngineError: the engine cannot build or run it.
@@ -95,7 +95,7 @@ class TrialMeasurer(MeasurerCore):
         return seconds
 
     def _paired_test(self) -> PairedTest | None:
-        """The test that stops a trial early; None where there is none for this metric."""
+        """The test that stops a trial early; None if early stopping is off or the metric has no bounded scores."""
         if self.limit is None:
             return None
         base = self.baseline

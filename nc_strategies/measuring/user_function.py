@@ -1,4 +1,4 @@
-"""Measuring with a function of the user's as the accuracy."""
+"""Measuring with the user's own function as the accuracy metric."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nc_strategies.space import Config
 
 
 class FunctionMeasurer(Measurer):
-    """A `Measurer` whose accuracy is what a `UserEvaluation` says of the model.
+    """A `Measurer` whose accuracy is the value of a `UserEvaluation`.
 
-    Latency is measured as ever. A function is called once for fp32 and once for each executed graph; with no outputs to
-    compare sample by sample, the loss has no interval.
+    Latency is measured as usual. The function is called once for fp32 and once per executed graph. It returns no
+    outputs per sample, so the loss has no interval.
     """
 
     def __init__(self, *arguments: Any) -> None:

@@ -1,1 +1,1 @@
-"""A run: the loop of trials, its journal, its budget, and the study it leaves."""
+"""A run: the trial loop, its journal, its time budget, and the resulting study."""

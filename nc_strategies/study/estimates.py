@@ -1,6 +1,6 @@
-"""``estimates.json``: what a run estimated before its trials, kept so that a resumed one does not estimate it again.
+"""``estimates.json``: the estimates of a run, which a resumed run reads instead of estimating again.
 
-An estimate made twice differs a little, and a strategy that solves for its next trial would then propose another one.
+A repeated estimate would differ slightly, and a strategy that solves for its next trial would propose another one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ T = TypeVar("T")
 
 
 class Estimates:
-    """What was estimated; each addition is on disk before the strategy sees it.
+    """Estimates of a run; each one is on disk before the strategy sees it.
 
     Args:
-        folder: The run's folder; it exists.
-        space: What may be chosen; estimates of other operators are not taken.
-        resumes: An earlier run left its files here: they are read. A file that cannot be used is told in the log, and
-            written anew.
+        folder: The run's existing folder.
+        space: Search space; a file with estimates of other operators is not used.
+        resumes: Read the estimates of an earlier run in this folder. A file that cannot be used is logged and replaced.
     """
 
     def __init__(self, folder: Path, space: Space, resumes: bool) -> None:
@@ -47,7 +46,7 @@ class Estimates:
 
     @property
     def sensitivity(self) -> Mapping[str, float] | None:
-        """See `Problem.sensitivity`; None until it is estimated."""
+        """See `Problem.sensitivity`; None before it is estimated."""
         return self._sensitivity
 
     @sensitivity.setter
@@ -57,7 +56,7 @@ class Estimates:
 
     @property
     def terms(self) -> LatencyTerms | None:
-        """See `Problem.latency_terms`; None until they are fitted."""
+        """See `Problem.latency_terms`; None before they are fitted."""
         return self._terms
 
     @terms.setter
@@ -66,11 +65,11 @@ class Estimates:
         self._write()
 
     def divergence(self, config: Config) -> float | None:
-        """See `Problem.divergence`; None for a configuration it was not estimated of."""
+        """See `Problem.divergence`; None if it was not estimated for this configuration."""
         return self._divergence.get(config.fingerprint)
 
     def add_divergence(self, config: Config, found: float) -> None:
-        """Keep the divergence of a configuration."""
+        """Store the divergence of a configuration."""
         self._divergence[config.fingerprint] = found
         self._write()
 
@@ -81,11 +80,11 @@ class Estimates:
             "latency_terms": terms_to_dict(self._terms) if self._terms else None,
             "divergence": self._divergence,
         }
-        # An operator that cannot run in int8 is infinitely sensitive, which JSON has no word for but Python reads.
+        # The sensitivity of an operator that fails in int8 is infinite: Python reads and writes it, unlike strict JSON.
         write_atomically(self.path, json.dumps(data) + "\n")
 
     def _read(self, data: Mapping[str, Any], space: Space) -> None:
-        """Take all of it, or nothing."""
+        """Accept all estimates of the file, or none."""
         if data["schema"] != SCHEMA:
             raise ValueError(f"schema {data['schema']}; this version knows {SCHEMA}")
         sensitivity, terms = data["sensitivity"], None
@@ -97,17 +96,17 @@ class Estimates:
             terms = terms_from_dict(data["latency_terms"])
             if not set(terms.ops) <= set(space.ops):
                 raise ValueError("latency terms of operators that this model does not have")
-            terms(space.default())  # KeyError where a term is missing
+            terms(space.default())  # KeyError if a term is missing
             terms(space.all_float())
         divergence = _numbers(data["divergence"])
         self._sensitivity, self._terms, self._divergence = sensitivity, terms, divergence
 
 
 def ask(estimate: Callable[[], T]) -> T:
-    """Call what asks the engine for an estimate.
+    """Call a function that computes an estimate with the engine.
 
     Raises:
-        EngineError: it failed, whatever the engine raised.
+        EngineError: the estimate failed with any exception of the engine.
     """
     try:
         return estimate()
@@ -119,15 +118,16 @@ def ask(estimate: Callable[[], T]) -> T:
 
 
 def one_by_one(divergence: Callable[[Config], float], space: Space, failures: int) -> dict[str, float]:
-    """Sensitivity by operator from a graph an operator, where asking for all at once takes the engine down.
+    """Sensitivity by operator from one graph per operator, for engines that fail to estimate all operators at once.
 
     Args:
-        divergence: Asks the engine.
-        space: What may be chosen.
-        failures: Operators in a row that may fail, each of which may cost a new worker; 0 for any number.
+        divergence: Estimates the noise-to-signal ratio of a configuration with the engine.
+        space: Search space.
+        failures: Maximum number of consecutive failures, each of which may cost a new worker; 0 for no maximum.
 
     Returns:
-        Operator name to noise-to-signal ratio in int8; infinite for one that fails, and for all after too many.
+        Noise-to-signal ratio in int8 by operator name; infinite for an operator that fails, and for all operators after
+        the maximum of failures.
     """
     found: dict[str, float] = {}
     failed = 0
@@ -152,7 +152,7 @@ def one_by_one(divergence: Callable[[Config], float], space: Space, failures: in
 
 
 def terms_to_dict(terms: LatencyTerms) -> dict[str, Any]:
-    """Latency terms in a JSON-ready form; the inverse of `terms_from_dict`."""
+    """Convert latency terms to JSON-compatible data; the inverse of `terms_from_dict`."""
     return {
         "base": terms.base,
         "error": terms.error,
@@ -169,7 +169,7 @@ def terms_from_dict(data: Mapping[str, Any]) -> LatencyTerms:
     """Read what `terms_to_dict` wrote.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: the data is not of that form.
+        AttributeError, KeyError, TypeError, ValueError: the data has another structure.
     """
     ops = {
         name: {OpScheme.from_dict(scheme): float(cost) for scheme, cost in costs} for name, costs in data["ops"].items()

@@ -1,4 +1,4 @@
-"""Where trials run."""
+"""Execution of trials."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 @dataclass
 class SerialSettings:
-    """Settings of `SerialExecutor`: none."""
+    """Settings of `SerialExecutor`, which has none beside its name."""
 
     name: str = "serial"
 
 
 class SerialExecutor(Executor):
-    """Runs each trial at once, in this process: the only way to time without disturbing oneself."""
+    """Runs one trial at a time, in this process, so that trials do not disturb each other's timings."""
 
     workers = 1
 
@@ -27,10 +27,10 @@ class SerialExecutor(Executor):
         self.settings = settings
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run now; an interrupt passes through, any other exception is the future's."""
+        """Run the function now; an interrupt is raised, and any other exception is stored in the future."""
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - a future carries whatever its function raised
+        except Exception as error:  # noqa: BLE001 - a future stores any exception of its function
             future.set_exception(error)
         return future

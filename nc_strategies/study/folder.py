@@ -1,4 +1,4 @@
-"""The run's folder: whose it is, whether it can be written, what it says of an earlier run."""
+"""The run's folder: the run it belongs to, whether it can be written, and the files of an earlier run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """Checks a folder without leaving a trace, and writes into it without ever leaving half a file.
+    """Checks a folder without changing it, and writes files into it atomically.
 
     Args:
-        path: The folder; need not exist.
+        path: The folder; it need not exist.
 
     Raises:
-        InputError: it is a file, cannot be written, or holds files of something else.
+        InputError: the path is a file, cannot be written, or contains files that are not of a run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,10 +51,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other runs out of the folder; a folder made for this and still empty at the end is removed.
+        """Lock the folder against other runs; a folder that was created here and is empty at the end is removed.
 
         Raises:
-            InputError: another run is at work in it.
+            InputError: another run uses the folder.
         """
         if self._lock.is_locked:
             yield
@@ -69,7 +69,7 @@ class RunFolder:
         except OSError as error:
             raise InputError("run_dir", f"{self.path} cannot be locked ({error.strerror})") from None
         try:
-            # Between the first look and the lock, another run may have been here.
+            # Another run may have used the folder between the first check and the lock.
             self._read()
             yield
         finally:
@@ -77,12 +77,12 @@ class RunFolder:
 
     def _unlock(self, made: list[Path]) -> None:
         try:
-            # While it is held: who opened this file meanwhile will find that it has no name any more.
+            # Unlink while the lock is held: a process that has opened the file meanwhile then sees that it is deleted.
             (self.path / LOCK).unlink(missing_ok=True)
             for folder in reversed(made):
                 folder.rmdir()
         except OSError as error:
-            log.debug("%s: %s", self.path, error)  # not empty: a run left its files, as it should
+            log.debug("%s: %s", self.path, error)  # not empty: the run has left its files, as expected
         finally:
             self._lock.release()
 
@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def resumes(self) -> bool:
-        """Whether an earlier run left its files here."""
+        """Whether the folder contains the files of an earlier run."""
         return bool(self.config)
 
     def _earlier(self) -> dict[str, Any]:
@@ -127,19 +127,19 @@ class RunFolder:
                 folder.rmdir()
 
     def changed_versions(self, versions: Mapping[str, str]) -> dict[str, str]:
-        """Versions an earlier run here had of what has another one now.
+        """Earlier versions of the software that has another version now.
 
-        Not a reason to refuse: a version changes more often than what it measures, and the last word is a measurement
-        side by side with fp32 in any case. It is told, and noted in the result.
+        Other versions are no reason to reject the run: most new versions do not change the measurements, and the final
+        measurement is side by side with fp32 in any case. The run logs the difference and notes it in the result.
         """
         before = self.config.get(VERSIONS) or {}
         return {name: str(old) for name, old in before.items() if name in versions and str(old) != versions[name]}
 
     def check(self, identity: Mapping[str, Any]) -> None:
-        """See that an earlier run here was of the same problem.
+        """Check that an earlier run in this folder had the same identity.
 
         Raises:
-            InputError: it was not; the message names what differs.
+            InputError: its identity differs; the message names the differences.
         """
         before = self.config.get(IDENTITY, {})
         differing = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
@@ -153,7 +153,7 @@ class RunFolder:
             )
 
     def result(self) -> dict[str, Any] | None:
-        """The result of an earlier run here, or None."""
+        """The result of an earlier run in this folder; None if there is none or it cannot be read."""
         try:
             found = read_json(self.path / RESULT)
         except (OSError, ValueError):
@@ -163,33 +163,33 @@ class RunFolder:
     def start(
         self, config: Mapping[str, Any], identity: Mapping[str, Any], versions: Mapping[str, str] | None = None
     ) -> None:
-        """Make the folder and write what the run was told."""
+        """Create the folder, and write the run's configuration, identity and versions."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump({**config, IDENTITY: dict(identity), VERSIONS: dict(versions or {})}, sort_keys=False)
         write_atomically(self.path / CONFIG, text)
 
 
 def read_yaml(path: Path) -> Any:
-    """What a run's YAML file holds.
+    """Read a run's YAML file.
 
     Raises:
-        OSError, ValueError, yaml.YAMLError: it cannot be read.
+        OSError, ValueError, yaml.YAMLError: the file cannot be read.
     """
-    # The parser in C, where PyYAML has it, takes a tenth of the time.
+    # PyYAML's optional parser in C takes a tenth of the time.
     return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_json(path: Path) -> Any:
-    """What a run's JSON file holds.
+    """Read a run's JSON file.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        OSError, ValueError: the file cannot be read.
     """
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether a file is one that `write_atomically` did not live to move to its place."""
+    """Whether a file is a lock, or a partial file of a `write_atomically` that was killed."""
     return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(PARTIAL))
 
 

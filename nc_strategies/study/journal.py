@@ -1,4 +1,4 @@
-"""The append-only record of trials, and what a later run reads back from it."""
+"""The append-only journal of trials, which a resumed run reads."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nc_strategies.space import Config
 log = logging.getLogger(__name__)
 FILE = "trials.jsonl"
 SCHEMA = 2
-"""Version of a line's form. 1: without ``schema``."""
+"""Version of the schema of a line. Lines of version 1 have no ``schema``."""
 
 
 class Journal:
-    """``trials.jsonl``: one line a trial, on disk before the strategy sees it.
+    """``trials.jsonl``: one line per trial, written to disk before the strategy sees the trial.
 
     Args:
-        folder: The run's folder; it exists.
-        metric: Name of the metric which stands as ``accuracy`` in a line.
+        folder: The run's existing folder.
+        metric: Name of the metric that a line contains as ``accuracy``.
     """
 
     def __init__(self, folder: Path, metric: str) -> None:
@@ -34,7 +34,7 @@ class Journal:
         self._metric = metric
 
     def read(self) -> list[Trial]:
-        """Trials of an earlier run; a torn last line is dropped from the file, with a warning.
+        """Read the trials of an earlier run; an incomplete last line is removed from the file with a warning.
 
         Raises:
             InputError: a line other than the last cannot be read.
@@ -64,7 +64,7 @@ class Journal:
         """Write a trial and wait until it is on disk.
 
         Raises:
-            EngineError: the disk is full, or takes no writing any more; the journal is as it was before.
+            EngineError: the disk is full or no longer writable; the journal is unchanged.
         """
         data = json.dumps(self._line(trial), sort_keys=False, allow_nan=False).encode() + b"\n"
         try:
@@ -104,19 +104,19 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _first(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Schema 1 to 2: the same fields; ``note`` was not written at first."""
+    """Migrate schema 1 to 2: the same fields, but ``note`` may be missing in schema 1."""
     return {"note": "", **line, "schema": 2}
 
 
 MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _first}
-"""From a schema to the next."""
+"""Migration from each schema to the next one."""
 
 
 def migrate(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of any known schema in today's form.
+    """Migrate a line of any known schema to the current one.
 
     Raises:
-        ValueError: it is of a schema this version does not know.
+        ValueError: this version does not know the line's schema.
     """
     while (schema := line.get("schema", 1)) != SCHEMA:
         if schema not in MIGRATIONS:
@@ -126,10 +126,10 @@ def migrate(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_trial(text: bytes) -> Trial:
-    """The trial of a line of a journal, of any schema.
+    """Read a trial from a line of a journal of any known schema.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, RecursionError: it is no such line.
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: the line is not valid.
     """
     line = migrate(json.loads(text))
     evaluation = Evaluation.from_dict(line["evaluation"]) if line["evaluation"] else None

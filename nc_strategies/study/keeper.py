@@ -1,4 +1,4 @@
-"""The best model of a run with a time limit, saved before the end: a worker that dies late takes no model with it."""
+"""Early saving of the best model of a run with a time limit: a worker that crashes late does not lose the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from nc_strategies.runtime.files import PARTIAL
 from nc_strategies.study.timebox import TimeBox
 
 log = logging.getLogger(__name__)
-FOLDER, NEXT = f".model{PARTIAL}", f".next_model{PARTIAL}"
+SAVED_FOLDER, NEXT_FOLDER = f".model{PARTIAL}", f".next_model{PARTIAL}"
+"""Hidden folders of the saved model, and of the model that is being saved to replace it."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,27 @@ class _Kept:
 
 
 class Keeper:
-    """Saves the best trial's model into a hidden folder, where that is cheap beside the trials.
+    """Saves the best trial's model into a hidden folder if that takes little time compared with the trials.
 
     Args:
-        target: Builds and saves.
+        target: Builds and saves models.
         run_dir: The run's folder.
-        box: Told what saving takes.
+        box: Time budget that records the seconds of saving.
     """
 
     def __init__(self, target: MeasurementTarget, run_dir: Path, box: TimeBox) -> None:
-        self._target, self._folder, self._box = target, run_dir / FOLDER, box
+        self._target, self._folder, self._box = target, run_dir / SAVED_FOLDER, box
         self._kept: _Kept | None = None
         self._spent, self._begin = 0.0, time.monotonic()
 
     @property
     def spent(self) -> float:
-        """Seconds that saving early took so far."""
+        """Seconds spent on saving early so far."""
         return self._spent
 
     @property
     def finish(self) -> Finish | None:
-        """The trial that was saved, as it was measured; None for none."""
+        """The saved trial, as it was measured; None if no trial is saved."""
         return self._kept.finish if self._kept else None
 
     def holds(self, trial: Trial) -> bool:
@@ -53,9 +54,10 @@ class Keeper:
         return self._kept is not None and self._kept.finish.final.trial.config == trial.config
 
     def due(self, best: Trial | None) -> bool:
-        """Whether the best trial is to be saved before the next one.
+        """Whether to save the best trial before the next one starts.
 
-        The first is in any case, and the first that did not stop early; others are where it is cheap.
+        The first trial and the first that did not stop early are always saved. Others are saved if that takes little
+        time.
         """
         if best is None or self.holds(best):
             return False
@@ -67,12 +69,12 @@ class Keeper:
         """Save the best trial's model.
 
         Raises:
-            EngineError: it cannot be saved as it was measured.
-            OutOfTimeError: the run's time ended before.
+            EngineError: the model cannot be saved as it was measured.
+            OutOfTimeError: the run's deadline passed before the model was saved.
         """
         begin = time.monotonic()
         finish = self._target.settle(best)
-        beside = self._folder.with_name(NEXT)
+        beside = self._folder.with_name(NEXT_FOLDER)
         shutil.rmtree(beside, ignore_errors=True)
         start = time.monotonic()
         path = self._target.save(finish.final, beside)
@@ -84,7 +86,7 @@ class Keeper:
         log.info("trial %d is saved, in case that the engine's process is lost", best.number)
 
     def move(self, trial: Trial, folder: Path) -> Path | None:
-        """Move a trial's model to where the run leaves it; None where it was not saved."""
+        """Move a trial's model to its final folder; None if it was not saved."""
         if self._kept is None or not self.holds(trial):
             return None
         shutil.rmtree(folder, ignore_errors=True)
@@ -94,12 +96,12 @@ class Keeper:
         return path
 
     def close(self) -> None:
-        """Remove what was saved and is not used."""
+        """Remove saved models that the run does not use."""
         remove_leftovers(self._folder.parent)
         self._kept = None
 
 
 def remove_leftovers(run_dir: Path) -> None:
-    """Remove what a `Keeper` has saved into a run's folder, also that of a run which was killed."""
-    for name in (FOLDER, NEXT):
+    """Remove the models that a `Keeper` has saved into a run's folder, also those of a killed run."""
+    for name in (SAVED_FOLDER, NEXT_FOLDER):
         shutil.rmtree(run_dir / name, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The loop: the strategy proposes, the executor measures, the journal keeps, the strategy observes."""
+"""The trial loop: the strategy proposes, the executor measures, the journal records, the strategy observes."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from nc_strategies.study.study import Study, StudyListener
 
 log = logging.getLogger(__name__)
 MAX_REPEATS = 1000
-"""A strategy that proposes what is known so many times in a row has run dry."""
+"""Consecutive proposals of known configurations after which a strategy counts as exhausted."""
 
 Measure = Callable[[Config], Evaluation]
 
 
 class TrialLoop:
-    """Runs a strategy until its budget is used, its goal is met, or it has finished.
+    """Runs a strategy until the budget is used, the goal is met, or the strategy has finished.
 
     Args:
-        study: Trials are added to it.
-        strategy: Proposes.
-        measure: Measures one configuration; whatever it raises makes a failed trial.
-        journal: Keeps each trial before the strategy sees it.
+        study: Study that receives the trials.
+        strategy: Proposes configurations.
+        measure: Measures one configuration; any exception makes a failed trial.
+        journal: Records each trial before the strategy sees it.
         executor: Runs `measure`.
-        workers: Trials at the same time.
-        budget: When to stop.
-        listener: Told what happens.
+        workers: Maximum number of concurrent trials.
+        budget: Configuration section ``tuning``, for its stopping criteria.
+        listener: Notified of the run's events.
         finished: Trials of an earlier run, which are not measured again.
-        name: The strategy's, for errors.
-        pace: When trials may start.
-        confirm: Measures the study's candidates as the end of a run does; whether the chosen one meets the goal. Called
-            with no trial under way, where the run is to stop once the goal is met.
+        name: The strategy's name, for error messages.
+        pace: Rules for when trials may start.
+        confirm: Measures the study's candidates as at the end of a run, and returns whether the chosen model meets the
+            goal. Called while no trial is running, if the run stops once the goal is met.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class TrialLoop:
         self._late = False
 
     def run(self) -> str:
-        """Run to the end.
+        """Run all trials.
 
         Returns:
-            Why it stopped: ``budget``, ``timeout``, ``met``, ``failures``, ``finished``, ``stopped`` (by the
-            strategy, before its end) or ``interrupted``.
+            Stop reason: ``budget``, ``timeout``, ``met``, ``failures``, ``finished``, ``stopped`` (by the strategy,
+            before its end) or ``interrupted``.
         """
         try:
             reason = self._loop()
@@ -94,7 +94,7 @@ class TrialLoop:
             reason = "interrupted"
         except OutOfTimeError:
             reason = "timeout"
-        # A larger budget may lead a strategy another way: what was measured before still counts for the best.
+        # With a larger budget, a strategy may propose other configurations: the earlier trials still count as results.
         self.study.trials += [t for f, t in self._finished.items() if f not in self._seen]
         return reason
 
@@ -125,7 +125,7 @@ class TrialLoop:
         return ""
 
     def _propose(self) -> bool:
-        """Take one proposal; False when the strategy has none now."""
+        """Handle one proposal; False if no further proposal can be handled now."""
         if len(self._pending) >= self.workers:
             return False
         config = self.strategy.propose()
@@ -152,7 +152,7 @@ class TrialLoop:
             return False
         self._number += 1
         self.listener.trial_started(self._number, self.strategy.stage)
-        # Read before submitting: a serial executor measures at once, and the note belongs to this proposal.
+        # Read before submitting: a serial executor measures immediately, and the note belongs to this proposal.
         place = (self._number, config, self.strategy.note, self.strategy.predicted)
         self._pending[self.executor.submit(self.measure, config)] = place
         return True
@@ -169,7 +169,7 @@ class TrialLoop:
             trial = Trial(number, config, state, found, note=note, predicted=predicted)
         else:
             expected = isinstance(error, EngineError)
-            # It goes into the journal: what a user's function raises may name what it signed in with.
+            # The text goes into the journal, and an exception of a user's function may contain credentials.
             text = redact(first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}")
             log.warning("trial %d failed: %s", number, text, exc_info=None if expected else error)
             trial = Trial(number, config, TrialState.FAILED, error=text, note=note, predicted=predicted)

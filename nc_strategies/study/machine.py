@@ -1,4 +1,4 @@
-"""The machine that a run measures on, and what int8 can gain there at most."""
+"""The machine that a run measures on, and the maximum speed-up of int8 on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOW_CEILING = 1.1
-"""Ratio below which a run warns: conversions between int8 and float cost most models the rest of such a gain."""
+"""Int8 ceiling below which a run warns: in most models, conversions between int8 and float outweigh such a gain."""
 TIMED = ("latency", "throughput")
 """Objectives that a low ceiling limits."""
 HELPS = (
@@ -30,11 +30,11 @@ class Machine:
     """Processor, cores, and the int8 ceiling of a backend on them.
 
     Args:
-        processor: Its name.
-        instruction_sets: Those that kernels use, as Linux names them; empty where nothing tells.
+        processor: Name of the processor.
+        instruction_sets: Instruction sets that kernels use, by their names in Linux; empty if unknown.
         cores: Logical cores that the run may use.
         threads: Threads that a model runs with.
-        ceiling: How much faster than fp32 int8 operators are; None where that is unknown.
+        ceiling: Speed-ups of int8 operators over fp32; None if unknown.
     """
 
     processor: str
@@ -45,21 +45,21 @@ class Machine:
 
     @staticmethod
     def here(threads: int, ceiling: Ceiling | None = None) -> Machine:
-        """This machine."""
+        """Describe this machine."""
         return Machine(machine.processor_name(), machine.instruction_sets(), machine.cores(), threads, ceiling)
 
     @property
     def best(self) -> float | None:
-        """The ceiling: the highest ratio of fp32's latency over int8's; None where it is unknown."""
+        """The ceiling: the highest ratio of fp32's latency over int8's; None if unknown."""
         return self.ceiling.best if self.ceiling is not None else None
 
     @property
     def low(self) -> bool:
-        """The ceiling is known, and hardly above fp32."""
+        """Whether the ceiling is known and below `LOW_CEILING`."""
         return self.best is not None and self.best < LOW_CEILING
 
     def to_dict(self) -> dict[str, Any]:
-        """What stands in ``result.json``; the inverse of `from_dict`."""
+        """Convert to the data in ``result.json``; the inverse of `from_dict`."""
         known = self.ceiling if self.best is not None else None
         return {
             "processor": self.processor,
@@ -68,7 +68,7 @@ class Machine:
             "threads": self.threads,
             "saturates": self.ceiling.saturates if self.ceiling is not None else None,
             "ceiling": {
-                kind: {name: round(ratio, 3) for name, ratio in forms.items()} for kind, forms in known.ratios.items()
+                kind: {name: round(ratio, 3) for name, ratio in ratios.items()} for kind, ratios in known.ratios.items()
             }
             if known is not None
             else None,
@@ -80,7 +80,7 @@ class Machine:
         """Read what `to_dict` wrote.
 
         Raises:
-            ValueError, KeyError: the data is not of that form.
+            ValueError, KeyError: the data has another structure.
         """
         threads = int(data["threads"])
         ceiling = Ceiling.from_dict(
@@ -96,7 +96,7 @@ class Machine:
         )
 
     def sentences(self, backend: str) -> list[str]:
-        """What the ceiling means for a run, for its user.
+        """Sentences that explain the ceiling to the user of a run.
 
         Args:
             backend: The backend's name.
@@ -118,7 +118,7 @@ class Machine:
 
 
 def find_machine(target: MeasurementTarget, threads: int) -> Machine:
-    """This machine, with the ceiling of a target's engine; one that cannot be measured is logged and unknown."""
+    """This machine, with the ceiling of a target's engine; a failure to measure it is logged and leaves it unknown."""
     try:
         ceiling = target.ceiling()
     except NcsError as error:

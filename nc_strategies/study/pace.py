@@ -1,4 +1,4 @@
-"""When trials may start: always, or as long as they fit into the run's time."""
+"""Rules for when trials may start: always, or as long as they fit into the run's time budget."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class Pace:
         return True
 
     def prepare(self) -> bool:
-        """Get ready for a trial that was proposed; False where its time has gone meanwhile."""
+        """Prepare for a proposed trial; False if there is no longer time for it."""
         return True
 
     def finished(self, trial: Trial) -> None:
-        """A trial has ended, or was taken from an earlier run."""
+        """Notify of a trial that has ended or was taken from an earlier run."""
 
 
 class BoxedPace(Pace):
-    """Trials start where they are expected to end, and the run after them, within the run's time.
+    """A trial may start if the trial and the end of the run are expected to fit into the time budget.
 
     Args:
-        box: Knows what fits.
-        target: Told when a trial has to end by itself.
+        box: The run's time budget.
+        target: Receives the deadline of each trial.
         study: Its best trial is saved before another one starts.
-        keeper: Saves it; None where the engine cannot be lost without the run.
-        thinking: Seconds that the strategy takes for a proposal.
+        keeper: Saves the best trial; None if the engine runs in the run's own process.
+        thinking: Returns the seconds that the strategy takes per proposal.
     """
 
     def __init__(

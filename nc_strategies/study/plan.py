@@ -1,4 +1,4 @@
-"""What a run would do, and about how long it would take, without running it."""
+"""Plan of a run: its steps and their expected time, without running it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from nc_strategies.study.tune import Setup, make_box, make_goal, make_space
 
 @dataclass(frozen=True)
 class Plan:
-    """A run to be.
+    """Plan of a run.
 
     Args:
         model: The model's name.
         strategy: The strategy's name.
         backend: The backend's name.
         samples: Evaluation samples.
-        types: Operator type to (operators, schemes that the first of them can take).
-        configurations: Size of the space.
+        types: Operator type to (number of operators, number of schemes of the first of them).
+        configurations: Number of configurations in the search space.
         preparation: Seconds until the first trial.
-        trial: Seconds of a trial by stage.
-        trials: Trials at most; None when only time limits them.
-        timeout: Seconds of the run; 0 for no limit.
-        end: Seconds to measure the best again and save it.
-        expected_trials: Trials that fit, at most.
-        seconds: Seconds of the run, at most.
-        shortage: Why the run would be refused for want of time; empty where it would not.
-        resolution: What the samples can tell; None where nothing can be said of it.
-        machine: What the run would measure on.
+        trial: Expected seconds of a trial by stage.
+        trials: Maximum number of trials; None if only time limits them.
+        timeout: Time limit of the run in seconds; 0 for no limit.
+        end: Expected seconds to measure the best trials again and save the chosen model.
+        expected_trials: Maximum number of trials that fit into the time limit.
+        seconds: Maximum seconds of the run.
+        shortage: Reason why the run would be rejected for lack of time; empty if it would not be.
+        resolution: Resolution of the loss with the evaluation samples; None if it cannot be determined.
+        machine: The machine that the run would measure on.
     """
 
     model: str
@@ -56,16 +56,16 @@ class Plan:
 
     @property
     def trial_seconds(self) -> float:
-        """Seconds of a trial."""
+        """Expected seconds of a trial."""
         return sum(self.trial.values())
 
 
 def plan(setup: Setup, listener: StudyListener) -> Plan:
-    """Load, calibrate, measure fp32 and rehearse a trial of the default configuration; nothing is left behind.
+    """Load, calibrate, measure fp32 and rehearse a trial of the default configuration; no files are left behind.
 
     Args:
-        setup: What the run would work with.
-        listener: Told what happens.
+        setup: Components of the run.
+        listener: Notified of the stages.
 
     Raises:
         InputError: model, data, overrides and settings do not fit each other.
@@ -82,7 +82,7 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
     preparation, short = box.spent, box.shortage()
     listener.stage("rehearsing a trial")
     box.rehearsed(target.rehearse(space.default()))
-    box.rewind(preparation)  # a run rehearses nothing
+    box.rewind(preparation)  # do not count the rehearsal, which a run does not have
     constraint = make_goal(config, measured).constraints[0]
     samples = measured.evaluation.samples
     limit = constraint.loss(constraint.threshold)

@@ -1,4 +1,4 @@
-"""What a run knows while it goes on, and leaves when it has ended."""
+"""State of a run, and its results after it has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nc_strategies.study.timebox import TimeBox
 
 
 class Status(StrEnum):
-    """How a run ended: goal met, goal missed with the closest model saved, or no model at all."""
+    """Outcome of a run: goal met, goal missed (the closest model is saved), or no model."""
 
     MET = "met"
     MISSED = "missed"
@@ -27,29 +27,29 @@ class Status(StrEnum):
 
 @dataclass
 class Study:
-    """A run.
+    """State and results of a run.
 
     Args:
-        run_dir: Where it leaves its files.
-        space: What may be chosen.
-        goal: What is wanted.
-        baseline: fp32, measured.
+        run_dir: Folder of the run's files.
+        space: Search space.
+        goal: Constraints and objectives of the run.
+        baseline: fp32's measurement.
         baseline_ci95: 95 % interval of fp32's latency in milliseconds.
-        metadata: Identity of the run.
+        metadata: Identity of the run; see `tune.identity`.
         model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
         seconds: Seconds by stage: `load`, `calibrate`, `build`, `accuracy` and `latency` (of fp32, the trials and the
-            finalists), `ceiling`, `strategy` with the estimates that it asked for, `save`; and `total`.
-        estimate_seconds: Seconds of each sort of estimate.
-        resolution: What the evaluation samples can tell; None where nothing can be said of it.
-        sensitivity: Noise-to-signal ratio by operator in int8; None when no strategy asked for it.
-        latency_terms: The terms of the latency model; None when no strategy asked for it.
-        stop_note: Why the strategy ended, in its own words; empty where it did not, or says nothing of it.
-        remarks: What calibration did to the model that its user should know, a sentence each.
-        machine: What it measures on; None before that is known.
-        box: The run's time and what fits into it; None before that is known.
-        confirmed: Final measurements of executed graphs, by the graph's fingerprint: they count instead of the trial's.
-        notices: What the strategy told the user during this run, a sentence each.
+            finalists), `ceiling`, `strategy` (including the estimates that it requested), `save`, and `total`.
+        estimate_seconds: Seconds by type of estimate.
+        resolution: Resolution of the loss with the evaluation samples; None if it cannot be determined.
+        sensitivity: Noise-to-signal ratio by operator in int8; None if no strategy requested it.
+        latency_terms: Terms of the latency model; None if no strategy requested them.
+        stop_note: The strategy's reason for its end; empty if it did not end the run or gave none.
+        remarks: Changes that calibration made to the model and that the user should know, one sentence per change.
+        machine: The machine that the run measures on; None before it is known.
+        box: Time budget of the run; None before it is known.
+        confirmed: Final measurements by fingerprint of the executed graph; they replace those of the trials.
+        notices: What the strategy told the user during this run, one sentence each.
     """
 
     run_dir: Path
@@ -80,20 +80,20 @@ class Study:
     box: TimeBox | None = None
 
     def latest(self, trial: Trial) -> Evaluation | None:
-        """The last measurement of what a trial executes: the final one where there is one."""
+        """The latest measurement of a trial's executed graph: the final one if there is one."""
         done = trial.evaluation
         return None if done is None else self.confirmed.get(done.graph, done)
 
     @property
     def best(self) -> Trial | None:
-        """The trial to be preferred so far, by the last measurement of each."""
+        """The best trial so far, by the latest measurement of each."""
         latest = [replace(t, evaluation=self.latest(t)) for t in self.trials]
         found = self.goal.best(latest)
         return None if found is None else self.trials[next(i for i, t in enumerate(latest) if t is found)]
 
     @property
     def candidates(self) -> list[Trial]:
-        """Trials that meet the goal, and of whose executed graph there is no final measurement yet."""
+        """Trials that meet the goal and whose executed graph has no final measurement yet."""
         return [
             t
             for t in self.trials
@@ -105,45 +105,45 @@ class Study:
 
     @property
     def shortfall(self) -> Shortfall | None:
-        """Why the final model does not meet the goal; None when it does, or there is none."""
+        """Reason why the final model does not meet the goal; None if it does, or if there is no final model."""
         return self.goal.shortfall(self.final.evaluation) if self.final else None
 
     @property
     def limit(self) -> float:
-        """The loss that is tolerated, in the metric's unit."""
+        """Tolerable loss, in the metric's unit."""
         constraint = self.goal.constraints[0]
         return constraint.loss(constraint.threshold)
 
     @property
     def certain(self) -> bool | None:
-        """Whether the final loss is on its side of the limit with 95 % confidence; None without a final model."""
+        """Whether the limit is outside the 95 % interval of the final loss; None without a final model or interval."""
         if self.final is None or self.final.accuracy_loss_ci95 is None:
             return None
         low, high = self.final.accuracy_loss_ci95
         return not low <= self.limit < high
 
     def count(self, state: TrialState) -> int:
-        """Trials that ended in a state."""
+        """Number of trials that ended in a state."""
         return sum(t.state is state for t in self.trials)
 
 
 class StudyListener:
-    """Told what a run does; every method does nothing unless overridden."""
+    """Receives the events of a run; by default, every method does nothing."""
 
     def stage(self, text: str) -> None:
         """A stage begins: loading, calibrating, fp32 baseline, tuning, final measurement."""
 
     def started(self, study: Study, max_trials: int, timeout: float) -> None:
-        """The baseline is measured, trials begin."""
+        """fp32 has been measured, and the trials begin."""
 
     def notice(self, text: str) -> None:
-        """The user should know this now, in one sentence."""
+        """One sentence that the user should read now."""
 
     def trial_started(self, number: int, stage: str) -> None:
         """A trial begins."""
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
-        """A trial has ended and is in the journal."""
+        """A trial has ended and is recorded in the journal."""
 
     def finished(self, study: Study) -> None:
         """The run has ended."""

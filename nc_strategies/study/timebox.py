@@ -1,6 +1,7 @@
-"""What fits into ``tuning.timeout``: one estimate of what trials, estimates and the end of a run cost.
+"""Time budget of a run (``tuning.timeout``): the expected seconds of trials, estimates and the end of the run.
 
-Pure arithmetic on measured seconds: the run, its plan and its progress line ask the same object. Nothing here measures.
+The budget is pure arithmetic on measured seconds; nothing here measures. The run, its plan and its progress line use
+the same object.
 """
 
 from __future__ import annotations
@@ -18,26 +19,27 @@ from nc_strategies.problem import Evaluation
 
 STAGES = ("build", "accuracy", "latency")
 FP32_MODELS = 2
-"""fp32 as given and the backend's all-float graph: both are timed at the end."""
+"""fp32 as given and the backend's all-float graph: both are timed in the final measurement."""
 
 
 @dataclass(frozen=True)
 class BoxRules:
-    """How time is divided. Shares are of ``tuning.timeout``, or of what the docstring names.
+    """Division of a run's time. Shares are of ``tuning.timeout`` unless stated otherwise.
 
     Args:
-        recent_trials: The dearest of so many trials stands for the next one, so that one slow trial long ago does not.
-        caution: What an estimated end is multiplied with before it is taken to fit: sessions are opened anew, which
-            takes longer the fuller the memory is.
-        end_share: The time that is held back for the end is no more than this, unless the shortest end needs more:
-            a better last comparison is not worth a third of the trials.
-        estimate_share: Of the time beside that for a trial and the end, what one estimate may take: it only pays in the
-            trials after it, and is lost when it takes longer.
-        save_share: Of the time since the first trial, what saving models early may take.
-        least_patience: Seconds after its deadline in which a call may end by itself, at least.
-        patience_share: The same, at most: a run may end this much late.
-        save_share_of_fp32: Seconds that saving a model takes, relative to building fp32 both ways, until it was
-            measured: it is written, opened as fp32 as given was, and built once more for comparison.
+        recent_trials: Number of recent trials; the next one is expected to take as long as the slowest of them. A slow
+            trial long ago is thus forgotten.
+        caution: Factor on the expected seconds of a final measurement: it reopens sessions, which takes longer the
+            fuller the memory is.
+        end_share: Maximum share reserved for the end of the run, unless the shortest end needs more. A more thorough
+            final measurement is not worth a third of the trials.
+        estimate_share: Maximum share of one estimate, of the time left after a trial and the end. An estimate is useful
+            only in later trials, and it is lost if its time runs out.
+        save_share: Maximum share of saving models early, of the time since the first trial.
+        least_patience: Minimum seconds after its deadline in which a call may still end by itself.
+        patience_share: Maximum of the same time as a share: a run may end this late.
+        save_share_of_fp32: Expected time of saving a model until one was saved, relative to building fp32 as given and
+            all-float. The model is written, opened like fp32 as given, and built again for comparison.
     """
 
     recent_trials: int = 5
@@ -52,12 +54,12 @@ class BoxRules:
 
 @dataclass(frozen=True)
 class Shortage:
-    """A box that is too small.
+    """A time budget that is too small.
 
     Args:
-        spent: Seconds until fp32 was measured.
+        spent: Seconds from the start of the run to the end of fp32's measurement.
         trial: Seconds of the shortest trial.
-        end: Seconds of the shortest end.
+        end: Seconds of the shortest end of the run.
     """
 
     spent: float
@@ -66,11 +68,11 @@ class Shortage:
 
     @property
     def needed(self) -> float:
-        """Seconds that are needed at least."""
+        """Minimum seconds that the run needs."""
         return self.spent + self.trial + self.end
 
     def text(self) -> str:
-        """The same in words."""
+        """The shortage in words."""
         trial = f"one trial about {_seconds(self.trial)}, " if self.trial else ""
         return (
             f"at least {_seconds(self.needed)} are needed here: until fp32 was measured it took "
@@ -79,17 +81,17 @@ class Shortage:
 
 
 class TimeBox:
-    """The time of a run, what was spent, and what else fits.
+    """Time budget of a run: the time spent, the time left, and what fits into it.
 
-    Until a trial was measured, fp32's own seconds stand for a trial's.
+    Until a trial was measured or rehearsed, it is expected to take as long as fp32's measurement.
 
     Args:
         timeout: Seconds of the whole run; 0 for no limit.
-        measure: How much is timed.
-        finalists: Models that are timed side by side at the end, at most.
-        sessions: Times that each of them is opened anew, at most.
-        clock: Seconds that never go back; `time.monotonic` when left out.
-        rules: How time is divided.
+        measure: Configuration section ``measure``, for the numbers of timed runs.
+        finalists: Maximum number of models that are timed side by side in the final measurement.
+        sessions: Maximum number of sessions in which each finalist is timed.
+        clock: Monotonic clock in seconds; `time.monotonic` by default.
+        rules: Division of the time.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class TimeBox:
         self.restart = 0.0
         """Seconds that a new worker takes to load, calibrate and measure fp32 again."""
         self.thinking = 0.0
-        """Seconds that the strategy takes for a proposal."""
+        """Seconds that the strategy takes per proposal."""
         self._fp32: Evaluation | None = None
         self._rehearsed: dict[str, float] = {}
         self._trials: deque[Evaluation] = deque(maxlen=self.rules.recent_trials)
@@ -115,12 +117,12 @@ class TimeBox:
 
     @property
     def limited(self) -> bool:
-        """Whether there is a limit at all."""
+        """Whether the run has a time limit."""
         return self.timeout > 0
 
     @property
     def end(self) -> float:
-        """The moment at which the run has to be over, by the clock; 0 for none."""
+        """Deadline of the run on the box's clock; 0 for none."""
         return self.begin + self.timeout if self.limited else 0.0
 
     @property
@@ -129,7 +131,7 @@ class TimeBox:
         return self._clock() - self.begin
 
     def rewind(self, spent: float) -> None:
-        """Take the run to have begun so many seconds ago."""
+        """Set the start of the run to `spent` seconds ago."""
         self.begin = self._clock() - spent
 
     @property
@@ -138,15 +140,15 @@ class TimeBox:
         return self.end - self._clock() if self.limited else math.inf
 
     def fp32_measured(self, evaluation: Evaluation) -> None:
-        """Everything before the first trial was done."""
+        """Record fp32's measurement, the last step before the first trial."""
         self._fp32, self.restart = evaluation, self.spent
 
     def rehearsed(self, seconds: Mapping[str, float]) -> None:
-        """Seconds by stage of a trial, from a rehearsal."""
+        """Record the seconds of a rehearsed trial by stage."""
         self._rehearsed = dict(seconds)
 
     def trial_measured(self, evaluation: Evaluation) -> None:
-        """A trial was measured; one that stopped early, or whose graph was known, says nothing of the next one."""
+        """Record a measured trial; one that stopped early or whose graph was known does not predict the next one."""
         if self._complete(evaluation):
             self._trials.append(evaluation)
 
@@ -154,18 +156,18 @@ class TimeBox:
         return evaluation.samples >= self.fp32.samples and set(STAGES) <= set(dict(evaluation.seconds))
 
     def saved(self, seconds: float) -> None:
-        """Saving a model took so long."""
+        """Record the seconds of saving a model."""
         self._saving = max(self._saving, seconds)
 
     @property
     def fp32(self) -> Evaluation:
-        """fp32's measurement, once `fp32_measured` was called."""
+        """fp32's measurement; available after `fp32_measured`."""
         assert self._fp32 is not None, "fp32 is measured first"
         return self._fp32
 
     @property
     def trial(self) -> dict[str, float]:
-        """Seconds by stage of the next trial."""
+        """Expected seconds of the next trial by stage."""
         if self._trials:
             return {stage: max(dict(e.seconds)[stage] for e in self._trials) for stage in STAGES}
         if self._rehearsed:
@@ -179,7 +181,7 @@ class TimeBox:
 
     @property
     def trial_seconds(self) -> float:
-        """Seconds of the next trial."""
+        """Expected seconds of the next trial."""
         return sum(self.trial.values())
 
     @property
@@ -194,12 +196,12 @@ class TimeBox:
 
     @property
     def save_seconds(self) -> float:
-        """Seconds to save a model and look at it."""
+        """Seconds to save a model and check it."""
         return self._saving or self.rules.save_share_of_fp32 * self._fp32_build
 
     @property
     def least_trial(self) -> float:
-        """Seconds of the shortest trial: everything is evaluated, and as little as possible timed."""
+        """Seconds of the shortest trial: all samples and the minimum number of timed runs."""
         timing = _timing(2 * self.run_seconds, TIMING_RULES.least_runs)
         return self.trial["build"] + self.trial["accuracy"] + min(timing, self.trial["latency"])
 
@@ -209,28 +211,28 @@ class TimeBox:
         return self.build_seconds + self.save_seconds
 
     def end_seconds(self, candidates: int) -> float:
-        """Seconds of the end that is planned: the best one that fits what may be held back for it.
+        """Seconds of the planned end: the most thorough final measurement that fits the reserved time, and saving.
 
         Args:
-            candidates: Trials which timing does not tell apart.
+            candidates: Number of trials that their timings cannot distinguish.
         """
         most = self.rules.end_share * self.timeout if self.limited else math.inf
         best = next((e for e in self._endings(candidates) if e.seconds + self.save_seconds <= most), None)
         return self.least_end if best is None else max(self.least_end, best.seconds + self.save_seconds)
 
     def ending(self, candidates: int, pruned: bool = False, prepared: bool = True) -> Ending | None:
-        """How the end is to be measured so that it is over in time; None where only saving is left.
+        """The most thorough final measurement that ends in time; None if there is only time to save.
 
         Args:
-            candidates: Trials which timing does not tell apart.
-            pruned: They stopped early, and have to be evaluated on all samples before anything can be said of them.
+            candidates: Number of trials that their timings cannot distinguish.
+            pruned: The candidates stopped early and must first be evaluated on all samples.
             prepared: See `trial_fits`.
         """
         left = (self.deadline - self._clock() if self.limited else math.inf) - (0.0 if prepared else self.restart)
         return next((e for e in self._endings(candidates, pruned) if e.seconds <= left), None)
 
     def _endings(self, candidates: int, pruned: bool = False) -> Iterator[Ending]:
-        """Endings from the most to the least that is measured."""
+        """Final measurements from the most to the least thorough."""
         final = self._measure.final_runs
         short = min(final, self._sessions * TIMING_RULES.least_runs)
         count = min(candidates, self._finalists)
@@ -282,12 +284,12 @@ class TimeBox:
     def sample_seconds(self) -> float:
         """Seconds to run one evaluation sample through a model."""
         samples = self.fp32.samples
-        # A function of the user's that evaluates models counts no samples.
+        # A user's function that evaluates models counts no samples.
         return self.trial["accuracy"] / samples if samples else self.run_seconds / self._measure.batch_size
 
     @property
     def patience(self) -> float:
-        """Seconds after a deadline in which a call may end by itself: it looks at the time once a batch."""
+        """Seconds after a deadline in which a call may end by itself: it checks the deadline once per batch."""
         samples = self.fp32.samples
         share = min(self._measure.evaluation_batch_size, samples) / samples if samples else 1.0
         batch = self.trial["accuracy"] * share
@@ -296,16 +298,16 @@ class TimeBox:
 
     @property
     def deadline(self) -> float:
-        """The moment at which a trial has to end by itself, so that a model can still be saved; 0 for none."""
+        """Deadline of a trial, after which a model can still be saved; 0 for none."""
         return self.end - self.least_end - self.patience if self.limited else 0.0
 
     def trial_fits(self, any_measured: bool, prepared: bool = True, save: bool = False) -> bool:
-        """Whether a trial is expected to end while there is time for the end of the run.
+        """Whether the next trial is expected to leave enough time for the end of the run.
 
         Args:
-            any_measured: A trial was measured; for the first one, the shortest trial and end are enough.
-            prepared: The engine has loaded, calibrated and measured fp32; else a new worker has to do that first.
-            save: The best model so far is saved first.
+            any_measured: A trial was measured. For the first trial, time for the shortest trial and end is enough.
+            prepared: The engine has loaded, calibrated and measured fp32. Otherwise a new worker must do so first.
+            save: The best model so far is saved before the trial.
         """
         if not self.limited:
             return True
@@ -316,16 +318,16 @@ class TimeBox:
         return needed + (0.0 if prepared else self.restart) + (self.least_end if save else 0.0) <= self.left
 
     def may_save(self, spent: float, since: float) -> bool:
-        """Whether saving a new best model early is cheap beside the trials.
+        """Whether saving a new best model early takes little time compared with the trials.
 
         Args:
-            spent: Seconds that were spent on this so far.
+            spent: Seconds spent on saving early so far.
             since: Seconds since the first trial began.
         """
         return spent + self.least_end <= self.rules.save_share * since
 
     def settling_fits(self, prepared: bool) -> bool:
-        """Whether the shortest end fits.
+        """Whether the shortest end of the run fits.
 
         Args:
             prepared: See `trial_fits`.
@@ -333,7 +335,7 @@ class TimeBox:
         return self.least_end + (0.0 if prepared else self.restart) <= self.left
 
     def after(self, seconds: float) -> float:
-        """The moment in so many seconds, by the clock; 0 for an infinite number of them."""
+        """Deadline in `seconds` from now on the box's clock; 0 (none) for an infinite number."""
         return self._clock() + seconds if math.isfinite(seconds) else 0.0
 
     def estimate_seconds_left(self) -> float:
@@ -344,19 +346,19 @@ class TimeBox:
         return max(0.0, self.rules.estimate_share * room)
 
     def shortage(self, any_measured: bool = False) -> Shortage | None:
-        """What is missing for fp32, one trial and the end; None where they fit.
+        """The shortage of time for fp32, one trial and the end; None if they fit.
 
         Args:
-            any_measured: There are trials of an earlier run already.
+            any_measured: An earlier run has measured trials.
         """
         found = Shortage(self.restart, 0.0 if any_measured else self.least_trial, self.least_end)
         return found if self.limited and found.needed > self.timeout else None
 
     def remaining(self, trials: int | None) -> float:
-        """Seconds until the end of the run, at most.
+        """Maximum seconds until the end of the run.
 
         Args:
-            trials: Trials that are left; None where only time limits them.
+            trials: Number of trials left; None if only time limits them.
         """
         needed = (
             math.inf
@@ -366,10 +368,10 @@ class TimeBox:
         return max(0.0, min(needed, self.left))
 
     def trials_that_fit(self, trials: int | None) -> int | None:
-        """Trials that fit into what is left; None for any number.
+        """Number of trials that fit into the time left; None for no limit.
 
         Args:
-            trials: Trials at most; None for no limit.
+            trials: Maximum number of trials; None for no limit.
         """
         if not self.limited:
             return trials
@@ -380,12 +382,12 @@ class TimeBox:
 
 
 def _timing(once: float, runs: int, limit: float = 0.0) -> float:
-    """Seconds to time models side by side.
+    """Expected seconds to time models side by side.
 
     Args:
-        once: Seconds of one run of each of them.
-        runs: Timed runs, each after an untimed one.
-        limit: Seconds after which the timing ends, once there were enough runs; 0 for none.
+        once: Seconds of one run of all models.
+        runs: Timed runs per model, each after an untimed one.
+        limit: Seconds after which the timing stops, once there are enough runs; 0 for no limit.
     """
     if limit and once:
         runs = min(runs, max(TIMING_RULES.least_runs, math.ceil(limit / (2 * once))))

@@ -1,4 +1,4 @@
-"""A whole run: load, calibrate, measure fp32, tune, measure the best again, save it."""
+"""A whole run: load, calibrate, measure fp32, tune, measure the best trials again, save the chosen model."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 T = TypeVar("T")
 CANDIDATES = 6
-"""Trials that may be the fastest as far as their timing tells, and are timed once more against each other."""
+"""Maximum number of trials that are timed side by side again because each may be the fastest within timing noise."""
 FINAL_TIE = 0.015
-"""Relative difference in latency that counts as none between finalists, which are timed at least 300 times."""
+"""Relative difference in latency that counts as none between finalists, which get at least 300 timed runs."""
 
 
 @dataclass
 class Setup:
-    """What a run works with.
+    """Components of a run.
 
     Args:
-        config: The whole configuration; its sections are read here, its groups are already made below.
-        target: Measures.
-        make_strategy: Makes the strategy for a problem.
+        config: The whole configuration. The run reads its sections; the fields below are built from its groups.
+        target: Measures the models.
+        make_strategy: Creates the strategy for a problem.
         executor: Runs trials; has an attribute ``workers``.
-        resolved: The configuration as plain data, for ``config.yaml``, free of secrets.
+        resolved: The configuration as plain data without secrets, for ``config.yaml``.
     """
 
     config: RunConfig
@@ -70,13 +70,13 @@ def tune(
     """Run a study and leave its model, journal and configuration in a folder.
 
     Args:
-        setup: What to work with.
-        folder: Where; that of an interrupted run resumes it.
-        listener: Told what happens.
+        setup: Components of the run.
+        folder: Folder of the run; the folder of an interrupted run resumes that run.
+        listener: Notified of the run's events.
         on_folder: Called once the folder exists.
 
     Raises:
-        InputError: model, data, overrides and settings do not fit each other; nothing is left behind.
+        InputError: model, data, overrides and settings do not fit each other; no files are left behind.
     """
     with folder.lock():
         return _Run(setup, folder, listener or StudyListener(), on_folder).run()
@@ -147,10 +147,10 @@ class _Run:
         return study
 
     def _in_time(self, done: str, call: Callable[[], T]) -> T:
-        """Do what comes before the first trial.
+        """Make a call that precedes the first trial.
 
         Raises:
-            InputError: the run's time ended in it.
+            InputError: the run's deadline passed during the call.
         """
         target, box = self.setup.target, self.box
         target.until(box.end)
@@ -165,10 +165,10 @@ class _Run:
         return found
 
     def _refuse_small_box(self, finished: Sequence[Trial]) -> None:
-        """See that there is time for a trial.
+        """Check that there is time for a trial.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no time for one.
         """
         shortage = self.box.shortage(any(trial.evaluation is not None for trial in finished))
         if shortage is not None:
@@ -222,15 +222,15 @@ class _Run:
         return study.sensitivity
 
     def _while_time(self, what: str, least: float, estimate: Callable[[], T]) -> T:
-        """Estimate something, where that leaves time for trials and the end.
+        """Compute an estimate if that leaves time for trials and the end of the run.
 
         Args:
-            what: Is estimated.
-            least: Seconds it takes at least.
-            estimate: Asks the engine.
+            what: Name of the estimate.
+            least: Minimum seconds that the estimate takes.
+            estimate: Computes the estimate with the engine.
 
         Raises:
-            OutOfTimeError: it does not; the user was told.
+            OutOfTimeError: there is not enough time; the user has been notified.
         """
         target, box = self.setup.target, self.box
         room = box.estimate_seconds_left()
@@ -266,7 +266,7 @@ class _Run:
             )
         if study.latency_terms is None:
             if self._failed is not None:
-                raise self._failed  # an engine that died at it once would do so again
+                raise self._failed  # an engine that crashed during the fit would crash again
             try:
                 least = latency_model.least_seconds(study.space, self.box.run_seconds, self.box.build_seconds)
                 with Clock(self.estimates, "profile"):
@@ -346,13 +346,13 @@ class _Run:
             self.setup.target.until(0.0)
             strategy.close()
             study.engine = strategy.inner.engine
-        self.seconds["strategy"] += strategy.seconds  # with the estimates that it asked for
+        self.seconds["strategy"] += strategy.seconds  # includes the estimates that the strategy requested
         for trial in study.trials:
             if trial.evaluation is not None and not trial.resumed:
                 self._spent(trial.evaluation.seconds)
 
     def _pace(self, study: Study, strategy: _Timed) -> Pace:
-        """When trials may start."""
+        """Rules for when trials may start."""
         if not self.box.limited:
             return Pace()
         if self.config.isolation == "process":
@@ -391,7 +391,7 @@ class _Run:
         self.seconds["total"] = time.perf_counter() - self.begin
 
     def _chosen(self, study: Study) -> Finish | None:
-        """The model that is returned, measured at the end unless it has been by `_confirm`; None without any."""
+        """The model that the run returns, measured now unless `_confirm` has measured it; None without a model."""
         if study.stop_reason == "met":
             return self._finishes[-1]
         rest = _unconfirmed(study)
@@ -408,7 +408,7 @@ class _Run:
         return self._preferred(study, [])[0]
 
     def _settle(self, best: Trial) -> Finish | None:
-        """The best trial as it was measured; the best that is saved already where there is no time to build another."""
+        """The best trial as it was measured, or the best saved one if there is no time to build another model."""
         kept = self._keeper.finish if self._keeper is not None else None
         if self._keeper is not None and self._keeper.holds(best):
             return kept
@@ -431,14 +431,18 @@ class _Run:
         return kept
 
     def _preferred(self, study: Study, trials: list[Trial]) -> tuple[Finish | None, Trial | None]:
-        """The best of the final measurements so far and of some trials: one of the two, or none at all."""
+        """The best of the final measurements so far and of some trials: a measurement, a trial, or neither."""
         finals = [replace(f.final.trial, state=TrialState.OK, evaluation=f.final.evaluation) for f in self._finishes]
         best = study.goal.best([*finals, *trials])
         at = next((i for i, trial in enumerate(finals) if trial is best), None)
         return (None, best) if at is None else (self._finishes[at], None)
 
     def _confirm(self, study: Study) -> bool:
-        """Measure what meets the goal, and what is level with it, as the end of a run does; whether it is met then."""
+        """Measure the best trial and its equals as at the end of a run.
+
+        Returns:
+            Whether the chosen model meets the goal.
+        """
         rest = _unconfirmed(study)
         best = study.goal.best(rest)
         assert best is not None, "there are candidates"
@@ -448,10 +452,10 @@ class _Run:
         return met
 
     def _measure_again(self, study: Study, finalists: list[Trial]) -> Finish:
-        """Measure finalists as well as time allows.
+        """Measure finalists as thoroughly as time allows.
 
         Raises:
-            OutOfTimeError: it does not allow to.
+            OutOfTimeError: there is no time to measure them.
         """
         target, box, ending = self.setup.target, self.box, None
         if box.limited:
@@ -476,10 +480,10 @@ class _Run:
         return finish
 
     def _finalists(self, study: Study, best: Trial, trials: list[Trial]) -> list[Trial]:
-        """The best of some trials, and what one trial's timing cannot tell from it."""
+        """The best of some trials, and the trials that their timings cannot distinguish from it."""
         assert best.evaluation is not None
         if not best.ok:
-            # Every trial was stopped early: the closest by their estimates are evaluated on everything.
+            # Every trial was stopped early: those estimated closest to the goal are evaluated on all samples.
             pruned = [(study.goal.violation(t.evaluation), t) for t in trials if t.evaluation is not None]
             return [t for _, t in sorted(pruned, key=itemgetter(0))[:FINALISTS]]
         if study.goal.violation(best.evaluation) > 0:
@@ -500,7 +504,7 @@ class _Run:
         return list(unique.values())[:CANDIDATES]
 
     def _spent(self, seconds: Iterable[tuple[str, float]]) -> None:
-        """Add what a measurement took to its stages."""
+        """Add the seconds of a measurement to its stages."""
         for stage, took in seconds:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + took
 
@@ -509,25 +513,25 @@ class _Run:
 
 
 def _unconfirmed(study: Study) -> list[Trial]:
-    """Measured trials of whose executed graph there is no final measurement."""
+    """Measured trials whose executed graph has no final measurement."""
     return [t for t in study.trials if t.evaluation is not None and t.evaluation.graph not in study.confirmed]
 
 
 def make_box(config: RunConfig) -> TimeBox:
-    """The time of a run that begins now."""
+    """The time budget of a run that begins now."""
     return TimeBox(config.tuning.timeout, config.measure, FINALISTS, SESSIONS)
 
 
 def _stop_note(reason: str, strategy: Strategy) -> str:
-    """What the strategy says of its end, where it was the strategy that ended the run."""
+    """The strategy's reason for its end; empty if the strategy did not end the run."""
     return {"finished": strategy.ended, "stopped": strategy.stopped}.get(reason, "")
 
 
 def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
-    """The space that the user's overrides leave.
+    """The search space after the user's overrides.
 
     Raises:
-        InputError: a override that does not fit the model, or nothing is left.
+        InputError: an override does not fit the model, or no operator can run in int8.
     """
     overrides = config.space
     space = Space(
@@ -543,7 +547,7 @@ def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
 
 
 def make_goal(config: RunConfig, baseline: Measured) -> Goal:
-    """The goal, given what fp32 reaches."""
+    """The goal, relative to fp32's measurement."""
     tuning, metrics = config.tuning, config.metrics
     constraint = Constraint.from_baseline(
         METRIC, baseline.evaluation.metric(METRIC), baseline.higher_is_better, tuning.criterion, tuning.tolerable_loss
@@ -568,10 +572,10 @@ def make_goal(config: RunConfig, baseline: Measured) -> Goal:
 
 
 def identity(setup: Setup, space: str) -> dict[str, Any]:
-    """What must be equal for a run to be resumed; not the budget, which may grow.
+    """Facts that must be equal to resume a run. The budget is not among them, so that it can be raised.
 
     Args:
-        setup: What the run works with.
+        setup: Components of the run.
         space: Fingerprint of the space.
     """
     config = setup.config
@@ -590,12 +594,12 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
         "threads": config.measure.threads,
         "batch_size": config.measure.batch_size,
     }
-    # As it comes back from the file: tuples as lists, and the like.
+    # Convert to the types that are read back from the file, such as lists instead of tuples.
     return cast(dict[str, Any], json.loads(json.dumps(facts)))
 
 
 class _Timed(Strategy):
-    """A strategy whose own time is counted."""
+    """Wrapper of a strategy that counts the strategy's time."""
 
     def __init__(self, inner: Strategy) -> None:
         self.inner = inner
@@ -603,7 +607,7 @@ class _Timed(Strategy):
         self._proposals = 0
 
     def thinking(self, estimating: float) -> float:
-        """Mean seconds of a proposal, without those that it waited for estimates."""
+        """Mean seconds per proposal, without the time of the estimates that the strategy requested."""
         return max(0.0, self.seconds - estimating) / max(self._proposals, 1)
 
     @property

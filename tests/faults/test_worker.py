@@ -186,7 +186,7 @@ def test_a_second_interrupt_stops_at_once(lab, tools):
     (lab.folder / "site" / "sitecustomize.py").write_text(
         "from pathlib import Path\n"
         "from nc_strategies.measuring.worker import process, target\n"
-        "ask, target.GRACE = process.WorkerProcess._ask_to_end, 600.0\n"
+        "ask, target.INTERRUPT_GRACE_SECONDS = process.WorkerProcess._ask_to_end, 600.0\n"
         "process.WorkerProcess._ask_to_end = lambda self, grace: Path('asked').touch() or ask(self, grace)\n"
     )
     process = lab.start(*lab.toy(*IN_TURN, "backend.faults=hang"))

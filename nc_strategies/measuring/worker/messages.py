@@ -1,7 +1,7 @@
-"""What passes between a run and its worker process: requests one way, answers, errors and log records the other.
+"""Messages between a run and its worker process.
 
-Answers come from a process that has read files nobody vouches for, so they are unpickled with classes of this package
-and of plain data only.
+The run sends requests; the worker sends answers, errors and log records. The worker has read untrusted files, so its
+messages are unpickled with only classes of this package and of plain data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from nc_strategies.errors import EngineError, InputError, NcsError, OutOfTimeError, first_line
 
-PLAIN = {
+PLAIN_DATA_CLASSES = {
     "builtins": {"complex", "frozenset", "set", "slice", "range", "bytearray"},
     "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
     "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
@@ -27,11 +27,12 @@ PLAIN = {
     "numpy._core.numeric": {"_frombuffer"},
     "numpy.core.numeric": {"_frombuffer"},
 }
-OWN = "nc_strategies."
+"""Modules of other packages to the names that may be unpickled from them."""
+OWN_PACKAGE = "nc_strategies."
 
 
 class Kind(StrEnum):
-    """What a message from the worker is."""
+    """Type of a message from the worker."""
 
     OK = "ok"
     ERROR = "error"
@@ -41,7 +42,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """A call of one of the target's methods, and the moment by `time.monotonic` at which it has to end; 0 for none."""
+    """A call of one of the target's methods, with its deadline on the clock of `time.monotonic` (0 for none)."""
 
     method: str
     args: tuple[Any, ...] = ()
@@ -50,36 +51,36 @@ class Request:
 
 
 class RemoteError(NcsError):
-    """An unexpected error in the worker, under its own name; its traceback is a note."""
+    """An unexpected error in the worker, under the name of its class, with the worker's traceback as a note."""
 
 
 def dumps(message: Any) -> bytes:
-    """A message as bytes."""
+    """Serialize a message."""
     return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def loads(data: bytes) -> Any:
-    """A worker's message.
+    """Deserialize a message from the worker.
 
     Raises:
-        pickle.UnpicklingError: it holds something else than plain data.
+        pickle.UnpicklingError: the message contains something other than plain data.
     """
     return _Plain(io.BytesIO(data)).load()
 
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if name in PLAIN.get(module, ()):
+        if name in PLAIN_DATA_CLASSES.get(module, ()):
             return super().find_class(module, name)
-        if module.startswith(OWN) and "." not in name:
+        if module.startswith(OWN_PACKAGE) and "." not in name:
             found = getattr(importlib.import_module(module), name, None)
-            if isinstance(found, type) and found.__module__.startswith(OWN):
+            if isinstance(found, type) and found.__module__.startswith(OWN_PACKAGE):
                 return found
         raise pickle.UnpicklingError(f"the worker sent a {module}.{name}, which is not plain data")
 
 
 def error_message(error: BaseException) -> tuple[str, tuple[str, ...], str]:
-    """An exception as plain text: the name of its class, its arguments, its traceback."""
+    """Convert an exception to plain text: the name of its class, its arguments, its traceback."""
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, InputError):
         return "InputError", (error.key, error.problem, error.allowed), trace
@@ -91,7 +92,7 @@ def error_message(error: BaseException) -> tuple[str, tuple[str, ...], str]:
 
 
 def error_from(message: tuple[str, tuple[str, ...], str]) -> NcsError:
-    """The exception again; one of another class than this package's keeps its name only."""
+    """Rebuild an exception; one of any other class becomes a `RemoteError` under the same name."""
     name, arguments, trace = message
     error: NcsError
     if name == "InputError":
@@ -107,7 +108,7 @@ def error_from(message: tuple[str, tuple[str, ...], str]) -> NcsError:
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """A log record as plain data, its arguments and traceback already text."""
+    """Convert a log record to plain data, with its arguments and traceback formatted into the message."""
     fields = dict(record.__dict__)
     message = record.getMessage()
     if record.exc_info:

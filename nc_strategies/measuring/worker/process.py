@@ -1,4 +1,4 @@
-"""The run's side of a worker process: start, one call at a time, end."""
+"""The run's side of a worker process: start it, make one call at a time, kill it."""
 
 from __future__ import annotations
 
@@ -24,26 +24,28 @@ from nc_strategies.measuring.worker import messages
 from nc_strategies.measuring.worker.messages import Kind, Request
 from nc_strategies.runtime.process import child_environment
 
-MODULE = "nc_strategies.measuring.worker.server"
-GONE = 5.0
-"""Seconds to wait for the status of a process that has hung up."""
-POLL = 0.2
-"""Seconds between looks at the worker's memory, when it is limited."""
-CHUNK = 1 << 16
+SERVER_MODULE = "nc_strategies.measuring.worker.server"
+EXIT_STATUS_SECONDS = 5.0
+"""Seconds to wait for the exit status of a process that has closed its connection."""
+POLL_SECONDS = 0.2
+"""Seconds between two checks of the worker's memory, if it is limited."""
+OUTPUT_BYTES = 1 << 16
+"""Bytes of the worker's output that are kept."""
 MEGABYTE = 2**20
-FAULT = "Fatal Python error:"
+FAULT_HEADER = "Fatal Python error:"
+"""Start of what `faulthandler` writes when the process crashes."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one call.
+    """Time limits of one call.
 
     Args:
-        seconds: It may take; 0 for no limit.
-        deadline: Of the whole run, as `time.monotonic`; 0 for none.
-        grace: Seconds it has to end by itself when asked to, before the worker is killed.
-        patience: The same where `deadline` has passed; it may take half of them before it is asked to.
-        setting: Where `seconds` comes from, for the message.
+        seconds: Maximum seconds of the call; 0 for no limit.
+        deadline: Deadline of the whole run on the clock of `time.monotonic`; 0 for none.
+        grace: Seconds between asking the call to end and killing the worker.
+        patience: Seconds between `deadline` and killing the worker; the call is asked to end after half of them.
+        setting: Configuration key that `seconds` comes from, for the error message.
     """
 
     seconds: float = 0.0
@@ -54,12 +56,12 @@ class Limits:
 
 
 class DiedError(EngineError):
-    """The worker is gone, or was ended because it did not answer or took too much memory.
+    """The worker has exited, or has to be killed because it did not answer or used too much memory.
 
     Args:
-        reason: Why, as text for a failed trial.
-        by_deadline: It was ended because the run's time was over.
-        crashed: It ended by itself.
+        reason: Reason, as the error text of a failed trial.
+        by_deadline: The run's deadline has passed.
+        crashed: The worker exited by itself.
     """
 
     def __init__(self, reason: str, by_deadline: bool = False, crashed: bool = False) -> None:
@@ -68,7 +70,7 @@ class DiedError(EngineError):
 
 
 class InterruptedCallError(NcsError):
-    """The worker ended a call because it was asked to, and can be used again. See `DiedError`."""
+    """The worker ended a call on request, and remains usable. See `DiedError` for the arguments."""
 
     def __init__(self, reason: str, by_deadline: bool = False) -> None:
         super().__init__(reason)
@@ -76,11 +78,11 @@ class InterruptedCallError(NcsError):
 
 
 class WorkerProcess:
-    """A worker process, in a session of its own: a terminal's interrupt reaches the run, which decides.
+    """A worker process in its own session: a terminal's interrupt reaches only the run, which decides what to do.
 
     Args:
-        factory: ``module:function`` which makes the target.
-        settings: Its argument.
+        factory: ``module:function`` that creates the target.
+        settings: Argument of the factory.
         memory_limit: Megabytes of resident memory; 0 for no limit.
     """
 
@@ -98,7 +100,7 @@ class WorkerProcess:
             sys.executable,
             "-P",
             "-m",
-            MODULE,
+            SERVER_MODULE,
             str(theirs.fileno()),
             str(lifeline),
             str(os.getpid() if main else 0),
@@ -120,12 +122,12 @@ class WorkerProcess:
         self._send((factory, settings))
 
     def call(self, request: Request, limits: Limits) -> Any:
-        """Have the worker do something, and wait for its answer.
+        """Send a request to the worker, and wait for its answer.
 
         Raises:
-            DiedError: the worker is gone.
-            InterruptedCallError: the call was too long, and ended when asked to.
-            NcsError: what the call raised.
+            DiedError: the worker has exited, or did not end the call on request.
+            InterruptedCallError: the call took too long, and ended on request.
+            NcsError: error that the call raised.
         """
         begin = time.monotonic()
         ends = [(begin + limits.seconds, False)] if limits.seconds else []
@@ -141,7 +143,7 @@ class WorkerProcess:
                 if answer is None:
                     raise DiedError(f"the engine {reason}: its process was killed", by_deadline)
         except KeyboardInterrupt:
-            # The user waits: what is under way is dropped, but a worker that can go on will save what there is.
+            # The user is waiting: drop the current call, but try to keep the worker, which saves the best model.
             if limits.grace:
                 self._ask_to_end(limits.grace)
             raise
@@ -168,11 +170,11 @@ class WorkerProcess:
             raise self._died() from None
 
     def _answer(self, end: float) -> tuple[Kind, Any] | None:
-        """The worker's next answer; None when there is none until `end` (`time.monotonic`; 0: wait for ever)."""
+        """Next answer of the worker; None if there is none until `end` (`time.monotonic`; 0 waits indefinitely)."""
         sources: list[Any] = [self._connection, self._pipe]
         while True:
             left = max(0.0, end - time.monotonic()) if end else None
-            pause = min(POLL, POLL if left is None else left) if self._memory_limit else left
+            pause = min(POLL_SECONDS, POLL_SECONDS if left is None else left) if self._memory_limit else left
             ready = wait(sources, pause)
             if self._pipe in ready and not self._read_output():
                 sources.remove(self._pipe)
@@ -201,11 +203,11 @@ class WorkerProcess:
 
     def _read_output(self) -> bool:
         try:
-            data = os.read(self._pipe, CHUNK)
+            data = os.read(self._pipe, OUTPUT_BYTES)
         except BlockingIOError:
             return True
         self._output += data
-        del self._output[:-CHUNK]
+        del self._output[:-OUTPUT_BYTES]
         return bool(data)
 
     def _check_memory(self) -> None:
@@ -214,7 +216,7 @@ class WorkerProcess:
         try:
             used = psutil.Process(self.process.pid).memory_info().rss / MEGABYTE
         except psutil.Error:
-            return  # it has just ended: the connection will say so
+            return  # the process has just exited: the connection reports it
         if used > self._memory_limit:
             raise DiedError(
                 f"the engine took {used:.0f} MB, more than tuning.memory_limit={self._memory_limit:g}: "
@@ -223,19 +225,19 @@ class WorkerProcess:
 
     def _died(self) -> DiedError:
         try:
-            status = self.process.wait(GONE)
+            status = self.process.wait(EXIT_STATUS_SECONDS)
         except subprocess.TimeoutExpired:
             return DiedError("the engine's process closed its connection", crashed=True)
         return DiedError(_reason(status, self.last_words()), crashed=True)
 
     def last_words(self) -> str:
-        """The end of what the worker wrote to its standard output and error."""
+        """The end of the worker's standard output and error."""
         while wait([self._pipe], 0) and self._read_output():
             pass
         return self._output.decode(errors="replace").strip()
 
     def kill(self) -> None:
-        """End it and whatever it started, at once."""
+        """Kill the worker and all processes that it started."""
         self._end()
 
 
@@ -245,12 +247,12 @@ def _reason(status: int, output: str) -> str:
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
     if name == "SIGKILL":
         return "the engine's process was killed (SIGKILL), as the system does when memory runs out"
-    said = [line.strip() for line in output.split(FAULT)[0].splitlines() if line.strip()]
+    said = [line.strip() for line in output.split(FAULT_HEADER)[0].splitlines() if line.strip()]
     return f"the engine crashed ({name}){f': {said[-1][:200]}' if said else ''}"
 
 
 def _end(process: subprocess.Popen[bytes], connection: Any, lifeline: int, pipe: int, folder: str) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it and its children may have ended
+    with contextlib.suppress(ProcessLookupError):  # the process and its children may have exited
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     connection.close()

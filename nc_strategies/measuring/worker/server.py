@@ -2,7 +2,7 @@
 
 Started by `nc_strategies.measuring.worker.target` as
 ``python -P -m nc_strategies.measuring.worker.server CONNECTION LIFELINE PARENT``. The first two arguments are inherited
-file descriptors. What to make comes over the connection.
+file descriptors. The factory and its settings arrive over the connection.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from nc_strategies.runtime.process import be_expendable, die_with_parent
 
 
 class Server:
-    """Answers a run's calls, one after the other.
+    """Answers the calls of a run, one after another.
 
     Args:
-        connection: To the run.
+        connection: Connection to the run.
     """
 
     def __init__(self, connection: Connection[Any, Any]) -> None:
@@ -37,7 +37,7 @@ class Server:
         self._busy = self._shielded = self._asked = False
 
     def send(self, kind: Kind, body: Any = None) -> None:
-        """Send a message; whole ones only, whichever thread it comes from and whatever interrupts it."""
+        """Send a complete message, from any thread; an interrupt takes effect only after it is sent."""
         data = messages.dumps((str(kind), body))
         main = threading.current_thread() is threading.main_thread()
         self._shielded = self._shielded or main
@@ -52,14 +52,14 @@ class Server:
             raise KeyboardInterrupt
 
     def interrupt(self, _: int, __: FrameType | None) -> None:
-        """Signal handler: ends the call under way, if there is one."""
+        """Signal handler: end the current call, if there is one."""
         if self._busy and self._shielded:
             self._asked = True
         elif self._busy:
             raise KeyboardInterrupt
 
     def serve(self) -> None:
-        """Make the target when first called, answer until the run hangs up."""
+        """Create the target at the first call, and answer calls until the run closes the connection."""
         factory, settings = pickle.loads(self._connection.recv_bytes())
         target: Any = None
         while True:
@@ -71,7 +71,7 @@ class Server:
                     target = target or _resolve(factory)(settings)
                     target.until(request.deadline)
                     answer = (Kind.OK, getattr(target, request.method)(*request.args, **request.kwargs))
-                except Exception as error:  # noqa: BLE001 - every error is the caller's
+                except Exception as error:  # noqa: BLE001 - every error is sent to the caller
                     answer = (Kind.ERROR, messages.error_message(error))
                 finally:
                     self._busy = False
@@ -84,10 +84,10 @@ class Server:
 
 
 class Forward(logging.Handler):
-    """Sends log records to the run.
+    """Forwards log records to the run.
 
     Args:
-        server: Sends them.
+        server: Sends the records.
     """
 
     def __init__(self, server: Server) -> None:
@@ -103,7 +103,7 @@ class Forward(logging.Handler):
 
 
 def main() -> None:
-    """The process."""
+    """Run the worker process."""
     connection, lifeline, parent = (int(text) for text in sys.argv[1:4])
     if parent:
         die_with_parent(parent)
@@ -112,7 +112,7 @@ def main() -> None:
     threading.Thread(target=_follow, args=(lifeline,), daemon=True).start()
     server = Server(Connection(connection))
     signal.signal(signal.SIGINT, server.interrupt)
-    # The run decides when to stop: whoever stops a whole group of processes means it to save what it has.
+    # Ignore SIGTERM: whoever stops the whole process group wants the run to save its results with this worker.
     signal.signal(signal.SIGTERM, lambda *_: None)
     logger = logging.getLogger("nc_strategies")
     logger.setLevel(logging.INFO)
@@ -121,12 +121,12 @@ def main() -> None:
     try:
         server.serve()
     except (EOFError, OSError):
-        # The run has hung up. Nothing is left to do, and engines take their time to unload.
+        # The run has closed the connection. Exit at once, because engines take long to unload.
         os._exit(0)
 
 
 def _follow(lifeline: int) -> None:
-    """End this process and its children when the run's end of the pipe closes, however the run ended."""
+    """Kill this process and its children when the run's end of the pipe closes, however the run ended."""
     os.read(lifeline, 1)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""A target in a worker process: an engine that aborts, hangs or eats all memory costs a trial, not the run."""
+"""A target in a worker process: an engine that aborts, hangs or exhausts the memory costs one trial, not the run."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial
 from nc_strategies.space import Capabilities, Config, Space
 
 log = logging.getLogger(__name__)
-PREPARING = {
+PREPARING_CALLS = {
     "load": "loading the model",
     "calibrate": "running it on the calibration data",
     "baseline": "measuring fp32",
 }
-"""Calls that a new worker has to be taken through again, and what the worker does in them."""
-ENDING = {
+"""Calls that are repeated in a new worker, with descriptions for error messages."""
+FINAL_CALLS = {
     "finish": "measuring the best again",
     "save": "saving the model",
     "keep": "copying the model",
     "replay": "measuring the saved model",
 }
-RESUMED = "; what was measured is kept, and the same command with the same run_dir goes on from there"
-PLAIN = {"facts", "versions", "remarks", "remember", "close"}
-GRACE = 5.0
-"""Seconds a call has to end when asked to, before its process is killed."""
+RESUME_HINT = "; what was measured is kept, and the same command with the same run_dir goes on from there"
+UNLIMITED_CALLS = {"facts", "versions", "remarks", "remember", "close"}
+"""Calls without a time limit: they run no model."""
+INTERRUPT_GRACE_SECONDS = 5.0
+"""Seconds between asking a call to end and killing its process."""
 LEAST_TRIAL_TIMEOUT, TRIAL_FACTOR, ENDING_FACTOR = 60.0, 20.0, 10.0
 
 
 class WorkerTarget:
-    """A `MeasurementTarget` in a process of its own, started at once.
+    """A `MeasurementTarget` in a separate process, which starts immediately.
 
-    Calls from several threads wait for each other: there is one engine, and what it times must not be disturbed.
+    Calls from several threads wait for each other: there is one engine, and nothing may disturb its timings.
 
     Args:
-        factory: ``module:function`` which makes the target in the worker.
-        settings: Its argument; it can be pickled and holds no secrets.
-        tuning: Its limits count: `trial_timeout`, `stage_timeout`, `memory_limit`.
+        factory: ``module:function`` that creates the target in the worker.
+        settings: Argument of the factory; it can be pickled and contains no secrets.
+        tuning: Provides the limits `trial_timeout`, `stage_timeout` and `memory_limit`.
     """
 
     def __init__(self, factory: str, settings: Any, tuning: TuningConfig) -> None:
@@ -67,8 +68,8 @@ class WorkerTarget:
         self._baseline_seconds = 0.0
         self.restarts = 0
 
-    def until(self, deadline: float, patience: float = GRACE) -> None:
-        """See `MeasurementTarget.until`: the worker keeps the time; if it overruns it is asked to end, then killed."""
+    def until(self, deadline: float, patience: float = INTERRUPT_GRACE_SECONDS) -> None:
+        """See `MeasurementTarget.until`. A worker that overruns the deadline is interrupted, then killed."""
         self._deadline, self._patience = deadline, patience
 
     def prepared(self) -> bool:
@@ -76,7 +77,7 @@ class WorkerTarget:
         return self._child is not None and self._ready and bool(self._prepared)
 
     def close(self) -> None:
-        """See `MeasurementTarget.close`: the worker is gone when this returns."""
+        """See `MeasurementTarget.close`. The worker has exited when this returns."""
         with self._lock:
             self._kill()
 
@@ -155,7 +156,7 @@ class WorkerTarget:
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             request = Request(method, args, kwargs)
-            if method in PREPARING:
+            if method in PREPARING_CALLS:
                 return self._prepare(request)
             if self._child is None or not self._ready:
                 self._restart(method)
@@ -167,20 +168,21 @@ class WorkerTarget:
             return answer
 
     def _prepare(self, request: Request) -> Any:
-        """A call that needs the model to behave: one that takes the worker down is the model's or the data's fault.
+        """Make a preparing call. If it kills the worker, the model or the data is at fault.
 
-        Calibration may try int8 everywhere, which is not the model's fault: once more without.
+        Calibration may run all operators in int8. A crash in it may thus not be the model's fault, so calibration is
+        repeated with only fp32.
         """
         begin = time.monotonic()
         try:
             answer = self._run(request)
         except DiedError as error:
             if request.method == "calibrate" and error.crashed and not request.kwargs:
-                log.warning("%s while %s; once more, with nothing but fp32", error, PREPARING["calibrate"])
+                log.warning("%s while %s; once more, with nothing but fp32", error, PREPARING_CALLS["calibrate"])
                 self._restart("calibrate")
                 return self._prepare(Request("calibrate", kwargs={"cautious": True}))
             raise InputError(
-                "model", f"{error} while {PREPARING[request.method]}", "the log holds what it said last"
+                "model", f"{error} while {PREPARING_CALLS[request.method]}", "the log holds what it said last"
             ) from None
         self._prepared.append((request, answer))
         if request.method == "baseline":
@@ -188,7 +190,7 @@ class WorkerTarget:
         return answer
 
     def _restart(self, method: str) -> None:
-        """A new worker, taken to where the last one was before the call it died in."""
+        """Start a new worker, and bring it to the state of the last one before the call that killed it."""
         self._kill()
         self.restarts += 1
         log.info("a new worker loads, calibrates and measures fp32 again")
@@ -206,7 +208,7 @@ class WorkerTarget:
         self._ready = True
 
     def _run(self, request: Request) -> Any:
-        """One call in the worker; whatever leaves the worker in doubt ends it."""
+        """Make one call in the worker, and kill the worker if its state is unknown afterwards."""
         if self._child is None:
             self._child, self._ready = self._make(), not self._prepared
         limits = self._limits(request.method)
@@ -221,31 +223,31 @@ class WorkerTarget:
             self._kill()
             if error.by_deadline:
                 raise OutOfTimeError(f"the run's time ended in {request.method}") from None
-            if request.method in ENDING:
-                kept = "" if request.method == "replay" else RESUMED
-                raise EngineError(f"{error} while {ENDING[request.method]}{kept}") from None
+            if request.method in FINAL_CALLS:
+                kept = "" if request.method == "replay" else RESUME_HINT
+                raise EngineError(f"{error} while {FINAL_CALLS[request.method]}{kept}") from None
             raise
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self._child.idle:
-                raise  # it ended its call when asked to, and can be used again
+                raise  # the worker ended its call on request, and remains usable
             if not self._child.idle:
                 self._kill()
             raise
 
     def _limits(self, method: str) -> Limits:
         tuning = self._tuning
-        if method in PLAIN:
+        if method in UNLIMITED_CALLS:
             return Limits()
-        if method in PREPARING:
+        if method in PREPARING_CALLS:
             return Limits(tuning.stage_timeout, self._deadline, patience=self._patience, setting="tuning.stage_timeout")
         seconds = tuning.trial_timeout
         if seconds is None:
             seconds = LEAST_TRIAL_TIMEOUT + TRIAL_FACTOR * self._baseline_seconds
-        if method in ENDING:
+        if method in FINAL_CALLS:
             return Limits(
                 seconds * ENDING_FACTOR, self._deadline, patience=self._patience, setting="tuning.trial_timeout"
             )
-        return Limits(seconds, self._deadline, GRACE, self._patience, "tuning.trial_timeout")
+        return Limits(seconds, self._deadline, INTERRUPT_GRACE_SECONDS, self._patience, "tuning.trial_timeout")
 
     def _log_last_words(self, child: WorkerProcess) -> None:
         words = child.last_words()
