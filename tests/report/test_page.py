@@ -227,7 +227,7 @@ class Watcher(page.PageWriter):
 def watched(finished, monkeypatch):
     """A run on which a writer of pages listens."""
     monkeypatch.setattr(page, "REFRESH_SECONDS", 0)
-    monkeypatch.setattr(page, "SHARE", 1e9)
+    monkeypatch.setattr(page, "MAX_TIME_SHARE", 1e9)
 
     def make(writer):
         return finished(listener=writer, max_trials=4)
