@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -16,18 +16,39 @@ from nc_strategies.measuring.accuracy import loss_interval
 from nc_strategies.measuring.core import MeasurerCore, Scored
 from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.final import Final
+from nc_strategies.measuring.latency import Timing
 from nc_strategies.problem import Evaluation, Goal, Trial
 from nc_strategies.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
+REFERENCES = 2
+"""Columns of a final timing that are fp32: as given, and all-float."""
 FINALISTS = 3
 """Maximum number of models that are timed side by side at the end; a preselection reduces the candidates to these."""
 CLEAR_TIE = 0.005
 """Relative difference in cost that counts as none between finalists if the fastest meets the goal beyond doubt. More
 accuracy then justifies no more latency."""
 
-Candidate = tuple[Trial, Executable, int, Evaluation, ExecutedOps]
-"""A finalist: its trial, model, column in the timing, final measurement and executed operators."""
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finalist.
+
+    Args:
+        trial: Its trial.
+        model: Its model, open.
+        column: Its place in the timing.
+        scored: Its metrics.
+        evaluation: Its final measurement.
+        executed: What the engine executes of it.
+    """
+
+    trial: Trial
+    model: Executable
+    column: int
+    scored: Scored
+    evaluation: Evaluation
+    executed: ExecutedOps
 
 
 class FinalistMeasurer(MeasurerCore):
@@ -54,98 +75,89 @@ class FinalistMeasurer(MeasurerCore):
             OutOfTimeError: the deadline passed before the finalists were measured.
         """
         ending = ending or Ending(FINALISTS, self.settings.final_runs, compare=True, preselect=True)
-        make = opened or self._built
-        base, all_float = self.baseline, self._all_float
-        assert all_float is not None
+        make, base = opened or self._built, self.baseline
         spent: dict[str, float] = {}
-        references = [base.as_given, base.all_float]
         with Clock(spent, "latency"):
             if len(trials) > FINALISTS and ending.preselect:
                 trials = self._preselect(trials, goal)
             trials = trials[: ending.finalists]
-            timing = self._sessions(
-                [
-                    self.backend.reference,
-                    lambda: self.backend.build(all_float),
-                    *(partial(make, trial) for trial in trials),
-                ],
-                ending.runs,
-                3.0,
-            )
+            timing = self._sessions([*self._references(), *(partial(make, t) for t in trials)], ending.runs, 3.0)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         with Clock(spent, "build"):
             models = [make(trial) for trial in trials]
-        candidates: list[Candidate] = []
-        scores: list[Scored] = []
-        for position, (trial, model) in enumerate(zip(trials, models, strict=True)):
-            assert trial.evaluation is not None
-            found = Scored(trial.evaluation.metrics, trial.evaluation.value("duration_s"), self.samples)
-            if trial.evaluation.samples < self.samples:
-                with Clock(spent, "accuracy"):
-                    found = self._finite(self._score(model, trial.config))
-            index = position + len(references)
-            with Clock(spent, "build"):
-                executed = model.executed()
-                evaluation = self._evaluation(
-                    model,
-                    executed,
-                    timing,
-                    index,
-                    faster,
-                    found,
-                    trial.evaluation.seconds,
-                    self._peak(trial.config, model.fingerprint),
-                )
-            candidates.append((trial, model, index, evaluation, executed))
-            scores.append(found)
-        trial, model, index, _, executed = candidates[self._choose([c[3] for c in candidates], goal, tie)]
-        fp32 = Scored(base.evaluation.metrics, base.evaluation.value("duration_s"), self.samples)
-        int8, interval = scores[index - len(references)], None
+        candidates = [
+            self._candidate(trial, model, column, timing, faster, spent)
+            for column, (trial, model) in enumerate(zip(trials, models, strict=True), REFERENCES)
+        ]
+        chosen = candidates[self._choose([c.evaluation for c in candidates], goal, tie)]
+        fp32_seconds, int8, interval = base.evaluation.value("duration_s"), chosen.scored, None
         if ending.compare:
             try:
                 with Clock(spent, "accuracy"):
-                    fp32, int8, interval = self._compare(references[faster], model, trial)
+                    fp32, int8, interval = self._compare(
+                        (base.as_given, base.all_float)[faster], chosen.model, chosen.trial
+                    )
+                    fp32_seconds = fp32.seconds
             except OutOfTimeError as error:
                 log.warning("fp32 and the chosen model are not evaluated side by side: %s", error)
-        assert trial.evaluation is not None
         with Clock(spent, "build"):
-            evaluation = self._evaluation(
-                model,
-                executed,
-                timing,
-                index,
-                faster,
-                int8,
-                trial.evaluation.seconds,
-                self._peak(trial.config, model.fingerprint),
-            )
-            for finalist in models:
-                finalist.close()
+            evaluation = self._final_evaluation(chosen, timing, faster, int8)
+            for model in models:
+                model.close()
         measured = tuple(
-            (c[0].evaluation.graph, evaluation if c[1] is model else c[3])
+            (c.trial.evaluation.graph, evaluation if c is chosen else c.evaluation)
             for c in candidates
-            if c[0].evaluation is not None
+            if c.trial.evaluation is not None
         )
-        low, high = timing.ratio_interval(index, faster)
+        low, high = timing.ratio_interval(chosen.column, faster)
         latencies = {
             "latency_ms": timing.median_ms(faster),
-            "duration_s": fp32.seconds,
+            "duration_s": fp32_seconds,
             "as_given_latency_ms": timing.median_ms(0),
             "all_float_latency_ms": timing.median_ms(1),
         }
         return Final(
-            trial,
+            chosen.trial,
             evaluation,
-            executed,
-            1 / timing.ratio(index, faster),
+            chosen.executed,
+            1 / timing.ratio(chosen.column, faster),
             (1 / high, 1 / low),
             interval,
-            timing.interval_ms(index),
+            timing.interval_ms(chosen.column),
             _with_values(base.evaluation, latencies),
             timing.interval_ms(faster),
             tuple(spent.items()),
             measured,
         )
+
+    def _references(self) -> tuple[Callable[[], Executable], Callable[[], Executable]]:
+        """Open fp32 as given, and the backend's all-float graph."""
+        all_float = self._all_float
+        assert all_float is not None
+        return self.backend.reference, lambda: self.backend.build(all_float)
+
+    def _candidate(
+        self, trial: Trial, model: Executable, column: int, timing: Timing, faster: int, spent: dict[str, float]
+    ) -> Candidate:
+        """A finalist with its final measurement; one that was stopped early is evaluated on everything."""
+        done = trial.evaluation
+        assert done is not None
+        scored = Scored(done.metrics, done.value("duration_s"), self.samples)
+        if done.samples < self.samples:
+            with Clock(spent, "accuracy"):
+                scored = self._finite(self._score(model, trial.config))
+        with Clock(spent, "build"):
+            executed = model.executed()
+            peak = self._peak(trial.config, model.fingerprint)
+            evaluation = self._evaluation(model, executed, timing, column, faster, scored, done.seconds, peak)
+        return Candidate(trial, model, column, scored, evaluation, executed)
+
+    def _final_evaluation(self, chosen: Candidate, timing: Timing, faster: int, scored: Scored) -> Evaluation:
+        """The final measurement of the chosen finalist, with the metrics of its last evaluation."""
+        done, model = chosen.trial.evaluation, chosen.model
+        assert done is not None
+        peak = self._peak(chosen.trial.config, model.fingerprint)
+        return self._evaluation(model, chosen.executed, timing, chosen.column, faster, scored, done.seconds, peak)
 
     def _compare(
         self, fp32: Executable, int8: Executable, trial: Trial

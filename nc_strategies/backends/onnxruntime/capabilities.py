@@ -29,12 +29,22 @@ def describe(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: 
         EngineError: the engine refuses a graph.
     """
     graph = builder.graph
+    offered = _offered(builder, operators, reduce_range[0])
+    ops = tuple(_capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name])
+    edges = tuple((a, b) for a, b in _edges(graph) if offered.get(a) and offered.get(b))
+    order = tuple(n.name for n in graph.model.graph.node if n.op_type not in MOVEMENT and n.op_type not in QUIET)
+    return Capabilities(ops, edges, (), (("reduce_range", reduce_range),), order)
+
+
+def _offered(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: bool) -> dict[str, list[OpScheme]]:
+    """The int8 schemes of each operator that the engine runs in int8 when asked to; none for the others."""
+    graph = builder.graph
     offered: dict[str, list[OpScheme]] = {name: [] for name in graph.fused_ops}
     for dtype, scheme in ACTIVATIONS:
         everything = tuple(
             (name, _scheme(op, dtype, scheme, "per_channel", "minmax")) for name, op in graph.fused_ops.items()
         )
-        running = _runs_int8(builder, operators, Config(everything, (("reduce_range", reduce_range[0]),)))
+        running = _runs_int8(builder, operators, Config(everything, (("reduce_range", reduce_range),)))
         for name in running & set(graph.fused_ops):
             op = graph.fused_ops[name]
             offered[name] += [
@@ -42,10 +52,7 @@ def describe(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: 
                 for algorithm in ALGORITHMS
                 for granularity in (GRANULARITIES if op.weight else GRANULARITIES[:1])
             ]
-    ops = tuple(_capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name])
-    edges = tuple((a, b) for a, b in _edges(graph) if offered.get(a) and offered.get(b))
-    order = tuple(n.name for n in graph.model.graph.node if n.op_type not in MOVEMENT and n.op_type not in QUIET)
-    return Capabilities(ops, edges, (), (("reduce_range", reduce_range),), order)
+    return offered
 
 
 def _capability(graph: Graph, op: FusedOp, int8: list[OpScheme]) -> OpCapability:
