@@ -47,6 +47,21 @@ class Resolution:
         )
 
 
+def samples_to_decide(samples: int, limit: float, interval: tuple[float, float]) -> int | None:
+    """Number of samples at which the interval of a loss would no longer contain the limit; None if no number would do.
+
+    The half-width shrinks with the square root of the number of samples; the loss itself is taken as it was measured.
+
+    Args:
+        samples: Number of evaluation samples.
+        limit: Tolerable loss, in the metric's unit.
+        interval: 95 % interval of the paired loss.
+    """
+    low, high = interval
+    distance = abs(limit - (low + high) / 2)
+    return math.ceil(samples * ((high - low) / 2 / distance) ** 2) if distance else None
+
+
 def assumed(samples: int, limit: float, score_range: tuple[float, float]) -> Resolution | None:
     """Resolution expected before any measurement; None for a metric with unbounded scores.
 

@@ -52,8 +52,8 @@ def _too_few_samples(facts: Facts) -> str | None:
     if facts.status != "met" or not interval or interval[1] <= room:
         return None
     count = (facts.run.result.get("measure") or {}).get("samples") or "evaluation"
-    needed = (facts.run.result.get("goal") or {}).get("samples_needed")
-    more = f"about {needed:,} samples tell such losses apart" if needed else "evaluate more to be sure"
+    needed = (facts.run.result.get("goal") or {}).get("samples_to_decide")
+    more = f"about {needed:,} samples would tell" if needed else "evaluate more to be sure"
     return (
         f"The loss is within what is tolerated on these {count} samples, but could be up to {interval[1]:.4f} on "
         f"others like them ({room:.4f} is tolerated): {more}."

@@ -9,6 +9,7 @@ from typing import Any
 
 from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.final import Final
+from nc_strategies.measuring.resolution import samples_to_decide
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Evaluation, TrialState
 from nc_strategies.runtime import machine
@@ -84,6 +85,7 @@ def _goal(study: Study, metric: str) -> dict[str, Any]:
         "shortfall": str(study.shortfall) if study.shortfall else None,
         "resolution": resolution.half_width if resolution else None,
         "samples_needed": resolution.samples_needed if resolution else None,
+        "samples_to_decide": _samples_to_decide(study),
         "constraints": [
             {
                 "metric": c.metric,
@@ -95,6 +97,14 @@ def _goal(study: Study, metric: str) -> dict[str, Any]:
             for c in study.goal.constraints[1:]
         ],
     }
+
+
+def _samples_to_decide(study: Study) -> int | None:
+    """Samples that would decide on which side of the limit the final loss is; None where these samples decide it."""
+    final = study.final
+    if study.certain is not False or final is None or final.accuracy_loss_ci95 is None:
+        return None
+    return samples_to_decide(study.baseline.samples, study.limit, final.accuracy_loss_ci95)
 
 
 def processor() -> str:

@@ -50,7 +50,7 @@ def verdict(result: dict[str, Any]) -> Text:
     if status == "missed":
         text += f"{_slow(result)}; the closest model is saved"
     if goal.get("certain") is False:
-        needed = f"; about {goal['samples_needed']:,} samples would tell" if goal.get("samples_needed") else ""
+        needed = f"; about {goal['samples_to_decide']:,} samples would tell" if goal.get("samples_to_decide") else ""
         text += f"; which side of the limit the loss is on is within the noise of these samples{needed}"
     return Text(text, STYLES[status])
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nc_strategies.measuring.resolution import ASSUMED_DISCORDANCE, assumed, observed
+from nc_strategies.measuring.resolution import ASSUMED_DISCORDANCE, assumed, observed, samples_to_decide
 
 UNIT = (0.0, 1.0)
 
@@ -38,3 +38,9 @@ def test_unbounded_scores_say_nothing_before_they_are_seen():
 def test_what_was_observed_counts_and_nothing_observed_says_nothing():
     assert observed(1000, 0.003, (-0.001, 0.005)).half_width == pytest.approx(0.003)
     assert observed(1000, 0.003, (0.0, 0.0)) is None
+
+
+def test_more_samples_decide_a_loss_the_sooner_the_further_it_is_from_the_limit():
+    assert samples_to_decide(100, 0.05, (0.0, 0.06)) == 225
+    assert samples_to_decide(100, 0.04, (0.0, 0.06)) == 900
+    assert samples_to_decide(100, 0.03, (0.0, 0.06)) is None
