@@ -27,7 +27,6 @@ STOPS = {
     "interrupted": "it was interrupted",
     "stopped": "the strategy stopped before its end",
 }
-KINDS = {"latency": "as fast as", "throughput": "the throughput of", "size": "as small as"}
 
 
 def status(run: RunFiles) -> str:

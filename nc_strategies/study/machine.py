@@ -106,7 +106,9 @@ class Machine:
             words = [f"How fast int8 operators of {backend} can be on this machine is unknown."]
         else:
             kind, name, ratio = fastest
-            follows = "no int8 model can be much faster than fp32 here" if self.low else "whole models gain less"
+            follows = (
+                "no int8 model can be much faster than fp32 here" if self.low else "a whole model usually gains less"
+            )
             words = [
                 f"The fastest int8 operator of {backend} on this machine, {kind} ({name}), runs {ratio:.2f} times "
                 f"as fast as in fp32: {follows}.",

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nc_strategies.problem import TrialState
 from nc_strategies.report.result import as_dict, failed, write, write_json
+from nc_strategies.report.table import verdict
 from nc_strategies.space import Config
 from nc_strategies.testing import ToyOp
 
@@ -179,3 +181,15 @@ def test_a_job_that_measured_nothing_has_a_result_with_its_reason():
         "",
     )
     assert result["baseline"] is result["tuned"] is result["speedup"] is None
+
+
+def test_the_samples_that_would_decide_a_loss_are_named_only_where_these_leave_it_open(finished):
+    study, setup = finished(criterion="absolute", tolerable_loss=0.2)
+    study.final = replace(study.final, accuracy_loss_ci95=(0.1, 0.25))
+    result = as_dict(study, setup)
+    assert (result["goal"]["certain"], result["goal"]["samples_to_decide"]) == (False, 1800)
+    assert "about 1,800 samples would tell" in verdict(result).plain
+    study.final = replace(study.final, accuracy_loss_ci95=(0.0, 0.05))
+    result = as_dict(study, setup)
+    assert (result["goal"]["certain"], result["goal"]["samples_to_decide"]) == (True, None)
+    assert "would tell" not in verdict(result).plain

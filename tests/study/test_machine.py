@@ -132,7 +132,7 @@ class TestOtherwise:
         result, files = leave(one, one(told))
         assert told.notices == []
         assert result["machine"]["best_ceiling"] == pytest.approx(40 / 15, abs=1e-3)
-        assert "runs 2.67 times as fast as in fp32: whole models gain less." in text_of(explain.render(files))
+        assert "runs 2.67 times as fast as in fp32: a whole model usually gains less." in text_of(explain.render(files))
 
     def test_what_the_cache_holds_is_used_and_what_is_corrupt_measured_again(self, run):
         name = cache_name("toy", [], 1)
