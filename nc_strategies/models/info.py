@@ -21,11 +21,13 @@ class TensorSpec:
         name: Its name.
         shape: Its shape; None for a free dimension.
         dtype: Its numpy type.
+        sample_axis: The axis that counts samples; None if the tensor has none (a scalar setting, a whole-batch answer).
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    sample_axis: int | None = 0
 
 
 @dataclass(frozen=True)
