@@ -29,6 +29,8 @@ ACCURACY = "accuracy"
 """Name of the first constraint's value, whatever its metric."""
 GOAL_KEYS = ("tolerable_loss", "criterion")
 """Keys of a further constraint that are not settings of its metric."""
+OUTPUT = "output"
+"""Key beside the settings of every metric: name of the model's output that the metric reads."""
 MIN_LATENCY_RUNS = 20
 """Least number of timed runs: the confidence interval needs several blocks of runs."""
 
@@ -175,6 +177,7 @@ class MetricsConfig:
         weights: Weight of each objective; equal weights if None.
         constraints: Further constraints: each a metric's name and settings, optionally with its own ``tolerable_loss``
             and ``criterion``; by default those of ``tuning``.
+        allow_poor_baseline: Whether to tune a model whose metric in fp32 is 0, or no better than a trivial answer's.
     """
 
     name: str = "accuracy_latency"
@@ -182,6 +185,7 @@ class MetricsConfig:
     objectives: list[str] = field(default_factory=lambda: ["latency"])
     weights: list[float] | None = None
     constraints: list[Any] = field(default_factory=list)
+    allow_poor_baseline: bool = False
 
     def validate(self) -> None:
         """Check the values.
@@ -205,6 +209,25 @@ class MetricsConfig:
                 _one_of(f"{key}.criterion", further.criterion, CRITERIA)
             if further.tolerable_loss is not None and not isinstance(further.tolerable_loss, int | float):
                 raise InputError(f"{key}.tolerable_loss", f"is {further.tolerable_loss!r}", "a number")
+        self.named_outputs()
+
+    def named_outputs(self) -> dict[str, str]:
+        """Name of the output that each metric reads, by the name of the constraint's value; only those that are given.
+
+        Raises:
+            InputError: one is not a name.
+        """
+        keys = {ACCURACY: ("metrics.accuracy", self.accuracy)}
+        keys |= {f.name: (f"metrics.constraints[{place}]", f.metric) for place, f in enumerate(self.further())}
+        named: dict[str, str] = {}
+        for name, (key, metric) in keys.items():
+            given = metric.get(OUTPUT)
+            if given is None:
+                continue
+            if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
+                raise InputError(f"{key}.{OUTPUT}", f"is {given!r}", "the name of one of the model's outputs")
+            named[name] = str(given)
+        return named
 
     def further(self) -> list[FurtherConstraint]:
         """The constraints after the first.

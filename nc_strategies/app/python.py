@@ -18,8 +18,9 @@ from nc_strategies.app.logs import RunLog, redact_error, register_secret
 from nc_strategies.app.run import execute
 from nc_strategies.app.settings import SECTIONS, section
 from nc_strategies.app.studies import Study
+from nc_strategies.app.target import without_output
 from nc_strategies.backends.base import Backend
-from nc_strategies.config import MetricsConfig, RunConfig
+from nc_strategies.config import OUTPUT, MetricsConfig, RunConfig
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.objects import head, samples
 from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
@@ -58,6 +59,8 @@ class Request:
     run_dir: str | Path | None = None
     isolation: str = "none"
     name: str = ""
+    output: str | None = None
+    allow_poor_baseline: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -114,6 +117,7 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         accuracy,
         objectives,
         None if request.weights is None else list(request.weights),
+        allow_poor_baseline=bool(request.allow_poor_baseline),
     )
     config = RunConfig(
         strategy=plain,
@@ -196,17 +200,21 @@ def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
 def _metric(found: Registry, request: Request) -> tuple[Metric, dict[str, Any]]:
     """The metric, and its entry in the configuration."""
     direction = request.higher_is_better
+    named = {} if request.output is None else {OUTPUT: request.output}
     if request.eval_func is not None:
         if not callable(request.eval_func):
             raise InputError(NAME, f"is of type {type(request.eval_func).__name__}", "a function of the model")
-        named = {"name": NAME, "function": _qualified(request.eval_func), "higher_is_better": direction}
-        return UserEvaluation(request.eval_func, direction is not False), named
+        if named:
+            raise InputError(OUTPUT, f"is {request.output!r}, but {NAME} takes the model", "one of the two")
+        function = {"name": NAME, "function": _qualified(request.eval_func), "higher_is_better": direction}
+        return UserEvaluation(request.eval_func, direction is not False), function
     given = request.metric
     if isinstance(given, (str, Mapping)):
         settings = _component("metric", given)
-        return found.create("metric", settings, key="metric"), {**settings, "higher_is_better": direction}
+        made = found.create("metric", without_output(settings), key="metric")
+        return made, {**settings, "higher_is_better": direction, **named}
     metric = given if isinstance(given, Metric) else UserMetric(given, direction is not False)
-    return metric, {"name": _qualified(given).rpartition(".")[2], "higher_is_better": direction}
+    return metric, {"name": _qualified(given).rpartition(".")[2], "higher_is_better": direction, **named}
 
 
 def _qualified(given: Any) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from nc_strategies.config import RunConfig
+from nc_strategies.config import OUTPUT, RunConfig
 from nc_strategies.errors import InputError
 from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
 from nc_strategies.measuring.worker.target import WorkerTarget
@@ -47,7 +48,7 @@ def start(settings: RunConfig) -> MeasurementTarget:
         found.settings(kind, getattr(settings, kind))
     found.settings("metric", metric_settings(settings), "metrics.accuracy")
     for place, asked in enumerate(settings.metrics.further()):
-        found.settings("metric", asked.metric, f"metrics.constraints[{place}]")
+        found.settings("metric", without_output(asked.metric), f"metrics.constraints[{place}]")
     # The worker does not get the settings of strategy and tracker, which may hold secrets.
     without_settings = replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
     return WorkerTarget(TARGET, without_settings, settings.tuning)
@@ -55,13 +56,18 @@ def start(settings: RunConfig) -> MeasurementTarget:
 
 def metric_settings(settings: RunConfig) -> dict[str, Any]:
     """The metric's name and settings."""
-    return {key: value for key, value in settings.metrics.accuracy.items() if value is not None}
+    return without_output({key: value for key, value in settings.metrics.accuracy.items() if value is not None})
+
+
+def without_output(metric: Mapping[str, Any]) -> dict[str, Any]:
+    """A metric's name and settings without the name of the output that it reads, which every metric can have."""
+    return {key: value for key, value in metric.items() if key != OUTPUT}
 
 
 def _further(place: int, metric: dict[str, Any]) -> Metric:
     """The metric of a further constraint; its errors name the constraint's own key."""
     key = f"metrics.constraints[{place}]"
     try:
-        return cast(Metric, registry().create("metric", metric, key=key))
+        return cast(Metric, registry().create("metric", without_output(metric), key=key))
     except InputError as error:
         raise InputError(error.key.replace("metrics.accuracy", key), error.problem, error.allowed) from error

@@ -33,6 +33,8 @@ def tune(
     executor: str | Mapping[str, Any] = "serial",
     run_dir: str | Path | None = None,
     isolation: str = "none",
+    output: str | None = None,
+    allow_poor_baseline: bool = False,
     **options: Any,
 ) -> Study:
     """Tune a trained model to int8, as the command line does, from Python.
@@ -66,6 +68,8 @@ def tune(
         isolation: ``none`` runs the engine in the caller's process. ``process`` runs it in a separate process, where a
             crash or a hang costs one trial, and `trial_timeout`, `stage_timeout` and `memory_limit` are enforced. Model
             and samples are written to files for this process. An `eval_func` or a metric object cannot be used.
+        output: Name of the model's output that the metric reads; without it, the one that fits the labels.
+        allow_poor_baseline: Tune a model even if its metric in fp32 is 0, or no better than a trivial answer's.
         **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration.
 
     Returns:
@@ -99,6 +103,8 @@ def tune(
             executor,
             run_dir,
             isolation,
+            output=output,
+            allow_poor_baseline=allow_poor_baseline,
             options=everything,
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,15 @@ def noise_to_signal(signal: NDArray[Any], output: NDArray[Any]) -> float:
 
     Args:
         signal: fp32's output, shape (N, ...).
-        output: The other model's, of the same shape.
+        output: The other model's. Where its shape differs, as of an output with one row per object, both are compared
+            as one sample, filled up with zeros.
 
     Returns:
         The ratio, 0 for equal outputs; infinite for an output that is not finite.
     """
+    if signal.shape != output.shape:
+        length = max(signal.size, output.size)
+        signal, output = (np.pad(np.ravel(a), (0, length - a.size))[None] for a in (signal, output))
     flat = _flat(signal)
     with np.errstate(over="ignore", invalid="ignore"):
         error = np.square(_flat(output) - flat).sum(1)
@@ -38,3 +43,13 @@ def noise_to_signal(signal: NDArray[Any], output: NDArray[Any]) -> float:
 def _flat(output: NDArray[Any]) -> NDArray[np.float64]:
     values = np.atleast_1d(np.asarray(output, np.float64))
     return values.reshape(len(values), -1)
+
+
+def signal_of(outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The output whose noise is measured: the first with fractions, because whole numbers, such as class numbers, hide
+    small errors; otherwise the first with numbers."""
+    for kinds in ("f", "fiub"):
+        for output in outputs:
+            if np.asarray(output).dtype.kind in kinds:
+                return output
+    return outputs[0]

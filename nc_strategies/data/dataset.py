@@ -113,6 +113,11 @@ class Dataset:
         return len(self.raw)
 
     @property
+    def batch_size(self) -> int | None:
+        """The fixed batch size of the model; None if it is free."""
+        return self._batch_size
+
+    @property
     def labels(self) -> NDArray[Any]:
         """The labels.
 

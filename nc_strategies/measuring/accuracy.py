@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ from nc_strategies.backends.base import Executable
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring.deadline import Check, unlimited
-from nc_strategies.metrics.base import Metric, Outputs
+from nc_strategies.measuring.outputs import OutputLayout, joined
+from nc_strategies.measuring.selection import OutputReader
+from nc_strategies.metrics.base import Keep, Metric, Outputs
+from nc_strategies.models.info import Batch
 
 RESAMPLES = 200
 LEAST_RESAMPLES = 20
@@ -36,9 +39,6 @@ class Predictions:
     kept: tuple[Outputs, ...] = ()
 
 
-Keep = Callable[[Sequence[NDArray[Any]]], Outputs]
-
-
 def predict(
     models: Sequence[Executable],
     data: Dataset,
@@ -46,26 +46,33 @@ def predict(
     enough: Callable[[Outputs], bool] | None = None,
     keep: Sequence[Keep] = (Metric.keep,),
     check: Check = unlimited,
+    layouts: Sequence[OutputLayout] | None = None,
+    like: Sequence[Outputs] = (),
 ) -> list[Predictions]:
     """Run models on all samples, batch by batch in turn, so that a drift of the machine's speed affects all alike.
 
     Args:
         models: Models to run.
         data: Evaluation samples.
-        batch_size: Samples per run, if the model does not fix its batch size.
+        batch_size: Samples per run, if the model does not fix its batch size; 1 if an output has no sample axis.
         enough: Called with the outputs that the first metric keeps of each batch of the first model. Once it returns
             True, the remaining samples are not read.
         keep: Functions that select the outputs that each metric keeps of a batch; equal functions are called once.
         check: Called before each batch of a model.
+        layouts: Layout of each output; by default the first axis counts samples.
+        like: Outputs that each function kept of fp32: where samples have arrays of different shapes there, all
+            models' samples are given as such.
 
     Raises:
         OutOfTimeError: `check` raised it.
-        EngineError: an output is NaN or infinite, or has no axis for the samples.
+        AxisError: the shape of an output that is read does not follow the batch.
+        EngineError: an output is NaN or infinite.
     """
     keepers = list(dict.fromkeys(keep))
+    ragged = dict(zip(keep, like, strict=True)) if like else {}
     parts: list[list[list[Outputs]]] = [[[] for _ in keepers] for _ in models]
     seconds = [0.0] * len(models)
-    for number, (batch, _, count) in enumerate(data.batches(batch_size)):
+    for number, (batch, count, size) in enumerate(_batches(data, batch_size)):
         order = range(len(models)) if number % 2 else reversed(range(len(models)))
         for index in order:
             check()
@@ -73,32 +80,60 @@ def predict(
             outputs = models[index].predict(batch)
             seconds[index] += time.perf_counter() - before
             for part, keeper in zip(parts[index], keepers, strict=True):
-                part.append(_checked(keeper(outputs), count))
+                part.append(_checked(keeper(_of_samples(outputs, keeper, layouts, size)), count, size))
         if enough is not None and enough(parts[0][0][-1]):
             break
     found = []
     for model, spent in zip(parts, seconds, strict=True):
-        by_keeper = dict(zip(keepers, (_joined(part) for part in model), strict=True))
+        by_keeper = {keeper: _joined(part, ragged.get(keeper)) for keeper, part in zip(keepers, model, strict=True)}
         kept = tuple(by_keeper[keeper] for keeper in keep)
         found.append(Predictions(kept[0], spent, kept))
     return found
 
 
-def _checked(kept: Outputs, count: int) -> Outputs:
-    """A copy of the first `count` samples: an engine may reuse its buffers."""
+def _batches(data: Dataset, batch_size: int) -> Iterator[tuple[Batch, int, int]]:
+    """Triples (inputs, samples that count, samples in the run).
+
+    A last batch of one sample is run with a second one, where batches are larger: some models squeeze a batch of 1.
+    """
+    start = 0
+    for batch, _, count in data.batches(batch_size):
+        size = data.batch_size or count
+        if data.batch_size is None and count == 1 < batch_size and len(data) > 1:
+            size = 2
+            yield data.batch(start, size), count, size
+        else:
+            yield batch, count, size
+        start += count
+
+
+def _of_samples(
+    outputs: Sequence[Any], keeper: Keep, layouts: Sequence[OutputLayout] | None, size: int
+) -> Sequence[Any]:
+    """Outputs with the samples on their first axis; those that the keeper does not read are left as they are."""
+    read = keeper.positions if isinstance(keeper, OutputReader) else range(len(outputs))
+    own = layouts or [OutputLayout(str(place)) for place in range(len(outputs))]
+    return [
+        own[place].samples(place, output, size) if place in read else output for place, output in enumerate(outputs)
+    ]
+
+
+def _checked(kept: Outputs, count: int, size: int) -> Outputs:
+    """A copy of the first `count` of `size` samples: an engine may reuse its buffers."""
     if isinstance(kept, tuple):
-        return tuple(_checked(part, count) for part in kept)
-    if kept.ndim == 0 or len(kept) < count:
-        raise EngineError(f"an output of the model has shape {kept.shape}: no axis for the samples")
-    if kept.dtype.kind == "f" and not np.isfinite(kept).all():
+        return tuple(_checked(part, count, size) for part in kept)
+    if kept.ndim == 0 or len(kept) != size:
+        raise EngineError(f"the metric keeps an array of shape {kept.shape} of {size} samples: no axis for the samples")
+    if kept.dtype.kind == "f" and not np.isfinite(kept[:count]).all():
         raise EngineError("the model's output holds NaN or infinity")
     return np.array(kept[:count])
 
 
-def _joined(parts: Sequence[Outputs]) -> Outputs:
+def _joined(parts: Sequence[Outputs], like: Outputs | None) -> Outputs:
     if isinstance(parts[0], tuple):
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-    return np.concatenate(parts)
+        likes = like if isinstance(like, tuple) else (None,) * len(parts[0])
+        return tuple(_joined(part, one) for part, one in zip(zip(*parts, strict=True), likes, strict=True))
+    return joined(parts, like is not None and like.dtype.kind == "O")
 
 
 def loss_interval(

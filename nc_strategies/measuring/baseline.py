@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
 
 from nc_strategies.backends.base import Executable
 from nc_strategies.errors import EngineError, InputError
-from nc_strategies.measuring.core import FLOAT_TOLERANCE, Baseline, MeasurerCore
+from nc_strategies.measuring.core import METRIC, Baseline, MeasurerCore, Scored
+from nc_strategies.measuring.outputs import close
+from nc_strategies.measuring.selection import sentence
+from nc_strategies.metrics.base import Metric, Outputs
 from nc_strategies.problem import Evaluation
 from nc_strategies.runtime.clock import Clock
 from nc_strategies.space import Space
+
+log = logging.getLogger(__name__)
 
 
 class BaselineMeasurer(MeasurerCore):
@@ -37,6 +43,7 @@ class BaselineMeasurer(MeasurerCore):
             if not math.isfinite(value):
                 key = "accuracy" if place == 0 else f"constraints[{place - 1}]"
                 raise InputError(f"metrics.{key}.name", f"the metric is {value} for fp32 on this data")
+        self._refuse_worthless(found)
         with Clock(spent, "latency"):
             timing = self._time([as_given, all_float], self.settings.latency_runs)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
@@ -61,14 +68,51 @@ class BaselineMeasurer(MeasurerCore):
             seconds=tuple(spent.items()),
             graph=reference.fingerprint,
         )
-        self._baseline = Baseline(as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster))
+        self._baseline = Baseline(as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), self.readings())
         return self._baseline
 
     def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
-        for a, b in zip(as_given.predict(self.batch), all_float.predict(self.batch), strict=True):
-            scale = max(1.0, float(np.abs(a).max(initial=0.0)))
-            if not np.allclose(a, b, atol=FLOAT_TOLERANCE * scale, rtol=0, equal_nan=True):
-                raise EngineError(
-                    "the backend's all-float graph does not compute what the model as given computes: "
-                    f"outputs differ by {float(np.abs(a - b).max()):.2g}"
+        for place, (a, b) in enumerate(zip(as_given.predict(self.batch), all_float.predict(self.batch), strict=True)):
+            if close(a, b):
+                continue
+            differ = f"{float(np.abs(a - b).max()):.2g}" if np.shape(a) == np.shape(b) else "their shapes"
+            if self._layouts is not None and self._layouts.outputs[place].axis is None:
+                # As many rows as objects: a box at a threshold comes and goes with the rounding of one score.
+                log.warning("output %d of the all-float graph differs from the model's as given by %s", place, differ)
+                continue
+            raise EngineError(
+                "the backend's all-float graph does not compute what the model as given computes: "
+                f"outputs differ by {differ}"
+            )
+
+    def _refuse_worthless(self, found: Scored) -> None:
+        """Check that fp32 is better than trivial answers: no goal can be relative to a worthless value.
+
+        Raises:
+            InputError: a metric of fp32 is 0, or no better than a trivial answer's.
+        """
+        if self.metrics.allow_poor_baseline:
+            return
+        readings = dict(self.readings())
+        kept = found.kept or (None,) * len(found.metrics)
+        for (name, value), request, outputs in zip(found.metrics, self._requests(), kept, strict=True):
+            why = self._worthless(request.metric, name, value, outputs)
+            if why:
+                read = f" ({sentence('it', readings[name])})" if name in readings else ""
+                shown = self.metrics.accuracy["name"] if name == METRIC else name
+                raise InputError(
+                    request.key,
+                    f"fp32 has {shown} {value:.4f}{f' on {self.samples} samples' if self.samples else ''}{read}, {why}",
+                    "check labels, preprocessing and metrics.accuracy.output; metrics.allow_poor_baseline=true tunes "
+                    "the model nevertheless",
                 )
+
+    def _worthless(self, metric: Metric, name: str, value: float, outputs: Outputs | None) -> str:
+        """Why a value of fp32 is worthless; empty if it is not. `outputs` are None for a function of the model."""
+        higher = self.higher_is_better if name == METRIC else metric.higher_is_better
+        why = "" if outputs is None else metric.no_better(outputs, self.data.labels)
+        if why:
+            return f"no better than {why}"
+        if value == 0 and higher and (outputs is None or not metric.zero_is_good(outputs, self.data.labels)):
+            return "from which nothing can be lost"
+        return ""

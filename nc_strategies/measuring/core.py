@@ -8,26 +8,30 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, Executable, ExecutedOps
+from nc_strategies.calibration import noise
 from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
-from nc_strategies.errors import EngineError, OutOfTimeError
+from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring.accuracy import Predictions, predict
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
 from nc_strategies.measuring.memory import peak_bytes
+from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
+from nc_strategies.measuring.selection import OutputReader, Request, described, select
 from nc_strategies.measuring.sequential import PairedTest, Verdict
 from nc_strategies.metrics.base import Metric, Outputs, rows
+from nc_strategies.models.info import TensorSpec
 from nc_strategies.problem import Evaluation
 from nc_strategies.problem.evaluation import Pairs
 from nc_strategies.space import Config
 
 log = logging.getLogger(__name__)
-FLOAT_TOLERANCE = 1e-3
-"""Maximum difference of two fp32 outputs that count as equal, relative to the larger of 1 and the largest output."""
 METRIC = ACCURACY
 MEMORY_SPREAD = 0.02
 """Assumed relative half-width of the 95 % interval of a ratio of memory peaks: each peak is measured only once."""
@@ -57,6 +61,8 @@ class Baseline:
     kept: tuple[Outputs, ...]
     evaluation: Evaluation
     latency_ci95: tuple[float, float]
+    readings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """Pairs (name of the constraint's value, what its metric reads), see `selection.described`."""
 
 
 class MeasurerCore:
@@ -74,6 +80,9 @@ class MeasurerCore:
             stopped early, and the data must be in random order. None evaluates all samples.
         further: Metrics of the further constraints, by name.
         deadline: Deadline after which a measurement raises `OutOfTimeError`.
+        outputs: The model's declared outputs.
+        named: Name of the output that each metric reads, by the name of the constraint's value; without an entry, the
+            output is found. See `nc_strategies.measuring.selection.select`.
     """
 
     def __init__(
@@ -88,6 +97,8 @@ class MeasurerCore:
         limit: Callable[[float], float] | None = None,
         further: Mapping[str, Metric] | None = None,
         deadline: Deadline | None = None,
+        outputs: Sequence[TensorSpec] = (),
+        named: Mapping[str, str] | None = None,
     ) -> None:
         self.backend = backend
         self.data = data
@@ -100,6 +111,9 @@ class MeasurerCore:
         self.deadline = deadline or Deadline()
         self.samples = len(data)
         self._all = {METRIC: metric, **(further or {})}
+        self._specs, self._named = tuple(outputs), dict(named or {})
+        self._layouts: Layouts | None = None
+        self._readers: tuple[OutputReader, ...] = ()
         self._memory: dict[str, float] = {}
         self.batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
@@ -112,11 +126,87 @@ class MeasurerCore:
         assert self._baseline is not None
         return self._baseline
 
+    def _read_outputs(self, fp32: Executable) -> None:
+        """Find which axis of each output counts samples, and which outputs each metric reads.
+
+        Raises:
+            InputError: an output has no sample axis in a model with a fixed batch size, or no output fits the labels.
+            EngineError: the engine cannot run the model.
+        """
+        self._use_layouts(find_layouts(fp32, self.data, self._specs))
+
+    def _use_layouts(self, layouts: Layouts) -> None:
+        requests = self._requests()
+        readers = tuple(select(request, layouts, self.data.labels) for request in requests)
+        size = layouts.batch_size
+        for request, reader in zip(requests, readers, strict=True):
+            whole = [layouts.outputs[place] for place in reader.positions if layouts.outputs[place].axis is None]
+            if whole and size is not None and size > 1:
+                raise InputError(
+                    f"{request.key}.output",
+                    f"{whole[0]} has no axis that follows the model's batches of {size}: its values cannot be assigned "
+                    f"to samples",
+                    f"data.axes={{{whole[0].name}: AXIS}} if an axis counts samples, or a model with batches of 1; its "
+                    f"outputs: {layouts}",
+                )
+        self._layouts, self._readers = layouts, readers
+
+    def _requests(self) -> list[Request]:
+        keys = ["metrics.accuracy", *(f"metrics.constraints[{place}]" for place in range(len(self._all) - 1))]
+        return [
+            Request(key, metric, self._named.get(name))
+            for key, (name, metric) in zip(keys, self._all.items(), strict=True)
+        ]
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether samples are run one by one, because an output that a metric reads belongs to a run as a whole."""
+        layouts = self._layouts
+        if layouts is None:
+            return False
+        read = {place for reader in self._readers for place in reader.positions}
+        return layouts.single or any(layouts.outputs[place].axis is None for place in read)
+
+    def readings(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+        """Pairs (name of the constraint's value, what its metric reads); empty before fp32 was measured."""
+        layouts = self._layouts
+        if layouts is None:
+            return ()
+        return tuple(
+            (name, described(request, reader, layouts, self.one_by_one))
+            for name, request, reader in zip(self._all, self._requests(), self._readers, strict=True)
+        )
+
+    def signal_of(self, outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The output whose noise ranks operators: of those that the first metric reads, or of all, one with fractions."""
+        if not self._readers:
+            return noise.signal_of(outputs)
+        read = [outputs[place] for place in self._readers[0].positions]
+        chosen = noise.signal_of(read)
+        return chosen if np.asarray(chosen).dtype.kind == "f" else noise.signal_of([*outputs, *read])
+
     def _predict(self, models: list[Executable], enough: Callable[[Outputs], bool] | None = None) -> list[Predictions]:
-        keep = [metric.keep for metric in self._all.values()]
-        return predict(models, self.data, self.settings.evaluation_batch_size, enough, keep, self.deadline.check)
+        if self._layouts is None:
+            self._read_outputs(models[0])
+        assert self._layouts is not None
+        size = 1 if self.one_by_one else self.settings.evaluation_batch_size
+        like = self._baseline.kept if self._baseline is not None else ()
+        try:
+            return predict(
+                models, self.data, size, enough, self._readers, self.deadline.check, self._layouts.outputs, like
+            )
+        except AxisError as error:
+            if self._baseline is not None or self._layouts.outputs[error.place].axis is None:
+                raise
+            # fp32 on further samples has shown that the axis does not count samples.
+            log.info("%s", error)
+            self._use_layouts(self._layouts.whole(error.place))
+            return self._predict(models, enough)
 
     def _values(self, found: Predictions) -> Pairs:
+        if self._baseline is None:
+            for metric, kept in zip(self._all.values(), found.kept, strict=True):
+                metric.prepare(kept, self.data.labels)
         return tuple(
             (name, metric.compute(kept, self.data.labels))
             for (name, metric), kept in zip(self._all.items(), found.kept, strict=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession
-from nc_strategies.calibration.noise import noise_to_signal
+from nc_strategies.calibration.noise import noise_to_signal, signal_of
 from nc_strategies.errors import EngineError
 from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.models.info import Batch
@@ -23,12 +23,20 @@ operators as many do."""
 
 Group = tuple[str, ...]
 Noise = Callable[[Group], float]
+Signal = Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
+"""Selects the output whose noise is measured."""
 
 
 def output_noise(
-    backend: Backend, space: Space, batch: Batch, signal: NDArray[Any], switch: bool = True, check: Check = unlimited
+    backend: Backend,
+    space: Space,
+    batch: Batch,
+    signal: NDArray[Any],
+    switch: bool = True,
+    check: Check = unlimited,
+    select: Signal = signal_of,
 ) -> dict[str, float]:
-    """Noise-to-signal ratio of the model's first output with one group of operators in int8 and all others in fp32.
+    """Noise-to-signal ratio of one of the model's outputs with one group of operators in int8 and all others in fp32.
 
     The ratio ranks operators; it is not an accuracy loss. See `noise_to_signal`. Operators that the user restricts to
     fp32 have no entry. If the backend offers a `DualPrecisionSession`, all groups run in that one graph; otherwise one
@@ -39,9 +47,10 @@ def output_noise(
         backend: Loaded and calibrated.
         space: Search space.
         batch: Samples of the calibration data.
-        signal: fp32's first output on them.
+        signal: fp32's output on them.
         switch: Use the backend's `DualPrecisionSession`, if it offers one.
         check: Called before each operator.
+        select: Selects the output.
 
     Raises:
         OutOfTimeError: `check` raised it.
@@ -52,11 +61,11 @@ def output_noise(
     every = base.with_ops({name: scheme for group, scheme in int8.items() for name in group})
 
     def alone(group: Group) -> float:
-        return divergence(backend, base.with_op(*group, scheme=int8[group]), batch, signal)
+        return divergence(backend, base.with_op(*group, scheme=int8[group]), batch, signal, select)
 
     def switched(group: Group) -> float:
         assert both is not None
-        return noise_to_signal(signal, both.predict(batch, group)[0])
+        return noise_to_signal(signal, select(both.predict(batch, group)))
 
     both = _switchable(backend, every) if switch else None
     noise: dict[str, float] = {}
@@ -71,21 +80,24 @@ def output_noise(
     return noise
 
 
-def divergence(backend: Backend, config: Config, batch: Batch, signal: NDArray[Any]) -> float:
-    """Noise-to-signal ratio of a configuration's first output against fp32's.
+def divergence(
+    backend: Backend, config: Config, batch: Batch, signal: NDArray[Any], select: Signal = signal_of
+) -> float:
+    """Noise-to-signal ratio of one of a configuration's outputs against fp32's.
 
     Args:
         backend: Loaded and calibrated.
         config: The configuration.
         batch: Samples of the calibration data.
-        signal: fp32's first output on them.
+        signal: fp32's output on them.
+        select: Selects the output.
 
     Raises:
         EngineError: the engine cannot build or run it.
     """
     model = backend.build(config)
     try:
-        return noise_to_signal(signal, model.predict(batch)[0])
+        return noise_to_signal(signal, select(model.predict(batch)))
     finally:
         model.close()
 

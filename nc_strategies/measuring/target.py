@@ -31,6 +31,7 @@ from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.measurer import Measurer
+from nc_strategies.measuring.outputs import close
 from nc_strategies.measuring.sensitivity import SAMPLES, divergence, output_noise
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric
@@ -57,6 +58,7 @@ class Measured:
         higher_is_better: Direction of the first constraint's metric.
         score_range: Lowest and highest score of a sample; infinite if that metric is no mean of bounded scores.
         directions: Directions of the further constraints' metrics, in the order of the constraints.
+        outputs: Pairs (name of the constraint's value, what its metric reads), see `selection.described`.
     """
 
     evaluation: Evaluation
@@ -64,6 +66,7 @@ class Measured:
     higher_is_better: bool = True
     score_range: tuple[float, float] = (-math.inf, math.inf)
     directions: tuple[bool, ...] = ()
+    outputs: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -313,6 +316,8 @@ class LocalTarget:
             self._limit if self.config.tuning.early_stop and not by_function else None,
             dict(zip(further, parts.further, strict=True)),
             self._deadline,
+            info.outputs,
+            self.config.metrics.named_outputs(),
         )
         # Read the labels now, so that data without labels is rejected before any long step.
         assert by_function or evaluation.labels is not None
@@ -355,7 +360,12 @@ class LocalTarget:
         self._space = space
         found = self.measurer.measure_baseline(space)
         return Measured(
-            found.evaluation, found.latency_ci95, self.higher_is_better, self.parts.metric.score_range, self.directions
+            found.evaluation,
+            found.latency_ci95,
+            self.higher_is_better,
+            self.parts.metric.score_range,
+            self.directions,
+            found.readings,
         )
 
     def remember(self, evaluation: Evaluation) -> None:
@@ -374,7 +384,13 @@ class LocalTarget:
         """See `MeasurementTarget.sensitivity`; estimated once."""
         if self._noise is None:
             assert self._space is not None, "measure the baseline first"
-            self._noise = output_noise(self.parts.backend, self._space, *self._looked_at(), check=self._deadline.check)
+            self._noise = output_noise(
+                self.parts.backend,
+                self._space,
+                *self._looked_at(),
+                check=self._deadline.check,
+                select=self.measurer.signal_of,
+            )
         return self._noise
 
     def latency_terms(self) -> LatencyTerms:
@@ -395,14 +411,14 @@ class LocalTarget:
     def divergence(self, config: Config) -> float:
         """See `MeasurementTarget.divergence`."""
         self._deadline.check()
-        return divergence(self.parts.backend, config, *self._looked_at())
+        return divergence(self.parts.backend, config, *self._looked_at(), self.measurer.signal_of)
 
     def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
-        """A few calibration samples, and fp32's first output for them."""
+        """A few calibration samples, and fp32's output for them."""
         assert self._calibration is not None
         batch, _, _ = next(self._calibration.batches(SAMPLES))
         if self._signal is None:
-            self._signal = np.array(self.measurer.baseline.all_float.predict(batch)[0])
+            self._signal = np.array(self.measurer.signal_of(self.measurer.baseline.all_float.predict(batch)))
         return batch, self._signal
 
     def settle(self, trial: Trial) -> Finish:
@@ -454,8 +470,7 @@ class LocalTarget:
         again = backend.build(config)
         for a, b in zip(again.predict(batch), saved.predict(batch), strict=True):
             # Not bit for bit: after loading a saved model, an engine may sum float values in another order.
-            scale = max(1.0, float(np.abs(a).max(initial=0.0)))
-            if not np.allclose(a, b, rtol=0, atol=SAVED_TOLERANCE * scale):
+            if not close(a, b, SAVED_TOLERANCE):
                 raise EngineError("the saved model does not give the outputs of the measured one")
         again.close()
         saved.close()

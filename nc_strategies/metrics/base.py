@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Outputs = Any
-"""Outputs as `Metric.keep` returns them: an array whose first axis counts samples, or a tuple of such arrays."""
+"""Outputs as `Metric.keep` returns them: an array whose first axis counts samples, or a tuple of such arrays.
+
+Where samples have outputs of different shapes, the array is one of objects, shape (N,): the output of each sample."""
+Keep = Callable[[Sequence[Array]], Outputs]
 
 
 class Metric(ABC):
@@ -28,6 +31,11 @@ class Metric(ABC):
     higher_is_better = True
     score_range: tuple[float, float] = (-math.inf, math.inf)
     """Lowest and highest value of `scores`. An evaluation of bounded scores can be stopped early; see `PairedTest`."""
+    positions: Sequence[int] | None = None
+    """Positions of the outputs that `keep` reads among all outputs of the model. None for one output, which is the only
+    one of the list that `keep` gets if `fits` can tell it, or if the configuration names it."""
+    read_as: str = ""
+    """How outputs are read, such as ``logits, cut at 0``, once `prepare` has decided it; for the user."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings = settings
@@ -40,13 +48,61 @@ class Metric(ABC):
         all samples.
 
         Args:
-            outputs: All outputs in the model's order; the first axis counts samples.
+            outputs: All outputs in the model's order, or the selected one alone; the first axis counts samples.
 
         Returns:
             An array whose first axis counts samples, or a tuple of such arrays. Concatenated over all batches they are
             the input of `compute`.
         """
         return outputs[0]
+
+    def fits(self, output: Array, labels: Array) -> bool | None:
+        """Whether an output of the model can be what the metric reads; it selects one of several outputs.
+
+        Args:
+            output: The output for a few samples, shape (n, ...).
+            labels: Labels of all samples, shape (N, ...).
+
+        Returns:
+            None where the metric cannot tell.
+        """
+        return None
+
+    def answers(self, output: Array) -> Array | None:
+        """The answer of each sample, such as its class number, shape (n,); None where the metric has no answers."""
+        return None
+
+    def prepare(self, outputs: Outputs, labels: Array) -> None:  # noqa: B027 - optional, nothing to decide by default
+        """Decide, on fp32's outputs of all samples, how the outputs of all models are read.
+
+        Args:
+            outputs: Results of `keep` for fp32.
+            labels: Shape (N, ...).
+
+        Raises:
+            InputError: outputs and labels do not fit.
+        """
+
+    def no_better(self, outputs: Outputs, labels: Array) -> str:
+        """Which trivial answer scores as well as a model, such as one and the same class for all samples.
+
+        Args:
+            outputs: Results of `keep` for fp32.
+            labels: Shape (N, ...).
+
+        Returns:
+            The trivial answer and its value, for the user; empty if the model is better, or the metric cannot tell.
+        """
+        return ""
+
+    def zero_is_good(self, outputs: Outputs, labels: Array) -> bool:
+        """Whether a value of 0 is a good one, as of a negated error: labels of other samples then give less.
+
+        Args:
+            outputs: Results of `keep` for fp32, whose value is 0.
+            labels: Shape (N, ...).
+        """
+        return self.compute(outputs, np.roll(labels, 1, axis=0)) < 0
 
     @abstractmethod
     def compute(self, outputs: Outputs, labels: Array) -> float:

@@ -42,6 +42,7 @@ class CocoMap(Metric):
             raise InputError("metrics.accuracy.iou", f"is {self.settings.iou}", "above 0, below 1")
         if self.settings.max_detections < 1:
             raise InputError("metrics.accuracy.max_detections", f"is {self.settings.max_detections}", "at least 1")
+        self.positions = (self.settings.boxes, self.settings.scores, self.settings.classes)
 
     def keep(self, outputs: Sequence[Array]) -> Array:  # type: ignore[override]
         """The boxes with the highest scores per sample, shape (N, max_detections, 6): coordinates, score, class."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.metrics.base import Array, Metric
+from nc_strategies.metrics.chance import Constant, no_better
 from nc_strategies.metrics.settings import MeanIoUSettings
 
 
@@ -58,6 +59,28 @@ class MeanIoU(Metric):
         if scores.size and (scores.min() < 0 or scores.max() >= classes):
             raise EngineError(f"the model's output holds classes up to {scores.max()}, of {classes}")
         return scores.astype(self._dtype)
+
+    def fits(self, output: Array, labels: Array) -> bool:
+        """See `Metric.fits`: the output gives a class for each pixel of the labels."""
+        try:
+            kept = self.keep([output])
+        except (InputError, EngineError):
+            return False
+        masks = tuple(length for length in np.shape(labels)[1:] if length != 1)
+        return masks == tuple(length for length in kept.shape[1:] if length != 1)
+
+    def no_better(self, outputs: Array, labels: Array) -> str:
+        """See `Metric.no_better`: the most frequent class for all pixels.
+
+        Its intersection over union is its share of the pixels, and that of all other classes 0.
+        """
+        intersection, predicted, truth = self._counts(outputs, labels).sum(0)
+        occurring = int((truth > 0).sum())
+        if occurring < 2:
+            return ""
+        best = int(truth.argmax())
+        constant = Constant(float(truth[best] / truth.sum() / occurring), f"class {best} for all pixels")
+        return no_better(_mean(np.stack([intersection, predicted, truth])), True, constant)
 
     def compute(self, outputs: Array, labels: Array) -> float:
         """See `Metric.compute`."""

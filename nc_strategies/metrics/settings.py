@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass
 class TopKSettings:
-    """Settings of `TopK`."""
+    """Settings of `TopK`.
+
+    Args:
+        name: The metric's name.
+        k: Number of highest outputs that count.
+        threshold: Value of a single output above which a sample is of class 1 of two; None for 0.5 of a probability, and
+            0 if one of fp32's outputs is no probability but a logit, below 0 or above 1.
+        higher_is_better: Overrides the metric's direction.
+    """
 
     name: str = "topk"
     k: int = 5
+    threshold: float | None = None
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class Top1Settings:
+    """Settings of `Top1`; see `TopKSettings`."""
+
+    name: str = "top1"
+    threshold: float | None = None
     higher_is_better: bool | None = None
 
 
@@ -30,7 +48,7 @@ class SklearnSettings:
         name: ``f1``, ``precision`` or ``recall``.
         average: Averaging over classes, as scikit-learn names it.
         threshold: Output above which a class counts as predicted, any number per sample; None for the class with the
-            highest output.
+            highest output. A single output is cut at 0.5, and at 0 if one of fp32's outputs is below 0 or above 1.
         higher_is_better: Overrides the metric's direction.
     """
 
@@ -102,11 +120,12 @@ class PythonMetricSettings:
     Args:
         name: The metric's name.
         target: ``module:function`` or ``path/to/file.py:function``.
-        outputs: Positions of the model's outputs that the function receives.
+        outputs: Positions of the model's outputs that the function receives; None for one output, the first unless
+            ``metrics.accuracy.output`` names another.
         higher_is_better: Direction of the metric.
     """
 
     name: str = "python"
     target: str = "???"
-    outputs: list[int] = field(default_factory=lambda: [0])
+    outputs: list[int] | None = None
     higher_is_better: bool | None = None

@@ -13,7 +13,9 @@ from nc_strategies.runtime.lazy_target import guarded, load_target
 class PythonMetric(Metric):
     """A metric computed by a function of the user: ``f(outputs, labels) -> float``.
 
-    The function receives one array, or a tuple of arrays if the setting `outputs` names several outputs.
+    The function receives one array whose first axis counts samples, or a tuple of arrays if the setting `outputs` names
+    several outputs. Where samples have outputs of different shapes, the array is one of objects: the whole output of
+    each sample.
 
     Raises:
         InputError: the function cannot be found; or later, it raises, or does not return a number.
@@ -21,15 +23,17 @@ class PythonMetric(Metric):
 
     def __init__(self, settings: PythonMetricSettings) -> None:
         super().__init__(settings)
-        if not settings.outputs or min(settings.outputs) < 0:
+        wanted = settings.outputs
+        if wanted is not None and (not wanted or min(wanted) < 0):
             raise InputError(
-                "metrics.accuracy.outputs", f"is {list(settings.outputs)}", "positions of the model's outputs, from 0"
+                "metrics.accuracy.outputs", f"is {list(wanted)}", "positions of the model's outputs, from 0"
             )
+        self.positions = None if wanted is None else tuple(wanted)
         self._function = load_target("metrics.accuracy.target", settings.target)
 
     def keep(self, outputs: Sequence[Array]) -> Outputs:  # type: ignore[override]
         """The outputs that the setting `outputs` names."""
-        wanted = self.settings.outputs
+        wanted = self.positions or (0,)
         if max(wanted) >= len(outputs):
             raise InputError("metrics.accuracy.outputs", f"is {list(wanted)}", f"the model has {len(outputs)} outputs")
         return outputs[wanted[0]] if len(wanted) == 1 else tuple(outputs[place] for place in wanted)

@@ -20,6 +20,7 @@ from nc_strategies.metrics.settings import (
     PlainSettings,
     PythonMetricSettings,
     SklearnSettings,
+    Top1Settings,
     TopKSettings,
 )
 from nc_strategies.models.settings import HuggingFaceModelSettings, KerasApplicationsSettings, PythonModelSettings
@@ -78,7 +79,7 @@ def ncs_components() -> list[Component]:
             "nc-strategies[tensorflow]",
             "SavedModels with the fused int8 kernels of stock TensorFlow",
         ),
-        Component("metric", "top1", f"{METRICS}.classification:Top1", PlainSettings, summary="accuracy"),
+        Component("metric", "top1", f"{METRICS}.classification:Top1", Top1Settings, summary="accuracy"),
         Component(
             "metric",
             "topk",

@@ -45,7 +45,8 @@ class Study:
         sensitivity: Noise-to-signal ratio by operator in int8; None if no strategy requested it.
         latency_terms: Terms of the latency model; None if no strategy requested them.
         stop_note: The strategy's reason for its end; empty if it did not end the run or gave none.
-        remarks: Changes that calibration made to the model and that the user should know, one sentence per change.
+        remarks: Which outputs the metrics read, and changes that calibration made to the model, one sentence each.
+        outputs: What each metric reads, by the name of the constraint's value; see `measuring.selection.described`.
         machine: The machine that the run measures on; None before it is known.
         box: Time budget of the run; None before it is known.
         confirmed: Final measurements by fingerprint of the executed graph; they replace those of the trials.
@@ -74,6 +75,7 @@ class Study:
     sensitivity: Mapping[str, float] | None = None
     latency_terms: LatencyTerms | None = None
     remarks: tuple[str, ...] = ()
+    outputs: Mapping[str, Any] = field(default_factory=dict)
     machine: Machine | None = None
     notices: list[str] = field(default_factory=list)
     confirmed: dict[str, Evaluation] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring import latency_model, resolution
 from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
 from nc_strategies.measuring.finalists import FINALISTS
+from nc_strategies.measuring.selection import Choice, sentence
 from nc_strategies.measuring.sensitivity import SAMPLES
 from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
 from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Prediction, Problem, Trial, TrialState
@@ -133,7 +134,8 @@ class _Run:
         )
         study.box = self.box
         study.versions, study.earlier_versions = versions, earlier
-        study.remarks = target.remarks()
+        study.outputs = dict(baseline.outputs)
+        study.remarks = (*_output_remarks(config, baseline), *target.remarks())
         for remark in study.remarks:
             log.info("%s", remark)
         self._resolve(study, baseline)
@@ -517,6 +519,16 @@ def _unconfirmed(study: Study) -> list[Trial]:
     return [t for t in study.trials if t.evaluation is not None and t.evaluation.graph not in study.confirmed]
 
 
+def _output_remarks(config: RunConfig, baseline: Measured) -> tuple[str, ...]:
+    """Which output each metric reads, one sentence per metric for which the model leaves a choice."""
+    first = str(config.metrics.accuracy["name"])
+    return tuple(
+        sentence(first if name == METRIC else name, found)
+        for name, found in baseline.outputs
+        if found["choice"] != Choice.ONLY or found["one_by_one"] or found["read_as"]
+    )
+
+
 def make_box(config: RunConfig) -> TimeBox:
     """The time budget of a run that begins now."""
     return TimeBox(config.tuning.timeout, config.measure, FINALISTS, SESSIONS)
@@ -584,7 +596,8 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "strategy": dict(config.strategy),
         "backend": dict(config.backend),
-        "metrics": asdict(config.metrics),
+        # Whether a poor baseline is allowed changes no measurement, and runs of earlier versions had no such key.
+        "metrics": {key: value for key, value in asdict(config.metrics).items() if key != "allow_poor_baseline"},
         "criterion": config.tuning.criterion,
         "tolerable_loss": config.tuning.tolerable_loss,
         "early_stop": config.tuning.early_stop,

@@ -26,7 +26,7 @@ from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, asked
-from nc_strategies.calibration.noise import noise_to_signal
+from nc_strategies.calibration.noise import noise_to_signal, signal_of
 from nc_strategies.calibration.state import CalibrationState
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
@@ -180,7 +180,7 @@ class OnnxRuntimeBackend(Backend):
         )
 
     def _noise(self, batch: Batch) -> float:
-        """Noise-to-signal ratio of the first output with every operator in int8."""
+        """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
         if self._default is None:
             self.capabilities()
         assert self._default is not None
@@ -189,7 +189,7 @@ class OnnxRuntimeBackend(Backend):
         outputs = []
         for model in (self.graph.model, int8):
             run = OrtExecutable(model.SerializeToString(), self.threads)
-            outputs.append(run.predict(part)[0])
+            outputs.append(signal_of(run.predict(part)))
             run.close()
         return noise_to_signal(*outputs)
 

@@ -32,7 +32,7 @@ from nc_strategies.calibration.equalization import (
     asked,
 )
 from nc_strategies.calibration.histogram import Histogram
-from nc_strategies.calibration.noise import noise_to_signal
+from nc_strategies.calibration.noise import noise_to_signal, signal_of
 from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
@@ -137,7 +137,7 @@ class TensorFlowBackend(Backend):
         self._calibration.run(gather, self.settings.equalize, pairs, use, lambda: self._noise(batches[0]))
 
     def _noise(self, batch: Batch) -> float:
-        """Noise-to-signal ratio of the first output with every operator in int8."""
+        """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
         able = self.capabilities()
         config = Config(
             tuple((op.name, op.schemes[0]) for op in able.ops), tuple((name, v[0]) for name, v in able.options)
@@ -146,7 +146,7 @@ class TensorFlowBackend(Backend):
         part = {name: array[: LIMITS.noise_samples] if free else array for name, array in batch.items()}
         outputs = []
         for model in (self.reference(), self.build(config)):
-            outputs.append(model.predict(part)[0])
+            outputs.append(signal_of(model.predict(part)))
             model.close()
         return noise_to_signal(*outputs)
 

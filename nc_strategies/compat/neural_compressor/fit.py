@@ -106,6 +106,7 @@ def fit(
             labels)`` and ``result``.
         run_dir: Folder of the run's files; by default ``outputs/<date>/<time>``. An existing folder is resumed.
         **options: Keys of the configuration's sections ``tuning``, ``space`` and ``measure``; they override `conf`.
+            Also ``output`` and ``allow_poor_baseline``, see `nc_strategies.tune`.
 
     Returns:
         The model; None, with a warning that says why, where the run's status is not ``met``: none was accurate enough,
@@ -168,6 +169,7 @@ def _request(
     run_dir: str | Path | None,
     more: dict[str, Any],
 ) -> Request:
+    output, poor = more.pop("output", None), more.pop("allow_poor_baseline", False)
     tuning, accuracy = conf.tuning_criterion, conf.accuracy_criterion
     options = {
         "criterion": accuracy.criterion,
@@ -197,6 +199,8 @@ def _request(
         eval_func,
         run_dir=run_dir,
         name=conf.model_name,
+        output=output,
+        allow_poor_baseline=poor,
         options=options,
     )
 

@@ -1,0 +1,198 @@
+"""Which outputs of a model each metric reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from nc_strategies.errors import InputError
+from nc_strategies.measuring.outputs import Layouts, joined
+from nc_strategies.metrics.base import Array, Keep, Metric, Outputs
+
+
+class Choice(StrEnum):
+    """Why a metric reads an output."""
+
+    ONLY = "only"
+    """The model has no other."""
+    NAMED = "named"
+    """The configuration names it."""
+    FITS = "fits"
+    """It is the only one that fits the labels."""
+    FIRST = "first"
+    """The metric cannot tell which output fits, and reads the first."""
+    METRIC = "metric"
+    """The metric's own settings, or its code, select outputs."""
+
+
+@dataclass(frozen=True)
+class OutputReader:
+    """Selects what a metric keeps of one batch.
+
+    Args:
+        keep: The metric's `Metric.keep`.
+        positions: Positions of the outputs that it reads.
+        choice: Why these.
+        alone: Whether `keep` gets the outputs at `positions` only, and not all outputs of the model.
+    """
+
+    keep: Keep
+    positions: tuple[int, ...] = (0,)
+    choice: Choice = Choice.ONLY
+    alone: bool = True
+
+    def __call__(self, outputs: Sequence[Array]) -> Outputs:
+        """Result of `keep`, from all outputs of one batch."""
+        return self.keep([outputs[place] for place in self.positions] if self.alone else outputs)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A metric and the output that the configuration names for it.
+
+    Args:
+        key: Configuration key of the metric.
+        metric: The metric.
+        output: Name of the output; None where the configuration names none.
+    """
+
+    key: str
+    metric: Metric
+    output: str | None = None
+
+
+def select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
+    """Select the outputs that a metric reads.
+
+    Args:
+        request: The metric.
+        layouts: The model's outputs.
+        labels: Labels of all samples, shape (N, ...).
+
+    Raises:
+        InputError: no output has the name, or not exactly one fits the labels.
+    """
+    metric, count = request.metric, len(layouts.outputs)
+    if request.output is not None:
+        return _named(request, layouts)
+    if metric.positions is not None:
+        _check_positions(request, layouts, metric.positions)
+        return OutputReader(metric.keep, tuple(metric.positions), Choice.METRIC, alone=False)
+    if count == 1:
+        return OutputReader(metric.keep)
+    fits = [_fits(metric, layouts, place, labels) for place in range(count)]
+    if all(fit is None for fit in fits):
+        if metric.keep is not Metric.keep:
+            return OutputReader(metric.keep, tuple(range(count)), Choice.METRIC, alone=False)
+        return OutputReader(metric.keep, (0,), Choice.FIRST)
+    found = [place for place, fit in enumerate(fits) if fit]
+    if len(found) > 1:
+        found = _same_answers(metric, layouts, found)
+    if len(found) == 1:
+        return OutputReader(metric.keep, (found[0],), Choice.FITS)
+    shown = ", ".join(str(layouts.outputs[place]) for place in found)
+    raise InputError(
+        f"{request.key}.output",
+        "is needed: "
+        + (f"the outputs {shown} all fit" if found else f"none of the outputs {layouts} fits")
+        + f" labels of shape {_shape(labels)}",
+        f"the name of one of the outputs: {', '.join(layout.name for layout in layouts.outputs)}",
+    )
+
+
+def _named(request: Request, layouts: Layouts) -> OutputReader:
+    names = [layout.name for layout in layouts.outputs]
+    if request.metric.positions is not None:
+        raise InputError(
+            f"{request.key}.output",
+            f"is {request.output!r}, but this metric reads the outputs at positions {list(request.metric.positions)}",
+            "either a name or positions",
+        )
+    # TensorFlow's names of tensors end in their position among the results of an operator.
+    matches = [place for place, name in enumerate(names) if request.output in (name, name.removesuffix(":0"))]
+    if len(matches) != 1:
+        raise InputError(f"{request.key}.output", f"is {request.output!r}", f"the model's outputs: {layouts}")
+    return OutputReader(request.metric.keep, (matches[0],), Choice.NAMED)
+
+
+def _check_positions(request: Request, layouts: Layouts, positions: Sequence[int]) -> None:
+    count = len(layouts.outputs)
+    if max(positions) >= count:
+        raise InputError(
+            f"{request.key}.outputs" if len(positions) == 1 else request.key,
+            f"asks for the outputs at positions {list(positions)}, the model has {count} outputs",
+            f"positions from 0 of {layouts}",
+        )
+
+
+def _fits(metric: Metric, layouts: Layouts, place: int, labels: Array) -> bool | None:
+    """Whether an output fits the labels; None where the metric cannot tell."""
+    samples = layouts.examples[place]
+    if not samples or len({sample.shape for sample in samples}) != 1:
+        return None if metric.fits(np.zeros((1, 1)), labels) is None else False
+    return metric.fits(np.stack(samples), labels)
+
+
+def _same_answers(metric: Metric, layouts: Layouts, found: list[int]) -> list[int]:
+    """The scores among several fitting outputs, if the others are the class numbers that follow from them.
+
+    Classifiers of scikit-learn have both: class numbers first, probabilities second.
+    """
+    answers = [metric.answers(joined([np.stack(layouts.examples[place])])) for place in found]
+    scores = [
+        place for place, answer in zip(found, answers, strict=True) if answer is not None and _is_float(layouts, place)
+    ]
+    if len(scores) != 1 or any(answer is None for answer in answers):
+        return found
+    first = answers[0]
+    return scores if all(np.array_equal(first, answer) for answer in answers[1:]) else found
+
+
+def _is_float(layouts: Layouts, place: int) -> bool:
+    return layouts.outputs[place].dtype.kind == "f"
+
+
+def _shape(labels: Array) -> str:
+    return f"(N{''.join(f', {length}' for length in np.shape(labels)[1:])})" if np.ndim(labels) > 1 else "(N,)"
+
+
+def described(request: Request, reader: OutputReader, layouts: Layouts, one_by_one: bool) -> Mapping[str, Any]:
+    """What a metric reads, as plain data for ``result.json``.
+
+    Args:
+        request: The metric.
+        reader: The outputs that it reads.
+        layouts: The model's outputs.
+        one_by_one: Whether samples are run one by one.
+    """
+    read = [layouts.outputs[place] for place in reader.positions]
+    return {
+        "output": read[0].name if len(read) == 1 else [layout.name for layout in read],
+        "shapes": [list(layout.shape) for layout in read],
+        "choice": str(reader.choice),
+        "whole_outputs": any(layout.axis is None for layout in read),
+        "one_by_one": one_by_one,
+        "read_as": request.metric.read_as,
+    }
+
+
+def sentence(name: str, found: Mapping[str, Any]) -> str:
+    """What a metric reads, in one sentence.
+
+    Args:
+        name: The metric's name.
+        found: Result of `described`.
+    """
+    outputs = found["output"] if isinstance(found["output"], list) else [found["output"]]
+    shapes = [f"{output} ({', '.join(map(str, shape))})" for output, shape in zip(outputs, found["shapes"], strict=True)]
+    why = {
+        Choice.FITS: ", the only output that fits the labels",
+        Choice.FIRST: ", the first output; metrics.accuracy.output names another",
+    }.get(found["choice"], "")
+    how = f", read as {found['read_as']}" if found["read_as"] else ""
+    single = "; samples are run one by one, because an output does not follow the batch" if found["one_by_one"] else ""
+    return f"{name} reads {' and '.join(shapes)}{why}{how}{single}"
