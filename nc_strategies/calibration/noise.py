@@ -46,8 +46,10 @@ def _flat(output: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def signal_of(outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """The output whose noise is measured: the first with fractions, because whole numbers, such as class numbers, hide
-    small errors; otherwise the first with numbers."""
+    """The output whose noise is measured: the first with fractions, otherwise the first with numbers.
+
+    Whole numbers, such as class numbers, hide small errors.
+    """
     for kinds in ("f", "fiub"):
         for output in outputs:
             if np.asarray(output).dtype.kind in kinds:

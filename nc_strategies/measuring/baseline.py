@@ -68,11 +68,14 @@ class BaselineMeasurer(MeasurerCore):
             seconds=tuple(spent.items()),
             graph=reference.fingerprint,
         )
-        self._baseline = Baseline(as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), self.readings())
+        self._baseline = Baseline(
+            as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), self.readings()
+        )
         return self._baseline
 
     def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
-        for place, (a, b) in enumerate(zip(as_given.predict(self.batch), all_float.predict(self.batch), strict=True)):
+        both = zip(as_given.predict(self.batch), all_float.predict(self.batch), strict=True)
+        for place, (a, b) in enumerate(both):
             if close(a, b):
                 continue
             differ = f"{float(np.abs(a - b).max()):.2g}" if np.shape(a) == np.shape(b) else "their shapes"
@@ -100,9 +103,10 @@ class BaselineMeasurer(MeasurerCore):
             if why:
                 read = f" ({sentence('it', readings[name])})" if name in readings else ""
                 shown = self.metrics.accuracy["name"] if name == METRIC else name
+                counted = f" on {self.samples} samples" if self.samples else ""
                 raise InputError(
                     request.key,
-                    f"fp32 has {shown} {value:.4f}{f' on {self.samples} samples' if self.samples else ''}{read}, {why}",
+                    f"fp32 has {shown} {value:.4f}{counted}{read}, {why}",
                     "check labels, preprocessing and metrics.accuracy.output; metrics.allow_poor_baseline=true tunes "
                     "the model nevertheless",
                 )

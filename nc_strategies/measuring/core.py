@@ -178,7 +178,7 @@ class MeasurerCore:
         )
 
     def signal_of(self, outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """The output whose noise ranks operators: of those that the first metric reads, or of all, one with fractions."""
+        """The output whose noise ranks operators: one with fractions, preferably one that the first metric reads."""
         if not self._readers:
             return noise.signal_of(outputs)
         read = [outputs[place] for place in self._readers[0].positions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ class ProbeRules:
     sizes: tuple[int, int] = (2, 3)
     """Two batch sizes above 1: at a size of 1 an axis of length 1 says nothing."""
     single_samples: int = 16
-    """Samples that a model with batches of 1 is run on where the declared shape leaves the axis open: an output that has
+    """Samples that a model with batches of 1 is run on where the declared shape leaves the axis open: an output with
     one row per object rarely has exactly one row for all of them."""
+    examples: int = 30
+    """Samples whose outputs are looked at where a model has several outputs."""
     flipped_share: float = 0.01
     """Share of whole numbers, such as class numbers, that rounding may change between two runs in float."""
 
@@ -66,7 +68,7 @@ class OutputLayout:
     name: str
     axis: int | None = 0
     shape: tuple[int | str, ...] = ()
-    dtype: np.dtype[Any] = np.dtype(np.float32)
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
 
     def __str__(self) -> str:
         """Name and shape, such as ``scores (N, 10)``."""
@@ -74,7 +76,7 @@ class OutputLayout:
         return f"{self.name} ({', '.join(map(str, self.shape))}){kind}"
 
     def samples(self, place: int, output: Any, size: int) -> Array:
-        """One run's outputs of its samples, a view of shape (samples, ...); (1, ...) for an output without a sample axis.
+        """One run's outputs of its samples, shape (samples, ...), or (1, ...) without a sample axis; a view.
 
         Args:
             place: Position of the output, for the error.
@@ -155,6 +157,8 @@ def _batched(
     rolled = _run(model, {name: np.roll(array, -1, 0) for name, array in batch.items()})
     others = [(other, _run(model, data.batch(0, other))) for other in sizes[:-1]]
     runs = [(size, first), (size, rolled), *others]
+    starts = range(size, min(PROBE_RULES.examples, len(data)) - size + 1, size) if len(first) > 1 else ()
+    shown = [first, *(_run(model, data.batch(start, size)) for start in starts)]
     layouts, examples = [], []
     for place, name in enumerate(_names(specs, len(first))):
         seen = [(count, outputs[place]) for count, outputs in runs]
@@ -162,7 +166,8 @@ def _batched(
         if (declared := _declared(specs, place, len(first))) is not None and declared.sample_axis is None:
             axis = None
         layouts.append(_layout(name, axis, [array for _, array in seen]))
-        examples.append(() if axis is None else tuple(np.moveaxis(first[place], axis, 0)))
+        along = [] if axis is None else [np.moveaxis(outputs[place], axis, 0) for outputs in shown]
+        examples.append(tuple(np.asarray(sample) for array in along for sample in array))
     if fixed is None and not all(examples):
         single = [_run(model, data.batch(start, 1)) for start in range(min(size, len(data)))]
         for place, layout in enumerate(layouts):
@@ -196,7 +201,7 @@ def _single(model: Executable, data: Dataset, specs: Sequence[TensorSpec], fixed
         ones = all(array.ndim and array.shape[0] == 1 for array in own)
         axis = 0 if ones and length in (1, None) and not (declared and declared.sample_axis is None) else None
         layouts.append(_layout(name, axis, own))
-        examples.append(tuple(own if axis is None else (array[0] for array in own)))
+        examples.append(tuple(own if axis is None else (np.asarray(array[0]) for array in own)))
     return Layouts(tuple(layouts), tuple(examples), True, fixed)
 
 

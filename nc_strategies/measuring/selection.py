@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nc_strategies.errors import InputError
-from nc_strategies.measuring.outputs import Layouts, joined
+from nc_strategies.measuring.outputs import Layouts
 from nc_strategies.metrics.base import Array, Keep, Metric, Outputs
 
 
@@ -142,18 +142,12 @@ def _same_answers(metric: Metric, layouts: Layouts, found: list[int]) -> list[in
 
     Classifiers of scikit-learn have both: class numbers first, probabilities second.
     """
-    answers = [metric.answers(joined([np.stack(layouts.examples[place])])) for place in found]
-    scores = [
-        place for place, answer in zip(found, answers, strict=True) if answer is not None and _is_float(layouts, place)
-    ]
-    if len(scores) != 1 or any(answer is None for answer in answers):
+    answers = {place: metric.answers(np.stack(layouts.examples[place])) for place in found}
+    known = {place: answer for place, answer in answers.items() if answer is not None}
+    scores = [place for place in known if layouts.outputs[place].dtype.kind == "f"]
+    if len(scores) != 1 or len(known) != len(found):
         return found
-    first = answers[0]
-    return scores if all(np.array_equal(first, answer) for answer in answers[1:]) else found
-
-
-def _is_float(layouts: Layouts, place: int) -> bool:
-    return layouts.outputs[place].dtype.kind == "f"
+    return scores if all(np.array_equal(known[scores[0]], answer) for answer in known.values()) else found
 
 
 def _shape(labels: Array) -> str:
@@ -188,7 +182,9 @@ def sentence(name: str, found: Mapping[str, Any]) -> str:
         found: Result of `described`.
     """
     outputs = found["output"] if isinstance(found["output"], list) else [found["output"]]
-    shapes = [f"{output} ({', '.join(map(str, shape))})" for output, shape in zip(outputs, found["shapes"], strict=True)]
+    shapes = [
+        f"{output} ({', '.join(map(str, shape))})" for output, shape in zip(outputs, found["shapes"], strict=True)
+    ]
     why = {
         Choice.FITS: ", the only output that fits the labels",
         Choice.FIRST: ", the first output; metrics.accuracy.output names another",

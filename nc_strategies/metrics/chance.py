@@ -1,4 +1,4 @@
-"""Whether a value of a metric is better than trivial answers: one constant answer, or the model's own in random order."""
+"""Whether a metric's value is better than trivial answers: a constant one, or the model's own in random order."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ChanceRules:
     seed: int = 0
     """Seed of the random orders, so that a run is refused or not whenever it is repeated."""
     related: float = 1.0
-    """Standard deviations by which a value must exceed that of random orders. Small, because a weak model must pass with
-    few samples: 7 of 10 right answers of two balanced classes are 1.2 deviations above chance."""
+    """Standard deviations by which a value must exceed that of random orders. Small, because a weak model must pass
+    with few samples: 7 of 10 right answers of two balanced classes are 1.2 deviations above chance."""
     clearly_related: float = 2.0
     """Standard deviations from which answers clearly depend on the labels. A value that is below a constant answer's by
     less than its sampling error then passes: few samples do not tell which is better."""
@@ -52,8 +52,8 @@ class Constant:
     Args:
         value: Its value of the metric.
         answer: What it is, for the user.
-        gains: Score of each sample less that of the constant answer, positive for better, shape (N,); None if the metric
-            is no mean of scores.
+        gains: Score of each sample less that of the constant answer, positive for better, shape (N,); None if the
+            metric is no mean of scores.
     """
 
     value: float

@@ -38,8 +38,8 @@ def per_sample(outputs: Array) -> Array:
     """
     array = np.asarray(outputs)
     if array.dtype.kind not in NUMBERS:
-        what = "of different shapes" if _holds_arrays(array) else f"of type {array.dtype}"
-        raise InputError(KEY, f"the output gives samples arrays {what}", "one vector of class scores per sample")
+        what = "arrays of different shapes" if _holds_arrays(array) else "text, and labels are numbers"
+        raise InputError(KEY, f"the output holds {what}", "an output with one vector of class scores per sample")
     if not _is_vector(array.shape[1:]):
         raise InputError(
             KEY,

@@ -12,8 +12,8 @@ class TopKSettings:
     Args:
         name: The metric's name.
         k: Number of highest outputs that count.
-        threshold: Value of a single output above which a sample is of class 1 of two; None for 0.5 of a probability, and
-            0 if one of fp32's outputs is no probability but a logit, below 0 or above 1.
+        threshold: Value of a single output above which a sample is of class 1 of two; None for 0.5 of a probability,
+            and 0 if one of fp32's outputs is no probability but a logit, below 0 or above 1.
         higher_is_better: Overrides the metric's direction.
     """
 

@@ -210,6 +210,8 @@ class Graph:
         """The model's inputs and outputs."""
 
         def spec(value: onnx.ValueInfoProto) -> TensorSpec:
+            if not value.type.HasField("tensor_type"):  # a sequence of maps, which the engine's wrapper makes an array
+                return TensorSpec(value.name, (), np.dtype(object))
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             return TensorSpec(value.name, shape_of(value), np.dtype(dtype))
 

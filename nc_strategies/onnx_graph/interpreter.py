@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -39,11 +40,24 @@ def start(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSessi
 def run(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None = None) -> Sequence[NDArray[Any]]:
     """Run a session once and return all outputs, or the named tensors.
 
+    A sequence of maps from class to probability, as converters of scikit-learn write it, is returned as an array of
+    shape (N, classes), in the order of the classes.
+
     Raises:
         EngineError: the engine could not run the model.
     """
     try:
-        outputs: Sequence[NDArray[Any]] = session.run(names, batch)
+        outputs: Sequence[Any] = session.run(names, batch)
     except Exception as error:  # as above
         raise EngineError(f"onnxruntime could not run the model: {first_line(error)}") from error
-    return outputs
+    return [_as_array(output) for output in outputs]
+
+
+def _as_array(output: Any) -> NDArray[Any]:
+    if isinstance(output, list) and output and all(isinstance(sample, dict) for sample in output):
+        return np.array([[sample[name] for name in sorted(sample)] for sample in output])
+    if isinstance(output, list):
+        values = np.empty(len(output), object)
+        values[:] = output
+        return values
+    return np.asarray(output)

@@ -18,7 +18,8 @@ from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring import latency_model, resolution
 from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
 from nc_strategies.measuring.finalists import FINALISTS
-from nc_strategies.measuring.selection import Choice, sentence
+from nc_strategies.measuring.selection import Choice
+from nc_strategies.measuring.selection import sentence as reading_sentence
 from nc_strategies.measuring.sensitivity import SAMPLES
 from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
 from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Prediction, Problem, Trial, TrialState
@@ -523,7 +524,7 @@ def _output_remarks(config: RunConfig, baseline: Measured) -> tuple[str, ...]:
     """Which output each metric reads, one sentence per metric for which the model leaves a choice."""
     first = str(config.metrics.accuracy["name"])
     return tuple(
-        sentence(first if name == METRIC else name, found)
+        reading_sentence(first if name == METRIC else name, found)
         for name, found in baseline.outputs
         if found["choice"] != Choice.ONLY or found["one_by_one"] or found["read_as"]
     )
