@@ -86,7 +86,7 @@ def select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
         return OutputReader(metric.keep)
     fits = [_fits(metric, layouts, place, labels) for place in range(count)]
     if all(fit is None for fit in fits):
-        if metric.keep is not Metric.keep:
+        if metric.keep is not Metric.keep and not metric.reads_one:
             return OutputReader(metric.keep, tuple(range(count)), Choice.METRIC, alone=False)
         return OutputReader(metric.keep, (0,), Choice.FIRST)
     found = [place for place, fit in enumerate(fits) if fit]

@@ -34,6 +34,8 @@ class Metric(ABC):
     positions: Sequence[int] | None = None
     """Positions of the outputs that `keep` reads among all outputs of the model. None for one output, which is the only
     one of the list that `keep` gets if `fits` can tell it, or if the configuration names it."""
+    reads_one: bool = False
+    """Whether `keep` reads one output only, although it is overridden."""
     read_as: str = ""
     """How outputs are read, such as ``logits, cut at 0``, once `prepare` has decided it; for the user."""
 

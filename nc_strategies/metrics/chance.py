@@ -19,12 +19,15 @@ class ChanceRules:
     """Random orders of the labels: enough for a mean and a standard deviation of a metric that is no mean of scores."""
     seed: int = 0
     """Seed of the random orders, so that a run is refused or not whenever it is repeated."""
-    related: float = 1.0
-    """Standard deviations by which a value must exceed that of random orders. Small, because a weak model must pass
-    with few samples: 7 of 10 right answers of two balanced classes are 1.2 deviations above chance."""
+    few: int = 100
+    """Number of samples below which sampling error is held in favour of the model: 7 of 10 right answers of two classes
+    are better than chance, and so few samples tell no more."""
+    related: float = 1.645
+    """Standard deviations by which a value over more samples must exceed that of random orders: 5 % of the models whose
+    answers do not depend on the sample do so."""
     clearly_related: float = 2.0
-    """Standard deviations from which answers clearly depend on the labels. A value that is below a constant answer's by
-    less than its sampling error then passes: few samples do not tell which is better."""
+    """Standard deviations from which answers over few samples clearly depend on the labels. A value that is below a
+    constant answer's by less than its sampling error then passes: few samples do not tell which is better."""
     rounding: float = 1e-9
     """Relative difference of two values that is rounding."""
 
@@ -39,10 +42,12 @@ class Shuffled:
     Args:
         mean: Their mean.
         deviation: Their standard deviation.
+        samples: Number of samples N.
     """
 
     mean: float
     deviation: float
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def shuffled(value: Callable[[Array], float], labels: Array) -> Shuffled:
     """
     rng = np.random.default_rng(CHANCE_RULES.seed)
     values = [value(labels[rng.permutation(len(labels))]) for _ in range(CHANCE_RULES.permutations)]
-    return Shuffled(float(np.mean(values)), float(np.std(values, ddof=1)))
+    return Shuffled(float(np.mean(values)), float(np.std(values, ddof=1)), len(labels))
 
 
 def shuffled_hits(answers: Array, classes: Array) -> Shuffled:
@@ -97,9 +102,9 @@ def shuffled_hits(answers: Array, classes: Array) -> Shuffled:
     columns = (np.bincount(named.reshape(-1), minlength=len(names)) / count)[true]
     mean = float(rows.mean())
     if count < 2:
-        return Shuffled(mean, 0.0)
+        return Shuffled(mean, 0.0, count)
     squares = count * (count * mean - float((rows**2).sum()) - float((columns**2).sum()) + count * mean**2)
-    return Shuffled(mean, math.sqrt(max(squares, 0.0) / (count - 1)) / count)
+    return Shuffled(mean, math.sqrt(max(squares, 0.0) / (count - 1)) / count, count)
 
 
 def no_better(
@@ -117,15 +122,21 @@ def no_better(
         The trivial answer and its value, for the user; empty if the model is better.
     """
     rules, sign = CHANCE_RULES, 1.0 if higher_is_better else -1.0
-    above = None if order is None else sign * (value - order.mean)
+    few = order is not None and order.samples < rules.few
+    above = math.inf if order is None else sign * (value - order.mean)
     if constant is not None and sign * (value - constant.value) <= rules.rounding * abs(constant.value):
-        gains = constant.gains
-        near = gains is not None and len(gains) > 1 and gains.mean() + gains.std(ddof=1) / math.sqrt(len(gains)) > 0
-        clear = order is not None and above is not None and above >= rules.clearly_related * order.deviation > 0
-        if not (near and clear):
+        clear = order is not None and above >= rules.clearly_related * order.deviation > 0
+        if not (few and clear and _near(constant.gains)):
             return f"{constant.value:.4f} of {constant.answer}"
-    if order is not None and above is not None:
-        least = max(rules.related * order.deviation, rules.rounding * abs(order.mean))
-        if above < least or above <= 0:
-            return f"{order.mean:.4f} (standard deviation {order.deviation:.4f}) of its own answers in random order"
+    if order is not None and above <= max(
+        rules.rounding * abs(order.mean), 0.0 if few else rules.related * order.deviation
+    ):
+        return f"{order.mean:.4f} (standard deviation {order.deviation:.4f}) of its own answers in random order"
     return ""
+
+
+def _near(gains: Array | None) -> bool:
+    """Whether the mean gain over a constant answer is less than its standard error below 0."""
+    if gains is None or len(gains) < 2:
+        return False
+    return bool(gains.mean() + gains.std(ddof=1) / math.sqrt(len(gains)) > 0)

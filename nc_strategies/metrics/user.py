@@ -28,7 +28,7 @@ class PythonMetric(Metric):
             raise InputError(
                 "metrics.accuracy.outputs", f"is {list(wanted)}", "positions of the model's outputs, from 0"
             )
-        self.positions = None if wanted is None else tuple(wanted)
+        self.positions, self.reads_one = None if wanted is None else tuple(wanted), wanted is None
         self._function = load_target("metrics.accuracy.target", settings.target)
 
     def keep(self, outputs: Sequence[Array]) -> Outputs:  # type: ignore[override]
