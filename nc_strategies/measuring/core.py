@@ -204,13 +204,21 @@ class MeasurerCore:
             return self._predict(models, enough)
 
     def _values(self, found: Predictions) -> Pairs:
-        if self._baseline is None:
-            for metric, kept in zip(self._all.values(), found.kept, strict=True):
-                metric.prepare(kept, self.data.labels)
         return tuple(
-            (name, metric.compute(kept, self.data.labels))
-            for (name, metric), kept in zip(self._all.items(), found.kept, strict=True)
+            (name, self._value(request, kept))
+            for name, request, kept in zip(self._all, self._requests(), found.kept, strict=True)
         )
+
+    def _value(self, request: Request, kept: Outputs) -> float:
+        """A metric over all samples; its errors name the key of its own constraint."""
+        metric, labels = request.metric, self.data.labels
+        try:
+            if self._baseline is None:
+                metric.prepare(kept, labels)
+            return metric.compute(kept, labels)
+        except InputError as error:
+            key = error.key.replace("metrics.accuracy", request.key)
+            raise InputError(key, error.problem, error.allowed) from error
 
     def _peak(self, config: Config, graph: str) -> Pairs:
         """Peak memory of a configuration's run, measured once per graph; empty if memory is no objective."""

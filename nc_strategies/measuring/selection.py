@@ -174,6 +174,19 @@ def described(request: Request, reader: OutputReader, layouts: Layouts, one_by_o
     }
 
 
+def sentences(found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """What metrics read, for each metric for which the model leaves a choice, one sentence each.
+
+    Args:
+        found: Results of `described` by the metric's name.
+    """
+    return tuple(
+        sentence(name, one)
+        for name, one in found.items()
+        if one["choice"] != Choice.ONLY or one["one_by_one"] or one["read_as"]
+    )
+
+
 def sentence(name: str, found: Mapping[str, Any]) -> str:
     """What a metric reads, in one sentence.
 

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nc_strategies.measuring.selection import sentences
 from nc_strategies.report.engine import strategy_label
 
 WIDE_TERMINAL = 150
@@ -23,7 +24,8 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE_TERMINAL) -> 
     if result["tuned"]:
         parts += [comparison([result], width), operators(result)]
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
-    parts += [Text(f"note: {text}") for text in dict.fromkeys(result.get("notices") or ())]
+    read = sentences(result.get("outputs") or {})
+    parts += [Text(f"note: {text}") for text in dict.fromkeys((*read, *(result.get("notices") or ())))]
     if (Path(run_dir) / "report.html").is_file():
         parts.append(Text(f"report: {run_dir}/report.html", no_wrap=True, overflow="ignore"))
     return Group(*parts)

@@ -46,7 +46,7 @@ class Study:
         latency_terms: Terms of the latency model; None if no strategy requested them.
         stop_note: The strategy's reason for its end; empty if it did not end the run or gave none.
         remarks: Which outputs the metrics read, and changes that calibration made to the model, one sentence each.
-        outputs: What each metric reads, by the name of the constraint's value; see `measuring.selection.described`.
+        outputs: What each metric reads, by the metric's name; see `measuring.selection.described`.
         machine: The machine that the run measures on; None before it is known.
         box: Time budget of the run; None before it is known.
         confirmed: Final measurements by fingerprint of the executed graph; they replace those of the trials.

@@ -18,8 +18,7 @@ from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring import latency_model, resolution
 from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
 from nc_strategies.measuring.finalists import FINALISTS
-from nc_strategies.measuring.selection import Choice
-from nc_strategies.measuring.selection import sentence as reading_sentence
+from nc_strategies.measuring.selection import sentences
 from nc_strategies.measuring.sensitivity import SAMPLES
 from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
 from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Prediction, Problem, Trial, TrialState
@@ -135,8 +134,9 @@ class _Run:
         )
         study.box = self.box
         study.versions, study.earlier_versions = versions, earlier
-        study.outputs = dict(baseline.outputs)
-        study.remarks = (*_output_remarks(config, baseline), *target.remarks())
+        first = str(config.metrics.accuracy["name"])
+        study.outputs = {first if name == METRIC else name: found for name, found in baseline.outputs}
+        study.remarks = (*sentences(study.outputs), *target.remarks())
         for remark in study.remarks:
             log.info("%s", remark)
         self._resolve(study, baseline)
@@ -518,16 +518,6 @@ class _Run:
 def _unconfirmed(study: Study) -> list[Trial]:
     """Measured trials whose executed graph has no final measurement."""
     return [t for t in study.trials if t.evaluation is not None and t.evaluation.graph not in study.confirmed]
-
-
-def _output_remarks(config: RunConfig, baseline: Measured) -> tuple[str, ...]:
-    """Which output each metric reads, one sentence per metric for which the model leaves a choice."""
-    first = str(config.metrics.accuracy["name"])
-    return tuple(
-        reading_sentence(first if name == METRIC else name, found)
-        for name, found in baseline.outputs
-        if found["choice"] != Choice.ONLY or found["one_by_one"] or found["read_as"]
-    )
 
 
 def make_box(config: RunConfig) -> TimeBox:

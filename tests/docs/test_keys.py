@@ -62,7 +62,7 @@ def exists(schemas, names):
 def known(key):
     section, *names = key.split(".")
     if section == "metrics" and names[0] == "accuracy" and len(names) > 1:
-        return names[1] == "higher_is_better" or exists(metric_schemas(), names[1:])
+        return names[1] in ("higher_is_better", "output") or exists(metric_schemas(), names[1:])
     return exists(schemas(section), names)
 
 
