@@ -8,7 +8,7 @@ from typing import Any
 
 from nc_strategies.app.python import Request, run
 from nc_strategies.app.studies import Study
-from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
+from nc_strategies.data.settings import CALIBRATION_SAMPLES, InputSettings, Preprocess
 from nc_strategies.defaults import MAX_TRIALS, TOLERABLE_LOSS
 
 
@@ -33,6 +33,10 @@ def tune(
     executor: str | Mapping[str, Any] = "serial",
     run_dir: str | Path | None = None,
     isolation: str = "none",
+    constants: Mapping[str, Any] | None = None,
+    axes: Mapping[str, int] | None = None,
+    state: Mapping[str, str] | None = None,
+    calibration_batch_size: int | None = None,
     **options: Any,
 ) -> Study:
     """Tune a trained model to int8, as the command line does, from Python.
@@ -66,6 +70,11 @@ def tune(
         isolation: ``none`` runs the engine in the caller's process. ``process`` runs it in a separate process, where a
             crash or a hang costs one trial, and `trial_timeout`, `stage_timeout` and `memory_limit` are enforced. Model
             and samples are written to files for this process. An `eval_func` or a metric object cannot be used.
+        constants: Inputs that have the same value in each run, by name, such as ``{"sr": 16000}``.
+        axes: The axis that counts samples in inputs and outputs where it is not axis 0, by name. In `data`, samples
+            come first.
+        state: State that the model carries along a sequence, input to output; see `InputSettings`.
+        calibration_batch_size: Most samples of a calibration run; None to choose it by memory.
         **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration.
 
     Returns:
@@ -99,6 +108,7 @@ def tune(
             executor,
             run_dir,
             isolation,
+            inputs=InputSettings(constants, axes, state, calibration_batch_size),
             options=everything,
         )
     )

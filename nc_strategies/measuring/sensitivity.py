@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession
@@ -54,9 +56,12 @@ def output_noise(
     def alone(group: Group) -> float:
         return divergence(backend, base.with_op(*group, scheme=int8[group]), batch, signal)
 
+    most = backend.largest_batch
+
     def switched(group: Group) -> float:
         assert both is not None
-        return noise_to_signal(signal, both.predict(batch, group)[0])
+        predict = functools.partial(both.predict, int8=group)
+        return noise_to_signal(signal, first_output(predict, batch, most))
 
     both = _switchable(backend, every) if switch else None
     noise: dict[str, float] = {}
@@ -85,9 +90,30 @@ def divergence(backend: Backend, config: Config, batch: Batch, signal: NDArray[A
     """
     model = backend.build(config)
     try:
-        return noise_to_signal(signal, model.predict(batch)[0])
+        return noise_to_signal(signal, first_output(model.predict, batch, backend.largest_batch))
     finally:
         model.close()
+
+
+def first_output(predict: Callable[[Batch], Sequence[NDArray[Any]]], batch: Batch, most: int | None) -> NDArray[Any]:
+    """A model's first output, computed in runs of at most `most` samples; in one run if that is None.
+
+    Args:
+        predict: Runs the model.
+        batch: Samples.
+        most: See `Backend.largest_batch`.
+
+    Raises:
+        EngineError: the engine could not run it.
+    """
+    count = len(next(iter(batch.values())))
+    if most is None or most >= count:
+        return predict(batch)[0]
+    parts = []
+    for start in range(0, count, most):
+        piece = {name: array[start : start + most] for name, array in batch.items()}
+        parts.append(np.array(predict(piece)[0]))
+    return np.concatenate(parts)
 
 
 def _switchable(backend: Backend, config: Config) -> DualPrecisionSession | None:

@@ -158,8 +158,8 @@ class TestDataset:
     def test_a_missing_input_is_named(self):
         with pytest.raises(
             InputError,
-            match=r"^data\.path: has no array for the model's input mask; it has image, x; "
-            r"arrays must have the names of the inputs$",
+            match=r"^data\.path: has no array for the model's input mask; it has image, x; arrays must have the names of "
+            r"the inputs; the model's inputs: image \(N, 2\) float32, mask \(N, 3\) float32; outputs:",
         ):
             Dataset(
                 Raw(KEY, {"image": np.zeros((4, 2)), "x": np.zeros((4, 3))}), Preprocess(), info((None, 2), (None, 3))
@@ -186,7 +186,7 @@ class TestDataset:
         assert message.startswith(
             f"data.path: samples have shape {got} after preprocessing; input 'image' takes {want}"
         )
-        assert message.endswith(f": set {hint}")
+        assert message.endswith(f"; set {hint}")
         name, value = hint.removeprefix("data.preprocess.").split("=")
         mended = Preprocess(**{name: value if name == "layout" else [int(v) for v in value.strip("[]").split(",")]})
         assert Dataset(Raw(KEY, {"x": np.zeros((2, *got))}), mended, info((None, *want))).batch(0, 1)
@@ -194,8 +194,8 @@ class TestDataset:
     def test_a_shape_that_cannot_be_mended_says_what_the_model_takes(self):
         with pytest.raises(
             InputError,
-            match=r"samples have shape \(3,\) after preprocessing; input 'image' takes "
-            r"\(any, 2\)$",
+            match=r"samples have shape \(3,\) after preprocessing; input 'image' takes \(any, 2\); "
+            r"the model's inputs: image \(N, any, 2\) float32; outputs: .*; the data: x \(2, 3\) float64$",
         ):
             Dataset(Raw(KEY, {"x": np.zeros((2, 3))}), Preprocess(), info((None, None, 2)))
 

@@ -25,6 +25,7 @@ from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
 from nc_strategies.backends.tensorflow.weights import WeightCache
+from nc_strategies.calibration.collection import Look, noise_in_pieces
 from nc_strategies.calibration.equalization import (
     EQUALIZE_MODES,
     LIMITS,
@@ -32,8 +33,7 @@ from nc_strategies.calibration.equalization import (
     asked,
 )
 from nc_strategies.calibration.histogram import Histogram
-from nc_strategies.calibration.noise import noise_to_signal
-from nc_strategies.calibration.state import CalibrationState, Look
+from nc_strategies.calibration.state import CalibrationState
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
@@ -129,7 +129,10 @@ class TensorFlowBackend(Backend):
 
         def gather(look: Look) -> dict[str, Histogram]:
             tensors = sorted(self._context.tensors())
-            return collect(self._context.graph, self._loaded.inputs, tensors, batches, self.threads, look)
+            histograms, self.largest_batch = collect(
+                self._context.graph, self._loaded.inputs, tensors, batches, self._info, self.threads, look
+            )
+            return histograms
 
         def use(peaks: Mapping[str, Array] | None) -> None:
             self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks), peaks is not None)
@@ -142,13 +145,18 @@ class TensorFlowBackend(Backend):
         config = Config(
             tuple((op.name, op.schemes[0]) for op in able.ops), tuple((name, v[0]) for name, v in able.options)
         )
-        free = self._info.batch_size is None
-        part = {name: array[: LIMITS.noise_samples] if free else array for name, array in batch.items()}
-        outputs = []
-        for model in (self.reference(), self.build(config)):
-            outputs.append(model.predict(part)[0])
-            model.close()
-        return noise_to_signal(*outputs)
+        part = self._info.rows(batch, 0, LIMITS.noise_samples)
+        models = [self.reference(), self.build(config)]
+        try:
+            reference, other = (model.predict for model in models)
+            return noise_in_pieces(reference, other, part, self._info, self.largest_batch or 1)
+        finally:
+            for model in models:
+                model.close()
+
+    def use_axes(self, info: ModelInfo) -> None:
+        """See `Backend.use_axes`."""
+        self._info = info
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
