@@ -26,7 +26,7 @@ Predict = Callable[[Batch], Sequence[NDArray[Any]]]
 class MemoryLimits:
     """Limits of the memory that activations take, beside the model."""
 
-    read_bytes: int = 64 * 2**20
+    read_bytes: int = 128 * 2**20
     """Bytes of activations that are read in one run. The engine may hold them twice, as buffers and as arrays; with the
     buffers of the run and the engine itself, calibration stays below 512 MB and twice the model."""
     run_bytes: int = 96 * 2**20

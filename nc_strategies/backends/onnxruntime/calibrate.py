@@ -75,6 +75,8 @@ class OrtObserver:
         chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         # Buffers are not kept from run to run, whose sizes differ between groups of tensors.
         chosen.enable_cpu_mem_arena = False
+        # This order runs operators that compute shapes as soon as it can, so that their inputs are freed.
+        chosen.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         # Serialized messages that follow each other are merged by the parser, so that the weights are not copied.
         self._session = start(self._model.SerializeToString() + further.SerializeToString(), chosen)
         return self._session
