@@ -123,11 +123,18 @@ def _with_axes(
 ) -> list[TensorSpec]:
     """The inputs with the axes that count samples."""
     possible = {spec.name: _possible(spec, shapes.get(spec.name), rules) for spec in info.inputs}
-    plain = [spec for spec in info.inputs if 0 in possible[spec.name] and spec.name not in values]
-    free = any(spec.shape[0] is None for spec in plain)
+    sampled = [spec for spec in info.inputs if spec.shape and spec.name not in values]
+    plain = [spec for spec in sampled if 0 in possible[spec.name]]
+    # A first axis of 1 is a model that was exported for single samples; any other fixed size is hardly a batch size if
+    # a free axis can count samples as well.
+    free = any(spec.shape[0] is None for spec in plain) or (
+        all(any(spec.shape[axis] is None for axis in possible[spec.name]) for spec in sampled)
+        and not any(spec.shape[0] == 1 for spec in plain)
+    )
     size = None if free or not plain else plain[0].shape[0]
     return [
-        replace(spec, sample_axis=_axis(spec, possible[spec.name], size, spec.name in values)) for spec in info.inputs
+        replace(spec, sample_axis=_axis(spec, possible[spec.name], size, spec.name in values, spec.name in rules.axes))
+        for spec in info.inputs
     ]
 
 
@@ -141,21 +148,19 @@ def _possible(spec: TensorSpec, shape: tuple[int, ...] | None, rules: InputRules
     return [axis for axis in axes if fits(shape, spec.shape[:axis] + spec.shape[axis + 1 :])]
 
 
-def _axis(spec: TensorSpec, possible: list[int], size: int | None, constant: bool) -> int | None:
+def _axis(spec: TensorSpec, possible: list[int], size: int | None, constant: bool, stated: bool) -> int | None:
     """The axis that counts samples, given the batch size of the other inputs (None if it is free)."""
     if not spec.shape or (constant and spec.shape == (1,)):
         return None
     if spec.shape == (1,) and size != 1:
         return None
-    if not possible:
-        return 0  # `Dataset` reports that the samples do not fit
+    if stated:
+        return possible[0]
     for wanted in (size, None):
-        if possible[0] == 0 and spec.shape[0] == wanted:
-            return 0
         fitting = [axis for axis in possible if spec.shape[axis] == wanted]
         if fitting:
             return fitting[0]
-    return None if constant else possible[0]
+    return None if constant else 0  # `Dataset` reports samples that do not fit
 
 
 def _constant(spec: TensorSpec, value: Any) -> NDArray[Any]:
