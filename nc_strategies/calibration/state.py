@@ -7,11 +7,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from nc_strategies.calibration.collection import Look
 from nc_strategies.calibration.equalization import Array, Pair, Peaks, adopt
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.errors import EngineError
 
+Look = Callable[[str, NDArray[Any]], None]
+"""Callback that receives a tensor's name and its values."""
 Collect = Callable[[Look], dict[str, Histogram]]
 """Runs the floating-point graph that is in use over the calibration data and passes every array to its argument."""
 

@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.backends.collection import noise_in_pieces
 from nc_strategies.backends.onnxruntime import ceiling
 from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.calibrate import collect
@@ -25,10 +26,9 @@ from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSes
 from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
-from nc_strategies.calibration.collection import Look, noise_in_pieces
 from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, asked
 from nc_strategies.calibration.histogram import Histogram
-from nc_strategies.calibration.state import CalibrationState
+from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo

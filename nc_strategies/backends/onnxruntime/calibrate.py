@@ -11,9 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from nc_strategies.calibration.collection import LIMITS, Look, MemoryLimits
-from nc_strategies.calibration.collection import collect as collect_within
+from nc_strategies.backends.collection import LIMITS, MemoryLimits
+from nc_strategies.backends.collection import collect as collect_within
 from nc_strategies.calibration.histogram import Histogram
+from nc_strategies.calibration.state import Look
 from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.onnx_graph.graph import Graph
 from nc_strategies.onnx_graph.interpreter import options, run, start
@@ -23,7 +24,7 @@ SHAPE = "ncs/shape/"
 
 
 class OrtObserver:
-    """See `nc_strategies.calibration.collection.Observer`.
+    """See `nc_strategies.backends.collection.Observer`.
 
     Observed tensors are outputs of the graph, which the engine keeps in memory until the end of a run. To read few of
     them, a session with few outputs is opened.
@@ -90,7 +91,7 @@ def collect(
     look: Look,
     limits: MemoryLimits = LIMITS,
 ) -> tuple[dict[str, Histogram], int]:
-    """Collect a histogram per activation, see `nc_strategies.calibration.collection.collect`.
+    """Collect a histogram per activation, see `nc_strategies.backends.collection.collect`.
 
     Args:
         graph: The floating-point graph.

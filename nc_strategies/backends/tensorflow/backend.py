@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable
 from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.backends.collection import noise_in_pieces
 from nc_strategies.backends.tensorflow import ceiling, equalize, loading, probe
 from nc_strategies.backends.tensorflow.build import BuildContext, BuiltGraph, GraphBuilder
 from nc_strategies.backends.tensorflow.calibrate import collect
@@ -25,7 +26,6 @@ from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
 from nc_strategies.backends.tensorflow.weights import WeightCache
-from nc_strategies.calibration.collection import Look, noise_in_pieces
 from nc_strategies.calibration.equalization import (
     EQUALIZE_MODES,
     LIMITS,
@@ -33,7 +33,7 @@ from nc_strategies.calibration.equalization import (
     asked,
 )
 from nc_strategies.calibration.histogram import Histogram
-from nc_strategies.calibration.state import CalibrationState
+from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo

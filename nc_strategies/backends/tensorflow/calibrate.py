@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.backends.collection import LIMITS, MemoryLimits
+from nc_strategies.backends.collection import collect as collect_within
 from nc_strategies.backends.tensorflow.graph import Graph
 from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import Port
 from nc_strategies.backends.tensorflow.session import session_config
-from nc_strategies.calibration.collection import LIMITS, Look, MemoryLimits
-from nc_strategies.calibration.collection import collect as collect_within
 from nc_strategies.calibration.histogram import Histogram
+from nc_strategies.calibration.state import Look
 from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch, ModelInfo
 
 
 class TfObserver:
-    """See `nc_strategies.calibration.collection.Observer`. A session keeps the tensors of a run that are fetched.
+    """See `nc_strategies.backends.collection.Observer`. A session keeps the tensors of a run that are fetched.
 
     Args:
         session: A session of the graph, in which nodes that compute shapes are added.
@@ -67,7 +68,7 @@ def collect(
     look: Look = lambda *_: None,
     limits: MemoryLimits = LIMITS,
 ) -> tuple[dict[str, Histogram], int]:
-    """Collect a histogram per tensor, see `nc_strategies.calibration.collection.collect`.
+    """Collect a histogram per tensor, see `nc_strategies.backends.collection.collect`.
 
     Args:
         graph: The floating-point graph.

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.noise import noise_to_signal
+from nc_strategies.calibration.state import Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models.info import Batch, ModelInfo
 
 log = logging.getLogger(__name__)
-Look = Callable[[str, NDArray[Any]], None]
-"""Callback that receives a tensor's name and its values."""
 Predict = Callable[[Batch], Sequence[NDArray[Any]]]
 
 
