@@ -19,6 +19,7 @@ class LazyBatches(Sequence[Batch]):
 
     def __init__(self, data: Dataset, size: int) -> None:
         self._data, self._size = data, size
+        data.store()  # batches are read several times
 
     def __len__(self) -> int:
         return -(-len(self._data) // self._size)

@@ -100,9 +100,10 @@ class Raw:
 class Dataset:
     """Samples for a model: preprocessed once, in batches, with their labels.
 
-    Preprocessed arrays above `nc_strategies.data.spool.LARGE` bytes are stored on disk. If the disk has no room for
-    them, samples are preprocessed in every pass, as they are above `STORED` bytes if they are not resized. Samples that
-    need no preprocessing are not copied.
+    Samples are preprocessed at the first pass over them, so that the samples for evaluation take no memory during the
+    calibration. Preprocessed arrays above `nc_strategies.data.spool.LARGE` bytes are stored on disk. If the disk has no
+    room for them, samples are preprocessed in every pass, as they are above `STORED` bytes if they are not resized.
+    Samples that need no preprocessing are not copied.
 
     If the model carries state, samples are the steps of sequences, in the order of their steps. An array ``sequence``
     of the data, shape (N,), numbers the sequences; without it, all samples belong to one. Batches are then
@@ -150,9 +151,15 @@ class Dataset:
         first = {name: self._preprocessed(name, 0, 1) for name in self._sources}
         for name, array in first.items():
             self._check(name, array)
+        self._first = first
         self._stored: dict[str, NDArray[Any]] = {}
         for name, array in first.items():
-            self._store(name, array)
+            source = self._sources[name]
+            if self._passes(name) and source.dtype == array.dtype:
+                self._stored[name] = source
+            elif array.dtype.kind in "iu" and source.dtype.kind == "f":
+                self._store(name)  # fractions are refused now
+        self._unstored = [name for name in self._sources if name not in self._stored]
         self._sequences: _Sequences | None = None
         if feeds.state:
             self._sequences = _Sequences.of(_sequence_numbers(raw, self._specs), self._batch_size or width)
@@ -216,6 +223,7 @@ class Dataset:
         A model with a fixed batch size gets batches of that size; the last batch is padded with samples that are not
         valid.
         """
+        self.store()
         size = self._batch_size or min(size, self._most or size)
         all_labels = None if self.raw.labels is None else self.labels
         for first, end in self._sequences.steps if self._sequences else [(0, len(self))]:
@@ -251,12 +259,14 @@ class Dataset:
         wanted = self._preprocess.inputs
         return self._preprocess.is_identity or (wanted is not None and name not in wanted)
 
-    def _store(self, name: str, first: NDArray[Any]) -> None:
-        """Preprocess all samples of an input, in memory or on disk."""
-        source = self._sources[name]
-        if self._passes(name) and source.dtype == first.dtype:
-            self._stored[name] = source
-            return
+    def store(self) -> None:
+        """Preprocess all samples now, in memory or on disk. The first pass over all batches does so too."""
+        for name in self._unstored:
+            self._store(name)
+        self._unstored = []
+
+    def _store(self, name: str) -> None:
+        source, first = self._sources[name], self._first[name]
         if (self._passes(name) or self._preprocess.resize is None) and len(self) * first.nbytes > STORED:
             return
         try:
