@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -320,3 +322,56 @@ def test_replay_and_saved_model_go_through_the_same_border(tmp_path, backend):
     found = replay.replay(run_dir)
     assert found["accuracy"]["fp32_now"] == 1.0
     assert found["executed"]["equal"]
+
+
+def time_major() -> onnx.ModelProto:
+    """Scores (steps, N, 3) from x (steps, N, 12), as recurrent networks have them."""
+    net = Net()
+    net.dense(net.op("Relu", [net.dense("x", WIDTH, 16, "d0")], "r0"), 16, 3, "scores")
+    return net.model([("x", 1, ["T", "N", WIDTH])], [("scores", 1, ["T", "N", 3])])
+
+
+def last_step_accuracy(outputs, labels):
+    return float((outputs[:, -1].argmax(1) == labels).mean())
+
+
+@pytest.mark.parametrize("isolation", ["none", "process"])
+def test_stated_axes_move_inputs_and_outputs(tmp_path, isolation):
+    model, x = time_major(), RNG.normal(size=(N, 5, WIDTH)).astype(np.float32)
+    y = run(model, x=x.transpose(1, 0, 2))[0][-1].argmax(1)
+    metric = {"name": "python", "target": f"{__file__}:last_step_accuracy"}
+    study = tuned(model, (x, y), tmp_path / "run", axes={"x": 1, "scores": 1}, metric=metric, isolation=isolation)
+    assert study.result["baseline"]["accuracy"] == 1.0
+    assert study.result["tuned"]["int8_ops"] == 2
+
+
+MEASURE_PEAK = """
+import resource, sys
+from nc_strategies.app.settings import run_config
+from nc_strategies.app.target import build
+target = build(run_config({
+    "strategy": {"name": "basic"}, "backend": {"name": "onnxruntime"}, "model": {"name": "onnx", "path": sys.argv[1]},
+    "data": {"name": "npz", "path": sys.argv[2], "calibration_samples": 8}, "executor": {"name": "serial"},
+}))
+target.load()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+target.calibrate()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, target.parts.backend.largest_batch)
+"""
+
+
+def test_calibration_on_large_pictures_keeps_to_its_memory(tmp_path):
+    net, source = Net(), "x"
+    for layer in range(8):
+        weight = net.const(RNG.normal(size=(8, 8 if layer else 1, 1, 1)).astype(np.float32) / 3)
+        source = net.op("Relu", [net.op("Conv", [source, weight], f"conv{layer}")], f"relu{layer}")
+    net.op("ReduceMean", [source], "scores", axes=[2, 3], keepdims=0)
+    # Each convolution and each Relu takes 16 MB for one sample: 2 GB for the eight samples.
+    model = net.model([("x", 1, ["N", 1, 724, 724])], [("scores", 1, ["N", 8])])
+    onnx.save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=RNG.integers(256, size=(12, 1, 724, 724), dtype=np.uint8), y=np.zeros(12, int))
+    arguments = [sys.executable, "-c", MEASURE_PEAK, str(tmp_path / "model.onnx"), str(tmp_path / "data.npz")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    growth, largest_batch = map(int, done.stdout.split())
+    assert growth < 450
+    assert largest_batch == 1
