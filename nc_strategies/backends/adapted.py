@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ class LazyFeeds(Sequence[Batch]):
         if isinstance(index, slice):
             return LazyFeeds(self._batches[index], self._feeds)
         return self._feeds.engine(self._batches[index])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._feeds.engine, self._batches)
 
 
 class AdaptedExecutable(Executable):

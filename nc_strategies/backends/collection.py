@@ -160,8 +160,7 @@ def _pass(
     for names in plan.groups:
         read = observer.reader(names)
         found = {name: Histogram() for name in names}
-        for index in range(len(batches)):
-            batch = batches[index]
+        for batch in batches:
             for start in range(0, info.samples(batch), samples):
                 values = list(read(info.rows(batch, start, start + samples)))
                 for place, name in enumerate(names):

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 ALGORITHMS = ("minmax", "percentile", "kl")
 BINS = 8192
 """Bins of a histogram; a power of two, so that neighbouring bins merge exactly when the range doubles."""
-LARGEST_FLOAT32_BOUND = 2.0**126
-"""Largest bound for which the sum of a value and the bound is a float32."""
 COUNTED_TOGETHER = 2**15
 """Values that are counted together: their intermediate results take 0.6 MB, which fits into the processor's cache."""
 KL_CANDIDATES = 128
@@ -50,11 +48,11 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(abs(low), abs(high)))
         if self.bound:
-            # Masks hold the lowest float32, whose sums and power-of-two bound overflow in that type.
-            real = np.float64 if self.bound > LARGEST_FLOAT32_BOUND else np.float32
             for start in range(0, flat.size, COUNTED_TOGETHER):
-                part = flat[start : start + COUNTED_TOGETHER].astype(real, copy=False)
-                index = ((part + real(self.bound)) * real(BINS / (2 * self.bound))).astype(np.int32)
+                part = flat[start : start + COUNTED_TOGETHER]
+                # Division by the bound, a power of two, is exact. Masks hold the lowest float32, whose sum with the
+                # bound would overflow.
+                index = ((part * np.float32(1 / self.bound) + np.float32(1)) * np.float32(BINS // 2)).astype(np.int32)
                 self.counts += np.bincount(np.clip(index, 0, BINS - 1), minlength=BINS)
         else:
             self.counts[BINS // 2] += flat.size

@@ -164,6 +164,8 @@ class Dataset:
         if feeds.state:
             self._sequences = _Sequences.of(_sequence_numbers(raw, self._specs), self._batch_size or width)
             self._order = self._sequences.order
+            # All batches have the same size. A step with fewer sequences is filled up.
+            self._batch_size = self._batch_size or max(stop - start for start, stop in self._sequences.steps)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -182,13 +184,17 @@ class Dataset:
         return self._labels
 
     @property
-    def fixed_batch(self) -> int | None:
-        """The number of samples of a batch if the model fixes it."""
+    def batch_size(self) -> int | None:
+        """The fixed batch size of the model; None if it is free."""
         return self._batch_size
 
     def at_most(self, size: int | None) -> None:
-        """Limit the number of samples of a batch, if the model does not fix it; None for no limit."""
+        """Limit the number of samples of a batch, unless the model fixes it; None for no limit."""
+        if size is None or self._info.batch_size is not None:
+            return
         self._most = size
+        if size == 1 or self._sequences is not None:
+            self._batch_size = min(size, self._batch_size or size)
 
     def set_state(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take the values of state inputs as data, so that samples need not be run in the order of their sequences.
@@ -201,6 +207,7 @@ class Dataset:
             self._sources[name] = self._stored[name] = np.empty_like(array)
             self._stored[name][self._sequences.order] = array
         self._sequences = self._order = self._labels = None
+        self._batch_size = self._info.batch_size
 
     def batch(self, start: int, size: int) -> dict[str, NDArray[Any]]:
         """`size` samples from position `start`; after the last sample it continues with the first."""

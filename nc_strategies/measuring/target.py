@@ -334,7 +334,7 @@ class LocalTarget:
             if feeds.state:
                 self._carry_state(self._calibration)
             size = min(parts.rules.calibration_batch_size or CALIBRATION_BATCH, measure.evaluation_batch_size)
-            parts.backend.calibrate(LazyBatches(self._calibration, self._calibration.fixed_batch or size))
+            parts.backend.calibrate(LazyBatches(self._calibration, self._calibration.batch_size or size))
         for data in (evaluation, self._calibration):
             data.at_most(parts.backend.largest_batch)
 
@@ -433,7 +433,7 @@ class LocalTarget:
     def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
         """A few calibration samples, and fp32's first output for them."""
         assert self._calibration is not None
-        count = self._calibration.fixed_batch or min(SAMPLES, len(self._calibration))
+        count = self._calibration.batch_size or min(SAMPLES, len(self._calibration))
         batch = self._calibration.batch(0, count)
         if self._signal is None:
             predict = self.measurer.baseline.all_float.predict

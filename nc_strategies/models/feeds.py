@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.errors import EngineError
-from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
 
 
 class SequenceStep(dict[str, NDArray[Any]]):
@@ -55,6 +55,14 @@ class Feeds:
         """Names of the inputs whose values come from the data, in the model's order."""
         return tuple(
             spec.name for spec in self.info.inputs if spec.name not in self.constants and spec.name not in self.state
+        )
+
+    @property
+    def presented(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs as `outputs` returns them: with the axis that counts samples in front."""
+        return tuple(
+            replace(spec, shape=(spec.batch_size, *spec.sample_shape), sample_axis=0) if spec.sample_axis else spec
+            for spec in self.info.outputs
         )
 
     def engine(self, batch: Batch) -> dict[str, NDArray[Any]]:
