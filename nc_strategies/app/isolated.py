@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from nc_strategies.app.target import metric_settings
 from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Raw
-from nc_strategies.data.settings import Preprocess
+from nc_strategies.data.settings import InputRules, Preprocess
 from nc_strategies.errors import InputError
 from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
 from nc_strategies.measuring.worker.target import WorkerTarget
@@ -32,11 +32,13 @@ class StoredSamples:
         key: See `Raw`.
         inputs: File by input name.
         labels: File of the labels; None without labels.
+        shared: File by the name of an input whose value all samples have in common.
     """
 
     key: str
     inputs: Mapping[str, Path]
     labels: Path | None
+    shared: Mapping[str, Path] = field(default_factory=dict)
 
     @staticmethod
     def write(raw: Raw, folder: Path) -> StoredSamples:
@@ -49,7 +51,9 @@ class StoredSamples:
             return path
 
         inputs = {name: written(f"input_{number}", array) for number, (name, array) in enumerate(raw.inputs.items())}
-        return StoredSamples(raw.key, inputs, None if raw.labels is None else written("labels", raw.labels))
+        shared = {name: written(f"shared_{number}", array) for number, (name, array) in enumerate(raw.shared.items())}
+        labels = None if raw.labels is None else written("labels", raw.labels)
+        return StoredSamples(raw.key, inputs, labels, shared)
 
     def read(self) -> Raw:
         """Read the samples as memory-mapped arrays."""
@@ -57,6 +61,7 @@ class StoredSamples:
             self.key,
             {name: np.load(path, mmap_mode="r") for name, path in self.inputs.items()},
             None if self.labels is None else np.load(self.labels, mmap_mode="r"),
+            {name: np.load(path) for name, path in self.shared.items()},
         )
 
 
@@ -70,6 +75,7 @@ class Sent:
         evaluation: Samples for evaluation.
         calibration: Samples for calibration.
         preprocess: Preprocessing from samples to model inputs.
+        rules: What the caller states about the model's inputs.
     """
 
     config: RunConfig
@@ -77,10 +83,17 @@ class Sent:
     evaluation: StoredSamples
     calibration: StoredSamples
     preprocess: Preprocess
+    rules: InputRules = field(default_factory=InputRules)
 
 
 def start(
-    config: RunConfig, model: ModelSource, evaluation: Raw, calibration: Raw, preprocess: Preprocess, scratch: Path
+    config: RunConfig,
+    model: ModelSource,
+    evaluation: Raw,
+    calibration: Raw,
+    preprocess: Preprocess,
+    scratch: Path,
+    rules: InputRules,
 ) -> MeasurementTarget:
     """Start a worker with the target. The caller closes it.
 
@@ -91,6 +104,7 @@ def start(
         calibration: Samples for calibration.
         preprocess: Preprocessing from samples to model inputs.
         scratch: Folder for files that are needed until the target is closed.
+        rules: What the caller states about the model's inputs.
     """
     without_settings = replace(config, strategy={"name": config.strategy["name"]}, tracker={"name": "none"})
     sent = Sent(
@@ -99,6 +113,7 @@ def start(
         StoredSamples.write(evaluation, scratch / "evaluation"),
         StoredSamples.write(calibration, scratch / "calibration"),
         preprocess,
+        rules,
     )
     return WorkerTarget(TARGET, sent, config.tuning)
 
@@ -109,7 +124,15 @@ def build(sent: Sent) -> LocalTarget:
     backend = found.create("backend", config.backend, config.measure.threads)
     metric = found.create("metric", metric_settings(config), key="metric")
     return LocalTarget(
-        TargetParts(backend, sent.model, sent.evaluation.read(), sent.calibration.read(), sent.preprocess, metric),
+        TargetParts(
+            backend,
+            sent.model,
+            sent.evaluation.read(),
+            sent.calibration.read(),
+            sent.preprocess,
+            metric,
+            rules=sent.rules,
+        ),
         config,
     )
 

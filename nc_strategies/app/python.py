@@ -23,7 +23,7 @@ from nc_strategies.backends.base import Backend
 from nc_strategies.config import OUTPUT, MetricsConfig, RunConfig
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.objects import head, samples
-from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
+from nc_strategies.data.settings import CALIBRATION_SAMPLES, InputRules, InputSettings, Preprocess
 from nc_strategies.errors import EngineError, InputError, NcsError
 from nc_strategies.measuring.target import LocalTarget, TargetParts
 from nc_strategies.metrics.base import Metric
@@ -61,6 +61,7 @@ class Request:
     name: str = ""
     output: str | None = None
     allow_poor_baseline: bool = False
+    inputs: InputSettings = dataclasses.field(default_factory=InputSettings)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -134,12 +135,14 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     evaluation, calibration = _samples(request)
     folder = RunFolder(_run_dir(request.run_dir))
     preprocess, backend = _preprocess(request.preprocess), None
+    rules = InputRules.of(request.inputs)
     if config.isolation == "process":
         found.settings("backend", backend_config)
-        target = isolated.start(config, source, evaluation, calibration, preprocess, scratch)
+        target = isolated.start(config, source, evaluation, calibration, preprocess, scratch, rules)
     else:
         backend = found.create("backend", backend_config, config.measure.threads)
-        target = LocalTarget(TargetParts(backend, source, evaluation, calibration, preprocess, metric), config)
+        parts = TargetParts(backend, source, evaluation, calibration, preprocess, metric, rules=rules)
+        target = LocalTarget(parts, config)
     try:
         setup = Setup(
             config,

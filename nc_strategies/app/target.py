@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from nc_strategies.config import OUTPUT, RunConfig
+from nc_strategies.data.settings import InputRules
 from nc_strategies.errors import InputError
 from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
 from nc_strategies.measuring.worker.target import WorkerTarget
@@ -30,7 +31,17 @@ def build(settings: RunConfig) -> LocalTarget:
     further = tuple(_further(place, asked.metric) for place, asked in enumerate(settings.metrics.further()))
     evaluation, calibration = found.create("data", settings.data).load()
     return LocalTarget(
-        TargetParts(backend, model, evaluation, calibration, data_settings.preprocess, metric, further), settings
+        TargetParts(
+            backend,
+            model,
+            evaluation,
+            calibration,
+            data_settings.preprocess,
+            metric,
+            further,
+            InputRules.of(data_settings),
+        ),
+        settings,
     )
 
 
@@ -46,6 +57,7 @@ def start(settings: RunConfig) -> MeasurementTarget:
     found = registry()
     for kind in ("model", "data", "backend"):
         found.settings(kind, getattr(settings, kind))
+    InputRules.of(found.settings("data", settings.data))
     found.settings("metric", metric_settings(settings), "metrics.accuracy")
     for place, asked in enumerate(settings.metrics.further()):
         found.settings("metric", without_output(asked.metric), f"metrics.constraints[{place}]")

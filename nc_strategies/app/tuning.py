@@ -8,7 +8,7 @@ from typing import Any
 
 from nc_strategies.app.python import Request, run
 from nc_strategies.app.studies import Study
-from nc_strategies.data.settings import CALIBRATION_SAMPLES, Preprocess
+from nc_strategies.data.settings import CALIBRATION_SAMPLES, InputSettings, Preprocess
 from nc_strategies.defaults import MAX_TRIALS, TOLERABLE_LOSS
 
 
@@ -35,6 +35,10 @@ def tune(
     isolation: str = "none",
     output: str | None = None,
     allow_poor_baseline: bool = False,
+    constants: Mapping[str, Any] | None = None,
+    axes: Mapping[str, int] | None = None,
+    state: Mapping[str, str] | None = None,
+    calibration_batch_size: int | None = None,
     **options: Any,
 ) -> Study:
     """Tune a trained model to int8, as the command line does, from Python.
@@ -70,6 +74,11 @@ def tune(
             and samples are written to files for this process. An `eval_func` or a metric object cannot be used.
         output: Name of the model's output that the metric reads; without it, the one that fits the labels.
         allow_poor_baseline: Tune a model even if its metric in fp32 is 0, or no better than a trivial answer's.
+        constants: Inputs that have the same value in each run, by name, such as ``{"sr": 16000}``.
+        axes: The axis that counts samples in inputs and outputs where it is not axis 0, by name. In `data`, samples
+            come first.
+        state: State that the model carries along a sequence, input to output; see `InputSettings`.
+        calibration_batch_size: Most samples of a calibration run; None to choose it by memory.
         **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration.
 
     Returns:
@@ -105,6 +114,7 @@ def tune(
             isolation,
             output=output,
             allow_poor_baseline=allow_poor_baseline,
+            inputs=InputSettings(constants, axes, state, calibration_batch_size),
             options=everything,
         )
     )

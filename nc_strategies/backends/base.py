@@ -154,6 +154,9 @@ class Backend(ABC):
     """Model formats that it can load, the preferred one first."""
     cautious: bool = False
     """True after a crash during calibration: calibration then runs the fp32 model only."""
+    largest_batch: int | None = None
+    """Set by `calibrate`: the largest number of samples that a run should get, because the model refuses more or its
+    activations would take too much memory; None where it is unknown."""
     clock: Callable[[], float] = time.perf_counter
     """The clock, in seconds, that latency is measured with. A simulated engine has one of its own."""
 
@@ -167,6 +170,12 @@ class Backend(ABC):
 
         Raises:
             InputError: this backend does not support the model.
+        """
+
+    def use_axes(self, info: ModelInfo) -> None:  # noqa: B027 - optional, axis 0 is the default
+        """Receive the model's inputs and outputs again, with the axes that count samples as the data shows them.
+
+        It is called between `load` and `calibrate`. The batches of later calls are feeds of this form.
         """
 
     def companions(self, path: Path) -> tuple[Path, ...]:

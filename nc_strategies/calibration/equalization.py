@@ -86,8 +86,10 @@ class Peaks:
         """Include an array of a tensor's values; tensors that are not observed are ignored."""
         if name in self.values and values.size:
             peaks = self.values[name]
-            by_channel = np.abs(np.moveaxis(values, self._axes[name], 0)).reshape(len(peaks), -1).max(1)
-            np.maximum(peaks, by_channel, out=peaks)
+            axis = self._axes[name] % values.ndim
+            others = tuple(place for place in range(values.ndim) if place != axis)
+            for extreme in (values.max(others), -values.min(others)):  # no copy of a large array
+                np.maximum(peaks, extreme, out=peaks)
 
 
 def asked(when: str, cautious: bool) -> bool:

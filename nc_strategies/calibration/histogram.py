@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 ALGORITHMS = ("minmax", "percentile", "kl")
 BINS = 8192
 """Bins of a histogram; a power of two, so that neighbouring bins merge exactly when the range doubles."""
+COUNTED_TOGETHER = 2**15
+"""Values that are counted together: their intermediate results take 0.6 MB, which fits into the processor's cache."""
 KL_CANDIDATES = 128
 """Number of thresholds that the ``kl`` algorithm compares."""
 KL_EMPTY_BIN_PENALTY = 10
@@ -46,8 +48,12 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(abs(low), abs(high)))
         if self.bound:
-            index = ((flat + np.float32(self.bound)) * np.float32(BINS / (2 * self.bound))).astype(np.int32)
-            self.counts += np.bincount(np.clip(index, 0, BINS - 1), minlength=BINS)
+            for start in range(0, flat.size, COUNTED_TOGETHER):
+                part = flat[start : start + COUNTED_TOGETHER]
+                # Division by the bound, a power of two, is exact. Masks hold the lowest float32, whose sum with the
+                # bound would overflow.
+                index = ((part * np.float32(1 / self.bound) + np.float32(1)) * np.float32(BINS // 2)).astype(np.int32)
+                self.counts += np.bincount(np.clip(index, 0, BINS - 1), minlength=BINS)
         else:
             self.counts[BINS // 2] += flat.size
 

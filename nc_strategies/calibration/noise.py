@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 LEAST_POWER = float(np.finfo(np.float64).tiny)
 """Stands for the power of a sample whose signal is zero: any error there is infinitely noisy, and none is no noise."""
+TOGETHER = 2**18
+"""Numbers that are compared together in double precision; outputs may be large, and copies of them larger."""
 
 
 def noise_to_signal(signal: NDArray[Any], output: NDArray[Any]) -> float:
@@ -33,15 +35,20 @@ def noise_to_signal(signal: NDArray[Any], output: NDArray[Any]) -> float:
     if signal.shape != output.shape:
         length = max(signal.size, output.size)
         signal, output = (np.pad(np.ravel(a), (0, length - a.size))[None] for a in (signal, output))
-    flat = _flat(signal)
+    wanted, got = _flat(signal), _flat(output)
+    step = max(1, TOGETHER // max(1, wanted.shape[1]))
+    total = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        error = np.square(_flat(output) - flat).sum(1)
-        ratio = float((error / np.maximum(np.square(flat).sum(1), LEAST_POWER)).mean())
+        for start in range(0, len(wanted), step):
+            part = wanted[start : start + step].astype(np.float64)
+            error = np.square(got[start : start + step].astype(np.float64) - part).sum(1)
+            total += float((error / np.maximum(np.square(part).sum(1), LEAST_POWER)).sum())
+    ratio = total / max(1, len(wanted))
     return ratio if math.isfinite(ratio) else math.inf
 
 
-def _flat(output: NDArray[Any]) -> NDArray[np.float64]:
-    values = np.atleast_1d(np.asarray(output, np.float64))
+def _flat(output: NDArray[Any]) -> NDArray[Any]:
+    values = np.atleast_1d(np.asarray(output))
     return values.reshape(len(values), -1)
 
 

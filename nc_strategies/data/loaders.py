@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.data.arrange import arrange
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.npz import read_npz
 from nc_strategies.data.settings import NpzSettings, PythonDataSettings, SampleDataSettings
@@ -31,7 +32,8 @@ def check_samples(wanted: int) -> None:
 def split(evaluation: Raw, calibration: Raw | None, wanted: int, other: str) -> tuple[Raw, Raw]:
     """Split data into evaluation and calibration samples.
 
-    Without separate calibration data, the first samples are used for calibration and removed from the evaluation.
+    Without separate calibration data, the first samples are used for calibration and removed from the evaluation; a
+    sequence is not cut in two.
 
     Args:
         evaluation: The evaluation data.
@@ -44,6 +46,7 @@ def split(evaluation: Raw, calibration: Raw | None, wanted: int, other: str) -> 
     """
     if calibration is not None:
         return evaluation, calibration.take(0, wanted)
+    wanted = evaluation.end_of_sequence(wanted)
     if len(evaluation) <= wanted:
         raise InputError(
             "data.calibration_samples",
@@ -141,7 +144,7 @@ def _as_raw(key: str, target: str, data: Any, wanted: int) -> Raw:
             key, f"{target} returned a {type(data).__name__}", "expected (x, y) or an iterable of (x, y) batches"
         )
     labels = arrays.pop("y", None)
-    return Raw(key, arrays, labels)
+    return arrange(key, arrays, labels)
 
 
 def _is_input(value: Any) -> bool:
@@ -163,7 +166,6 @@ def _named(key: str, target: str, batch: Any) -> dict[str, NDArray[Any]]:
     arrays = {str(name): np.asarray(array) for name, array in inputs.items()}
     if y is not None:
         arrays["y"] = np.asarray(y)
-    for name, array in arrays.items():
-        if array.ndim == 0:
-            raise InputError(key, f"array {name!r} of {target} is a single number where samples are expected")
+    if "y" in arrays and arrays["y"].ndim == 0:
+        raise InputError(key, f"the labels of {target} are a single number where samples are expected")
     return arrays

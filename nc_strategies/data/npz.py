@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.data import spool
+from nc_strategies.data.arrange import arrange
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.labels import BOX_ARRAYS, pack_boxes
 from nc_strategies.errors import InputError, first_line
@@ -40,11 +42,12 @@ def read_npz(key: str, path: str) -> Raw:
     labels = arrays.pop("y", None)
     if not arrays:
         raise InputError(key, f"{file} holds no input array", "x, or one array per input of the model")
-    if any(array.ndim == 0 for array in arrays.values()) or (labels is not None and labels.ndim == 0):
+    if labels is not None and labels.ndim == 0:
         raise InputError(key, f"{file} holds a single number where samples are expected")
-    if boxes:
-        labels = pack_boxes(key, len(next(iter(arrays.values()))), boxes[0], boxes[1], boxes[2], crowd)
-    return Raw(key, arrays, labels)
+    if not boxes:
+        return arrange(key, arrays, labels, str(file))
+    raw = arrange(key, arrays, None, str(file))
+    return replace(raw, labels=pack_boxes(key, len(raw), boxes[0], boxes[1], boxes[2], crowd))
 
 
 def _arrays(key: str, file: Path) -> dict[str, NDArray[Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.data.arrange import arrange
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.loaders import read_npz
 from nc_strategies.errors import InputError, first_line
@@ -36,11 +37,11 @@ def samples(key: str, data: Any, limit: int | None = None) -> Raw:
     elif isinstance(data, (str, Path)):
         raw = read_npz(key, str(data))
     elif isinstance(data, Mapping):
-        raw = Raw(key, *_split(key, data))
+        raw = arrange(key, *_split(key, data))
     elif _is_array(data):
         raw = Raw(key, {"x": _array(key, data)})
-    elif isinstance(data, tuple) and len(data) == 2 and all(_is_array(part) for part in data):
-        raw = Raw(key, *_split(key, data))
+    elif isinstance(data, tuple) and len(data) == 2 and _is_inputs(data[0]) and _is_array(data[1]):
+        raw = arrange(key, *_split(key, data))
     elif isinstance(data, Iterable):
         raw = _gather(key, data, limit)
     else:
@@ -109,6 +110,11 @@ def _by_name(key: str, x: Any) -> dict[str, NDArray[Any]]:
     return {"x": _array(key, x)}
 
 
+def _is_inputs(value: Any) -> bool:
+    """Whether a value is an array, or a mapping of arrays."""
+    return _is_array(value) or (isinstance(value, Mapping) and all(map(_is_array, value.values())))
+
+
 def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__") and not isinstance(value, (str, bytes))
 
@@ -129,6 +135,7 @@ def head(raw: Raw, count: int) -> tuple[Raw, Raw]:
     Raises:
         InputError: no samples would be left to evaluate.
     """
+    count = raw.end_of_sequence(count)
     if len(raw) <= count:
         raise InputError(
             "calibration_samples",

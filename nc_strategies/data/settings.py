@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nc_strategies.errors import InputError
+from nc_strategies.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,8 +62,85 @@ class Preprocess:
         return apply(self, x)
 
 
+@dataclass(frozen=True)
+class InputRules:
+    """What the user says about the model's inputs beyond the samples, see `InputSettings`.
+
+    Args:
+        constants: Input to the value that it has in each run.
+        axes: Input or output to the axis that counts samples in it.
+        state: Input to the output whose value it gets in the next step of a sequence.
+        calibration_batch_size: Most samples of a calibration run; None for no limit but memory.
+    """
+
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
+    state: Mapping[str, str] = field(default_factory=dict)
+    calibration_batch_size: int | None = None
+
+    @staticmethod
+    def of(settings: Any) -> InputRules:
+        """The rules in the settings of a data component; none for a component whose settings have no such fields.
+
+        Raises:
+            InputError: a value is not of the right type.
+        """
+        values = {name: getattr(settings, name, None) for name in ("constants", "axes", "state")}
+        constants, axes, state = (_mapping(f"data.{name}", value) for name, value in values.items())
+        for name, axis in axes.items():
+            if not isinstance(axis, int) or isinstance(axis, bool) or axis < 0:
+                raise InputError("data.axes", f"names axis {axis!r} of {name!r}", "a number from 0")
+        for name, output in state.items():
+            if not isinstance(output, str):
+                raise InputError("data.state", f"names {output!r} for {name!r}", "the name of an output")
+        if both := sorted(set(constants) & set(state)):
+            raise InputError("data.state", f"and data.constants both name {both[0]!r}", "one of them")
+        size = getattr(settings, "calibration_batch_size", None)
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise InputError("data.calibration_batch_size", f"is {size!r}", "at least 1")
+        return InputRules(constants, axes, state, size)
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    """A mapping, also from a string in YAML or JSON: the command line's grammar has no quoted keys."""
+    if isinstance(value, str):
+        import yaml
+
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(key, f"cannot be read ({first_line(error)})", "a mapping in YAML or JSON") from None
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InputError(key, f"is {value!r}", "a mapping by name, such as {state: 1}")
+    return {str(name): entry for name, entry in value.items()}
+
+
 @dataclass
-class NpzSettings:
+class InputSettings:
+    """Settings that every data component shares. Mappings may be strings in YAML or JSON.
+
+    Args:
+        constants: Inputs that have the same value in each run, such as ``{sr: 16000}``; their values need not be in the
+            data.
+        axes: The axis that counts samples in inputs and outputs where it is not axis 0, such as ``{state: 1}``. In the
+            data, samples come first.
+        state: State that the model carries along a sequence: input to output, such as ``{h: h_out}``. The input is zero
+            at the start of a sequence, then it gets the output of the step before. Samples are the steps of one
+            sequence in their order; an array ``sequence`` of the data, shape (N,), numbers the sequences if there are
+            several.
+        calibration_batch_size: Most samples of a calibration run; None to choose it by memory.
+    """
+
+    constants: Any = None
+    axes: Any = None
+    state: Any = None
+    calibration_batch_size: int | None = None
+
+
+@dataclass
+class NpzSettings(InputSettings):
     """Settings of `NpzData`."""
 
     name: str = "npz"
@@ -108,7 +186,7 @@ def _as_stored() -> ImageForm:
 
 
 @dataclass
-class ImageFolderSettings:
+class ImageFolderSettings(InputSettings):
     """Settings of `ImageFolderData`.
 
     Args:
@@ -130,7 +208,7 @@ class ImageFolderSettings:
 
 
 @dataclass
-class CsvSettings:
+class CsvSettings(InputSettings):
     """Settings of `CsvData`.
 
     Args:
@@ -156,7 +234,7 @@ class CsvSettings:
 
 
 @dataclass
-class PythonDataSettings:
+class PythonDataSettings(InputSettings):
     """Settings of `PythonData`.
 
     Args:
@@ -176,7 +254,7 @@ class PythonDataSettings:
 
 
 @dataclass
-class TfdsSettings:
+class TfdsSettings(InputSettings):
     """Settings of `TfdsData`.
 
     Args:
@@ -208,7 +286,7 @@ class TfdsSettings:
 
 
 @dataclass
-class HuggingFaceDataSettings:
+class HuggingFaceDataSettings(InputSettings):
     """Settings of `HuggingFaceData`.
 
     Args:
@@ -240,7 +318,7 @@ class HuggingFaceDataSettings:
 
 
 @dataclass
-class SampleDataSettings:
+class SampleDataSettings(InputSettings):
     """Settings of `SampleData`. Its pixels range from 0 to 255, its model's input from -1 to 1."""
 
     name: str = "sample"

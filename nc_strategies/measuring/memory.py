@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nc_strategies.backends.adapted import AdaptedBackend
 from nc_strategies.backends.base import Backend
 from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.models.info import Batch
@@ -42,6 +43,9 @@ def peak_bytes(backend: Backend, path: Path, batch: Batch) -> int:
     Raises:
         EngineError: the process could not open or run the model.
     """
+    if isinstance(backend, AdaptedBackend):
+        batch = backend.feeds.engine(batch)
+        backend = backend.inner
     kind, settings = type(backend), backend.settings
     with tempfile.TemporaryDirectory(prefix="ncs-memory-") as folder:
         file = Path(folder) / "batch.npz"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession
@@ -63,9 +65,12 @@ def output_noise(
     def alone(group: Group) -> float:
         return divergence(backend, base.with_op(*group, scheme=int8[group]), batch, signal, select)
 
+    most = backend.largest_batch
+
     def switched(group: Group) -> float:
         assert both is not None
-        return noise_to_signal(signal, select(both.predict(batch, group)))
+        predict = functools.partial(both.predict, int8=group)
+        return noise_to_signal(signal, signal_in_pieces(predict, batch, most, select))
 
     both = _switchable(backend, every) if switch else None
     noise: dict[str, float] = {}
@@ -97,9 +102,33 @@ def divergence(
     """
     model = backend.build(config)
     try:
-        return noise_to_signal(signal, select(model.predict(batch)))
+        return noise_to_signal(signal, signal_in_pieces(model.predict, batch, backend.largest_batch, select))
     finally:
         model.close()
+
+
+def signal_in_pieces(
+    predict: Callable[[Batch], Sequence[NDArray[Any]]], batch: Batch, most: int | None, select: Signal = signal_of
+) -> NDArray[Any]:
+    """One of a model's outputs, computed in runs of at most `most` samples; in one run if that is None.
+
+    Args:
+        predict: Runs the model.
+        batch: Samples.
+        most: See `Backend.largest_batch`.
+        select: Selects the output.
+
+    Raises:
+        EngineError: the engine could not run it.
+    """
+    count = len(next(iter(batch.values())))
+    if most is None or most >= count:
+        return select(predict(batch))
+    parts = []
+    for start in range(0, count, most):
+        piece = {name: array[start : start + most] for name, array in batch.items()}
+        parts.append(np.array(select(predict(piece))))
+    return np.concatenate([np.atleast_1d(part) for part in parts])
 
 
 def _switchable(backend: Backend, config: Config) -> DualPrecisionSession | None:

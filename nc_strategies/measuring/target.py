@@ -11,7 +11,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +19,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.backends.adapted import AdaptedExecutable, adapt
 from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.config import RunConfig
+from nc_strategies.data.batches import LazyBatches
 from nc_strategies.data.dataset import Dataset, Raw
-from nc_strategies.data.settings import Preprocess
+from nc_strategies.data.matching import match
+from nc_strategies.data.settings import InputRules, Preprocess
 from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.deadline import Deadline
@@ -32,11 +35,12 @@ from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.measurer import Measurer
 from nc_strategies.measuring.outputs import close
-from nc_strategies.measuring.sensitivity import SAMPLES, divergence, output_noise
+from nc_strategies.measuring.sensitivity import SAMPLES, divergence, output_noise, signal_in_pieces
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import UserEvaluation
 from nc_strategies.models import ModelSource
+from nc_strategies.models.feeds import SequenceStep
 from nc_strategies.models.info import Batch
 from nc_strategies.problem import Constraint, Evaluation, Goal, LatencyTerms, Trial
 from nc_strategies.runtime.files import unwritable
@@ -44,6 +48,7 @@ from nc_strategies.space import Capabilities, Config, Space
 
 log = logging.getLogger(__name__)
 CALIBRATION_BATCH = 20
+"""Most samples of a calibration run where the user states no number; a backend takes fewer if memory is short."""
 LEAST_SAMPLES = 2
 SAVED_TOLERANCE = 1e-5
 
@@ -212,6 +217,7 @@ class TargetParts:
         preprocess: Preprocessing of samples into model inputs.
         metric: Metric of the first constraint.
         further: Metrics of the further constraints, in the order of the constraints.
+        rules: What the user states about the model's inputs.
     """
 
     backend: Backend
@@ -221,6 +227,7 @@ class TargetParts:
     preprocess: Preprocess
     metric: Metric
     further: tuple[Metric, ...] = ()
+    rules: InputRules = field(default_factory=InputRules)
 
 
 class LocalTarget:
@@ -239,6 +246,7 @@ class LocalTarget:
         self._space: Space | None = None
         self._calibration: Dataset | None = None
         self._measurer: Measurer | None = None
+        self._remarks: tuple[str, ...] = ()
         self._noise: dict[str, float] | None = None
         self._signal: NDArray[Any] | None = None
         self._terms: LatencyTerms | None = None
@@ -271,6 +279,7 @@ class LocalTarget:
             "data_sha256": parts.evaluation.sha256(),
             "calibration_sha256": parts.calibration.sha256(),
             "preprocess": asdict(parts.preprocess),
+            **({"inputs": asdict(parts.rules)} if parts.rules != InputRules() else {}),
         }
         return self._facts
 
@@ -282,10 +291,14 @@ class LocalTarget:
 
     def calibrate(self, cautious: bool = False) -> None:
         """See `MeasurementTarget.calibrate`."""
-        self.parts.backend.cautious = cautious
-        parts, measure, info = self.parts, self.config.measure, self._info
-        evaluation = Dataset(parts.evaluation, parts.preprocess, info, self._order())
-        self._calibration = Dataset(parts.calibration, parts.preprocess, info)
+        parts, measure = self.parts, self.config.measure
+        matched = match(self._info, parts.evaluation, parts.preprocess, parts.rules)
+        feeds, info, self._remarks = matched.feeds, matched.feeds.info, matched.remarks
+        parts.backend = adapt(parts.backend, feeds)
+        parts.backend.cautious = cautious
+        width = measure.evaluation_batch_size
+        evaluation = Dataset(parts.evaluation, parts.preprocess, info, self._order(), feeds, width)
+        self._calibration = Dataset(parts.calibration, parts.preprocess, info, None, feeds, width)
         if len(evaluation) < LEAST_SAMPLES:
             raise InputError(
                 "data",
@@ -313,16 +326,36 @@ class LocalTarget:
             measure,
             self.config.metrics,
             self._rng,
-            self._limit if self.config.tuning.early_stop and not by_function else None,
+            # The samples of a sequence have a fixed order, and the test for early stopping needs a random one.
+            self._limit if self.config.tuning.early_stop and not by_function and not feeds.state else None,
             dict(zip(further, parts.further, strict=True)),
             self._deadline,
-            info.outputs,
+            feeds.presented,
             self.config.metrics.named_outputs(),
         )
         # Read the labels now, so that data without labels is rejected before any long step.
         assert by_function or evaluation.labels is not None
         with _model_at_fault("cannot be run on the calibration data"):
-            parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
+            if feeds.state:
+                self._carry_state(self._calibration)
+            size = min(parts.rules.calibration_batch_size or CALIBRATION_BATCH, measure.evaluation_batch_size)
+            parts.backend.calibrate(LazyBatches(self._calibration, self._calibration.batch_size or size))
+        for data in (evaluation, self._calibration):
+            data.at_most(parts.backend.largest_batch)
+
+    def _carry_state(self, data: Dataset) -> None:
+        """Run fp32 along the sequences, and take the state that it carries as data."""
+        model = self.parts.backend.reference()
+        assert isinstance(model, AdaptedExecutable)
+        parts: dict[str, list[NDArray[Any]]] = {}
+        for batch, _, count in data.batches(self.config.measure.evaluation_batch_size):
+            assert isinstance(batch, SequenceStep)
+            full = model.with_state(batch)
+            model.predict(batch)
+            for name in model.carried:
+                parts.setdefault(name, []).append(np.array(full[name][:count]))
+        model.close()
+        data.set_state({name: np.concatenate(arrays) for name, arrays in parts.items()})
 
     def _order(self) -> NDArray[np.intp] | None:
         """Random order of the samples, the same for all trials, which early stopping requires; None without it."""
@@ -345,7 +378,7 @@ class LocalTarget:
 
     def remarks(self) -> tuple[str, ...]:
         """See `MeasurementTarget.remarks`."""
-        return self.parts.backend.remarks()
+        return (*self._remarks, *self.parts.backend.remarks())
 
     def ceiling(self) -> Ceiling | None:
         """See `MeasurementTarget.ceiling`; any exception of the backend is logged, and the ceiling is unknown."""
@@ -416,9 +449,12 @@ class LocalTarget:
     def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
         """A few calibration samples, and fp32's output for them."""
         assert self._calibration is not None
-        batch, _, _ = next(self._calibration.batches(SAMPLES))
+        count = self._calibration.batch_size or min(SAMPLES, len(self._calibration))
+        batch = self._calibration.batch(0, count)
         if self._signal is None:
-            self._signal = np.array(self.measurer.signal_of(self.measurer.baseline.all_float.predict(batch)))
+            predict = self.measurer.baseline.all_float.predict
+            select = self.measurer.signal_of
+            self._signal = np.array(signal_in_pieces(predict, batch, self.parts.backend.largest_batch, select))
         return batch, self._signal
 
     def settle(self, trial: Trial) -> Finish:

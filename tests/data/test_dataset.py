@@ -105,14 +105,31 @@ class TestDataset:
         monkeypatch.setattr(spool, "LARGE", 0)
         monkeypatch.setattr(spool, "CHUNK", 16)
         on_disk = Dataset(numbered(5), preprocess, info((3, 2)))
+        on_disk.store()
         monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
         assert not caplog.text
         made = Dataset(numbered(5), preprocess, info((3, 2)))
+        made.store()
         assert "samples are preprocessed again in each pass" in caplog.text
         for (a, _, n), (b, _, m), (c, _, k) in zip(kept.batches(3), on_disk.batches(3), made.batches(3), strict=True):
             np.testing.assert_array_equal(a["image"], b["image"])
             np.testing.assert_array_equal(a["image"], c["image"])
             assert n == m == k
+
+    def test_a_cheap_preprocessing_of_many_bytes_is_repeated_instead_of_stored(self, monkeypatch):
+        resized = Preprocess(resize=[1, 1])
+        raw = Raw(KEY, {"x": np.arange(40, dtype=np.uint8).reshape(5, 2, 2, 2)})
+        monkeypatch.setattr("nc_strategies.data.dataset.STORED", 0)
+        monkeypatch.setattr(
+            "nc_strategies.data.dataset.allocate", lambda *_: stored.append(1) or np.zeros((5, 1, 1, 2))
+        )
+        stored = []
+        scaled = Dataset(raw, Preprocess(scale=2.0), info((None, 2, 2, 2)))
+        parts = [batch["image"] for batch, _, _ in scaled.batches(2)]
+        np.testing.assert_array_equal(np.concatenate(parts), raw.inputs["x"] * 2.0)
+        assert not stored
+        list(Dataset(raw, resized, info((None, 1, 1, 2))).batches(2))
+        assert stored
 
     @pytest.mark.parametrize("large", [0, 10**9], ids=["disk", "memory"])
     def test_no_sample_is_preprocessed_twice(self, monkeypatch, large):
@@ -158,8 +175,8 @@ class TestDataset:
     def test_a_missing_input_is_named(self):
         with pytest.raises(
             InputError,
-            match=r"^data\.path: has no array for the model's input mask; it has image, x; "
-            r"arrays must have the names of the inputs$",
+            match=r"^data\.path: has no array for the model's input mask; it has image, x; arrays must have the names "
+            r"of the inputs; the model's inputs: image \(N, 2\) float32, mask \(N, 3\) float32; outputs:",
         ):
             Dataset(
                 Raw(KEY, {"image": np.zeros((4, 2)), "x": np.zeros((4, 3))}), Preprocess(), info((None, 2), (None, 3))
@@ -186,7 +203,7 @@ class TestDataset:
         assert message.startswith(
             f"data.path: samples have shape {got} after preprocessing; input 'image' takes {want}"
         )
-        assert message.endswith(f": set {hint}")
+        assert message.endswith(f"; set {hint}")
         name, value = hint.removeprefix("data.preprocess.").split("=")
         mended = Preprocess(**{name: value if name == "layout" else [int(v) for v in value.strip("[]").split(",")]})
         assert Dataset(Raw(KEY, {"x": np.zeros((2, *got))}), mended, info((None, *want))).batch(0, 1)
@@ -194,8 +211,8 @@ class TestDataset:
     def test_a_shape_that_cannot_be_mended_says_what_the_model_takes(self):
         with pytest.raises(
             InputError,
-            match=r"samples have shape \(3,\) after preprocessing; input 'image' takes "
-            r"\(any, 2\)$",
+            match=r"samples have shape \(3,\) after preprocessing; input 'image' takes \(any, 2\); "
+            r"the model's inputs: image \(N, any, 2\) float32; outputs: .*; the data: x \(2, 3\) float64$",
         ):
             Dataset(Raw(KEY, {"x": np.zeros((2, 3))}), Preprocess(), info((None, None, 2)))
 

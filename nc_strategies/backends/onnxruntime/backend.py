@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.backends.collection import noise_in_pieces
 from nc_strategies.backends.onnxruntime import ceiling
 from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.calibrate import collect
@@ -26,8 +27,8 @@ from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, asked
-from nc_strategies.calibration.noise import noise_to_signal, signal_of
-from nc_strategies.calibration.state import CalibrationState
+from nc_strategies.calibration.histogram import Histogram
+from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
@@ -168,15 +169,21 @@ class OnnxRuntimeBackend(Backend):
         assert self._plain is not None, "load first"
         plain = self._plain
         self._use(plain)
-        self._probe = {name: array[:1] if self._free_batch() else array for name, array in batches[0].items()}
+        first = batches[0] if len(batches) else {}
+        self._probe = self._loaded_info.rows(first, 0, 1)
         looking = asked(self.settings.equalize, self.cautious)
         pairs = equalize.pairs(plain) if looking else []
+
+        def gather(look: Look) -> dict[str, Histogram]:
+            histograms, self.largest_batch = collect(self.graph, batches, self._loaded_info, self.threads, look)
+            return histograms
+
         self._calibration.run(
-            lambda look: collect(self.graph, batches, self.threads, look),
+            gather,
             self.settings.equalize,
             pairs,
             lambda peaks: self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks)),
-            lambda: self._noise(batches[0]),
+            lambda: self._noise(first),
         )
 
     def _noise(self, batch: Batch) -> float:
@@ -184,21 +191,29 @@ class OnnxRuntimeBackend(Backend):
         if self._default is None:
             self.capabilities()
         assert self._default is not None
-        part = {name: array[: LIMITS.noise_samples] if self._free_batch() else array for name, array in batch.items()}
+        part = self._loaded_info.rows(batch, 0, LIMITS.noise_samples)
         int8, _ = self._builder.build(self._default, self._calibration.range)
-        outputs = []
-        for model in (self.graph.model, int8):
-            run = OrtExecutable(model.SerializeToString(), self.threads)
-            outputs.append(signal_of(run.predict(part)))
-            run.close()
-        return noise_to_signal(*outputs)
+        models = [OrtExecutable(model.SerializeToString(), self.threads) for model in (self.graph.model, int8)]
+        try:
+            reference, other = (model.predict for model in models)
+            return noise_in_pieces(reference, other, part, self._loaded_info, self.largest_batch or 1)
+        finally:
+            for model in models:
+                model.close()
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
         return self._calibration.remarks
 
-    def _free_batch(self) -> bool:
-        return self._info is not None and self._info.batch_size is None
+    @property
+    def _loaded_info(self) -> ModelInfo:
+        if self._info is None:
+            raise EngineError("no model is loaded")
+        return self._info
+
+    def use_axes(self, info: ModelInfo) -> None:
+        """See `Backend.use_axes`."""
+        self._info = info
 
     def reference(self) -> OrtExecutable:
         """See `Backend.reference`."""

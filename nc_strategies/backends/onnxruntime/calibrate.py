@@ -1,56 +1,107 @@
-"""One pass of the floating-point graph over calibration data."""
+"""Reading of the floating-point graph's activations on calibration data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
+from nc_strategies.backends.collection import LIMITS, MemoryLimits
+from nc_strategies.backends.collection import collect as collect_within
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.state import Look
-from nc_strategies.errors import InputError
-from nc_strategies.models.info import Batch
+from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.onnx_graph.graph import Graph
-from nc_strategies.onnx_graph.interpreter import PROVIDERS, options
+from nc_strategies.onnx_graph.interpreter import options, run, start
+
+SHAPE = "ncs/shape/"
+"""Prefix of the names of outputs that hold a tensor's shape."""
 
 
-def collect(graph: Graph, batches: Sequence[Batch], threads: int, look: Look) -> dict[str, Histogram]:
-    """Collect a histogram per activation, by making every activation an output of the graph.
+class OrtObserver:
+    """See `nc_strategies.backends.collection.Observer`.
+
+    Observed tensors are outputs of the graph, which the engine keeps in memory until the end of a run. To read few of
+    them, a session with few outputs is opened.
+
+    Args:
+        graph: The floating-point graph.
+        threads: Threads per run.
+    """
+
+    def __init__(self, graph: Graph, threads: int) -> None:
+        self._model = graph.model
+        self._threads = threads
+        self._inputs = {i.name for i in self._model.graph.input}
+        self._outputs = {o.name for o in self._model.graph.output}
+        self._session: ort.InferenceSession | None = None
+        self.names = sorted(
+            {name for op in graph.fused_ops.values() for name in (*op.inputs, op.raw, op.output)}
+            | {source for source, _ in graph.scaled.values()}
+        )
+
+    def shapes(self, feed: Batch) -> dict[str, tuple[int, ...]]:
+        """See `Observer.shapes`: operators that compute shapes are added to the graph."""
+        produced = [name for name in self.names if name not in self._inputs]
+        nodes = [helper.make_node("Shape", [name], [SHAPE + name], name=SHAPE + name) for name in produced]
+        outputs = [helper.make_tensor_value_info(SHAPE + name, TensorProto.INT64, None) for name in produced]
+        session = self._open(nodes, outputs)
+        found = run(session, feed, [SHAPE + name for name in produced]) if produced else []
+        shapes = dict(zip(produced, (tuple(map(int, shape)) for shape in found), strict=True))
+        return {name: shapes[name] if name in shapes else feed[name].shape for name in self.names}
+
+    def reader(self, names: Sequence[str]) -> Callable[[Batch], Sequence[NDArray[Any]]]:
+        """See `Observer.reader`."""
+        produced = [name for name in names if name not in self._inputs]
+        added = [name for name in produced if name not in self._outputs]
+        session = self._open([], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in added])
+
+        def read(feed: Batch) -> list[NDArray[Any]]:
+            values = dict(zip(produced, run(session, feed, produced) if produced else [], strict=True))
+            return [values[name] if name in values else feed[name] for name in names]
+
+        return read
+
+    def _open(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[onnx.ValueInfoProto]) -> ort.InferenceSession:
+        """A session of the graph with further nodes and outputs, in place of the last one."""
+        self._session = None
+        gc.collect()
+        further = onnx.ModelProto(graph=onnx.GraphProto(node=nodes, output=outputs))
+        chosen = options(max(self._threads, 1))
+        chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        # Buffers are not kept from run to run, whose sizes differ between groups of tensors.
+        chosen.enable_cpu_mem_arena = False
+        # This order runs operators that compute shapes as soon as it can, so that their inputs are freed.
+        chosen.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        # Serialized messages that follow each other are merged by the parser, so that the weights are not copied.
+        self._session = start(self._model.SerializeToString() + further.SerializeToString(), chosen)
+        return self._session
+
+
+def collect(
+    graph: Graph,
+    batches: Sequence[Batch],
+    info: ModelInfo,
+    threads: int,
+    look: Look,
+    limits: MemoryLimits = LIMITS,
+) -> tuple[dict[str, Histogram], int]:
+    """Collect a histogram per activation, see `nc_strategies.backends.collection.collect`.
 
     Args:
         graph: The floating-point graph.
         batches: Calibration data.
+        info: The model's inputs, with the axes that count samples.
         threads: Threads per run.
-        look: Called with the name and the values of each activation, per batch.
+        look: Called with the name and the values of each activation, per run.
+        limits: Limits of memory.
 
     Raises:
-        InputError: an activation is not finite.
+        InputError: an activation is not finite, or the engine refuses the data.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    names = sorted(
-        {name for op in graph.fused_ops.values() for name in (*op.inputs, op.raw, op.output)}
-        | {source for source, _ in graph.scaled.values()}
-    )
-    inputs = {i.name for i in model.graph.input}
-    have = {o.name for o in model.graph.output}
-    for name in names:
-        if name not in inputs | have:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    chosen = options(max(threads, 1))
-    chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = ort.InferenceSession(model.SerializeToString(), chosen, providers=PROVIDERS)
-    produced = [n for n in names if n not in inputs]
-    histograms = {name: Histogram() for name in names}
-    for batch in batches:
-        values = dict(zip(produced, session.run(produced, dict(batch)), strict=True)) | dict(batch)
-        for name in names:
-            try:
-                histograms[name].update(values[name])
-            except ValueError:
-                raise InputError(
-                    "data", f"the fp32 model computes NaN or infinity in tensor {name!r} on calibration data"
-                ) from None
-            look(name, values[name])
-    return histograms
+    return collect_within(OrtObserver(graph, threads), batches, info, look, limits)

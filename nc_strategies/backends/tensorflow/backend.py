@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable
 from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.backends.collection import noise_in_pieces
 from nc_strategies.backends.tensorflow import ceiling, equalize, loading, probe
 from nc_strategies.backends.tensorflow.build import BuildContext, BuiltGraph, GraphBuilder
 from nc_strategies.backends.tensorflow.calibrate import collect
@@ -32,7 +33,6 @@ from nc_strategies.calibration.equalization import (
     asked,
 )
 from nc_strategies.calibration.histogram import Histogram
-from nc_strategies.calibration.noise import noise_to_signal, signal_of
 from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
@@ -129,7 +129,10 @@ class TensorFlowBackend(Backend):
 
         def gather(look: Look) -> dict[str, Histogram]:
             tensors = sorted(self._context.tensors())
-            return collect(self._context.graph, self._loaded.inputs, tensors, batches, self.threads, look)
+            histograms, self.largest_batch = collect(
+                self._context.graph, self._loaded.inputs, tensors, batches, self._info, self.threads, look
+            )
+            return histograms
 
         def use(peaks: Mapping[str, Array] | None) -> None:
             self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks), peaks is not None)
@@ -142,13 +145,18 @@ class TensorFlowBackend(Backend):
         config = Config(
             tuple((op.name, op.schemes[0]) for op in able.ops), tuple((name, v[0]) for name, v in able.options)
         )
-        free = self._info.batch_size is None
-        part = {name: array[: LIMITS.noise_samples] if free else array for name, array in batch.items()}
-        outputs = []
-        for model in (self.reference(), self.build(config)):
-            outputs.append(signal_of(model.predict(part)))
-            model.close()
-        return noise_to_signal(*outputs)
+        part = self._info.rows(batch, 0, LIMITS.noise_samples)
+        models = [self.reference(), self.build(config)]
+        try:
+            reference, other = (model.predict for model in models)
+            return noise_in_pieces(reference, other, part, self._info, self.largest_batch or 1)
+        finally:
+            for model in models:
+                model.close()
+
+    def use_axes(self, info: ModelInfo) -> None:
+        """See `Backend.use_axes`."""
+        self._info = info
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
