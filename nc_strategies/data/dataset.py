@@ -90,6 +90,7 @@ class Dataset:
     ) -> None:
         self.raw = raw
         self._order = order
+        self._count: int | None = None
         self._labels: NDArray[Any] | None = None
         self._preprocess = preprocess
         self._specs = {spec.name: spec for spec in info.inputs}
@@ -110,7 +111,18 @@ class Dataset:
             self._store(name, array)
 
     def __len__(self) -> int:
-        return len(self.raw)
+        return len(self.raw) if self._count is None else self._count
+
+    def limit(self, count: int) -> None:
+        """Use only `count` samples: the first ones of a given order, otherwise evenly spaced ones.
+
+        Args:
+            count: Number of samples, from 1 to the number of all samples.
+        """
+        every = len(self.raw)
+        if self._order is None:
+            self._order = np.linspace(0, every, count, endpoint=False).astype(np.intp)
+        self._order, self._count, self._labels = self._order[:count], count, None
 
     @property
     def labels(self) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.ending import Ending
+from nc_strategies.measuring.extent import EXTENT_RULES, Allowance, BatchesInTime, Extent
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.measurer import Measurer
@@ -57,6 +58,7 @@ class Measured:
         higher_is_better: Direction of the first constraint's metric.
         score_range: Lowest and highest score of a sample; infinite if that metric is no mean of bounded scores.
         directions: Directions of the further constraints' metrics, in the order of the constraints.
+        extent: Numbers of samples used, of those given.
     """
 
     evaluation: Evaluation
@@ -64,6 +66,7 @@ class Measured:
     higher_is_better: bool = True
     score_range: tuple[float, float] = (-math.inf, math.inf)
     directions: tuple[bool, ...] = ()
+    extent: Extent = field(default_factory=Extent)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ class MeasurementTarget(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """Facts as plain data: hashes of the model, the data and the calibration data, names, preprocessing."""
 
+    def allow(self, allowance: Allowance) -> None:
+        """Set how much the following preparation and the trials may read; call it before `calibrate`."""
+
     def calibrate(self, cautious: bool = False) -> None:
         """Check that model and data fit each other, and run fp32 on the calibration data.
 
@@ -109,8 +115,12 @@ class MeasurementTarget(Protocol):
     def remember(self, evaluation: Evaluation) -> None:
         """Register an evaluation of an earlier run, so that its executed graph is not measured again."""
 
-    def measure(self, config: Config) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False) -> Evaluation:
         """Measure a configuration.
+
+        Args:
+            config: The configuration.
+            partial: If the deadline leaves no time for all samples and timed runs, return what fits, as an estimate.
 
         Raises:
             EngineError: the engine cannot build or run it.
@@ -237,6 +247,8 @@ class LocalTarget:
         self._calibration: Dataset | None = None
         self._measurer: Measurer | None = None
         self._noise: dict[str, float] | None = None
+        self._allowance = Allowance()
+        self._batches: BatchesInTime | None = None
         self._signal: NDArray[Any] | None = None
         self._terms: LatencyTerms | None = None
         self._deadline = Deadline()
@@ -277,12 +289,18 @@ class LocalTarget:
             self._info = self.parts.backend.load(self.parts.model)
             return self.parts.backend.capabilities()
 
+    def allow(self, allowance: Allowance) -> None:
+        """See `MeasurementTarget.allow`."""
+        self._allowance = allowance
+
     def calibrate(self, cautious: bool = False) -> None:
         """See `MeasurementTarget.calibrate`."""
         self.parts.backend.cautious = cautious
         parts, measure, info = self.parts, self.config.measure, self._info
         evaluation = Dataset(parts.evaluation, parts.preprocess, info, self._order())
-        self._calibration = Dataset(parts.calibration, parts.preprocess, info)
+        self._calibration = Dataset(parts.calibration, parts.preprocess, info, self._calibration_order())
+        if self._allowance.calibration_samples:
+            self._calibration.limit(min(self._allowance.calibration_samples, len(self._calibration)))
         if len(evaluation) < LEAST_SAMPLES:
             raise InputError(
                 "data",
@@ -314,10 +332,35 @@ class LocalTarget:
             dict(zip(further, parts.further, strict=True)),
             self._deadline,
         )
+        self._measurer.allowance = self._allowance
         # Read the labels now, so that data without labels is rejected before any long step.
         assert by_function or evaluation.labels is not None
         with _model_at_fault("cannot be run on the calibration data"):
-            parts.backend.calibrate([batch for batch, _, _ in self._calibration.batches(CALIBRATION_BATCH)])
+            parts.backend.calibrate(self._calibration_batches())
+
+    def _calibration_batches(self) -> Sequence[Batch]:
+        """Batches of calibration samples, as many as the run's time limit has time for."""
+        assert self._calibration is not None
+        allowed = self._allowance
+        size = min(CALIBRATION_BATCH, EXTENT_RULES.calibration_batch) if allowed.limited else CALIBRATION_BATCH
+        every = [batch for batch, _, _ in self._calibration.batches(size)]
+        self._batches = BatchesInTime(every, math.inf if allowed.calibration_samples else allowed.calibration_seconds)
+        return self._batches if allowed.limited else every
+
+    def _calibration_order(self) -> NDArray[np.intp] | None:
+        """Random order of the calibration samples where perhaps not all are read; None to keep the stored order."""
+        if not self._allowance.limited:
+            return None
+        return np.random.default_rng([self.config.tuning.seed, 4]).permutation(len(self.parts.calibration))
+
+    def _extent(self) -> Extent:
+        """Numbers of samples used, of those given."""
+        assert self._calibration is not None
+        calibrated, size = len(self._calibration), self._info.batch_size or EXTENT_RULES.calibration_batch
+        if self._batches is not None and self._allowance.limited:
+            calibrated = min(calibrated, len(self._batches) * size)
+        used, given = self.measurer.samples, len(self.parts.evaluation)
+        return Extent(used, given if used else 0, calibrated, len(self.parts.calibration))
 
     def _order(self) -> NDArray[np.intp] | None:
         """Random order of the samples, the same for all trials, which early stopping requires; None without it."""
@@ -355,16 +398,21 @@ class LocalTarget:
         self._space = space
         found = self.measurer.measure_baseline(space)
         return Measured(
-            found.evaluation, found.latency_ci95, self.higher_is_better, self.parts.metric.score_range, self.directions
+            found.evaluation,
+            found.latency_ci95,
+            self.higher_is_better,
+            self.parts.metric.score_range,
+            self.directions,
+            self._extent(),
         )
 
     def remember(self, evaluation: Evaluation) -> None:
         """See `MeasurementTarget.remember`."""
         self.measurer.remember(evaluation)
 
-    def measure(self, config: Config) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False) -> Evaluation:
         """See `MeasurementTarget.measure`."""
-        return self.measurer.measure(config)
+        return self.measurer.measure(config, partial)
 
     def rehearse(self, config: Config) -> dict[str, float]:
         """See `MeasurementTarget.rehearse`."""
@@ -374,7 +422,13 @@ class LocalTarget:
         """See `MeasurementTarget.sensitivity`; estimated once."""
         if self._noise is None:
             assert self._space is not None, "measure the baseline first"
-            self._noise = output_noise(self.parts.backend, self._space, *self._looked_at(), check=self._deadline.check)
+            self._noise = output_noise(
+                self.parts.backend,
+                self._space,
+                *self._looked_at(),
+                check=self._deadline.check,
+                left=lambda: self._deadline.left,
+            )
         return self._noise
 
     def latency_terms(self) -> LatencyTerms:
@@ -400,10 +454,17 @@ class LocalTarget:
     def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
         """A few calibration samples, and fp32's first output for them."""
         assert self._calibration is not None
-        batch, _, _ = next(self._calibration.batches(SAMPLES))
+        batch, _, _ = next(self._calibration.batches(self._noise_samples()))
         if self._signal is None:
             self._signal = np.array(self.measurer.baseline.all_float.predict(batch)[0])
         return batch, self._signal
+
+    def _noise_samples(self) -> int:
+        assert self._space is not None, "measure the baseline first"
+        base = self.measurer.baseline.evaluation
+        # A user's function counts no samples: its time says nothing about the model's.
+        each = base.value("duration_s") / base.samples if base.samples else base.value("latency_ms") / 1e3
+        return self._allowance.noise_samples(SAMPLES, len(self._space.groups), each)
 
     def settle(self, trial: Trial) -> Finish:
         """See `MeasurementTarget.settle`."""
@@ -427,6 +488,7 @@ class LocalTarget:
                 self.higher_is_better,
                 self.parts.metric.score_range,
                 self.directions,
+                self._extent(),
             ),
         )
 

@@ -74,6 +74,7 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
     config, target, box = setup.config, setup.target, make_box(setup.config)
     listener.stage("loading the model")
     space = make_space(config, target.load())
+    target.allow(box.allowance())
     listener.stage("calibrating")
     target.calibrate()
     listener.stage("measuring fp32")

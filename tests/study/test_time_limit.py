@@ -207,13 +207,13 @@ class TestTheLimitHolds:
 
     def test_trials_of_an_earlier_run_need_no_other_one(self, boxed):
         boxed(150)()
-        study = boxed(75)()
-        assert holds(study, 75)
+        study = boxed(35)()
+        assert holds(study, 35)
         assert study.model_path.is_file()
         assert all(trial.resumed for trial in study.trials)
 
     def test_a_short_end_is_measured_less_and_its_verdict_says_so(self, boxed):
-        study = boxed(110)()
+        study = boxed(90)()
         assert study.final.accuracy_loss_ci95 is None
         assert study.final.evaluation.metrics == study.final.trial.evaluation.metrics
         assert study.status is Status.MET
@@ -248,7 +248,7 @@ class TestOverrun:
 
     def test_sessions_and_an_evaluation_that_take_too_long_are_left_out(self, boxed):
         one = boxed(400, make=lambda problem: Few(problem, 2))
-        one.backend.drag_from, one.backend.drag = 7, 12.0  # two trials, a session of two finalists, and then the rest
+        one.backend.drag_from, one.backend.drag = 7, 30.0  # two trials, a session of two finalists, and then the rest
         study = one()
         assert holds(study, 400)
         assert study.final.accuracy_loss_ci95 is None
@@ -283,7 +283,7 @@ class TestEstimates:
         assert one.strategies[0].told
         assert all(found == {} for found in one.strategies[0].told)
         (text,) = (t for t in told.notices if "sensitivity" in t)
-        assert study.estimate_seconds["sensitivity"] == 0.0  # nothing was begun
+        assert study.estimate_seconds["sensitivity"] < 10.0  # three operators have shown that 60 take too long
         assert "tuning.timeout=150" in text
         assert study.sensitivity is None
         assert holds(study, 150)
@@ -321,7 +321,7 @@ class Mortal(LocalTarget):
     def prepared(self):
         return super().prepared() and not self.dead
 
-    def measure(self, config):
+    def measure(self, config, partial=False):
         self._revive()
         self.measured += 1
         if self.measured == self.hangs_at:
@@ -329,7 +329,7 @@ class Mortal(LocalTarget):
             self.clock.now = deadline + patience
             self.dead = True
             raise OutOfTimeError("the run's time ended in measure")
-        return super().measure(config)
+        return super().measure(config, partial)
 
     def settle(self, trial):
         self._revive()
@@ -416,8 +416,8 @@ class TestTooSmall:
         [
             (5, "5 s ended before the model was loaded"),
             (12, "12 s ended before it was calibrated"),
-            (25, "25 s ended before fp32 was measured"),
-            (60, "60 s is too short for fp32, one trial and the end"),
+            (18, "18 s ended before fp32 was measured"),
+            (30, "30 s is too short for fp32, one trial and the end"),
         ],
     )
     def test_it_is_one_line_that_leaves_nothing(self, boxed, timeout, says):
@@ -432,9 +432,9 @@ class TestTooSmall:
 
     def test_a_box_as_large_as_it_said_holds(self, boxed):
         with pytest.raises(InputError) as caught:
-            boxed(60)()
+            boxed(30)()
         needed = int(str(caught.value).split("give the run more than ")[1].split()[0])
-        assert needed > 60
+        assert needed > 30
         study = boxed(needed + 1, "again")()
         assert holds(study, needed + 1)
         assert study.model_path.is_file()
@@ -452,7 +452,7 @@ class TestPlan:
         assert planned.seconds <= 400
 
     def test_a_plan_says_that_the_run_would_be_refused(self, boxed):
-        found = plan(boxed(60).setup, StudyListener())
+        found = plan(boxed(30).setup, StudyListener())
         assert found.expected_trials == 0
         assert "at least" in found.shortage
         assert plan(boxed(400, "again").setup, StudyListener()).shortage == ""
