@@ -428,7 +428,7 @@ class _Run:
         failed = Counter(t.error for t in study.trials if t.error).most_common(1)
         if failed:
             count = sum(t.state is TrialState.FAILED for t in study.trials)
-            return f"none of the {count} trials could be measured; {failed[0][1]} of them failed with: {failed[0][0]}"
+            return f"no configuration could be measured: {failed[0][0]} ({failed[0][1]} of {count} failed trials)"
         if study.stop_reason == "timeout":
             needed = self.box.spent + self.box.least_trial + self.box.least_end
             return (
