@@ -79,7 +79,7 @@ class TrialMeasurer(MeasurerCore):
         start = time.perf_counter()
         runs = self.settings.latency_runs if found.samples == self.samples else TIMING_RULES.least_runs
         if partial:
-            runs = min(runs, self._runs_in_time())
+            runs = min(runs, self._runs_in_time(evaluated / max(found.samples, 1)))
         timing = self._time_trial([self.baseline.reference, model], runs)
         seconds = (("accuracy", evaluated), ("latency", time.perf_counter() - start))
         evaluation = self._evaluation(
@@ -93,24 +93,31 @@ class TrialMeasurer(MeasurerCore):
         def reached(read: int) -> bool:
             if read >= len(self.data):
                 return False
-            batch = (time.perf_counter() - start) * min(1.0, self._batch_size / read)
-            timing = PARTIAL_CAUTION * self._timing_seconds(TIMING_RULES.least_blocks)
-            return self.deadline.left < PARTIAL_CAUTION * batch + timing
+            sample = (time.perf_counter() - start) / read
+            timing = self._timing_seconds(TIMING_RULES.least_blocks, sample)
+            return self.deadline.left < PARTIAL_CAUTION * (sample * self._batch_size + timing)
 
         return reached
 
-    def _timing_seconds(self, runs: int) -> float:
-        """Expected seconds to time a model as slow as fp32 beside fp32."""
-        once = self.baseline.evaluation.value("latency_ms") / 1e3
-        return 2 * once * (TIMING_RULES.warm_up_runs + 2 * runs)
+    def _timing_seconds(self, runs: int, sample_seconds: float) -> float:
+        """Expected seconds to time a model beside fp32.
 
-    def _runs_in_time(self) -> int:
+        Args:
+            runs: Timed runs of each of the two.
+            sample_seconds: The model's seconds per sample.
+        """
+        fp32 = self.baseline.evaluation.value("latency_ms") / 1e3
+        once = fp32 + max(fp32, sample_seconds * self.settings.batch_size)
+        return once * (TIMING_RULES.warm_up_runs + 2 * runs)
+
+    def _runs_in_time(self, sample_seconds: float) -> int:
         """Timed runs that end before the deadline, at least one per block."""
         left = self.deadline.left / PARTIAL_CAUTION
-        if math.isinf(left) or self._timing_seconds(TIMING_RULES.least_runs) <= left:
+        if self._timing_seconds(TIMING_RULES.least_runs, sample_seconds) <= left:
             return self.settings.latency_runs
-        per_run = self._timing_seconds(1) - self._timing_seconds(0)
-        return max(TIMING_RULES.least_blocks, math.floor((left - self._timing_seconds(0)) / per_run))
+        warm = self._timing_seconds(0, sample_seconds)
+        per_run = self._timing_seconds(1, sample_seconds) - warm
+        return max(TIMING_RULES.least_blocks, math.floor((left - warm) / per_run))
 
     def rehearse(self, config: Config) -> dict[str, float]:
         """Estimate the seconds by stage of measuring a configuration, from a part of its samples and timed runs.

@@ -50,6 +50,9 @@ from nc_strategies.study.timebox import TimeBox
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 T = TypeVar("T")
+FIT_FACTOR = 2.0
+"""Factor on the minimum seconds of fitting the latency model. It adds configurations until its error is small, and what
+it has timed is lost if its time runs out."""
 UNFINISHED_FACTOR = 2.0
 """Factor on the seconds of a preparation that did not end in time: trials and the end take about as long again."""
 CANDIDATES = 6
@@ -295,7 +298,9 @@ class _Run:
             if self._failed is not None:
                 raise self._failed  # an engine that crashed during the fit would crash again
             try:
-                least = latency_model.least_seconds(study.space, self.box.run_seconds, self.box.build_seconds)
+                least = FIT_FACTOR * latency_model.least_seconds(
+                    study.space, self.box.run_seconds, self.box.build_seconds
+                )
                 with Clock(self.estimates, "profile"):
                     kept.terms = study.latency_terms = self._while_time(
                         "latency by operator", least, lambda: ask(self.setup.target.latency_terms)
