@@ -498,7 +498,7 @@ class TestFewerSamples:
         assert f"measured on {used} of 2,000 samples" in verdict(result).plain
 
     def test_a_large_box_uses_all_samples(self, boxed):
-        study = boxed(5000)()
+        study = boxed(5000, make=lambda problem: Few(problem, 1))()
         assert (study.extent.samples, study.extent.samples_given) == (500, 500)
 
     def test_without_a_limit_all_samples_are_used(self, run):
@@ -532,7 +532,7 @@ class TestFewerSamples:
         assert seen.read[seen.trials_from :] == []
 
     def test_hopeless_trials_do_not_count_as_long_as_complete_ones(self, boxed):
-        # No sample of int8 is right: each trial stops after the first batches, and a complete one takes 3 times as long.
+        # No sample of int8 is right: trials stop after the first batches; a complete one takes 3 times as long.
         ops = tuple(ToyOp(f"op{i}", loss=0.9, time_us=60) for i in range(8))
         study = boxed(300, count=2000, ops=ops)()
         assert holds(study, 300)
