@@ -404,6 +404,14 @@ class TimeBox:
         share = 2 * (self.rules.most_evaluation_share + self.rules.timing_share)
         return replace(found, growth=share / (1 - share) * (found.needed - self.timeout))
 
+    @property
+    def used(self) -> float:
+        """Share of the time for trials that is used, from 0 to 1; 0 without a limit."""
+        if not self.limited:
+            return 0.0
+        room = self.timeout - self.restart - self.end_seconds(self._finalists)
+        return min(1.0, max(0.0, (self.spent - self.restart) / room)) if room > 0 else 1.0
+
     def remaining(self, trials: int | None) -> float:
         """Maximum seconds until the end of the run.
 

@@ -351,6 +351,7 @@ class _Run:
                 "data": str(study.metadata["data_sha256"])[:16],
                 "space": study.space.fingerprint,
             },
+            time_used=lambda: self.box.used,
             notice=lambda text: self._notice(study, text),
         )
         self.listener.started(study, config.max_trials, config.timeout)

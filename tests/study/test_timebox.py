@@ -191,3 +191,17 @@ def test_trials_that_fit_leave_time_for_the_end(box):
     assert made.trials_that_fit(2) == 2
     assert box(60.0).trials_that_fit(100) == 1
     assert box(40.0).trials_that_fit(100) == 0
+
+
+def test_the_used_share_of_the_time_for_trials_grows_to_one(box, clock):
+    made = box(200.0)
+    assert made.used == 0.0  # fp32 has just been measured
+    room = 200.0 - made.restart - made.end_seconds(3)
+    clock.now += room / 2
+    assert made.used == pytest.approx(0.5)
+    clock.now += room
+    assert made.used == 1.0
+
+
+def test_without_a_limit_no_share_of_time_is_used(box):
+    assert box(0.0).used == 0.0

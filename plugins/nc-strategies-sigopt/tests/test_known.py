@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from driving import Run
+from nc_strategies_sigopt import SigOptSettings
 from nc_strategies_sigopt.estimate import LEAST_GAIN, estimate, fastest
 from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.proposal import known_points
 from nc_strategies_sigopt.refine import Prices, _deviation, refine
+from nc_strategies_sigopt.session import STATE
 
 from nc_strategies.api import EngineError, Trial, TrialState
 from nc_strategies.testing import ToyOp, toy_problem
@@ -141,3 +144,16 @@ def test_a_trial_whose_timing_is_unsteady_teaches_less_of_the_savings(spread, le
     steady = replace(surprise, spread=(("latency", 0.0),))
     exact = Prices(problem, parameters, [replace(trial, evaluation=steady)]).saved[: len(GOOD)].sum()
     assert abs(exact - 0.1) <= abs(saved - 0.1) + 1e-12
+
+
+@pytest.mark.parametrize(("used", "refined"), [(0.0, 0), (0.5, 0), (0.7, 4)])
+def test_single_operators_change_when_the_time_ends_before_the_budget(tmp_path, used, refined):
+    run = Run(
+        tmp_path,
+        SigOptSettings(driver="local"),
+        budget=100,
+        time_used=lambda: used if len(run.measured) >= 8 else 0.0,
+    )
+    assert len(run.go(12)) == 12
+    notes = [line for line in (tmp_path / STATE).read_text().splitlines() if "refinement" in line]
+    assert len(notes) == refined

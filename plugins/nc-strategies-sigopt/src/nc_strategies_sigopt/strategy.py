@@ -256,6 +256,8 @@ class SigOptStrategy(Strategy):
 
     def _refines(self) -> bool:
         budget = self.problem.budget
+        if self.problem.time_used() >= 1 - REFINED_SHARE:
+            return True  # the time ends before the trials do
         if budget:
             return self._proposed >= budget - round(budget * REFINED_SHARE)
         return self._proposed >= OPEN_END and self._proposed % 2 == 1
