@@ -540,7 +540,7 @@ class TestFewerSamples:
         assert short < study.box.trial_seconds
         assert all(t.state is TrialState.PRUNED for t in study.trials)
         idle = study.box.timeout - study.seconds["total"]
-        assert idle < 0.25 * 300
+        assert idle < 0.1 * 300  # 15 % if a complete trial had to fit before the whole end
         assert len(study.trials) > 20
 
 

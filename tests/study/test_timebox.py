@@ -205,3 +205,16 @@ def test_the_used_share_of_the_time_for_trials_grows_to_one(box, clock):
 
 def test_without_a_limit_no_share_of_time_is_used(box):
     assert box(0.0).used == 0.0
+
+
+def test_after_trials_that_stopped_early_a_complete_one_needs_only_the_shortest_end(box, clock):
+    made = box(200.0)
+    made.trial_measured(measured(build=1.0, accuracy=2.0, latency=2.0, samples=100))
+    assert made.next_seconds == 5.0
+    assert made.trial_seconds == 31.0  # as fp32: no complete trial was measured
+    usual, complete = 5.0 + made.end_seconds(3), 31.0 + made.least_end + made.patience
+    clock.now = made.end - max(usual, complete) - 0.1
+    assert made.trial_fits(any_measured=True)
+    assert made.left < 31.0 + made.end_seconds(3)
+    clock.now += 0.2
+    assert not made.trial_fits(any_measured=True)
