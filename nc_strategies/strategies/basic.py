@@ -145,7 +145,8 @@ class BasicStrategy(StepwiseStrategy):
         groups = self._quantized(base)
         if not self._estimated(base, groups):
             return False
-        groups.sort(key=lambda g: -(self._loss[g] or self._least_loss()) / self._saved[g])
+        known = any(self._loss.values())
+        groups.sort(key=lambda g: -(self._loss[g] if known else 1.0) / self._saved[g])
         yield from self._double(base, groups)
         if self._met():
             yield from self._requantize()
@@ -184,15 +185,13 @@ class BasicStrategy(StepwiseStrategy):
         except EngineError as error:
             log.warning("operators are not ranked by estimates: %s", error)
             return False
+        if loss and not any(math.isfinite(value) for value in loss.values()):
+            return False  # the engine has failed at every operator
         self._loss = {g: max(0.0, *(loss.get(name, 0.0) for name in g)) for g in groups}
         saved = self._modelled_savings(base, groups) or self._guessed_savings(groups)
         least = 0.01 * max(*saved.values(), 1e-9)
         self._saved = {g: max(s, least) for g, s in saved.items()}
         return True
-
-    def _least_loss(self) -> float:
-        """Loss of an operator of which none is estimated: it orders such operators by saved time alone."""
-        return min((loss for loss in self._loss.values() if loss > 0), default=1.0)
 
     def _modelled_savings(self, base: Config, groups: list[Group]) -> dict[Group, float]:
         """Cost that each operator saves in int8 by the latency model; empty without one."""
