@@ -145,8 +145,7 @@ class BasicStrategy(StepwiseStrategy):
         groups = self._quantized(base)
         if not self._estimated(base, groups):
             return False
-        known = any(self._loss.values())
-        groups.sort(key=lambda g: -(self._loss[g] if known else 1.0) / self._saved[g])
+        groups.sort(key=lambda g: -self._loss[g] / self._saved[g])
         yield from self._double(base, groups)
         if self._met():
             yield from self._requantize()
@@ -187,7 +186,9 @@ class BasicStrategy(StepwiseStrategy):
             return False
         if loss and not any(math.isfinite(value) for value in loss.values()):
             return False  # the engine has failed at every operator
-        self._loss = {g: max(0.0, *(loss.get(name, 0.0) for name in g)) for g in groups}
+        # There was no time to estimate losses: equal ones order the operators by saved time.
+        missing = 0.0 if loss else 1.0
+        self._loss = {g: max(0.0, *(loss.get(name, missing) for name in g)) for g in groups}
         saved = self._modelled_savings(base, groups) or self._guessed_savings(groups)
         least = 0.01 * max(*saved.values(), 1e-9)
         self._saved = {g: max(s, least) for g, s in saved.items()}
