@@ -461,6 +461,11 @@ class TestPlan:
         assert "at least" in found.shortage
         assert plan(boxed(400, "again").setup, StudyListener()).shortage == ""
 
+    def test_a_plan_says_how_many_samples_would_be_used(self, boxed):
+        found = plan(boxed(100, count=2000).setup, StudyListener())
+        assert found.fewer_samples.startswith(f"{found.samples} of 2,000 evaluation samples are used")
+        assert plan(boxed(5000, "again").setup, StudyListener()).fewer_samples == ""
+
 
 class Evaluations(StudyListener):
     """Counts runs of fp32 on more than one sample, and when the trials have started."""
