@@ -1,5 +1,7 @@
 """Halves of a trial's int8 operators, where one operator loses more than the goal allows and the estimates miss it."""
 
+from dataclasses import replace
+
 import pytest
 
 from nc_strategies.api import Trial, TrialState
@@ -70,3 +72,16 @@ def test_ilp_finds_a_model_although_the_estimate_of_one_operator_is_far_too_low(
         trials.append(tried(len(trials) + 1, config))
         strategy.observe(trials[-1])
     assert any(problem.goal.feasible(t.evaluation) and t.config.int8_ops for t in trials)
+
+
+def test_ilp_goes_on_with_halves_where_no_model_is_predicted_to_beat_fp32():
+    # int8 is slower, so the program ends at once; without halves the only trial would be one that misses the goal.
+    ops = tuple(replace(op, int8_time_us=150) for op in OPS)
+    problem = toy_problem(ops, tolerable_loss=0.01, sensitivity=lambda: {op.name: 1.0 for op in ops})
+    strategy, trials = IlpStrategy(IlpSettings(), problem), []
+    while (config := strategy.propose()) is not None:
+        trials.append(Trial(len(trials) + 1, config, TrialState.OK, toy_evaluation(ops, config)))
+        strategy.observe(trials[-1])
+    assert any(problem.goal.feasible(t.evaluation) for t in trials)
+    assert len(trials) < 20
+    assert strategy.ended

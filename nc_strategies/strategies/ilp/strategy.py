@@ -63,23 +63,31 @@ class IlpStrategy(StepwiseStrategy):
                     break
                 trials.append((yield point.config))
         self._search = self._informed(Search(self.settings, self.problem, seed, divergences), trials)
+        late = 2 * len(self.problem.space.groups).bit_length()
         while True:
-            config = self._half(len(trials))
+            config = self._half(self._search) if len(trials) > MAX_FAILED_SOLUTIONS else None
             if config is not None:
-                self.predicted = None
                 trials.append((yield config))
             point = self._next(self._search)
-            if point is None:
-                self.stage, _, self.ended = self.note.partition(": ")
+            if point is not None:
+                trials.append((yield point.config))
+                continue
+            # Where the program ends without a model that keeps the goal, its prices may be wrong: halves go on.
+            end = self.note
+            config = self._half(self._search) if late > 0 else None
+            if config is None:
+                self.stage, _, self.ended = end.partition(": ")
                 return
-            trials.append((yield point.config))
+            late -= 1
+            trials.append((yield config))
 
-    def _half(self, trials: int) -> Config | None:
-        """See `half`; None for the first trials."""
-        if trials <= MAX_FAILED_SOLUTIONS or self._search is None:
-            return None
-        self.note = "half of the int8 operators of an earlier trial, as none has kept the goal"
-        return self._search.half()
+    def _half(self, search: Search) -> Config | None:
+        """See `half`."""
+        config = search.half()
+        if config is not None:
+            self.predicted = None
+            self.note = "half of the int8 operators of an earlier trial, as none has kept the goal"
+        return config
 
     def _next(self, search: Search) -> Point | None:
         point, self.note = search.next()
