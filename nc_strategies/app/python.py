@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nc_strategies.app import isolated
+from nc_strategies.app import isolated, status
 from nc_strategies.app.logs import RunLog, redact_error, register_secret
 from nc_strategies.app.run import execute
 from nc_strategies.app.settings import SECTIONS, section
@@ -156,10 +156,10 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         target.close()
     study = Study(folder.path)
     if result["status"] == "failed":
-        errors = [trial.error for trial in study.trials if trial.error]
-        raise EngineError(
-            f"no configuration could be measured: {errors[0] if errors else result['stop_reason']} (see {folder.path})"
-        )
+        problem = result.get("error") or f"no configuration could be measured: {result['stop_reason']}"
+        if status.of_result(result) == status.INPUT:
+            raise InputError("tuning.timeout", problem.removeprefix("tuning.timeout: "))
+        raise EngineError(f"{problem} (see {folder.path})")
     return study, backend
 
 

@@ -157,6 +157,8 @@ def render(found: Mapping[str, Any]) -> str:
         f"operators  int8/fp32 {_count(executed['now'])} now, {_count(executed['then'])} then"
         f"{'' if executed['equal'] else '; not the same'}",
     ]
+    if goal["accuracy_met"] and not goal["met"]:
+        lines.append("The saved model keeps the accuracy, but is not surely better than fp32: keep the original model.")
     lines += [f"{name} was {changed['then']}, is {changed['now']}" for name, changed in found["versions"].items()]
     return "\n".join(lines)
 

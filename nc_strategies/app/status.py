@@ -13,6 +13,8 @@ def of_result(result: dict[str, Any]) -> int:
         return int(result["exit_status"])
     if result["stop_reason"] == "interrupted":
         return INTERRUPTED
+    if result["status"] == "failed" and result["stop_reason"] == "timeout" and not result["trials"]["total"]:
+        return INPUT  # the time limit was too small; the engine has not failed
     return {"met": MET, "missed": MISSED}.get(result["status"], INTERNAL)
 
 

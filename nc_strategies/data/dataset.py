@@ -133,6 +133,7 @@ class Dataset:
     ) -> None:
         self.raw = raw
         self._order = order
+        self._count: int | None = None
         self._labels: NDArray[Any] | None = None
         self._preprocess = preprocess
         self._info = info
@@ -168,7 +169,18 @@ class Dataset:
             self._batch_size = self._batch_size or max(stop - start for start, stop in self._sequences.steps)
 
     def __len__(self) -> int:
-        return len(self.raw)
+        return len(self.raw) if self._count is None else self._count
+
+    def limit(self, count: int) -> None:
+        """Use only `count` samples: the first ones of a given order, otherwise evenly spaced ones.
+
+        Args:
+            count: Number of samples, from 1 to the number of all samples.
+        """
+        every = len(self.raw)
+        if self._order is None:
+            self._order = np.linspace(0, every, count, endpoint=False).astype(np.intp)
+        self._order, self._count, self._labels = self._order[:count], count, None
 
     @property
     def batch_size(self) -> int | None:
@@ -187,11 +199,6 @@ class Dataset:
         if self._labels is None:
             self._labels = self.raw.labels if self._order is None else self.raw.labels[self._order]
         return self._labels
-
-    @property
-    def batch_size(self) -> int | None:
-        """The fixed batch size of the model; None if it is free."""
-        return self._batch_size
 
     def at_most(self, size: int | None) -> None:
         """Limit the number of samples of a batch, unless the model fixes it; None for no limit."""

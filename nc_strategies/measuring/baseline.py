@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 
 import numpy as np
 
 from nc_strategies.backends.base import Executable
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring.core import METRIC, Baseline, MeasurerCore, Scored
+from nc_strategies.measuring.extent import EXTENT_RULES
 from nc_strategies.measuring.outputs import close
 from nc_strategies.measuring.selection import sentence
 from nc_strategies.metrics.base import Metric, Outputs
@@ -35,6 +37,7 @@ class BaselineMeasurer(MeasurerCore):
             as_given, all_float = self.backend.reference(), self.backend.build(self._all_float)
         with Clock(spent, "accuracy"):
             try:
+                self._fit_samples(as_given)
                 found = self._score(as_given, None)
             except EngineError as error:
                 raise InputError("model", f"as given, in fp32, it cannot be evaluated ({error})") from error
@@ -45,7 +48,7 @@ class BaselineMeasurer(MeasurerCore):
                 raise InputError(f"metrics.{key}.name", f"the metric is {value} for fp32 on this data")
         self._refuse_worthless(found)
         with Clock(spent, "latency"):
-            timing = self._time([as_given, all_float], self.settings.latency_runs)
+            timing = self._time_trial([as_given, all_float], self.settings.latency_runs)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         reference = (as_given, all_float)[faster]
         with Clock(spent, "build"):
@@ -72,6 +75,25 @@ class BaselineMeasurer(MeasurerCore):
             as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), self.readings()
         )
         return self._baseline
+
+    def _fit_samples(self, model: Executable) -> None:
+        """Choose how many samples are used, from the time that fp32 takes for a few runs."""
+        if not self.allowance.limited:
+            return
+        model.predict(self.batch)  # the first run of a session allocates its memory
+        runs = []
+        for _ in range(EXTENT_RULES.timed_runs_of_estimate):
+            self.deadline.check()
+            start = time.perf_counter()
+            model.predict(self.batch)
+            runs.append(time.perf_counter() - start)
+        seconds = float(np.median(runs)) / self.settings.batch_size
+        self._batch_size = self.allowance.batch_size(self.settings.evaluation_batch_size, seconds)
+        count = self.allowance.evaluation_samples(len(self.data), seconds)
+        if count < len(self.data):
+            log.info("fp32 takes about %.3g s per sample: %d of %d samples are used", seconds, count, len(self.data))
+            self.data.limit(count)
+            self.samples = count
 
     def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
         both = zip(as_given.predict(self.batch), all_float.predict(self.batch), strict=True)

@@ -20,6 +20,7 @@ from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring.accuracy import Predictions, predict
 from nc_strategies.measuring.deadline import Deadline
+from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
 from nc_strategies.measuring.memory import peak_bytes
 from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
@@ -110,6 +111,8 @@ class MeasurerCore:
         self.limit = limit
         self.deadline = deadline or Deadline()
         self.samples = len(data)
+        self.allowance = Allowance()
+        self._batch_size = settings.evaluation_batch_size
         self._all = {METRIC: metric, **(further or {})}
         self._specs, self._named = tuple(outputs), dict(named or {})
         self._layouts: Layouts | None = None
@@ -189,7 +192,7 @@ class MeasurerCore:
         if self._layouts is None:
             self._read_outputs(models[0])
         assert self._layouts is not None
-        size = 1 if self.one_by_one else self.settings.evaluation_batch_size
+        size = 1 if self.one_by_one else self._batch_size
         like = self._baseline.kept if self._baseline is not None else ()
         try:
             return predict(
@@ -230,19 +233,36 @@ class MeasurerCore:
                 self._memory[graph] = float(peak_bytes(self.backend, path, self.batch))
         return (("memory_bytes", self._memory[graph]),)
 
-    def _score(self, model: Executable, config: Config | None, test: PairedTest | None = None) -> Scored:
-        """Evaluate the metrics of a model; `config` is None for the model as given."""
-        labels = self.data.labels
+    def _score(
+        self,
+        model: Executable,
+        config: Config | None,
+        test: PairedTest | None = None,
+        out_of_time: Callable[[int], bool] | None = None,
+    ) -> Scored:
+        """Evaluate the metrics of a model.
+
+        Args:
+            model: The model.
+            config: Its configuration; None for the model as given.
+            test: Stops the evaluation once the goal is out of reach.
+            out_of_time: Called with the number of samples read so far after each batch; stops the evaluation if true.
+        """
+        labels, read = self.data.labels, 0
 
         def enough(outputs: Outputs) -> bool:
-            assert test is not None
+            nonlocal read
             count = len(outputs[0]) if isinstance(outputs, tuple) else len(outputs)
-            scores = self.metric.scores(outputs, labels[test.samples : test.samples + count])
-            assert scores is not None
-            return test.read(scores) is Verdict.OUT_OF_REACH
+            start, read = read, read + count
+            if test is not None:
+                scores = self.metric.scores(outputs, labels[start:read])
+                assert scores is not None
+                if test.read(scores) is Verdict.OUT_OF_REACH:
+                    return True
+            return out_of_time is not None and out_of_time(read)
 
-        (found,) = self._predict([model], enough if test else None)
-        read = len(self.data) if test is None else test.samples
+        (found,) = self._predict([model], enough if test or out_of_time else None)
+        read = read or len(self.data)
         values = self._values(found) if read == len(self.data) else self._extrapolated(found, read)
         return Scored(values, found.seconds * len(self.data) / read, read, found.kept)
 
@@ -269,6 +289,11 @@ class MeasurerCore:
         if left < math.inf:  # stop at the deadline without an error: enough runs before it are a valid timing
             limit = max(min(limit or left, left), LEAST_TIMING_SECONDS)
         return interleave([run(m) for m in models], runs, self.rng, limit, self.backend.clock, self.deadline.check)
+
+    def _time_trial(self, models: list[Executable], runs: int) -> Timing:
+        """Time a trial, or fp32 before the trials, within `Allowance.timing_seconds`."""
+        most, allowed = self.settings.latency_timeout, self.allowance.timing_seconds
+        return self._time(models, runs, min(1.0, allowed / most) if most else 1.0)
 
     def _sessions(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
         """Time models in several sessions, as many as leave enough runs per session.

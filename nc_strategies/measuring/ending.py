@@ -16,6 +16,8 @@ class Ending:
             its metrics are those of its trial, and the loss has no interval.
         preselect: Time all candidates once to choose the finalists. Otherwise the first candidates are the finalists.
         seconds: Expected seconds of the final measurement, without saving the model.
+        repeat_fp32: Evaluate fp32 again where the chosen model is evaluated beside it. Otherwise the outputs of its
+            first evaluation are used, and its time for all samples follows the machine's speed in the final timing.
     """
 
     finalists: int
@@ -23,3 +25,4 @@ class Ending:
     compare: bool
     preselect: bool
     seconds: float = 0.0
+    repeat_fp32: bool = True

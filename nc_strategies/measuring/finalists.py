@@ -94,9 +94,13 @@ class FinalistMeasurer(MeasurerCore):
         if ending.compare:
             try:
                 with Clock(spent, "accuracy"):
-                    fp32, int8, interval = self._compare(
-                        (base.as_given, base.all_float)[faster], chosen.model, chosen.trial
-                    )
+                    if ending.repeat_fp32 or not base.kept:
+                        fp32, int8, interval = self._compare(
+                            (base.as_given, base.all_float)[faster], chosen.model, chosen.trial
+                        )
+                    else:
+                        drift = timing.median_ms(faster) / base.evaluation.value("latency_ms")
+                        fp32, int8, interval = self._compare_with_known(chosen, drift)
                     fp32_seconds = fp32.seconds
             except OutOfTimeError as error:
                 log.warning("fp32 and the chosen model are not evaluated side by side: %s", error)
@@ -171,6 +175,23 @@ class FinalistMeasurer(MeasurerCore):
             Scored(self._values(other), other.seconds, self.samples),
             interval,
         )
+
+    def _compare_with_known(self, chosen: Candidate, drift: float) -> tuple[Scored, Scored, tuple[float, float]]:
+        """The same as `_compare` from the outputs of fp32's first evaluation.
+
+        Args:
+            chosen: The chosen candidate; if it was evaluated as a finalist, it is not evaluated again.
+            drift: fp32's latency now relative to its latency then.
+        """
+        base, int8 = self.baseline, chosen.scored
+        if not int8.kept:
+            (found,) = self._predict([chosen.model])
+            int8 = Scored(self._values(found), found.seconds, self.samples, found.kept)
+        interval = loss_interval(
+            self.metric, base.kept[0], int8.kept[0], self.data.labels, self.higher_is_better, self.rng
+        )
+        seconds = base.evaluation.value("duration_s") * drift
+        return Scored(base.evaluation.metrics, seconds, self.samples), int8, interval
 
     def _choose(self, found: Sequence[Evaluation], goal: Goal, tie: float) -> int:
         """Index of the best finalist: closest to the goal, then as fast as the fastest, then most accurate."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession
 from nc_strategies.calibration.noise import noise_to_signal, signal_of
-from nc_strategies.errors import EngineError
+from nc_strategies.errors import EngineError, OutOfTimeError
 from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.models.info import Batch
 from nc_strategies.space import FLOAT, Config, Space
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 SAMPLES = 16
 """Calibration samples per estimate. Noise is averaged over the elements of the output too, so that few samples rank
 operators as many do."""
+
+PROJECTED_AFTER = 3
+"""Operators after which the time of all others is projected. An estimate of only some operators is of no use."""
 
 Group = tuple[str, ...]
 Noise = Callable[[Group], float]
@@ -37,6 +41,7 @@ def output_noise(
     switch: bool = True,
     check: Check = unlimited,
     select: Signal = signal_of,
+    left: Callable[[], float] = lambda: math.inf,
 ) -> dict[str, float]:
     """Noise-to-signal ratio of one of the model's outputs with one group of operators in int8 and all others in fp32.
 
@@ -53,9 +58,10 @@ def output_noise(
         switch: Use the backend's `DualPrecisionSession`, if it offers one.
         check: Called before each operator.
         select: Selects the output.
+        left: Returns the seconds that are left.
 
     Raises:
-        OutOfTimeError: `check` raised it.
+        OutOfTimeError: `check` raised it, or the first few operators show that all of them take longer than is left.
     """
     base = space.all_float()
     schemes = {group: next((s for s in space.schemes(group) if s != FLOAT), None) for group in space.groups}
@@ -75,8 +81,11 @@ def output_noise(
     both = _switchable(backend, every) if switch else None
     noise: dict[str, float] = {}
     try:
-        for group in int8:
+        start = time.perf_counter()
+        for count, group in enumerate(int8):
             check()
+            if count >= PROJECTED_AFTER and (time.perf_counter() - start) / count * (len(int8) - count) > left():
+                raise OutOfTimeError(f"the first {count} of {len(int8)} operators took too long")
             one = switched if both is not None and set(group) <= set(both.ops) else alone
             noise.update(dict.fromkeys(group, _tried(one, group)))
     finally:

@@ -31,6 +31,7 @@ from nc_strategies.errors import EngineError, InputError, first_line
 from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.ending import Ending
+from nc_strategies.measuring.extent import EXTENT_RULES, Allowance, BatchesInTime, Extent
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.measurer import Measurer
@@ -64,6 +65,7 @@ class Measured:
         score_range: Lowest and highest score of a sample; infinite if that metric is no mean of bounded scores.
         directions: Directions of the further constraints' metrics, in the order of the constraints.
         outputs: Pairs (name of the constraint's value, what its metric reads), see `selection.described`.
+        extent: Numbers of samples used, of those given.
     """
 
     evaluation: Evaluation
@@ -72,6 +74,7 @@ class Measured:
     score_range: tuple[float, float] = (-math.inf, math.inf)
     directions: tuple[bool, ...] = ()
     outputs: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    extent: Extent = field(default_factory=Extent)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ class MeasurementTarget(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """Facts as plain data: hashes of the model, the data and the calibration data, names, preprocessing."""
 
+    def allow(self, allowance: Allowance) -> None:
+        """Set how much the following preparation and the trials may read; call it before `calibrate`."""
+
     def calibrate(self, cautious: bool = False) -> None:
         """Check that model and data fit each other, and run fp32 on the calibration data.
 
@@ -117,8 +123,12 @@ class MeasurementTarget(Protocol):
     def remember(self, evaluation: Evaluation) -> None:
         """Register an evaluation of an earlier run, so that its executed graph is not measured again."""
 
-    def measure(self, config: Config) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False) -> Evaluation:
         """Measure a configuration.
+
+        Args:
+            config: The configuration.
+            partial: If the deadline leaves no time for all samples and timed runs, return what fits, as an estimate.
 
         Raises:
             EngineError: the engine cannot build or run it.
@@ -248,6 +258,9 @@ class LocalTarget:
         self._measurer: Measurer | None = None
         self._remarks: tuple[str, ...] = ()
         self._noise: dict[str, float] | None = None
+        self._allowance = Allowance()
+        self._batches: BatchesInTime | None = None
+        self._calibration_size = CALIBRATION_BATCH
         self._signal: NDArray[Any] | None = None
         self._terms: LatencyTerms | None = None
         self._deadline = Deadline()
@@ -289,16 +302,25 @@ class LocalTarget:
             self._info = self.parts.backend.load(self.parts.model)
             return self.parts.backend.capabilities()
 
+    def allow(self, allowance: Allowance) -> None:
+        """See `MeasurementTarget.allow`."""
+        self._allowance = allowance
+
     def calibrate(self, cautious: bool = False) -> None:
         """See `MeasurementTarget.calibrate`."""
         parts, measure = self.parts, self.config.measure
         matched = match(self._info, parts.evaluation, parts.preprocess, parts.rules)
         feeds, info, self._remarks = matched.feeds, matched.feeds.info, matched.remarks
+        if feeds.state:
+            self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
         parts.backend = adapt(parts.backend, feeds)
         parts.backend.cautious = cautious
         width = measure.evaluation_batch_size
         evaluation = Dataset(parts.evaluation, parts.preprocess, info, self._order(), feeds, width)
-        self._calibration = Dataset(parts.calibration, parts.preprocess, info, None, feeds, width)
+        order = self._calibration_order()
+        self._calibration = Dataset(parts.calibration, parts.preprocess, info, order, feeds, width)
+        if self._allowance.calibration_samples:
+            self._calibration.limit(min(self._allowance.calibration_samples, len(self._calibration)))
         if len(evaluation) < LEAST_SAMPLES:
             raise InputError(
                 "data",
@@ -333,13 +355,13 @@ class LocalTarget:
             feeds.presented,
             self.config.metrics.named_outputs(),
         )
+        self._measurer.allowance = self._allowance
         # Read the labels now, so that data without labels is rejected before any long step.
         assert by_function or evaluation.labels is not None
         with _model_at_fault("cannot be run on the calibration data"):
             if feeds.state:
                 self._carry_state(self._calibration)
-            size = min(parts.rules.calibration_batch_size or CALIBRATION_BATCH, measure.evaluation_batch_size)
-            parts.backend.calibrate(LazyBatches(self._calibration, self._calibration.batch_size or size))
+            parts.backend.calibrate(self._calibration_batches())
         for data in (evaluation, self._calibration):
             data.at_most(parts.backend.largest_batch)
 
@@ -356,6 +378,34 @@ class LocalTarget:
                 parts.setdefault(name, []).append(np.array(full[name][:count]))
         model.close()
         data.set_state({name: np.concatenate(arrays) for name, arrays in parts.items()})
+
+    def _calibration_batches(self) -> Sequence[Batch]:
+        """Batches of calibration samples, as many as the run's time limit has time for."""
+        assert self._calibration is not None
+        allowed = self._allowance
+        size = self.parts.rules.calibration_batch_size or CALIBRATION_BATCH
+        size = min(size, self.config.measure.evaluation_batch_size)
+        if allowed.limited:
+            size = min(size, EXTENT_RULES.calibration_batch)
+        self._calibration_size = self._calibration.batch_size or size
+        every = LazyBatches(self._calibration, self._calibration_size)
+        self._batches = BatchesInTime(every, math.inf if allowed.calibration_samples else allowed.calibration_seconds)
+        return self._batches if allowed.limited else every
+
+    def _calibration_order(self) -> NDArray[np.intp] | None:
+        """Random order of the calibration samples where perhaps not all are read; None to keep the stored order."""
+        if not self._allowance.limited:
+            return None
+        return np.random.default_rng([self.config.tuning.seed, 4]).permutation(len(self.parts.calibration))
+
+    def _extent(self) -> Extent:
+        """Numbers of samples used, of those given."""
+        assert self._calibration is not None
+        calibrated = len(self._calibration)
+        if self._batches is not None and self._allowance.limited:
+            calibrated = min(calibrated, len(self._batches) * self._calibration_size)
+        used, given = self.measurer.samples, len(self.parts.evaluation)
+        return Extent(used, given if used else 0, calibrated, len(self.parts.calibration))
 
     def _order(self) -> NDArray[np.intp] | None:
         """Random order of the samples, the same for all trials, which early stopping requires; None without it."""
@@ -399,15 +449,16 @@ class LocalTarget:
             self.parts.metric.score_range,
             self.directions,
             found.readings,
+            self._extent(),
         )
 
     def remember(self, evaluation: Evaluation) -> None:
         """See `MeasurementTarget.remember`."""
         self.measurer.remember(evaluation)
 
-    def measure(self, config: Config) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False) -> Evaluation:
         """See `MeasurementTarget.measure`."""
-        return self.measurer.measure(config)
+        return self.measurer.measure(config, partial)
 
     def rehearse(self, config: Config) -> dict[str, float]:
         """See `MeasurementTarget.rehearse`."""
@@ -423,6 +474,7 @@ class LocalTarget:
                 *self._looked_at(),
                 check=self._deadline.check,
                 select=self.measurer.signal_of,
+                left=lambda: self._deadline.left,
             )
         return self._noise
 
@@ -449,13 +501,20 @@ class LocalTarget:
     def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
         """A few calibration samples, and fp32's output for them."""
         assert self._calibration is not None
-        count = self._calibration.batch_size or min(SAMPLES, len(self._calibration))
+        count = self._calibration.batch_size or min(self._noise_samples(), len(self._calibration))
         batch = self._calibration.batch(0, count)
         if self._signal is None:
             predict = self.measurer.baseline.all_float.predict
             select = self.measurer.signal_of
             self._signal = np.array(signal_in_pieces(predict, batch, self.parts.backend.largest_batch, select))
         return batch, self._signal
+
+    def _noise_samples(self) -> int:
+        assert self._space is not None, "measure the baseline first"
+        base = self.measurer.baseline.evaluation
+        # A user's function counts no samples: its time says nothing about the model's.
+        each = base.value("duration_s") / base.samples if base.samples else base.value("latency_ms") / 1e3
+        return self._allowance.noise_samples(SAMPLES, len(self._space.groups), each)
 
     def settle(self, trial: Trial) -> Finish:
         """See `MeasurementTarget.settle`."""
@@ -479,6 +538,7 @@ class LocalTarget:
                 self.higher_is_better,
                 self.parts.metric.score_range,
                 self.directions,
+                extent=self._extent(),
             ),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from nc_strategies.backends.base import Executable
@@ -16,8 +17,21 @@ from nc_strategies.problem import Evaluation
 from nc_strategies.space import Config
 
 log = logging.getLogger(__name__)
+PARTIAL_CAUTION = 1.5
+"""Factor on the expected seconds of what still has to fit before the deadline of a partial measurement."""
 REHEARSED_SHARE = 0.1
 """Share of the samples that a rehearsal reads to estimate the time of all of them."""
+
+
+class _Cut:
+    """Whether an evaluation is out of time, and whether it ever was."""
+
+    def __init__(self, reached: Callable[[int], bool]) -> None:
+        self._reached, self.happened = reached, False
+
+    def __call__(self, read: int) -> bool:
+        self.happened = self.happened or self._reached(read)
+        return self.happened
 
 
 class TrialMeasurer(MeasurerCore):
@@ -29,11 +43,16 @@ class TrialMeasurer(MeasurerCore):
         if "memory_bytes" in dict(evaluation.values):
             self._memory[evaluation.graph] = evaluation.value("memory_bytes")
 
-    def measure(self, config: Config) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False) -> Evaluation:
         """Measure a configuration; the same executed graph is never measured twice.
+
+        Args:
+            config: The configuration.
+            partial: If the deadline leaves no time for all samples and timed runs, return what fits, as an estimate.
 
         Raises:
             EngineError: the engine cannot build or run it.
+            OutOfTimeError: the deadline passed; with `partial`, before a single batch and a few timed runs.
         """
         start = time.perf_counter()
         model = self.backend.build(config)
@@ -43,7 +62,7 @@ class TrialMeasurer(MeasurerCore):
             if known is not None:
                 log.info("the same executed graph was measured before")
                 return replace(known, seconds=(("build", built),))
-            evaluation = self._measure(model, config)
+            evaluation = self._measure(model, config, partial)
         finally:
             model.close()
         # Listing the executed operators, closing the session and the run for peak memory count as building.
@@ -52,18 +71,53 @@ class TrialMeasurer(MeasurerCore):
         self._graphs[model.fingerprint] = evaluation = replace(evaluation, seconds=seconds)
         return evaluation
 
-    def _measure(self, model: Executable, config: Config) -> Evaluation:
+    def _measure(self, model: Executable, config: Config, partial: bool) -> Evaluation:
         start = time.perf_counter()
-        found = self._finite(self._score(model, config, self._paired_test()))
+        cut = _Cut(self._lacks_time(start))
+        found = self._finite(self._score(model, config, self._paired_test(), cut if partial else None))
         evaluated = time.perf_counter() - start
         start = time.perf_counter()
         runs = self.settings.latency_runs if found.samples == self.samples else TIMING_RULES.least_runs
-        timing = self._time([self.baseline.reference, model], runs)
+        if partial:
+            runs = min(runs, self._runs_in_time(evaluated / max(found.samples, 1)))
+        timing = self._time_trial([self.baseline.reference, model], runs)
         seconds = (("accuracy", evaluated), ("latency", time.perf_counter() - start))
         evaluation = self._evaluation(
             model, model.executed(), timing, 1, 0, found, seconds, self._peak(config, model.fingerprint)
         )
-        return replace(evaluation, samples=found.samples)
+        return replace(evaluation, samples=found.samples, partial=cut.happened)
+
+    def _lacks_time(self, start: float) -> Callable[[int], bool]:
+        """Whether the next batch would not leave time for a short timing, from the batches since `start`."""
+
+        def reached(read: int) -> bool:
+            if read >= len(self.data):
+                return False
+            sample = (time.perf_counter() - start) / read
+            timing = self._timing_seconds(TIMING_RULES.least_blocks, sample)
+            return self.deadline.left < PARTIAL_CAUTION * (sample * self._batch_size + timing)
+
+        return reached
+
+    def _timing_seconds(self, runs: int, sample_seconds: float) -> float:
+        """Expected seconds to time a model beside fp32.
+
+        Args:
+            runs: Timed runs of each of the two.
+            sample_seconds: The model's seconds per sample.
+        """
+        fp32 = self.baseline.evaluation.value("latency_ms") / 1e3
+        once = fp32 + max(fp32, sample_seconds * self.settings.batch_size)
+        return once * (TIMING_RULES.warm_up_runs + 2 * runs)
+
+    def _runs_in_time(self, sample_seconds: float) -> int:
+        """Timed runs that end before the deadline, at least one per block."""
+        left = self.deadline.left / PARTIAL_CAUTION
+        if self._timing_seconds(TIMING_RULES.least_runs, sample_seconds) <= left:
+            return self.settings.latency_runs
+        warm = self._timing_seconds(0, sample_seconds)
+        per_run = self._timing_seconds(1, sample_seconds) - warm
+        return max(TIMING_RULES.least_blocks, math.floor((left - warm) / per_run))
 
     def rehearse(self, config: Config) -> dict[str, float]:
         """Estimate the seconds by stage of measuring a configuration, from a part of its samples and timed runs.
@@ -89,7 +143,10 @@ class TrialMeasurer(MeasurerCore):
             start = time.perf_counter()
             self._time([self.baseline.reference, model], TIMING_RULES.least_runs)
             spent = (time.perf_counter() - start) * self.settings.latency_runs / TIMING_RULES.least_runs
-            seconds["latency"] = min(spent, self.settings.latency_timeout or spent)
+            # A timing stops at its limit, but not before its minimum number of runs.
+            limit = min(self.settings.latency_timeout or spent, self.allowance.timing_seconds)
+            least = spent * TIMING_RULES.least_runs / self.settings.latency_runs
+            seconds["latency"] = min(spent, max(limit, least))
         finally:
             model.close()
         return seconds

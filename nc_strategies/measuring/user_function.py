@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 from nc_strategies.backends.base import Executable
@@ -25,7 +26,16 @@ class FunctionMeasurer(Measurer):
         super().__init__(*arguments)
         self.samples = 0
 
-    def _score(self, model: Executable, config: Config | None, test: PairedTest | None = None) -> Scored:
+    def _fit_samples(self, model: Executable) -> None:
+        """A user's function evaluates on its own samples: there is nothing to choose."""
+
+    def _score(
+        self,
+        model: Executable,
+        config: Config | None,
+        test: PairedTest | None = None,
+        out_of_time: Callable[[int], bool] | None = None,
+    ) -> Scored:
         native = self.backend.native(config)
         self.deadline.check()
         start = time.perf_counter()

@@ -26,6 +26,7 @@ class Evaluation:
         fp32_ops: Number of operators that executed in floating point.
         seconds: Pairs (stage, seconds): ``build``, ``accuracy``, ``latency``.
         graph: Fingerprint of the executed graph.
+        partial: The run's time ended during the measurement: it is no verdict on the configuration.
     """
 
     metrics: Pairs
@@ -37,6 +38,7 @@ class Evaluation:
     fp32_ops: int = 0
     seconds: Pairs = ()
     graph: str = ""
+    partial: bool = False
 
     def metric(self, name: str) -> float:
         """A metric's value; KeyError if it was not measured."""
@@ -59,13 +61,15 @@ class Evaluation:
             "int8_ops": self.int8_ops,
             "fp32_ops": self.fp32_ops,
             "graph": self.graph,
+            **({"partial": True} if self.partial else {}),
         }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Evaluation:
         """Read what `to_dict` wrote."""
         pairs: dict[str, Any] = {key: tuple(data[key].items()) for key in _PAIRS}
-        return Evaluation(**pairs, **{key: data[key] for key in ("samples", "int8_ops", "fp32_ops", "graph")})
+        counts = {key: data[key] for key in ("samples", "int8_ops", "fp32_ops", "graph")}
+        return Evaluation(**pairs, **counts, partial=bool(data.get("partial", False)))
 
 
 _PAIRS = ("metrics", "values", "ratios", "spread", "seconds")

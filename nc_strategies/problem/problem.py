@@ -46,6 +46,8 @@ class Problem:
             or None; larger is worse. It costs a fraction of a trial.
         state_dir: Folder of the run in which a strategy may store what it needs to resume; None without one.
         metadata: Short texts about model, data and space, for strategies that report to a service.
+        time_used: Returns the share of the run's time for trials that is used, from 0 to 1; 0 without a time limit. Far
+            fewer trials than `budget` may fit into a time limit.
         notice: Shows one sentence to the user at once: on the terminal, in the result and on the page.
     """
 
@@ -61,4 +63,5 @@ class Problem:
     divergence: Divergence | None = None
     state_dir: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    time_used: Callable[[], float] = lambda: 0.0
     notice: Callable[[str], None] = log.warning

@@ -115,8 +115,8 @@ def _no_fast_kernels(facts: Facts) -> str | None:
         return None
     others = [choice(facts, "backend", name) for name in _other_backends(facts)]
     return (
-        "Accuracy is kept, speed is not gained: this processor or engine may have no fast int8 kernels for this "
-        f"model; try {' or '.join([*others, 'metrics=accuracy_size'])}."
+        "Keep the original model: accuracy is kept, speed is not gained. This processor or engine may have no fast "
+        f"int8 kernels for this model; try {' or '.join([*others, 'metrics=accuracy_size'])}."
     )
 
 

@@ -15,6 +15,7 @@ from nc_strategies.report.causes import CAUSES
 from nc_strategies.report.facts import Available, Facts
 from nc_strategies.report.machine import ceiling_sentences
 from nc_strategies.report.operators import Operator, operators
+from nc_strategies.report.original import keep_original, samples_text
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.report.table import STYLES
 
@@ -37,6 +38,8 @@ def status(run: RunFiles) -> str:
 
 def headline(run: RunFiles) -> str:
     """The verdict of a run as a headline."""
+    if keep_original(run.result):
+        return "Goal missed: keep the original model"
     return {
         "met": "Goal met",
         "missed": "Goal missed: the closest model is saved",
@@ -74,7 +77,8 @@ def verdict(run: RunFiles) -> list[str]:
             )
         return words
     if not tuned:
-        return [str(run.result.get("error") or "No configuration could be measured.")]
+        error = str(run.result.get("error") or "no configuration could be measured.")
+        return [f"{error[:1].upper()}{error[1:]}"]
     low, high = run.result["speedup_ci95"]
     words = [f"The int8 model is {run.result['speedup']:.2f} times as fast as fp32 (95 %: {low:.2f} to {high:.2f})."]
     loss = run.goal.constraints[0].loss(tuned["accuracy"]) if run.goal else 0.0
@@ -85,6 +89,7 @@ def verdict(run: RunFiles) -> list[str]:
         f"Its size is {tuned['size_bytes'] / run.baseline['size_bytes']:.0%} of fp32's; "
         f"{tuned['int8_ops']} operators execute in int8, {tuned['fp32_ops']} in float."
     )
+    words += [f"{text[0].upper()}{text[1:]}." for text in (keep_original(run.result), samples_text(run.result)) if text]
     stop = STOPS.get(str(run.result.get("stop_reason")), str(run.result.get("stop_reason")))
     stop = run.result.get("stop_note") or stop
     total = run.result["seconds"].get("total", 0.0)

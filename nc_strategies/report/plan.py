@@ -31,6 +31,8 @@ def render(plan: Plan) -> RenderableType:
             f"trial, about {duration(plan.end)} to measure the best again and save it"
         ),
     ]
+    if plan.fewer_samples:
+        parts.append(Text(f"note: {plan.fewer_samples}"))
     if plan.shortage:
         parts.append(
             Text(

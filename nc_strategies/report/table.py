@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nc_strategies.measuring.selection import sentences
 from nc_strategies.report.engine import strategy_label
+from nc_strategies.report.original import TIMES, better_words, keep_original, samples_text
 
 WIDE_TERMINAL = 150
 """Characters of a terminal from which on the comparison has one row per run."""
@@ -50,7 +51,10 @@ def verdict(result: dict[str, Any]) -> Text:
         f"{further}{result['speedup']:.2f} times as fast as fp32"
     )
     if status == "missed":
-        text += f"{_slow(result)}; the closest model is saved"
+        advice = keep_original(result)
+        text += f"{_slow(result)}{f'; {advice}' if advice else ''}; the closest model is saved"
+    if samples_text(result):
+        text += f"; {samples_text(result)}"
     if goal.get("certain") is False:
         needed = f"; about {goal['samples_to_decide']:,} samples would tell" if goal.get("samples_to_decide") else ""
         text += f"; which side of the limit the loss is on is within the noise of these samples{needed}"
@@ -61,8 +65,8 @@ def _slow(result: dict[str, Any]) -> str:
     """Remark on a model that keeps the accuracy but is not certainly better than fp32; empty for any other."""
     if result["goal"].get("shortfall") != "objective":
         return ""
-    if not set(result["objectives"]) <= {"latency", "throughput"}:
-        return f", not surely better than fp32 in {' and '.join(result['objectives'])}"
+    if not set(result["objectives"]) <= TIMES:
+        return f", not surely {better_words(result['objectives'])}"
     low, high = result["speedup_ci95"]
     return f" (95 %: {low:.2f} to {high:.2f}), which is not surely faster"
 

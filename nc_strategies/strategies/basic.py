@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -36,8 +37,10 @@ class BasicStrategy(StepwiseStrategy):
 
     1. The default int8 scheme everywhere.
     2. Other values of graph options; other activation schemes, algorithms and granularities for all operators together.
-    3. Where stage 2 misses the goal and both loss and saved time are estimated per operator: operators in fp32 by loss
-       per saved time. Their number is doubled until the goal is met, then found by bisection; then stage 7.
+    3. Where stage 2 misses the goal and the loss is estimated per operator: operators in fp32 by loss per saved time.
+       Their number is doubled until the goal is met, then found by bisection; then stage 7. If there is no time to fit
+       the latency model, the saved time is guessed from the operators' sizes. If there is no time to estimate the
+       loss either, the smallest operators come first.
     4. The choices of stage 2 for one operator type at a time.
     5. Recipes, unless stage 3 has met the goal: the first and the last convolution or matmul in fp32; pre- and
        post-processing in fp32.
@@ -172,23 +175,46 @@ class BasicStrategy(StepwiseStrategy):
             yield from self._accumulate(base, [group for group, _ in faster], lambda: False)
 
     def _estimated(self, base: Config, groups: list[Group]) -> bool:
-        """Estimate the loss and the saved time of int8 per operator; False where either is not estimated."""
-        model, sensitivity = self.problem.latency_model, self.problem.sensitivity
-        if model is None or sensitivity is None or not groups:
+        """Estimate the loss and the saved time of int8 per operator; False where the loss cannot be estimated."""
+        sensitivity = self.problem.sensitivity
+        if self.problem.latency_model is None or sensitivity is None or not groups:
             return False
         try:
-            space, loss = self.problem.space, sensitivity()
-            if not loss:
-                return False
-            cost = model(base)
+            loss = sensitivity()
         except EngineError as error:
             log.warning("operators are not ranked by estimates: %s", error)
             return False
-        self._loss = {g: max(0.0, *(loss.get(name, 0.0) for name in g)) for g in groups}
-        saved = {g: model(space.fall_back(base, *g)) - cost for g in groups}
+        if loss and not any(math.isfinite(value) for value in loss.values()):
+            return False  # the engine has failed at every operator
+        # There was no time to estimate losses: equal ones order the operators by saved time.
+        missing = 0.0 if loss else 1.0
+        self._loss = {g: max(0.0, *(loss.get(name, missing) for name in g)) for g in groups}
+        saved = self._modelled_savings(base, groups) or self._guessed_savings(groups)
         least = 0.01 * max(*saved.values(), 1e-9)
         self._saved = {g: max(s, least) for g, s in saved.items()}
         return True
+
+    def _modelled_savings(self, base: Config, groups: list[Group]) -> dict[Group, float]:
+        """Cost that each operator saves in int8 by the latency model; empty without one."""
+        model, space = self.problem.latency_model, self.problem.space
+        if model is None:
+            return {}
+        try:
+            cost = model(base)
+            return {g: model(space.fall_back(base, *g)) - cost for g in groups}
+        except EngineError as error:
+            log.warning("the time that int8 saves is guessed from the operators' sizes: %s", error)
+            return {}
+
+    def _guessed_savings(self, groups: list[Group]) -> dict[Group, float]:
+        """Time that each operator is guessed to save in int8, in an arbitrary unit.
+
+        The time of a matrix product grows about as the geometric mean of the numbers of weights and outputs.
+        """
+        ops = self.problem.space.ops
+        return {
+            g: sum(math.sqrt(max(ops[name].parameters, 1) * max(ops[name].elements, 1)) for name in g) for g in groups
+        }
 
     def _double(self, base: Config, groups: list[Group]) -> Steps:
         """Find the fewest leading operators whose fp32 meets the goal: double their number, then bisect."""

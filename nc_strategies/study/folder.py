@@ -14,11 +14,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.measuring.extent import Extent
 from nc_strategies.runtime.files import PARTIAL, write_atomically
 
 log = logging.getLogger(__name__)
 CONFIG, RESULT, LOG = "config.yaml", "result.json", "nc_strategies.log"
-IDENTITY, VERSIONS = "identity", "versions"
+IDENTITY, VERSIONS, EXTENT = "identity", "versions", "extent"
 LOCK = ".lock"
 
 
@@ -126,6 +127,16 @@ class RunFolder:
             for folder in reversed(made):
                 folder.rmdir()
 
+    @property
+    def extent(self) -> Extent | None:
+        """Numbers of samples that an earlier run with a time limit used; None for any other."""
+        found = self.config.get(EXTENT)
+        try:
+            return Extent(**{key: int(value) for key, value in found.items()}) if isinstance(found, dict) else None
+        except (TypeError, ValueError):
+            file = self.path / CONFIG
+            raise InputError("run_dir", f"{file} cannot be read ({EXTENT}: {found})", "use another folder") from None
+
     def changed_versions(self, versions: Mapping[str, str]) -> dict[str, str]:
         """Earlier versions of the software that has another version now.
 
@@ -161,11 +172,18 @@ class RunFolder:
         return found if isinstance(found, dict) else None
 
     def start(
-        self, config: Mapping[str, Any], identity: Mapping[str, Any], versions: Mapping[str, str] | None = None
+        self,
+        config: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        versions: Mapping[str, str] | None = None,
+        extent: Extent | None = None,
     ) -> None:
-        """Create the folder, and write the run's configuration, identity and versions."""
+        """Create the folder, and write the run's configuration, identity, versions and, with a time limit, extent."""
         self.path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump({**config, IDENTITY: dict(identity), VERSIONS: dict(versions or {})}, sort_keys=False)
+        facts: dict[str, Any] = {IDENTITY: dict(identity), VERSIONS: dict(versions or {})}
+        if extent is not None:
+            facts[EXTENT] = extent.to_dict()
+        text = yaml.safe_dump({**config, **facts}, sort_keys=False)
         write_atomically(self.path / CONFIG, text)
 
 

@@ -69,7 +69,9 @@ class TrialLoop:
         self.name = name
         self.pace = pace or Pace()
         self.confirm = confirm
-        self._finished = {trial.config.fingerprint: trial for trial in finished}
+        # What a time limit has cut short is measured again.
+        whole = [t for t in finished if t.evaluation is None or not t.evaluation.partial]
+        self._finished = {trial.config.fingerprint: trial for trial in whole}
         self._seen: dict[str, Trial] = {}
         self._pending: dict[Future[Evaluation], tuple[int, Config, str, Prediction | None]] = {}
         self._number = max((trial.number for trial in finished), default=0)

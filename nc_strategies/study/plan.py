@@ -35,6 +35,7 @@ class Plan:
         shortage: Reason why the run would be rejected for lack of time; empty if it would not be.
         resolution: Resolution of the loss with the evaluation samples; None if it cannot be determined.
         machine: The machine that the run would measure on.
+        fewer_samples: One sentence about samples that the time limit leaves out; empty if all are used.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Plan:
     shortage: str = ""
     resolution: Resolution | None = None
     machine: Machine | None = None
+    fewer_samples: str = ""
 
     @property
     def trial_seconds(self) -> float:
@@ -74,6 +76,7 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
     config, target, box = setup.config, setup.target, make_box(setup.config)
     listener.stage("loading the model")
     space = make_space(config, target.load())
+    target.allow(box.allowance())
     listener.stage("calibrating")
     target.calibrate()
     listener.stage("measuring fp32")
@@ -105,6 +108,7 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
         short.text() if short else "",
         resolution.assumed(samples, limit, measured.score_range),
         find_machine(target, config.measure.threads),
+        measured.extent.text(config.tuning.timeout),
     )
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from nc_strategies.measuring.extent import Extent
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial, TrialState
@@ -50,6 +51,8 @@ class Study:
         machine: The machine that the run measures on; None before it is known.
         box: Time budget of the run; None before it is known.
         confirmed: Final measurements by fingerprint of the executed graph; they replace those of the trials.
+        extent: Numbers of samples used, of those given.
+        error: Reason why the run has no model, in one line; empty if it has one.
         notices: What the strategy told the user during this run, one sentence each.
     """
 
@@ -80,6 +83,8 @@ class Study:
     notices: list[str] = field(default_factory=list)
     confirmed: dict[str, Evaluation] = field(default_factory=dict)
     box: TimeBox | None = None
+    extent: Extent = field(default_factory=Extent)
+    error: str = ""
 
     def latest(self, trial: Trial) -> Evaluation | None:
         """The latest measurement of a trial's executed graph: the final one if there is one."""

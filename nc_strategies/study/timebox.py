@@ -10,10 +10,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nc_strategies.config import MeasureConfig
 from nc_strategies.measuring.ending import Ending
+from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.latency import TIMING_RULES
 from nc_strategies.problem import Evaluation
 
@@ -38,6 +39,12 @@ class BoxRules:
         save_share: Maximum share of saving models early, of the time since the first trial.
         least_patience: Minimum seconds after its deadline in which a call may still end by itself.
         patience_share: Maximum of the same time as a share: a run may end this late.
+        calibration_share: Maximum share of one pass over the calibration samples, of the time left once the model is
+            loaded, as for the following four.
+        evaluation_share: Maximum share of fp32's evaluation. A trial takes about as long, so that some 20 of them fit.
+        most_evaluation_share: The same where fewer than `ExtentRules.least_samples` samples would be left.
+        timing_share: Maximum share of timing a trial, once it has the minimum number of runs.
+        noise_share: Maximum share of estimating the noise of all operators.
         save_share_of_fp32: Expected time of saving a model until one was saved, relative to building fp32 as given and
             all-float. The model is written, opened like fp32 as given, and built again for comparison.
     """
@@ -49,6 +56,11 @@ class BoxRules:
     save_share: float = 0.1
     least_patience: float = 0.5
     patience_share: float = 0.05
+    calibration_share: float = 0.1
+    evaluation_share: float = 0.04
+    most_evaluation_share: float = 0.08
+    timing_share: float = 0.02
+    noise_share: float = 0.06
     save_share_of_fp32: float = 1.5
 
 
@@ -60,16 +72,18 @@ class Shortage:
         spent: Seconds from the start of the run to the end of fp32's measurement.
         trial: Seconds of the shortest trial.
         end: Seconds of the shortest end of the run.
+        growth: Seconds by which these grow in a larger budget, which uses more samples.
     """
 
     spent: float
     trial: float
     end: float
+    growth: float = 0.0
 
     @property
     def needed(self) -> float:
         """Minimum seconds that the run needs."""
-        return self.spent + self.trial + self.end
+        return self.spent + self.trial + self.end + self.growth
 
     def text(self) -> str:
         """The shortage in words."""
@@ -113,6 +127,7 @@ class TimeBox:
         self._fp32: Evaluation | None = None
         self._rehearsed: dict[str, float] = {}
         self._trials: deque[Evaluation] = deque(maxlen=self.rules.recent_trials)
+        self._recent: deque[float] = deque(maxlen=self.rules.recent_trials)
         self._saving = 0.0
 
     @property
@@ -148,7 +163,14 @@ class TimeBox:
         self._rehearsed = dict(seconds)
 
     def trial_measured(self, evaluation: Evaluation) -> None:
-        """Record a measured trial; one that stopped early or whose graph was known does not predict the next one."""
+        """Record a measured trial.
+
+        One that stopped early does not predict how long a complete one takes, and one whose graph was known predicts
+        nothing.
+        """
+        seconds = dict(evaluation.seconds)
+        if set(STAGES) <= set(seconds):
+            self._recent.append(sum(seconds.values()))
         if self._complete(evaluation):
             self._trials.append(evaluation)
 
@@ -185,6 +207,24 @@ class TimeBox:
         return sum(self.trial.values())
 
     @property
+    def next_seconds(self) -> float:
+        """Expected seconds of the next trial if it stops early as the recent ones did."""
+        return max(self._recent, default=self.trial_seconds)
+
+    def allowance(self) -> Allowance:
+        """How much the preparation and the trials may read, from the time that is left."""
+        if not self.limited:
+            return Allowance()
+        left, rules = max(self.left, 0.0), self.rules
+        return Allowance(
+            rules.calibration_share * left,
+            rules.evaluation_share * left,
+            rules.most_evaluation_share * left,
+            rules.timing_share * left,
+            rules.noise_share * left,
+        )
+
+    @property
     def run_seconds(self) -> float:
         """Seconds of one run of a trial's model."""
         return max((e.value("latency_ms") for e in self._trials), default=self.fp32.value("latency_ms")) / 1e3
@@ -217,7 +257,8 @@ class TimeBox:
             candidates: Number of trials that their timings cannot distinguish.
         """
         most = self.rules.end_share * self.timeout if self.limited else math.inf
-        best = next((e for e in self._endings(candidates) if e.seconds + self.save_seconds <= most), None)
+        pruned = bool(self._recent) and not self._trials
+        best = next((e for e in self._endings(candidates, pruned) if e.seconds + self.save_seconds <= most), None)
         return self.least_end if best is None else max(self.least_end, best.seconds + self.save_seconds)
 
     def ending(self, candidates: int, pruned: bool = False, prepared: bool = True) -> Ending | None:
@@ -247,10 +288,13 @@ class TimeBox:
             seconds = self._ending_seconds(finalists, runs, compare, pruned)
             if preselect:
                 seconds += self._sessions_seconds(candidates, 1, self._measure.latency_runs, 1.0)
-            yield Ending(finalists, runs, compare, preselect, seconds * self.rules.caution)
+            yield Ending(
+                finalists, runs, compare, preselect, seconds * self.rules.caution, repeat_fp32=not self.limited
+            )
 
     def _ending_seconds(self, finalists: int, runs: int, compare: bool, pruned: bool) -> float:
-        evaluations = (self._fp32_accuracy + self.trial["accuracy"] if compare else 0.0) + (
+        fp32 = 0.0 if self.limited else self._fp32_accuracy
+        evaluations = (fp32 + self.trial["accuracy"] if compare else 0.0) + (
             finalists * self.trial["accuracy"] if pruned else 0.0
         )
         timing = self._sessions_seconds(finalists, FP32_MODELS, runs, 3.0)
@@ -312,7 +356,9 @@ class TimeBox:
         if not self.limited:
             return True
         if any_measured:
-            needed = self.trial_seconds + self.thinking + self.end_seconds(self._finalists)
+            # A trial that does not stop early is a better model: for it, the end may be the shortest one.
+            usual = self.next_seconds + self.end_seconds(self._finalists)
+            needed = self.thinking + max(usual, self.trial_seconds + self.least_end + self.patience)
         else:
             needed = self.least_trial + self.least_end
         return needed + (0.0 if prepared else self.restart) + (self.least_end if save else 0.0) <= self.left
@@ -352,7 +398,19 @@ class TimeBox:
             any_measured: An earlier run has measured trials.
         """
         found = Shortage(self.restart, 0.0 if any_measured else self.least_trial, self.least_end)
-        return found if self.limited and found.needed > self.timeout else None
+        if not self.limited or found.needed <= self.timeout:
+            return None
+        # fp32 and a trial are evaluated and timed for a share of the time: T' = needed + share * (T' - T).
+        share = 2 * (self.rules.most_evaluation_share + self.rules.timing_share)
+        return replace(found, growth=share / (1 - share) * (found.needed - self.timeout))
+
+    @property
+    def used(self) -> float:
+        """Share of the time for trials that is used, from 0 to 1; 0 without a limit."""
+        if not self.limited:
+            return 0.0
+        room = self.timeout - self.restart - self.end_seconds(self._finalists)
+        return min(1.0, max(0.0, (self.spent - self.restart) / room)) if room > 0 else 1.0
 
     def remaining(self, trials: int | None) -> float:
         """Maximum seconds until the end of the run.

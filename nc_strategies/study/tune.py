@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
@@ -17,11 +18,21 @@ from nc_strategies.config import RunConfig
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring import latency_model, resolution
 from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
+from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.finalists import FINALISTS
 from nc_strategies.measuring.selection import sentences
-from nc_strategies.measuring.sensitivity import SAMPLES
 from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
-from nc_strategies.problem import Constraint, Goal, LatencyTerms, Objective, Prediction, Problem, Trial, TrialState
+from nc_strategies.problem import (
+    Constraint,
+    Evaluation,
+    Goal,
+    LatencyTerms,
+    Objective,
+    Prediction,
+    Problem,
+    Trial,
+    TrialState,
+)
 from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.runtime.clock import Clock
 from nc_strategies.runtime.secrets import redact
@@ -40,6 +51,11 @@ from nc_strategies.study.timebox import TimeBox
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 T = TypeVar("T")
+FIT_FACTOR = 2.0
+"""Factor on the minimum seconds of fitting the latency model. It adds configurations until its error is small, and what
+it has timed is lost if its time runs out."""
+UNFINISHED_FACTOR = 2.0
+"""Factor on the seconds of a preparation that did not end in time: trials and the end take about as long again."""
 CANDIDATES = 6
 """Maximum number of trials that are timed side by side again because each may be the fastest within timing noise."""
 FINAL_TIE = 0.015
@@ -102,6 +118,7 @@ class _Run:
         space = self._load()
         facts = identity(setup, space.fingerprint)
         self.folder.check(facts)
+        target.allow(self._allowance())
         self.listener.stage("calibrating")
         with self._clock("calibrate"):
             self._in_time("it was calibrated", target.calibrate)
@@ -114,7 +131,8 @@ class _Run:
         self._spent(baseline.evaluation.seconds)
         versions = dict(target.versions())
         earlier = self.folder.changed_versions(versions) if self.folder.resumes else {}
-        self.folder.start(setup.resolved, facts, versions)
+        reduced = self.box.limited or self.folder.extent is not None
+        self.folder.start(setup.resolved, facts, versions, baseline.extent if reduced else None)
         self.on_folder()
         for name, version in earlier.items():
             log.warning(
@@ -133,12 +151,15 @@ class _Run:
             model=str(target.facts()["model_name"]),
         )
         study.box = self.box
+        study.extent = baseline.extent
         study.versions, study.earlier_versions = versions, earlier
         first = str(config.metrics.accuracy["name"])
         study.outputs = {first if name == METRIC else name: found for name, found in baseline.outputs}
         study.remarks = (*sentences(study.outputs), *target.remarks())
         for remark in study.remarks:
             log.info("%s", remark)
+        if study.extent.text(self.box.timeout):
+            self._notice(study, study.extent.text(self.box.timeout))
         self._resolve(study, baseline)
         try:
             self._find_machine(study)
@@ -160,11 +181,11 @@ class _Run:
         try:
             found = call()
         except OutOfTimeError:
-            raise self._too_small(f"ended before {done}", box.timeout) from None
+            raise self._too_small(f"ended before {done}", UNFINISHED_FACTOR * box.timeout) from None
         finally:
             target.until(0.0)
         if box.left <= 0:
-            raise self._too_small(f"ended before {done}", box.spent)
+            raise self._too_small(f"ended before {done}", UNFINISHED_FACTOR * box.spent)
         return found
 
     def _refuse_small_box(self, finished: Sequence[Trial]) -> None:
@@ -191,6 +212,15 @@ class _Run:
         log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
         return space
 
+    def _allowance(self) -> Allowance:
+        """How much may be read; a run that resumes another uses the samples of the earlier trials."""
+        allowed, before = self.box.allowance(), self.folder.extent
+        if not self.folder.resumes:
+            return allowed
+        if before is None:
+            return Allowance(timing_seconds=allowed.timing_seconds, noise_seconds=allowed.noise_seconds)
+        return allowed.fixed(before)
+
     def _resolve(self, study: Study, baseline: Measured) -> None:
         study.resolution = resolution.assumed(study.baseline.samples, study.limit, baseline.score_range)
         if study.resolution is not None and not study.resolution.enough:
@@ -214,7 +244,7 @@ class _Run:
             )
         if study.sensitivity is None:
             groups, box = len(study.space.groups), self.box
-            least = box.build_seconds + groups * SAMPLES * box.sample_seconds
+            least = box.build_seconds + groups * box.sample_seconds  # one sample per operator at least
             try:
                 with Clock(self.estimates, "sensitivity"):
                     kept.sensitivity = study.sensitivity = self._while_time(
@@ -271,7 +301,9 @@ class _Run:
             if self._failed is not None:
                 raise self._failed  # an engine that crashed during the fit would crash again
             try:
-                least = latency_model.least_seconds(study.space, self.box.run_seconds, self.box.build_seconds)
+                least = FIT_FACTOR * latency_model.least_seconds(
+                    study.space, self.box.run_seconds, self.box.build_seconds
+                )
                 with Clock(self.estimates, "profile"):
                     kept.terms = study.latency_terms = self._while_time(
                         "latency by operator", least, lambda: ask(self.setup.target.latency_terms)
@@ -288,7 +320,7 @@ class _Run:
         found = kept.divergence(config)
         if found is None:
             with Clock(self.estimates, "divergence"):
-                least = self.box.build_seconds + SAMPLES * self.box.sample_seconds
+                least = self.box.build_seconds + self.box.sample_seconds
                 try:
                     found = self._while_time(
                         "the noise of a configuration", least, lambda: ask(lambda: self.setup.target.divergence(config))
@@ -302,7 +334,7 @@ class _Run:
         config = self.config.tuning
         remove_leftovers(self.folder.path)
         for trial in finished:
-            if trial.evaluation is not None:
+            if trial.evaluation is not None and not trial.evaluation.partial:
                 self.setup.target.remember(trial.evaluation)
         kept = Estimates(self.folder.path, study.space, self.folder.resumes)
         problem = Problem(
@@ -322,6 +354,7 @@ class _Run:
                 "data": str(study.metadata["data_sha256"])[:16],
                 "space": study.space.fingerprint,
             },
+            time_used=lambda: self.box.used,
             notice=lambda text: self._notice(study, text),
         )
         self.listener.started(study, config.max_trials, config.timeout)
@@ -332,7 +365,7 @@ class _Run:
             tuner = TrialLoop(
                 study,
                 strategy,
-                self.setup.target.measure,
+                lambda config: self._measure(study, config),
                 journal,
                 self.setup.executor,
                 self.setup.executor.workers,
@@ -354,6 +387,12 @@ class _Run:
             if trial.evaluation is not None and not trial.resumed:
                 self._spent(trial.evaluation.seconds)
 
+    def _measure(self, study: Study, config: Config) -> Evaluation:
+        """Measure a trial; the first one of a run with a time limit returns what was measured when its time ends."""
+        if self.box.limited and study.best is None:
+            return self.setup.target.measure(config, partial=True)
+        return self.setup.target.measure(config)
+
     def _pace(self, study: Study, strategy: _Timed) -> Pace:
         """Rules for when trials may start."""
         if not self.box.limited:
@@ -373,7 +412,7 @@ class _Run:
     def _finish(self, study: Study) -> None:
         finish = self._chosen(study)
         if finish is None:
-            study.status = Status.FAILED
+            study.status, study.error = Status.FAILED, self._why_no_model(study)
             self.seconds["total"] = time.perf_counter() - self.begin
             return
         study.final = finish.final
@@ -392,6 +431,20 @@ class _Run:
         if self._keeper is not None:
             self._spent([("save", self._keeper.spent)])
         self.seconds["total"] = time.perf_counter() - self.begin
+
+    def _why_no_model(self, study: Study) -> str:
+        """Reason why a run that has ended has no model, in one line."""
+        failed = Counter(t.error for t in study.trials if t.error).most_common(1)
+        if failed:
+            count = sum(t.state is TrialState.FAILED for t in study.trials)
+            return f"no configuration could be measured: {failed[0][0]} ({failed[0][1]} of {count} failed trials)"
+        if study.stop_reason == "timeout":
+            needed = self.box.spent + self.box.least_trial + self.box.least_end
+            return (
+                f"tuning.timeout: {self.box.timeout:g} s ended during the first trial; give the run more than "
+                f"{math.ceil(needed)} s (0 for no limit), or fewer evaluation samples"
+            )
+        return ""
 
     def _chosen(self, study: Study) -> Finish | None:
         """The model that the run returns, measured now unless `_confirm` has measured it; None without a model."""

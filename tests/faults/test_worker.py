@@ -201,7 +201,7 @@ def test_a_second_interrupt_stops_at_once(lab, tools):
 
 
 def test_the_runs_time_ends_inside_a_trial(lab):
-    status, _, err = lab.run(
+    status, out, err = lab.run(
         *lab.toy(
             "strategy=random",
             "backend.faults=sleep",
@@ -211,7 +211,8 @@ def test_the_runs_time_ends_inside_a_trial(lab):
             "run_dir=run",
         )
     )
-    assert status == 1, err  # nothing was measured
+    assert status == 2, err  # nothing was measured
+    assert "tuning.timeout: 20 s ended during the first trial; give the run more than" in out
     assert lab.result()["stop_reason"] == "timeout"
     assert lab.result()["seconds"]["total"] <= 22
     assert lab.journal() == []

@@ -132,4 +132,5 @@ def test_a_missed_goal_says_that_the_closest_model_is_saved(finished):
 def test_a_run_without_a_model_says_why(finished, fails, capsys):
     study, setup = finished(ops=fails, max_trials=1)
     table.show(lambda width: table.render(as_dict(study, setup), "folder", width))
-    assert capsys.readouterr().out.strip() == "failed: no configuration could be measured"
+    text = capsys.readouterr().out.strip()
+    assert text == "failed: no configuration could be measured: a cannot run in int8 (1 of 1 failed trials)"

@@ -5,7 +5,17 @@ from itertools import groupby
 
 import pytest
 
-from nc_strategies.api import FLOAT, Capabilities, OpCapability, OpScheme, Space, TensorScheme, Trial, TrialState
+from nc_strategies.api import (
+    FLOAT,
+    Capabilities,
+    EngineError,
+    OpCapability,
+    OpScheme,
+    Space,
+    TensorScheme,
+    Trial,
+    TrialState,
+)
 from nc_strategies.problem import Problem
 from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
 from nc_strategies.testing import ToyOp, toy_problem
@@ -330,3 +340,47 @@ def test_estimates_that_do_not_lead_to_the_goal_leave_it_to_trials():
     problem = replace(plain, space=Space(Capabilities((fixed, *(plain.space.ops[name] for name in "yzuv")))))
     found = drive(problem, lambda config: replace(toy_evaluation(ops, config), metrics=(("accuracy", 0.8),)))
     assert {"accumulate", "recipes", "fallback"} <= {stage for stage, _ in found}
+
+
+class TestRankingWithoutAllEstimates:
+    """In a run with a small time limit, there may be no time to estimate losses or to fit a latency model."""
+
+    MANY = (
+        *(ToyOp(f"small{i}", "Add", loss=0.001, time_us=5, int8_time_us=4) for i in range(12)),
+        ToyOp("harmful", "Add", loss=0.2, time_us=5, int8_time_us=4),
+        ToyOp("large", loss=0.001, time_us=400, int8_time_us=100),
+    )
+
+    def drive(self, loss):
+        plain = toy_problem(self.MANY, tolerable_loss=0.005)
+        sized = tuple(
+            replace(op, parameters=10_000 if op.name == "large" else 10, elements=100)
+            for op in plain.space.capabilities.ops
+        )
+        space = Space(replace(plain.space.capabilities, ops=sized))
+
+        def no_time(config):
+            raise EngineError("there is no time to estimate latency")
+
+        problem = replace(plain, space=space, sensitivity=lambda: loss, latency_model=no_time)
+        found = drive(problem, lambda config: toy_evaluation(self.MANY, config), budget=60)
+        met = [t for _, t in found if problem.goal.feasible(t.evaluation)]
+        return found, met
+
+    def test_losses_alone_find_an_accurate_model_in_few_trials(self):
+        found, met = self.drive({op.name: op.loss for op in self.MANY})
+        assert of(found, "accumulate")[0].config.float_ops == ("harmful",)
+        assert met
+        assert not met[-1].config.schemes["large"].is_float
+
+    def test_without_losses_small_operators_go_to_fp32_first(self):
+        found, met = self.drive({})
+        first = next(t for _, t in found if problem_met(t))
+        assert met[0] is first
+        assert first.number < len(self.MANY)
+        assert not first.config.schemes["large"].is_float
+        assert all(t.config.schemes["large"].is_float is False for t in of(found, "accumulate")[:4])
+
+
+def problem_met(trial):
+    return trial.evaluation is not None and trial.evaluation.metric("accuracy") >= 0.9 - 0.005

@@ -104,10 +104,12 @@ def test_a_new_worker_is_counted_where_one_is_needed(box):
 
 def test_a_box_that_is_too_small_says_what_it_needs(box):
     shortage = box(40.0).shortage()
-    assert shortage.needed == pytest.approx(30 + 21 + 45 * 2 * 0.046 + 4)
-    assert "at least 60 s are needed here" in shortage.text()
+    now = 30 + 21 + 45 * 2 * 0.046 + 4
+    # A larger budget uses more samples, for up to 10 % of it in fp32's measurement and in the trial.
+    assert shortage.needed == pytest.approx(now + 0.2 / 0.8 * (now - 40))
+    assert "at least 64 s are needed here" in shortage.text()
     assert box(40.0).shortage(any_measured=True) is None
-    assert box(33.0).shortage(any_measured=True).needed == pytest.approx(34)
+    assert box(33.0).shortage(any_measured=True).needed == pytest.approx(34 + 0.25)
 
 
 def test_the_end_shrinks_with_the_time_that_is_left(box, clock):
@@ -189,3 +191,30 @@ def test_trials_that_fit_leave_time_for_the_end(box):
     assert made.trials_that_fit(2) == 2
     assert box(60.0).trials_that_fit(100) == 1
     assert box(40.0).trials_that_fit(100) == 0
+
+
+def test_the_used_share_of_the_time_for_trials_grows_to_one(box, clock):
+    made = box(200.0)
+    assert made.used == 0.0  # fp32 has just been measured
+    room = 200.0 - made.restart - made.end_seconds(3)
+    clock.now += room / 2
+    assert made.used == pytest.approx(0.5)
+    clock.now += room
+    assert made.used == 1.0
+
+
+def test_without_a_limit_no_share_of_time_is_used(box):
+    assert box(0.0).used == 0.0
+
+
+def test_after_trials_that_stopped_early_a_complete_one_needs_only_the_shortest_end(box, clock):
+    made = box(200.0)
+    made.trial_measured(measured(build=1.0, accuracy=2.0, latency=2.0, samples=100))
+    assert made.next_seconds == 5.0
+    assert made.trial_seconds == 31.0  # as fp32: no complete trial was measured
+    usual, complete = 5.0 + made.end_seconds(3), 31.0 + made.least_end + made.patience
+    clock.now = made.end - max(usual, complete) - 0.1
+    assert made.trial_fits(any_measured=True)
+    assert made.left < 31.0 + made.end_seconds(3)
+    clock.now += 0.2
+    assert not made.trial_fits(any_measured=True)

@@ -16,6 +16,7 @@ from nc_strategies.compat.neural_compressor.metrics import metric_of
 from nc_strategies.errors import InputError
 from nc_strategies.problem.objective import Shortfall
 from nc_strategies.registry import registry
+from nc_strategies.report.original import keep_original
 
 __all__ = ["QuantizedModel", "fit"]
 CONSERVATIVE = "conservative"
@@ -134,7 +135,9 @@ def fit(
     best = study.best
     assert best is not None
     if study.status != "met":
-        warnings.warn(f"{_why_missed(study.result)}, and is in {study.model_path}", stacklevel=2)
+        advice = keep_original(study.result)
+        where = f"and is in {study.model_path}{f'; {advice}' if advice else ''}"
+        warnings.warn(f"{_why_missed(study.result)}, {where}", stacklevel=2)
         return None
     assert backend is not None, "fit runs in the caller's process"
     native = backend.native

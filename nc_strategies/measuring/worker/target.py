@@ -15,6 +15,7 @@ from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.config import TuningConfig
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring.ending import Ending
+from nc_strategies.measuring.extent import Allowance, Extent
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.target import Finish, Measured
 from nc_strategies.measuring.worker.messages import Request
@@ -25,6 +26,7 @@ from nc_strategies.space import Capabilities, Config, Space
 log = logging.getLogger(__name__)
 PREPARING_CALLS = {
     "load": "loading the model",
+    "allow": "dividing the time",
     "calibrate": "running it on the calibration data",
     "baseline": "measuring fp32",
 }
@@ -89,6 +91,10 @@ class WorkerTarget:
         """See `MeasurementTarget.facts`."""
         return cast(Mapping[str, Any], self._call("facts"))
 
+    def allow(self, allowance: Allowance) -> None:
+        """See `MeasurementTarget.allow`."""
+        self._call("allow", allowance)
+
     def calibrate(self, cautious: bool = False) -> None:
         """See `MeasurementTarget.calibrate`."""
         self._call("calibrate", **({"cautious": True} if cautious else {}))
@@ -103,15 +109,17 @@ class WorkerTarget:
 
     def baseline(self, space: Space) -> Measured:
         """See `MeasurementTarget.baseline`."""
-        return cast(Measured, self._call("baseline", space))
+        measured = cast(Measured, self._call("baseline", space))
+        self._fix(measured.extent)
+        return measured
 
     def remember(self, evaluation: Evaluation) -> None:
         """See `MeasurementTarget.remember`."""
         self._call("remember", evaluation)
 
-    def measure(self, config: Config) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False) -> Evaluation:
         """See `MeasurementTarget.measure`."""
-        return cast(Evaluation, self._call("measure", config))
+        return cast(Evaluation, self._call("measure", config, **({"partial": True} if partial else {})))
 
     def rehearse(self, config: Config) -> Mapping[str, float]:
         """See `MeasurementTarget.rehearse`."""
@@ -188,6 +196,15 @@ class WorkerTarget:
         if request.method == "baseline":
             self._baseline_seconds = time.monotonic() - begin
         return answer
+
+    def _fix(self, extent: Extent) -> None:
+        """Let a new worker use as many samples as this one, whatever its speed."""
+        self._prepared = [
+            (Request("allow", (request.args[0].fixed(extent),)), answer)
+            if request.method == "allow"
+            else (request, answer)
+            for request, answer in self._prepared
+        ]
 
     def _restart(self, method: str) -> None:
         """Start a new worker, and bring it to the state of the last one before the call that killed it."""

@@ -10,6 +10,7 @@ from scipy.special import ndtr
 
 from nc_strategies.problem import Prediction, Problem, Trial, TrialState
 from nc_strategies.space import FLOAT, Config
+from nc_strategies.strategies.halves import half
 from nc_strategies.strategies.ilp.columns import Array
 from nc_strategies.strategies.ilp.constraints import Cut
 from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen, latency_terms
@@ -103,6 +104,17 @@ class Search:
     def tell(self, trial: Trial) -> None:
         """Add the trial of a configuration."""
         self._tried[trial.config.fingerprint] = self.columns.row(trial.config), trial
+
+    def half(self) -> Config | None:
+        """Half of the int8 operators of a trial, by predicted loss, while no trial keeps the goal; see `halves`."""
+        self.fit()
+        prices = self._losses[0].regression.prices
+        loss: dict[str, float] = {}
+        for column, price in zip(self.columns.all, prices.tolist(), strict=True):
+            if column.is_int8:
+                loss.setdefault(column.names[0], price)
+        trials = [trial for _, trial in self._tried.values()]
+        return half(self._problem.space, self._problem.goal, trials, self._tried, lambda group: loss.get(group[0], 0.0))
 
     def fit(self) -> None:
         """Fit the models to all trials."""

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nc_strategies.problem import Problem, Trial
+from nc_strategies.space import Config
 from nc_strategies.strategies.base import Steps, StepwiseStrategy
 from nc_strategies.strategies.ilp.search import Point, Search
 from nc_strategies.strategies.ilp.settings import IlpSettings
 
 FRONT_FILE = "pareto.json"
 SCHEMA_VERSION = 1
+MAX_FAILED_SOLUTIONS = 5
+"""Trials without one that keeps the goal, after which every other one is a half of an earlier one's int8 operators: an
+estimate that is wrong by orders of magnitude needs many solutions to be corrected."""
 MAX_UNTIMED_SOLUTIONS = 2
 """Largest number of solutions tried before latency terms are fitted, which takes time. They may meet the goal."""
 
@@ -28,6 +32,8 @@ class IlpStrategy(StepwiseStrategy):
     3. Choose a scheme for each operator by an integer program and measure the solution. Correct the prices by Bayesian
        regression on the measured loss and latency. Repeat, with the limit tightened by the error of the prediction.
     4. End when, according to the models, no other configuration can be better.
+
+    While no trial keeps the goal, every other trial after the first few is a half of an earlier one's int8 operators.
 
     Source: Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021, section 3.4: an integer program
     over operators under a constraint, with one perturbation per layer from second-order sensitivity and a table of
@@ -57,12 +63,31 @@ class IlpStrategy(StepwiseStrategy):
                     break
                 trials.append((yield point.config))
         self._search = self._informed(Search(self.settings, self.problem, seed, divergences), trials)
+        late = 2 * len(self.problem.space.groups).bit_length()
         while True:
+            config = self._half(self._search) if len(trials) > MAX_FAILED_SOLUTIONS else None
+            if config is not None:
+                trials.append((yield config))
             point = self._next(self._search)
-            if point is None:
-                self.stage, _, self.ended = self.note.partition(": ")
+            if point is not None:
+                trials.append((yield point.config))
+                continue
+            # Where the program ends without a model that keeps the goal, its prices may be wrong: halves go on.
+            end = self.note
+            config = self._half(self._search) if late > 0 else None
+            if config is None:
+                self.stage, _, self.ended = end.partition(": ")
                 return
-            yield point.config
+            late -= 1
+            trials.append((yield config))
+
+    def _half(self, search: Search) -> Config | None:
+        """See `half`."""
+        config = search.half()
+        if config is not None:
+            self.predicted = None
+            self.note = "half of the int8 operators of an earlier trial, as none has kept the goal"
+        return config
 
     def _next(self, search: Search) -> Point | None:
         point, self.note = search.next()

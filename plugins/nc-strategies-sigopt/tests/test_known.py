@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from driving import Run
+from nc_strategies_sigopt import SigOptSettings
 from nc_strategies_sigopt.estimate import LEAST_GAIN, estimate, fastest
 from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.proposal import known_points
-from nc_strategies_sigopt.refine import Prices, _deviation, refine
+from nc_strategies_sigopt.refine import Prices, _deviation, halve, refine
+from nc_strategies_sigopt.session import STATE
 
 from nc_strategies.api import EngineError, Trial, TrialState
 from nc_strategies.testing import ToyOp, toy_problem
@@ -141,3 +144,47 @@ def test_a_trial_whose_timing_is_unsteady_teaches_less_of_the_savings(spread, le
     steady = replace(surprise, spread=(("latency", 0.0),))
     exact = Prices(problem, parameters, [replace(trial, evaluation=steady)]).saved[: len(GOOD)].sum()
     assert abs(exact - 0.1) <= abs(saved - 0.1) + 1e-12
+
+
+@pytest.mark.parametrize(("used", "refined"), [(0.0, 0), (0.5, 0), (0.7, 4)])
+def test_single_operators_change_when_the_time_ends_before_the_budget(tmp_path, used, refined):
+    run = Run(
+        tmp_path,
+        SigOptSettings(driver="local"),
+        budget=100,
+        time_used=lambda: used if len(run.measured) >= 8 else 0.0,
+    )
+    assert len(run.go(12)) == 12
+    notes = [line for line in (tmp_path / STATE).read_text().splitlines() if "refinement" in line]
+    assert len(notes) == refined
+
+
+class TestHalves:
+    """One of eight operators loses too much, and the estimates say that it is the one that loses least."""
+
+    OPS = (*(ToyOp(f"good{i}", loss=1e-4, time_us=100, int8_time_us=40) for i in range(7)), LOSSY)
+
+    def problem(self):
+        return modelled(self.OPS, sensitivity=lambda: {op.name: 1e-6 if op is LOSSY else 0.1 for op in self.OPS})
+
+    def test_halves_leave_out_the_operator_that_loses_too_much(self):
+        problem = self.problem()
+        parameters, trials = parameters_of(problem), []
+        config = problem.space.default()
+        while config is not None:
+            trials.append(tried(len(trials) + 1, self.OPS, config))
+            config = halve(problem, parameters, trials, {t.config.fingerprint for t in trials})
+        assert problem.goal.feasible(trials[-1].evaluation)
+        assert trials[-1].config.int8_ops
+        assert len(trials) <= 5
+
+    def test_once_a_trial_keeps_the_goal_there_is_no_half(self):
+        problem = self.problem()
+        good = problem.space.default().with_op("lossy")
+        assert halve(problem, parameters_of(problem), [tried(1, self.OPS, good)], set()) is None
+
+    def test_single_operators_have_no_halves(self):
+        problem = self.problem()
+        alone = problem.space.fall_back(problem.space.default(), *(f"good{i}" for i in range(7)))
+        trials = [tried(1, self.OPS, alone)]
+        assert halve(problem, parameters_of(problem), trials, set()) is None

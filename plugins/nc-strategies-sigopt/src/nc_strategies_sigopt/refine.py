@@ -102,6 +102,35 @@ def refine(
     return None
 
 
+def halve(problem: Problem, parameters: Parameters, trials: Sequence[Trial], known: set[str]) -> Config | None:
+    """Half of the int8 operators of a trial close to the goal, while no trial keeps it; None once one does.
+
+    A single operator may lose more than the goal allows, however few others run in int8. Prices learnt from trials that
+    all contain it do not tell which one it is; halves without it do. Source: Zeller and Hildebrandt, "Simplifying and
+    isolating failure-inducing input", IEEE Transactions on Software Engineering 28 (2002).
+
+    Args:
+        problem: What is to be solved.
+        parameters: The operator groups and their estimates.
+        trials: Finished trials.
+        known: Fingerprints of what was tried or is being tried.
+    """
+    goal, loss = problem.goal, parameters.estimate.loss
+    done = [(t, t.evaluation) for t in trials if t.evaluation is not None]
+    if any(t.ok and goal.feasible(e) for t, e in done):
+        return None
+    for trial, _ in sorted(done, key=lambda pair: goal.violation(pair[1])):
+        chosen = sorted(parameters.int8_tied_ops(trial.config), key=lambda i: float(loss[i]))
+        middle = len(chosen) // 2
+        for half in (chosen[:middle], chosen[middle:]) if middle else ():
+            flags = np.zeros(len(parameters.estimate.tied_ops), bool)
+            flags[half] = True
+            config = _with_tied_ops(parameters, trial.config, flags)
+            if config.fingerprint not in known:
+                return config
+    return None
+
+
 def _around(parameters: Parameters, config: Config, top: Flags, worth: _Worth) -> Iterator[Config]:
     """The best set of operator groups and its neighbours; where all fit, other graph-wide choices with it instead.
 

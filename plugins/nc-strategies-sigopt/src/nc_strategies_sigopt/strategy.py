@@ -15,7 +15,7 @@ from nc_strategies_sigopt.lines import Lines
 from nc_strategies_sigopt.parameters import EVENT as PARAMETERS
 from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.proposal import EVENT, Proposal, known_points
-from nc_strategies_sigopt.refine import refine
+from nc_strategies_sigopt.refine import halve, refine
 from nc_strategies_sigopt.session import HTTP, STATE, Report, Session
 from nc_strategies_sigopt.settings import SigOptSettings
 
@@ -256,15 +256,19 @@ class SigOptStrategy(Strategy):
 
     def _refines(self) -> bool:
         budget = self.problem.budget
+        if self.problem.time_used() >= 1 - REFINED_SHARE:
+            return True  # the time ends before the trials do
         if budget:
             return self._proposed >= budget - round(budget * REFINED_SHARE)
         return self._proposed >= OPEN_END and self._proposed % 2 == 1
 
     def _refinement(self) -> Proposal | None:
-        """See `refine`."""
+        """See `halve` and `refine`."""
         known = {**self._trials, **self._waiting}
         done = [trial for trial in self._trials.values() if trial.number > 0]
-        config = refine(self.problem, self._parameters, done, set(known), CAUTION[self._refined % len(CAUTION)])
+        config = halve(self.problem, self._parameters, done, set(known))
+        if config is None:
+            config = refine(self.problem, self._parameters, done, set(known), CAUTION[self._refined % len(CAUTION)])
         if config is None:
             return None
         self._refined += 1
