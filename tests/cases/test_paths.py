@@ -57,7 +57,7 @@ def read(composer, *arguments):
 def parsed(*arguments):
     """The path that Hydra's grammar and OmegaConf read from the only override."""
     (text,) = [a for a in translate(list(arguments)) if a != "-m"]
-    return OmegaConf.create({"path": OverridesParser.create().parse_override(text).value()}).path
+    return str(OmegaConf.create({"path": OverridesParser.create().parse_override(text).value()}).path)
 
 
 def jobs(argument):
