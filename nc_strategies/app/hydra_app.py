@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nc_strategies.app import status
 from nc_strategies.app.hydra_errors import as_input_error
 from nc_strategies.app.logs import redact
+from nc_strategies.app.path_overrides import quote_path
 from nc_strategies.config import MetricsConfig, RunConfig
 from nc_strategies.registry import registry
 from nc_strategies.runtime.secrets import SECRET_KEY, SECRET_URL
@@ -124,7 +125,7 @@ def translate(arguments: list[str]) -> list[str]:
     Mappings of quantization overrides become quoted strings, because Hydra's grammar accepts neither quoted keys nor
     most characters of regular expressions in a mapping. A metric's own settings get a ``++``, because Hydra needs it to
     add keys to a mapping. In a sweep, ``run_dir`` becomes the sweep's folder, which Hydra sets before it reads the
-    jobs' keys. ``-m`` may be at any position.
+    jobs' keys. Paths are quoted where Hydra would read another value. ``-m`` may be at any position.
     """
     sweep = [a for a in arguments if a in ("-m", "--multirun")]
     quoted = list(sweep)
@@ -135,10 +136,12 @@ def translate(arguments: list[str]) -> list[str]:
         if equals and key.lstrip("+") in OVERRIDES and value.startswith("{"):
             escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
             argument = f"{key.lstrip('+')}='{escaped}'"
-        elif equals and key.startswith(METRIC):
-            argument = f"++{argument}"
-        elif sweep and equals and key == "run_dir":
-            argument = f"hydra.sweep.dir={value}"
+        else:
+            argument = quote_path(argument, bool(sweep))
+            if equals and key.startswith(METRIC):
+                argument = f"++{argument}"
+            elif sweep and equals and key == "run_dir":
+                argument = f"hydra.sweep.dir={argument.partition('=')[2]}"
         quoted.append(argument)
     return quoted
 

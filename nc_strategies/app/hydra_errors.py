@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from nc_strategies.errors import InputError, first_line
+
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '(?P<key>[^=']+)=")
+"""Hydra's message where a list of a sweep is given without the flag of a sweep."""
 
 
 def as_input_error(error: Exception) -> InputError:
@@ -21,7 +25,11 @@ def as_input_error(error: Exception) -> InputError:
         options = ", ".join(str(option) for option in error.options or ())
         return InputError(group or "configuration", f"there is no {name!r}", f"allowed: {options}" if options else "")
     if isinstance(error, OverrideParseException):
-        return InputError(str(error.override), f"cannot be read ({first_line(error)})", "expected key=value")
+        key, equals, value = str(error.override).partition("=")
+        allowed = f"""in quotes of its own: "{key}='{value}'\"""" if equals and value else "expected key=value"
+        return InputError(str(error.override), f"cannot be read ({first_line(error)})", allowed)
+    if ambiguous := AMBIGUOUS.search(str(error)):
+        return InputError(ambiguous["key"], "holds several values, separated by commas", "-m tries each of them")
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _of_key(cause)

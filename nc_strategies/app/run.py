@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nc_strategies.app import status
+from nc_strategies.app.hydra_errors import as_input_error
 from nc_strategies.app.logs import RunLog, redact
 from nc_strategies.app.settings import run_config
 from nc_strategies.config import RunConfig
@@ -86,7 +88,10 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     found = registry()
     for name, why in found.broken.items():
         say(f"warning: plugin {name} is left out ({why})")
-    resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    try:
+        resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise as_input_error(error) from None
     resolved.pop("run_dir", None)
     settings = run_config(resolved)
     resolved.pop("plan", None)

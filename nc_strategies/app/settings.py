@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceConfig, TuningConfig
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.registry.literal import literal
 
 SECTIONS = {"metrics": MetricsConfig, "tuning": TuningConfig, "measure": MeasureConfig, "space": SpaceConfig}
 """Keys with a fixed schema, and their classes."""
@@ -33,7 +34,7 @@ def section(name: str, values: Mapping[str, Any] | None) -> Any:
     if name == "space":
         return _space(given)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SECTIONS[name]), given))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SECTIONS[name]), literal(given)))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         key = getattr(error, "full_key", None)
         raise InputError(f"{name}.{key}" if key else name, first_line(error)) from None

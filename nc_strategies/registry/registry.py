@@ -20,6 +20,7 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.registry import builtin, hookspecs
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.contract import check_contract
+from nc_strategies.registry.literal import literal
 from nc_strategies.study.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class Registry:
             return None
         values = _known(component, component.schema, values, key)
         try:
-            merged = OmegaConf.merge(OmegaConf.structured(component.schema), OmegaConf.create(values))
+            merged = OmegaConf.merge(OmegaConf.structured(component.schema), OmegaConf.create(literal(values)))
             return OmegaConf.to_object(merged)
         except OmegaConfBaseException as error:
             where = f"{key}.{error.full_key}" if getattr(error, "full_key", None) else key

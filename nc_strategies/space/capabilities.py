@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from nc_strategies.space.scheme import OpScheme
@@ -31,6 +32,23 @@ class OpCapability:
 
 
 @dataclass(frozen=True)
+class FloatOp:
+    """An operator that computes in floating point on this engine, whatever is chosen, and why.
+
+    Args:
+        name: The operator's name.
+        type: Its type.
+        reason: A short clause, the same text for the same reason.
+        fixable: Whether another form of the same operator, such as one with a constant weight, could run in int8.
+    """
+
+    name: str
+    type: str
+    reason: str
+    fixable: bool = False
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """All choices for a model on an engine.
 
@@ -41,6 +59,8 @@ class Capabilities:
         tied: Groups of operators that must share one scheme.
         options: Options of the whole graph with their values, the default first.
         order: Names of all computing operators in execution order, including those that cannot be quantized.
+        float_ops: Computing operators that are not among `ops`, each with the reason; empty where the backend gives
+            none.
     """
 
     ops: tuple[OpCapability, ...]
@@ -48,6 +68,7 @@ class Capabilities:
     tied: tuple[tuple[str, ...], ...] = ()
     options: tuple[tuple[str, tuple[OptionValue, ...]], ...] = ()
     order: tuple[str, ...] = ()
+    float_ops: tuple[FloatOp, ...] = ()
 
     def __post_init__(self) -> None:
         names = [op.name for op in self.ops]
@@ -56,3 +77,9 @@ class Capabilities:
         for op in self.ops:
             if not op.schemes:
                 raise ValueError(f"operator {op.name} has no scheme")
+
+    def float_reasons(self) -> tuple[tuple[str, str, int], ...]:
+        """Triples (type, reason, number of operators) of `float_ops`: those that are fixable first, then by number."""
+        counts = Counter((op.fixable, op.type, op.reason) for op in self.float_ops)
+        ordered = sorted(counts.items(), key=lambda item: (not item[0][0], -item[1], item[0][1:]))
+        return tuple((kind, reason, count) for (_, kind, reason), count in ordered)

@@ -37,6 +37,7 @@ from nc_strategies.problem.objective import LATENCY_TIE
 from nc_strategies.runtime.clock import Clock
 from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Capabilities, Config, Overrides, Space
+from nc_strategies.space.reasons import nothing_to_quantize
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
@@ -594,11 +595,7 @@ def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
         capabilities, Overrides(overrides.op_type_dict, overrides.op_name_dict, tuple(overrides.excluded_precisions))
     )
     if not space.quantizable:
-        raise InputError(
-            "space",
-            "no operator of this model can run in int8 on this backend",
-            "see the overrides under space., or take another backend",
-        )
+        raise nothing_to_quantize(capabilities)
     return space
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nc_strategies.backends.onnxruntime.executed import MOVEMENT, base_name, is_int8
+from nc_strategies.backends.onnxruntime.reasons import float_ops
 from nc_strategies.backends.onnxruntime.session import optimize
 from nc_strategies.calibration.histogram import ALGORITHMS
 from nc_strategies.onnx_graph.graph import NOT_NEGATIVE, OPT_IN, QUIET, FusedOp, Graph
@@ -33,7 +34,8 @@ def describe(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: 
     ops = tuple(_capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name])
     edges = tuple((a, b) for a, b in _edges(graph) if offered.get(a) and offered.get(b))
     order = tuple(n.name for n in graph.model.graph.node if n.op_type not in MOVEMENT and n.op_type not in QUIET)
-    return Capabilities(ops, edges, (), (("reduce_range", reduce_range),), order)
+    stay = float_ops(graph, {op.name for op in ops})
+    return Capabilities(ops, edges, (), (("reduce_range", reduce_range),), order, stay)
 
 
 def _offered(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: bool) -> dict[str, list[OpScheme]]:

@@ -10,6 +10,7 @@ from nc_strategies.backends.tensorflow.executed import MOVES
 from nc_strategies.backends.tensorflow.fused_ops import CARRIERS, FusedOp, Matched
 from nc_strategies.backends.tensorflow.graph import Graph, node_of
 from nc_strategies.backends.tensorflow.probe import Kernels
+from nc_strategies.backends.tensorflow.reasons import float_ops
 from nc_strategies.backends.tensorflow.weights import FULL, REDUCED
 from nc_strategies.calibration.histogram import ALGORITHMS
 from nc_strategies.errors import InputError
@@ -28,14 +29,8 @@ def describe(graph: Graph, matched: Matched, kernels: Kernels) -> Capabilities:
     ``reduce_range`` limits weights to 7 bits where products would saturate.
 
     Raises:
-        InputError: no operator can run in int8; the message gives the reason.
+        InputError: this machine's kernels run none of the operators that have one.
     """
-    if not matched.fused_ops:
-        raise InputError(
-            "model.path",
-            "has no operator with an int8 kernel",
-            "expected Conv2D (NHWC), DepthwiseConv2D (depth multiplier 1) or MatMul with a constant float32 weight",
-        )
     ops = []
     for fused_op in matched.fused_ops.values():
         dtype = activation_dtype(matched, fused_op.source)
@@ -50,7 +45,7 @@ def describe(graph: Graph, matched: Matched, kernels: Kernels) -> Capabilities:
                     _elements(matched, fused_op),
                 )
             )
-    if not ops:
+    if matched.fused_ops and not ops:
         why = next(iter(kernels.failures.values()), "they compute wrong results")
         raise InputError(
             "backend", f"TensorFlow's int8 kernels do not run on this machine ({why})", "try backend=onnxruntime"
@@ -58,7 +53,8 @@ def describe(graph: Graph, matched: Matched, kernels: Kernels) -> Capabilities:
     known = {op.name for op in ops}
     order, edges = _flow(graph, matched)
     options = ((REDUCE_RANGE, (True, False)),) if _saturating(matched, kernels, known) else ()
-    return Capabilities(tuple(ops), tuple(e for e in edges if known.issuperset(e)), (), options, order)
+    stay = float_ops(graph, matched, kernels, known)
+    return Capabilities(tuple(ops), tuple(e for e in edges if known.issuperset(e)), (), options, order, stay)
 
 
 def limits(kernels: Kernels, reduce_range: bool) -> Callable[[str, str], int]:

@@ -99,11 +99,13 @@ def test_code_hidden_in_a_keras_file_does_not_run(tmp_path):
     refused("model.path", "holds Python code", keras=path)
 
 
-def test_a_model_without_weighted_operators_is_refused(tmp_path):
+def test_a_model_without_weighted_operators_says_why_none_runs_in_int8(tmp_path):
     def build(tf):
         tf.nn.softmax(tf.compat.v1.placeholder(tf.float32, (None, 4), "x"))
 
-    refused("model.path", "no operator with an int8 kernel", graph_def=frozen(tmp_path, build))
+    able = backend_for(graph_def=frozen(tmp_path, build))[0].capabilities()
+    assert able.ops == ()
+    assert able.float_reasons() == (("Softmax", "the engine has no int8 kernel", 1),)
 
 
 def test_channels_first_is_refused(tmp_path):
