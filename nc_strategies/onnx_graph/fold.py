@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from nc_strategies.onnx_graph import fold_shapes, fuse, interpreter
+from nc_strategies.onnx_graph.names import FreshNames, bodies, reads
 
 RESHAPING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 """Operators that give the same values in the same order another shape."""
@@ -34,13 +35,11 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
         ort.InferenceSession(model.SerializeToString(), chosen, providers=interpreter.PROVIDERS)
         folded = onnx.load(str(target))
     _pads_into_pools(folded)
-    plain = not has_branches(folded)
-    if plain and fold_shapes.settle(folded):
+    if fold_shapes.settle(folded):
         del folded.graph.value_info[:]
     folded = onnx.shape_inference.infer_shapes(folded)
-    if plain:
-        fuse.join(folded, _shapes(folded.graph))
-        folded = onnx.shape_inference.infer_shapes(folded)
+    fuse.join(folded, _shapes(folded.graph))
+    folded = onnx.shape_inference.infer_shapes(folded)
     _without_empty_reshapes(folded)
     _sums_into_biases(folded)
     return folded
@@ -52,6 +51,7 @@ def _sums_into_biases(model: onnx.ModelProto) -> None:
     A hard sigmoid behind a convolution starts so. The engine does the same with one number a channel.
     """
     graph = model.graph
+    fresh = FreshNames(model)
     arrays = {i.name: i for i in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     readers = Counter([*_names_read(graph), *(o.name for o in graph.output)])
@@ -63,7 +63,7 @@ def _sums_into_biases(model: onnx.ModelProto) -> None:
         bias = _bias_with(conv, numpy_helper.to_array(arrays[add.input[known[0]]]), arrays)
         if bias is None:
             continue
-        made = numpy_helper.from_array(bias, f"{add.output[0]}/bias")
+        made = numpy_helper.from_array(bias, fresh(f"{add.output[0]}/bias"))
         graph.initializer.append(made)
         arrays[made.name] = made
         conv.input[:] = [*conv.input[:2], made.name]
@@ -213,11 +213,9 @@ def _set_pads(pool: onnx.NodeProto, pads: list[int]) -> None:
 
 
 def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name that a node reads, once for each of its inputs and once for its bodies."""
     for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _names_read(inner)
+        yield from reads(node)
 
 
 def _pool_pads(pool: onnx.NodeProto, pad: onnx.NodeProto, arrays: dict[str, onnx.TensorProto]) -> list[int] | None:
@@ -267,7 +265,7 @@ def has_branches(model: onnx.ModelProto) -> bool:
 
 def branches(node: onnx.NodeProto) -> bool:
     """Whether there are graphs within a node."""
-    return any(a.HasField("g") or a.graphs for a in node.attribute)
+    return bool(bodies(node))
 
 
 def shape_of(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:

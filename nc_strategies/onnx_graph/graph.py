@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,20 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper, version_converter
+from onnx import numpy_helper
 
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.models.info import ModelInfo, TensorSpec
-from nc_strategies.onnx_graph.fold import fold, has_branches, opset_of, shape_of
-from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
+from nc_strategies.onnx_graph import names, opsets
+from nc_strategies.onnx_graph.fold import fold, opset_of, shape_of
+from nc_strategies.onnx_graph.fuse import ENGINE, hard_sigmoid_coefficients
+from nc_strategies.onnx_graph.quantized import quantized_by
 
 log = logging.getLogger(__name__)
-MIN_OPSET = 11
-"""Oldest ONNX opset that is accepted."""
+MIN_OPSET = 7
+"""Oldest ONNX opset that is accepted: the oldest one that onnxruntime supports."""
+INT8_OPSET = 10
+"""First ONNX opset with int8 operators, into which the engine fuses those between com.microsoft's Q/DQ pairs."""
 QDQ_OPSET = 13
 """First ONNX opset with per-channel DequantizeLinear."""
 FUSED_FUNCTION_OPSET = 20
@@ -28,6 +31,8 @@ FUSED_FUNCTION_OPSET = 20
 DECOMPOSED_FUNCTIONS = ({"Erf", "Mul"}, {"ReduceMean", "Sqrt", "Div"})
 """Operator types that occur in a decomposed Gelu, and in a decomposed layer normalization."""
 FUSED_FUNCTIONS = {"Gelu", "LayerNormalization"}
+CONSTANTS_IR = 4
+"""First IR version in which initializers need not be inputs."""
 MAX_MODEL_BYTES = 2**31 - 1
 """Greatest size of a serialized protobuf message."""
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
@@ -107,12 +112,17 @@ class Graph:
         self.initializers = {i.name: i for i in graph.initializer}
         for node in graph.node:
             self.producers.update(dict.fromkeys(node.output, node))
-            for name in node.input:
+            for name in names.reads(node):
                 self.consumers.setdefault(name, []).append(node)
         for info in [*graph.input, *graph.output, *graph.value_info]:
             if info.type.HasField("tensor_type"):
                 self.shapes[info.name] = shape_of(info)
         self.outputs = {o.name for o in graph.output}
+        self.named = self.outputs | {name for node in graph.node for name in names.captured(node)}
+        """Tensors that have to exist under their own names in every graph that is built: outputs, and what bodies read."""
+        self.fresh = names.FreshNames(self.model)
+        self.qdq_domain = "" if opset_of(self.model) >= QDQ_OPSET else ENGINE
+        """Domain of QuantizeLinear and DequantizeLinear. Before opset 13 only the engine's own have channels."""
         self.floats = _float_tensors(self.model)
         for node in graph.node:
             factor = self._factor(node)
@@ -202,6 +212,9 @@ class Graph:
     def _bounds(self, act: onnx.NodeProto) -> tuple[float, float]:
         if act.op_type == "Relu":
             return 0.0, np.inf
+        given = {a.name: a.f for a in act.attribute}  # Before opset 11 the bounds of a Clip are attributes.
+        if given:
+            return given.get("min", -np.inf), given.get("max", np.inf)
         limits = [float(self.array(n)) if n else None for n in act.input[1:]] + [None, None]
         return (-np.inf if limits[0] is None else limits[0], np.inf if limits[1] is None else limits[1])
 
@@ -221,7 +234,7 @@ def read(path: Path) -> onnx.ModelProto:
     """Load a model file.
 
     Raises:
-        InputError: it is not an ONNX model, is truncated, over 2 GB, without nodes, quantized, or of an opset below 11.
+        InputError: it is not an ONNX model, is truncated, over 2 GB, without nodes, quantized, or of an opset below 7.
     """
     key = f"model.path ({path})"
     if path.stat().st_size > MAX_MODEL_BYTES:
@@ -241,56 +254,120 @@ def read(path: Path) -> onnx.ModelProto:
     opset = opset_of(model)
     if opset < MIN_OPSET:
         raise InputError(key, f"has opset {opset}", f"opset {MIN_OPSET} or newer is needed")
-    if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
-        raise InputError(key, "is quantized already", "expected the fp32 model")
+    sign = quantized_by(model)
+    if sign is not None:
+        raise InputError(key, f"is quantized already ({sign})", "expected the fp32 model")
     return model
 
 
 def _with_fused_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:
     """The model with layer normalizations and Gelus as single operators, if it has any that can be fused."""
-    if has_branches(model):
-        return folded  # The converter leaves the subgraphs of branches and loops in the older opset.
     try:
-        newer = fold(version_converter.convert_version(model, FUSED_FUNCTION_OPSET))
+        newer = opsets.converted(model, FUSED_FUNCTION_OPSET)
+        agrees = opsets.agree(model, newer)
+        newer = fold(newer)
     except Exception as error:  # noqa: BLE001 - the converter does not know every operator; converter and engine raise classes of their own
         log.info("layer normalizations and Gelus are left decomposed: %s", first_line(error))
         return folded
     fused = sum(n.op_type in FUSED_FUNCTIONS for n in newer.graph.node)
-    return newer if fused > sum(n.op_type in FUSED_FUNCTIONS for n in folded.graph.node) else folded
+    more = fused > sum(n.op_type in FUSED_FUNCTIONS for n in folded.graph.node)
+    return newer if more and agrees is not False else folded
 
 
 def prepare(model: onnx.ModelProto) -> Graph:
     """Fold a model with the engine's basic optimizations, and name every node.
 
-    Initializers that are listed as inputs become constants. Opsets below 13 are converted, because per-channel
-    dequantization needs opset 13. A model with a decomposed layer normalization or Gelu is converted too: in later
-    opsets the engine fuses them into one operator, which stays in floating point. Choosing a precision for each of the
-    steps would cost accuracy and time.
+    Initializers that are listed as inputs become constants, and sparse ones dense. Opsets below 13 are converted,
+    because per-channel dequantization needs opset 13; where the converter fails or changes the results, the model keeps
+    its opset and com.microsoft's Q/DQ operators are used. A model with a decomposed layer normalization or Gelu is
+    converted too: in later opsets the engine fuses them into one operator, which stays in floating point. Choosing a
+    precision for each of the steps would cost accuracy and time.
 
     Raises:
         InputError: the engine or the converter refuses the model.
     """
-    own = onnx.ModelProto()
-    own.CopyFrom(model)
-    constants = {i.name for i in own.graph.initializer}
-    inputs = [i for i in own.graph.input if i.name not in constants]
-    del own.graph.input[:]
-    own.graph.input.extend(inputs)
+    own = normalized(model)
     try:
-        if opset_of(own) < QDQ_OPSET:
-            own = version_converter.convert_version(own, QDQ_OPSET)
-        folded = fold(own)
+        own, folded = _folded(own)
         op_types = {n.op_type for n in folded.graph.node}
-        if opset_of(own) < FUSED_FUNCTION_OPSET and any(types <= op_types for types in DECOMPOSED_FUNCTIONS):
+        opset = opset_of(own)
+        if QDQ_OPSET <= opset < FUSED_FUNCTION_OPSET and any(types <= op_types for types in DECOMPOSED_FUNCTIONS):
             folded = _with_fused_functions(own, folded)
     except Exception as error:  # noqa: BLE001 - engine and converter raise classes of their own
         raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
-    seen: Counter[str] = Counter()
-    for node in folded.graph.node:
-        base = node.name or f"{node.op_type}:{node.output[0]}"
-        seen[base] += 1
-        node.name = base if seen[base] == 1 else f"{base}#{seen[base]}"
+    opsets.describe_as(folded, model)
+    _drop_imports(folded, model)
+    names.name_nodes(folded.graph)
+    _part_names(folded)
     return Graph(folded)
+
+
+def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model with names of their own for its nodes, whose inputs are real ones and initializers dense."""
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    graph = own.graph
+    names.name_nodes(graph)
+    graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
+    del graph.sparse_initializer[:]
+    constants = {i.name for i in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in constants]
+    if len(inputs) < len(graph.input):
+        del graph.input[:]
+        graph.input.extend(inputs)
+        own.ir_version = max(own.ir_version, CONSTANTS_IR)
+    return own
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if places.ndim == 1:
+        dense.reshape(-1)[places] = values
+    else:
+        dense[tuple(places.T)] = values
+    return numpy_helper.from_array(dense, sparse.values.name)
+
+
+def _folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A model in an opset in which it can be quantized, and what is left of it after folding."""
+    opset = opset_of(model)
+    if opset >= QDQ_OPSET:
+        return model, fold(model)
+    try:
+        newer = opsets.converted(model, QDQ_OPSET)
+        if opsets.agree(model, newer) is not False:
+            return newer, fold(newer)
+        log.info("opset %d is kept: in opset %d the model computes something else", opset, QDQ_OPSET)
+    except Exception as error:  # noqa: BLE001 - as above
+        log.info("opset %d is kept: %s", opset, first_line(error))
+    if opset < INT8_OPSET:
+        model = opsets.converted(model, INT8_OPSET)
+    return model, fold(model)
+
+
+def _drop_imports(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """Take out the domains that the engine adds when it writes a graph, but for those that are used."""
+    used = {"", ENGINE, *(o.domain for o in source.opset_import)}
+    used |= {node.domain for graph in names.graphs_in(model.graph) for node in graph.node}
+    kept = [o for o in model.opset_import if o.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _part_names(model: onnx.ModelProto) -> None:
+    """Rename tensors that are called like a node which does not make them.
+
+    The engine names some of the nodes that it adds after tensors: they would be taken for that other node's.
+    """
+    graph = model.graph
+    nodes = {node.name: node for node in graph.node}
+    fixed = {o.name for o in graph.output} | {name for node in graph.node for name in names.captured(node)}
+    made = [name for node in graph.node for name in node.output if name in nodes and nodes[name] is not node]
+    fresh = names.FreshNames(model)
+    for name in made:
+        if name not in fixed:
+            names.rename_tensor(graph, name, fresh(name))
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
