@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 ALGORITHMS = ("minmax", "percentile", "kl")
 BINS = 8192
 """Bins of a histogram; a power of two, so that neighbouring bins merge exactly when the range doubles."""
+SMALLEST_BOUND = 2.0**-126
+"""Smallest bound of a histogram, the smallest normal float32: its inverse has to be a float32 as well."""
 KL_CANDIDATES = 128
 """Number of thresholds that the ``kl`` algorithm compares."""
 KL_EMPTY_BIN_PENALTY = 10
@@ -46,7 +48,8 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(abs(low), abs(high)))
         if self.bound:
-            index = ((flat + np.float32(self.bound)) * np.float32(BINS / (2 * self.bound))).astype(np.int32)
+            # Division by the bound, a power of two, is exact; its product with the number of bins could overflow.
+            index = ((flat * np.float32(1 / self.bound) + np.float32(1)) * np.float32(BINS // 2)).astype(np.int32)
             self.counts += np.bincount(np.clip(index, 0, BINS - 1), minlength=BINS)
         else:
             self.counts[BINS // 2] += flat.size
@@ -65,7 +68,7 @@ class Histogram:
     def _grow(self, magnitude: float) -> None:
         if magnitude <= self.bound:
             return
-        bound = 2.0 ** math.ceil(math.log2(max(magnitude, 1e-30)))
+        bound = 2.0 ** math.ceil(math.log2(max(magnitude, SMALLEST_BOUND)))
         if not self.bound:
             zeros, self.counts = self.counts.sum(), np.zeros(BINS, np.int64)
             self.counts[BINS // 2], self.bound = zeros, bound

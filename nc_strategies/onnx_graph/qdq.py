@@ -14,7 +14,7 @@ from onnx import helper
 
 from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
 from nc_strategies.onnx_graph.graph import FOLLOWING, FusedOp, Graph
-from nc_strategies.onnx_graph.weights import WeightCache, tensor
+from nc_strategies.onnx_graph.weights import WeightCache, normal_scale, tensor
 from nc_strategies.space import Config, OpScheme, TensorScheme
 
 Ranges = Callable[[str, str], tuple[float, float]]
@@ -23,14 +23,16 @@ Ranges = Callable[[str, str], tuple[float, float]]
 QMIN, QMAX, MIDDLE = 0, 255, 128
 """Activations are stored as uint8. A symmetric int8 activation has zero point 128 there, which is the same grid. The
 engine's optimizer converts signed activations in the same way for kernels that support unsigned ones only."""
-SMALLEST_RANGE = 1e-6
-"""Least width of a quantized range: a tensor that is always zero must not have a zero scale."""
+ZERO_RANGE = 1.0
+"""Width of the quantized range of a tensor that is always zero. Any width represents it exactly; the scale must not be
+zero, nor so small that the bias of an operator that reads the tensor overflows."""
 FLOAT_OUTPUT = {"Gemm", "MatMul"}
 """Operators whose int8 kernels can return floating point without rounding to int8 first."""
 MAX_REPEATED_ELEMENTS = 2**16
 """Greatest number of elements to which a scalar addend is repeated; see `QdqGraph.addend_shape`."""
 ACTIVATION_TOLERANCE = 1e-6
-"""Tolerance when a quantized range is compared with the bounds of an activation function, for float32 rounding."""
+"""Tolerance when a quantized range is compared with the bounds of an activation function, for float32 rounding; a share
+of the range's width."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,14 @@ class Quantized:
 
 
 def parameters(low: float, high: float, scheme: TensorScheme) -> tuple[np.float32, int]:
-    """Scale and zero point for a range, which is extended to include zero. Zero is represented exactly."""
-    low, high = min(low, 0.0), max(high, 0.0)
+    """Scale and zero point for a range, which is extended to include zero. Zero is represented exactly.
+
+    The scale is a finite normal float32, however small or large the range is.
+    """
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
     if scheme.scheme == "sym":
-        return np.float32(max(-low, high, SMALLEST_RANGE) / (QMAX - MIDDLE)), MIDDLE
-    scale = np.float32(max(high - low, SMALLEST_RANGE) / (QMAX - QMIN))
+        return normal_scale((max(-low, high) or ZERO_RANGE) / (QMAX - MIDDLE)), MIDDLE
+    scale = normal_scale((high - low or ZERO_RANGE) / (QMAX - QMIN))
     return scale, int(np.clip(round(QMIN - low / float(scale)), QMIN, QMAX))
 
 
@@ -228,7 +233,8 @@ class QdqGraph:
         """Whether an operator's quantized range ends where its activation function does, which then has no effect."""
         scale, zero = self.parameters(fused_op.output, key)
         lowest, highest = (QMIN - zero) * float(scale), (QMAX - zero) * float(scale)
-        return lowest >= fused_op.low - 1e-6 and highest <= fused_op.high * (1 + 1e-6)
+        tolerance = ACTIVATION_TOLERANCE * (highest - lowest)
+        return lowest >= fused_op.low - tolerance and highest <= fused_op.high + tolerance
 
     def hard_sigmoid(self, fused_op: FusedOp, key: TensorScheme) -> None:
         """Add a hard sigmoid as a sum with a constant, whose quantized range saturates at the function's bounds.
@@ -253,7 +259,7 @@ class QdqGraph:
         self.constant(shift.name, np.full(shape, QMAX, np.uint8))
         self.scalars(shift)
         source = self.quantized(fused_op.inputs[0], key)
-        total = self.variant(f"{fused_op.output}/sum", wanted, np.float32(scale / alpha), zero)
+        total = self.variant(f"{fused_op.output}/sum", wanted, normal_scale(float(scale) / alpha), zero)
         self.nodes.append(
             helper.make_node(
                 "Add",
@@ -297,7 +303,7 @@ class QdqGraph:
 
     def times(self, source: Quantized, name: str, factor: float) -> Quantized:
         """The int8 version of a tensor that is a multiple of another one: the same values with a scaled scale."""
-        multiple = self.variant(name, source.key, np.float32(source.scale * factor), source.zero_point, source.tensor)
+        multiple = self.variant(name, source.key, normal_scale(float(source.scale) * factor), source.zero_point, source.tensor)
         self.scalars(multiple)
         return multiple
 
@@ -336,10 +342,10 @@ class QdqGraph:
 
     def quantized_constant(self, name: str, key: TensorScheme) -> Quantized:
         """The int8 version of a constant operand."""
-        values = self.graph.array(name).astype(np.float32)
+        values = self.graph.array(name).astype(np.float64)
         scale, zero = parameters(float(values.min()), float(values.max()), key)
         target = self.variant(name, key, scale, zero)
-        self.constant(target.name, np.clip(np.round(values / scale) + zero, QMIN, QMAX).astype(np.uint8))
+        self.constant(target.name, np.clip(np.round(values / np.float64(scale)) + zero, QMIN, QMAX).astype(np.uint8))
         self.scalars(target)
         return target
 
@@ -368,9 +374,7 @@ class QdqGraph:
         names = [f"{fused_op.name}/weight"]
         if bias is not None:
             self.constant(f"{fused_op.name}/bias_int32", bias)
-            bias_scale = (source.scale * scale).astype(np.float32)
-            if not scale.ndim and bias.size != 1:
-                bias_scale = np.asarray(bias_scale)
+            bias_scale = np.asarray(source.scale.astype(np.float64) * scale, np.float32)
             self.constant(f"{fused_op.name}/bias_scale", bias_scale)
             self.constant(f"{fused_op.name}/bias_zero", np.zeros(scale.shape, np.int32))
             axis = {"axis": 0} if scale.ndim else {}
