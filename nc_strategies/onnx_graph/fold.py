@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from nc_strategies.onnx_graph import fold_shapes, fuse, interpreter
+from nc_strategies.onnx_graph.engine_types import inferred
 from nc_strategies.onnx_graph.names import FreshNames, bodies, reads
+from nc_strategies.onnx_graph.products import plain_products
 
 RESHAPING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 """Operators that give the same values in the same order another shape."""
@@ -37,12 +39,14 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     _pads_into_pools(folded)
     if fold_shapes.settle(folded):
         del folded.graph.value_info[:]
-    folded = onnx.shape_inference.infer_shapes(folded)
+    folded = inferred(folded)
     fuse.join(folded, _shapes(folded.graph))
-    folded = onnx.shape_inference.infer_shapes(folded)
+    folded = inferred(folded)
     _without_empty_reshapes(folded)
     _sums_into_biases(folded)
-    return folded
+    plain_products(folded, _shapes(folded.graph))
+    _drop_unused(folded.graph)
+    return inferred(folded)
 
 
 def _sums_into_biases(model: onnx.ModelProto) -> None:

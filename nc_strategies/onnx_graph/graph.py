@@ -186,7 +186,7 @@ class Graph:
         if node.op_type not in WEIGHTED or names[1] not in self.initializers:
             return None if node.op_type in ("Conv", "Gemm") else ([n for n in names if n], None, None)
         source, weight, *rest = names
-        if node.op_type == "MatMul" and len(self.initializers[weight].dims) != 2:
+        if source in self.initializers or (node.op_type == "MatMul" and len(self.initializers[weight].dims) < 2):
             return None
         bias = rest[0] if rest and rest[0] else None
         if bias is not None and (bias not in self.initializers or not self._plain_bias(node, bias)):
