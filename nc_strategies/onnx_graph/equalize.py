@@ -14,8 +14,11 @@ from nc_strategies.onnx_graph.graph import FusedOp, Graph
 
 
 def pairs(graph: Graph) -> list[Pair[FusedOp]]:
-    """The tensors of a model whose channels can be scaled; none where branches or loops may read any tensor."""
-    if has_branches(graph.model):
+    """The tensors of a model whose channels can be scaled.
+
+    There are none where branches or loops may read any tensor, and in a large model, whose weights stay in files.
+    """
+    if has_branches(graph.model) or graph.files is not None:
         return []
     by_input = {fused_op.inputs[0]: fused_op for fused_op in graph.fused_ops.values() if fused_op.weight is not None}
     found = []

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from nc_strategies.onnx_graph import fold_shapes, fuse, interpreter
+from nc_strategies.onnx_graph import external, fold_shapes, fuse, interpreter
 from nc_strategies.onnx_graph.engine_types import inferred
 from nc_strategies.onnx_graph.names import FreshNames, bodies, reads
 from nc_strategies.onnx_graph.products import plain_products
@@ -34,8 +34,8 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="ncs-fold-") as folder:
         target = Path(folder) / "folded.onnx"
         chosen.optimized_model_filepath = str(target)
-        ort.InferenceSession(model.SerializeToString(), chosen, providers=interpreter.PROVIDERS)
-        folded = onnx.load(str(target))
+        interpreter.open_session(model.SerializeToString(), chosen)
+        folded = onnx.load(str(target), load_external_data=False)
     _pads_into_pools(folded)
     if fold_shapes.settle(folded):
         del folded.graph.value_info[:]
@@ -64,7 +64,7 @@ def _sums_into_biases(model: onnx.ModelProto) -> None:
         conv = producers.get(add.input[1 - known[0]]) if len(known) == 1 else None
         if conv is None or conv.op_type != "Conv" or readers[conv.output[0]] > 1:
             continue
-        bias = _bias_with(conv, numpy_helper.to_array(arrays[add.input[known[0]]]), arrays)
+        bias = _bias_with(conv, external.array(arrays[add.input[known[0]]]), arrays)
         if bias is None:
             continue
         made = numpy_helper.from_array(bias, fresh(f"{add.output[0]}/bias"))
@@ -86,7 +86,7 @@ def _bias_with(
         return None
     if constant.size != 1 or constant.ndim > len(arrays[weight].dims):
         return None
-    own = numpy_helper.to_array(arrays[bias]) if bias else np.zeros(arrays[weight].dims[0])
+    own = external.array(arrays[bias]) if bias else np.zeros(arrays[weight].dims[0])
     return np.asarray((own + constant.item()).astype(constant.dtype))
 
 
@@ -169,7 +169,7 @@ def _same(
 def _keeps_shape(node: onnx.NodeProto, shape: tuple[int | None, ...] | None, target: onnx.TensorProto | None) -> bool:
     if shape is None or target is None:
         return False
-    wanted = [int(d) for d in numpy_helper.to_array(target)]
+    wanted = [int(d) for d in external.array(target)]
     copies = not any(a.name == "allowzero" and a.i for a in node.attribute)
     if len(wanted) != len(shape):
         return False
@@ -250,16 +250,16 @@ def _zero_pads(pad: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> N
     _, amounts, value = [*pad.input, "", ""][:3]
     if mode != b"constant" or len(pad.input) > 3 or amounts not in arrays:
         return None
-    if value and (value not in arrays or numpy_helper.to_array(arrays[value]).item() != 0):
+    if value and (value not in arrays or external.array(arrays[value]).item() != 0):
         return None
-    return np.asarray(numpy_helper.to_array(arrays[amounts]).reshape(2, -1))
+    return np.asarray(external.array(arrays[amounts]).reshape(2, -1))
 
 
 def _not_negative(node: onnx.NodeProto | None, arrays: dict[str, onnx.TensorProto]) -> bool:
     if node is None or node.op_type in ("Relu", "Sigmoid", "Softmax"):
         return node is not None
     low = node.input[1] if node.op_type == "Clip" and len(node.input) > 1 else ""
-    return low in arrays and bool(numpy_helper.to_array(arrays[low]) >= 0)
+    return low in arrays and bool(external.array(arrays[low]) >= 0)
 
 
 def has_branches(model: onnx.ModelProto) -> bool:

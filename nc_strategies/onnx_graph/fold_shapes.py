@@ -110,7 +110,9 @@ def _is_reshape(node: onnx.NodeProto) -> bool:
     return node.op_type == "Reshape" and node.domain in ("", "ai.onnx")
 
 
-def _set_shape(graph: onnx.GraphProto, node: onnx.NodeProto, constant: NDArray[np.int64] | None, fresh: FreshNames) -> None:
+def _set_shape(
+    graph: onnx.GraphProto, node: onnx.NodeProto, constant: NDArray[np.int64] | None, fresh: FreshNames
+) -> None:
     """Give a ``Reshape`` a constant shape, where there is one."""
     if constant is not None:
         node.input[1] = fresh(f"{node.output[0]}/shape")
@@ -160,7 +162,7 @@ def _shapes(
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     chosen = interpreter.options()
     chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    run = ort.InferenceSession(watched.SerializeToString(), chosen, providers=interpreter.PROVIDERS)
+    run = interpreter.open_session(watched.SerializeToString(), chosen)
     found = []
     for batch in BATCHES:
         feed = {}

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from nc_strategies.onnx_graph import external
 from nc_strategies.onnx_graph.fold_shapes import drop_unread
 from nc_strategies.onnx_graph.names import FreshNames, reads
 
@@ -68,7 +69,7 @@ class _Graph:
 
     def array(self, name: str) -> NDArray[Any]:
         """The values of an initializer."""
-        return np.asarray(numpy_helper.to_array(_found(self.arrays.get(name))))
+        return external.array(_found(self.arrays.get(name)))
 
     def constant(self, node: onnx.NodeProto) -> tuple[str, NDArray[np.float32]]:
         """The other operand of a sum or product with a constant, and the constant."""

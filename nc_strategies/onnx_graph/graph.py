@@ -14,10 +14,11 @@ from onnx import numpy_helper
 
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.models.info import ModelInfo, TensorSpec
-from nc_strategies.onnx_graph import names, opsets
+from nc_strategies.onnx_graph import external, names, opsets
 from nc_strategies.onnx_graph.fold import fold, opset_of, shape_of
 from nc_strategies.onnx_graph.fuse import ENGINE, hard_sigmoid_coefficients
 from nc_strategies.onnx_graph.quantized import quantized_by
+from nc_strategies.onnx_graph.types import compute_in_float32
 
 log = logging.getLogger(__name__)
 MIN_OPSET = 7
@@ -105,6 +106,10 @@ class Graph:
     fused_ops: dict[str, FusedOp] = field(default_factory=dict)
     scaled: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Tensor to (source, factor) if it is the source times a positive constant: in int8, only the scale differs."""
+    converted: tuple[str, ...] = ()
+    """Names of the floating-point types that were converted to float32, see `types`."""
+    files: external.WeightFiles | None = None
+    """Where weights that are computed for a large model are stored; None for a model that is kept in memory."""
     _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,7 +124,7 @@ class Graph:
                 self.shapes[info.name] = shape_of(info)
         self.outputs = {o.name for o in graph.output}
         self.named = self.outputs | {name for node in graph.node for name in names.captured(node)}
-        """Tensors that have to exist under their own names in every graph that is built: outputs, and what bodies read."""
+        """Tensors that keep their names in every graph that is built: outputs, and what bodies read."""
         self.fresh = names.FreshNames(self.model)
         self.qdq_domain = "" if opset_of(self.model) >= QDQ_OPSET else ENGINE
         """Domain of QuantizeLinear and DequantizeLinear. Before opset 13 only the engine's own have channels."""
@@ -135,7 +140,7 @@ class Graph:
     def array(self, name: str) -> NDArray[Any]:
         """The values of an initializer."""
         if name not in self._arrays:
-            self._arrays[name] = numpy_helper.to_array(self.initializers[name])
+            self._arrays[name] = external.array(self.initializers[name])
         return self._arrays[name]
 
     def carried(self, node: onnx.NodeProto) -> str | None:
@@ -223,7 +228,11 @@ class Graph:
         """The model's inputs and outputs."""
 
         def spec(value: onnx.ValueInfoProto) -> TensorSpec:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            data_type = value.type.tensor_type.elem_type
+            # numpy has no bfloat16. Data is float32, and converted where the engine reads it.
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(
+                onnx.TensorProto.FLOAT if data_type == onnx.TensorProto.BFLOAT16 else data_type
+            )
             return TensorSpec(value.name, shape_of(value), np.dtype(dtype))
 
         graph = self.model.graph
@@ -231,26 +240,24 @@ class Graph:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Load a model file.
+    """Load a model file. The large weights of a large model stay in their files, see `external`.
 
     Raises:
-        InputError: it is not an ONNX model, is truncated, over 2 GB, without nodes, quantized, or of an opset below 7.
+        InputError: it is not an ONNX model, is truncated, one file over 2 GB, without nodes, quantized, or of an opset
+            below 7.
     """
     key = f"model.path ({path})"
     if path.stat().st_size > MAX_MODEL_BYTES:
-        raise InputError(key, "larger than 2 GB, the limit of the format", "models over 2 GB are not supported")
+        raise InputError(
+            key, "one file above 2 GB, which protobuf cannot read", "save the weights as external data (onnx.save)"
+        )
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's parsers raise classes of their own
         raise InputError(key, f"not an ONNX model, or a truncated one ({first_line(error)})") from None
     if not model.graph.node or not model.opset_import:
         raise InputError(key, "not an ONNX model: it holds no graph")
-    if model.ByteSize() + _external_bytes(model, path) > MAX_MODEL_BYTES:
-        raise InputError(key, "larger than 2 GB with its external data", "models over 2 GB are not supported")
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # noqa: BLE001 - missing, escaping or truncated external data: onnx raises several classes
-        raise InputError(key, f"its external data cannot be read ({first_line(error)})") from None
+    external.load_weights(model, path)
     opset = opset_of(model)
     if opset < MIN_OPSET:
         raise InputError(key, f"has opset {opset}", f"opset {MIN_OPSET} or newer is needed")
@@ -286,7 +293,9 @@ def prepare(model: onnx.ModelProto) -> Graph:
     Raises:
         InputError: the engine or the converter refuses the model.
     """
-    own = normalized(model)
+    own, files = external.working_copy(model)
+    normalize(own)
+    converted = compute_in_float32(own, files)
     try:
         own, folded = _folded(own)
         op_types = {n.op_type for n in folded.graph.node}
@@ -299,14 +308,12 @@ def prepare(model: onnx.ModelProto) -> Graph:
     _drop_imports(folded, model)
     names.name_nodes(folded.graph)
     _part_names(folded)
-    return Graph(folded)
+    return Graph(folded, files=files, converted=converted)
 
 
-def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model with names of their own for its nodes, whose inputs are real ones and initializers dense."""
-    own = onnx.ModelProto()
-    own.CopyFrom(model)
-    graph = own.graph
+def normalize(model: onnx.ModelProto) -> None:
+    """Give the nodes of a model names of their own, drop initializers from its inputs, and make them dense."""
+    graph = model.graph
     names.name_nodes(graph)
     graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
     del graph.sparse_initializer[:]
@@ -315,8 +322,7 @@ def normalized(model: onnx.ModelProto) -> onnx.ModelProto:
     if len(inputs) < len(graph.input):
         del graph.input[:]
         graph.input.extend(inputs)
-        own.ir_version = max(own.ir_version, CONSTANTS_IR)
-    return own
+        model.ir_version = max(model.ir_version, CONSTANTS_IR)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
@@ -378,17 +384,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
         model = onnx.load(str(path), load_external_data=False)
     except Exception:  # noqa: BLE001 - `read` reports the problem
         return ()
-    folder = path.parent.resolve()
-    return tuple(file for file in _external(model, path) if file.is_file() and file.resolve().is_relative_to(folder))
-
-
-def _external(model: onnx.ModelProto, path: Path) -> list[Path]:
-    places = {entry.value for i in model.graph.initializer for entry in i.external_data if entry.key == "location"}
-    return [path.parent / place for place in sorted(places)]
-
-
-def _external_bytes(model: onnx.ModelProto, path: Path) -> int:
-    return sum(file.stat().st_size for file in _external(model, path) if file.is_file())
+    return external.files(model, path)
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:

@@ -66,7 +66,9 @@ def _keep_coordinates(model: onnx.ModelProto) -> None:
     """Give every Resize the asymmetric coordinates of older opsets; the converter leaves the newer default."""
     for graph in graphs_in(model.graph):
         arrays = {i.name: i for i in graph.initializer}
-        arrays.update({n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.t.dims})
+        arrays.update(
+            {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.t.dims}
+        )
         for node in graph.node:
             if node.op_type != "Resize" or node.domain not in OWN_DOMAINS:
                 continue

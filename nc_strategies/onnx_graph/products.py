@@ -25,7 +25,7 @@ ACTIVATION_ATTRIBUTES = {
     "HardSigmoid": ("alpha", "beta"),
     "Clip": (),
 }
-"""Activation functions of fused operators, and the attributes that their parameters become. Those of Clip are inputs."""
+"""Activation functions of fused operators, and the attributes that their parameters become; Clip's are inputs."""
 
 
 class _Rewriter:
@@ -147,12 +147,12 @@ class _Rewriter:
         self.names.add(name)
         return name
 
-    def constant(self, name: str, values: NDArray[Any]) -> str:
+    def constant(self, name: str, values: NDArray[Any] | np.floating[Any]) -> str:
         """Add an initializer; return its name."""
         made = numpy_helper.from_array(np.array(values), self.free(name))
         self.graph.initializer.append(made)
         self.arrays[made.name] = made
-        return made.name
+        return str(made.name)
 
     def matmul(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Take leading dimensions of length 1 from a constant weight, as far as they do not shape the result."""

@@ -12,9 +12,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from nc_strategies.onnx_graph.external import tensor
 from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
 from nc_strategies.onnx_graph.graph import FOLLOWING, FusedOp, Graph
-from nc_strategies.onnx_graph.weights import WeightCache, normal_scale, tensor
+from nc_strategies.onnx_graph.names import reads
+from nc_strategies.onnx_graph.opsets import describe_as
+from nc_strategies.onnx_graph.weights import WeightCache, normal_scale
 from nc_strategies.space import Config, OpScheme, TensorScheme
 
 Ranges = Callable[[str, str], tuple[float, float]]
@@ -126,6 +129,8 @@ class QdqGraph:
 
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges) -> None:
         self.graph = builder.graph
+        self.own = self.graph.fresh
+        """Names for what is added: none of them occurs in the model."""
         self.weights = builder.weights
         self.ranges = ranges
         self.reduce_range = bool(config.option("reduce_range", False))
@@ -145,7 +150,7 @@ class QdqGraph:
                 self.emit(node)
         source = self.graph.model
         self.drop_unread()
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in reads(node)} | self.graph.outputs
         initializers = [i for i in source.graph.initializer if i.name in used]
         body = helper.make_graph(
             self.nodes,
@@ -157,6 +162,7 @@ class QdqGraph:
         model = helper.make_model(
             body, opset_imports=list(source.opset_import), ir_version=source.ir_version, producer_name="nc_strategies"
         )
+        describe_as(model, source)
         for node in self.nodes:
             self.digest.update(node.SerializeToString(deterministic=True))
         return model, self.digest.hexdigest()[:16]
@@ -189,11 +195,11 @@ class QdqGraph:
 
     def drop_unread(self) -> None:
         """Remove multiplications by a constant that are not read, as their factor is part of an int8 tensor's scale."""
-        read = {name for node in self.nodes for name in node.input} | self.graph.outputs
+        read = {name for node in self.nodes for name in reads(node)} | self.graph.outputs
         for node in reversed(self.nodes[:]):
             if node.output[0] in self.graph.scaled and node.output[0] not in read:
                 self.nodes.remove(node)
-                read = {name for remaining in self.nodes for name in remaining.input} | self.graph.outputs
+                read = {name for remaining in self.nodes for name in reads(remaining)} | self.graph.outputs
 
     def int8_fused_op(self, fused_op: FusedOp, scheme: OpScheme) -> None:
         """Add a fused operator in int8: DequantizeLinear before its inputs, QuantizeLinear after its result."""
@@ -264,13 +270,13 @@ class QdqGraph:
             helper.make_node(
                 "Add",
                 [self.dequantize(source), self.dequantize(shift)],
-                [f"{fused_op.output}/open"],
+                [self.own(f"{fused_op.output}/open")],
                 name=fused_op.name,
             )
         )
-        self.quantize(f"{fused_op.output}/open", total)
+        self.quantize(self.own(f"{fused_op.output}/open"), total)
         self.state[fused_op.output] = self.times(total, fused_op.output, alpha)
-        if fused_op.output in self.graph.outputs:
+        if fused_op.output in self.graph.named:
             self.nodes.append(self.dq_node(self.state[fused_op.output], fused_op.output))
 
     def addend_shape(self, name: str) -> tuple[int, ...]:
@@ -298,12 +304,14 @@ class QdqGraph:
         name = node.output[0]
         source, factor = self.graph.scaled[name]
         self.state[name] = self.times(self.state[source], name, factor)
-        if name in self.graph.outputs:
+        if name in self.graph.named:
             self.nodes.append(self.dq_node(self.state[name], name))
 
     def times(self, source: Quantized, name: str, factor: float) -> Quantized:
         """The int8 version of a tensor that is a multiple of another one: the same values with a scaled scale."""
-        multiple = self.variant(name, source.key, normal_scale(float(source.scale) * factor), source.zero_point, source.tensor)
+        multiple = self.variant(
+            name, source.key, normal_scale(float(source.scale) * factor), source.zero_point, source.tensor
+        )
         self.scalars(multiple)
         return multiple
 
@@ -337,7 +345,7 @@ class QdqGraph:
         for existing in known:
             if (existing.scale, existing.zero_point, existing.values) == (scale, zero, values):
                 return existing
-        known.append(Quantized(f"{name}/q{len(known)}", scale, zero, key, values))
+        known.append(Quantized(self.own(f"{name}/q{len(known)}"), scale, zero, key, values))
         return known[-1]
 
     def quantized_constant(self, name: str, key: TensorScheme) -> Quantized:
@@ -358,36 +366,42 @@ class QdqGraph:
         """Add an operator's quantized weight and bias; return the names of the dequantized tensors."""
         values, scale, bias = self.weights.get(fused_op, scheme.granularity, self.reduce_range, float(source.scale))
         axis = {"axis": self.weights.axis(fused_op)} if scale.ndim else {}
-        stem = f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}"
+        stem = self.own(f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}")
         self.constant(stem, values)
-        self.constant(f"{stem}_scale", scale)
-        self.constant(f"{stem}_zero", np.zeros(scale.shape, np.int8))
+        self.constant(self.own(f"{stem}_scale"), scale)
+        self.constant(self.own(f"{stem}_zero"), np.zeros(scale.shape, np.int8))
         self.nodes.append(
             helper.make_node(
                 "DequantizeLinear",
-                [stem, f"{stem}_scale", f"{stem}_zero"],
-                [f"{fused_op.name}/weight"],
-                name=f"{fused_op.name}/weight_dq",
+                [stem, self.own(f"{stem}_scale"), self.own(f"{stem}_zero")],
+                [self.own(f"{fused_op.name}/weight")],
+                name=self.own(f"{fused_op.name}/weight_dq"),
+                domain=self.graph.qdq_domain,
                 **axis,
             )
         )
-        names = [f"{fused_op.name}/weight"]
+        names = [self.own(f"{fused_op.name}/weight")]
         if bias is not None:
-            self.constant(f"{fused_op.name}/bias_int32", bias)
+            self.constant(self.own(f"{fused_op.name}/bias_int32"), bias)
             bias_scale = np.asarray(source.scale.astype(np.float64) * scale, np.float32)
-            self.constant(f"{fused_op.name}/bias_scale", bias_scale)
-            self.constant(f"{fused_op.name}/bias_zero", np.zeros(scale.shape, np.int32))
+            self.constant(self.own(f"{fused_op.name}/bias_scale"), bias_scale)
+            self.constant(self.own(f"{fused_op.name}/bias_zero"), np.zeros(scale.shape, np.int32))
             axis = {"axis": 0} if scale.ndim else {}
             self.nodes.append(
                 helper.make_node(
                     "DequantizeLinear",
-                    [f"{fused_op.name}/bias_int32", f"{fused_op.name}/bias_scale", f"{fused_op.name}/bias_zero"],
-                    [f"{fused_op.name}/bias"],
-                    name=f"{fused_op.name}/bias_dq",
+                    [
+                        self.own(f"{fused_op.name}/bias_int32"),
+                        self.own(f"{fused_op.name}/bias_scale"),
+                        self.own(f"{fused_op.name}/bias_zero"),
+                    ],
+                    [self.own(f"{fused_op.name}/bias")],
+                    name=self.own(f"{fused_op.name}/bias_dq"),
+                    domain=self.graph.qdq_domain,
                     **axis,
                 )
             )
-            names.append(f"{fused_op.name}/bias")
+            names.append(self.own(f"{fused_op.name}/bias"))
         return names
 
     def emit_quantized(
@@ -396,11 +410,11 @@ class QdqGraph:
         """Add a node and the QuantizeLinear of its output `name`."""
         scale, zero = shared or self.parameters(name, key)
         target = self.variant(name, key, scale, zero)
-        node.output[0] = f"{name}/open"
+        node.output[0] = self.own(f"{name}/open")
         self.nodes.append(node)
         self.quantize(node.output[0], target)
         self.state[name] = target
-        if name in self.graph.outputs:
+        if name in self.graph.named:
             self.nodes.append(self.dq_node(target, name))
 
     def quantize(self, source: str, target: Quantized) -> None:
@@ -412,21 +426,22 @@ class QdqGraph:
         self.nodes.append(
             helper.make_node(
                 "QuantizeLinear",
-                [source, f"{target.name}_scale", f"{target.name}_zero"],
+                [source, self.own(f"{target.name}_scale"), self.own(f"{target.name}_zero")],
                 [target.name],
-                name=f"{target.name}/q",
+                name=self.own(f"{target.name}/q"),
+                domain=self.graph.qdq_domain,
             )
         )
 
     def scalars(self, target: Quantized) -> None:
         """Add the scale and zero point of an int8 tensor as constants."""
-        self.constant(f"{target.name}_scale", np.asarray(target.scale))
-        self.constant(f"{target.name}_zero", np.asarray(target.zero_point, np.uint8))
+        self.constant(self.own(f"{target.name}_scale"), np.asarray(target.scale))
+        self.constant(self.own(f"{target.name}_zero"), np.asarray(target.zero_point, np.uint8))
         self.digest.update(f"{target.name}={float(target.scale)!r},{target.zero_point};".encode())
 
     def dequantize(self, source: Quantized) -> str:
         """Add the DequantizeLinear of an int8 tensor, once; return its output's name."""
-        name = f"{source.name}/dq"
+        name = self.own(f"{source.name}/dq")
         if name not in self.emitted:
             self.emitted.add(name)
             self.nodes.append(self.dq_node(source, name))
@@ -436,9 +451,10 @@ class QdqGraph:
         """The DequantizeLinear node of an int8 tensor."""
         return helper.make_node(
             "DequantizeLinear",
-            [source.tensor, f"{source.name}_scale", f"{source.name}_zero"],
+            [source.tensor, self.own(f"{source.name}_scale"), self.own(f"{source.name}_zero")],
             [name],
-            name=f"{name}:dq",
+            name=self.own(f"{name}:dq"),
+            domain=self.graph.qdq_domain,
         )
 
     def constant(self, name: str, values: NDArray[Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
@@ -19,6 +19,8 @@ SMALLEST_SCALE = 2 * float(np.finfo(np.float32).tiny)
 them, and a product of two scales is rounded."""
 LARGEST_SCALE = float(np.finfo(np.float32).max) / 2
 """Largest scale, likewise."""
+BLOCK_BYTES = 2**26
+"""Bytes of a weight that are quantized together."""
 
 
 def normal_scale(scale: float) -> np.float32:
@@ -86,23 +88,35 @@ class WeightCache:
         self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0, cap: float = LARGEST_SCALE
     ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         assert fused_op.weight is not None
-        weight = self._graph.array(fused_op.weight).astype(np.float64)
+        weight = self._graph.array(fused_op.weight)
         axis = self.axis(fused_op)
         limit = REDUCED if reduce_range else FULL
         # A channel of zeros gets the whole tensor's scale, with which its bias is as precise as the others'.
-        whole = np.abs(weight).max(initial=0.0) or 1.0
+        whole = float(_peak(weight, tuple(range(weight.ndim)))) or 1.0
         if granularity == "per_channel":
             others = tuple(i for i in range(weight.ndim) if i != axis)
-            peak = np.abs(weight).max(axis=others)
+            peak = _peak(weight, others)
             spread: tuple[int, ...] = tuple(-1 if i == axis else 1 for i in range(weight.ndim))
         else:
             peak, spread = np.asarray(whole), ()
         floor = np.maximum(floor, SMALLEST_SCALE)
         scale = np.minimum(np.maximum(np.where(peak > 0, peak, whole) / limit, floor), cap).astype(np.float32)
-        quantized = np.clip(np.round(weight / scale.astype(np.float64).reshape(spread)), -limit, limit)
-        return quantized.astype(np.int8), scale
+        quantized = np.empty(weight.shape, np.int8)
+        divisor = np.broadcast_to(scale.astype(np.float64).reshape(spread), weight.shape)
+        for rows in _blocks(weight):
+            quantized[rows] = np.clip(np.round(weight[rows] / divisor[rows]), -limit, limit)
+        return (quantized if self._graph.files is None else self._graph.files.keep(quantized)), scale
 
 
-def tensor(name: str, values: NDArray[Any]) -> onnx.TensorProto:
-    """Create an initializer."""
-    return onnx.numpy_helper.from_array(np.ascontiguousarray(values) if values.ndim else values, name)
+def _blocks(values: NDArray[Any]) -> Iterator[slice]:
+    """Ranges of the first axis with at most `BLOCK_BYTES` each: intermediate results of a large weight stay small."""
+    step = max(1, BLOCK_BYTES // max(1, values[:1].nbytes))
+    for start in range(0, len(values), step):
+        yield slice(start, start + step)
+
+
+def _peak(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """Largest magnitudes over some axes."""
+    parts = [np.abs(values[rows].astype(np.float64)).max(axes, keepdims=True, initial=0.0) for rows in _blocks(values)]
+    joined = np.concatenate(parts) if 0 not in axes else np.maximum.reduce(parts)
+    return np.asarray(joined.squeeze(axes))

@@ -12,7 +12,7 @@ from nc_strategies.calibration.state import Look
 from nc_strategies.errors import InputError
 from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph.graph import Graph
-from nc_strategies.onnx_graph.interpreter import PROVIDERS, options
+from nc_strategies.onnx_graph.interpreter import open_session, options
 
 
 def collect(graph: Graph, batches: Sequence[Batch], threads: int, look: Look) -> dict[str, Histogram]:
@@ -40,11 +40,11 @@ def collect(graph: Graph, batches: Sequence[Batch], threads: int, look: Look) ->
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     chosen = options(max(threads, 1))
     chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = ort.InferenceSession(model.SerializeToString(), chosen, providers=PROVIDERS)
+    run = open_session(model.SerializeToString(), chosen)
     produced = [n for n in names if n not in inputs]
     histograms = {name: Histogram() for name in names}
     for batch in batches:
-        values = dict(zip(produced, session.run(produced, dict(batch)), strict=True)) | dict(batch)
+        values = dict(zip(produced, run.run(produced, dict(batch)), strict=True)) | dict(batch)
         for name in names:
             try:
                 histograms[name].update(values[name])
