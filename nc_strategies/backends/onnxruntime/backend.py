@@ -31,7 +31,7 @@ from nc_strategies.calibration.state import CalibrationState
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
-from nc_strategies.onnx_graph import equalize, external
+from nc_strategies.onnx_graph import equalize, external, names
 from nc_strategies.onnx_graph import graph as graphs
 from nc_strategies.onnx_graph.edges import find_conversion_edges
 from nc_strategies.onnx_graph.graph import Graph
@@ -67,6 +67,7 @@ class OnnxRuntimeBackend(Backend):
                     f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(EQUALIZE_MODES)}"
                 )
         self._path = Path()
+        self._given: Path | bytes = self._path
         self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
         self._graph: Graph | None = None
         self._plain: Graph | None = None
@@ -97,7 +98,10 @@ class OnnxRuntimeBackend(Backend):
         kind, self._path = model.pick(self.accepts, "onnxruntime")
         if kind != "onnx":
             self._path = self._export(model)
-        self._plain = graphs.prepare(graphs.read(self._path))
+        given = graphs.read(self._path)
+        self._plain = graphs.prepare(given)
+        # The engine refuses a file in which a node's name occurs twice: it is opened with names of their own.
+        self._given = external.inlined(given).SerializeToString() if names.name_nodes(given.graph) else self._path
         self._use(self._plain)
         self._info = self.graph.info
         for spec in self._info.inputs:
@@ -213,7 +217,7 @@ class OnnxRuntimeBackend(Backend):
 
     def reference(self) -> OrtExecutable:
         """See `Backend.reference`."""
-        return OrtExecutable(self._path, self.threads, "as given", self._operators, self._probe, self._kernel_times)
+        return OrtExecutable(self._given, self.threads, "as given", self._operators, self._probe, self._kernel_times)
 
     def build(self, config: Config) -> OrtExecutable:
         """See `Backend.build`.
