@@ -14,6 +14,8 @@ BINS = 8192
 """Bins of a histogram; a power of two, so that neighbouring bins merge exactly when the range doubles."""
 COUNTED_TOGETHER = 2**15
 """Values that are counted together: their intermediate results take 0.6 MB, which fits into the processor's cache."""
+SMALLEST_BOUND = 2.0**-126
+"""Smallest bound of a histogram, the smallest normal float32: its inverse has to be a float32 as well."""
 KL_CANDIDATES = 128
 """Number of thresholds that the ``kl`` algorithm compares."""
 KL_EMPTY_BIN_PENALTY = 10
@@ -71,7 +73,7 @@ class Histogram:
     def _grow(self, magnitude: float) -> None:
         if magnitude <= self.bound:
             return
-        bound = 2.0 ** math.ceil(math.log2(max(magnitude, 1e-30)))
+        bound = 2.0 ** math.ceil(math.log2(max(magnitude, SMALLEST_BOUND)))
         if not self.bound:
             zeros, self.counts = self.counts.sum(), np.zeros(BINS, np.int64)
             self.counts[BINS // 2], self.bound = zeros, bound

@@ -14,8 +14,11 @@ from nc_strategies.onnx_graph.graph import FusedOp, Graph
 
 
 def pairs(graph: Graph) -> list[Pair[FusedOp]]:
-    """The tensors of a model whose channels can be scaled; none where branches or loops may read any tensor."""
-    if has_branches(graph.model):
+    """The tensors of a model whose channels can be scaled.
+
+    There are none where branches or loops may read any tensor, and in a large model, whose weights stay in files.
+    """
+    if has_branches(graph.model) or graph.files is not None:
         return []
     by_input = {fused_op.inputs[0]: fused_op for fused_op in graph.fused_ops.values() if fused_op.weight is not None}
     found = []
@@ -49,10 +52,17 @@ def _channels_agree(graph: Graph, first: FusedOp, second: FusedOp) -> bool:
     plain_bias = first.bias is None or graph.array(first.bias).shape == (channels,)
     return (
         plain_bias
+        and not _stacked(graph, first)
+        and not _stacked(graph, second)
         and (first.type == "Conv") == (second.type == "Conv")
         and channels == len(_by_input(graph, second))
         and not _attribute(second, "transA", 0)
     )
+
+
+def _stacked(graph: Graph, fused_op: FusedOp) -> bool:
+    """Whether an operator multiplies by a stack of matrices, whose channels may mean different things."""
+    return fused_op.weight is not None and fused_op.type != "Conv" and graph.array(fused_op.weight).ndim != 2
 
 
 def _channels(graph: Graph, fused_op: FusedOp) -> int:

@@ -14,7 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from nc_strategies.onnx_graph import fold_shapes, fuse, interpreter
+from nc_strategies.onnx_graph import external, fold_shapes, fuse, interpreter
+from nc_strategies.onnx_graph.engine_types import inferred
+from nc_strategies.onnx_graph.names import FreshNames, bodies, reads
+from nc_strategies.onnx_graph.products import plain_products
 
 RESHAPING = {"Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 """Operators that give the same values in the same order another shape."""
@@ -31,19 +34,19 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="ncs-fold-") as folder:
         target = Path(folder) / "folded.onnx"
         chosen.optimized_model_filepath = str(target)
-        ort.InferenceSession(model.SerializeToString(), chosen, providers=interpreter.PROVIDERS)
-        folded = onnx.load(str(target))
+        interpreter.open_session(model.SerializeToString(), chosen)
+        folded = onnx.load(str(target), load_external_data=False)
     _pads_into_pools(folded)
-    plain = not has_branches(folded)
-    if plain and fold_shapes.settle(folded):
+    if fold_shapes.settle(folded):
         del folded.graph.value_info[:]
-    folded = onnx.shape_inference.infer_shapes(folded)
-    if plain:
-        fuse.join(folded, _shapes(folded.graph))
-        folded = onnx.shape_inference.infer_shapes(folded)
+    folded = inferred(folded)
+    fuse.join(folded, _shapes(folded.graph))
+    folded = inferred(folded)
     _without_empty_reshapes(folded)
     _sums_into_biases(folded)
-    return folded
+    plain_products(folded, _shapes(folded.graph))
+    _drop_unused(folded.graph)
+    return inferred(folded)
 
 
 def _sums_into_biases(model: onnx.ModelProto) -> None:
@@ -52,6 +55,7 @@ def _sums_into_biases(model: onnx.ModelProto) -> None:
     A hard sigmoid behind a convolution starts so. The engine does the same with one number a channel.
     """
     graph = model.graph
+    fresh = FreshNames(model)
     arrays = {i.name: i for i in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     readers = Counter([*_names_read(graph), *(o.name for o in graph.output)])
@@ -60,10 +64,10 @@ def _sums_into_biases(model: onnx.ModelProto) -> None:
         conv = producers.get(add.input[1 - known[0]]) if len(known) == 1 else None
         if conv is None or conv.op_type != "Conv" or readers[conv.output[0]] > 1:
             continue
-        bias = _bias_with(conv, numpy_helper.to_array(arrays[add.input[known[0]]]), arrays)
+        bias = _bias_with(conv, external.array(arrays[add.input[known[0]]]), arrays)
         if bias is None:
             continue
-        made = numpy_helper.from_array(bias, f"{add.output[0]}/bias")
+        made = numpy_helper.from_array(bias, fresh(f"{add.output[0]}/bias"))
         graph.initializer.append(made)
         arrays[made.name] = made
         conv.input[:] = [*conv.input[:2], made.name]
@@ -82,7 +86,7 @@ def _bias_with(
         return None
     if constant.size != 1 or constant.ndim > len(arrays[weight].dims):
         return None
-    own = numpy_helper.to_array(arrays[bias]) if bias else np.zeros(arrays[weight].dims[0])
+    own = external.array(arrays[bias]) if bias else np.zeros(arrays[weight].dims[0])
     return np.asarray((own + constant.item()).astype(constant.dtype))
 
 
@@ -165,7 +169,7 @@ def _same(
 def _keeps_shape(node: onnx.NodeProto, shape: tuple[int | None, ...] | None, target: onnx.TensorProto | None) -> bool:
     if shape is None or target is None:
         return False
-    wanted = [int(d) for d in numpy_helper.to_array(target)]
+    wanted = [int(d) for d in external.array(target)]
     copies = not any(a.name == "allowzero" and a.i for a in node.attribute)
     if len(wanted) != len(shape):
         return False
@@ -213,11 +217,9 @@ def _set_pads(pool: onnx.NodeProto, pads: list[int]) -> None:
 
 
 def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name that a node reads, once for each of its inputs and once for its bodies."""
     for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _names_read(inner)
+        yield from reads(node)
 
 
 def _pool_pads(pool: onnx.NodeProto, pad: onnx.NodeProto, arrays: dict[str, onnx.TensorProto]) -> list[int] | None:
@@ -248,16 +250,16 @@ def _zero_pads(pad: onnx.NodeProto, arrays: Mapping[str, onnx.TensorProto]) -> N
     _, amounts, value = [*pad.input, "", ""][:3]
     if mode != b"constant" or len(pad.input) > 3 or amounts not in arrays:
         return None
-    if value and (value not in arrays or numpy_helper.to_array(arrays[value]).item() != 0):
+    if value and (value not in arrays or external.array(arrays[value]).item() != 0):
         return None
-    return np.asarray(numpy_helper.to_array(arrays[amounts]).reshape(2, -1))
+    return np.asarray(external.array(arrays[amounts]).reshape(2, -1))
 
 
 def _not_negative(node: onnx.NodeProto | None, arrays: dict[str, onnx.TensorProto]) -> bool:
     if node is None or node.op_type in ("Relu", "Sigmoid", "Softmax"):
         return node is not None
     low = node.input[1] if node.op_type == "Clip" and len(node.input) > 1 else ""
-    return low in arrays and bool(numpy_helper.to_array(arrays[low]) >= 0)
+    return low in arrays and bool(external.array(arrays[low]) >= 0)
 
 
 def has_branches(model: onnx.ModelProto) -> bool:
@@ -267,7 +269,7 @@ def has_branches(model: onnx.ModelProto) -> bool:
 
 def branches(node: onnx.NodeProto) -> bool:
     """Whether there are graphs within a node."""
-    return any(a.HasField("g") or a.graphs for a in node.attribute)
+    return bool(bodies(node))
 
 
 def shape_of(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:

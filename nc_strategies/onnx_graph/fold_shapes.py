@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from nc_strategies.errors import first_line
 from nc_strategies.onnx_graph import interpreter
+from nc_strategies.onnx_graph.names import FreshNames, bodies, reads
 
 log = logging.getLogger(__name__)
 BATCHES = (1, 2, 3, 5)
@@ -66,7 +67,7 @@ def settle(model: onnx.ModelProto) -> bool:
     What the engine makes of some batch sizes tells which one dimension grows with it; that becomes -1.
 
     Args:
-        model: Changed in place; nothing in it has branches or loops.
+        model: Changed in place; a model with branches or loops is left as it is.
 
     Returns:
         Whether anything changed.
@@ -81,8 +82,9 @@ def settle(model: onnx.ModelProto) -> bool:
         log.info("shapes are left to be computed at every run: %s", first_line(error))
         return False
     constants = {node.output[0]: _constant([shapes[node.output[0]] for shapes in seen]) for node in free}
+    fresh = FreshNames(model)
     for node in free:
-        _set_shape(graph, node, constants[node.output[0]])
+        _set_shape(graph, node, constants[node.output[0]], fresh)
     changed = any(constant is not None for constant in constants.values())
     if changed:
         drop_unread(graph, ARITHMETIC)
@@ -108,10 +110,12 @@ def _is_reshape(node: onnx.NodeProto) -> bool:
     return node.op_type == "Reshape" and node.domain in ("", "ai.onnx")
 
 
-def _set_shape(graph: onnx.GraphProto, node: onnx.NodeProto, constant: NDArray[np.int64] | None) -> None:
+def _set_shape(
+    graph: onnx.GraphProto, node: onnx.NodeProto, constant: NDArray[np.int64] | None, fresh: FreshNames
+) -> None:
     """Give a ``Reshape`` a constant shape, where there is one."""
     if constant is not None:
-        node.input[1] = f"{node.output[0]}/shape"
+        node.input[1] = fresh(f"{node.output[0]}/shape")
         graph.initializer.append(numpy_helper.from_array(constant, node.input[1]))
 
 
@@ -134,6 +138,8 @@ def _from_shapes(name: str, producers: dict[str, onnx.NodeProto], known: set[str
 def _shapes_by_values(graph: onnx.GraphProto, producers: dict[str, onnx.NodeProto], known: set[str]) -> bool:
     """Whether some shape may depend on the values that go in."""
     for node in graph.node:
+        if bodies(node):
+            return True  # Which branch runs, or how often a loop, decides on shapes.
         deciding = [n for i, n in enumerate(node.input) if i in SHAPED_BY.get(node.op_type, ())]
         own = node.domain not in ("", "ai.onnx", "com.microsoft") or node.op_type.startswith("Sequence")
         if own or node.op_type in BY_VALUES or not all(_from_shapes(n, producers, known) for n in deciding):
@@ -156,7 +162,7 @@ def _shapes(
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     chosen = interpreter.options()
     chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    run = ort.InferenceSession(watched.SerializeToString(), chosen, providers=interpreter.PROVIDERS)
+    run = interpreter.open_session(watched.SerializeToString(), chosen)
     found = []
     for batch in BATCHES:
         feed = {}
@@ -179,14 +185,14 @@ def _constant(seen: list[tuple[int, ...]]) -> NDArray[np.int64] | None:
 
 
 def drop_unread(graph: onnx.GraphProto, kinds: Collection[str]) -> None:
-    """Take out operators of some types whose results nobody reads; nothing has branches that might."""
+    """Take out operators of some types whose results nobody reads, also no branch or loop."""
     results = {o.name for o in graph.output}
     read: dict[str, int] = {}
     for node in graph.node:
-        for name in node.input:
+        for name in reads(node):
             read[name] = read.get(name, 0) + 1
     for node in reversed(list(graph.node)):
         if node.op_type in kinds and not any(read.get(n, 0) or n in results for n in node.output):
-            for name in node.input:
+            for name in reads(node):
                 read[name] -= 1
             graph.node.remove(node)

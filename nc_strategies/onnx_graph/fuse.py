@@ -10,10 +10,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from nc_strategies.onnx_graph import external
 from nc_strategies.onnx_graph.fold_shapes import drop_unread
+from nc_strategies.onnx_graph.names import FreshNames, reads
 
 T = TypeVar("T")
 LEAST_OPSET, ENGINE = 17, "com.microsoft"
+CLIP_INPUTS_OPSET, SQUEEZE_INPUTS_OPSET = 11, 13
+"""First opsets whose Clip has its bounds, and Squeeze its axes, as inputs."""
 ROUNDING = 1e-6
 STEPS = {"Clip", "Div", "GlobalAveragePool", "ReduceMean", "Neg", "Sub", "Mul", "Add", "Sqrt", "Reciprocal", "Erf"}
 MEANS = {"GlobalAveragePool", "ReduceMean"}
@@ -53,9 +57,11 @@ class _Graph:
         self.producers = {name: node for node in model.graph.node for name in node.output}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
-            for name in node.input:
+            for name in reads(node):
                 self.readers.setdefault(name, []).append(node)
         self.shapes = shapes
+        self.fresh = FreshNames(model)
+        """Names for new nodes and constants."""
 
     def made_by(self, name: str, *kinds: str) -> onnx.NodeProto | None:
         node = self.producers.get(name)
@@ -63,7 +69,7 @@ class _Graph:
 
     def array(self, name: str) -> NDArray[Any]:
         """The values of an initializer."""
-        return np.asarray(numpy_helper.to_array(_found(self.arrays.get(name))))
+        return external.array(_found(self.arrays.get(name)))
 
     def constant(self, node: onnx.NodeProto) -> tuple[str, NDArray[np.float32]]:
         """The other operand of a sum or product with a constant, and the constant."""
@@ -161,7 +167,7 @@ class _Whole(NamedTuple):
 
 def _layer_normalization(view: _Graph, root: onnx.NodeProto) -> _Whole:
     source, gamma, beta, epsilon, last = view.normalization(root)
-    constants = {f"{last.output[0]}/gamma": gamma, f"{last.output[0]}/beta": beta}
+    constants = {view.fresh(f"{last.output[0]}/gamma"): gamma, view.fresh(f"{last.output[0]}/beta"): beta}
     node = onnx.helper.make_node(
         "LayerNormalization", [source, *constants], [last.output[0]], name=last.name, axis=-1, epsilon=epsilon
     )
@@ -192,7 +198,7 @@ def join(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -
     over the picture a pooling, which runs in int8.
 
     Args:
-        model: Changed in place; nothing in it has branches or loops.
+        model: Changed in place.
         shapes: Dimensions of its tensors, None where they are free.
     """
     _part(model)
@@ -223,6 +229,10 @@ def _makers(model: onnx.ModelProto) -> dict[str, Callable[[_Graph, onnx.NodeProt
     return makers
 
 
+def _opset(model: onnx.ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
 def _replace(graph: onnx.GraphProto, output: str, made: Sequence[onnx.NodeProto]) -> None:
     """Put nodes where the one that makes a tensor stands."""
     place = next(i for i, other in enumerate(graph.node) if other.output[0] == output)
@@ -239,26 +249,29 @@ def hard_sigmoid_coefficients(node: onnx.NodeProto) -> tuple[float, float]:
 
 def _part(model: onnx.ModelProto) -> None:
     """Write the hard sigmoids which alone read a convolution in steps."""
-    graph, view = model.graph, _Graph(model, {})
+    graph, view, fresh = model.graph, _Graph(model, {}), FreshNames(model)
+    if _opset(model) < CLIP_INPUTS_OPSET:
+        return
     for node in [n for n in graph.node if n.op_type == "HardSigmoid" and view.alone_behind_conv(n.input[0])]:
         alpha, beta = hard_sigmoid_coefficients(node)
         if alpha <= 0:
             continue
         stem, source, result = node.name or node.output[0], node.input[0], node.output[0]
         values = {"shift": beta / alpha, "low": 0.0, "high": 1 / alpha, "factor": alpha}
-        graph.initializer.extend(numpy_helper.from_array(np.float32(v), f"{result}/{n}") for n, v in values.items())
+        names = {n: fresh(f"{result}/{n}") for n in (*values, "sum", "clip")}
+        graph.initializer.extend(numpy_helper.from_array(np.float32(v), names[n]) for n, v in values.items())
         _replace(
             graph,
             result,
             [
-                onnx.helper.make_node("Add", [source, f"{result}/shift"], [f"{result}/sum"], name=f"{stem}/sum"),
+                onnx.helper.make_node("Add", [source, names["shift"]], [names["sum"]], name=fresh(f"{stem}/add")),
                 onnx.helper.make_node(
                     "Clip",
-                    [f"{result}/sum", f"{result}/low", f"{result}/high"],
-                    [f"{result}/clip"],
-                    name=f"{stem}/clip",
+                    [names["sum"], names["low"], names["high"]],
+                    [names["clip"]],
+                    name=fresh(f"{stem}/bound"),
                 ),
-                onnx.helper.make_node("Mul", [f"{result}/clip", f"{result}/factor"], [result], name=stem),
+                onnx.helper.make_node("Mul", [names["clip"], names["factor"]], [result], name=stem),
             ],
         )
 
@@ -276,13 +289,16 @@ def _pool(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) 
         if len(shapes.get(node.input[0], ())) != 4 or axes is None or sorted(a % 4 for a in axes) != [2, 3]:
             continue
         result, kept = node.output[0], given.get("keepdims", 1)
-        pooled = result if kept else f"{result}/pooled"
+        if not kept and _opset(model) < SQUEEZE_INPUTS_OPSET:
+            continue
+        pooled = result if kept else view.fresh(f"{result}/pooled")
         made = [onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)]
         if not kept:
-            graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), f"{result}/axes"))
+            axes_name = view.fresh(f"{result}/axes")
+            graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), axes_name))
             made.append(
                 onnx.helper.make_node(
-                    "Squeeze", [pooled, f"{result}/axes"], [result], name=f"{node.name or result}/squeeze"
+                    "Squeeze", [pooled, axes_name], [result], name=view.fresh(f"{node.name or result}/squeeze")
                 )
             )
         _replace(graph, result, made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,21 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper, version_converter
+from onnx import numpy_helper
 
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.models.info import ModelInfo, TensorSpec
-from nc_strategies.onnx_graph.fold import fold, has_branches, opset_of, shape_of
-from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
+from nc_strategies.onnx_graph import external, names, opsets
+from nc_strategies.onnx_graph.fold import fold, opset_of, shape_of
+from nc_strategies.onnx_graph.fuse import ENGINE, hard_sigmoid_coefficients
+from nc_strategies.onnx_graph.quantized import quantized_by
+from nc_strategies.onnx_graph.types import compute_in_float32
 
 log = logging.getLogger(__name__)
-MIN_OPSET = 11
-"""Oldest ONNX opset that is accepted."""
+MIN_OPSET = 7
+"""Oldest ONNX opset that is accepted: the oldest one that onnxruntime supports."""
+INT8_OPSET = 10
+"""First ONNX opset with int8 operators, into which the engine fuses those between com.microsoft's Q/DQ pairs."""
 QDQ_OPSET = 13
 """First ONNX opset with per-channel DequantizeLinear."""
 FUSED_FUNCTION_OPSET = 20
@@ -28,6 +32,8 @@ FUSED_FUNCTION_OPSET = 20
 DECOMPOSED_FUNCTIONS = ({"Erf", "Mul"}, {"ReduceMean", "Sqrt", "Div"})
 """Operator types that occur in a decomposed Gelu, and in a decomposed layer normalization."""
 FUSED_FUNCTIONS = {"Gelu", "LayerNormalization"}
+CONSTANTS_IR = 4
+"""First IR version in which initializers need not be inputs."""
 MAX_MODEL_BYTES = 2**31 - 1
 """Greatest size of a serialized protobuf message."""
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
@@ -100,6 +106,10 @@ class Graph:
     fused_ops: dict[str, FusedOp] = field(default_factory=dict)
     scaled: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Tensor to (source, factor) if it is the source times a positive constant: in int8, only the scale differs."""
+    converted: tuple[str, ...] = ()
+    """Names of the floating-point types that were converted to float32, see `types`."""
+    files: external.WeightFiles | None = None
+    """Where weights that are computed for a large model are stored; None for a model that is kept in memory."""
     _arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,12 +117,17 @@ class Graph:
         self.initializers = {i.name: i for i in graph.initializer}
         for node in graph.node:
             self.producers.update(dict.fromkeys(node.output, node))
-            for name in node.input:
+            for name in names.reads(node):
                 self.consumers.setdefault(name, []).append(node)
         for info in [*graph.input, *graph.output, *graph.value_info]:
             if info.type.HasField("tensor_type"):
                 self.shapes[info.name] = shape_of(info)
         self.outputs = {o.name for o in graph.output}
+        self.named = self.outputs | {name for node in graph.node for name in names.captured(node)}
+        """Tensors that keep their names in every graph that is built: outputs, and what bodies read."""
+        self.fresh = names.FreshNames(self.model)
+        self.qdq_domain = "" if opset_of(self.model) >= QDQ_OPSET else ENGINE
+        """Domain of QuantizeLinear and DequantizeLinear. Before opset 13 only the engine's own have channels."""
         self.floats = _float_tensors(self.model)
         for node in graph.node:
             factor = self._factor(node)
@@ -125,7 +140,7 @@ class Graph:
     def array(self, name: str) -> NDArray[Any]:
         """The values of an initializer."""
         if name not in self._arrays:
-            self._arrays[name] = numpy_helper.to_array(self.initializers[name])
+            self._arrays[name] = external.array(self.initializers[name])
         return self._arrays[name]
 
     def carried(self, node: onnx.NodeProto) -> str | None:
@@ -176,7 +191,7 @@ class Graph:
         if node.op_type not in WEIGHTED or names[1] not in self.initializers:
             return None if node.op_type in ("Conv", "Gemm") else ([n for n in names if n], None, None)
         source, weight, *rest = names
-        if node.op_type == "MatMul" and len(self.initializers[weight].dims) != 2:
+        if source in self.initializers or (node.op_type == "MatMul" and len(self.initializers[weight].dims) < 2):
             return None
         bias = rest[0] if rest and rest[0] else None
         if bias is not None and (bias not in self.initializers or not self._plain_bias(node, bias)):
@@ -202,6 +217,9 @@ class Graph:
     def _bounds(self, act: onnx.NodeProto) -> tuple[float, float]:
         if act.op_type == "Relu":
             return 0.0, np.inf
+        given = {a.name: a.f for a in act.attribute}  # Before opset 11 the bounds of a Clip are attributes.
+        if given:
+            return given.get("min", -np.inf), given.get("max", np.inf)
         limits = [float(self.array(n)) if n else None for n in act.input[1:]] + [None, None]
         return (-np.inf if limits[0] is None else limits[0], np.inf if limits[1] is None else limits[1])
 
@@ -212,7 +230,11 @@ class Graph:
         def spec(value: onnx.ValueInfoProto) -> TensorSpec:
             if not value.type.HasField("tensor_type"):  # a sequence of maps, which the engine's wrapper makes an array
                 return TensorSpec(value.name, (), np.dtype(object))
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            data_type = value.type.tensor_type.elem_type
+            # numpy has no bfloat16. Data is float32, and converted where the engine reads it.
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(
+                onnx.TensorProto.FLOAT if data_type == onnx.TensorProto.BFLOAT16 else data_type
+            )
             return TensorSpec(value.name, shape_of(value), np.dtype(dtype))
 
         graph = self.model.graph
@@ -220,79 +242,140 @@ class Graph:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Load a model file.
+    """Load a model file. The large weights of a large model stay in their files, see `external`.
 
     Raises:
-        InputError: it is not an ONNX model, is truncated, over 2 GB, without nodes, quantized, or of an opset below 11.
+        InputError: it is not an ONNX model, is truncated, one file over 2 GB, without nodes, quantized, or of an opset
+            below 7.
     """
     key = f"model.path ({path})"
     if path.stat().st_size > MAX_MODEL_BYTES:
-        raise InputError(key, "larger than 2 GB, the limit of the format", "models over 2 GB are not supported")
+        raise InputError(
+            key, "one file above 2 GB, which protobuf cannot read", "save the weights as external data (onnx.save)"
+        )
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's parsers raise classes of their own
         raise InputError(key, f"not an ONNX model, or a truncated one ({first_line(error)})") from None
     if not model.graph.node or not model.opset_import:
         raise InputError(key, "not an ONNX model: it holds no graph")
-    if model.ByteSize() + _external_bytes(model, path) > MAX_MODEL_BYTES:
-        raise InputError(key, "larger than 2 GB with its external data", "models over 2 GB are not supported")
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # noqa: BLE001 - missing, escaping or truncated external data: onnx raises several classes
-        raise InputError(key, f"its external data cannot be read ({first_line(error)})") from None
+    external.load_weights(model, path)
     opset = opset_of(model)
     if opset < MIN_OPSET:
         raise InputError(key, f"has opset {opset}", f"opset {MIN_OPSET} or newer is needed")
-    if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in model.graph.node):
-        raise InputError(key, "is quantized already", "expected the fp32 model")
+    sign = quantized_by(model)
+    if sign is not None:
+        raise InputError(key, f"is quantized already ({sign})", "expected the fp32 model")
     return model
 
 
 def _with_fused_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:
     """The model with layer normalizations and Gelus as single operators, if it has any that can be fused."""
-    if has_branches(model):
-        return folded  # The converter leaves the subgraphs of branches and loops in the older opset.
     try:
-        newer = fold(version_converter.convert_version(model, FUSED_FUNCTION_OPSET))
+        newer = opsets.converted(model, FUSED_FUNCTION_OPSET)
+        agrees = opsets.agree(model, newer)
+        newer = fold(newer)
     except Exception as error:  # noqa: BLE001 - the converter does not know every operator; converter and engine raise classes of their own
         log.info("layer normalizations and Gelus are left decomposed: %s", first_line(error))
         return folded
     fused = sum(n.op_type in FUSED_FUNCTIONS for n in newer.graph.node)
-    return newer if fused > sum(n.op_type in FUSED_FUNCTIONS for n in folded.graph.node) else folded
+    more = fused > sum(n.op_type in FUSED_FUNCTIONS for n in folded.graph.node)
+    return newer if more and agrees is not False else folded
 
 
 def prepare(model: onnx.ModelProto) -> Graph:
     """Fold a model with the engine's basic optimizations, and name every node.
 
-    Initializers that are listed as inputs become constants. Opsets below 13 are converted, because per-channel
-    dequantization needs opset 13. A model with a decomposed layer normalization or Gelu is converted too: in later
-    opsets the engine fuses them into one operator, which stays in floating point. Choosing a precision for each of the
-    steps would cost accuracy and time.
+    Initializers that are listed as inputs become constants, and sparse ones dense. Opsets below 13 are converted,
+    because per-channel dequantization needs opset 13; where the converter fails or changes the results, the model keeps
+    its opset and com.microsoft's Q/DQ operators are used. A model with a decomposed layer normalization or Gelu is
+    converted too: in later opsets the engine fuses them into one operator, which stays in floating point. Choosing a
+    precision for each of the steps would cost accuracy and time.
 
     Raises:
         InputError: the engine or the converter refuses the model.
     """
-    own = onnx.ModelProto()
-    own.CopyFrom(model)
-    constants = {i.name for i in own.graph.initializer}
-    inputs = [i for i in own.graph.input if i.name not in constants]
-    del own.graph.input[:]
-    own.graph.input.extend(inputs)
+    own, files = external.working_copy(model)
+    normalize(own)
+    converted = compute_in_float32(own, files)
     try:
-        if opset_of(own) < QDQ_OPSET:
-            own = version_converter.convert_version(own, QDQ_OPSET)
-        folded = fold(own)
+        own, folded = _folded(own)
         op_types = {n.op_type for n in folded.graph.node}
-        if opset_of(own) < FUSED_FUNCTION_OPSET and any(types <= op_types for types in DECOMPOSED_FUNCTIONS):
+        opset = opset_of(own)
+        if QDQ_OPSET <= opset < FUSED_FUNCTION_OPSET and any(types <= op_types for types in DECOMPOSED_FUNCTIONS):
             folded = _with_fused_functions(own, folded)
     except Exception as error:  # noqa: BLE001 - engine and converter raise classes of their own
         raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
-    seen: Counter[str] = Counter()
-    for node in folded.graph.node:
-        base = node.name or f"{node.op_type}:{node.output[0]}"
-        seen[base] += 1
-        node.name = base if seen[base] == 1 else f"{base}#{seen[base]}"
-    return Graph(folded)
+    opsets.describe_as(folded, model)
+    _drop_imports(folded, model)
+    names.name_nodes(folded.graph)
+    _part_names(folded)
+    return Graph(folded, files=files, converted=converted)
+
+
+def normalize(model: onnx.ModelProto) -> None:
+    """Give the nodes of a model names of their own, drop initializers from its inputs, and make them dense."""
+    graph = model.graph
+    names.name_nodes(graph)
+    graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
+    del graph.sparse_initializer[:]
+    constants = {i.name for i in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in constants]
+    if len(inputs) < len(graph.input):
+        del graph.input[:]
+        graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, CONSTANTS_IR)
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if places.ndim == 1:
+        dense.reshape(-1)[places] = values
+    else:
+        dense[tuple(places.T)] = values
+    return numpy_helper.from_array(dense, sparse.values.name)
+
+
+def _folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A model in an opset in which it can be quantized, and what is left of it after folding."""
+    opset = opset_of(model)
+    if opset >= QDQ_OPSET:
+        return model, fold(model)
+    try:
+        newer = opsets.converted(model, QDQ_OPSET)
+        if opsets.agree(model, newer) is not False:
+            return newer, fold(newer)
+        log.info("opset %d is kept: in opset %d the model computes something else", opset, QDQ_OPSET)
+    except Exception as error:  # noqa: BLE001 - as above
+        log.info("opset %d is kept: %s", opset, first_line(error))
+    if opset < INT8_OPSET:
+        model = opsets.converted(model, INT8_OPSET)
+    return model, fold(model)
+
+
+def _drop_imports(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """Take out the domains that the engine adds when it writes a graph, but for those that are used."""
+    used = {"", ENGINE, *(o.domain for o in source.opset_import)}
+    used |= {node.domain for graph in names.graphs_in(model.graph) for node in graph.node}
+    kept = [o for o in model.opset_import if o.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _part_names(model: onnx.ModelProto) -> None:
+    """Rename tensors that are called like a node which does not make them.
+
+    The engine names some of the nodes that it adds after tensors: they would be taken for that other node's.
+    """
+    graph = model.graph
+    nodes = {node.name: node for node in graph.node}
+    fixed = {o.name for o in graph.output} | {name for node in graph.node for name in names.captured(node)}
+    made = [name for node in graph.node for name in node.output if name in nodes and nodes[name] is not node]
+    fresh = names.FreshNames(model)
+    for name in made:
+        if name not in fixed:
+            names.rename_tensor(graph, name, fresh(name))
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
@@ -303,17 +386,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
         model = onnx.load(str(path), load_external_data=False)
     except Exception:  # noqa: BLE001 - `read` reports the problem
         return ()
-    folder = path.parent.resolve()
-    return tuple(file for file in _external(model, path) if file.is_file() and file.resolve().is_relative_to(folder))
-
-
-def _external(model: onnx.ModelProto, path: Path) -> list[Path]:
-    places = {entry.value for i in model.graph.initializer for entry in i.external_data if entry.key == "location"}
-    return [path.parent / place for place in sorted(places)]
-
-
-def _external_bytes(model: onnx.ModelProto, path: Path) -> int:
-    return sum(file.stat().st_size for file in _external(model, path) if file.is_file())
+    return external.files(model, path)
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from nc_strategies.errors import EngineError, first_line
 from nc_strategies.models.info import Batch
+from nc_strategies.onnx_graph import external
 
+BFLOAT16 = "tensor(bfloat16)"
 PROVIDERS = ["CPUExecutionProvider"]
+EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Configuration entry of a session: the folder of external data, for a model that is given as bytes."""
 
 
 def options(threads: int = 1) -> ort.SessionOptions:
@@ -25,6 +31,19 @@ def options(threads: int = 1) -> ort.SessionOptions:
     return chosen
 
 
+def open_session(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
+    """Open a session; errors are the engine's own.
+
+    Args:
+        model: A serialized model, of which external data lies where `external` says; or the path of a model file.
+        chosen: Session options, used for this session only.
+    """
+    if isinstance(model, bytes):
+        chosen.add_session_config_entry(EXTERNAL_DATA_FOLDER, str(external.ROOT_FOLDER))
+        return ort.InferenceSession(model, chosen, providers=PROVIDERS)
+    return ort.InferenceSession(str(model), chosen, providers=PROVIDERS)
+
+
 def start(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
     """Open a session.
 
@@ -32,13 +51,13 @@ def start(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSessi
         EngineError: the engine refuses the model.
     """
     try:
-        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), chosen, providers=PROVIDERS)
+        return open_session(model, chosen)
     except Exception as error:  # onnxruntime has one exception class per status code
         raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
 
 
 def run(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None = None) -> Sequence[NDArray[Any]]:
-    """Run a session once and return all outputs, or the named tensors.
+    """Run a session once and return all outputs, or the named tensors; half-precision results as float32.
 
     A sequence of maps from class to probability, as converters of scikit-learn write it, is returned as an array of
     shape (N, classes), in the order of the classes.
@@ -47,6 +66,8 @@ def run(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None
         EngineError: the engine could not run the model.
     """
     try:
+        if _has_bfloat16(session):
+            return _run_bfloat16(session, batch, names)
         outputs: Sequence[Any] = session.run(names, batch)
     except Exception as error:  # as above
         raise EngineError(f"onnxruntime could not run the model: {first_line(error)}") from error
@@ -54,10 +75,41 @@ def run(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None
 
 
 def _as_array(output: Any) -> NDArray[Any]:
+    """An output as an array: a list of dictionaries by sorted keys, half precision as float32."""
     if isinstance(output, list) and output and all(isinstance(sample, dict) for sample in output):
         return np.array([[sample[name] for name in sorted(sample)] for sample in output])
     if isinstance(output, list):
         values = np.empty(len(output), object)
         values[:] = output
         return values
-    return np.asarray(output)
+    array = np.asarray(output)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _has_bfloat16(session: ort.InferenceSession) -> bool:
+    return any(value.type == BFLOAT16 for value in (*session.get_inputs(), *session.get_outputs()))
+
+
+def _run_bfloat16(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None) -> Sequence[NDArray[Any]]:
+    """Run a session with bfloat16 inputs or outputs, which onnxruntime does not exchange with numpy."""
+    types = {value.name: value.type for value in session.get_inputs()}
+    feed = {}
+    for name, values in batch.items():
+        if types.get(name) == BFLOAT16:
+            brain = np.ascontiguousarray(values, helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
+            feed[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(brain, TensorProto.BFLOAT16)
+        else:
+            feed[name] = ort.OrtValue.ortvalue_from_numpy(values)
+    results = session.run_with_ort_values(names or [o.name for o in session.get_outputs()], feed)
+    return [_as_numpy(value) for value in results]
+
+
+def _as_numpy(value: ort.OrtValue) -> NDArray[Any]:
+    """A result; bfloat16, the upper half of a float32, becomes float32."""
+    if value.data_type() != BFLOAT16:
+        return np.asarray(value.numpy())
+    shape = tuple(value.shape())
+    size = int(np.prod(shape, dtype=np.int64))
+    held = (ctypes.c_uint16 * size).from_address(value.data_ptr()) if size else (ctypes.c_uint16 * 0)()
+    upper = np.ctypeslib.as_array(held)
+    return (upper.astype(np.uint32) << 16).view(np.float32).reshape(shape)

@@ -12,9 +12,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from nc_strategies.onnx_graph.external import tensor
 from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
 from nc_strategies.onnx_graph.graph import FOLLOWING, FusedOp, Graph
-from nc_strategies.onnx_graph.weights import WeightCache, tensor
+from nc_strategies.onnx_graph.names import reads
+from nc_strategies.onnx_graph.opsets import describe_as
+from nc_strategies.onnx_graph.weights import WeightCache, normal_scale
 from nc_strategies.space import Config, OpScheme, TensorScheme
 
 Ranges = Callable[[str, str], tuple[float, float]]
@@ -23,14 +26,16 @@ Ranges = Callable[[str, str], tuple[float, float]]
 QMIN, QMAX, MIDDLE = 0, 255, 128
 """Activations are stored as uint8. A symmetric int8 activation has zero point 128 there, which is the same grid. The
 engine's optimizer converts signed activations in the same way for kernels that support unsigned ones only."""
-SMALLEST_RANGE = 1e-6
-"""Least width of a quantized range: a tensor that is always zero must not have a zero scale."""
+ZERO_RANGE = 1.0
+"""Width of the quantized range of a tensor that is always zero. Any width represents it exactly; the scale must not be
+zero, nor so small that the bias of an operator that reads the tensor overflows."""
 FLOAT_OUTPUT = {"Gemm", "MatMul"}
 """Operators whose int8 kernels can return floating point without rounding to int8 first."""
 MAX_REPEATED_ELEMENTS = 2**16
 """Greatest number of elements to which a scalar addend is repeated; see `QdqGraph.addend_shape`."""
 ACTIVATION_TOLERANCE = 1e-6
-"""Tolerance when a quantized range is compared with the bounds of an activation function, for float32 rounding."""
+"""Tolerance when a quantized range is compared with the bounds of an activation function, for float32 rounding; a share
+of the range's width."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,14 @@ class Quantized:
 
 
 def parameters(low: float, high: float, scheme: TensorScheme) -> tuple[np.float32, int]:
-    """Scale and zero point for a range, which is extended to include zero. Zero is represented exactly."""
-    low, high = min(low, 0.0), max(high, 0.0)
+    """Scale and zero point for a range, which is extended to include zero. Zero is represented exactly.
+
+    The scale is a finite normal float32, however small or large the range is.
+    """
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
     if scheme.scheme == "sym":
-        return np.float32(max(-low, high, SMALLEST_RANGE) / (QMAX - MIDDLE)), MIDDLE
-    scale = np.float32(max(high - low, SMALLEST_RANGE) / (QMAX - QMIN))
+        return normal_scale((max(-low, high) or ZERO_RANGE) / (QMAX - MIDDLE)), MIDDLE
+    scale = normal_scale((high - low or ZERO_RANGE) / (QMAX - QMIN))
     return scale, int(np.clip(round(QMIN - low / float(scale)), QMIN, QMAX))
 
 
@@ -121,6 +129,8 @@ class QdqGraph:
 
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges) -> None:
         self.graph = builder.graph
+        self.own = self.graph.fresh
+        """Names for what is added: none of them occurs in the model."""
         self.weights = builder.weights
         self.ranges = ranges
         self.reduce_range = bool(config.option("reduce_range", False))
@@ -140,7 +150,7 @@ class QdqGraph:
                 self.emit(node)
         source = self.graph.model
         self.drop_unread()
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in reads(node)} | self.graph.outputs
         initializers = [i for i in source.graph.initializer if i.name in used]
         body = helper.make_graph(
             self.nodes,
@@ -152,6 +162,7 @@ class QdqGraph:
         model = helper.make_model(
             body, opset_imports=list(source.opset_import), ir_version=source.ir_version, producer_name="nc_strategies"
         )
+        describe_as(model, source)
         for node in self.nodes:
             self.digest.update(node.SerializeToString(deterministic=True))
         return model, self.digest.hexdigest()[:16]
@@ -184,11 +195,11 @@ class QdqGraph:
 
     def drop_unread(self) -> None:
         """Remove multiplications by a constant that are not read, as their factor is part of an int8 tensor's scale."""
-        read = {name for node in self.nodes for name in node.input} | self.graph.outputs
+        read = {name for node in self.nodes for name in reads(node)} | self.graph.outputs
         for node in reversed(self.nodes[:]):
             if node.output[0] in self.graph.scaled and node.output[0] not in read:
                 self.nodes.remove(node)
-                read = {name for remaining in self.nodes for name in remaining.input} | self.graph.outputs
+                read = {name for remaining in self.nodes for name in reads(remaining)} | self.graph.outputs
 
     def int8_fused_op(self, fused_op: FusedOp, scheme: OpScheme) -> None:
         """Add a fused operator in int8: DequantizeLinear before its inputs, QuantizeLinear after its result."""
@@ -228,7 +239,8 @@ class QdqGraph:
         """Whether an operator's quantized range ends where its activation function does, which then has no effect."""
         scale, zero = self.parameters(fused_op.output, key)
         lowest, highest = (QMIN - zero) * float(scale), (QMAX - zero) * float(scale)
-        return lowest >= fused_op.low - 1e-6 and highest <= fused_op.high * (1 + 1e-6)
+        tolerance = ACTIVATION_TOLERANCE * (highest - lowest)
+        return lowest >= fused_op.low - tolerance and highest <= fused_op.high + tolerance
 
     def hard_sigmoid(self, fused_op: FusedOp, key: TensorScheme) -> None:
         """Add a hard sigmoid as a sum with a constant, whose quantized range saturates at the function's bounds.
@@ -253,18 +265,18 @@ class QdqGraph:
         self.constant(shift.name, np.full(shape, QMAX, np.uint8))
         self.scalars(shift)
         source = self.quantized(fused_op.inputs[0], key)
-        total = self.variant(f"{fused_op.output}/sum", wanted, np.float32(scale / alpha), zero)
+        total = self.variant(f"{fused_op.output}/sum", wanted, normal_scale(float(scale) / alpha), zero)
         self.nodes.append(
             helper.make_node(
                 "Add",
                 [self.dequantize(source), self.dequantize(shift)],
-                [f"{fused_op.output}/open"],
+                [self.own(f"{fused_op.output}/open")],
                 name=fused_op.name,
             )
         )
-        self.quantize(f"{fused_op.output}/open", total)
+        self.quantize(self.own(f"{fused_op.output}/open"), total)
         self.state[fused_op.output] = self.times(total, fused_op.output, alpha)
-        if fused_op.output in self.graph.outputs:
+        if fused_op.output in self.graph.named:
             self.nodes.append(self.dq_node(self.state[fused_op.output], fused_op.output))
 
     def addend_shape(self, name: str) -> tuple[int, ...]:
@@ -292,12 +304,14 @@ class QdqGraph:
         name = node.output[0]
         source, factor = self.graph.scaled[name]
         self.state[name] = self.times(self.state[source], name, factor)
-        if name in self.graph.outputs:
+        if name in self.graph.named:
             self.nodes.append(self.dq_node(self.state[name], name))
 
     def times(self, source: Quantized, name: str, factor: float) -> Quantized:
         """The int8 version of a tensor that is a multiple of another one: the same values with a scaled scale."""
-        multiple = self.variant(name, source.key, np.float32(source.scale * factor), source.zero_point, source.tensor)
+        multiple = self.variant(
+            name, source.key, normal_scale(float(source.scale) * factor), source.zero_point, source.tensor
+        )
         self.scalars(multiple)
         return multiple
 
@@ -331,15 +345,15 @@ class QdqGraph:
         for existing in known:
             if (existing.scale, existing.zero_point, existing.values) == (scale, zero, values):
                 return existing
-        known.append(Quantized(f"{name}/q{len(known)}", scale, zero, key, values))
+        known.append(Quantized(self.own(f"{name}/q{len(known)}"), scale, zero, key, values))
         return known[-1]
 
     def quantized_constant(self, name: str, key: TensorScheme) -> Quantized:
         """The int8 version of a constant operand."""
-        values = self.graph.array(name).astype(np.float32)
+        values = self.graph.array(name).astype(np.float64)
         scale, zero = parameters(float(values.min()), float(values.max()), key)
         target = self.variant(name, key, scale, zero)
-        self.constant(target.name, np.clip(np.round(values / scale) + zero, QMIN, QMAX).astype(np.uint8))
+        self.constant(target.name, np.clip(np.round(values / np.float64(scale)) + zero, QMIN, QMAX).astype(np.uint8))
         self.scalars(target)
         return target
 
@@ -352,38 +366,42 @@ class QdqGraph:
         """Add an operator's quantized weight and bias; return the names of the dequantized tensors."""
         values, scale, bias = self.weights.get(fused_op, scheme.granularity, self.reduce_range, float(source.scale))
         axis = {"axis": self.weights.axis(fused_op)} if scale.ndim else {}
-        stem = f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}"
+        stem = self.own(f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}")
         self.constant(stem, values)
-        self.constant(f"{stem}_scale", scale)
-        self.constant(f"{stem}_zero", np.zeros(scale.shape, np.int8))
+        self.constant(self.own(f"{stem}_scale"), scale)
+        self.constant(self.own(f"{stem}_zero"), np.zeros(scale.shape, np.int8))
         self.nodes.append(
             helper.make_node(
                 "DequantizeLinear",
-                [stem, f"{stem}_scale", f"{stem}_zero"],
-                [f"{fused_op.name}/weight"],
-                name=f"{fused_op.name}/weight_dq",
+                [stem, self.own(f"{stem}_scale"), self.own(f"{stem}_zero")],
+                [self.own(f"{fused_op.name}/weight")],
+                name=self.own(f"{fused_op.name}/weight_dq"),
+                domain=self.graph.qdq_domain,
                 **axis,
             )
         )
-        names = [f"{fused_op.name}/weight"]
+        names = [self.own(f"{fused_op.name}/weight")]
         if bias is not None:
-            self.constant(f"{fused_op.name}/bias_int32", bias)
-            bias_scale = (source.scale * scale).astype(np.float32)
-            if not scale.ndim and bias.size != 1:
-                bias_scale = np.asarray(bias_scale)
-            self.constant(f"{fused_op.name}/bias_scale", bias_scale)
-            self.constant(f"{fused_op.name}/bias_zero", np.zeros(scale.shape, np.int32))
+            self.constant(self.own(f"{fused_op.name}/bias_int32"), bias)
+            bias_scale = np.asarray(source.scale.astype(np.float64) * scale, np.float32)
+            self.constant(self.own(f"{fused_op.name}/bias_scale"), bias_scale)
+            self.constant(self.own(f"{fused_op.name}/bias_zero"), np.zeros(scale.shape, np.int32))
             axis = {"axis": 0} if scale.ndim else {}
             self.nodes.append(
                 helper.make_node(
                     "DequantizeLinear",
-                    [f"{fused_op.name}/bias_int32", f"{fused_op.name}/bias_scale", f"{fused_op.name}/bias_zero"],
-                    [f"{fused_op.name}/bias"],
-                    name=f"{fused_op.name}/bias_dq",
+                    [
+                        self.own(f"{fused_op.name}/bias_int32"),
+                        self.own(f"{fused_op.name}/bias_scale"),
+                        self.own(f"{fused_op.name}/bias_zero"),
+                    ],
+                    [self.own(f"{fused_op.name}/bias")],
+                    name=self.own(f"{fused_op.name}/bias_dq"),
+                    domain=self.graph.qdq_domain,
                     **axis,
                 )
             )
-            names.append(f"{fused_op.name}/bias")
+            names.append(self.own(f"{fused_op.name}/bias"))
         return names
 
     def emit_quantized(
@@ -392,11 +410,11 @@ class QdqGraph:
         """Add a node and the QuantizeLinear of its output `name`."""
         scale, zero = shared or self.parameters(name, key)
         target = self.variant(name, key, scale, zero)
-        node.output[0] = f"{name}/open"
+        node.output[0] = self.own(f"{name}/open")
         self.nodes.append(node)
         self.quantize(node.output[0], target)
         self.state[name] = target
-        if name in self.graph.outputs:
+        if name in self.graph.named:
             self.nodes.append(self.dq_node(target, name))
 
     def quantize(self, source: str, target: Quantized) -> None:
@@ -408,21 +426,22 @@ class QdqGraph:
         self.nodes.append(
             helper.make_node(
                 "QuantizeLinear",
-                [source, f"{target.name}_scale", f"{target.name}_zero"],
+                [source, self.own(f"{target.name}_scale"), self.own(f"{target.name}_zero")],
                 [target.name],
-                name=f"{target.name}/q",
+                name=self.own(f"{target.name}/q"),
+                domain=self.graph.qdq_domain,
             )
         )
 
     def scalars(self, target: Quantized) -> None:
         """Add the scale and zero point of an int8 tensor as constants."""
-        self.constant(f"{target.name}_scale", np.asarray(target.scale))
-        self.constant(f"{target.name}_zero", np.asarray(target.zero_point, np.uint8))
+        self.constant(self.own(f"{target.name}_scale"), np.asarray(target.scale))
+        self.constant(self.own(f"{target.name}_zero"), np.asarray(target.zero_point, np.uint8))
         self.digest.update(f"{target.name}={float(target.scale)!r},{target.zero_point};".encode())
 
     def dequantize(self, source: Quantized) -> str:
         """Add the DequantizeLinear of an int8 tensor, once; return its output's name."""
-        name = f"{source.name}/dq"
+        name = self.own(f"{source.name}/dq")
         if name not in self.emitted:
             self.emitted.add(name)
             self.nodes.append(self.dq_node(source, name))
@@ -432,9 +451,10 @@ class QdqGraph:
         """The DequantizeLinear node of an int8 tensor."""
         return helper.make_node(
             "DequantizeLinear",
-            [source.tensor, f"{source.name}_scale", f"{source.name}_zero"],
+            [source.tensor, self.own(f"{source.name}_scale"), self.own(f"{source.name}_zero")],
             [name],
-            name=f"{name}:dq",
+            name=self.own(f"{name}:dq"),
+            domain=self.graph.qdq_domain,
         )
 
     def constant(self, name: str, values: NDArray[Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
@@ -14,6 +14,18 @@ FULL, REDUCED = 127, 64
 """Largest magnitude of an 8-bit weight, and of a 7-bit one."""
 BIAS_LIMIT = float(2**30)
 """Largest magnitude of a quantized bias; half of the int32 range is left to the accumulated products."""
+SMALLEST_SCALE = 2 * float(np.finfo(np.float32).tiny)
+"""Smallest scale: twice the smallest normal float32, because kernels may flush smaller numbers to zero and divide by
+them, and a product of two scales is rounded."""
+LARGEST_SCALE = float(np.finfo(np.float32).max) / 2
+"""Largest scale, likewise."""
+BLOCK_BYTES = 2**26
+"""Bytes of a weight that are quantized together."""
+
+
+def normal_scale(scale: float) -> np.float32:
+    """The nearest positive, finite and normal float32 to a positive scale."""
+    return np.float32(min(max(scale, SMALLEST_SCALE), LARGEST_SCALE))
 
 
 class WeightCache:
@@ -56,36 +68,55 @@ class WeightCache:
         if key not in self._cache:
             self._cache[key] = self._quantize(fused_op, granularity, reduce_range)
         weight, scale = self._cache[key]
-        if fused_op.bias is None:
+        bias = None if fused_op.bias is None else self._graph.array(fused_op.bias).astype(np.float64).reshape(-1)
+        step = np.float64(input_scale)
+        floor = np.asarray(SMALLEST_SCALE / step)
+        if bias is not None:
+            floor = np.maximum(floor, np.abs(bias) / (step * BIAS_LIMIT))
+            floor = floor if scale.ndim else floor.max()
+        cap = LARGEST_SCALE / step
+        if np.any(floor > scale) or np.any(scale > cap):
+            # With tiny weights in a channel, the scale is so small that a normal bias would overflow int32. The product
+            # of both scales has to be a normal number as well, because kernels compute it in float32.
+            weight, scale = self._quantize(fused_op, granularity, reduce_range, floor, cap)
+        if bias is None:
             return weight, scale, None
-        bias = self._graph.array(fused_op.bias).astype(np.float64)
-        floor = np.abs(bias) / (input_scale * BIAS_LIMIT)
-        if scale.ndim == 0:
-            floor = floor.max()
-        if np.any(floor > scale):
-            # With tiny weights in a channel, the scale is so small that a normal bias would overflow int32.
-            weight, scale = self._quantize(fused_op, granularity, reduce_range, floor.astype(np.float32))
-        quantized = np.round(bias / (np.float64(input_scale) * scale))
-        return weight, scale, np.clip(quantized, -(2**31), 2**31 - 1).astype(np.int32)
+        quantized = np.round(bias / (step * scale.astype(np.float64)))
+        return weight, scale, np.clip(quantized, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
 
     def _quantize(
-        self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0
+        self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0, cap: float = LARGEST_SCALE
     ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         assert fused_op.weight is not None
         weight = self._graph.array(fused_op.weight)
         axis = self.axis(fused_op)
         limit = REDUCED if reduce_range else FULL
+        # A channel of zeros gets the whole tensor's scale, with which its bias is as precise as the others'.
+        whole = float(_peak(weight, tuple(range(weight.ndim)))) or 1.0
         if granularity == "per_channel":
             others = tuple(i for i in range(weight.ndim) if i != axis)
-            peak = np.abs(weight).max(axis=others)
+            peak = _peak(weight, others)
             spread: tuple[int, ...] = tuple(-1 if i == axis else 1 for i in range(weight.ndim))
         else:
-            peak, spread = np.asarray(np.abs(weight).max()), ()
-        scale = np.maximum(np.where(peak > 0, peak / limit, 1.0), floor).astype(np.float32)
-        quantized = np.clip(np.round(weight / scale.reshape(spread)), -limit, limit).astype(np.int8)
-        return quantized, scale
+            peak, spread = np.asarray(whole), ()
+        floor = np.maximum(floor, SMALLEST_SCALE)
+        scale = np.minimum(np.maximum(np.where(peak > 0, peak, whole) / limit, floor), cap).astype(np.float32)
+        quantized = np.empty(weight.shape, np.int8)
+        divisor = np.broadcast_to(scale.astype(np.float64).reshape(spread), weight.shape)
+        for rows in _blocks(weight):
+            quantized[rows] = np.clip(np.round(weight[rows] / divisor[rows]), -limit, limit)
+        return (quantized if self._graph.files is None else self._graph.files.keep(quantized)), scale
 
 
-def tensor(name: str, values: NDArray[Any]) -> onnx.TensorProto:
-    """Create an initializer."""
-    return onnx.numpy_helper.from_array(np.ascontiguousarray(values) if values.ndim else values, name)
+def _blocks(values: NDArray[Any]) -> Iterator[slice]:
+    """Ranges of the first axis with at most `BLOCK_BYTES` each: intermediate results of a large weight stay small."""
+    step = max(1, BLOCK_BYTES // max(1, values[:1].nbytes))
+    for start in range(0, len(values), step):
+        yield slice(start, start + step)
+
+
+def _peak(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """Largest magnitudes over some axes."""
+    parts = [np.abs(values[rows].astype(np.float64)).max(axes, keepdims=True, initial=0.0) for rows in _blocks(values)]
+    joined = np.concatenate(parts) if 0 not in axes else np.maximum.reduce(parts)
+    return np.asarray(joined.squeeze(axes))

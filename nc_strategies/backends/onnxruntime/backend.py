@@ -32,7 +32,7 @@ from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
-from nc_strategies.onnx_graph import equalize
+from nc_strategies.onnx_graph import equalize, external, names
 from nc_strategies.onnx_graph import graph as graphs
 from nc_strategies.onnx_graph.edges import find_conversion_edges
 from nc_strategies.onnx_graph.graph import Graph
@@ -68,6 +68,7 @@ class OnnxRuntimeBackend(Backend):
                     f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(EQUALIZE_MODES)}"
                 )
         self._path = Path()
+        self._given: Path | bytes = self._path
         self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
         self._graph: Graph | None = None
         self._plain: Graph | None = None
@@ -98,15 +99,22 @@ class OnnxRuntimeBackend(Backend):
         kind, self._path = model.pick(self.accepts, "onnxruntime")
         if kind != "onnx":
             self._path = self._export(model)
-        self._plain = graphs.prepare(graphs.read(self._path))
+        given = graphs.read(self._path)
+        self._plain = graphs.prepare(given)
+        # The engine refuses a file in which a node's name occurs twice: it is opened with names of their own.
+        self._given = external.inlined(given).SerializeToString() if names.name_nodes(given.graph) else self._path
         self._use(self._plain)
         self._info = self.graph.info
         for spec in self._info.inputs:
             if spec.dtype.kind not in "fiub":
                 raise InputError("model.path", f"input {spec.name!r} is of type {spec.dtype}", "numbers are needed")
         self._operators = {u.name: u.name for u in self.graph.fused_ops.values()}
+
+        def opened(tensor: str) -> str:
+            return self.graph.fresh(f"{tensor}/open")
+
         for fused_op in self.graph.fused_ops.values():
-            for name in (fused_op.raw, f"{fused_op.raw}/open", fused_op.output, f"{fused_op.output}/open"):
+            for name in (fused_op.raw, opened(fused_op.raw), fused_op.output, opened(fused_op.output)):
                 self._operators[name] = fused_op.name
             if fused_op.act is not None:
                 self._operators[fused_op.act.name] = fused_op.name
@@ -203,7 +211,14 @@ class OnnxRuntimeBackend(Backend):
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
-        return self._calibration.remarks
+        return (*self._calibration.remarks, *self._type_remarks())
+
+    def _type_remarks(self) -> tuple[str, ...]:
+        if self._plain is None or not self._plain.converted:
+            return ()
+        names = " and ".join(self._plain.converted)
+        told = f"the model computes in {names}; every configuration computes its float operators in fp32"
+        return (f"{told}, and inputs and outputs keep their types",)
 
     @property
     def _loaded_info(self) -> ModelInfo:
@@ -217,7 +232,7 @@ class OnnxRuntimeBackend(Backend):
 
     def reference(self) -> OrtExecutable:
         """See `Backend.reference`."""
-        return OrtExecutable(self._path, self.threads, "as given", self._operators, self._probe, self._kernel_times)
+        return OrtExecutable(self._given, self.threads, "as given", self._operators, self._probe, self._kernel_times)
 
     def build(self, config: Config) -> OrtExecutable:
         """See `Backend.build`.
@@ -229,7 +244,13 @@ class OnnxRuntimeBackend(Backend):
             raise EngineError("build needs calibrate first")
         model, fingerprint = self._builder.build(config, self._calibration.range)
         return OrtExecutable(
-            model.SerializeToString(), self.threads, fingerprint, self._operators, self._probe, self._kernel_times
+            model.SerializeToString(),
+            self.threads,
+            fingerprint,
+            self._operators,
+            self._probe,
+            self._kernel_times,
+            external.stored_bytes(model),
         )
 
     def dual_precision_session(self, config: Config) -> OrtDualPrecisionSession:
@@ -247,8 +268,14 @@ class OnnxRuntimeBackend(Backend):
         return OrtExecutable(path, self.threads, "saved", self._operators, self._probe)
 
     def native(self, config: Config | None) -> onnx.ModelProto:
-        """See `Backend.native`: an ``onnx.ModelProto``."""
-        return onnx.load(str(self._path)) if config is None else self._builder.build(config, self._calibration.range)[0]
+        """See `Backend.native`: an ``onnx.ModelProto``.
+
+        Raises:
+            EngineError: the model is larger than 2 GB.
+        """
+        if config is None:
+            return external.inlined(graphs.read(self._path))
+        return external.inlined(self._builder.build(config, self._calibration.range)[0])
 
     def ceiling(self, again: bool = False) -> Ceiling | None:
         """See `Backend.ceiling`."""

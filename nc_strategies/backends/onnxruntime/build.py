@@ -67,11 +67,10 @@ class GuardedQdqGraph(QdqGraph):
         if guard is _Guard.BARRIER and node.op_type == "Add":
             copy.op_type = "Sum"
         elif guard is _Guard.BARRIER:
-            copy.output[0] = f"{node.output[0]}/open"
-            self.constant("ncs/lowest", np.array(np.finfo(np.float32).min))
-            self.nodes.append(
-                helper.make_node("Max", [copy.output[0], "ncs/lowest"], [node.output[0]], name=node.name + BARRIER)
-            )
+            copy.output[0] = self.own(f"{node.output[0]}/open")
+            lowest, name = self.own("ncs/lowest"), self.own(node.name + BARRIER)
+            self.constant(lowest, np.array(np.finfo(np.float32).min))
+            self.nodes.append(helper.make_node("Max", [copy.output[0], lowest], [node.output[0]], name=name))
 
     def guard(self, node: onnx.NodeProto) -> _Guard:
         """What a float operator needs so that the engine leaves it in floating point."""
@@ -104,17 +103,19 @@ class GuardedQdqGraph(QdqGraph):
         source = self.state[name]
         if channels is None:
             return self.dequantize(source)
-        output = f"{source.name}/dq_channels"
+        output = self.own(f"{source.name}/dq_channels")
         if output not in self.emitted:
             self.emitted.add(output)
-            self.constant(f"{output}_scale", np.full(channels, source.scale, np.float32))
-            self.constant(f"{output}_zero", np.full(channels, source.zero_point, np.uint8))
+            scale, zero = self.own(f"{output}_scale"), self.own(f"{output}_zero")
+            self.constant(scale, np.full(channels, source.scale, np.float32))
+            self.constant(zero, np.full(channels, source.zero_point, np.uint8))
             self.nodes.append(
                 helper.make_node(
                     "DequantizeLinear",
-                    [source.tensor, f"{output}_scale", f"{output}_zero"],
+                    [source.tensor, scale, zero],
                     [output],
-                    name=f"{output}:dq",
+                    name=self.own(f"{output}:dq"),
+                    domain=self.graph.qdq_domain,
                     axis=1,
                 )
             )

@@ -44,7 +44,8 @@ def _offered(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: 
     offered: dict[str, list[OpScheme]] = {name: [] for name in graph.fused_ops}
     for dtype, scheme in ACTIVATIONS:
         everything = tuple(
-            (name, _scheme(op, dtype, scheme, "per_channel", "minmax")) for name, op in graph.fused_ops.items()
+            (name, _scheme(op, dtype, scheme, _granularities(graph, op)[0], "minmax"))
+            for name, op in graph.fused_ops.items()
         )
         running = _runs_int8(builder, operators, Config(everything, (("reduce_range", reduce_range),)))
         for name in running & set(graph.fused_ops):
@@ -52,9 +53,17 @@ def _offered(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: 
             offered[name] += [
                 _scheme(op, dtype, scheme, granularity, algorithm)
                 for algorithm in ALGORITHMS
-                for granularity in (GRANULARITIES if op.weight else GRANULARITIES[:1])
+                for granularity in _granularities(graph, op)
             ]
     return offered
+
+
+def _granularities(graph: Graph, op: FusedOp) -> tuple[str, ...]:
+    """Granularities of an operator's weight. A stack of matrices has one scale: the engine has no kernel for more."""
+    if op.weight is None:
+        return GRANULARITIES[:1]
+    stacked = op.type == "MatMul" and len(graph.initializers[op.weight].dims) > 2
+    return GRANULARITIES[1:] if stacked else GRANULARITIES
 
 
 def _capability(graph: Graph, op: FusedOp, int8: list[OpScheme]) -> OpCapability:

@@ -25,6 +25,7 @@ from nc_strategies.backends.onnxruntime.executed import BARRIER, CONVERSIONS, ba
 from nc_strategies.backends.profiling import NodeTimes, summarise
 from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch
+from nc_strategies.onnx_graph import external
 from nc_strategies.onnx_graph.fold import branches
 from nc_strategies.onnx_graph.interpreter import options, run, start
 
@@ -94,7 +95,7 @@ class KernelTimes:
             return thread.submit(self._all, model, batch).result()
 
     def _all(self, model: onnx.ModelProto, batch: Batch) -> dict[str, float]:
-        weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+        weights = {i.name: external.array(i) for i in model.graph.initializer}
         try:
             values = self._values(model, batch)
         except EngineError:
@@ -129,6 +130,8 @@ class KernelTimes:
     def _time(self, model: onnx.ModelProto, node: onnx.NodeProto, weights: Arrays, values: Arrays) -> float | None:
         """Seconds of a node: the added time of further copies, divided by their number."""
         weight_bytes = sum(weights[name].nbytes for name in set(node.input) if name in weights)
+        if weight_bytes * (1 + LIMITS.min_copies) > external.LIMITS.message_bytes:
+            return None  # The copies would not fit into one message.
         feed = {name: values[name] for name in node.input if name and name not in weights}
         start = time.perf_counter()
         try:

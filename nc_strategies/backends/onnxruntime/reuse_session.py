@@ -14,10 +14,12 @@ from nc_strategies.backends.base import DualPrecisionSession
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
+from nc_strategies.onnx_graph.names import reads
 from nc_strategies.onnx_graph.qdq import GraphBuilder, Ranges
 from nc_strategies.space import Config, OpScheme
 
 FLAGS = "ncs/int8"
+"""Wanted name of the input that selects the branches."""
 
 
 class OrtDualPrecisionSession(DualPrecisionSession):
@@ -34,13 +36,14 @@ class OrtDualPrecisionSession(DualPrecisionSession):
     """
 
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, threads: int) -> None:
+        self._flags = builder.graph.fresh(FLAGS)
         self.ops = tuple(name for name, scheme in config.ops if not scheme.is_float)
         model = _DualPrecisionGraph(builder, config, ranges, self.ops).model()
         self._model = OrtExecutable(model.SerializeToString(), threads)
 
     def predict(self, batch: Batch, int8: Collection[str]) -> Sequence[NDArray[Any]]:
         """See `DualPrecisionSession.predict`."""
-        return self._model.predict({**batch, FLAGS: np.array([name in int8 for name in self.ops])})
+        return self._model.predict({**batch, self._flags: np.array([name in int8 for name in self.ops])})
 
     def close(self) -> None:
         """See `DualPrecisionSession.close`."""
@@ -51,6 +54,7 @@ class _DualPrecisionGraph:
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, ops: Sequence[str]) -> None:
         self.builder, self.config, self.ranges = builder, config, ranges
         self.graph: Graph = builder.graph
+        self.own = self.graph.fresh
         self.ops = {name: index for index, name in enumerate(ops)}
         self.nodes: list[onnx.NodeProto] = []
         self.added: list[onnx.TensorProto] = []
@@ -63,12 +67,12 @@ class _DualPrecisionGraph:
             self.nodes.append(copy)
             fused_op = ends.get(node.output[0])
             if fused_op is not None:
-                copy.output[0] = f"{fused_op.name}/float"
+                copy.output[0] = self.own(f"{fused_op.name}/float")
                 self.switch(fused_op)
         source = self.graph.model
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in reads(node)} | self.graph.outputs
         initializers = [i for i in source.graph.initializer if i.name in used]
-        flags = helper.make_tensor_value_info(FLAGS, TensorProto.BOOL, [len(self.ops)])
+        flags = helper.make_tensor_value_info(self.own(FLAGS), TensorProto.BOOL, [len(self.ops)])
         body = helper.make_graph(
             self.nodes,
             "switchable",
@@ -80,14 +84,15 @@ class _DualPrecisionGraph:
 
     def switch(self, fused_op: FusedOp) -> None:
         """Add an operator's int8 branch and the node that selects between it and the floating-point branch."""
-        self.constant(f"{fused_op.name}/number", np.asarray(self.ops[fused_op.name], np.int64))
+        number, flag = self.own(f"{fused_op.name}/number"), self.own(f"{fused_op.name}/flag")
+        self.constant(number, np.asarray(self.ops[fused_op.name], np.int64))
         self.nodes += [
-            helper.make_node("Gather", [FLAGS, f"{fused_op.name}/number"], [f"{fused_op.name}/flag"], axis=0),
+            helper.make_node("Gather", [self.own(FLAGS), number], [flag], axis=0),
             helper.make_node(
                 "Where",
-                [f"{fused_op.name}/flag", self.branch(fused_op), f"{fused_op.name}/float"],
+                [flag, self.branch(fused_op), self.own(f"{fused_op.name}/float")],
                 [fused_op.output],
-                name=f"{fused_op.name}/switch",
+                name=self.own(f"{fused_op.name}/switch"),
             ),
         ]
 
@@ -96,7 +101,7 @@ class _DualPrecisionGraph:
         scheme: OpScheme = self.config.schemes[fused_op.name]
         alone = Config(((fused_op.name, scheme),), self.config.options)
         nodes, added, result = self.builder.alone(fused_op, alone, self.ranges)
-        prefix = f"{fused_op.name}/int8/"
+        prefix = self.own(f"{fused_op.name}/int8") + "/"
         own = {name for node in nodes for name in node.output} | set(added)
         for node in nodes:
             node.name = prefix + node.name

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import onnx
 
+from nc_strategies.onnx_graph import external
+
 FILE = "model.onnx"
 
 
 def save(model: onnx.ModelProto, folder: Path) -> Path:
-    """Write a Q/DQ model. Its guards need no session option.
+    """Write a Q/DQ model. Its guards need no session option. The weights of a model over 2 GB are external data.
 
     Returns:
         The path of the file.
@@ -20,5 +22,5 @@ def save(model: onnx.ModelProto, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    path.write_bytes(model.SerializeToString())
+    external.save(model, path)
     return path

@@ -18,7 +18,8 @@ from nc_strategies.backends.onnxruntime.executed import node_events, read_profil
 from nc_strategies.backends.onnxruntime.node_timing import origins, read_times
 from nc_strategies.errors import EngineError, first_line
 from nc_strategies.models.info import Batch
-from nc_strategies.onnx_graph.interpreter import PROVIDERS, options, run, start
+from nc_strategies.onnx_graph import external
+from nc_strategies.onnx_graph.interpreter import open_session, options, run, start
 
 
 def _profiled(
@@ -59,6 +60,7 @@ class OrtExecutable(Executable):
         probe: A batch for one profiled run, from which the executed operators are read.
         kernel_times: Returns the seconds of an optimized graph's nodes on a batch, by node name. The engine's profiler
             supplies those that are missing.
+        size_bytes: Size of the model as it would be saved; 0 for that of `model` with its external data.
 
     Raises:
         EngineError: the engine refuses the model.
@@ -72,9 +74,10 @@ class OrtExecutable(Executable):
         operators: Mapping[str, str] | None = None,
         probe: Batch | None = None,
         kernel_times: Callable[[onnx.ModelProto, Batch], Mapping[str, float]] | None = None,
+        size_bytes: int = 0,
     ) -> None:
         self.fingerprint = fingerprint
-        self.size_bytes = len(model) if isinstance(model, bytes) else model.stat().st_size
+        self.size_bytes = size_bytes or (len(model) if isinstance(model, bytes) else external.file_bytes(model))
         self._operators = operators or {}
         self._executed: ExecutedOps | None = None
         # The engine's session holds on to the serialized model as well, so this reference costs no memory.
@@ -124,7 +127,9 @@ class OrtExecutable(Executable):
         with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
             path = Path(folder) / "optimized.onnx"
             _, events = _profiled(self._model, self._threads, batch, 2, path)
-            optimized = onnx.load(str(path))
+            optimized = onnx.load(str(path), load_external_data=False)
+        if isinstance(self._model, Path):
+            external.rebase(optimized, self._model.parent)
         if self._kernel_times is not None:
             alone = self._kernel_times(optimized, batch)
         if any(event["name"].removesuffix("_kernel_time") not in alone for event in node_events(events)):
@@ -153,7 +158,7 @@ def optimize(model: bytes) -> onnx.ModelProto:
         chosen = options(1)
         chosen.optimized_model_filepath = str(target)
         try:
-            ort.InferenceSession(model, chosen, providers=PROVIDERS)
+            open_session(model, chosen)
         except Exception as error:  # onnxruntime has one exception class per status code
             raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
-        return onnx.load(str(target))
+        return onnx.load(str(target), load_external_data=False)
