@@ -88,8 +88,8 @@ def _check(run: RunFiles, target: MeasurementTarget) -> None:
 
 
 def _measure(run: RunFiles, config: RunConfig, target: MeasurementTarget, saved: Path) -> tuple[Finish, Goal]:
-    space = make_space(config, target.load())
-    target.calibrate()
+    target.load()
+    space = make_space(config, target.calibrate())
     goal = make_goal(config, target.baseline(space))
     assert run.chosen is not None
     return target.replay(saved, run.chosen, goal), goal

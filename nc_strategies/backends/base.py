@@ -188,7 +188,10 @@ class Backend(ABC):
 
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """The schemes that can be chosen for the loaded model. The engine executes every one of them."""
+        """The schemes that can be chosen for the loaded model. The engine executes every one of them.
+
+        Called again after `calibrate`, it may leave out operators whose values int8 cannot represent.
+        """
 
     @abstractmethod
     def calibrate(self, batches: Sequence[Batch]) -> None:

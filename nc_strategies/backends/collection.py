@@ -111,7 +111,7 @@ def collect(
         The histograms by tensor, and the largest number of samples that a run of the model should get.
 
     Raises:
-        InputError: there is no data, the engine refuses it, or a value is not finite.
+        InputError: there is no data, the engine refuses it, or a value is NaN.
     """
     if not len(batches):
         raise InputError("data.calibration_samples", "there is no calibration data")
@@ -177,9 +177,7 @@ def _count(histogram: Histogram, name: str, values: NDArray[Any]) -> None:
     try:
         histogram.update(values)
     except ValueError:
-        raise InputError(
-            "data", f"the fp32 model computes NaN or infinity in tensor {name!r} on calibration data"
-        ) from None
+        raise InputError("data", f"the fp32 model computes NaN in tensor {name!r} on calibration data") from None
 
 
 def noise_in_pieces(reference: Predict, model: Predict, feed: Batch, info: ModelInfo, samples: int) -> float:

@@ -27,6 +27,11 @@ class Histogram:
 
     The bins span ``[-bound, bound]``. As `bound` is a power of two, doubling it merges neighbouring bins exactly, and
     the counts do not depend on the order of the data. The exact minimum and maximum are kept as well.
+
+    Attributes:
+        low: The least finite value.
+        high: The greatest finite value.
+        infinite: Whether there were infinite values, which are not counted.
     """
 
     def __init__(self) -> None:
@@ -34,19 +39,24 @@ class Histogram:
         self.bound = 0.0
         self.low = math.inf
         self.high = -math.inf
+        self.infinite = False
 
     def update(self, values: NDArray[Any]) -> None:
         """Count the values of an array of any shape.
 
         Raises:
-            ValueError: a value is not finite.
+            ValueError: a value is not a number (NaN).
         """
         flat = np.asarray(values, np.float32).ravel()
         if not flat.size:
             return
         low, high = float(flat.min()), float(flat.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("a calibration activation is not finite")
+        if math.isnan(low):
+            raise ValueError("a calibration activation is NaN")
+        if math.isinf(low) or math.isinf(high):
+            self.infinite = True
+            self.update(flat[np.isfinite(flat)])
+            return
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(max(abs(low), abs(high)))
         if self.bound:
@@ -61,6 +71,7 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of another histogram."""
+        self.infinite |= other.infinite
         if other.low > other.high:
             return
         self._grow(other.bound)

@@ -35,6 +35,11 @@ class CalibrationState:
         """Whether the model is calibrated."""
         return bool(self._histograms)
 
+    @property
+    def infinite(self) -> frozenset[str]:
+        """Tensors that were infinite somewhere on the calibration data."""
+        return frozenset(name for name, histogram in self._histograms.items() if histogram.infinite)
+
     def clear(self) -> None:
         """Discard all results, because another model was loaded."""
         self.remarks = ()

@@ -101,8 +101,10 @@ class MeasurementTarget(Protocol):
     def allow(self, allowance: Allowance) -> None:
         """Set how much the following preparation and the trials may read; call it before `calibrate`."""
 
-    def calibrate(self, cautious: bool = False) -> None:
+    def calibrate(self, cautious: bool = False) -> Capabilities:
         """Check that model and data fit each other, and run fp32 on the calibration data.
+
+        Returns what that leaves of the backend's capabilities: an operator that infinite values reach stays float.
 
         Args:
             cautious: Run no graph other than fp32; see `Backend.cautious`.
@@ -306,7 +308,7 @@ class LocalTarget:
         """See `MeasurementTarget.allow`."""
         self._allowance = allowance
 
-    def calibrate(self, cautious: bool = False) -> None:
+    def calibrate(self, cautious: bool = False) -> Capabilities:
         """See `MeasurementTarget.calibrate`."""
         parts, measure = self.parts, self.config.measure
         matched = match(self._info, parts.evaluation, parts.preprocess, parts.rules)
@@ -364,6 +366,8 @@ class LocalTarget:
             parts.backend.calibrate(self._calibration_batches())
         for data in (evaluation, self._calibration):
             data.at_most(parts.backend.largest_batch)
+        with _model_at_fault("cannot be run on the calibration data"):
+            return parts.backend.capabilities()
 
     def _carry_state(self, data: Dataset) -> None:
         """Run fp32 along the sequences, and take the state that it carries as data."""

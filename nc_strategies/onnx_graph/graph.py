@@ -168,7 +168,7 @@ class Graph:
             return None
         names, weight, bias = operands
         constants = tuple(n for n in names if n in self.initializers)
-        if len(constants) == len(names):
+        if len(constants) == len(names) or not all(np.isfinite(self.array(n)).all() for n in constants):
             return None
         act = self._activation(node.output[0])
         if node.op_type == "HardSigmoid" and (act is not None or min(hard_sigmoid_coefficients(node)) <= 0):

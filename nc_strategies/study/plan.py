@@ -75,10 +75,10 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
     """
     config, target, box = setup.config, setup.target, make_box(setup.config)
     listener.stage("loading the model")
-    space = make_space(config, target.load())
+    make_space(config, target.load())
     target.allow(box.allowance())
     listener.stage("calibrating")
-    target.calibrate()
+    space = make_space(config, target.calibrate())
     listener.stage("measuring fp32")
     measured = target.baseline(space)
     box.fp32_measured(measured.evaluation)

@@ -122,7 +122,7 @@ class _Run:
         target.allow(self._allowance())
         self.listener.stage("calibrating")
         with self._clock("calibrate"):
-            self._in_time("it was calibrated", target.calibrate)
+            space = make_space(config, self._in_time("it was calibrated", target.calibrate))
         self.listener.stage("measuring fp32")
         baseline = self._in_time("fp32 was measured", lambda: target.baseline(space))
         self.box.fp32_measured(baseline.evaluation)

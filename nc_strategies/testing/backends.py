@@ -44,8 +44,9 @@ class BackendSuite:
         if ready is None:
             backend = self.make()
             backend.load(self.source())
-            space = Space(backend.capabilities())
+            backend.capabilities()
             backend.calibrate(self.batches())
+            space = Space(backend.capabilities())
             ready = backend, space
             type(self)._ready = ready
         return cast(tuple[Backend, Space], ready)

@@ -29,6 +29,7 @@ from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, asked
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.state import CalibrationState, Look
+from nc_strategies.calibration.suitability import Operands, suitable
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
@@ -73,6 +74,8 @@ class OnnxRuntimeBackend(Backend):
         self._graph: Graph | None = None
         self._plain: Graph | None = None
         self._default: Config | None = None
+        self._engine_able: Capabilities | None = None
+        self._unsuitable: tuple[str, ...] = ()
         self._info: ModelInfo | None = None
         self._calibration = CalibrationState(settings.percentile)
         self._operators: dict[str, str] = {}
@@ -99,6 +102,8 @@ class OnnxRuntimeBackend(Backend):
         kind, self._path = model.pick(self.accepts, "onnxruntime")
         if kind != "onnx":
             self._path = self._export(model)
+        self._engine_able, self._default, self._unsuitable = None, None, ()
+        self._calibration.clear()
         given = graphs.read(self._path)
         self._plain = graphs.prepare(given)
         # The engine refuses a file in which a node's name occurs twice: it is opened with names of their own.
@@ -151,11 +156,28 @@ class OnnxRuntimeBackend(Backend):
             shutil.copyfile(self._path, folder / self._path.name)
 
     def capabilities(self) -> Capabilities:
-        """See `Backend.capabilities`: every scheme was observed in the engine's optimized graph."""
+        """See `Backend.capabilities`: every scheme was observed in the engine's optimized graph.
+
+        After calibration, operators that infinite values reach are no longer offered; see `suitable`.
+        """
         reduce_range = self._reduce_range()
-        able = describe(self._builder, self._operators, reduce_range)
+        if self._engine_able is None:
+            self._engine_able = describe(self._builder, self._operators, reduce_range)
+        able = self._engine_able
+        if self._calibration.ready:
+            able, self._unsuitable = suitable(able, self._operands, self._calibration.infinite, self._span)
         self._default = Config(tuple((op.name, op.schemes[0]) for op in able.ops), (("reduce_range", reduce_range[0]),))
         return able
+
+    def _operands(self, name: str) -> Operands:
+        op = self.graph.fused_ops[name]
+        return Operands(op.type, (*op.inputs, *op.constants), op.raw, op.output)
+
+    def _span(self, name: str) -> tuple[float, float]:
+        if name in self.graph.initializers:
+            values = self.graph.array(name)
+            return float(values.min()), float(values.max())
+        return self._calibration.range(name, "minmax")
 
     def _reduce_range(self) -> tuple[bool, ...]:
         if self.settings.reduce_range == "auto":
@@ -172,7 +194,7 @@ class OnnxRuntimeBackend(Backend):
         If channels can be equalized, a second pass calibrates the equalized graph.
 
         Raises:
-            InputError: an activation is not finite.
+            InputError: an activation is NaN.
         """
         assert self._plain is not None, "load first"
         plain = self._plain
@@ -193,11 +215,12 @@ class OnnxRuntimeBackend(Backend):
             lambda peaks: self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks)),
             lambda: self._noise(first),
         )
+        if self._engine_able is not None:
+            self.capabilities()
 
     def _noise(self, batch: Batch) -> float:
         """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
-        if self._default is None:
-            self.capabilities()
+        self.capabilities()
         assert self._default is not None
         part = self._loaded_info.rows(batch, 0, LIMITS.noise_samples)
         int8, _ = self._builder.build(self._default, self._calibration.range)
@@ -211,7 +234,7 @@ class OnnxRuntimeBackend(Backend):
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
-        return (*self._calibration.remarks, *self._type_remarks())
+        return (*self._calibration.remarks, *self._unsuitable, *self._type_remarks())
 
     def _type_remarks(self) -> tuple[str, ...]:
         if self._plain is None or not self._plain.converted:

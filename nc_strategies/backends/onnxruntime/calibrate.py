@@ -102,6 +102,6 @@ def collect(
         limits: Limits of memory.
 
     Raises:
-        InputError: an activation is not finite, or the engine refuses the data.
+        InputError: an activation is NaN, or the engine refuses the data.
     """
     return collect_within(OrtObserver(graph, threads), batches, info, look, limits)

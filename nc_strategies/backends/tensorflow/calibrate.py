@@ -16,7 +16,7 @@ from nc_strategies.backends.tensorflow.loading import Port
 from nc_strategies.backends.tensorflow.session import session_config
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.state import Look
-from nc_strategies.errors import EngineError
+from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models.info import Batch, ModelInfo
 
 
@@ -88,4 +88,8 @@ def collect(
     with imported.as_default():
         tf.import_graph_def(graph.to_def(), name="")
     with tf.compat.v1.Session(graph=imported, config=session_config(threads)) as session:
-        return collect_within(TfObserver(session, inputs, tensors), batches, info, look, limits)
+        histograms, largest = collect_within(TfObserver(session, inputs, tensors), batches, info, look, limits)
+        for tensor, histogram in histograms.items():
+            if histogram.infinite:
+                raise InputError("data", f"a calibration activation is infinite (tensor {tensor})")
+        return histograms, largest

@@ -95,9 +95,9 @@ class WorkerTarget:
         """See `MeasurementTarget.allow`."""
         self._call("allow", allowance)
 
-    def calibrate(self, cautious: bool = False) -> None:
+    def calibrate(self, cautious: bool = False) -> Capabilities:
         """See `MeasurementTarget.calibrate`."""
-        self._call("calibrate", **({"cautious": True} if cautious else {}))
+        return cast(Capabilities, self._call("calibrate", **({"cautious": True} if cautious else {})))
 
     def remarks(self) -> tuple[str, ...]:
         """See `MeasurementTarget.remarks`."""
