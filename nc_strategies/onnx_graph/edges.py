@@ -66,9 +66,10 @@ def _readers(graph: Graph, tensor: str, acts: set[str]) -> tuple[set[str], bool]
         if node.name in graph.fused_ops:
             consumers.add(node.name)
         elif graph.carried(node) == tensor:
-            behind, others = _readers(graph, node.output[0], acts)
-            consumers |= behind
-            floats |= others
+            for output in node.output:
+                behind, others = _readers(graph, output, acts)
+                consumers |= behind
+                floats |= others
         elif node.name not in acts:
             floats = True
     return consumers, floats

@@ -37,11 +37,41 @@ CONSTANTS_IR = 4
 MAX_MODEL_BYTES = 2**31 - 1
 """Greatest size of a serialized protobuf message."""
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
-ELEMENTWISE = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "HardSigmoid", "LeakyRelu"}
+ELEMENTWISE = {
+    "Add",
+    "Mul",
+    "Concat",
+    "Where",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Sigmoid",
+    "HardSigmoid",
+    "LeakyRelu",
+}
 OPT_IN = {"Softmax"}
 QUANTIZABLE = WEIGHTED | ELEMENTWISE | OPT_IN
-FOLLOWING = {"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"}
-"""Operators that keep values unchanged. They run in int8 if their input is int8."""
+FOLLOWING = {
+    "MaxPool",
+    "ReduceMax",
+    "ReduceMin",
+    "Reshape",
+    "Transpose",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Split",
+    "Slice",
+    "Gather",
+    "GatherElements",
+    "Expand",
+    "Tile",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Pad",
+    "Resize",
+}
+"""Operators that keep values unchanged; `Graph.carried` tells for a node, as some do only with certain attributes. They
+run in int8 if their input is int8."""
 LEAST_FACTOR, LARGEST_FACTOR = 1e-6, 1e6
 """Bounds of a constant factor that is applied to a quantized tensor's scale instead of its values."""
 ACTIVATIONS = {"Relu", "Clip"}
@@ -147,7 +177,22 @@ class Graph:
         """The tensor whose quantized values a node passes on unchanged; None for a node that computes."""
         if node.output[0] in self.scaled:
             return self.scaled[node.output[0]][0]
-        return str(node.input[0]) if node.op_type in FOLLOWING else None
+        if node.op_type not in FOLLOWING or node.domain not in ("", "ai.onnx") or node.input[0] in self.initializers:
+            return None
+        return str(node.input[0]) if self._only_moves(node) else None
+
+    def _only_moves(self, node: onnx.NodeProto) -> bool:
+        """Whether a node of a type in `FOLLOWING` adds no values of its own except zeros."""
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Resize":
+            # Other modes compute means; cropping fills with a value.
+            cropping = given.get("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+            return given.get("mode", b"nearest") == b"nearest" and not cropping
+        if node.op_type == "Pad":
+            fill = node.input[2] if len(node.input) > 2 else ""
+            zeros = not fill or (fill in self.initializers and not self.array(fill).any())
+            return given.get("mode", b"constant") != b"constant" or zeros
+        return True
 
     def _factor(self, node: onnx.NodeProto) -> tuple[str, float] | None:
         """The input of a multiplication or division by a positive scalar constant, and the factor; else None."""
@@ -188,6 +233,8 @@ class Graph:
     def _operands(self, node: onnx.NodeProto) -> tuple[list[str], str | None, str | None] | None:
         """Activations and constants that a node reads, its weight, and its bias; None where no int8 kernel fits."""
         names = list(node.input)
+        if node.op_type == "Where":
+            return names[1:], None, None
         if node.op_type not in WEIGHTED or names[1] not in self.initializers:
             return None if node.op_type in ("Conv", "Gemm") else ([n for n in names if n], None, None)
         source, weight, *rest = names

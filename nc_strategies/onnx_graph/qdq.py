@@ -14,7 +14,7 @@ from onnx import helper
 
 from nc_strategies.onnx_graph.external import tensor
 from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
-from nc_strategies.onnx_graph.graph import FOLLOWING, FusedOp, Graph
+from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.names import reads
 from nc_strategies.onnx_graph.opsets import describe_as
 from nc_strategies.onnx_graph.weights import WeightCache, normal_scale
@@ -31,6 +31,9 @@ ZERO_RANGE = 1.0
 zero, nor so small that the bias of an operator that reads the tensor overflows."""
 FLOAT_OUTPUT = {"Gemm", "MatMul"}
 """Operators whose int8 kernels can return floating point without rounding to int8 first."""
+MOVED_AS_INTEGERS = {"Pad", "SpaceToDepth"}
+"""Operators that engines leave in floating point between a DequantizeLinear and a QuantizeLinear, although they have
+kernels for integers."""
 MAX_REPEATED_ELEMENTS = 2**16
 """Greatest number of elements to which a scalar addend is repeated; see `QdqGraph.addend_shape`."""
 ACTIVATION_TOLERANCE = 1e-6
@@ -174,24 +177,26 @@ class QdqGraph:
             self.int8_fused_op(fused_op, self.schemes[node.name])
         elif node.output[0] in self.graph.scaled and self.graph.carried(node) in self.state:
             self.scaled(node)
-        elif node.op_type in FOLLOWING and node.input[0] in self.state and self.wanted(node.output[0]):
+        elif self.graph.carried(node) in self.state and any(self.wanted(name) for name in node.output):
             self.following(node)
         else:
             self.float_node(node)
 
-    def wanted(self, name: str, through: Set[str] = FOLLOWING) -> list[TensorScheme]:
-        """Activation schemes of the int8 operators that read a tensor, directly or through the given operator types."""
+    def wanted(self, name: str, through: Set[str] = frozenset()) -> list[TensorScheme]:
+        """Activation schemes of the int8 operators that read a tensor, directly or through nodes that keep values.
+
+        Args:
+            name: The tensor.
+            through: Further operator types through which to look.
+        """
         keys: list[TensorScheme] = []
         for node in self.graph.consumers.get(name, []):
             if node.name in self.schemes:
                 keys.append(self.schemes[node.name].activation)
-            elif (node.op_type in through or node.output[0] in self.graph.scaled) and self.carried(node) == name:
-                keys.extend(self.wanted(node.output[0], through))
+            elif self.graph.carried(node) == name or (node.op_type in through and node.input[0] == name):
+                for output in node.output:
+                    keys.extend(self.wanted(output, through))
         return keys
-
-    def carried(self, node: onnx.NodeProto) -> str:
-        """The tensor that a node over which quantizations may move takes as its data input."""
-        return self.graph.carried(node) or str(node.input[0])
 
     def drop_unread(self) -> None:
         """Remove multiplications by a constant that are not read, as their factor is part of an int8 tensor's scale."""
@@ -296,8 +301,35 @@ class QdqGraph:
         source = self.state[node.input[0]]
         moved = onnx.NodeProto()
         moved.CopyFrom(node)
+        if node.op_type in MOVED_AS_INTEGERS:
+            self.move_integers(moved, source)
+            return
         moved.input[0] = self.dequantize(source)
-        self.emit_quantized(moved, node.output[0], source.key, (source.scale, source.zero_point))
+        self.nodes.append(moved)
+        for index, name in enumerate(node.output):
+            if name:
+                moved.output[index] = f"{name}/open"
+                self.close(name, self.variant(name, source.key, source.scale, source.zero_point))
+
+    def move_integers(self, node: onnx.NodeProto, source: Quantized) -> None:
+        """Add an operator that keeps values unchanged and that reads and returns the integers themselves.
+
+        Args:
+            node: A copy of the operator, which is changed.
+            source: Its input.
+        """
+        name = node.output[0]
+        target = self.variant(name, source.key, source.scale, source.zero_point)
+        self.scalars(target)
+        node.input[0], node.output[0] = source.tensor, target.name
+        if node.op_type == "Pad" and all(a.name != "mode" or a.s == b"constant" for a in node.attribute):
+            # What is added stands for zero.
+            axes = list(node.input[3:])
+            del node.input[2:]
+            node.input.extend([f"{target.name}_zero", *axes])
+        self.nodes.append(node)
+        self.emitted.add(target.name)
+        self.use(name, target)
 
     def scaled(self, node: onnx.NodeProto) -> None:
         """Replace a multiplication of an int8 tensor by a constant with another scale; no node computes it."""
@@ -412,7 +444,15 @@ class QdqGraph:
         target = self.variant(name, key, scale, zero)
         node.output[0] = self.own(f"{name}/open")
         self.nodes.append(node)
-        self.quantize(node.output[0], target)
+        self.close(name, target)
+
+    def close(self, name: str, target: Quantized) -> None:
+        """Add the QuantizeLinear of an operator's output; `name` is the output's name in the fp32 model."""
+        self.quantize(f"{name}/open", target)
+        self.use(name, target)
+
+    def use(self, name: str, target: Quantized) -> None:
+        """Let what follows read a tensor in int8; an output of the model is dequantized."""
         self.state[name] = target
         if name in self.graph.named:
             self.nodes.append(self.dq_node(target, name))

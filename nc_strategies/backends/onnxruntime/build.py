@@ -31,6 +31,7 @@ FUSED_BY_PATTERN = {
     "Softmax",
     "Sigmoid",
     "LeakyRelu",
+    "Where",
 }
 """Operator types that the engine turns into int8 kernels whenever they stand between Q/DQ pairs."""
 PROPAGATING = FOLLOWING | MOVEMENT

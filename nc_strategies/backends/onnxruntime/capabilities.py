@@ -103,5 +103,5 @@ def _edges(graph: Graph) -> list[tuple[str, str]]:
             edges += [(owner[name], op.name) for name in op.inputs if name in owner]
             owner[op.raw] = owner[op.output] = op.name
         elif node.name not in activations and graph.carried(node) in owner:
-            owner[node.output[0]] = owner[str(graph.carried(node))]
+            owner.update(dict.fromkeys(node.output, owner[str(graph.carried(node))]))
     return edges

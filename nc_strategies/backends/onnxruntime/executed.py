@@ -24,6 +24,7 @@ MOVEMENT = {
     "Constant",
     "ConstantOfShape",
     "Split",
+    "GatherElements",
     "Pad",
     "Tile",
     "DepthToSpace",
@@ -66,6 +67,7 @@ def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> 
             conversions += 1
         elif kind not in MOVEMENT and not name.endswith(BARRIER):
             types = [next(iter(shape)) for shape in event["args"].get("input_type_shape", [])]
+            types = types[1:] if kind.endswith("Where") else types  # the first is the condition
             if is_int8(kind, types):
                 int8[plain_type(kind)] += 1
                 names.add(operators.get(base_name(name), base_name(name)))
