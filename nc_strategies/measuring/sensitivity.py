@@ -15,6 +15,7 @@ from nc_strategies.errors import EngineError
 from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.models.info import Batch
 from nc_strategies.space import FLOAT, Config, Space
+from nc_strategies.space.scheme import way
 
 log = logging.getLogger(__name__)
 SAMPLES = 16
@@ -26,7 +27,13 @@ Noise = Callable[[Group], float]
 
 
 def output_noise(
-    backend: Backend, space: Space, batch: Batch, signal: NDArray[Any], switch: bool = True, check: Check = unlimited
+    backend: Backend,
+    space: Space,
+    batch: Batch,
+    signal: NDArray[Any],
+    switch: bool = True,
+    check: Check = unlimited,
+    wanted: str = "",
 ) -> dict[str, float]:
     """Noise-to-signal ratio of the model's first output with one group of operators in int8 and all others in fp32.
 
@@ -42,12 +49,17 @@ def output_noise(
         signal: fp32's first output on them.
         switch: Use the backend's `DualPrecisionSession`, if it offers one.
         check: Called before each operator.
+        wanted: Quantization mode, see `way`; operators that do not offer it have no entry. Empty for each operator's
+            first scheme that is not fp32.
 
     Raises:
         OutOfTimeError: `check` raised it.
     """
     base = space.all_float()
-    schemes = {group: next((s for s in space.schemes(group) if s != FLOAT), None) for group in space.groups}
+    schemes = {
+        group: next((s for s in space.schemes(group) if s != FLOAT and wanted in ("", way(s))), None)
+        for group in space.groups
+    }
     int8 = {group: scheme for group, scheme in schemes.items() if scheme is not None}
     every = base.with_ops({name: scheme for group, scheme in int8.items() for name in group})
 

@@ -1,4 +1,4 @@
-"""Choices among int8 schemes that several operators share: an algorithm, a granularity, a data type."""
+"""Choices among quantization schemes that several operators share: a mode, an algorithm, a granularity, a data type."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from nc_strategies.space import Config, OpCapability, OpScheme, Space
+from nc_strategies.space.scheme import way
 
 Change = tuple[tuple[str, str], ...]
 
@@ -17,6 +18,9 @@ def changes(ops: Iterable[OpCapability]) -> dict[str, Change]:
         for scheme in op.schemes:
             if scheme.is_float:
                 continue
+            if not scheme.is_static:
+                found.setdefault(f"{way(scheme)} quantization", (("way", way(scheme)),))
+                continue
             act = scheme.activation
             found.setdefault(f"{act.algorithm} calibration", (("algorithm", act.algorithm),))
             found.setdefault(f"{act.dtype} {act.scheme} activations", (("dtype", act.dtype), ("scheme", act.scheme)))
@@ -26,12 +30,14 @@ def changes(ops: Iterable[OpCapability]) -> dict[str, Change]:
 
 
 def changed_scheme(scheme: OpScheme, change: Change) -> OpScheme:
-    """An int8 scheme with a change applied."""
+    """A static int8 scheme with a change of its fields applied; any other scheme stays as it is."""
     act, weight = scheme.activation, scheme.weight
+    if not scheme.is_static:
+        return scheme
     for field, value in change:
         if field == "granularity":
             weight = replace(weight, granularity=value) if weight else None
-        else:
+        elif field != "way":
             act = replace(act, **{field: value})
     return OpScheme(act, weight)
 
@@ -40,10 +46,13 @@ def changed(space: Space, base: Config, ops: Iterable[OpCapability], change: Cha
     """The configuration with a change applied to each operator and those tied to it, where their schemes allow it."""
     schemes: dict[str, OpScheme] = {}
     for op in ops:
-        old = base.schemes[op.name]
+        old, group = base.schemes[op.name], space.group_of[op.name]
         if old.is_float:
             continue
-        wanted, group = changed_scheme(old, change), space.group_of[op.name]
+        if change[0][0] == "way":
+            wanted = next((s for s in space.schemes(group) if way(s) == change[0][1]), old)
+        else:
+            wanted = changed_scheme(old, change)
         if wanted in space.schemes(group):
             schemes.update(dict.fromkeys(group, wanted))
     return base.with_ops(schemes)

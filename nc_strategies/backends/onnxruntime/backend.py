@@ -16,9 +16,10 @@ import onnxruntime as ort
 from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.backends.onnxruntime import ceiling
-from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.calibrate import collect
-from nc_strategies.backends.onnxruntime.capabilities import describe
+from nc_strategies.backends.onnxruntime.capabilities import MODES, describe
+from nc_strategies.backends.onnxruntime.executed import DYNAMIC_SUFFIX
+from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
@@ -66,6 +67,8 @@ class OnnxRuntimeBackend(Backend):
                 raise InputError(
                     f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(EQUALIZE_MODES)}"
                 )
+        if settings.modes not in MODES:
+            raise InputError("backend.modes", f"is {settings.modes!r}", f"allowed: {', '.join(MODES)}")
         self._path = Path()
         self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
         self._graph: Graph | None = None
@@ -107,6 +110,7 @@ class OnnxRuntimeBackend(Backend):
         for fused_op in self.graph.fused_ops.values():
             for name in (fused_op.raw, f"{fused_op.raw}/open", fused_op.output, f"{fused_op.output}/open"):
                 self._operators[name] = fused_op.name
+            self._operators[f"{fused_op.name}{DYNAMIC_SUFFIX}"] = fused_op.name
             if fused_op.act is not None:
                 self._operators[fused_op.act.name] = fused_op.name
         for node in self.graph.model.graph.node:
@@ -126,7 +130,7 @@ class OnnxRuntimeBackend(Backend):
     def _use(self, graph: Graph) -> None:
         self._graph = graph
         self._weights = WeightCache(graph)
-        self._builder = GraphBuilder(graph, self._weights, GuardedQdqGraph)
+        self._builder = GraphBuilder(graph, self._weights, ModalQdqGraph)
 
     def _export(self, model: ModelSource) -> Path:
         # TensorFlow's backend converts TensorFlow models. It is imported here, so that other models do not need it.
@@ -144,7 +148,7 @@ class OnnxRuntimeBackend(Backend):
     def capabilities(self) -> Capabilities:
         """See `Backend.capabilities`: every scheme was observed in the engine's optimized graph."""
         reduce_range = self._reduce_range()
-        able = describe(self._builder, self._operators, reduce_range)
+        able = describe(self._builder, self._operators, reduce_range, self.settings.modes)
         self._default = Config(tuple((op.name, op.schemes[0]) for op in able.ops), (("reduce_range", reduce_range[0]),))
         return able
 
