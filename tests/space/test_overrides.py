@@ -178,7 +178,7 @@ def test_an_unknown_precision_lists_the_known_ones(capabilities):
     with pytest.raises(
         InputError,
         match=r"^space\.excluded_precisions: unknown precision 'bf16'; "
-        r"allowed: int8, uint8, fp32$",
+        r"allowed: int8, uint8, int4, fp32$",
     ):
         Space(capabilities, Overrides(excluded_precisions=("bf16",)))
 
