@@ -30,12 +30,15 @@ class ExecutedOps:
         fp32: Operator type to the number that executed in floating point.
         int8_names: Names of the model's operators that executed in int8, where the engine's node names identify them.
         conversions: Number of quantize, dequantize and layout nodes that ran between them.
+        modes: Of the operators in `int8`, those of other modes than static int8: mode (``dynamic``, ``weight_only``) to
+            operator type to number.
     """
 
     int8: Mapping[str, int] = field(default_factory=Counter)
     fp32: Mapping[str, int] = field(default_factory=Counter)
     int8_names: frozenset[str] = frozenset()
     conversions: int = 0
+    modes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def int8_count(self) -> int:
@@ -48,9 +51,20 @@ class ExecutedOps:
         return sum(self.fp32.values())
 
     def by_type(self) -> dict[str, dict[str, int]]:
-        """Operator type to the numbers that executed in ``int8`` and in ``fp32``."""
-        op_types = sorted({*self.int8, *self.fp32})
-        return {op_type: {"int8": self.int8.get(op_type, 0), "fp32": self.fp32.get(op_type, 0)} for op_type in op_types}
+        """Operator type to the numbers that executed in ``int8`` and in ``fp32``.
+
+        Where operators of a type executed in another mode than static int8, ``dynamic`` and ``weight_only`` say how
+        many of those in ``int8`` did.
+        """
+        found = {
+            op_type: {"int8": self.int8.get(op_type, 0), "fp32": self.fp32.get(op_type, 0)}
+            for op_type in sorted({*self.int8, *self.fp32})
+        }
+        for mode, counts in self.modes.items():
+            for op_type, count in counts.items():
+                if count:
+                    found[op_type][mode] = count
+        return found
 
 
 @dataclass(frozen=True)

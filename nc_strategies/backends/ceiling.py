@@ -235,7 +235,7 @@ def _forms(space: Space, operator: OpCapability) -> dict[str, Config]:
     """A configuration for each int8 form; schemes that differ in their calibration only run the same kernel."""
     schemes: dict[str, OpScheme] = {}
     for scheme in operator.schemes:
-        if not scheme.is_float:
+        if scheme.is_static:
             schemes.setdefault(form(scheme), scheme)
     return {name: space.default().with_ops({operator.name: scheme}) for name, scheme in schemes.items()}
 

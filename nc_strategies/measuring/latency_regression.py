@@ -12,6 +12,7 @@ from nc_strategies.backends.base import Profile
 from nc_strategies.problem.latency import ConversionEdge, LatencyTerms
 from nc_strategies.space import FLOAT, Config, OpScheme, Space
 from nc_strategies.space.capabilities import OptionValue
+from nc_strategies.space.scheme import DYNAMIC, STATIC, WEIGHT_ONLY
 
 Array = NDArray[np.float64]
 Kind = tuple[str, str] | None
@@ -95,9 +96,20 @@ def kind(scheme: OpScheme) -> Kind:
     """The part of a scheme that latency depends on.
 
     The calibration method and the granularity of the scales (per channel or per tensor) change only constants. Both
-    engines run the same kernels for them, and no difference beyond timing noise was measured.
+    engines run the same kernels for them, and no difference beyond timing noise was measured. The size of a block of
+    weights changes the kernel.
     """
+    if scheme.mode == WEIGHT_ONLY:
+        assert scheme.weight is not None
+        return WEIGHT_ONLY, f"{scheme.weight.dtype} {scheme.weight.granularity}"
+    if scheme.mode == DYNAMIC:
+        return DYNAMIC, scheme.activation.dtype
     return None if scheme.is_float else (scheme.activation.dtype, scheme.activation.scheme)
+
+
+def family(one: Kind) -> Kind:
+    """Kinds that run about equally fast in one operator: all of static int8, and every other kind by itself."""
+    return one if one is None or one[0] in (DYNAMIC, WEIGHT_ONLY) else (STATIC, "")
 
 
 class Columns:
@@ -403,7 +415,8 @@ def _expect_operators(
             (sort,),
             (sort, columns.space.ops[name].type),
         )
-        if one not in (columns.kinds[name][0], None) and columns.kinds[name][0] is not None:
+        usual = columns.kinds[name][0]
+        if one not in (usual, None) and usual is not None and family(one) == family(usual):
             # The term is that of the default int8 scheme plus a small difference: a timing of either informs both.
             first = columns.ops[name, columns.kinds[name][0]]
             prior.own[column] = max(SCALES.least_deviation, SCALES.other_int8_own * prior.mean[first])
@@ -431,13 +444,14 @@ def _op_times(
     # A graph without int8 may be fused differently: its profile is used only where no other has the operator in float.
     ordered = sorted(profiles, key=lambda pair: not pair[0].int8_ops)
     for name in columns.space.ops:
-        seen: dict[bool, list[float]] = {True: [], False: []}
+        seen: dict[Kind, list[float]] = {}
         for config, profile in ordered:
-            if config.int8_ops or not seen[True]:
-                seen[config.schemes[name].is_float].append(profile.ops.get(name, 0.0) / total)
-        means = {is_float: float(np.mean(values)) for is_float, values in seen.items() if values}
+            if config.int8_ops or None not in seen:
+                mine = family(kind(config.schemes[name]))
+                seen.setdefault(mine, []).append(profile.ops.get(name, 0.0) / total)
+        means = {one: float(np.mean(values)) for one, values in seen.items()}
         for one in columns.kinds[name]:
-            known = means.get(one is None)
+            known = means.get(family(one))
             if known is not None:
                 found[name, one] = known
     sizes = {name: op.elements + op.parameters for name, op in columns.space.ops.items()}

@@ -18,6 +18,7 @@ from nc_strategies.errors import EngineError, OutOfTimeError
 from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.models.info import Batch
 from nc_strategies.space import FLOAT, Config, Space
+from nc_strategies.space.scheme import way
 
 log = logging.getLogger(__name__)
 SAMPLES = 16
@@ -42,6 +43,7 @@ def output_noise(
     check: Check = unlimited,
     select: Signal = signal_of,
     left: Callable[[], float] = lambda: math.inf,
+    wanted: str = "",
 ) -> dict[str, float]:
     """Noise-to-signal ratio of one of the model's outputs with one group of operators in int8 and all others in fp32.
 
@@ -59,12 +61,17 @@ def output_noise(
         check: Called before each operator.
         select: Selects the output.
         left: Returns the seconds that are left.
+        wanted: Quantization mode, see `way`; operators that do not offer it have no entry. Empty for each operator's
+            first scheme that is not fp32.
 
     Raises:
         OutOfTimeError: `check` raised it, or the first few operators show that all of them take longer than is left.
     """
     base = space.all_float()
-    schemes = {group: next((s for s in space.schemes(group) if s != FLOAT), None) for group in space.groups}
+    schemes = {
+        group: next((s for s in space.schemes(group) if s != FLOAT and wanted in ("", way(s))), None)
+        for group in space.groups
+    }
     int8 = {group: scheme for group, scheme in schemes.items() if scheme is not None}
     every = base.with_ops({name: scheme for group, scheme in int8.items() for name in group})
 

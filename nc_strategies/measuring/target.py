@@ -143,8 +143,8 @@ class MeasurementTarget(Protocol):
             EngineError: the engine cannot build or run it.
         """
 
-    def sensitivity(self) -> Mapping[str, float]:
-        """Estimated sensitivity by operator; see `Problem.sensitivity`."""
+    def sensitivity(self, way: str = "") -> Mapping[str, float]:
+        """Estimated sensitivity by operator; see `Sensitivity`."""
 
     def latency_terms(self) -> LatencyTerms:
         """Terms of the latency model; see `Problem.latency_terms`.
@@ -259,7 +259,7 @@ class LocalTarget:
         self._calibration: Dataset | None = None
         self._measurer: Measurer | None = None
         self._remarks: tuple[str, ...] = ()
-        self._noise: dict[str, float] | None = None
+        self._noise: dict[str, dict[str, float]] = {}
         self._allowance = Allowance()
         self._batches: BatchesInTime | None = None
         self._calibration_size = CALIBRATION_BATCH
@@ -468,19 +468,20 @@ class LocalTarget:
         """See `MeasurementTarget.rehearse`."""
         return self.measurer.rehearse(config)
 
-    def sensitivity(self) -> dict[str, float]:
-        """See `MeasurementTarget.sensitivity`; estimated once."""
-        if self._noise is None:
+    def sensitivity(self, way: str = "") -> dict[str, float]:
+        """See `MeasurementTarget.sensitivity`; estimated once for each mode."""
+        if way not in self._noise:
             assert self._space is not None, "measure the baseline first"
-            self._noise = output_noise(
+            self._noise[way] = output_noise(
                 self.parts.backend,
                 self._space,
                 *self._looked_at(),
                 check=self._deadline.check,
                 select=self.measurer.signal_of,
                 left=lambda: self._deadline.left,
+                wanted=way,
             )
-        return self._noise
+        return self._noise[way]
 
     def latency_terms(self) -> LatencyTerms:
         """See `MeasurementTarget.latency_terms`; fitted once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from nc_strategies.errors import EngineError
 from nc_strategies.onnx_graph.external import tensor
 from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
@@ -65,6 +66,12 @@ class Quantized:
         return self.values or self.name
 
 
+def opsets(model: onnx.ModelProto, domains: Iterable[str]) -> list[onnx.OperatorSetIdProto]:
+    """The opsets of a model, with version 1 of further domains."""
+    have = {o.domain for o in model.opset_import}
+    return [*model.opset_import, *(helper.make_opsetid(domain, 1) for domain in sorted(set(domains) - have))]
+
+
 def parameters(low: float, high: float, scheme: TensorScheme) -> tuple[np.float32, int]:
     """Scale and zero point for a range, which is extended to include zero. Zero is represented exactly.
 
@@ -109,7 +116,11 @@ class GraphBuilder:
             The nodes, the constants by name, and the name of the result.
         """
         build = self._kind(self, config, ranges)
-        build.int8_fused_op(fused_op, config.schemes[fused_op.name])
+        scheme = config.schemes[fused_op.name]
+        if scheme.is_static:
+            build.int8_fused_op(fused_op, scheme)
+        else:
+            build.other_mode(fused_op, scheme)
         if fused_op.output in build.state:
             return build.nodes, build.added, build.dequantize(build.state[fused_op.output])
         name = build.dequantize(build.state[fused_op.raw]) if fused_op.raw in build.state else fused_op.raw
@@ -137,7 +148,9 @@ class QdqGraph:
         self.weights = builder.weights
         self.ranges = ranges
         self.reduce_range = bool(config.option("reduce_range", False))
-        self.schemes: dict[str, OpScheme] = {name: s for name, s in config.ops if not s.is_float}
+        self.schemes: dict[str, OpScheme] = {name: s for name, s in config.ops if s.is_static}
+        self.others: dict[str, OpScheme] = {name: s for name, s in config.ops if not s.is_static and not s.is_float}
+        self.domains: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
         self.added: dict[str, onnx.TensorProto] = {}
         self.state: dict[str, Quantized] = {}
@@ -163,7 +176,10 @@ class QdqGraph:
             [*initializers, *self.added.values()],
         )
         model = helper.make_model(
-            body, opset_imports=list(source.opset_import), ir_version=source.ir_version, producer_name="nc_strategies"
+            body,
+            opset_imports=opsets(source, self.domains),
+            ir_version=source.ir_version,
+            producer_name="nc_strategies",
         )
         describe_as(model, source)
         for node in self.nodes:
@@ -175,12 +191,22 @@ class QdqGraph:
         fused_op = self.graph.fused_ops.get(node.name)
         if fused_op is not None and node.name in self.schemes:
             self.int8_fused_op(fused_op, self.schemes[node.name])
+        elif fused_op is not None and node.name in self.others:
+            self.other_mode(fused_op, self.others[node.name])
         elif node.output[0] in self.graph.scaled and self.graph.carried(node) in self.state:
             self.scaled(node)
         elif self.graph.carried(node) in self.state and any(self.wanted(name) for name in node.output):
             self.following(node)
         else:
             self.float_node(node)
+
+    def other_mode(self, fused_op: FusedOp, scheme: OpScheme) -> None:
+        """Add an operator that is quantized in another mode than static int8; it reads and writes floating point.
+
+        Raises:
+            EngineError: this kind of graph has no such operators.
+        """
+        raise EngineError(f"operator {fused_op.name} cannot run in mode {scheme.mode}")
 
     def wanted(self, name: str, through: Set[str] = frozenset()) -> list[TensorScheme]:
         """Activation schemes of the int8 operators that read a tensor, directly or through nodes that keep values.

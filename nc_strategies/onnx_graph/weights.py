@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.onnx_graph.block_weights import BlockWeights, quantize_blocks
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 
 FULL, REDUCED = 127, 64
@@ -39,6 +40,7 @@ class WeightCache:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._cache: dict[tuple[str, str, bool], tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
+        self._blocks: dict[tuple[str, int, int, int], BlockWeights] = {}
 
     def axis(self, fused_op: FusedOp) -> int:
         """The axis of a weight's output channels."""
@@ -63,11 +65,7 @@ class WeightCache:
         Returns:
             The int8 weight in the model's layout; its scale, of shape () or (channels,); the int32 bias or None.
         """
-        assert fused_op.weight is not None
-        key = (fused_op.weight + f":{self.axis(fused_op)}", granularity, reduce_range)
-        if key not in self._cache:
-            self._cache[key] = self._quantize(fused_op, granularity, reduce_range)
-        weight, scale = self._cache[key]
+        weight, scale = self.plain(fused_op, granularity, reduce_range)
         bias = None if fused_op.bias is None else self._graph.array(fused_op.bias).astype(np.float64).reshape(-1)
         step = np.float64(input_scale)
         floor = np.asarray(SMALLEST_SCALE / step)
@@ -83,6 +81,25 @@ class WeightCache:
             return weight, scale, None
         quantized = np.round(bias / (step * scale.astype(np.float64)))
         return weight, scale, np.clip(quantized, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
+
+    def plain(
+        self, fused_op: FusedOp, granularity: str, reduce_range: bool
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """The quantized weight and its scale, whatever the bias; see `get`."""
+        assert fused_op.weight is not None
+        key = (fused_op.weight + f":{self.axis(fused_op)}", granularity, reduce_range)
+        if key not in self._cache:
+            self._cache[key] = self._quantize(fused_op, granularity, reduce_range)
+        return self._cache[key]
+
+    def blocks(self, fused_op: FusedOp, bits: int, block: int) -> BlockWeights:
+        """The weight of a matrix product in blocks along the axis that it sums over; see `quantize_blocks`."""
+        assert fused_op.weight is not None
+        key = (fused_op.weight, self.axis(fused_op), bits, block)
+        if key not in self._blocks:
+            weight = self._graph.array(fused_op.weight)
+            self._blocks[key] = quantize_blocks(weight if self.axis(fused_op) else weight.T, bits, block)
+        return self._blocks[key]
 
     def _quantize(
         self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0, cap: float = LARGEST_SCALE

@@ -27,6 +27,8 @@ Op = TypeVar("Op", str, int)
 class ConversionEdge(Generic[Op]):
     """A tensor between operators, and the costs of its conversions between fp32, int8 and activation schemes.
 
+    Only operators in static int8 read and write int8 tensors: here, all other modes count as floating point.
+
     Quantization costs once if the producer is in floating point and at least one consumer is in int8. Dequantization
     costs once if the producer is in int8 and at least one consumer is in floating point. The costs `requantize` and
     `clip` occur only if consumers use other int8 schemes than the default; a strategy that uses one scheme per operator
@@ -66,12 +68,12 @@ class ConversionEdge(Generic[Op]):
     def paid(self: ConversionEdge[str], config: Config) -> ConversionCounts:
         """How often a configuration incurs each cost."""
         schemes = config.schemes
-        wanted = list(dict.fromkeys(schemes[c].activation for c in self.consumers if not schemes[c].is_float))
+        wanted = list(dict.fromkeys(schemes[c].activation for c in self.consumers if schemes[c].is_static))
         further = max(0, len(wanted) - 1)
-        if self.producer is None or schemes[self.producer].is_float:
+        if self.producer is None or not schemes[self.producer].is_static:
             return ConversionCounts(quantize=int(bool(wanted)), requantize=further)
         scheme = wanted[0] if wanted else schemes[self.producer].activation
-        floats = self.float_consumer or any(schemes[c].is_float for c in self.consumers)
+        floats = self.float_consumer or not all(schemes[c].is_static for c in self.consumers)
         return ConversionCounts(0, int(floats), further, int((scheme.dtype, scheme.scheme) in self.clipped))
 
     def cost(self: ConversionEdge[str], config: Config) -> float:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nc_strategies.problem.evaluation import Evaluation
 from nc_strategies.problem.latency import LatencyTerms
@@ -17,9 +17,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 log = logging.getLogger(__name__)
-Sensitivity = Callable[[], Mapping[str, float]]
+
 LatencyModel = Callable[[Config], float]
 Divergence = Callable[[Config], float]
+
+
+class Sensitivity(Protocol):
+    """Estimates the loss of each operator."""
+
+    def __call__(self, way: str = "") -> Mapping[str, float]:
+        """The estimated loss by operator, larger is worse.
+
+        Args:
+            way: ``dynamic``, ``weight_only int8`` or another quantization mode with its weight type, for the operators
+                that offer it; empty for each operator's default scheme.
+        """
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,8 @@ class Problem:
         budget: Number of trials that the run may take; 0 if only time limits it.
         workers: Number of trials that run at the same time.
         sensitivity: Returns the estimated loss by operator, larger is worse; None if the backend has no estimate. It
-            costs nothing unless called, and returns an empty mapping if the run's time is too short for estimates.
+            costs nothing unless called, and returns an empty mapping if the run's time is too short for estimates. It
+            takes a quantization mode, see `Sensitivity`.
         latency_model: Returns the predicted latency of a configuration relative to fp32, or None; costs nothing unless
             called.
         latency_terms: Returns the terms that `latency_model` adds up, for a strategy that solves for a configuration;

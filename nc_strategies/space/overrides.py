@@ -12,7 +12,9 @@ from nc_strategies.space.capabilities import Capabilities, OpCapability
 from nc_strategies.space.scheme import DTYPES, OpScheme, TensorScheme
 
 PARTS = ("activation", "weight")
-FIELDS = ("dtype", "scheme", "granularity", "algorithm")
+FIELDS = ("dtype", "scheme", "granularity", "algorithm", "quant_mode", "group_size")
+WHOLE_CHANNEL = "-1"
+"""Group size of weights that have one scale per output channel or tensor, as Neural Compressor writes it."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Overrides:
 
     Args:
         op_type_dict: Regular expression for operator types to ``{part: {field: [allowed values]}}``, with part
-            ``activation`` or ``weight`` and field ``dtype``, ``scheme``, ``granularity`` or ``algorithm``.
+            ``activation`` or ``weight`` and field ``dtype``, ``scheme``, ``granularity``, ``algorithm``,
+            ``quant_mode`` (``static``, ``dynamic`` or ``weight_only``) or, of a weight, ``group_size`` (weights per
+            scale; -1 for whole channels).
         op_name_dict: The same for operator names. An operator that matches here ignores overrides by type.
         excluded_precisions: Data types that no operator may use: ``int8``, ``uint8``, ``fp32``.
     """
@@ -96,7 +100,7 @@ class _Override:
         """Check that at least one matched operator supports each value."""
         for part, fields in self.parts.items():
             for name, values in fields.items():
-                supported = {getattr(getattr(s, part), name) for op in ops for s in op.schemes if getattr(s, part)}
+                supported = _supported(ops, part, name)
                 for value in values:
                     if supported and value not in supported:
                         raise InputError(
@@ -108,9 +112,9 @@ class _Override:
     def narrow(self, op: OpCapability, schemes: tuple[OpScheme, ...]) -> tuple[OpScheme, ...]:
         for part, fields in self.parts.items():
             for name, values in fields.items():
-                allowed = tuple(s for s in schemes if _allows(getattr(s, part), s.is_float, name, values))
+                allowed = tuple(s for s in schemes if _allows(s, part, name, values))
                 if not allowed:
-                    possible = sorted({getattr(getattr(s, part), name) for s in op.schemes if getattr(s, part)})
+                    possible = sorted(_supported([op], part, name))
                     raise InputError(
                         f"{self.key}.{self.pattern.pattern}.{part}.{name}",
                         f"{list(values)} is not possible for operator {op.name!r} ({op.type})",
@@ -120,10 +124,27 @@ class _Override:
         return schemes
 
 
-def _allows(part: TensorScheme | None, is_float: bool, name: str, values: tuple[str, ...]) -> bool:
-    if part is None or (is_float and name != "dtype"):
-        return True
-    return getattr(part, name) in values
+def _allows(scheme: OpScheme, part: str, name: str, values: tuple[str, ...]) -> bool:
+    tensor: TensorScheme | None = getattr(scheme, part)
+    if tensor is None or scheme.is_float or (tensor.is_float and name != "quant_mode"):
+        return tensor is None or name != "dtype" or tensor.dtype in values
+    return _value(scheme, part, name) in values
+
+
+def _value(scheme: OpScheme, part: str, name: str) -> str:
+    """The value of a field in a scheme."""
+    tensor: TensorScheme = getattr(scheme, part)
+    if name == "quant_mode":
+        return scheme.mode
+    if name == "group_size":
+        head, _, size = tensor.granularity.rpartition("per_block_")
+        return size if not head and size.isdigit() else WHOLE_CHANNEL
+    return str(getattr(tensor, name))
+
+
+def _supported(ops: Iterable[OpCapability], part: str, name: str) -> set[str]:
+    """The values of a field that some operators offer."""
+    return {_value(s, part, name) for op in ops for s in op.schemes if getattr(s, part)}
 
 
 def _parse(key: str, overrides: Mapping[str, Any]) -> list[_Override]:
@@ -156,7 +177,9 @@ def _items(where: str, data: Any, allowed: Iterable[str]) -> list[tuple[str, Any
 
 
 def _values(where: str, values: Any) -> tuple[str, ...]:
-    values = [values] if isinstance(values, str) else values
+    values = [values] if isinstance(values, (str, int)) and not isinstance(values, bool) else values
+    if where.endswith(".group_size") and isinstance(values, (list, tuple)):
+        values = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
     if not isinstance(values, (list, tuple)) or not values or not all(isinstance(v, str) for v in values):
         raise InputError(where, f"expected a list of names, got {values!r}", "for example [int8] or [per_tensor]")
     return tuple(values)

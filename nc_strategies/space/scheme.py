@@ -7,7 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 FP32 = "fp32"
-DTYPES = ("int8", "uint8", FP32)
+DTYPES = ("int8", "uint8", "int4", FP32)
+STATIC, DYNAMIC, WEIGHT_ONLY = "static", "dynamic", "weight_only"
+MODES = (STATIC, DYNAMIC, WEIGHT_ONLY, FP32)
+"""How an operator is quantized: ranges of activations known from calibration; computed at run time; activations in
+floating point; not at all."""
 
 
 @dataclass(frozen=True, order=True)
@@ -15,10 +19,13 @@ class TensorScheme:
     """The quantization of one tensor.
 
     Args:
-        dtype: ``int8``, ``uint8`` or ``fp32`` (not quantized; the other fields are then ``none``).
+        dtype: ``int8``, ``uint8``, ``int4`` (weights only) or ``fp32`` (not quantized; the other fields are then
+            ``none``).
         scheme: ``sym`` (zero point at the middle of the integer range) or ``asym``.
-        granularity: ``per_tensor`` (one scale) or ``per_channel`` (one scale per output channel).
-        algorithm: Calibration algorithm that chooses the range: ``minmax``, ``percentile`` or ``kl``.
+        granularity: ``per_tensor`` (one scale), ``per_channel`` (one scale per output channel) or ``per_block_N`` (one
+            scale per N consecutive weights of an output channel).
+        algorithm: Calibration algorithm that chooses the range: ``minmax``, ``percentile`` or ``kl``; or ``dynamic``,
+            the range of each input at run time.
     """
 
     dtype: str
@@ -46,9 +53,23 @@ class OpScheme:
     weight: TensorScheme | None = None
 
     @property
+    def mode(self) -> str:
+        """One of `MODES`, as it follows from activation and weight."""
+        if self.activation.algorithm == DYNAMIC:
+            return DYNAMIC
+        if not self.activation.is_float:
+            return STATIC
+        return FP32 if self.weight is None or self.weight.is_float else WEIGHT_ONLY
+
+    @property
     def is_float(self) -> bool:
-        """Whether the operator runs in floating point."""
-        return self.activation.is_float
+        """Whether nothing of the operator is quantized."""
+        return self.mode == FP32
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the operator reads int8 tensors whose scales are constants. All others read floating point."""
+        return self.mode == STATIC
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-serializable dictionary; the inverse of `from_dict`."""
@@ -70,6 +91,12 @@ class OpScheme:
 
     def __str__(self) -> str:
         return FP32 if self.is_float else f"activation {self.activation}; weight {self.weight or 'none'}"
+
+
+def way(scheme: OpScheme) -> str:
+    """A quantization mode with what distinguishes schemes of that mode in speed, such as ``weight_only int4``."""
+    weight = scheme.weight
+    return f"{scheme.mode} {weight.dtype}" if scheme.mode == WEIGHT_ONLY and weight is not None else scheme.mode
 
 
 @lru_cache

@@ -11,7 +11,7 @@ from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
 from nc_strategies.space import FLOAT, Config, OpCapability
 from nc_strategies.strategies.base import Steps, StepwiseStrategy
-from nc_strategies.strategies.choices import changed, changes
+from nc_strategies.strategies.choices import changed, changes, whole_modes
 
 log = logging.getLogger(__name__)
 MATMULS = ("Conv", "DepthwiseConv", "MatMul", "Gemm", "Dense")
@@ -36,7 +36,8 @@ class BasicStrategy(StepwiseStrategy):
     """Tries int8 everywhere, then returns operators to fp32 where accuracy or speed needs it.
 
     1. The default int8 scheme everywhere.
-    2. Other values of graph options; other activation schemes, algorithms and granularities for all operators together.
+    2. Other values of graph options; dynamic and weight-only quantization of all operators that offer it; other
+       activation schemes, algorithms and granularities for all operators together.
     3. Where stage 2 misses the goal and the loss is estimated per operator: operators in fp32 by loss per saved time.
        Their number is doubled until the goal is met, then found by bisection; then stage 7. If there is no time to fit
        the latency model, the saved time is guessed from the operators' sizes. If there is no time to estimate the
@@ -64,6 +65,8 @@ class BasicStrategy(StepwiseStrategy):
         yield from self._try(self.problem.space.default(), "default int8", "default int8 everywhere")
         yield from self._options()
         ops = list(self.problem.space.quantizable)
+        for mode, config in whole_modes(self.problem.space).items():
+            yield from self._try(config, "modes", f"{mode} quantization, the others in fp32")
         yield from self._combinations("all operators", ops)
         ranked = self.settings.fallback and not self._met() and (yield from self._ranked_fallback())
         types = sorted({op.type for op in ops})

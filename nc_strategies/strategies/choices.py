@@ -1,21 +1,22 @@
-"""Choices among int8 schemes that several operators share: an algorithm, a granularity, a data type."""
+"""Choices among int8 schemes that several operators share: a mode, an algorithm, a granularity, a data type."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from nc_strategies.space import Config, OpCapability, OpScheme, Space
+from nc_strategies.space import FLOAT, Config, OpCapability, OpScheme, Space
+from nc_strategies.space.scheme import way
 
 Change = tuple[tuple[str, str], ...]
 
 
 def changes(ops: Iterable[OpCapability]) -> dict[str, Change]:
-    """Choices of the operators: text to the fields that the choice sets, in a fixed order."""
+    """Choices within static int8: text to the fields that the choice sets, in a fixed order."""
     found: dict[str, Change] = {}
     for op in ops:
         for scheme in op.schemes:
-            if scheme.is_float:
+            if not scheme.is_static:
                 continue
             act = scheme.activation
             found.setdefault(f"{act.algorithm} calibration", (("algorithm", act.algorithm),))
@@ -26,8 +27,10 @@ def changes(ops: Iterable[OpCapability]) -> dict[str, Change]:
 
 
 def changed_scheme(scheme: OpScheme, change: Change) -> OpScheme:
-    """An int8 scheme with a change applied."""
+    """A static int8 scheme with a change of its fields applied; any other scheme stays as it is."""
     act, weight = scheme.activation, scheme.weight
+    if not scheme.is_static:
+        return scheme
     for field, value in change:
         if field == "granularity":
             weight = replace(weight, granularity=value) if weight else None
@@ -40,10 +43,26 @@ def changed(space: Space, base: Config, ops: Iterable[OpCapability], change: Cha
     """The configuration with a change applied to each operator and those tied to it, where their schemes allow it."""
     schemes: dict[str, OpScheme] = {}
     for op in ops:
-        old = base.schemes[op.name]
-        if old.is_float:
-            continue
-        wanted, group = changed_scheme(old, change), space.group_of[op.name]
-        if wanted in space.schemes(group):
+        old, group = base.schemes[op.name], space.group_of[op.name]
+        wanted = changed_scheme(old, change)
+        if old.is_static and wanted in space.schemes(group):
             schemes.update(dict.fromkeys(group, wanted))
     return base.with_ops(schemes)
+
+
+def whole_modes(space: Space) -> dict[str, Config]:
+    """Every other mode than static int8, wherever operators offer it, with all other operators in floating point."""
+    ways = dict.fromkeys(
+        way(s) for group in space.groups for s in space.schemes(group) if not s.is_static and not s.is_float
+    )
+    found = {}
+    for wanted in ways:
+        chosen: dict[str, OpScheme] = {}
+        for group in space.groups:
+            mine = next((s for s in space.schemes(group) if way(s) == wanted), None)
+            if mine is None and FLOAT in space.schemes(group):
+                mine = FLOAT
+            if mine is not None:
+                chosen.update(dict.fromkeys(group, mine))
+        found[wanted] = space.default().with_ops(chosen)
+    return found

@@ -17,6 +17,7 @@ from nc_strategies.errors import EngineError, InputError, OutOfTimeError, first_
 from nc_strategies.problem import ConversionEdge, LatencyTerms
 from nc_strategies.runtime.files import write_atomically
 from nc_strategies.space import FLOAT, Config, OpScheme, Space
+from nc_strategies.space.scheme import way
 
 log = logging.getLogger(__name__)
 FILE = "estimates.json"
@@ -36,6 +37,7 @@ class Estimates:
     def __init__(self, folder: Path, space: Space, resumes: bool) -> None:
         self.path = folder / FILE
         self._sensitivity: dict[str, float] | None = None
+        self._mode_sensitivity: dict[str, dict[str, float]] = {}
         self._terms: LatencyTerms | None = None
         self._divergence: dict[str, float] = {}
         if resumes and self.path.is_file():
@@ -52,6 +54,15 @@ class Estimates:
     @sensitivity.setter
     def sensitivity(self, found: Mapping[str, float]) -> None:
         self._sensitivity = dict(found)
+        self._write()
+
+    def mode_sensitivity(self, way: str) -> Mapping[str, float] | None:
+        """See `Sensitivity`; None before the mode's is estimated."""
+        return self._mode_sensitivity.get(way)
+
+    def add_mode_sensitivity(self, way: str, found: Mapping[str, float]) -> None:
+        """Store the sensitivity of operators in another quantization mode."""
+        self._mode_sensitivity[way] = dict(found)
         self._write()
 
     @property
@@ -77,6 +88,7 @@ class Estimates:
         data = {
             "schema": SCHEMA,
             "sensitivity": self._sensitivity,
+            "mode_sensitivity": self._mode_sensitivity,
             "latency_terms": terms_to_dict(self._terms) if self._terms else None,
             "divergence": self._divergence,
         }
@@ -99,6 +111,10 @@ class Estimates:
             terms(space.default())  # KeyError if a term is missing
             terms(space.all_float())
         divergence = _numbers(data["divergence"])
+        modes = {str(way): _numbers(found) for way, found in data.get("mode_sensitivity", {}).items()}
+        if not all(set(found) <= set(space.ops) for found in modes.values()):
+            raise ValueError("sensitivity of operators that this model does not have")
+        self._mode_sensitivity = modes
         self._sensitivity, self._terms, self._divergence = sensitivity, terms, divergence
 
 
@@ -117,13 +133,16 @@ def ask(estimate: Callable[[], T]) -> T:
         raise EngineError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
-def one_by_one(divergence: Callable[[Config], float], space: Space, failures: int) -> dict[str, float]:
+def one_by_one(
+    divergence: Callable[[Config], float], space: Space, failures: int, wanted: str = ""
+) -> dict[str, float]:
     """Sensitivity by operator from one graph per operator, for engines that fail to estimate all operators at once.
 
     Args:
         divergence: Estimates the noise-to-signal ratio of a configuration with the engine.
         space: Search space.
         failures: Maximum number of consecutive failures, each of which may cost a new worker; 0 for no maximum.
+        wanted: Quantization mode, see `Sensitivity`.
 
     Returns:
         Noise-to-signal ratio in int8 by operator name; infinite for an operator that fails, and for all operators after
@@ -132,7 +151,7 @@ def one_by_one(divergence: Callable[[Config], float], space: Space, failures: in
     found: dict[str, float] = {}
     failed = 0
     for group in space.groups:
-        scheme = next((s for s in space.schemes(group) if s != FLOAT), None)
+        scheme = next((s for s in space.schemes(group) if s != FLOAT and wanted in ("", way(s))), None)
         if scheme is None:
             continue
         noise = math.inf

@@ -44,6 +44,7 @@ class Study:
         estimate_seconds: Seconds by type of estimate.
         resolution: Resolution of the loss with the evaluation samples; None if it cannot be determined.
         sensitivity: Noise-to-signal ratio by operator in int8; None if no strategy requested it.
+        mode_sensitivity: The same for each other quantization mode that a strategy requested.
         latency_terms: Terms of the latency model; None if no strategy requested them.
         stop_note: The strategy's reason for its end; empty if it did not end the run or gave none.
         remarks: Which outputs the metrics read, and changes that calibration made to the model, one sentence each.
@@ -76,6 +77,7 @@ class Study:
     earlier_versions: dict[str, str] = field(default_factory=dict)
     resolution: Resolution | None = None
     sensitivity: Mapping[str, float] | None = None
+    mode_sensitivity: dict[str, Mapping[str, float]] = field(default_factory=dict)
     latency_terms: LatencyTerms | None = None
     remarks: tuple[str, ...] = ()
     outputs: Mapping[str, Any] = field(default_factory=dict)

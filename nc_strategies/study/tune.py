@@ -38,6 +38,7 @@ from nc_strategies.runtime.clock import Clock
 from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Capabilities, Config, Overrides, Space
 from nc_strategies.space.reasons import nothing_to_quantize
+from nc_strategies.space.scheme import way as mode_of
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
@@ -237,7 +238,9 @@ class _Run:
         if study.machine.low and set(TIMED) & set(self.config.metrics.objectives):
             self.listener.notice(" ".join(words))
 
-    def _sensitivity(self, study: Study, kept: Estimates) -> Mapping[str, float]:
+    def _sensitivity(self, study: Study, kept: Estimates, way: str = "") -> Mapping[str, float]:
+        if way:
+            return self._mode_sensitivity(study, kept, way)
         if study.sensitivity is None:
             study.sensitivity = kept.sensitivity
             self.listener.stage(
@@ -254,6 +257,26 @@ class _Run:
             except OutOfTimeError:
                 return {}
         return study.sensitivity
+
+    def _mode_sensitivity(self, study: Study, kept: Estimates, way: str) -> Mapping[str, float]:
+        """Sensitivity of the operators that offer another quantization mode; nothing where there is no time for it."""
+        found = study.mode_sensitivity.get(way) or kept.mode_sensitivity(way)
+        if found is None:
+            self.listener.stage(f"estimating sensitivity to {way} quantization")
+            box = self.box
+            groups = sum(any(mode_of(s) == way for s in study.space.schemes(group)) for group in study.space.groups)
+            try:
+                with Clock(self.estimates, "sensitivity"):
+                    found = self._while_time(
+                        "sensitivity",
+                        box.build_seconds + groups * box.sample_seconds,
+                        lambda: self._estimated(study.space, way),
+                    )
+            except OutOfTimeError:
+                return {}
+            kept.add_mode_sensitivity(way, found)
+        study.mode_sensitivity[way] = found
+        return found
 
     def _while_time(self, what: str, least: float, estimate: Callable[[], T]) -> T:
         """Compute an estimate if that leaves time for trials and the end of the run.
@@ -284,13 +307,13 @@ class _Run:
             )
         raise OutOfTimeError(f"there is no time to estimate {what}")
 
-    def _estimated(self, space: Space) -> Mapping[str, float]:
+    def _estimated(self, space: Space, way: str = "") -> Mapping[str, float]:
         target = self.setup.target
         try:
-            return ask(target.sensitivity)
+            return ask(lambda: target.sensitivity(way))
         except EngineError as error:
             log.warning("sensitivity is estimated operator by operator: %s", error)
-            return one_by_one(target.divergence, space, self.config.tuning.max_consecutive_failures)
+            return one_by_one(target.divergence, space, self.config.tuning.max_consecutive_failures, way)
 
     def _latency_terms(self, study: Study, kept: Estimates) -> LatencyTerms:
         if study.latency_terms is None:
@@ -345,7 +368,7 @@ class _Run:
             np.random.default_rng([config.seed, 0]),
             config.max_trials,
             self.setup.executor.workers,
-            lambda: self._sensitivity(study, kept),
+            lambda way="": self._sensitivity(study, kept, way),
             lambda config: self._latency_terms(study, kept)(config),
             lambda: self._latency_terms(study, kept),
             lambda config: self._divergence(config, kept),

@@ -3,7 +3,7 @@
 import pytest
 
 from nc_strategies.errors import InputError
-from nc_strategies.space import Capabilities, Overrides, Space
+from nc_strategies.space import FLOAT, Capabilities, OpCapability, OpScheme, Overrides, Space, TensorScheme
 
 FP32 = {"activation": {"dtype": ["fp32"]}, "weight": {"dtype": ["fp32"]}}
 
@@ -178,7 +178,7 @@ def test_an_unknown_precision_lists_the_known_ones(capabilities):
     with pytest.raises(
         InputError,
         match=r"^space\.excluded_precisions: unknown precision 'bf16'; "
-        r"allowed: int8, uint8, fp32$",
+        r"allowed: int8, uint8, int4, fp32$",
     ):
         Space(capabilities, Overrides(excluded_precisions=("bf16",)))
 
@@ -191,3 +191,30 @@ def test_one_wrong_value_among_right_ones_is_an_error(capabilities):
 def test_overrides_that_are_no_mapping_are_an_input_error(capabilities):
     with pytest.raises(InputError, match=r"space\.op_type_dict"):
         Space(capabilities, Overrides(["Conv"]))
+
+
+DYNAMIC = OpScheme(TensorScheme("uint8", "asym", "per_tensor", "dynamic"), TensorScheme("int8", "sym", "per_channel"))
+FOUR_BITS = OpScheme(TensorScheme("fp32", "none", "none", "none"), TensorScheme("int4", "sym", "per_block_32"))
+
+
+@pytest.mark.parametrize(
+    ("override", "left"),
+    [
+        ({"activation": {"quant_mode": ["dynamic"]}}, {"dynamic", "fp32"}),
+        ({"activation": {"dtype": ["uint8"], "quant_mode": "dynamic"}}, {"dynamic"}),
+        ({"weight": {"dtype": ["int4"], "group_size": [32]}}, {"weight_only"}),
+        ({"weight": {"group_size": [-1]}}, {"static", "dynamic", "fp32"}),
+        ({"activation": {"dtype": ["fp32"]}}, {"weight_only", "fp32"}),
+    ],
+)
+def test_overrides_choose_a_quantization_mode_in_neural_compressors_words(override, left):
+    static = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
+    able = Capabilities((OpCapability("m", "MatMul", (static, DYNAMIC, FOUR_BITS, FLOAT)),))
+    (op,) = Overrides(op_type_dict={"MatMul": override}).apply(able)
+    assert {scheme.mode for scheme in op.schemes} == left
+
+
+def test_a_group_size_that_no_operator_offers_is_named():
+    able = Capabilities((OpCapability("m", "MatMul", (FOUR_BITS, FLOAT)),))
+    with pytest.raises(InputError, match=r"weight\.group_size: '64' is not possible .*possible: -1, 32"):
+        Overrides(op_type_dict={"MatMul": {"weight": {"group_size": [64]}}}).apply(able)

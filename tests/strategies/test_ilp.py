@@ -305,7 +305,7 @@ def test_conversions_are_charged_as_the_latency_terms_charge_them(signs):
         assert terms.base + prices @ row + columns.converting(row, conversions) == pytest.approx(terms(config))
     loss = columns.each(lambda c: float(c.is_int8))
     for limit in range(5):
-        found = columns.config(solve(columns.owner, columns.is_int8, prices, [Budgeted(loss, limit)], conversions))
+        found = columns.config(solve(columns.owner, columns.is_static, prices, [Budgeted(loss, limit)], conversions))
         assert terms(found) == pytest.approx(min(terms(c) for c in configs if len(c.int8_ops) <= limit))
 
 
@@ -380,7 +380,7 @@ def test_by_size_alone_an_operator_is_never_worth_next_to_nothing():
     columns = Columns(problem.space)
     costs = CostModel(problem, columns, None)
     costs.fit([])
-    prices = dict(zip([c.names[0] for c in columns.all if c.is_int8], costs.prices[0][columns.is_int8], strict=True))
+    prices = dict(zip([c.names[0] for c in columns.all if c.is_int8], costs.prices[0][columns.is_static], strict=True))
     saved = -np.array([prices[op.name] for op in large])
     assert saved == pytest.approx(saved[0])
     mean = (3 * np.sqrt(10**11) + np.sqrt(10)) / 4

@@ -17,9 +17,10 @@ from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.backends.collection import noise_in_pieces
 from nc_strategies.backends.onnxruntime import ceiling
-from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.calibrate import collect
-from nc_strategies.backends.onnxruntime.capabilities import describe
+from nc_strategies.backends.onnxruntime.capabilities import MODES, describe
+from nc_strategies.backends.onnxruntime.executed import DYNAMIC_SUFFIX
+from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
@@ -68,6 +69,8 @@ class OnnxRuntimeBackend(Backend):
                 raise InputError(
                     f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(EQUALIZE_MODES)}"
                 )
+        if settings.modes not in MODES:
+            raise InputError("backend.modes", f"is {settings.modes!r}", f"allowed: {', '.join(MODES)}")
         self._path = Path()
         self._given: Path | bytes = self._path
         self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
@@ -121,6 +124,7 @@ class OnnxRuntimeBackend(Backend):
         for fused_op in self.graph.fused_ops.values():
             for name in (fused_op.raw, opened(fused_op.raw), fused_op.output, opened(fused_op.output)):
                 self._operators[name] = fused_op.name
+            self._operators[self.graph.fresh(f"{fused_op.name}{DYNAMIC_SUFFIX}")] = fused_op.name
             if fused_op.act is not None:
                 self._operators[fused_op.act.name] = fused_op.name
         for node in self.graph.model.graph.node:
@@ -140,7 +144,7 @@ class OnnxRuntimeBackend(Backend):
     def _use(self, graph: Graph) -> None:
         self._graph = graph
         self._weights = WeightCache(graph)
-        self._builder = GraphBuilder(graph, self._weights, GuardedQdqGraph)
+        self._builder = GraphBuilder(graph, self._weights, ModalQdqGraph)
 
     def _export(self, model: ModelSource) -> Path:
         # TensorFlow's backend converts TensorFlow models. It is imported here, so that other models do not need it.
@@ -162,7 +166,7 @@ class OnnxRuntimeBackend(Backend):
         """
         reduce_range = self._reduce_range()
         if self._engine_able is None:
-            self._engine_able = describe(self._builder, self._operators, reduce_range)
+            self._engine_able = describe(self._builder, self._operators, reduce_range, self.settings.modes)
         able = self._engine_able
         if self._calibration.ready:
             able, self._unsuitable = suitable(able, self._operands, self._calibration.infinite, self._span)

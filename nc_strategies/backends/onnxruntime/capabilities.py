@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from nc_strategies.backends.onnxruntime.executed import MOVEMENT, base_name, is_int8
+from nc_strategies.backends.onnxruntime.modes import SCHEMES as OTHER_SCHEMES
+from nc_strategies.backends.onnxruntime.modes import is_product
+from nc_strategies.backends.onnxruntime.probe_modes import executed_schemes
 from nc_strategies.backends.onnxruntime.reasons import float_ops
 from nc_strategies.backends.onnxruntime.session import optimize
 from nc_strategies.calibration.histogram import ALGORITHMS
@@ -16,21 +19,33 @@ from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpSch
 
 ACTIVATIONS = (("uint8", "asym"), ("int8", "sym"))
 GRANULARITIES = ("per_channel", "per_tensor")
+MODES = ("auto", "static", "all")
+"""Values of the setting ``modes``."""
+LEAST_SHARE = 0.05
+"""Share of the model's multiplications from which matrix products are offered other modes than static int8: in an image
+classifier only its last operator is one, and each further mode costs timings and trials."""
+FREE_LENGTH = 16
+"""Length that a free dimension counts with, when operators' work is compared."""
 
 
-def describe(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: tuple[bool, ...]) -> Capabilities:
+def describe(
+    builder: GraphBuilder, operators: Mapping[str, str], reduce_range: tuple[bool, ...], modes: str = "static"
+) -> Capabilities:
     """The capabilities of a model.
 
     Args:
         builder: Builds the model's Q/DQ graphs.
         operators: Name of a node or of its output to the operator of the user's model that it computes.
         reduce_range: Values of the option ``reduce_range``, the default first.
+        modes: One of `MODES`.
 
     Raises:
         EngineError: the engine refuses a graph.
     """
     graph = builder.graph
     offered = _offered(builder, operators, reduce_range[0])
+    for name, schemes in _other_modes(builder, operators, modes).items():
+        offered[name] += schemes
     ops = tuple(_capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name])
     edges = tuple((a, b) for a, b in _edges(graph) if offered.get(a) and offered.get(b))
     order = tuple(n.name for n in graph.model.graph.node if n.op_type not in MOVEMENT and n.op_type not in QUIET)
@@ -64,6 +79,39 @@ def _granularities(graph: Graph, op: FusedOp) -> tuple[str, ...]:
         return GRANULARITIES[:1]
     stacked = op.type == "MatMul" and len(graph.initializers[op.weight].dims) > 2
     return GRANULARITIES[1:] if stacked else GRANULARITIES
+
+
+def _other_modes(builder: GraphBuilder, operators: Mapping[str, str], modes: str) -> dict[str, list[OpScheme]]:
+    """The dynamic and weight-only schemes of each matrix product that the engine keeps in its optimized graph."""
+    graph = builder.graph
+    products = [op for op in graph.fused_ops.values() if is_product(graph, op)]
+    if modes == "static" or not products or (modes == "auto" and _share(graph, products) < LEAST_SHARE):
+        return {}
+    found: dict[str, list[OpScheme]] = {op.name: [] for op in products}
+    executed = executed_schemes()
+    for scheme in (s for s in OTHER_SCHEMES if s in executed):
+        config = Config(tuple((op.name, scheme) for op in products), (("reduce_range", False),))
+        for name in _runs_int8(builder, operators, config) & set(found):
+            found[name].append(scheme)
+    return found
+
+
+def _share(graph: Graph, products: list[FusedOp]) -> float:
+    """Share of the model's multiplications that matrix products with constant weights make."""
+    work = {op.name: _work(graph, op) for op in graph.fused_ops.values()}
+    whole = sum(work.values())
+    return sum(work[op.name] for op in products) / whole if whole else 0.0
+
+
+def _work(graph: Graph, op: FusedOp) -> int:
+    """Multiplications of a product or convolution per sample, free dimensions counted as `FREE_LENGTH`."""
+    if not op.weight:
+        return 0
+    weight = int(np.prod(graph.initializers[op.weight].dims))
+    shape = graph.shapes.get(op.raw, ())
+    if op.type == "Conv":
+        return weight * int(np.prod([d or FREE_LENGTH for d in shape[2:]]))
+    return weight * int(np.prod([d or FREE_LENGTH for d in shape[1:-1]]))
 
 
 def _capability(graph: Graph, op: FusedOp, int8: list[OpScheme]) -> OpCapability:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nc_strategies.backends.base import ExecutedOps
+from nc_strategies.space.scheme import DYNAMIC, WEIGHT_ONLY
 
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput"}
 MOVEMENT = {
@@ -43,9 +44,23 @@ PLAIN_TYPES = {
     "MatMulIntegerToFloat": "MatMul",
     "ConvInteger": "Conv",
     "DynamicQuantizeMatMul": "MatMul",
+    "MatMulNBits": "MatMul",
+    "DynamicQuantizeLSTM": "LSTM",
     "Sum": "Add",
 }
-INT8_ONLY = {"QGemm", "NhwcMaxPool", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "DynamicQuantizeMatMul"}
+DYNAMIC_KERNELS = {
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",
+}
+"""Kernels of operators whose activations are quantized at run time."""
+WEIGHT_ONLY_KERNELS = {"MatMulNBits"}
+"""Kernels of operators with quantized weights and floating-point activations."""
+INT8_ONLY = {"QGemm", "NhwcMaxPool"} | DYNAMIC_KERNELS | WEIGHT_ONLY_KERNELS
+DYNAMIC_SUFFIX = ":dynamic"
+"""End of the name of the node that quantizes an operator's input at run time."""
 BARRIER = "/float_barrier"
 
 
@@ -59,21 +74,24 @@ def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> 
     int8: Counter[str] = Counter()
     fp32: Counter[str] = Counter()
     names: set[str] = set()
+    modes: dict[str, Counter[str]] = {DYNAMIC: Counter(), WEIGHT_ONLY: Counter()}
     conversions = 0
     for event in node_events(events):
         kind = event["args"]["op_name"]
         name = event["name"].removesuffix("_kernel_time")
-        if kind in CONVERSIONS:
+        if kind in CONVERSIONS or kind == "DynamicQuantizeLinear":
             conversions += 1
         elif kind not in MOVEMENT and not name.endswith(BARRIER):
             types = [next(iter(shape)) for shape in event["args"].get("input_type_shape", [])]
             types = types[1:] if kind.endswith("Where") else types  # the first is the condition
             if is_int8(kind, types):
                 int8[plain_type(kind)] += 1
+                if kind in DYNAMIC_KERNELS or kind in WEIGHT_ONLY_KERNELS:
+                    modes[DYNAMIC if kind in DYNAMIC_KERNELS else WEIGHT_ONLY][plain_type(kind)] += 1
                 names.add(operators.get(base_name(name), base_name(name)))
             elif not types or types[0] in ("float", "float16", "double"):
                 fp32[plain_type(kind)] += 1
-    return ExecutedOps(int8, fp32, frozenset(names), conversions)
+    return ExecutedOps(int8, fp32, frozenset(names), conversions, modes)
 
 
 def is_int8(kind: str, input_types: list[str]) -> bool:

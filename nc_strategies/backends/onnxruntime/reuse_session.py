@@ -15,7 +15,7 @@ from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.names import reads
-from nc_strategies.onnx_graph.qdq import GraphBuilder, Ranges
+from nc_strategies.onnx_graph.qdq import GraphBuilder, Ranges, opsets
 from nc_strategies.space import Config, OpScheme
 
 FLAGS = "ncs/int8"
@@ -80,7 +80,8 @@ class _DualPrecisionGraph:
             list(source.graph.output),
             [*initializers, *self.added],
         )
-        return helper.make_model(body, opset_imports=list(source.opset_import), ir_version=source.ir_version)
+        domains = {node.domain for node in self.nodes if node.domain not in ("", "ai.onnx")}
+        return helper.make_model(body, opset_imports=opsets(source, domains), ir_version=source.ir_version)
 
     def switch(self, fused_op: FusedOp) -> None:
         """Add an operator's int8 branch and the node that selects between it and the floating-point branch."""

@@ -125,9 +125,9 @@ class WorkerTarget:
         """See `MeasurementTarget.rehearse`."""
         return cast(Mapping[str, float], self._call("rehearse", config))
 
-    def sensitivity(self) -> Mapping[str, float]:
+    def sensitivity(self, way: str = "") -> Mapping[str, float]:
         """See `MeasurementTarget.sensitivity`."""
-        return cast(Mapping[str, float], self._call("sensitivity"))
+        return cast(Mapping[str, float], self._call("sensitivity", way))
 
     def latency_terms(self) -> LatencyTerms:
         """See `MeasurementTarget.latency_terms`."""

@@ -18,6 +18,7 @@ from nc_strategies.errors import EngineError
 from nc_strategies.problem import LatencyTerms, Problem
 from nc_strategies.space import FLOAT, Config, OpScheme, Space, TensorScheme
 from nc_strategies.space.capabilities import OptionValue
+from nc_strategies.space.scheme import way
 from nc_strategies.strategies.ilp.columns import Array
 
 log = logging.getLogger(__name__)
@@ -94,17 +95,22 @@ def choose(
     factors = {
         (group, scheme): factor if scheme != default.schemes[group[0]] else 1.0
         for group, scheme in chosen.items()
-        if not scheme.is_float
+        if scheme.is_static
     }
     return CandidateSchemes(schemes, factors, options)
 
 
 def _kept(space: Space, terms: LatencyTerms | None, group: Group, chosen: OpScheme) -> tuple[OpScheme, ...]:
-    """The schemes of a group that get a column: floating point, the default, the chosen one, and cheaper weights."""
+    """The schemes of a group that get a column: the default, the chosen one, other modes, and cheaper weights."""
     usual = space.default().schemes[group[0]]
-    return tuple(
-        s for s in space.schemes(group) if s.is_float or s in (chosen, usual) or _cheaper(terms, group, s, chosen)
-    )
+    kept: dict[OpScheme, None] = {}
+    ways: set[str] = set()
+    for scheme in space.schemes(group):
+        other_way = not scheme.is_static and way(scheme) not in ways
+        ways.add(way(scheme))
+        if other_way or scheme in (chosen, usual) or (scheme.is_static and _cheaper(terms, group, scheme, chosen)):
+            kept[scheme] = None
+    return tuple(kept)
 
 
 def _noisy(space: Space, shape: Array) -> list[Group]:
@@ -129,14 +135,14 @@ def _with_one_activation_scheme(space: Space, terms: LatencyTerms | None) -> lis
     default = space.default()
     activations: dict[TensorScheme, None] = {}
     for op in space.quantizable:
-        activations.update(dict.fromkeys(s.activation for s in op.schemes if not s.is_float))
+        activations.update(dict.fromkeys(s.activation for s in op.schemes if s.is_static))
     found: dict[str, Config] = {}
     for activation in activations:
         chosen: dict[str, OpScheme] = {}
         for group in space.groups:
             old = default.schemes[group[0]]
             wanted = OpScheme(activation, old.weight)
-            if not old.is_float and wanted in space.schemes(group):
+            if old.is_static and wanted in space.schemes(group):
                 chosen.update(dict.fromkeys(group, wanted))
         config = default.with_ops(chosen)
         found.setdefault(config.fingerprint, config)
@@ -148,7 +154,7 @@ def _with_one_activation_scheme(space: Space, terms: LatencyTerms | None) -> lis
 
 
 def _activation_types(config: Config) -> set[tuple[str, str]]:
-    return {(s.activation.dtype, s.activation.scheme) for _, s in config.ops}
+    return {(s.activation.dtype, s.activation.scheme) for _, s in config.ops if s.is_static}
 
 
 def _cheaper(terms: LatencyTerms | None, group: Group, scheme: OpScheme, chosen: OpScheme) -> bool:

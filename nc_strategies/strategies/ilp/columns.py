@@ -37,8 +37,13 @@ class Column:
 
     @property
     def is_int8(self) -> bool:
-        """Whether it is an int8 scheme."""
+        """Whether it is a scheme that quantizes something."""
         return self.scheme is not None and not self.scheme.is_float
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it is a scheme in which the operator reads and writes int8 tensors."""
+        return self.scheme is not None and self.scheme.is_static
 
 
 class Columns:
@@ -59,7 +64,7 @@ class Columns:
             found += [Column(decision, (name,), None, value, not k) for k, value in enumerate(values)]
         self.all = tuple(found)
         self.owner = np.array([c.decision for c in found], float)
-        self.is_int8 = np.array([c.is_int8 for c in found], bool)
+        self.is_static = np.array([c.is_static for c in found], bool)
         self._decision_of = {name: decision for decision, group in enumerate(space.groups) for name in group}
 
     def row(self, config: Config) -> Array:
@@ -122,7 +127,7 @@ class Columns:
 
     def converting(self, row: Array, conversions: tuple[ConversionEdge[int], ...]) -> float:
         """Cost of a configuration's conversions."""
-        return paid(conversions, {c.decision for c, x in zip(self.all, row, strict=True) if x > 0.5 and c.is_int8})
+        return paid(conversions, {c.decision for c, x in zip(self.all, row, strict=True) if x > 0.5 and c.is_static})
 
     def each(self, value: Callable[[Column], float]) -> Array:
         """One number per column, shape (columns,)."""

@@ -70,6 +70,8 @@ class ModelRules:
     """Bytes per fp32 weight."""
     int8_weight_bytes: float = 1.0
     """Bytes per int8 weight."""
+    int4_weight_bytes: float = 0.625
+    """Bytes per int4 weight, with a float32 scale for each block of 32."""
 
 
 MODEL_RULES = ModelRules()
@@ -376,7 +378,10 @@ class CostModel:
             return 0.0
         ops = [self._columns.space.ops[n] for n in column.names]
         if name in SIZE_OBJECTIVES:
-            return sum(op.parameters for op in ops) * (MODEL_RULES.fp32_weight_bytes - MODEL_RULES.int8_weight_bytes)
+            assert column.scheme is not None
+            four_bits = column.scheme.weight is not None and column.scheme.weight.dtype == "int4"
+            stored = MODEL_RULES.int4_weight_bytes if four_bits else MODEL_RULES.int8_weight_bytes
+            return sum(op.parameters for op in ops) * (MODEL_RULES.fp32_weight_bytes - stored)
         return float(sum(math.sqrt(max(op.parameters, 1) * max(op.elements, 1)) for op in ops))
 
     @property

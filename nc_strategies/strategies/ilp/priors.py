@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nc_strategies.problem import LatencyTerms, Problem
 from nc_strategies.space import OpScheme, Space
+from nc_strategies.space.scheme import way
 from nc_strategies.strategies.choices import Change, changed_scheme, changes
 from nc_strategies.strategies.ilp.candidate_schemes import CandidateSchemes, choose
 from nc_strategies.strategies.ilp.columns import Array, Column, Columns
 
-GUESSED_FACTORS = {"per_tensor": 1.5, "per_channel": 1 / 1.5, "sym": 1.2, "asym": 1 / 1.2}
+GUESSED_FACTORS = {
+    "per_tensor": 1.5,
+    "per_channel": 1 / 1.5,
+    "sym": 1.2,
+    "asym": 1 / 1.2,
+    "static": 1.0,
+    "dynamic": 0.5,
+    "weight_only": 0.5,
+}
 """Choice to the factor by which it multiplies an operator's loss, where nothing is measured."""
 
 
@@ -84,9 +93,28 @@ def losses(
     if problem.divergence is not None and probes > 0 and _alternatives(problem.space):
         found = choose(problem, shape, terms, probes, known)
         columns = Columns(problem.space, found.schemes)
+    by_mode = _mode_factors(problem, columns, raw) if known_loss else {}
+    found = replace(found, factors={**found.factors, **by_mode})
     factors = np.clip([_factor(columns, c, found) for c in columns.all], 0.0, 10.0)
     measured = frozenset(name for name, _ in found.options) | ({"scheme"} if found.factors else frozenset())
     return columns, Losses(shape, relative, factors, measured)
+
+
+def _mode_factors(problem: Problem, columns: Columns, raw: Array) -> dict[tuple[tuple[str, ...], OpScheme], float]:
+    """Noise of each operator in its other quantization modes, relative to its noise in the default scheme."""
+    assert problem.sensitivity is not None
+    found: dict[tuple[tuple[str, ...], OpScheme], float] = {}
+    noise: dict[str, Mapping[str, float]] = {}
+    for column in columns.all:
+        if column.scheme is None or column.scheme.is_float or column.first or column.scheme.is_static:
+            continue
+        mode = way(column.scheme)
+        if mode not in noise:
+            noise[mode] = problem.sensitivity(mode)
+        known = [noise[mode][name] for name in column.names if name in noise[mode]]
+        if known and raw[column.decision] > 0 and math.isfinite(max(known)):
+            found[column.names, column.scheme] = max(known) / float(raw[column.decision])
+    return found
 
 
 def _alternatives(space: Space) -> bool:
@@ -105,6 +133,8 @@ def _factor(columns: Columns, column: Column, found: CandidateSchemes) -> float:
     if known is not None:
         return known
     first = next(s for s in columns.space.schemes(column.names) if not s.is_float)
+    if not column.scheme.is_static or not first.is_static:
+        return GUESSED_FACTORS[column.scheme.mode] / GUESSED_FACTORS[first.mode]
     fields = changes(columns.space.quantizable)
     return float(
         np.prod(

@@ -67,7 +67,7 @@ def solve(
 
     Args:
         owner: Decision of each column, shape (columns,).
-        is_int8: Whether a column is an int8 scheme, shape (columns,).
+        is_int8: Whether a column is a scheme of static int8, which reads and writes int8 tensors, shape (columns,).
         cost: Cost of each column, shape (columns,).
         losses: Losses and their limits.
         conversions: Conversion costs between decisions.

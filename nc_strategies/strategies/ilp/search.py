@@ -273,7 +273,7 @@ class Search:
             if np.isfinite(relaxed)
             else []
         )
-        return solve(self.columns.owner, self.columns.is_int8, cost, limited, conversions, cuts)
+        return solve(self.columns.owner, self.columns.is_static, cost, limited, conversions, cuts)
 
     def _margin(self, margin: float, start: Array, around: Array, cuts: Sequence[Cut]) -> Array:
         """The cheapest configuration whose predicted loss keeps a margin, found by tightening or relaxing the limit."""
@@ -298,7 +298,7 @@ class Search:
     def _least(self, cuts: Sequence[Cut]) -> Array | None:
         """The untried configuration with the least predicted loss."""
         loss = self._losses[0].regression.prices
-        return solve(self.columns.owner, self.columns.is_int8, loss, [], (), cuts)
+        return solve(self.columns.owner, self.columns.is_static, loss, [], (), cuts)
 
     def _drawn(self, around: Array, cuts: Sequence[Cut]) -> list[Array | None]:
         """Solutions for prices drawn from the posterior (Thompson sampling)."""

@@ -1,0 +1,114 @@
+"""Matrix products that are quantized at run time, or in their weights only, as the engine's own operators.
+
+They read and write floating point. Kernels: ``DynamicQuantizeMatMul``, ``MatMulIntegerToFloat`` and ``MatMulNBits`` of
+the domain ``com.microsoft`` (onnxruntime, "Contrib Operators").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
+from nc_strategies.backends.onnxruntime.executed import DYNAMIC_SUFFIX
+from nc_strategies.errors import EngineError
+from nc_strategies.onnx_graph.graph import FusedOp, Graph
+from nc_strategies.space import OpScheme, TensorScheme
+from nc_strategies.space.scheme import DYNAMIC, FLOAT_TENSOR, WEIGHT_ONLY
+
+MICROSOFT = "com.microsoft"
+PRODUCTS = ("MatMul", "Gemm")
+"""Operator types that have kernels for these modes."""
+INT8_ACCURACY_LEVEL = 4
+"""Level of ``MatMulNBits`` at which activations are rounded to int8 per block inside the kernel: the fast one."""
+BLOCK_SIZES = (32, 128)
+"""Weights per block that are offered, the most accurate first."""
+
+DYNAMIC_SCHEME = OpScheme(
+    TensorScheme("uint8", "asym", "per_tensor", DYNAMIC), TensorScheme("int8", "sym", "per_channel", "minmax")
+)
+WEIGHT_ONLY_SCHEMES = tuple(
+    OpScheme(FLOAT_TENSOR, TensorScheme(dtype, "sym", f"per_block_{size}", "minmax"))
+    for dtype in ("int8", "int4")
+    for size in BLOCK_SIZES
+)
+SCHEMES = (DYNAMIC_SCHEME, *WEIGHT_ONLY_SCHEMES)
+"""All schemes of these modes, one after the other, as they are offered to an operator."""
+
+
+def is_product(graph: Graph, fused_op: FusedOp) -> bool:
+    """Whether an operator is a product with one constant matrix, for which the engine has kernels of these modes."""
+    if fused_op.type not in PRODUCTS or fused_op.weight is None or len(fused_op.inputs) != 1:
+        return False
+    attributes = {a.name: a.i for a in fused_op.node.attribute}
+    if attributes.get("transA"):
+        return False
+    return len(graph.initializers[fused_op.weight].dims) == 2
+
+
+class ModalQdqGraph(GuardedQdqGraph):
+    """A Q/DQ graph with operators of all modes."""
+
+    def other_mode(self, fused_op: FusedOp, scheme: OpScheme) -> None:
+        """See `QdqGraph.other_mode`."""
+        source = fused_op.inputs[0]
+        read = self.as_float(source, None) if source in self.state else source
+        if scheme.mode == DYNAMIC:
+            self.nodes += self._dynamic(fused_op, scheme, source, read)
+        elif scheme.mode == WEIGHT_ONLY:
+            self.nodes.append(self._weight_only(fused_op, scheme, read))
+        else:
+            raise EngineError(f"operator {fused_op.name} cannot run in mode {scheme.mode}")
+
+    def _dynamic(self, fused_op: FusedOp, scheme: OpScheme, source: str, read: str) -> list[onnx.NodeProto]:
+        assert scheme.weight is not None
+        values, scale = self.weights.plain(fused_op, scheme.weight.granularity, self.reduce_range)
+        stem = f"{fused_op.name}/dynamic{'_7bit' if self.reduce_range else ''}"
+        weight, weight_scale, zero = (self.own(f"{stem}_{part}") for part in ("weight", "scale", "zero"))
+        self.constant(weight, values if self.weights.axis(fused_op) else np.ascontiguousarray(values.T))
+        self.constant(weight_scale, scale)
+        self.constant(zero, np.zeros(scale.shape, np.int8))
+        bias = fused_op.bias or ""
+        readers = [n for n in self.graph.consumers.get(source, []) if self._is_dynamic(n.name)]
+        if len(readers) < 2:
+            inputs = [read, weight, weight_scale, zero, bias]
+            return [self._made("DynamicQuantizeMatMul", inputs, fused_op)]
+        # Quantized once for all products that read it.
+        shared, shared_scale, shared_zero = (self.own(f"{source}/dynamic{part}") for part in ("", "_scale", "_zero"))
+        nodes = []
+        if shared not in self.emitted:
+            self.emitted.add(shared)
+            name = self.own(f"{fused_op.name}{DYNAMIC_SUFFIX}")
+            nodes.append(
+                helper.make_node("DynamicQuantizeLinear", [read], [shared, shared_scale, shared_zero], name=name)
+            )
+        inputs = [shared, weight, shared_scale, weight_scale, shared_zero, zero, bias]
+        return [*nodes, self._made("MatMulIntegerToFloat", inputs, fused_op)]
+
+    def _is_dynamic(self, name: str) -> bool:
+        scheme = self.others.get(name)
+        return scheme is not None and scheme.mode == DYNAMIC
+
+    def _weight_only(self, fused_op: FusedOp, scheme: OpScheme, read: str) -> onnx.NodeProto:
+        assert scheme.weight is not None
+        bits, block = int(scheme.weight.dtype.removeprefix("int")), int(scheme.weight.granularity.rpartition("_")[2])
+        weight = self.weights.blocks(fused_op, bits, block)
+        depth, channels = self._shape(fused_op)
+        packed, scales = (self.own(f"{fused_op.name}/blocks{bits}_{block}_{part}") for part in ("weight", "scale"))
+        self.constant(packed, weight.packed)
+        self.constant(scales, weight.scales)
+        inputs = [read, packed, scales, "", "", fused_op.bias or ""]
+        attributes = {"K": depth, "N": channels, "bits": bits, "block_size": block}
+        return self._made("MatMulNBits", inputs, fused_op, accuracy_level=INT8_ACCURACY_LEVEL, **attributes)
+
+    def _shape(self, fused_op: FusedOp) -> tuple[int, int]:
+        assert fused_op.weight is not None
+        rows, columns = self.graph.initializers[fused_op.weight].dims
+        return (rows, columns) if self.weights.axis(fused_op) else (columns, rows)
+
+    def _made(self, kind: str, inputs: list[str], fused_op: FusedOp, **attributes: int) -> onnx.NodeProto:
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        self.domains.add(MICROSOFT)
+        return helper.make_node(kind, inputs, [fused_op.raw], name=fused_op.name, domain=MICROSOFT, **attributes)

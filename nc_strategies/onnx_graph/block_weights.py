@@ -1,0 +1,62 @@
+"""Weights in blocks: 4 or 8 bits, one scale per block of consecutive weights of an output channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLIP_RATIOS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
+"""Shares of a block's largest magnitude at which its range may end. The one with the least squared error is taken."""
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """A weight of shape (K, N), quantized in blocks along K.
+
+    Args:
+        packed: Values as the operator ``MatMulNBits`` reads them, uint8 of shape (N, blocks, block * bits / 8); with 4
+            bits, the lower half of a byte comes first.
+        scales: Scale of each block, float32 of shape (N, blocks).
+        bits: 4 or 8.
+        block: Weights per block.
+    """
+
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    bits: int
+    block: int
+
+
+def quantize_blocks(weight: NDArray[Any], bits: int, block: int) -> BlockWeights:
+    """Round a weight to the nearest values of a symmetric grid per block.
+
+    The range of a block is chosen among `CLIP_RATIOS` for the least squared error, as in "Optimal Clipping" of Nagel et
+    al., "A White Paper on Neural Network Quantization", 2021, section 3.1 (MSE range setting).
+
+    Args:
+        weight: Shape (K, N); K is padded with zeros to a multiple of `block`.
+        bits: 4 or 8.
+        block: Weights per block.
+    """
+    depth, channels = weight.shape
+    blocks = -(-depth // block)
+    values = np.zeros((channels, blocks * block), np.float32)
+    values[:, :depth] = weight.T
+    values = values.reshape(channels, blocks, block)
+    middle = 1 << (bits - 1)
+    peak = np.abs(values).max(-1, keepdims=True)
+    best = np.full(peak.shape, np.inf, np.float32)
+    scales = np.ones(peak.shape, np.float32)
+    for ratio in CLIP_RATIOS if bits < 8 else CLIP_RATIOS[:1]:
+        scale = np.where(peak > 0, peak * np.float32(ratio / (middle - 1)), np.float32(1.0))
+        error = np.square(np.clip(np.round(values / scale), -middle, middle - 1) * scale - values).sum(
+            -1, keepdims=True
+        )
+        better = error < best
+        best, scales = np.where(better, error, best), np.where(better, scale, scales)
+    rounded = (np.clip(np.round(values / scales), -middle, middle - 1) + middle).astype(np.uint8)
+    packed = rounded if bits == 8 else rounded[..., 0::2] | (rounded[..., 1::2] << 4)
+    return BlockWeights(np.ascontiguousarray(packed), scales[..., 0], bits, block)
