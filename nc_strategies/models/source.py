@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nc_strategies.errors import InputError
@@ -32,12 +32,17 @@ class ModelSource:
             Several formats must hold the same function.
         digest: Hash of the function, where the files are not written the same twice; else the files' own is taken.
         trust: Whether the model may run code of its own: Python in Keras layers, operators that reach beyond the graph.
+        signature: The signature of a SavedModel that is meant; empty for its default.
+        custom_objects: Names of the user's classes and functions in a Keras file to where they are defined, as
+            ``file.py:Class`` or ``package.module:Class``.
     """
 
     name: str
     files: Mapping[str, Path]
     digest: str = ""
     trust: bool = False
+    signature: str = ""
+    custom_objects: Mapping[str, str] = field(default_factory=dict)
 
     def pick(self, accepted: tuple[str, ...], backend: str) -> tuple[str, Path]:
         """The first format that a backend accepts.
@@ -61,7 +66,16 @@ class ModelSource:
             kind: The format.
             companions: Files beside it that hold a part of it.
         """
-        return self.digest or files_sha256(self.files[kind], *companions)
+        digest = self.digest or files_sha256(self.files[kind], *companions)
+        if not self.signature and not self.custom_objects:
+            return digest
+        whole = hashlib.sha256(f"{digest}\0{self.signature}".encode())
+        for name, target in sorted(self.custom_objects.items()):
+            whole.update(f"\0{name}\0{target}".encode())
+            code = Path(target.rpartition(":")[0])
+            if code.suffix == ".py" and code.is_file():
+                whole.update(code.read_bytes())
+        return whole.hexdigest()
 
 
 def files_sha256(root: Path, *further: Path) -> str:
@@ -78,11 +92,22 @@ def files_sha256(root: Path, *further: Path) -> str:
 
 @dataclass
 class FileModelSettings:
-    """Settings of a model in a file of the user's."""
+    """Settings of a model in a file of the user's.
+
+    Args:
+        name: The option's name.
+        path: The file or folder.
+        trust: Whether the model may run code of its own.
+        signature: The signature of a SavedModel; empty for ``serving_default``, or the only one there is.
+        custom_objects: Names of the user's classes and functions in a Keras file to where they are defined:
+            ``path/to/file.py:Class`` or ``package.module:Class``. Their code is run.
+    """
 
     name: str = "onnx"
     path: str = "???"
     trust: bool = False
+    signature: str = ""
+    custom_objects: dict[str, str] = field(default_factory=dict)
 
 
 class FileModel:
@@ -103,7 +128,23 @@ class FileModel:
         if path.is_dir() != (kind in FOLDERS):
             is_, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
             raise InputError("model.path", f"{path} is a {is_}", f"model={kind} takes a {wanted}")
-        return ModelSource(path.stem, {self.settings.name: path}, trust=self.settings.trust)
+        if self.settings.signature and kind != "saved_model":
+            raise InputError("model.signature", f"is given for model={kind}", "only a SavedModel has signatures")
+        if self.settings.custom_objects and kind != "keras":
+            raise InputError("model.custom_objects", f"is given for model={kind}", "only Keras files name classes")
+        return ModelSource(
+            path.stem,
+            {kind: path},
+            trust=self.settings.trust,
+            signature=self.settings.signature,
+            custom_objects={name: _absolute(target) for name, target in self.settings.custom_objects.items()},
+        )
+
+
+def _absolute(target: str) -> str:
+    """The target with the whole path of its file: processes with another working directory import it as well."""
+    place, colon, name = target.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}{colon}{name}" if place.endswith(".py") else target
 
 
 @dataclass

@@ -72,7 +72,7 @@ class TensorFlowBackend(Backend):
         kind, path = model.pick(self.accepts, "tensorflow")
         probe.shared_probe()
         use_threads(self.threads)
-        frozen = loading.load(kind, path, model.trust)
+        frozen = loading.load_source(model, kind, path)
         _refuse_channels_first(frozen.graph, path)
         graph, ends = simplify(
             frozen.graph, [port.tensor for port in frozen.inputs], [port.tensor for port in frozen.outputs]

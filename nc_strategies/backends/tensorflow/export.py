@@ -54,7 +54,7 @@ def export_onnx(source: ModelSource, folder: Path) -> Path:
         raise InputError(
             "backend", f"tf2onnx cannot be imported ({error})", "pip install 'nc-strategies[tensorflow]'"
         ) from error
-    model = loading.load(kind, path, source.trust)
+    model = loading.load_source(source, kind, path)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{source.name}.onnx"
     names = {_full(port.tensor): port.spec.name for port in model.inputs}
@@ -80,6 +80,7 @@ def export_in_child(source: ModelSource, folder: Path) -> Path:
         InputError: see `export_onnx`; or the converter's process crashed.
     """
     kind, path = source.pick(FORMATS, "onnxruntime")
+    options = {"trust": source.trust, "signature": source.signature, "custom_objects": dict(source.custom_objects)}
     command = [
         sys.executable,
         "-m",
@@ -88,7 +89,7 @@ def export_in_child(source: ModelSource, folder: Path) -> Path:
         kind,
         str(path),
         str(folder),
-        str(int(source.trust)),
+        json.dumps(options),
         str(os.getpid()),
     ]
     done = subprocess.run(
@@ -107,10 +108,10 @@ def export_in_child(source: ModelSource, folder: Path) -> Path:
 
 def main() -> None:
     """Entry point of the child process: reads the task from its arguments and writes the result to standard output."""
-    name, kind, path, folder, trust, parent = sys.argv[1:]
+    name, kind, path, folder, options, parent = sys.argv[1:]
     die_with_parent(int(parent))
     try:
-        source = ModelSource(name, {kind: Path(path)}, trust=trust == "1")
+        source = ModelSource(name, {kind: Path(path)}, **json.loads(options))
         answer: dict[str, Any] = {"path": str(export_onnx(source, Path(folder)))}
     except InputError as error:
         answer = {"error": [error.key, error.problem, error.allowed]}

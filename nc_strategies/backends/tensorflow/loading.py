@@ -3,30 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from nc_strategies.backends.tensorflow.graph import Graph, node_of, tensor_name
+from nc_strategies.backends.tensorflow import keras_files, saved_model
+from nc_strategies.backends.tensorflow.graph import Graph, follow, node_of, tensor_name
 from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
+from nc_strategies.backends.tensorflow.inline import inline_calls, needed_part
+from nc_strategies.backends.tensorflow.saved_model import DEFAULT_SIGNATURE
 from nc_strategies.errors import InputError
+from nc_strategies.models import ModelSource
 from nc_strategies.models.archive import check_archive
 from nc_strategies.models.info import TensorSpec
 
 KEY = "model.path"
-DEFAULT_SIGNATURE = "serving_default"
+OBJECTS_KEY = keras_files.OBJECTS_KEY
 FRAME_OPS = frozenset({"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefMerge", "RefEnter"})
-RESOURCE_OPS = frozenset({"VarHandleOp", "VariableV2", "ReadVariableOp", "HashTableV2", "MutableHashTableV2"})
+RESOURCE_OPS = frozenset({"VarHandleOp", "VariableV2", "ReadVariableOp"})
+TABLE_OPS = frozenset(
+    {
+        "HashTable",
+        "HashTableV2",
+        "MutableHashTable",
+        "MutableHashTableV2",
+        "MutableDenseHashTableV2",
+        "MutableHashTableOfTensorsV2",
+        "AnonymousHashTable",
+        "LookupTableFind",
+        "LookupTableFindV2",
+    }
+)
 EXTERNAL_ACCESS_OPS = re.compile(
     "File|Reader|Dataset|Summary|Debug|PyFunc|Save|Restore|Checkpoint|Snapshot|BigQuery|RemoteCall|Rpc|Send$|Recv$"
     "|^ImmutableConst$|^Print|^DecodeProto|^EncodeProto|^Merge.*Checkpoint|^Sharded"
 )
 """Operator types that access files, the network or Python code."""
-SAVER_OPS = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"})
-"""Operators of every SavedModel that save and restore it. Loading does not run them, and freezing drops them."""
+RESTORE_OPS = frozenset({"RestoreV2"})
+"""Operators by which a SavedModel restores its checkpoint."""
+SAVER_OPS = RESTORE_OPS | {"SaveV2", "MergeV2Checkpoints", "ShardedFilename"}
+"""Operators by which a SavedModel saves and restores its checkpoint. Loading runs the latter only."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded; see `load`."""
+
+    trust: bool
+    signature: str
+    custom_objects: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -54,25 +83,54 @@ class FrozenModel:
     signature: str = DEFAULT_SIGNATURE
 
 
-def load(kind: str, path: Path, trust: bool = False) -> FrozenModel:
-    """Load a model and turn its variables into constants.
+def load_source(source: ModelSource, kind: str, path: Path) -> FrozenModel:
+    """Load a model in one of its formats; see `load`."""
+    return load(kind, path, source.trust, source.signature, source.custom_objects)
+
+
+def load(
+    kind: str,
+    path: Path,
+    trust: bool = False,
+    signature: str = "",
+    custom_objects: Mapping[str, str] = MappingProxyType({}),
+) -> FrozenModel:
+    """Load a model: its variables become constants, calls of functions the functions' operators.
+
+    What its outputs do not need is dropped before anything is judged.
 
     Args:
         kind: ``keras`` (``.keras`` or ``.h5``), ``saved_model`` (a folder) or ``graph_def`` (a frozen ``.pb``).
         path: The file or folder.
         trust: Whether it may contain Python code (Keras Lambda layers) and operators that access files or the network.
+        signature: The signature of a SavedModel; empty for ``serving_default`` or the only one.
+        custom_objects: Names of the user's classes and functions in a Keras file to where they are defined, as
+            ``file.py:Class`` or ``package.module:Class``.
 
     Raises:
         InputError: it is not a model of this format, or a frozen graph cannot express it.
     """
     if not path.exists():
         raise InputError(KEY, f"no such file: {path}")
+    if signature and kind != "saved_model":
+        raise InputError(saved_model.SIGNATURE_KEY, f"is {signature!r}", "only a SavedModel has signatures")
+    if custom_objects and kind not in ("keras", "h5"):
+        raise InputError(OBJECTS_KEY, "is given for a model without Python classes", "a .keras or .h5 file")
+    options = LoadOptions(trust, signature, custom_objects)
     model = {"keras": _load_keras, "h5": _load_keras, "saved_model": _load_saved_model, "graph_def": _load_graph_def}[
         kind
-    ](path, trust)
+    ](path, options)
+    model = _only_what_outputs_need(model)
     if not trust:
         _refuse_external_access(path, model.graph.to_def())
-    ops = {node.op for node in model.graph.nodes.values()}
+    ops = _operators(model.graph.to_def())
+    if tables := sorted(op for op in ops if op in TABLE_OPS):
+        raise InputError(
+            KEY,
+            f"the outputs of {path.name} need a lookup table ({', '.join(tables)}), which a graph of constants cannot "
+            "hold",
+            "a model or a signature without it: do the lookup before the model",
+        )
     if frame_ops := ops & FRAME_OPS:
         raise InputError(
             KEY,
@@ -91,11 +149,25 @@ def load(kind: str, path: Path, trust: bool = False) -> FrozenModel:
     return model
 
 
-def _refuse_external_access(path: Path, graph_def: Any, *, saver: bool = False) -> None:
+def _only_what_outputs_need(model: FrozenModel) -> FrozenModel:
+    """The model with the calls of functions replaced, and without what no output depends on."""
+    graph = Graph(model.graph.nodes.values(), model.graph.library)
+    graph = Graph.from_def(graph.to_def())
+    replaced = inline_calls(graph)
+    outputs = tuple(Port(port.spec, follow(replaced, port.tensor)) for port in model.outputs)
+    graph.prune([node_of(port.tensor) for port in (*model.inputs, *outputs)])
+    return FrozenModel(needed_part(graph), model.inputs, outputs, model.signature)
+
+
+def _operators(graph_def: Any) -> set[str]:
+    """The types of operators of a graph and of its functions."""
+    ops = {str(node.op) for node in graph_def.node}
+    return ops | {str(node.op) for function in graph_def.library.function for node in function.node_def}
+
+
+def _refuse_external_access(path: Path, graph_def: Any, allowed: Container[str] = ()) -> None:
     """Refuse a graph with operators that access files or the network: a graph is a program, and may be malicious."""
-    ops = {node.op for node in graph_def.node}
-    ops |= {node.op for function in graph_def.library.function for node in function.node_def}
-    refused = sorted(op for op in ops if EXTERNAL_ACCESS_OPS.search(op) and not (saver and op in SAVER_OPS))
+    refused = sorted(op for op in _operators(graph_def) if EXTERNAL_ACCESS_OPS.search(op) and op not in allowed)
     if refused:
         raise InputError(
             KEY,
@@ -104,36 +176,17 @@ def _refuse_external_access(path: Path, graph_def: Any, *, saver: bool = False) 
         )
 
 
-def _load_keras(path: Path, trust: bool) -> FrozenModel:
+def _load_keras(path: Path, options: LoadOptions) -> FrozenModel:
     tf = tensorflow()
     if not path.is_file():
         raise InputError(KEY, f"{path} is a folder", "expected a .keras or .h5 file")
     check_archive(KEY, path)
-    try:
-        model = tf.keras.models.load_model(path, compile=False, safe_mode=not trust)
-    except Exception as error:
-        if "safe_mode" in str(error) or "deserialization of a `Lambda`" in str(error):
-            raise InputError(
-                KEY, f"{path.name} holds Python code (a Lambda layer)", "if you trust its author: model.trust=true"
-            ) from error
-        raise InputError(KEY, f"Keras cannot load {path.name}: {reason(error)}") from error
-    structure = _input_structure(model)
-    if structure is None:
+    model = keras_files.load_model(path, options.trust, options.custom_objects)
+    specs = keras_files.input_specs(model)
+    if specs is None:
         raise InputError(KEY, f"{path.name} does not define its inputs", "call the model once before saving it")
-    specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype, name=t.name), structure)
     function = tf.function(lambda inputs: _named(model(inputs, training=False)), autograph=False)
     return _freeze(path, function, specs, [spec.name for spec in tf.nest.flatten(specs)])
-
-
-def _input_structure(model: Any) -> Any:
-    """The inputs of the model as KerasTensors; None if it was never built."""
-    for attribute in ("input", "inputs"):
-        try:
-            inputs = getattr(model, attribute)
-        except (AttributeError, ValueError):
-            continue
-        return inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
-    return None
 
 
 def _named(outputs: Any) -> dict[str, Any]:
@@ -142,44 +195,60 @@ def _named(outputs: Any) -> dict[str, Any]:
     return {f"output_{i}": output for i, output in enumerate(tensorflow().nest.flatten(outputs))}
 
 
-def _load_saved_model(path: Path, trust: bool) -> FrozenModel:
-    tf = tensorflow()
-    if not trust:
-        _refuse_external_access_in_meta_graphs(path)
+def _load_saved_model(path: Path, options: LoadOptions) -> FrozenModel:
+    if not options.trust:
+        _refuse_external_access_in_meta_graph(path)
     try:
-        loaded = tf.saved_model.load(str(path))
-    except Exception as error:
-        raise InputError(KEY, f"{path} is not a SavedModel: {reason(error)}") from error
-    signatures: Mapping[str, Any] = loaded.signatures
-    name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in signatures else next(iter(signatures), "")
-    if not name or (name != DEFAULT_SIGNATURE and len(signatures) > 1):
-        raise InputError(
-            KEY, f"{path} has no signature {DEFAULT_SIGNATURE!r}", f"it has: {', '.join(signatures) or 'none'}"
-        )
-    signature = signatures[name]
+        loaded = saved_model.load_signature(path, options.signature)
+    except saved_model.MissingVariables:
+        return _load_with_objects(path, options)
+    known = saved_model.recorded_order(path)
+    inputs = _in_order(sorted(loaded.inputs), known.get("inputs", ()))
+    outputs = _in_order(sorted(loaded.outputs, key=_natural), known.get("outputs", ()))
+    return FrozenModel(
+        loaded.graph,
+        tuple(_port_of(name, loaded.inputs[name]) for name in inputs),
+        tuple(_port_of(name, loaded.outputs[name]) for name in outputs),
+        loaded.name,
+    )
+
+
+def _load_with_objects(path: Path, options: LoadOptions) -> FrozenModel:
+    """A SavedModel whose variables only its Python objects can tell apart."""
+    tf = tensorflow()
+    if not options.trust:
+        # Restoring the objects runs initializers as well, so that all that is in the file is judged before.
+        _refuse_external_access(path, saved_model.meta_graph(path).graph_def, SAVER_OPS)
+    signature, name, owner = saved_model.load_function(path, options.signature)
     specs = {
         key: tf.TensorSpec(spec.shape, spec.dtype, name=key)
         for key, spec in signature.structured_input_signature[1].items()
     }
     function = tf.function(lambda inputs: dict(signature(**inputs)), autograph=False)
-    return _freeze(path, function, specs, sorted(specs), name)
+    frozen = _freeze(path, function, specs, sorted(specs))
+    del owner
+    return replace(frozen, signature=name)
 
 
-def _refuse_external_access_in_meta_graphs(path: Path) -> None:
-    """See `_refuse_external_access`. It is called before loading, because loading runs initialization operators."""
-    from tensorflow.python.saved_model import loader_impl
-
-    try:
-        saved = loader_impl.parse_saved_model(str(path))
-    except Exception as error:
-        raise InputError(KEY, f"{path} is not a SavedModel: {reason(error)}") from error
-    for part in saved.meta_graphs:
-        _refuse_external_access(path, part.graph_def, saver=True)
+def _in_order(names: list[str], recorded: Sequence[str]) -> list[str]:
+    """The names in the order that was recorded, if it is one of the same names."""
+    return list(recorded) if sorted(recorded) == sorted(names) else names
 
 
-def _freeze(
-    path: Path, function: Any, specs: Any, names: Sequence[str], signature: str = DEFAULT_SIGNATURE
-) -> FrozenModel:
+def _refuse_external_access_in_meta_graph(path: Path) -> None:
+    """Refuse a SavedModel whose checkpoint is restored by other operators than those which restore.
+
+    Restoring is all that runs while it is loaded. What the outputs need is judged when it is known.
+    """
+    part = saved_model.meta_graph(path)
+    restore = part.saver_def.restore_op_name
+    graph = Graph.from_def(part.graph_def)
+    if node_of(restore) in graph.nodes:
+        graph.prune([node_of(restore)])
+        _refuse_external_access(path, needed_part(graph).to_def(), RESTORE_OPS)
+
+
+def _freeze(path: Path, function: Any, specs: Any, names: Sequence[str]) -> FrozenModel:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     try:
@@ -197,7 +266,6 @@ def _freeze(
         # Captured tensors follow the arguments.
         tuple(_port(name, tensor) for name, tensor in zip(names, frozen.inputs[: len(names)], strict=True)),
         tuple(_port(name, by_name[name]) for name in outputs),
-        signature,
     )
 
 
@@ -264,7 +332,7 @@ def _natural(name: str) -> tuple[str, int, str]:
     return (head, int(tail), "") if tail.isdigit() else (name, -1, tail)
 
 
-def _load_graph_def(path: Path, _: bool) -> FrozenModel:
+def _load_graph_def(path: Path, _: LoadOptions) -> FrozenModel:
     tf = tensorflow()
     graph_def = tf.compat.v1.GraphDef()
     imported = tf.Graph()
@@ -296,7 +364,11 @@ def _unread(graph: Graph) -> list[str]:
 
 
 def _port(name: str, tensor: Any) -> Port:
-    if tensor.shape.rank is None:
+    return _port_of(name, saved_model.TensorInfo(tensor_name(tensor.name), tensor.dtype, tensor.shape))
+
+
+def _port_of(name: str, info: saved_model.TensorInfo) -> Port:
+    if info.shape.rank is None:
         raise InputError(KEY, f"{name!r} has no known rank", "expected inputs and outputs of a known rank")
-    spec = TensorSpec(name, tuple(tensor.shape.as_list()), np.dtype(tensor.dtype.as_numpy_dtype))
-    return Port(spec, tensor_name(tensor.name))
+    spec = TensorSpec(name, tuple(info.shape.as_list()), np.dtype(info.dtype.as_numpy_dtype))
+    return Port(spec, info.tensor)

@@ -15,11 +15,9 @@ from nc_strategies.backends.base import Executable, ExecutedOps
 from nc_strategies.backends.tensorflow.executed import count
 from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import Port
+from nc_strategies.backends.tensorflow.saved_model import ORDER_FILE
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models.info import Batch
-
-ASSETS = "nc_strategies.json"
-"""File in ``assets.extra`` with the signature, the order of outputs and the names of the model's operators."""
 
 
 def save(
@@ -70,10 +68,15 @@ def save(
                 session, [v1.saved_model.tag_constants.SERVING], {signature: definition}
             )
             builder.save()
-    extra = folder / "assets.extra"
-    extra.mkdir()
-    order = {"signature": signature, "outputs": [port.spec.name for port in outputs], "int8": sorted(names)}
-    (extra / ASSETS).write_text(json.dumps(order, indent=1) + "\n", encoding="utf-8")
+    side = folder / ORDER_FILE
+    side.parent.mkdir()
+    order = {
+        "signature": signature,
+        "inputs": [port.spec.name for port in inputs],
+        "outputs": [port.spec.name for port in outputs],
+        "int8": sorted(names),
+    }
+    side.write_text(json.dumps(order, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
@@ -100,7 +103,7 @@ class ServedModel(Executable):
         tf = tensorflow()
         try:
             loaded = tf.saved_model.load(str(path))
-            side = path / "assets.extra" / ASSETS
+            side = path / ORDER_FILE
             known = json.loads(side.read_text(encoding="utf-8")) if side.exists() else {}
             name = known.get("signature") or next(iter(loaded.signatures))
             self._call = loaded.signatures[name]
