@@ -394,8 +394,12 @@ class QdqGraph:
         scale, zero = self.parameters(name, key)
         target = self.variant(name, key, scale, zero)
         if have is None or target.name != have.name:
-            self.quantize(self.dequantize(have) if have is not None else name, target)
+            self.quantize(self.to_requantize(name) if have is not None else name, target)
         return target
+
+    def to_requantize(self, name: str) -> str:
+        """Dequantize an int8 tensor for a reader in another scheme; return the floating-point tensor's name."""
+        return self.dequantize(self.state[name])
 
     def variant(self, name: str, key: TensorScheme, scale: np.float32, zero: int, values: str = "") -> Quantized:
         """An int8 version of a tensor. Versions with equal parameters are shared, whatever their schemes."""

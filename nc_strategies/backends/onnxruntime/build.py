@@ -5,6 +5,8 @@ in floating point. Two guards in the model prevent this, so that they hold where
 
 - The DequantizeLinear before a Conv or Gemm has its scale repeated per channel. The optimizer fuses scalar scales only,
   and moves only these over Reshape and similar operators.
+- So has the DequantizeLinear of a tensor that only one reader requantizes, behind an operator that moves values. The
+  optimizer would merge the two quantizations into one and then lose the int8 kernel of the reader.
 - An elementwise operator is followed by a Max with the lowest number (Add is written as Sum). No int8 pattern of the
   optimizer contains either.
 """
@@ -73,6 +75,12 @@ class GuardedQdqGraph(QdqGraph):
             self.constant(lowest, np.array(np.finfo(np.float32).min))
             self.nodes.append(helper.make_node("Max", [copy.output[0], lowest], [node.output[0]], name=name))
 
+    def to_requantize(self, name: str) -> str:
+        """See `QdqGraph.to_requantize`."""
+        maker = self.graph.producers.get(name)
+        moved = maker is not None and self.graph.carried(maker) is not None
+        return self.as_float(name, self.length(name) if moved else None)
+
     def guard(self, node: onnx.NodeProto) -> _Guard:
         """What a float operator needs so that the engine leaves it in floating point."""
         repeatable = _Guard.SCALES if self.channels(node) is not None else None
@@ -124,9 +132,14 @@ class GuardedQdqGraph(QdqGraph):
 
     def channels(self, node: onnx.NodeProto) -> int | None:
         """Length of axis 1 of a node's input; None if it is unknown or 1, where a repeated scale is a scalar."""
-        shape = self.graph.shapes.get(node.input[0])
-        known = shape[1] if shape is not None and len(shape) > 1 else None
+        known = self.length(node.input[0])
         if known is None and node.op_type == "Conv" and node.input[1] in self.graph.initializers:
             group = next((a.i for a in node.attribute if a.name == "group"), 1)
             known = int(self.graph.initializers[node.input[1]].dims[1] * group)
+        return known if known and known > 1 else None
+
+    def length(self, name: str) -> int | None:
+        """Length of axis 1 of a tensor; None if it is unknown or 1."""
+        shape = self.graph.shapes.get(name)
+        known = shape[1] if shape is not None and len(shape) > 1 else None
         return known if known and known > 1 else None
