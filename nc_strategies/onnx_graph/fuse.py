@@ -20,6 +20,7 @@ CLIP_INPUTS_OPSET, SQUEEZE_INPUTS_OPSET = 11, 13
 """First opsets whose Clip has its bounds, and Squeeze its axes, as inputs."""
 ROUNDING = 1e-6
 STEPS = {"Clip", "Div", "GlobalAveragePool", "ReduceMean", "Neg", "Sub", "Mul", "Add", "Sqrt", "Reciprocal", "Erf"}
+CONV_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid")
 MEANS = {"GlobalAveragePool", "ReduceMean"}
 
 
@@ -146,6 +147,11 @@ class _Graph:
         """Whether a tensor is what a convolution gives to one reader only."""
         return self.made_by(name, "Conv") is not None and len(self.readers.get(name, [])) == 1
 
+    def behind_conv(self, name: str) -> bool:
+        """Whether a tensor is what a convolution gives, behind an activation function or not."""
+        act = self.made_by(name, *CONV_ACTIVATIONS)
+        return self.made_by(act.input[0] if act is not None else name, "Conv") is not None
+
     def _maker(self, name: str, *kinds: str) -> onnx.NodeProto:
         """The node that makes a tensor, which must be of one of some types."""
         return _found(self.made_by(name, *kinds))
@@ -203,6 +209,7 @@ def join(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -
     """
     _part(model)
     _pool(model, shapes)
+    _one_slope(model)
     graph, view, makers = model.graph, _Graph(model, shapes), _makers(model)
     for node in list(graph.node):
         try:
@@ -277,7 +284,10 @@ def _part(model: onnx.ModelProto) -> None:
 
 
 def _pool(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
-    """Write means over height and width as ``GlobalAveragePool``."""
+    """Write means over all axes behind the channels as ``GlobalAveragePool``, which has an int8 kernel.
+
+    With one such axis, the input has to come from a convolution: a layer normalization is left as it is.
+    """
     graph, view = model.graph, _Graph(model, shapes)
     for node in [n for n in graph.node if n.op_type == "ReduceMean" and n.domain in ("", "ai.onnx")]:
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -286,7 +296,10 @@ def _pool(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) 
             if len(node.input) > 1 and node.input[1] in view.arrays
             else given.get("axes")
         )
-        if len(shapes.get(node.input[0], ())) != 4 or axes is None or sorted(a % 4 for a in axes) != [2, 3]:
+        rank = len(shapes.get(node.input[0], ()))
+        if rank not in (3, 4, 5) or axes is None or sorted(a % rank for a in axes) != list(range(2, rank)):
+            continue
+        if rank == 3 and not view.behind_conv(node.input[0]):
             continue
         result, kept = node.output[0], given.get("keepdims", 1)
         if not kept and _opset(model) < SQUEEZE_INPUTS_OPSET:
@@ -295,10 +308,23 @@ def _pool(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]) 
         made = [onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)]
         if not kept:
             axes_name = view.fresh(f"{result}/axes")
-            graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), axes_name))
+            graph.initializer.append(numpy_helper.from_array(np.arange(2, rank, dtype=np.int64), axes_name))
             made.append(
                 onnx.helper.make_node(
                     "Squeeze", [pooled, axes_name], [result], name=view.fresh(f"{node.name or result}/squeeze")
                 )
             )
         _replace(graph, result, made)
+
+
+def _one_slope(model: onnx.ModelProto) -> None:
+    """Write every ``PRelu`` with the same slope for all channels as ``LeakyRelu``, which has an int8 kernel."""
+    arrays = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "PRelu" or node.domain not in ("", "ai.onnx") or node.input[1] not in arrays:
+            continue
+        slopes = numpy_helper.to_array(arrays[node.input[1]])
+        if slopes.size and (slopes == slopes.flat[0]).all():
+            node.op_type = "LeakyRelu"
+            node.attribute.append(onnx.helper.make_attribute("alpha", float(slopes.flat[0])))
+            del node.input[1:]

@@ -14,11 +14,11 @@ from nc_strategies.backends.tensorflow.fused_ops import CARRIERS, FusedOp, Match
 from nc_strategies.backends.tensorflow.graph import Graph, Node, node_of
 from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 from nc_strategies.backends.tensorflow.kernels import FUSED_FLOAT, REMAPPED, Quantized, quantized_type
-from nc_strategies.backends.tensorflow.weights import WeightCache
+from nc_strategies.backends.tensorflow.weights import SMALLEST_MAGNITUDE, WeightCache
 from nc_strategies.space import OpScheme
 
-SMALLEST_RANGE = 1e-6
-"""Least upper bound of a quantized range: a tensor that is zero on calibration data must not have a zero scale."""
+ZERO_RANGE = 1.0
+"""Upper bound of the quantized range of a tensor that is zero on calibration data, which must not have a zero scale."""
 ZERO = "nc_strategies/zero"
 """Name of the constant that holds the lowest value of every ``uint8`` tensor."""
 
@@ -212,7 +212,7 @@ class GraphBuilder:
         """Add constants for the lowest and highest value of a tensor; return their names and the highest value."""
         low, high = self._parts.range(self._range_source.get(tensor, tensor), algorithm)
         largest = high if dtype == "uint8" else max(abs(low), abs(high))
-        largest = float(np.float32(max(min(largest, cap), SMALLEST_RANGE)))
+        largest = float(np.float32(max(min(largest, cap) or ZERO_RANGE, SMALLEST_MAGNITUDE)))
         highest = self._out.constant(f"{name}/highest", np.array(largest, np.float32))
         if dtype == "int8":
             return self._out.constant(f"{name}/lowest", np.array(-largest, np.float32)), highest, largest

@@ -16,8 +16,8 @@ FULL = 127
 """Largest magnitude of an 8-bit weight."""
 REDUCED = 64
 """Largest weight for which the sum of two products with 255 fits in 16 bits: 2 * 255 * 64 = 32640."""
-SMALLEST_MAGNITUDE = 1e-8
-"""Lower bound of a channel's largest weight: an all-zero channel must not have a zero scale."""
+SMALLEST_MAGNITUDE = 1e-20
+"""Lower bound of a quantized range: `MARKS` are negligible beside it, and products of two scales stay normal float32."""
 MARKS = {
     ("per_channel", FULL): 0.0,
     ("per_channel", REDUCED): 1e-30,
@@ -106,7 +106,9 @@ def quantize(
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest: Any = np.abs(weight).max(axis=others if granularity == "per_channel" else None)
-    largest = np.maximum(largest, SMALLEST_MAGNITUDE).astype(np.float32)
+    # A channel of zeros must not have a zero scale; it gets that of the whole tensor.
+    whole = np.abs(weight).max(initial=0.0) or 1.0
+    largest = np.maximum(np.where(largest > 0, largest, whole), SMALLEST_MAGNITUDE).astype(np.float32)
     shape = [1] * weight.ndim
     if granularity == "per_channel":
         shape[axis] = -1
