@@ -242,7 +242,8 @@ class QdqGraph:
         readers = self.wanted(fused_op.output)
         out_key = readers[0] if readers else key
         act_stays = fused_op.act is not None and not self.saturates(fused_op, out_key)
-        if fused_op.type in FLOAT_OUTPUT and (act_stays or not readers):
+        if fused_op.type in FLOAT_OUTPUT and fused_op.act is None and not readers:
+            # With an activation function next to it, the engine would fuse a floating-point operator of the two.
             self.nodes.append(node)
         elif act_stays:
             self.emit_quantized(node, fused_op.raw, key)
