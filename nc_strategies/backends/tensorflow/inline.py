@@ -118,7 +118,7 @@ class _Bodies:
             prefix = f"{call.name}_{count}"
 
         def renamed(text: str) -> str:
-            return passed[text] if text in passed else f"{prefix}/{text}"
+            return passed.get(text, f"{prefix}/{text}")
 
         added = []
         for node in nodes:

@@ -17,7 +17,7 @@ FULL = 127
 REDUCED = 64
 """Largest weight for which the sum of two products with 255 fits in 16 bits: 2 * 255 * 64 = 32640."""
 SMALLEST_MAGNITUDE = 1e-20
-"""Lower bound of a quantized range: `MARKS` are negligible beside it, and products of two scales stay normal float32."""
+"""Lower bound of a quantized range: `MARKS` are negligible beside it, products of two scales stay normal float32."""
 MARKS = {
     ("per_channel", FULL): 0.0,
     ("per_channel", REDUCED): 1e-30,
