@@ -45,6 +45,8 @@ def test_two_configurations_share_nothing():
         ("recipes", {"smooth_quant": False, "gemm_to_matmul": False}, {"smooth_quant": False, "gemm_to_matmul": False}),
         ("approach", "post_training_static_quant", "static"),
         ("approach", "auto", "auto"),
+        ("approach", "post_training_dynamic_quant", "dynamic"),
+        ("approach", "weight_only", "weight_only"),
         ("excluded_precisions", "bf16", ["bf16"]),
         ("quant_level", 0, 0),
         ("quant_level", 1, 1),
@@ -65,9 +67,7 @@ def test_an_option_is_kept_in_one_form(option, value, kept):
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [
-        ("approach", "dynamic", "only int8 with calibrated ranges is offered"),
-        ("approach", "weight_only", "arithmetic"),
-        ("approach", "qat", "allowed: static, auto"),
+        ("approach", "qat", "allowed: auto, static, dynamic, weight_only"),
         ("device", "gpu", "on the CPU"),
         ("device", "tpu", "allowed: cpu"),
         ("backend", "onnxrt_cuda_ep", "on the CPU"),

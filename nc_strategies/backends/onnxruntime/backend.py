@@ -19,7 +19,7 @@ from nc_strategies.backends.collection import noise_in_pieces
 from nc_strategies.backends.onnxruntime import ceiling
 from nc_strategies.backends.onnxruntime.calibrate import collect
 from nc_strategies.backends.onnxruntime.capabilities import MODES, describe
-from nc_strategies.backends.onnxruntime.executed import DYNAMIC_SUFFIX
+from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
 from nc_strategies.backends.onnxruntime.probe import saturates
@@ -124,7 +124,8 @@ class OnnxRuntimeBackend(Backend):
         for fused_op in self.graph.fused_ops.values():
             for name in (fused_op.raw, opened(fused_op.raw), fused_op.output, opened(fused_op.output)):
                 self._operators[name] = fused_op.name
-            self._operators[self.graph.fresh(f"{fused_op.name}{DYNAMIC_SUFFIX}")] = fused_op.name
+            for suffix in (DYNAMIC_SUFFIX, DYNAMIC_PRODUCT):
+                self._operators[self.graph.fresh(f"{fused_op.name}{suffix}")] = fused_op.name
             if fused_op.act is not None:
                 self._operators[fused_op.act.name] = fused_op.name
         for node in self.graph.model.graph.node:

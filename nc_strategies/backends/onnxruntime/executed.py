@@ -50,7 +50,6 @@ PLAIN_TYPES = {
 }
 DYNAMIC_KERNELS = {
     "MatMulInteger",
-    "MatMulIntegerToFloat",
     "ConvInteger",
     "DynamicQuantizeMatMul",
     "DynamicQuantizeLSTM",
@@ -58,9 +57,12 @@ DYNAMIC_KERNELS = {
 """Kernels of operators whose activations are quantized at run time."""
 WEIGHT_ONLY_KERNELS = {"MatMulNBits"}
 """Kernels of operators with quantized weights and floating-point activations."""
-INT8_ONLY = {"QGemm", "NhwcMaxPool"} | DYNAMIC_KERNELS | WEIGHT_ONLY_KERNELS
+INT8_ONLY = {"QGemm", "NhwcMaxPool", "MatMulIntegerToFloat"} | DYNAMIC_KERNELS | WEIGHT_ONLY_KERNELS
 DYNAMIC_SUFFIX = ":dynamic"
 """End of the name of the node that quantizes an operator's input at run time."""
+DYNAMIC_PRODUCT = ":dynamic_product"
+"""End of the name of a product behind such a node. The engine uses the same kernel (``MatMulIntegerToFloat``) for static
+products that return floating point."""
 BARRIER = "/float_barrier"
 
 
@@ -86,8 +88,10 @@ def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> 
             types = types[1:] if kind.endswith("Where") else types  # the first is the condition
             if is_int8(kind, types):
                 int8[plain_type(kind)] += 1
-                if kind in DYNAMIC_KERNELS or kind in WEIGHT_ONLY_KERNELS:
-                    modes[DYNAMIC if kind in DYNAMIC_KERNELS else WEIGHT_ONLY][plain_type(kind)] += 1
+                if kind in WEIGHT_ONLY_KERNELS:
+                    modes[WEIGHT_ONLY][plain_type(kind)] += 1
+                elif kind in DYNAMIC_KERNELS or name.endswith(DYNAMIC_PRODUCT):
+                    modes[DYNAMIC][plain_type(kind)] += 1
                 names.add(operators.get(base_name(name), base_name(name)))
             elif not types or types[0] in ("float", "float16", "double"):
                 fp32[plain_type(kind)] += 1

@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
-from nc_strategies.backends.onnxruntime.executed import DYNAMIC_SUFFIX
+from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
 from nc_strategies.errors import EngineError
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.space import OpScheme, TensorScheme
@@ -84,7 +84,9 @@ class ModalQdqGraph(GuardedQdqGraph):
                 helper.make_node("DynamicQuantizeLinear", [read], [shared, shared_scale, shared_zero], name=name)
             )
         inputs = [shared, weight, shared_scale, weight_scale, shared_zero, zero, bias]
-        return [*nodes, self._made("MatMulIntegerToFloat", inputs, fused_op)]
+        product = self._made("MatMulIntegerToFloat", inputs, fused_op)
+        product.name = self.own(f"{fused_op.name}{DYNAMIC_PRODUCT}")
+        return [*nodes, product]
 
     def _is_dynamic(self, name: str) -> bool:
         scheme = self.others.get(name)

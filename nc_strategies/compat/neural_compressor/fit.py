@@ -162,6 +162,13 @@ def _why_missed(result: dict[str, Any]) -> str:
     return f"no model met the goal: the closest has {reached} and {speed}"  # a result of an earlier version
 
 
+def _approach(conf: PostTrainingQuantConfig) -> dict[str, Any]:
+    """The approach as overrides of all operator types; operators without such a mode stay in fp32."""
+    if conf.approach == "auto":
+        return {}
+    return {".*": {"activation": {"quant_mode": [conf.approach]}}}
+
+
 def _request(
     model: Any,
     conf: PostTrainingQuantConfig,
@@ -181,7 +188,7 @@ def _request(
         "timeout": tuning.timeout,
         # Neural Compressor's documentation: a timeout of 0 ends the tuning at the first model that meets the goal.
         "stop_when": "budget" if tuning.timeout else "met",
-        "op_type_dict": conf.op_type_dict,
+        "op_type_dict": {**_approach(conf), **(conf.op_type_dict or {})},
         "op_name_dict": conf.op_name_dict,
         # No engine here computes in bf16 or fp16, so these need not be excluded.
         "excluded_precisions": [name for name in conf.excluded_precisions if name not in ("bf16", "fp16")],

@@ -15,16 +15,8 @@ CPU_ONLY = "int8 is tuned and timed on the CPU"
 
 
 def _approach(key: str, value: Any) -> Any:
-    short = next((name for name in ("static", "dynamic") if isinstance(value, str) and name in value), value)
-    return one_of(
-        "static",
-        "auto",
-        refused={
-            "dynamic": "it computes ranges in every run, which slows the served model; only int8 with calibrated "
-            "ranges is offered, use static",
-            "weight_only": "it keeps all arithmetic in floating point; use static",
-        },
-    )(key, short)
+    known = ("static", "dynamic", "weight_only")
+    return one_of("auto", *known)(key, next((n for n in known if isinstance(value, str) and n in value), value))
 
 
 def _sampling_size(key: str, value: Any) -> list[int]:
@@ -68,7 +60,8 @@ class PostTrainingQuantConfig(Checked):
         quant_format: ``default`` or ``QDQ``.
         inputs: Must be empty: inputs are read from the model.
         outputs: Must be empty: outputs are read from the model.
-        approach: ``static`` or ``auto``.
+        approach: ``static``, ``dynamic``, ``weight_only`` (in Neural Compressor's words also
+            ``post_training_static_quant`` and the like), or ``auto``: whichever is best for each operator.
         calibration_sampling_size: Number of calibration samples, or a list with this number.
         op_type_dict: Overrides by operator type; see `nc_strategies.space.Overrides`.
         op_name_dict: Overrides by operator name.
