@@ -1,4 +1,4 @@
-"""Commands other than a run: list components, survey the machine, and explain, export or replay a finished run."""
+"""Commands other than a run: list components, survey the machine, inspect a model, and explain, export or replay a finished run."""
 
 from __future__ import annotations
 
@@ -76,6 +76,20 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--open", action="store_true", help="show it in the browser")
     report.set_defaults(run=_report)
 
+    look = commands.add_parser(
+        "inspect",
+        help="what a model is, and how to start with it",
+        description="Inputs and outputs of a model, which of its operators can be int8 and why the others "
+        "cannot, what its file says, and a command to start with. No data is needed.",
+    )
+    look.add_argument(
+        "model", type=Path, metavar="MODEL", help="a .onnx, .keras, .h5 or .pb file, or a SavedModel folder"
+    )
+    look.add_argument("--backend", help="the backend that judges its operators (default: by the model's format)")
+    look.add_argument("--trust", action="store_true", help="let the model run code of its own, as model.trust does")
+    look.add_argument("--json", action="store_true", help="print JSON")
+    look.set_defaults(run=_inspect)
+
     export = commands.add_parser(
         "export",
         help="copy the chosen model elsewhere",
@@ -148,6 +162,16 @@ def _report(options: argparse.Namespace) -> int:
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
+    return status.MET
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    import json
+
+    from nc_strategies.app.inspect import inspect, render
+
+    found = inspect(options.model.expanduser(), options.backend, options.trust)
+    sys.stdout.write(f"{json.dumps(found, indent=2) if options.json else render(found)}\n")
     return status.MET
 
 

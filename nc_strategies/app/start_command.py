@@ -1,0 +1,177 @@
+"""The command line to start with for a model, guessed from its inputs and outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nc_strategies.app.path_overrides import quote_path
+from nc_strategies.models.facts import ModelFacts, TensorFacts
+from nc_strategies.registry import registry
+
+SAMPLE_RATES = {"sr": 16000, "sample_rate": 16000, "sampling_rate": 16000}
+"""Usual values of scalar inputs by name, in hertz; any other scalar is guessed as 1."""
+MOST_MASK_CLASSES = 256
+"""Channels of a picture-shaped output up to which they are taken for the classes of a mask."""
+OUTPUT_OF_PROBABILITY = re.compile("prob|logit|score|sigmoid", re.IGNORECASE)
+PICTURE_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A command to start with.
+
+    Args:
+        arguments: The command line's words.
+        notes: Sentences on the arrays that it reads, and on its guesses.
+    """
+
+    arguments: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """The command line, quoted for a POSIX shell."""
+        return shlex.join(self.arguments)
+
+
+def start_command(
+    path: Path,
+    facts: ModelFacts,
+    backend: str,
+    inputs: Sequence[TensorFacts],
+    outputs: Sequence[TensorFacts],
+    axes: Mapping[str, int | None],
+) -> Start:
+    """Guess the command.
+
+    Args:
+        path: The model.
+        facts: What its file says.
+        backend: The backend's name.
+        inputs: Its inputs.
+        outputs: Its outputs.
+        axes: Name of each input or output to the axis that counts samples.
+    """
+    arguments = ["nc-strategies", f"model={facts.format}", quote_path(f"model.path={path}", False)]
+    arguments += [f"backend={backend}", "data=npz", "data.path=data.npz"]
+    data, notes = _data(inputs, axes)
+    metric, label = _metric(facts, outputs, axes)
+    arrays = [
+        f"{'x' if len(inputs) == 1 else tensor.name}: {tensor.dtype or 'numbers'} {_shape(tensor, axes)}"
+        for tensor in inputs
+        if axes.get(tensor.name) is not None
+    ]
+    more = [f"data.npz holds {'; '.join([*arrays, label])}; N samples, a few hundred or more"]
+    return Start((*arguments, *data, *_preprocess(facts), *metric), (*more, *notes, *_pictures(inputs)))
+
+
+def _data(inputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], list[str]]:
+    """Settings of inputs whose samples are not along axis 0, and notes on them."""
+    schema = registry().get("data", "npz").schema
+    known = {field.name for field in dataclasses.fields(schema)} if schema is not None else set()
+    arguments, notes = [], []
+    other = {i.name: axis for i in inputs if (axis := axes.get(i.name))}
+    alone = {i.name: SAMPLE_RATES.get(i.name.lower(), 1) for i in inputs if axes.get(i.name) is None}
+    for key, values in (("axes", other), ("constants", alone)):
+        if values and key in known:
+            pairs = ", ".join(f"{name}: {value}" for name, value in values.items())
+            arguments.append(f"data.{key}={{{pairs}}}")
+        elif values:
+            notes.append(f"{', '.join(values)}: no sample axis in front, which data=npz cannot express")
+    if alone and "constants" in known:
+        notes.append(f"the values of {', '.join(alone)} are guesses")
+    return arguments, notes
+
+
+def _metric(facts: ModelFacts, outputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], str]:
+    """Settings of the metric, and what the labels are."""
+    scores = [o for o in outputs if _floating(o) and _classes(o, axes) is not None]
+    if scores:
+        label = f"y: int64 (N,), class numbers from 0 to {(_classes(scores[0], axes) or 1) - 1}"
+        return ["metrics.accuracy.name=top1", *_output(scores[0], outputs)], label
+    first = outputs[0] if outputs else TensorFacts("", "", None)
+    shape = first.shape or ()
+    numbers = shape[1:] in ((), (1,)) and axes.get(first.name) == 0
+    if numbers and not _floating(first) and first.dtype:
+        return ["metrics.accuracy.name=top1"], "y: int64 (N,), class numbers as the model gives them"
+    if numbers and (facts.output_types.get(first.name) == "Sigmoid" or OUTPUT_OF_PROBABILITY.search(first.name)):
+        return ["metrics.accuracy.name=top1", *_output(first, outputs)], "y: int64 (N,), 0 or 1"
+    if numbers:
+        return ["metrics=mae_latency", *_output(first, outputs)], "y: float32 (N,), the numbers it should give"
+    if len(shape) == 4 and _floating(first):
+        channel = shape[1] if facts.format == "onnx" else shape[-1]
+        if isinstance(channel, int) and 1 < channel <= MOST_MASK_CLASSES:
+            arguments = ["metrics.accuracy.name=mean_iou", f"metrics.accuracy.num_classes={channel}"]
+            return [*arguments, *_output(first, outputs)], f"y: int64 (N, height, width), 0 to {channel - 1}"
+    if "fidelity" in registry().names("metric"):
+        return ["metrics.accuracy.name=fidelity"], "no labels: fp32's own outputs are the reference"
+    arguments = ["metrics.accuracy.name=python", "metrics.accuracy.target=metric.py:accuracy"]
+    return arguments, "y: one entry a sample, which accuracy(outputs, y) in your metric.py compares with the outputs"
+
+
+def _output(chosen: TensorFacts, outputs: Sequence[TensorFacts]) -> list[str]:
+    """The setting that names the output, where there are several and it can be named."""
+    schema = registry().get("metric", "top1").schema
+    fields = {field.name for field in dataclasses.fields(schema)} if schema is not None else set()
+    named = len(outputs) > 1 and "output" in fields
+    return [quote_path(f"metrics.accuracy.output={chosen.name}", False)] if named else []
+
+
+def _classes(output: TensorFacts, axes: Mapping[str, int | None]) -> int | None:
+    """Number of classes that an output seems to have scores for; None if it has no scores."""
+    shape = output.shape or ()
+    axis = axes.get(output.name)
+    if len(shape) == 2 and axis in (0, 1) and isinstance(shape[1 - axis], int) and int(shape[1 - axis] or 0) > 1:
+        return int(shape[1 - axis] or 0)
+    if len(shape) == 1 and axis is None and isinstance(shape[0], int) and shape[0] > 1:
+        return shape[0]
+    return None
+
+
+def _floating(tensor: TensorFacts) -> bool:
+    return "float" in tensor.dtype
+
+
+def _shape(tensor: TensorFacts, axes: Mapping[str, int | None]) -> str:
+    sizes = [
+        "N" if axis == axes.get(tensor.name) else str(size) if isinstance(size, int) else "any"
+        for axis, size in enumerate(tensor.shape or ())
+    ]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+def _preprocess(facts: ModelFacts) -> list[str]:
+    """Settings of preprocessing that the metadata state: a mean and a deviation, one number or one a channel."""
+    found = []
+    for name in ("mean", "std"):
+        for key, text in facts.metadata.items():
+            if re.search(rf"(^|[^a-z]){name}([^a-z]|$)", key.lower()):
+                try:
+                    values = json.loads(text if text.strip().startswith("[") else f"[{text}]")
+                except ValueError:
+                    continue
+                if len(values) in PICTURE_CHANNELS and all(isinstance(v, int | float) for v in values):
+                    found.append(f"data.preprocess.{name}=[{','.join(f'{v:g}' for v in values)}]")
+                    break
+    return found
+
+
+def _pictures(inputs: Sequence[TensorFacts]) -> list[str]:
+    """A note on pictures in folders, for a model with one input that looks like pictures."""
+    shape = inputs[0].shape if len(inputs) == 1 else None
+    if shape is None or len(shape) != 4 or not _floating(inputs[0]):
+        return []
+    first = shape[1] in PICTURE_CHANNELS and shape[3] not in PICTURE_CHANNELS
+    if not first and shape[3] not in PICTURE_CHANNELS:
+        return []
+    layout = "data.preprocess.layout=nchw, and " if first else ""
+    return [
+        f"for pictures in a folder per class: data=image_folder data.path=FOLDER with {layout}the scale, mean and std "
+        "(data.preprocess) that the model was trained with"
+    ]
