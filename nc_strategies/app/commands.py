@@ -1,4 +1,4 @@
-"""Commands other than a run: list components, survey the machine, inspect a model, and explain, export or replay a finished run."""
+"""Commands other than a run: components, the machine, a model; and explain, export or replay a finished run."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ LONGEST_TEXT = 100
 """Characters of one entry of the metadata that are shown; lists of characters and classes may have thousands."""
 MOST_REST = 12
 """Operator types named in the line of those that need no choice."""
+NOTHING = "no operator can run in int8, for the reasons above"
 NOT_A_MODEL = "is not a frozen GraphDef"
 """What TensorFlow's loader says of a file that cannot be read as the format its name says."""
 
@@ -48,6 +49,8 @@ def inspect(path: Path, backend: str | None = None, trust: bool = False) -> dict
     registry().target(registry().get("backend", name, "--backend"))
     facts = _facts(kind, path)
     info, able, refused = _judge(kind, path, name, trust)
+    if facts.quantized and refused in ("", NOTHING):
+        refused = "it is quantized already; the fp32 model is needed"
     inputs, outputs = facts.inputs or _tensors(info, "inputs"), facts.outputs or _tensors(info, "outputs")
     told = _described(inputs, inputs, info), _described(outputs, inputs, info)
     axes = {entry["name"]: entry["sample_axis"] for entry in (*told[0], *told[1])}
@@ -98,7 +101,7 @@ def _judge(kind: str, path: Path, name: str, trust: bool) -> tuple[ModelInfo | N
         if NOT_A_MODEL in str(error):
             raise InputError("MODEL", first_line(error)) from None
         return info, None, first_line(error).replace(f"model.path ({path}): ", "").removeprefix("model.path: ")
-    return info, able, "" if any(_is_int8(op) for op in able.ops) else "no operator can run in int8"
+    return info, able, "" if any(_is_int8(op) and not op.opt_in for op in able.ops) else NOTHING
 
 
 def _is_int8(op: Any) -> bool:
@@ -200,12 +203,18 @@ def _operator_lines(found: Mapping[str, Any]) -> list[str]:
     able = sum(row["int8"] for row in rows)
     total = able + sum(row["int8_on_request"] + sum(row["float"].values()) for row in rows)
     lines.append(f"operators on {found['backend']}, after folding: {able} of {total} can be int8")
+    alike: dict[str, list[str]] = {}
     for row in rows:
+        if len(row["float"]) == 1 and not row["int8"] and not row["int8_on_request"]:
+            ((reason, count),) = row["float"].items()
+            alike.setdefault(reason, []).append(f"{row['type']} {count}")
+            continue
         parts = [f"{row['int8']} int8"] if row["int8"] else []
         if row["int8_on_request"]:
             parts.append(f"{row['int8_on_request']} int8 only where space.op_type_dict asks for it")
         parts += [f"{count} float ({reason})" for reason, count in row["float"].items()]
         lines.append(f"  {row['type']}: {', '.join(parts)}")
+    lines += [f"  float ({reason}): {', '.join(kinds)}" for reason, kinds in alike.items()]
     named = {row["type"] for row in rows}
     rest = [f"{kind} {count}" for kind, count in types.items() if kind not in named] if counted == "operators" else []
     if rest:

@@ -74,11 +74,11 @@ def _layers(config: Any) -> list[str]:
 
 
 def _saved_model(path: Path) -> ModelFacts:
-    from tensorflow.core.protobuf import saved_model_pb2
-
     from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 
-    tf = tensorflow()
+    tf = tensorflow()  # First: it keeps TensorFlow's messages off the terminal.
+    from tensorflow.core.protobuf import saved_model_pb2
+
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     graph = saved.meta_graphs[0]
     signatures = {name: s for name, s in graph.signature_def.items() if not name.startswith("__")}
