@@ -1,4 +1,4 @@
-"""Dynamic and weight-only quantization of matrix products: what is asked for executes, and what is saved is the same."""
+"""Dynamic and weight-only quantization of matrix products: what is asked for executes, and is saved as it ran."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEPTH = 96
 
 
 def feed_forward(path, rng):
-    """Two products that read one input, a sum of both, an activation, and a Gemm with a bias and a transposed weight."""
+    """Two products that read one input, their sum, an activation, and a Gemm with bias and transposed weight."""
 
     def weight(name, *shape):
         return numpy_helper.from_array((rng.normal(size=shape) / np.sqrt(DEPTH)).astype(np.float32), name)
