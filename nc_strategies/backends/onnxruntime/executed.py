@@ -61,8 +61,8 @@ INT8_ONLY = {"QGemm", "NhwcMaxPool", "MatMulIntegerToFloat"} | DYNAMIC_KERNELS |
 DYNAMIC_SUFFIX = ":dynamic"
 """End of the name of the node that quantizes an operator's input at run time."""
 DYNAMIC_PRODUCT = ":dynamic_product"
-"""End of the name of a product behind such a node. The engine has one kernel, ``MatMulIntegerToFloat``, for these and for
-static products that return floating point."""
+"""End of the name of a product behind such a node. The engine has one kernel, ``MatMulIntegerToFloat``, for these
+products and for static ones that return floating point."""
 BARRIER = "/float_barrier"
 
 
