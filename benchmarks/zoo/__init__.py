@@ -1,0 +1,1 @@
+"""Published models: ours beside what a user would pick instead."""
