@@ -1,4 +1,4 @@
-"""What people's models hold that once kept operators from int8: each runs in int8, or stays float for a stated reason."""
+"""What keeps operators of people's models from int8: each runs in int8, or stays float for a stated reason."""
 
 from __future__ import annotations
 
@@ -75,6 +75,12 @@ def assert_mixed_run_as_asked(backend, space, count=4):
     rng = np.random.default_rng(0)
     for config in [space.default(), *(space.sample(rng) for _ in range(count))]:
         assert backend.build(config).executed().int8_names & set(space.ops) == set(config.int8_ops)
+
+
+def all_of(space, dtype):
+    """Every operator with activations of one data type."""
+    chosen = {n: next(s for s in op.schemes if s.activation.dtype == dtype) for n, op in space.ops.items()}
+    return space.default().with_ops(chosen)
 
 
 def normal(*shape):
@@ -360,7 +366,21 @@ def test_values_that_only_move_stay_int8_between_int8_neighbours(tmp_path, name)
     engine_nodes = [n.op_type for n in optimize(backend.native(default).SerializeToString()).graph.node]
     assert engine_nodes.count("QuantizeLinear") + engine_nodes.count("DequantizeLinear") == 2
     assert backend.build(default).executed().fp32_count == 0
+    assert relative_error(backend, all_of(space, "int8"), batch) < 0.05
     assert_mixed_run_as_asked(backend, space, 6)
+
+
+def test_a_moved_tensor_is_requantized_for_a_reader_in_another_scheme(tmp_path):
+    net = Net()
+    moved, channels = two_reads(net, net.conv("x", "a", 3, 8), "moved")
+    net.conv(moved, "c", channels, 4)
+    batch = {"x": normal(2, 3, 8, 8)}
+    backend, space = ready(tmp_path, net.model(["N", 3, 8, 8], "c_r"), batch)
+    for inner, others in (("int8", "uint8"), ("uint8", "int8")):
+        schemes = all_of(space, inner).schemes
+        config = all_of(space, others).with_op("n_inner", scheme=schemes["n_inner"])
+        assert backend.build(config).executed().int8_names & set(space.ops) == set(space.ops)
+        assert relative_error(backend, config, batch) < 0.05
 
 
 @pytest.mark.parametrize(
