@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.models.keras_objects import keras_digest, write_keras
 from nc_strategies.models.source import SUFFIXES, format_of
 from nc_strategies.runtime.child import serve
-from nc_strategies.runtime.lazy_target import call_target
+from nc_strategies.runtime.lazy_target import call_target, guarded
 
 
 def build(request: dict[str, Any]) -> dict[str, Any]:
@@ -73,13 +73,10 @@ def _load_weights(keras: Any, model: Any, path: Path) -> None:
 
 
 def _save_keras(model: Any, name: str, folder: Path) -> dict[str, Any]:
-    path = folder / f"{name}.keras"
-    model.save(path)
-    digest = hashlib.sha256(model.to_json().encode())
-    for array in model.get_weights():
-        digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    return {"name": name, "format": "keras", "path": str(path), "digest": digest.hexdigest()}
+    kind, path = write_keras(model, folder / name)
+    # The function of the user that made the model has run already: a model with own code is trusted as it is.
+    trust = kind == "saved_model"
+    return {"name": name, "format": kind, "path": str(path), "digest": keras_digest(model), "trust": trust}
 
 
 def _huggingface(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -131,7 +128,7 @@ def _python(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         path.write_bytes(made.SerializeToString(deterministic=True))
         return {"name": name, "format": "onnx", "path": str(path), "digest": ""}
     if hasattr(made, "get_weights") and hasattr(made, "to_json"):
-        return _save_keras(made, name, folder)
+        return guarded(key, target, lambda: _save_keras(made, name, folder))
     raise InputError(
         key,
         f"{target} returned a {type(made).__name__}",

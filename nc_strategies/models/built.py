@@ -39,7 +39,8 @@ class _BuiltModel:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        source = ModelSource(answer["name"], {answer["format"]: Path(answer["path"])}, answer["digest"])
+        files = {answer["format"]: Path(answer["path"])}
+        source = ModelSource(answer["name"], files, answer["digest"], trust=answer.get("trust", False))
         weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
         return source
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.models.keras_objects import keras_digest, write_keras
 from nc_strategies.models.source import ModelSource, format_of
 
 KEY = "model"
@@ -57,9 +55,8 @@ def _save(model: Any, kinds: set[str], folder: Path, name: str) -> ModelSource |
     if _named(kinds, "tensorflow", "GraphDef"):
         return _written(name, "graph_def", folder / "model.pb", model.SerializeToString())
     if any(kind.startswith(("keras.", "tf_keras.")) for kind in kinds) and hasattr(model, "get_weights"):
-        path = folder / "model.keras"
-        model.save(path)
-        return ModelSource(name, {"keras": path}, _keras_digest(model), trust=True)
+        kind, path = write_keras(model, folder / "model")
+        return ModelSource(name, {kind: path}, keras_digest(model), trust=True)
     if getattr(model, "signatures", None) and "tensorflow" in sys.modules:
         path = folder / "saved_model"
         # Whoever made the object has imported TensorFlow; nobody else needs it here.
@@ -84,11 +81,3 @@ def _from_path(path: Path, name: str) -> ModelSource:
 def _written(name: str, kind: str, path: Path, data: bytes) -> ModelSource:
     path.write_bytes(data)
     return ModelSource(name, {kind: path}, trust=True)
-
-
-def _keras_digest(model: Any) -> str:
-    """Hash of architecture and weights: a ``.keras`` file holds the time at which it was written."""
-    digest = hashlib.sha256(str(model.to_json()).encode())
-    for weight in model.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()

@@ -17,13 +17,12 @@ from nc_strategies.backends.tensorflow.graph import Graph, node_of, tensor_name
 from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.inline import inline_calls, needed_part
 from nc_strategies.errors import InputError
+from nc_strategies.models.keras_objects import ORDER_FILE
 
 KEY = "model.path"
 SIGNATURE_KEY = "model.signature"
 DEFAULT_SIGNATURE = "serving_default"
 TAG = "serve"
-ORDER_FILE = Path("assets.extra") / "nc_strategies.json"
-"""File with the signature, the order of inputs and outputs and the names of the model's operators."""
 NO_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
 """Entries of the signatures that name operators to run, not functions."""
 VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})

@@ -15,9 +15,9 @@ from nc_strategies.backends.base import Executable, ExecutedOps
 from nc_strategies.backends.tensorflow.executed import count
 from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import Port
-from nc_strategies.backends.tensorflow.saved_model import ORDER_FILE
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models.info import Batch
+from nc_strategies.models.keras_objects import ORDER_FILE
 
 
 def save(
