@@ -87,7 +87,10 @@ def _parse(key: str, value: str) -> Override | None:
 
 def _exists(name: str) -> bool:
     """Whether a path exists, or the file of a target ``path/to/file.py:function``."""
-    try:
-        return any(text and Path(text).expanduser().exists() for text in (name, name.rpartition(":")[0]))
-    except (OSError, ValueError, RuntimeError):  # A name that no file can have, or a home that is not known.
-        return False
+    for text in filter(None, (name, name.rpartition(":")[0])):
+        try:
+            if Path(text).exists() or Path(text).expanduser().exists():
+                return True
+        except (OSError, ValueError, RuntimeError):  # A name that no file can have, or a home that is not known.
+            continue
+    return False

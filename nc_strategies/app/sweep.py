@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from nc_strategies.app import status
+from nc_strategies.app.logs import redact
 from nc_strategies.app.run import run_job, say
 
 log = logging.getLogger(__name__)
@@ -27,7 +31,22 @@ def run_sweep_job(config: DictConfig, run_dir: Path) -> int:
         run_dir.mkdir(parents=True, exist_ok=True)
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
         write_json(run_dir / RESULT, {**failed(plain, outcome.error), "exit_status": outcome.status})
+    _keep_overrides(run_dir / RESULT)
     return outcome.status
+
+
+def _keep_overrides(path: Path) -> None:
+    """Add to a job's result what the command line set for it, which tells the rows of a comparison apart."""
+    from nc_strategies.report.result import write_json
+
+    parser = OverridesParser.create()
+    given = {}
+    for text in HydraConfig.get().overrides.task:
+        override = parser.parse_override(text)
+        given[override.key_or_group] = redact(str(override.value()))
+    result = json.loads(path.read_text())
+    if result.get("overrides") != given:
+        write_json(path, {**result, "overrides": given})
 
 
 class ComparisonTable(Callback):

@@ -12,6 +12,7 @@ from typing import Any
 from nc_strategies.problem import Evaluation, Goal, Trial
 from nc_strategies.report.operators import Operator
 from nc_strategies.report.run_files import RunFiles
+from nc_strategies.report.swept import swept
 
 Spec = dict[str, Any]
 STATES = {"kept": "keeps the accuracy", "missed": "misses the accuracy", "pruned": "stopped early", "failed": "failed"}
@@ -381,9 +382,10 @@ def _bars(values: list[tuple[Operator, float, float]], title: str, percent: bool
 
 def comparison(results: Sequence[dict[str, Any]]) -> Spec | None:
     """Speed-up of each run of a sweep with its interval; None when no run has one."""
+    apart = swept(results)
     values = [
         {
-            "run": f"{r.get('run', i)}: {r['strategy']}, {r['backend']}",
+            "run": ", ".join((f"{r.get('run', i)}: {r['strategy']}", r["backend"], *apart[i].values())),
             "speedup": r["speedup"],
             "low": r["speedup_ci95"][0],
             "high": r["speedup_ci95"][1],

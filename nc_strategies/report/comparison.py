@@ -8,7 +8,7 @@ from typing import Any
 
 from nc_strategies.report import page
 from nc_strategies.report.result import write_json
-from nc_strategies.report.table import COLUMNS, row
+from nc_strategies.report.table import cells, columns
 from nc_strategies.runtime.files import write_atomically
 from nc_strategies.study.folder import RESULT
 
@@ -26,9 +26,9 @@ def collect(folder: Path) -> list[dict[str, Any]]:
 
 def write(folder: Path, results: list[dict[str, Any]]) -> None:
     """Write ``comparison.md``, ``comparison.json`` and, with the packages for pages, ``comparison.html``."""
-    cells = [row(result) for result in results]
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]
+    names = columns(results)
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells(results)]
     write_atomically(folder / "comparison.md", "\n".join(lines) + "\n")
     write_json(folder / "comparison.json", results)
     if not page.missing():

@@ -24,7 +24,7 @@ from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.run_files import RunFiles
-from nc_strategies.report.table import COLUMNS, row
+from nc_strategies.report.table import cells, columns
 from nc_strategies.report.vega import vega
 from nc_strategies.runtime.files import write_atomically
 from nc_strategies.study.study import Study, StudyListener
@@ -71,13 +71,13 @@ def write_comparison(folder: Path, results: Sequence[dict[str, Any]]) -> Path:
     chart = charts.comparison(results)
     rows = [
         {
-            "cells": row(result),
+            "cells": line,
             "status": str(result["status"]),
             "link": f"{result['run']}/{FILE}"
             if (folder / str(result.get("run", "")) / FILE).is_file() and result.get("run")
             else "",
         }
-        for result in results
+        for result, line in zip(results, cells(list(results)), strict=True)
     ]
     path = folder / "comparison.html"
     write_atomically(
@@ -85,7 +85,7 @@ def write_comparison(folder: Path, results: Sequence[dict[str, Any]]) -> Path:
         _render(
             "comparison.html.jinja",
             _scripts() if chart else [],
-            columns=COLUMNS,
+            columns=columns(list(results)),
             rows=rows,
             data={"charts": {"chart-comparison": chart} if chart else {}},
             chart=chart,

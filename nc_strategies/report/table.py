@@ -13,6 +13,7 @@ from rich.text import Text
 from nc_strategies.measuring.selection import sentences
 from nc_strategies.report.engine import strategy_label
 from nc_strategies.report.original import TIMES, better_words, keep_original, samples_text
+from nc_strategies.report.swept import swept
 
 WIDE_TERMINAL = 150
 """Characters of a terminal from which on the comparison has one row per run."""
@@ -72,21 +73,35 @@ def _slow(result: dict[str, Any]) -> str:
 
 
 def comparison(results: list[dict[str, Any]], width: int = WIDE_TERMINAL) -> Table:
-    """One row per run with `COLUMNS`, which include those of the published comparison; one column per run if narrow."""
+    """One row per run with `columns`, which include those of the published comparison; one column per run if narrow."""
     table = Table(show_edge=False, pad_edge=False)
+    names, rows = columns(results), cells(results)
     if width < WIDE_TERMINAL:
         table.add_column("")
-        cells = [row(result) for result in results]
-        for position in range(len(cells)):
-            table.add_column(f"run {position}" if len(cells) > 1 else "", justify="right")
-        for name, line in zip(COLUMNS, zip(*cells, strict=True), strict=True):
-            table.add_row(name, *line)
+        for position in range(len(rows)):
+            table.add_column(f"run {position}" if len(rows) > 1 else "", justify="right")
+        for name, line in zip(names, zip(*rows, strict=True), strict=True):
+            table.add_row(Text(name), *map(Text, line))
         return table
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("strategy", "backend", "status") else "right")
-    for result in results:
-        table.add_row(*row(result))
+    for name in names:
+        numbers = name in COLUMNS and name not in ("strategy", "backend", "status")
+        table.add_column(Text(name), justify="right" if numbers else "left")
+    for line in rows:
+        table.add_row(*map(Text, line))
     return table
+
+
+def columns(results: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Names of the columns: `COLUMNS`, and behind the backend the keys in which the runs of a sweep differ."""
+    keys = tuple(next(iter(swept(results)), {}))
+    return (*COLUMNS[:NAMED], *keys, *COLUMNS[NAMED:])
+
+
+def cells(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The runs as the cells of `columns`."""
+    apart = swept(results)
+    rows = [row(result) for result in results]
+    return [(*line[:NAMED], *own.values(), *line[NAMED:]) for line, own in zip(rows, apart, strict=True)]
 
 
 COLUMNS = (
@@ -103,6 +118,9 @@ COLUMNS = (
     "seconds",
     "status",
 )
+
+NAMED = 2
+"""Number of `COLUMNS` that name a run, in front of its figures."""
 
 
 def row(result: dict[str, Any]) -> tuple[str, ...]:

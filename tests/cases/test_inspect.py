@@ -74,7 +74,7 @@ def test_a_model_is_described_from_its_file(tmp_path):
             "free_axes": [],
         }
     ]
-    assert found["metadata"]["names"].endswith("... (932 characters)")
+    assert found["metadata"]["names"].endswith("... (780 characters)")
     assert [(row["type"], row["int8"]) for row in found["operators"]] == [("Gemm", 2)]
     assert "data.preprocess.mean=[0.5,0.4,0.3]" in found["start"]["arguments"]
     assert "data.preprocess.std=[0.2,0.2,0.1]" in found["start"]["arguments"]
@@ -266,14 +266,14 @@ def test_a_keras_file_is_described_by_layers_and_operators(capsys):
 def test_a_refusal_names_reasons_by_type_and_not_the_overrides():
     able = Capabilities((), float_ops=tuple(FloatOp(f"g{i}", "Gemm", "its alpha is 2", True) for i in range(3)))
     with pytest.raises(InputError, match=r"^model: no operator .* \(3 Gemm: its alpha is 2\)$"):
-        make_space(SimpleNamespace(space=SpaceConfig()), able)
+        make_space(SimpleNamespace(space=SpaceConfig({}, {})), able)
 
 
 def test_a_refusal_blames_overrides_where_they_removed_int8():
     able = Capabilities((OpCapability("c", "Conv", (INT8, FLOAT)),), float_ops=(FloatOp("s", "Sub", "no kernel"),))
     overrides = {"Conv": {"activation": {"dtype": ["fp32"]}}}
     with pytest.raises(InputError, match=r"^space: the overrides leave no operator in int8; .*: 1 Conv$"):
-        make_space(SimpleNamespace(space=SpaceConfig(op_type_dict=overrides)), able)
+        make_space(SimpleNamespace(space=SpaceConfig(overrides, {})), able)
 
 
 def test_a_refused_run_says_what_about_the_model_is_the_reason(tmp_path):
@@ -281,7 +281,7 @@ def test_a_refused_run_says_what_about_the_model_is_the_reason(tmp_path):
 
     nodes = [helper.make_node("Softplus", ["x"], ["y"], "plus")]
     path = saved(tmp_path / "m.onnx", nodes, [info("x", ["N", 4])], [info("y", ["N", 4])], [])
-    data = np.eye(4, dtype=np.float32).repeat(10, 0), np.arange(4).repeat(10)
+    data = np.eye(4, dtype=np.float32).repeat(50, 0), np.arange(4).repeat(50)
     why = r"no operator of this model can run in int8 on this backend \(1 Softplus: the engine has no int8 kernel\)$"
     with pytest.raises(InputError, match=why):
         nc_strategies.tune(path, data, run_dir=tmp_path / "out", max_trials=1)
