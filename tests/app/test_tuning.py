@@ -193,7 +193,8 @@ def test_two_runs_in_one_second_have_folders_of_their_own_and_hydra_is_not_impor
     code = (
         "import sys, nc_strategies; from nc_strategies import samples\n"
         "studies = [nc_strategies.tune(samples.onnx_model(), 'd.npz', calibration_samples=5, max_trials=1, "
-        "latency_runs=20, final_runs=20, criterion='absolute', tolerable_loss=1) for _ in range(2)]\n"
+        "latency_runs=20, final_runs=20, criterion='absolute', tolerable_loss=1, "
+        "allow_poor_baseline=True) for _ in range(2)]\n"
         "assert studies[0].run_dir != studies[1].run_dir\n"
         "assert studies[0].run_dir.parent.parent.name == 'outputs'\n"
         "print('hydra' in sys.modules, 'tensorflow' in sys.modules)"
