@@ -128,7 +128,8 @@ def _python(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         path.write_bytes(made.SerializeToString(deterministic=True))
         return {"name": name, "format": "onnx", "path": str(path), "digest": ""}
     if hasattr(made, "get_weights") and hasattr(made, "to_json"):
-        return guarded(key, target, lambda: _save_keras(made, name, folder))
+        saved: dict[str, Any] = guarded(key, target, lambda: _save_keras(made, name, folder))
+        return saved
     raise InputError(
         key,
         f"{target} returned a {type(made).__name__}",

@@ -445,5 +445,5 @@ def test_a_model_of_recurrent_layers_is_told_what_would_help(tmp_path):
     backend.load(ModelSource("model", {"onnx": path}))
     able = backend.capabilities()
     assert able.ops == ()
-    assert "LSTM" in able.hint
-    assert "quantize_dynamic" in able.hint
+    assert [op.type for op in able.float_ops] == ["LSTM"]
+    assert "quantize_dynamic" in able.float_ops[0].reason
