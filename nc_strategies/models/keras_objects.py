@@ -75,7 +75,7 @@ def _config_text(model: Any) -> str | None:
     """The model's configuration as JSON; None if its author's code does not give one."""
     try:
         return str(model.to_json())
-    except Exception:  # `get_config` may be the author's, and its result may be anything
+    except Exception:  # noqa: BLE001 - `get_config` may be the author's, and its result may be anything
         return None
 
 
