@@ -323,7 +323,7 @@ def _one_slope(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type != "PRelu" or node.domain not in ("", "ai.onnx") or node.input[1] not in arrays:
             continue
-        slopes = numpy_helper.to_array(arrays[node.input[1]])
+        slopes = external.array(arrays[node.input[1]])
         if slopes.size and (slopes == slopes.flat[0]).all():
             node.op_type = "LeakyRelu"
             node.attribute.append(onnx.helper.make_attribute("alpha", float(slopes.flat[0])))

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, version_converter
 
 from nc_strategies.errors import first_line
-from nc_strategies.onnx_graph import interpreter
+from nc_strategies.onnx_graph import external, interpreter
 from nc_strategies.onnx_graph.names import graphs_in
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _keep_coordinates(model: onnx.ModelProto) -> None:
                 continue
             kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
             scales = arrays.get(node.input[2]) if len(node.input) > 2 else None
-            smaller = scales is not None and bool((numpy_helper.to_array(scales) < 1).any())
+            smaller = scales is not None and bool((external.array(scales) < 1).any())
             added = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if smaller else "floor"}
             del node.attribute[:]
             node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in added.items())])

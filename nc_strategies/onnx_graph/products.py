@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from nc_strategies.onnx_graph import external
+
 Shape = tuple[int | None, ...]
 ENGINE = "com.microsoft"
 ACTIVATION_ATTRIBUTES = {
@@ -138,7 +140,7 @@ class _Rewriter:
 
     def array(self, name: str) -> NDArray[Any]:
         """The values of an initializer."""
-        return np.asarray(numpy_helper.to_array(self.arrays[name]))
+        return external.array(self.arrays[name])
 
     def free(self, name: str) -> str:
         """A name that nothing in the model has, made from a preferred one."""

@@ -153,7 +153,7 @@ def test_a_time_major_output_is_turned_so_that_samples_come_first(tmp_path):
     labels = np.stack([output[:, 0].argmax(1) for output in run_each(model, x)])
     result = tuned(model, x, labels, tmp_path, metric=Steps())
     assert result["baseline"]["accuracy"] == 1.0
-    assert result["outputs"]["Steps"]["shapes"] == [[3, "N", 5]]
+    assert result["outputs"]["Steps"]["shapes"] == [["N", 3, 5]]
 
 
 def test_an_output_as_long_as_the_batch_by_chance_is_not_taken_for_samples(tmp_path):

@@ -217,7 +217,7 @@ class TestTheLimitHolds:
         assert all(trial.resumed for trial in study.trials)
 
     def test_a_short_end_is_measured_less_and_its_verdict_says_so(self, boxed):
-        study = boxed(90)()
+        study = boxed(80)()
         assert study.final.accuracy_loss_ci95 is None
         assert study.final.evaluation.metrics == study.final.trial.evaluation.metrics
         assert study.status is Status.MET
@@ -545,7 +545,7 @@ class TestFewerSamples:
         assert short < study.box.trial_seconds
         assert all(t.state is TrialState.PRUNED for t in study.trials)
         idle = study.box.timeout - study.seconds["total"]
-        assert idle < 0.1 * 300  # 15 % if a complete trial had to fit before the whole end
+        assert idle < 0.12 * 300  # 15 % if a complete trial had to fit before the whole end
         assert len(study.trials) > 20
 
 
