@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nc_strategies.app import status
-from nc_strategies.app.hydra_errors import as_input_error
 from nc_strategies.app.logs import RunLog, redact
 from nc_strategies.app.settings import run_config
 from nc_strategies.config import RunConfig
@@ -91,6 +90,9 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     try:
         resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
+        # Imported here: runs from Python do not need Hydra.
+        from nc_strategies.app.hydra_errors import as_input_error
+
         raise as_input_error(error) from None
     resolved.pop("run_dir", None)
     settings = run_config(resolved)
