@@ -229,7 +229,7 @@ def test_the_command_to_start_with_runs(tmp_path):
     arguments = shlex.split(found["start"]["command"])
     assert arguments[0] == "nc-strategies"
     done = subprocess.run(
-        [sys.executable, "-m", "nc_strategies", *arguments[1:], "plan=true"],
+        [sys.executable, "-m", "nc_strategies", *arguments[1:], "plan=true", "metrics.allow_poor_baseline=true"],
         cwd=tmp_path,
         text=True,
         capture_output=True,
