@@ -344,7 +344,7 @@ MOVERS = {
     "slice": mover("Slice", 4, np.array([0]), np.array([4]), np.array([1])),
     "gather": mover("Gather", 8, np.arange(8)[::-1].copy(), axis=1),
     "resize": mover("Resize", 8, None, np.float32([1, 1, 2, 2]), **DOWN),
-    "pad": mover("Pad", 8, np.array([0, 0, 1, 0, 0, 0, 1, 2])),
+    "pad": mover("Pad", 10, np.array([0, 1, 1, 0, 0, 1, 1, 2])),
     "pad_reflect": mover("Pad", 8, np.array([0, 0, 1, 0, 0, 0, 1, 2]), mode="reflect"),
     "expand": mover("Expand", 8, np.array([1, 8, 8, 8])),
     "tile": mover("Tile", 8, np.array([1, 1, 1, 2])),
