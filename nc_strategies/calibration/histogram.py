@@ -52,7 +52,7 @@ class Histogram:
             return
         low, high = float(flat.min()), float(flat.max())
         if math.isnan(low):
-            raise ValueError("a calibration activation is NaN")
+            raise ValueError("a calibration activation is not finite (NaN)")
         if math.isinf(low) or math.isinf(high):
             self.infinite = True
             self.update(flat[np.isfinite(flat)])
