@@ -135,7 +135,9 @@ class BackendSuite:
             return
         assert set(config.int8_ops) <= set(int8.ops)
         assert set(fp32.ops) <= set(space.ops) | set(backend.capabilities().order)
-        assert min(int8.ops.values()) > 0
+        # Differences of timings: on a busy machine a short operator may get none.
+        assert min(int8.ops.values()) >= 0
+        assert max(int8.ops.values()) > 0
         assert int8.other >= 0
         assert int8.conversions
         assert all(elements > 0 and seconds >= 0 for elements, seconds in int8.conversions)
