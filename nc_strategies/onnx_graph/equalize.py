@@ -9,16 +9,12 @@ import onnx
 from onnx import numpy_helper
 
 from nc_strategies.calibration.equalization import Array, Pair, factors
-from nc_strategies.onnx_graph.fold import has_branches
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 
 
 def pairs(graph: Graph) -> list[Pair[FusedOp]]:
-    """The tensors of a model whose channels can be scaled.
-
-    There are none where branches or loops may read any tensor, and in a large model, whose weights stay in files.
-    """
-    if has_branches(graph.model) or graph.files is not None:
+    """The tensors of a model whose channels can be scaled; none in a large model, whose weights stay in files."""
+    if graph.files is not None:
         return []
     by_input = {fused_op.inputs[0]: fused_op for fused_op in graph.fused_ops.values() if fused_op.weight is not None}
     found = []
@@ -42,7 +38,7 @@ def _alone(graph: Graph, first: FusedOp, second: FusedOp) -> bool:
     """Whether nothing else reads what is between two operators, or their constants."""
     between = {first.raw, first.output}
     constants = [name for name in (first.weight, first.bias, second.weight) if name]
-    return not between & graph.outputs and all(
+    return not {*between, *constants} & graph.outputs and all(
         len(graph.consumers.get(name, [])) == 1 for name in (*between, *constants)
     )
 

@@ -27,8 +27,9 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model after the engine's basic optimizations and those below, with the shapes of its tensors.
 
     Args:
-        model: All its inputs are real ones.
+        model: All its inputs are real ones. Sizes that it computes may become constants in place.
     """
+    fold_shapes.settle_sizes(model)
     chosen = interpreter.options()
     chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory(prefix="ncs-fold-") as folder:
@@ -125,9 +126,9 @@ def _without_empty_reshapes(model: onnx.ModelProto) -> None:
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
-    """Dimensions by tensor, None where they are free."""
+    """Dimensions by tensor, None where they are free; without tensors of unknown rank, such as an If may return."""
     values = [*graph.input, *graph.value_info, *graph.output]
-    return {v.name: shape_of(v) for v in values if v.type.HasField("tensor_type")}
+    return {v.name: shape_of(v) for v in values if v.type.tensor_type.HasField("shape")}
 
 
 def _read_instead(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -260,11 +261,6 @@ def _not_negative(node: onnx.NodeProto | None, arrays: dict[str, onnx.TensorProt
         return node is not None
     low = node.input[1] if node.op_type == "Clip" and len(node.input) > 1 else ""
     return low in arrays and bool(external.array(arrays[low]) >= 0)
-
-
-def has_branches(model: onnx.ModelProto) -> bool:
-    """Whether a model has branches or loops, which may read any tensor from within."""
-    return any(branches(node) for node in model.graph.node)
 
 
 def branches(node: onnx.NodeProto) -> bool:

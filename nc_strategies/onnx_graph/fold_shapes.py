@@ -91,6 +91,37 @@ def settle(model: onnx.ModelProto) -> bool:
     return changed
 
 
+def settle_sizes(model: onnx.ModelProto) -> None:
+    """Make sizes constant that are gathered from a shape, where the model says them: the engine then drops branches.
+
+    Exporters write ``squeeze`` as an If that looks at one size. The engine folds a Shape only when all sizes are known.
+
+    Args:
+        model: Changed in place, if it has an If; nothing in it has a name twice.
+    """
+    graph = model.graph
+    if not any(node.op_type == "If" for node in graph.node):
+        return
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]  # Files may describe values wrongly, which an engine that infers shapes does not read.
+    inferred = onnx.shape_inference.infer_shapes(bare).graph
+    dims = {v.name: v.type.tensor_type.shape.dim for v in (*inferred.input, *inferred.value_info)}
+    arrays = {i.name: i for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            arrays[node.output[0]] = node.attribute[0].t
+    shapes = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Shape" and not n.attribute}
+    for node in [n for n in graph.node if n.op_type == "Gather" and n.input[0] in shapes and n.input[1] in arrays]:
+        known = dims.get(shapes[node.input[0]], ())
+        places = numpy_helper.to_array(arrays[node.input[1]])
+        chosen = [known[p].dim_value if -len(known) <= p < len(known) else 0 for p in map(int, places.ravel())]
+        sizes = np.array(chosen, np.int64)
+        if (sizes > 0).all():
+            graph.initializer.append(numpy_helper.from_array(sizes.reshape(places.shape), node.output[0]))
+            graph.node.remove(node)
+
+
 def _computed_reshapes(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
     """Reshapes whose shape is computed from other shapes, where only the batch may be free; and the real inputs."""
     known = {i.name for i in graph.initializer}

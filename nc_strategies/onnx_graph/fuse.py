@@ -16,8 +16,8 @@ from nc_strategies.onnx_graph.names import FreshNames, reads
 
 T = TypeVar("T")
 LEAST_OPSET, ENGINE = 17, "com.microsoft"
-CLIP_INPUTS_OPSET, SQUEEZE_INPUTS_OPSET = 11, 13
-"""First opsets whose Clip has its bounds, and Squeeze its axes, as inputs."""
+SQUEEZE_INPUTS_OPSET = 13
+"""First opset whose Squeeze has its axes as an input."""
 ROUNDING = 1e-6
 STEPS = {"Clip", "Div", "GlobalAveragePool", "ReduceMean", "Neg", "Sub", "Mul", "Add", "Sqrt", "Reciprocal", "Erf"}
 CONV_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid")
@@ -257,8 +257,6 @@ def hard_sigmoid_coefficients(node: onnx.NodeProto) -> tuple[float, float]:
 def _part(model: onnx.ModelProto) -> None:
     """Write the hard sigmoids which alone read a convolution in steps."""
     graph, view, fresh = model.graph, _Graph(model, {}), FreshNames(model)
-    if _opset(model) < CLIP_INPUTS_OPSET:
-        return
     for node in [n for n in graph.node if n.op_type == "HardSigmoid" and view.alone_behind_conv(n.input[0])]:
         alpha, beta = hard_sigmoid_coefficients(node)
         if alpha <= 0:

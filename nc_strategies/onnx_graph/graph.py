@@ -23,8 +23,8 @@ from nc_strategies.onnx_graph.types import compute_in_float32
 log = logging.getLogger(__name__)
 MIN_OPSET = 7
 """Oldest ONNX opset that is accepted: the oldest one that onnxruntime supports."""
-INT8_OPSET = 10
-"""First ONNX opset with int8 operators, into which the engine fuses those between com.microsoft's Q/DQ pairs."""
+ENGINE_QDQ_OPSET = 11
+"""First ONNX opset in which the engine fuses operators between com.microsoft's Q/DQ pairs, which may be per channel."""
 QDQ_OPSET = 13
 """First ONNX opset with per-channel DequantizeLinear."""
 FUSED_FUNCTION_OPSET = 20
@@ -150,11 +150,11 @@ class Graph:
             for name in names.reads(node):
                 self.consumers.setdefault(name, []).append(node)
         for info in [*graph.input, *graph.output, *graph.value_info]:
-            if info.type.HasField("tensor_type"):
+            if info.type.tensor_type.HasField("shape"):
                 self.shapes[info.name] = shape_of(info)
         self.outputs = {o.name for o in graph.output}
         self.named = self.outputs | {name for node in graph.node for name in names.captured(node)}
-        """Tensors that keep their names in every graph that is built: outputs, and what bodies read."""
+        """Tensors that every graph that is built has in floating point: the outputs, and what bodies read."""
         self.fresh = names.FreshNames(self.model)
         self.qdq_domain = "" if opset_of(self.model) >= QDQ_OPSET else ENGINE
         """Domain of QuantizeLinear and DequantizeLinear. Before opset 13 only the engine's own have channels."""
@@ -264,15 +264,16 @@ class Graph:
     def _bounds(self, act: onnx.NodeProto) -> tuple[float, float]:
         if act.op_type == "Relu":
             return 0.0, np.inf
-        given = {a.name: a.f for a in act.attribute}  # Before opset 11 the bounds of a Clip are attributes.
-        if given:
-            return given.get("min", -np.inf), given.get("max", np.inf)
         limits = [float(self.array(n)) if n else None for n in act.input[1:]] + [None, None]
         return (-np.inf if limits[0] is None else limits[0], np.inf if limits[1] is None else limits[1])
 
     @property
     def info(self) -> ModelInfo:
-        """The model's inputs and outputs."""
+        """The model's inputs and outputs.
+
+        Raises:
+            InputError: one of them is no tensor.
+        """
 
         def spec(value: onnx.ValueInfoProto) -> TensorSpec:
             if not value.type.HasField("tensor_type"):  # a sequence of maps, which the engine's wrapper makes an array
@@ -360,6 +361,16 @@ def prepare(model: onnx.ModelProto) -> Graph:
     return Graph(folded, files=files, converted=converted)
 
 
+def with_own_node_names(model: onnx.ModelProto) -> bytes | None:
+    """A serialized copy of a model in which several nodes have one name; None for any other model."""
+    if not any(names.has_repeated_names(graph) for graph in names.graphs_in(model.graph)):
+        return None
+    own = external.inlined(model)
+    normalize(own)
+    serialized: bytes = own.SerializeToString()
+    return serialized
+
+
 def normalize(model: onnx.ModelProto) -> None:
     """Give the nodes of a model names of their own, drop initializers from its inputs, and make them dense."""
     graph = model.graph
@@ -368,10 +379,9 @@ def normalize(model: onnx.ModelProto) -> None:
     del graph.sparse_initializer[:]
     constants = {i.name for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in constants]
-    if len(inputs) < len(graph.input):
-        del graph.input[:]
-        graph.input.extend(inputs)
-        model.ir_version = max(model.ir_version, CONSTANTS_IR)
+    del graph.input[:]
+    graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, CONSTANTS_IR)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
@@ -386,19 +396,19 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
 
 def _folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """A model in an opset in which it can be quantized, and what is left of it after folding."""
-    opset = opset_of(model)
-    if opset >= QDQ_OPSET:
-        return model, fold(model)
-    try:
-        newer = opsets.converted(model, QDQ_OPSET)
-        if opsets.agree(model, newer) is not False:
-            return newer, fold(newer)
-        log.info("opset %d is kept: in opset %d the model computes something else", opset, QDQ_OPSET)
-    except Exception as error:  # noqa: BLE001 - as above
-        log.info("opset %d is kept: %s", opset, first_line(error))
-    if opset < INT8_OPSET:
-        model = opsets.converted(model, INT8_OPSET)
-    return model, fold(model)
+    opset, problem = opset_of(model), ""
+    for target in (QDQ_OPSET, ENGINE_QDQ_OPSET):
+        if opset >= target:
+            return model, fold(model)
+        try:
+            newer = opsets.converted(model, target)
+            if opsets.agree(model, newer) is not False:
+                return newer, fold(newer)
+            problem = "it computes something else there"
+        except Exception as error:  # noqa: BLE001 - as above
+            problem = first_line(error)
+        log.info("the model is not converted from opset %d to %d: %s", opset, target, problem)
+    raise ValueError(f"opset {opset} cannot be converted to {ENGINE_QDQ_OPSET} or newer: {problem}")
 
 
 def _drop_imports(model: onnx.ModelProto, source: onnx.ModelProto) -> None:

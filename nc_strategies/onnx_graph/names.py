@@ -100,7 +100,13 @@ class FreshNames:
         return self._granted[wanted]
 
 
-def name_nodes(graph: onnx.GraphProto) -> bool:
+def has_repeated_names(graph: onnx.GraphProto) -> bool:
+    """Whether several nodes of a graph, bodies aside, have one name."""
+    given = [node.name for node in graph.node if node.name]
+    return len(set(given)) < len(given)
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
     """Give every node of a graph and of its bodies a name of its own; engines refuse a name that occurs twice.
 
     The first node of a name keeps it. The others get a number, as ``Conv#2``. A node without a name is named after its
@@ -108,11 +114,7 @@ def name_nodes(graph: onnx.GraphProto) -> bool:
 
     Args:
         graph: Changed in place.
-
-    Returns:
-        Whether a name occurred twice.
     """
-    repeated = False
     for part in graphs_in(graph):
         taken = {node.name for node in part.node}
         seen: set[str] = set()
@@ -125,10 +127,8 @@ def name_nodes(graph: onnx.GraphProto) -> bool:
             while name in seen or (name in taken and name != given):
                 count += 1
                 name = f"{base}#{count}"
-            repeated |= bool(given) and name != given
             seen.add(name)
             node.name = name
-    return repeated
 
 
 def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:

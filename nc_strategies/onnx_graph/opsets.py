@@ -45,7 +45,7 @@ AGREEMENT = Agreement()
 
 
 def converted(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """A model in another opset, with its bodies, custom domains and description.
+    """A model in another opset, with its bodies, inputs, outputs and custom domains, but without its description.
 
     Raises:
         RuntimeError: the converter does not know an operator; it also raises other classes.
@@ -58,7 +58,10 @@ def converted(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     result.opset_import.extend(o for o in model.opset_import if o.domain not in {*have, *OWN_DOMAINS})
     if next((o.version for o in model.opset_import if o.domain in OWN_DOMAINS), 0) < FREE_RESIZE_OPSET <= version:
         _keep_coordinates(result)
-    describe_as(result, model)
+    # The converter gives a tensor that is both input and output one shape, although only one of them may be free.
+    for kept, source_values in ((result.graph.input, model.graph.input), (result.graph.output, model.graph.output)):
+        del kept[:]
+        kept.extend(source_values)
     return result
 
 

@@ -143,8 +143,7 @@ class QdqGraph:
 
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges) -> None:
         self.graph = builder.graph
-        self.own = self.graph.fresh
-        """Names for what is added: none of them occurs in the model."""
+        self.fresh = builder.graph.fresh
         self.weights = builder.weights
         self.ranges = ranges
         self.reduce_range = bool(config.option("reduce_range", False))
@@ -166,7 +165,7 @@ class QdqGraph:
                 self.emit(node)
         source = self.graph.model
         self.drop_unread()
-        used = {name for node in self.nodes for name in reads(node)} | self.graph.outputs
+        used = self.read()
         initializers = [i for i in source.graph.initializer if i.name in used]
         body = helper.make_graph(
             self.nodes,
@@ -226,11 +225,15 @@ class QdqGraph:
 
     def drop_unread(self) -> None:
         """Remove multiplications by a constant that are not read, as their factor is part of an int8 tensor's scale."""
-        read = {name for node in self.nodes for name in reads(node)} | self.graph.outputs
+        read = self.read()
         for node in reversed(self.nodes[:]):
             if node.output[0] in self.graph.scaled and node.output[0] not in read:
                 self.nodes.remove(node)
-                read = {name for remaining in self.nodes for name in reads(remaining)} | self.graph.outputs
+                read = self.read()
+
+    def read(self) -> set[str]:
+        """The tensors that the nodes so far and their bodies read, and the model's outputs."""
+        return {name for node in self.nodes for name in reads(node)} | self.graph.outputs
 
     def int8_fused_op(self, fused_op: FusedOp, scheme: OpScheme) -> None:
         """Add a fused operator in int8: DequantizeLinear before its inputs, QuantizeLinear after its result."""
@@ -298,15 +301,11 @@ class QdqGraph:
         self.scalars(shift)
         source = self.quantized(fused_op.inputs[0], key)
         total = self.variant(f"{fused_op.output}/sum", wanted, normal_scale(float(scale) / alpha), zero)
+        summed = self.fresh(f"{fused_op.output}/open")
         self.nodes.append(
-            helper.make_node(
-                "Add",
-                [self.dequantize(source), self.dequantize(shift)],
-                [self.own(f"{fused_op.output}/open")],
-                name=fused_op.name,
-            )
+            helper.make_node("Add", [self.dequantize(source), self.dequantize(shift)], [summed], name=fused_op.name)
         )
-        self.quantize(self.own(f"{fused_op.output}/open"), total)
+        self.quantize(summed, total)
         self.state[fused_op.output] = self.times(total, fused_op.output, alpha)
         if fused_op.output in self.graph.named:
             self.nodes.append(self.dq_node(self.state[fused_op.output], fused_op.output))
@@ -408,7 +407,7 @@ class QdqGraph:
         for existing in known:
             if (existing.scale, existing.zero_point, existing.values) == (scale, zero, values):
                 return existing
-        known.append(Quantized(self.own(f"{name}/q{len(known)}"), scale, zero, key, values))
+        known.append(Quantized(self.fresh(f"{name}/q{len(known)}"), scale, zero, key, values))
         return known[-1]
 
     def quantized_constant(self, name: str, key: TensorScheme) -> Quantized:
@@ -429,42 +428,32 @@ class QdqGraph:
         """Add an operator's quantized weight and bias; return the names of the dequantized tensors."""
         values, scale, bias = self.weights.get(fused_op, scheme.granularity, self.reduce_range, float(source.scale))
         axis = {"axis": self.weights.axis(fused_op)} if scale.ndim else {}
-        stem = self.own(f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}")
-        self.constant(stem, values)
-        self.constant(self.own(f"{stem}_scale"), scale)
-        self.constant(self.own(f"{stem}_zero"), np.zeros(scale.shape, np.int8))
+        stem = f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}"
+        read = (self.fresh(stem), self.fresh(f"{stem}_scale"), self.fresh(f"{stem}_zero"))
+        self.constant(read[0], values)
+        self.constant(read[1], scale)
+        self.constant(read[2], np.zeros(scale.shape, np.int8))
+        names = [self.fresh(f"{fused_op.name}/weight")]
         self.nodes.append(
-            helper.make_node(
-                "DequantizeLinear",
-                [stem, self.own(f"{stem}_scale"), self.own(f"{stem}_zero")],
-                [self.own(f"{fused_op.name}/weight")],
-                name=self.own(f"{fused_op.name}/weight_dq"),
-                domain=self.graph.qdq_domain,
-                **axis,
-            )
+            self.conversion("DequantizeLinear", read, names[0], self.fresh(f"{fused_op.name}/weight_dq"), **axis)
         )
-        names = [self.own(f"{fused_op.name}/weight")]
         if bias is not None:
-            self.constant(self.own(f"{fused_op.name}/bias_int32"), bias)
             bias_scale = np.asarray(source.scale.astype(np.float64) * scale, np.float32)
-            self.constant(self.own(f"{fused_op.name}/bias_scale"), bias_scale)
-            self.constant(self.own(f"{fused_op.name}/bias_zero"), np.zeros(scale.shape, np.int32))
+            int32, scales, zeros = (self.fresh(f"{fused_op.name}/bias_{end}") for end in ("int32", "scale", "zero"))
+            self.constant(int32, bias)
+            self.constant(scales, bias_scale)
+            self.constant(zeros, np.zeros(scale.shape, np.int32))
             axis = {"axis": 0} if scale.ndim else {}
+            names.append(self.fresh(f"{fused_op.name}/bias"))
             self.nodes.append(
-                helper.make_node(
+                self.conversion(
                     "DequantizeLinear",
-                    [
-                        self.own(f"{fused_op.name}/bias_int32"),
-                        self.own(f"{fused_op.name}/bias_scale"),
-                        self.own(f"{fused_op.name}/bias_zero"),
-                    ],
-                    [self.own(f"{fused_op.name}/bias")],
-                    name=self.own(f"{fused_op.name}/bias_dq"),
-                    domain=self.graph.qdq_domain,
+                    (int32, scales, zeros),
+                    names[1],
+                    self.fresh(f"{fused_op.name}/bias_dq"),
                     **axis,
                 )
             )
-            names.append(self.own(f"{fused_op.name}/bias"))
         return names
 
     def emit_quantized(
@@ -473,7 +462,7 @@ class QdqGraph:
         """Add a node and the QuantizeLinear of its output `name`."""
         scale, zero = shared or self.parameters(name, key)
         target = self.variant(name, key, scale, zero)
-        node.output[0] = self.own(f"{name}/open")
+        node.output[0] = self.fresh(f"{name}/open")
         self.nodes.append(node)
         self.close(name, target)
 
@@ -494,25 +483,29 @@ class QdqGraph:
             return
         self.emitted.add(target.name)
         self.scalars(target)
-        self.nodes.append(
-            helper.make_node(
-                "QuantizeLinear",
-                [source, self.own(f"{target.name}_scale"), self.own(f"{target.name}_zero")],
-                [target.name],
-                name=self.own(f"{target.name}/q"),
-                domain=self.graph.qdq_domain,
-            )
+        read = (source, *self.scale_names(target.name))
+        self.nodes.append(self.conversion("QuantizeLinear", read, target.name, self.fresh(f"{target.name}/q")))
+
+    def conversion(self, kind: str, read: tuple[str, ...], result: str, name: str, **attributes: int) -> onnx.NodeProto:
+        """A QuantizeLinear or DequantizeLinear, of the domain that the model's opset needs."""
+        return helper.make_node(
+            kind, list(read), [result], name=name, domain=self.graph.qdq_domain or None, **attributes
         )
+
+    def scale_names(self, name: str) -> tuple[str, str]:
+        """Names of the scale and the zero point of a tensor."""
+        return self.fresh(f"{name}_scale"), self.fresh(f"{name}_zero")
 
     def scalars(self, target: Quantized) -> None:
         """Add the scale and zero point of an int8 tensor as constants."""
-        self.constant(self.own(f"{target.name}_scale"), np.asarray(target.scale))
-        self.constant(self.own(f"{target.name}_zero"), np.asarray(target.zero_point, np.uint8))
+        scale, zero = self.scale_names(target.name)
+        self.constant(scale, np.asarray(target.scale))
+        self.constant(zero, np.asarray(target.zero_point, np.uint8))
         self.digest.update(f"{target.name}={float(target.scale)!r},{target.zero_point};".encode())
 
     def dequantize(self, source: Quantized) -> str:
         """Add the DequantizeLinear of an int8 tensor, once; return its output's name."""
-        name = self.own(f"{source.name}/dq")
+        name = self.fresh(f"{source.name}/dq")
         if name not in self.emitted:
             self.emitted.add(name)
             self.nodes.append(self.dq_node(source, name))
@@ -520,13 +513,8 @@ class QdqGraph:
 
     def dq_node(self, source: Quantized, name: str) -> onnx.NodeProto:
         """The DequantizeLinear node of an int8 tensor."""
-        return helper.make_node(
-            "DequantizeLinear",
-            [source.tensor, self.own(f"{source.name}_scale"), self.own(f"{source.name}_zero")],
-            [name],
-            name=self.own(f"{name}:dq"),
-            domain=self.graph.qdq_domain,
-        )
+        read = (source.tensor, *self.scale_names(source.name))
+        return self.conversion("DequantizeLinear", read, name, self.fresh(f"{name}:dq"))
 
     def constant(self, name: str, values: NDArray[Any]) -> None:
         """Add a constant, once."""

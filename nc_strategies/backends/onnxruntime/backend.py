@@ -34,7 +34,7 @@ from nc_strategies.calibration.suitability import Operands, suitable
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
-from nc_strategies.onnx_graph import equalize, external, names
+from nc_strategies.onnx_graph import equalize, external
 from nc_strategies.onnx_graph import graph as graphs
 from nc_strategies.onnx_graph.edges import find_conversion_edges
 from nc_strategies.onnx_graph.graph import Graph
@@ -72,7 +72,7 @@ class OnnxRuntimeBackend(Backend):
         if settings.modes not in MODES:
             raise InputError("backend.modes", f"is {settings.modes!r}", f"allowed: {', '.join(MODES)}")
         self._path = Path()
-        self._given: Path | bytes = self._path
+        self._given: bytes | None = None
         self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
         self._graph: Graph | None = None
         self._plain: Graph | None = None
@@ -108,26 +108,24 @@ class OnnxRuntimeBackend(Backend):
         self._engine_able, self._default, self._unsuitable = None, None, ()
         self._calibration.clear()
         given = graphs.read(self._path)
+        self._given = graphs.with_own_node_names(given)
         self._plain = graphs.prepare(given)
-        # The engine refuses a file in which a node's name occurs twice: it is opened with names of their own.
-        self._given = external.inlined(given).SerializeToString() if names.name_nodes(given.graph) else self._path
         self._use(self._plain)
         self._info = self.graph.info
         for spec in self._info.inputs:
             if spec.dtype.kind not in "fiub":
                 raise InputError("model.path", f"input {spec.name!r} is of type {spec.dtype}", "numbers are needed")
-        self._operators = {u.name: u.name for u in self.graph.fused_ops.values()}
-
-        def opened(tensor: str) -> str:
-            return self.graph.fresh(f"{tensor}/open")
-
+        tensors, nodes = {}, {}
         for fused_op in self.graph.fused_ops.values():
-            for name in (fused_op.raw, opened(fused_op.raw), fused_op.output, opened(fused_op.output)):
-                self._operators[name] = fused_op.name
+            for name in (fused_op.raw, fused_op.output):
+                tensors[name] = tensors[self.graph.fresh(f"{name}/open")] = fused_op.name
+            nodes[fused_op.name] = fused_op.name
             for suffix in (DYNAMIC_SUFFIX, DYNAMIC_PRODUCT):
-                self._operators[self.graph.fresh(f"{fused_op.name}{suffix}")] = fused_op.name
+                nodes[self.graph.fresh(f"{fused_op.name}{suffix}")] = fused_op.name
             if fused_op.act is not None:
-                self._operators[fused_op.act.name] = fused_op.name
+                nodes[fused_op.act.name] = fused_op.name
+        # A node may be called like the tensor of another one.
+        self._operators = {**tensors, **nodes}
         for node in self.graph.model.graph.node:
             owner = self._owner(node.output[0]) if node.output[0] in self.graph.scaled else None
             if owner is not None:
@@ -259,8 +257,10 @@ class OnnxRuntimeBackend(Backend):
         self._info = info
 
     def reference(self) -> OrtExecutable:
-        """See `Backend.reference`."""
-        return OrtExecutable(self._given, self.threads, "as given", self._operators, self._probe, self._kernel_times)
+        """See `Backend.reference`. A model with repeated node names, which the engine refuses, gets others first."""
+        return OrtExecutable(
+            self._given or self._path, self.threads, "as given", self._operators, self._probe, self._kernel_times
+        )
 
     def build(self, config: Config) -> OrtExecutable:
         """See `Backend.build`.

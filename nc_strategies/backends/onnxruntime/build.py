@@ -21,7 +21,8 @@ from onnx import helper
 
 from nc_strategies.backends.onnxruntime.executed import BARRIER, MOVEMENT
 from nc_strategies.onnx_graph.graph import FOLLOWING
-from nc_strategies.onnx_graph.qdq import QdqGraph
+from nc_strategies.onnx_graph.qdq import GraphBuilder, QdqGraph, Ranges
+from nc_strategies.space import Config
 
 FUSED_BY_PATTERN = {
     "Add",
@@ -57,6 +58,11 @@ class _Guard(Enum):
 class GuardedQdqGraph(QdqGraph):
     """A Q/DQ graph with guards around its floating-point operators; see the module's docstring."""
 
+    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges) -> None:
+        super().__init__(builder, config, ranges)
+        self.movable: set[str] = set()
+        """Float tensors over which the engine moves a DequantizeLinear, because their channels are not known."""
+
     def float_node(self, node: onnx.NodeProto) -> None:
         """See `QdqGraph.float_node`. Guards are added where the optimizer would quantize the operator."""
         copy = onnx.NodeProto()
@@ -67,13 +73,16 @@ class GuardedQdqGraph(QdqGraph):
             if name in self.state:
                 copy.input[index] = self.as_float(name, repeated if index == 0 else None)
         self.nodes.append(copy)
+        if guard is _Guard.NONE and node.op_type in PROPAGATING and self.from_int8(node.input[0]):
+            self.movable.update(node.output)
         if guard is _Guard.BARRIER and node.op_type == "Add":
             copy.op_type = "Sum"
         elif guard is _Guard.BARRIER:
-            copy.output[0] = self.own(f"{node.output[0]}/open")
-            lowest, name = self.own("ncs/lowest"), self.own(node.name + BARRIER)
+            copy.output[0] = self.fresh(f"{node.output[0]}/open")
+            lowest = self.fresh("ncs/lowest")
             self.constant(lowest, np.array(np.finfo(np.float32).min))
-            self.nodes.append(helper.make_node("Max", [copy.output[0], lowest], [node.output[0]], name=name))
+            barrier = self.fresh(node.name + BARRIER)
+            self.nodes.append(helper.make_node("Max", [copy.output[0], lowest], [node.output[0]], name=barrier))
 
     def to_requantize(self, name: str) -> str:
         """See `QdqGraph.to_requantize`."""
@@ -90,9 +99,16 @@ class GuardedQdqGraph(QdqGraph):
         if not data or not self.read_in_int8(node):
             return _Guard.NONE
         if node.op_type in REQUANTIZED_WEIGHTS:
-            return (repeatable or _Guard.BARRIER) if node.input[0] in self.state else _Guard.NONE
-        fused = node.op_type in FUSED_BY_PATTERN and all(n in self.state for n in data)
-        return _Guard.BARRIER if fused else _Guard.NONE
+            if node.input[0] in self.state and repeatable:
+                return repeatable
+            data = data[:1]
+        elif node.op_type not in FUSED_BY_PATTERN:
+            return _Guard.NONE
+        return _Guard.BARRIER if all(map(self.from_int8, data)) else _Guard.NONE
+
+    def from_int8(self, name: str) -> bool:
+        """Whether the engine finds a DequantizeLinear before a tensor, at once or after it has moved it."""
+        return name in self.state or name in self.movable
 
     def read_in_int8(self, node: onnx.NodeProto) -> bool:
         """Whether a QuantizeLinear follows a floating-point operator, at once or after the engine has moved it."""
@@ -112,22 +128,14 @@ class GuardedQdqGraph(QdqGraph):
         source = self.state[name]
         if channels is None:
             return self.dequantize(source)
-        output = self.own(f"{source.name}/dq_channels")
+        output = self.fresh(f"{source.name}/dq_channels")
         if output not in self.emitted:
             self.emitted.add(output)
-            scale, zero = self.own(f"{output}_scale"), self.own(f"{output}_zero")
+            scale, zero = self.scale_names(output)
             self.constant(scale, np.full(channels, source.scale, np.float32))
             self.constant(zero, np.full(channels, source.zero_point, np.uint8))
-            self.nodes.append(
-                helper.make_node(
-                    "DequantizeLinear",
-                    [source.tensor, scale, zero],
-                    [output],
-                    name=self.own(f"{output}:dq"),
-                    domain=self.graph.qdq_domain,
-                    axis=1,
-                )
-            )
+            name = self.fresh(f"{output}:dq")
+            self.nodes.append(self.conversion("DequantizeLinear", (source.tensor, scale, zero), output, name, axis=1))
         return output
 
     def channels(self, node: onnx.NodeProto) -> int | None:

@@ -65,7 +65,7 @@ class ModalQdqGraph(GuardedQdqGraph):
         assert scheme.weight is not None
         values, scale = self.weights.plain(fused_op, scheme.weight.granularity, self.reduce_range)
         stem = f"{fused_op.name}/dynamic{'_7bit' if self.reduce_range else ''}"
-        weight, weight_scale, zero = (self.own(f"{stem}_{part}") for part in ("weight", "scale", "zero"))
+        weight, weight_scale, zero = (self.fresh(f"{stem}_{part}") for part in ("weight", "scale", "zero"))
         self.constant(weight, values if self.weights.axis(fused_op) else np.ascontiguousarray(values.T))
         self.constant(weight_scale, scale)
         self.constant(zero, np.zeros(scale.shape, np.int8))
@@ -75,17 +75,17 @@ class ModalQdqGraph(GuardedQdqGraph):
             inputs = [read, weight, weight_scale, zero, bias]
             return [self._made("DynamicQuantizeMatMul", inputs, fused_op)]
         # Quantized once for all products that read it.
-        shared, shared_scale, shared_zero = (self.own(f"{source}/dynamic{part}") for part in ("", "_scale", "_zero"))
+        shared, shared_scale, shared_zero = (self.fresh(f"{source}/dynamic{part}") for part in ("", "_scale", "_zero"))
         nodes = []
         if shared not in self.emitted:
             self.emitted.add(shared)
-            name = self.own(f"{fused_op.name}{DYNAMIC_SUFFIX}")
+            name = self.fresh(f"{fused_op.name}{DYNAMIC_SUFFIX}")
             nodes.append(
                 helper.make_node("DynamicQuantizeLinear", [read], [shared, shared_scale, shared_zero], name=name)
             )
         inputs = [shared, weight, shared_scale, weight_scale, shared_zero, zero, bias]
         product = self._made("MatMulIntegerToFloat", inputs, fused_op)
-        product.name = self.own(f"{fused_op.name}{DYNAMIC_PRODUCT}")
+        product.name = self.fresh(f"{fused_op.name}{DYNAMIC_PRODUCT}")
         return [*nodes, product]
 
     def _is_dynamic(self, name: str) -> bool:
@@ -97,7 +97,7 @@ class ModalQdqGraph(GuardedQdqGraph):
         bits, block = int(scheme.weight.dtype.removeprefix("int")), int(scheme.weight.granularity.rpartition("_")[2])
         weight = self.weights.blocks(fused_op, bits, block)
         depth, channels = self._shape(fused_op)
-        packed, scales = (self.own(f"{fused_op.name}/blocks{bits}_{block}_{part}") for part in ("weight", "scale"))
+        packed, scales = (self.fresh(f"{fused_op.name}/blocks{bits}_{block}_{part}") for part in ("weight", "scale"))
         self.constant(packed, weight.packed)
         self.constant(scales, weight.scales)
         inputs = [read, packed, scales, "", "", fused_op.bias or ""]

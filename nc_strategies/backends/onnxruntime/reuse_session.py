@@ -39,6 +39,7 @@ class OrtDualPrecisionSession(DualPrecisionSession):
         self._flags = builder.graph.fresh(FLAGS)
         self.ops = tuple(name for name, scheme in config.ops if not scheme.is_float)
         model = _DualPrecisionGraph(builder, config, ranges, self.ops).model()
+        self._flags = builder.graph.fresh(FLAGS)
         self._model = OrtExecutable(model.SerializeToString(), threads)
 
     def predict(self, batch: Batch, int8: Collection[str]) -> Sequence[NDArray[Any]]:
@@ -54,7 +55,8 @@ class _DualPrecisionGraph:
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, ops: Sequence[str]) -> None:
         self.builder, self.config, self.ranges = builder, config, ranges
         self.graph: Graph = builder.graph
-        self.own = self.graph.fresh
+        self.fresh = self.graph.fresh
+        self.flags = self.fresh(FLAGS)
         self.ops = {name: index for index, name in enumerate(ops)}
         self.nodes: list[onnx.NodeProto] = []
         self.added: list[onnx.TensorProto] = []
@@ -67,12 +69,12 @@ class _DualPrecisionGraph:
             self.nodes.append(copy)
             fused_op = ends.get(node.output[0])
             if fused_op is not None:
-                copy.output[0] = self.own(f"{fused_op.name}/float")
+                copy.output[0] = self.fresh(f"{fused_op.name}/float")
                 self.switch(fused_op)
         source = self.graph.model
         used = {name for node in self.nodes for name in reads(node)} | self.graph.outputs
         initializers = [i for i in source.graph.initializer if i.name in used]
-        flags = helper.make_tensor_value_info(self.own(FLAGS), TensorProto.BOOL, [len(self.ops)])
+        flags = helper.make_tensor_value_info(self.flags, TensorProto.BOOL, [len(self.ops)])
         body = helper.make_graph(
             self.nodes,
             "switchable",
@@ -85,16 +87,13 @@ class _DualPrecisionGraph:
 
     def switch(self, fused_op: FusedOp) -> None:
         """Add an operator's int8 branch and the node that selects between it and the floating-point branch."""
-        number, flag = self.own(f"{fused_op.name}/number"), self.own(f"{fused_op.name}/flag")
+        number, flag, plain, switch = (
+            self.fresh(f"{fused_op.name}/{end}") for end in ("number", "flag", "float", "switch")
+        )
         self.constant(number, np.asarray(self.ops[fused_op.name], np.int64))
         self.nodes += [
-            helper.make_node("Gather", [self.own(FLAGS), number], [flag], axis=0),
-            helper.make_node(
-                "Where",
-                [flag, self.branch(fused_op), self.own(f"{fused_op.name}/float")],
-                [fused_op.output],
-                name=self.own(f"{fused_op.name}/switch"),
-            ),
+            helper.make_node("Gather", [self.flags, number], [flag], axis=0),
+            helper.make_node("Where", [flag, self.branch(fused_op), plain], [fused_op.output], name=switch),
         ]
 
     def branch(self, fused_op: FusedOp) -> str:
@@ -102,21 +101,21 @@ class _DualPrecisionGraph:
         scheme: OpScheme = self.config.schemes[fused_op.name]
         alone = Config(((fused_op.name, scheme),), self.config.options)
         nodes, added, result = self.builder.alone(fused_op, alone, self.ranges)
-        prefix = self.own(f"{fused_op.name}/int8") + "/"
+        prefix = self.fresh(f"{fused_op.name}/int8") + "/"
         own = {name for node in nodes for name in node.output} | set(added)
         for node in nodes:
-            node.name = prefix + node.name
+            node.name = self.fresh(prefix + node.name)
             for names in (node.input, node.output):
                 for index, name in enumerate(names):
                     if name in own:
-                        names[index] = prefix + name
+                        names[index] = self.fresh(prefix + name)
         for name, values in added.items():
             renamed = onnx.TensorProto()
             renamed.CopyFrom(values)
-            renamed.name = prefix + name
+            renamed.name = self.fresh(prefix + name)
             self.added.append(renamed)
         self.nodes += nodes
-        return prefix + result
+        return self.fresh(prefix + result)
 
     def constant(self, name: str, values: NDArray[Any]) -> None:
         self.added.append(onnx.numpy_helper.from_array(values, name))
