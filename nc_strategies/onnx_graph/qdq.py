@@ -334,7 +334,7 @@ class QdqGraph:
         self.nodes.append(moved)
         for index, name in enumerate(node.output):
             if name:
-                moved.output[index] = f"{name}/open"
+                moved.output[index] = self.fresh(f"{name}/open")
                 self.close(name, self.variant(name, source.key, source.scale, source.zero_point))
 
     def move_integers(self, node: onnx.NodeProto, source: Quantized) -> None:
@@ -468,7 +468,7 @@ class QdqGraph:
 
     def close(self, name: str, target: Quantized) -> None:
         """Add the QuantizeLinear of an operator's output; `name` is the output's name in the fp32 model."""
-        self.quantize(f"{name}/open", target)
+        self.quantize(self.fresh(f"{name}/open"), target)
         self.use(name, target)
 
     def use(self, name: str, target: Quantized) -> None:

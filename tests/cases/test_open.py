@@ -423,16 +423,6 @@ def test_weights_that_are_outputs_are_not_equalized(output, found):
     assert {pair.tensor for pair in equalize.pairs(graph)} & {"a_r", "b_r"} == found
 
 
-def test_an_output_that_is_no_tensor_is_refused_by_name(tmp_path):
-    net = Net()
-    net.head(net.conv("x", "a", 3))
-    net.op("SequenceConstruct", ["scores", "a_r"], "both")
-    model = net.model()
-    model.graph.output.append(helper.make_tensor_sequence_value_info("both", FLOAT, None))
-    with pytest.raises(InputError, match="'both' is of type sequence; inputs and outputs are tensors"):
-        ready(tmp_path, model)
-
-
 def test_functions_of_a_model_are_inlined_and_run_in_int8(tmp_path):
     net = Net()
     a = net.conv("x", "a", 3)
