@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "faults")]
@@ -30,7 +31,7 @@ from nc_strategies.measuring.worker.messages import Request  # noqa: E402
 from nc_strategies.measuring.worker.process import DiedError, Limits, WorkerProcess  # noqa: E402
 
 LIMIT = 60.0
-FORMATS = ("onnx", "npz", "keras", "saved_model")
+FORMATS = ("onnx", "onnx_half", "onnx_external", "npz", "keras", "saved_model")
 
 
 def flip(data: bytes, rng: np.random.Generator) -> bytes:
@@ -84,6 +85,8 @@ def damaged(kind: str, folder: Path, rng: np.random.Generator, saved_model: Path
         chosen = files[int(rng.choice(len(files), p=np.array(weights) / sum(weights)))]
         chosen.write_bytes(mutate(chosen.read_bytes(), rng))
         return path
+    if kind in ("onnx_half", "onnx_external"):
+        return damaged_variant(kind, folder, rng)
     source = {"onnx": samples.onnx_model(), "keras": samples.keras_model(), "npz": samples.calibration_images()}[kind]
     path = folder / source.name
     if kind == "onnx" or rng.random() < 0.3:
@@ -96,6 +99,28 @@ def damaged(kind: str, folder: Path, rng: np.random.Generator, saved_model: Path
     with zipfile.ZipFile(path, "w") as new:
         for name, content in members.items():
             new.writestr(name, content)
+    return path
+
+
+def damaged_variant(kind: str, folder: Path, rng: np.random.Generator) -> Path:
+    """The sample in half precision, or with its weights in a file beside it; one of its files is damaged."""
+    model = onnx.load(str(samples.onnx_model()))
+    path = folder / "variant.onnx"
+    if kind == "onnx_half":
+        for weight in model.graph.initializer:
+            if weight.data_type == onnx.TensorProto.FLOAT:
+                values = onnx.numpy_helper.to_array(weight).astype(np.float16)
+                weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+        del model.graph.value_info[:]
+        path.write_bytes(mutate(model.SerializeToString(), rng))
+        return path
+    weights = folder / "variant.bin"
+    weights.unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=True, location=weights.name, size_threshold=1024)
+    victim = path if rng.random() < 0.8 else weights
+    victim.write_bytes(mutate(victim.read_bytes(), rng))
     return path
 
 
@@ -136,7 +161,7 @@ def run(kind: str, count: int, seed: int, feeder: Feeder, saved_model: Path | No
     with tempfile.TemporaryDirectory() as place:
         for number in range(count):
             path = damaged(kind, Path(place), rng, saved_model)
-            end = feeder.feed(Case(kind, str(path)))
+            end = feeder.feed(Case("onnx" if kind.startswith("onnx") else kind, str(path)))
             ends[end if end in ("tuned", "refused") else end.partition(":")[0]] += 1
             if end not in ("tuned", "refused"):
                 print(f"  {kind} {number}: {end}", flush=True)

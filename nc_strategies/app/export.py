@@ -40,28 +40,59 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
             f"is {form}, the model of this run is {have}",
             f"{have}; another one takes a run with a backend that saves it",
         )
+    target = _target(source, to, force)
+    backend = _backend(run)
+    further = _further_files(backend.companions(source), target.parent, force)
+    staging = target.with_name(f".{target.name}.partial")
+    copies = [(source, staging / target.name), *((file, staging / file.name) for file in further)]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(staging)
+        staging.mkdir()
+        for original, copy in copies:
+            _copy(original, copy)
+        if any(files_sha256(copy) != files_sha256(original) for original, copy in copies):
+            raise InputError("--to", f"{target} is not what was copied", "a disk that keeps what is written")
+        backend.open(copies[0][1]).close()
+        _move([copy for _, copy in reversed(copies)], target.parent)
+    except OSError as error:
+        raise InputError("--to", f"{target} cannot be written ({error.strerror or error})") from None
+    finally:
+        _remove(staging)
+    return target
+
+
+def _target(source: Path, to: Path, force: bool) -> Path:
+    """Path of the copy.
+
+    Raises:
+        InputError: it exists, or is the run's own model.
+    """
     target = to / source.name if to.is_dir() and source.is_file() else to
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise InputError("--to", f"{target} is the run's own model")
     if target.exists() and not force:
         raise InputError("--to", f"{target} exists", "another path, or --force to replace it")
-    beside = target.with_name(f".{target.name}.partial")
-    backend = _backend(run)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(beside)
-        _copy(source, beside)
-        if files_sha256(beside) != files_sha256(source):
-            raise InputError("--to", f"{target} is not what was copied", "a disk that keeps what is written")
-        backend.open(beside).close()
-        if target.exists():
-            _remove(target)
-        beside.rename(target)
-    except OSError as error:
-        raise InputError("--to", f"{target} cannot be written ({error.strerror or error})") from None
-    finally:
-        _remove(beside)
     return target
+
+
+def _further_files(files: tuple[Path, ...], folder: Path, force: bool) -> tuple[Path, ...]:
+    """The files of external data, which keep their names because the model refers to them.
+
+    Raises:
+        InputError: the folder of the copy has a file of such a name.
+    """
+    for file in files:
+        if (folder / file.name).exists() and not force:
+            raise InputError("--to", f"{folder / file.name} exists", "another folder, or --force to replace it")
+    return files
+
+
+def _move(copies: list[Path], folder: Path) -> None:
+    """Move files to a folder, over those of the same names."""
+    for copy in copies:
+        _remove(folder / copy.name)
+        copy.rename(folder / copy.name)
 
 
 def _backend(run: RunFiles) -> Any:

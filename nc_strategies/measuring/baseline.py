@@ -10,9 +10,9 @@ import numpy as np
 
 from nc_strategies.backends.base import Executable
 from nc_strategies.errors import EngineError, InputError
-from nc_strategies.measuring.core import METRIC, Baseline, MeasurerCore, Scored
+from nc_strategies.measuring.core import METRIC, Baseline, MeasurerCore, Scored, comparable
 from nc_strategies.measuring.extent import EXTENT_RULES
-from nc_strategies.measuring.outputs import close
+from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
 from nc_strategies.measuring.selection import sentence
 from nc_strategies.metrics.base import Metric, Outputs
 from nc_strategies.problem import Evaluation
@@ -96,9 +96,12 @@ class BaselineMeasurer(MeasurerCore):
             self.samples = count
 
     def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
+        tolerance = self.backend.float_tolerance
         both = zip(as_given.predict(self.batch), all_float.predict(self.batch), strict=True)
         for place, (a, b) in enumerate(both):
-            if close(a, b):
+            if not comparable(a, tolerance > FLOAT_TOLERANCE) or not comparable(b):
+                continue
+            if close(a, b, max(tolerance, FLOAT_TOLERANCE)):
                 continue
             differ = f"{float(np.abs(a - b).max()):.2g}" if np.shape(a) == np.shape(b) else "their shapes"
             if self._layouts is not None and self._layouts.outputs[place].axis is None:

@@ -362,3 +362,13 @@ class MeasurerCore:
             seconds=seconds,
             graph=model.fingerprint,
         )
+
+
+def comparable(output: Any, floats_only: bool = False) -> bool:
+    """Whether an output holds numbers. Text, sequences and maps are not compared.
+
+    Args:
+        output: An output of a model.
+        floats_only: Leave out whole numbers: rounding in half precision may decide between two class numbers.
+    """
+    return isinstance(output, np.ndarray) and output.dtype.kind in ("f" if floats_only else "fiub")

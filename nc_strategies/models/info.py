@@ -24,12 +24,14 @@ class TensorSpec:
         sample_axis: The axis that counts samples; None if the tensor has none (a scalar setting, a whole-batch answer).
             The project's own batches and predictions always count samples on axis 0, see
             `nc_strategies.models.feeds.Feeds`.
+        rank_known: False if the model does not say how many dimensions it has; `shape` is empty then.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
     sample_axis: int | None = 0
+    rank_known: bool = True
 
     @property
     def sample_shape(self) -> tuple[int | None, ...]:

@@ -214,13 +214,18 @@ def load_weights(model: onnx.ModelProto, path: Path) -> None:
         large = model.ByteSize() + sum(_nbytes(tensor) for tensor in outside) >= LIMITS.model_bytes
         top = {id(initializer) for initializer in model.graph.initializer} if large else set()
         for tensor, file in zip(outside, files, strict=True):
-            _, offset, length = _place_of(tensor)
-            if id(tensor) in top and length >= LIMITS.tensor_bytes and not is_packed(tensor.data_type):
-                place(tensor, str(file.relative_to(ROOT_FOLDER)), offset, length)
-            else:
-                _read(tensor, file, offset, length)
+            _refer_or_read(tensor, file, may_refer=id(tensor) in top)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"model.path ({path})", f"its external data cannot be read ({first_line(error)})") from None
+
+
+def _refer_or_read(tensor: TensorProto, file: Path, may_refer: bool) -> None:
+    """Let a large tensor refer to its place in a file, and read a small one."""
+    _, offset, length = _place_of(tensor)
+    if may_refer and length >= LIMITS.tensor_bytes and not is_packed(tensor.data_type):
+        place(tensor, str(file.relative_to(ROOT_FOLDER)), offset, length)
+    else:
+        _read(tensor, file, offset, length)
 
 
 def _read(tensor: TensorProto, file: Path, offset: int, length: int) -> None:

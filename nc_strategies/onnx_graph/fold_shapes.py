@@ -193,15 +193,17 @@ def _shapes(
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     chosen = interpreter.options()
     chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    run = interpreter.open_session(watched.SerializeToString(), chosen)
+    session = interpreter.open_session(watched.SerializeToString(), chosen)
     found = []
     for batch in BATCHES:
         feed = {}
         for value in inputs:
             dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            dtype = interpreter.numpy_type(value.type.tensor_type.elem_type)
             feed[value.name] = np.ones([dims[0] or batch, *dims[1:]], dtype)
-        found.append({name: array.shape for name, array in zip(names, run.run(names, feed), strict=True)})
+        found.append(
+            {name: array.shape for name, array in zip(names, interpreter.run(session, feed, names), strict=True)}
+        )
     return found
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.models.info import ModelInfo, TensorSpec
-from nc_strategies.onnx_graph import external, names, opsets
+from nc_strategies.onnx_graph import external, names, opsets, plain
 from nc_strategies.onnx_graph.fold import fold, opset_of, shape_of
 from nc_strategies.onnx_graph.fuse import ENGINE, hard_sigmoid_coefficients
+from nc_strategies.onnx_graph.interpreter import numpy_type
 from nc_strategies.onnx_graph.quantized import quantized_by
 from nc_strategies.onnx_graph.types import compute_in_float32
 
@@ -36,6 +36,8 @@ CONSTANTS_IR = 4
 """First IR version in which initializers need not be inputs."""
 MAX_MODEL_BYTES = 2**31 - 1
 """Greatest size of a serialized protobuf message."""
+ORT_FORMAT = b"ORTM"
+"""Identifier of onnxruntime's own format (``.ort``), behind the first four bytes of a file."""
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
 ELEMENTWISE = {
     "Add",
@@ -276,14 +278,11 @@ class Graph:
         """
 
         def spec(value: onnx.ValueInfoProto) -> TensorSpec:
-            if not value.type.HasField("tensor_type"):  # a sequence of maps, which the engine's wrapper makes an array
-                return TensorSpec(value.name, (), np.dtype(object))
-            data_type = value.type.tensor_type.elem_type
-            # numpy has no bfloat16. Data is float32, and converted where the engine reads it.
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(
-                onnx.TensorProto.FLOAT if data_type == onnx.TensorProto.BFLOAT16 else data_type
-            )
-            return TensorSpec(value.name, shape_of(value), np.dtype(dtype))
+            tensor = value.type.HasField("tensor_type")
+            # Sequences, maps and optionals are Python objects.
+            dtype = numpy_type(value.type.tensor_type.elem_type) if tensor else np.dtype(object)
+            known = value.type.tensor_type.HasField("shape")
+            return TensorSpec(value.name, shape_of(value), dtype, rank_known=known)
 
         graph = self.model.graph
         return ModelInfo(tuple(spec(i) for i in graph.input), tuple(spec(o) for o in graph.output))
@@ -301,6 +300,11 @@ def read(path: Path) -> onnx.ModelProto:
         raise InputError(
             key, "one file above 2 GB, which protobuf cannot read", "save the weights as external data (onnx.save)"
         )
+    with path.open("rb") as stream:
+        if stream.read(len(ORT_FORMAT) + 4).endswith(ORT_FORMAT):
+            raise InputError(
+                key, "is in onnxruntime's own format, optimized already", "the .onnx file it was made from"
+            )
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's parsers raise classes of their own
@@ -344,9 +348,10 @@ def prepare(model: onnx.ModelProto) -> Graph:
         InputError: the engine or the converter refuses the model.
     """
     own, files = external.working_copy(model)
-    normalize(own)
-    converted = compute_in_float32(own, files)
     try:
+        plain.expand(own)
+        normalize(own)
+        converted = compute_in_float32(own, files)
         own, folded = _folded(own)
         op_types = {n.op_type for n in folded.graph.node}
         opset = opset_of(own)
@@ -372,26 +377,14 @@ def with_own_node_names(model: onnx.ModelProto) -> bytes | None:
 
 
 def normalize(model: onnx.ModelProto) -> None:
-    """Give the nodes of a model names of their own, drop initializers from its inputs, and make them dense."""
+    """Give the nodes of a model names of their own, and drop initializers from its inputs."""
     graph = model.graph
     names.name_nodes(graph)
-    graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
-    del graph.sparse_initializer[:]
     constants = {i.name for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in constants]
     del graph.input[:]
     graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, CONSTANTS_IR)
-
-
-def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
-    values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    if places.ndim == 1:
-        dense.reshape(-1)[places] = values
-    else:
-        dense[tuple(places.T)] = values
-    return numpy_helper.from_array(dense, sparse.values.name)
 
 
 def _folded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:

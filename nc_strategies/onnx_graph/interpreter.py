@@ -31,6 +31,16 @@ def options(threads: int = 1) -> ort.SessionOptions:
     return chosen
 
 
+def numpy_type(data_type: int) -> np.dtype[Any]:
+    """The type of arrays for an ONNX type.
+
+    numpy has no bfloat16: such data is float32, and `run` converts it where the engine reads it.
+    """
+    known = TensorProto.FLOAT if data_type == TensorProto.BFLOAT16 else data_type
+    dtype: np.dtype[Any] = np.dtype(helper.tensor_dtype_to_np_dtype(known))
+    return dtype
+
+
 def open_session(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
     """Open a session; errors are the engine's own.
 
@@ -110,6 +120,5 @@ def _as_numpy(value: ort.OrtValue) -> NDArray[Any]:
         return np.asarray(value.numpy())
     shape = tuple(value.shape())
     size = int(np.prod(shape, dtype=np.int64))
-    held = (ctypes.c_uint16 * size).from_address(value.data_ptr()) if size else (ctypes.c_uint16 * 0)()
-    upper = np.ctypeslib.as_array(held)
+    upper = np.frombuffer(ctypes.string_at(value.data_ptr(), 2 * size), np.uint16)
     return (upper.astype(np.uint32) << 16).view(np.float32).reshape(shape)

@@ -31,6 +31,8 @@ TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
 """Attributes that name the type of a result."""
 TYPE_BY_BITS = {"BitCast"}
 """Operators whose result depends on the bits of their input, and so on its type."""
+ELEMENT_OF = {"SequenceAt", "OptionalGetElement"}
+"""Operators whose result is an element of their first input."""
 OWN_DOMAINS = ("", "ai.onnx")
 CONTRIBUTED = "com.microsoft"
 """Domain of onnxruntime's own operators. Those without a body have float32 kernels wherever they have others."""
@@ -167,15 +169,13 @@ def _same_type(node: NodeProto, index: int, schema: Any, types: Types) -> str:
         return next((t for t in floats if t == FLOAT or t in NAMES.values()), "")
     if not schema.outputs:
         return ""
-    word = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
-    if word.startswith(("tensor(", "seq(", "optional(")):
-        return str(word)
+    formal = _formal(schema.outputs, index)
+    if node.op_type in ELEMENT_OF and node.input[0] in types:
+        return types[node.input[0]].partition("(")[2].removesuffix(")")
     for position, name in enumerate(node.input):
-        if name in types and _formal(schema.inputs, position).type_str == word:
+        if name in types and _formal(schema.inputs, position).type_str == formal.type_str:
             return types[name]
-    allowed = {str(t) for t in schema.outputs[min(index, len(schema.outputs) - 1)].types}
-    if node.op_type == "SequenceAt" and node.input[0] in types:
-        return types[node.input[0]].removeprefix("seq(").removesuffix(")") + ")"
+    allowed = {str(kind) for kind in formal.types}
     return next(iter(allowed)) if len(allowed) == 1 else ""
 
 
@@ -208,27 +208,34 @@ class _Conversion:
 
     def main(self, graph: GraphProto) -> None:
         """Convert a model's graph, with Casts at its inputs and outputs."""
-        inputs = [i.name for i in graph.input if type_name(i.type) in self.names]
-        outputs = {o.name: o.type.tensor_type.elem_type for o in graph.output if type_name(o.type) in self.names}
+        inputs, outputs = self.ends(graph.input), self.ends(graph.output)
         originals = [self.copied(i) for i in graph.initializer if i.name in outputs]
+        stored = {i.name for i in originals}
         before = {name: self.free(f"{name}/float32") for name in inputs}
-        kept = {i.name for i in originals}
         after = {name: self.free(f"{name}/float32") for name in outputs if name not in before}
         self.graph(graph, _stored_types(graph))
         rename([node for node in graph.node if node.name not in self.backward], before | after)
         rename([node for node in graph.node if node.name in self.backward], after)
-        for node in graph.node:
-            for index, name in enumerate(node.output):
-                node.output[index] = after.get(name, name)
-        for initializer in graph.initializer:
-            if initializer.name in kept:
-                initializer.name = after[initializer.name]
+        self.rename_results(graph, after)
         graph.initializer.extend(originals)
         casts = [self.cast(name, inner, TensorProto.FLOAT) for name, inner in before.items()]
-        ends = [self.cast(after[name], name, to) for name, to in outputs.items() if name in after and name not in kept]
-        nodes = [*casts, *graph.node, *ends]
+        casts_back = [self.cast(inner, name, outputs[name]) for name, inner in after.items() if name not in stored]
+        nodes = [*casts, *graph.node, *casts_back]
         del graph.node[:]
         graph.node.extend(nodes)
+
+    def ends(self, values: Iterable[onnx.ValueInfoProto]) -> dict[str, int]:
+        """Inputs or outputs that are to be converted, and their ONNX types."""
+        return {v.name: v.type.tensor_type.elem_type for v in values if type_name(v.type) in self.names}
+
+    @staticmethod
+    def rename_results(graph: GraphProto, names: Mapping[str, str]) -> None:
+        """Rename what nodes and initializers of a graph define."""
+        for node in graph.node:
+            for index, name in enumerate(node.output):
+                node.output[index] = names.get(name, name)
+        for initializer in graph.initializer:
+            initializer.name = names.get(initializer.name, initializer.name)
 
     def graph(self, graph: GraphProto, types: Types) -> None:
         """Convert a graph; its inputs and outputs are float32 inside.
@@ -282,22 +289,30 @@ class _Conversion:
 
     def convertible(self, node: NodeProto, types: Types) -> bool:
         """Whether a node computes the same in float32, as far as the type's precision goes."""
-        read = [types.get(name, "") for name in (*node.input, *node.output, *self.captured(node))]
-        if any(name in word for name in self.names for word in read if word not in self.names):
-            return False  # A sequence or an optional of the type.
-        if node.op_type in TYPE_BY_BITS or self.to_text(node) or self.typed_attributes(node):
-            return False
-        if node.domain not in OWN_DOMAINS and node.domain != CONTRIBUTED:
-            return not any(word in self.names for word in read)
+        read = {types.get(name, "") for name in (*node.input, *node.output, *self.captured(node))}
+        if not any(name in word for name in self.names for word in read):
+            # Nothing to convert but what the node stores, which a node without inputs may do.
+            return not self.typed_attributes(node)
+        if self.bound_to_type(node) or any(name in word for name in self.names for word in read - self.names):
+            return False  # The latter is a sequence or an optional of the type.
         schema = _schema(node, self.versions)
         if schema is None:
-            return not any(bodies(node))
-        return all(
-            FLOAT in _formal(formals, index).types
-            for formals, names in ((schema.inputs, node.input), (schema.outputs, node.output))
-            for index, name in enumerate(names)
-            if types.get(name) in self.names
+            return node.domain == CONTRIBUTED and not any(bodies(node))
+        return (
+            node.domain in OWN_DOMAINS
+            and self.allowed(schema.inputs, node.input, types)
+            and self.allowed(schema.outputs, node.output, types)
         )
+
+    def allowed(self, formals: Any, names: Iterable[str], types: Types) -> bool:
+        """Whether an operator takes or returns float32 wherever it has a type that is to be converted."""
+        return all(
+            FLOAT in _formal(formals, index).types for index, name in enumerate(names) if types.get(name) in self.names
+        )
+
+    def bound_to_type(self, node: NodeProto) -> bool:
+        """Whether the result of a node depends on the type itself, not only on its precision."""
+        return node.op_type in TYPE_BY_BITS or self.to_text(node) or self.typed_attributes(node)
 
     @staticmethod
     def to_text(node: NodeProto) -> bool:

@@ -9,7 +9,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "faults"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", "npz"])
+@pytest.mark.parametrize("kind", ["onnx", "onnx_half", "onnx_external", "npz"])
 def test_a_damaged_file_is_refused_in_one_line_or_tuned(kind, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     import mutations

@@ -39,11 +39,15 @@ from nc_strategies.onnx_graph import graph as graphs
 from nc_strategies.onnx_graph.edges import find_conversion_edges
 from nc_strategies.onnx_graph.graph import Graph
 from nc_strategies.onnx_graph.qdq import GraphBuilder
+from nc_strategies.onnx_graph.types import type_name
 from nc_strategies.onnx_graph.weights import WeightCache
 from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import Capabilities, Config
 
 log = logging.getLogger(__name__)
+HALF_TOLERANCE = {"float16": 0.05, "bfloat16": 0.2}
+"""Floating-point type of a model to the difference from float32 that its rounding may cause, relative to the largest
+output. One rounding loses 2**-11 or 2**-8; a deep network adds up some hundred."""
 
 
 class OnnxRuntimeBackend(Backend):
@@ -111,10 +115,18 @@ class OnnxRuntimeBackend(Backend):
         self._given = graphs.with_own_node_names(given)
         self._plain = graphs.prepare(given)
         self._use(self._plain)
+        self.float_tolerance = max(HALF_TOLERANCE.get(name, 0.0) for name in ("", *self._plain.converted))
         self._info = self.graph.info
+        if not self._info.inputs:
+            raise InputError("model.path", "the model has no inputs, so no data can be measured on it")
         for spec in self._info.inputs:
             if spec.dtype.kind not in "fiub":
-                raise InputError("model.path", f"input {spec.name!r} is of type {spec.dtype}", "numbers are needed")
+                kind = type_name(next(i.type for i in self.graph.model.graph.input if i.name == spec.name))
+                raise InputError(
+                    "model.path",
+                    f"input {spec.name!r} is of type {kind}",
+                    "arrays of numbers; a part of the model that takes them can be tuned",
+                )
         tensors, nodes = {}, {}
         for fused_op in self.graph.fused_ops.values():
             for name in (fused_op.raw, fused_op.output):
@@ -257,9 +269,29 @@ class OnnxRuntimeBackend(Backend):
         self._info = info
 
     def reference(self) -> OrtExecutable:
-        """See `Backend.reference`. A model with repeated node names, which the engine refuses, gets others first."""
+        """See `Backend.reference`. A model that the engine has no kernels for, as in bfloat16, runs in float32.
+
+        A file with repeated node names, which the engine refuses, gets others first.
+
+        Raises:
+            InputError: the engine refuses the file, as it does where the shape of a Reshape is external data.
+        """
+        try:
+            return OrtExecutable(
+                self._given or self._path, self.threads, "as given", self._operators, self._probe, self._kernel_times
+            )
+        except EngineError as error:
+            if self._plain is None or not self._plain.converted:
+                raise InputError(f"model.path ({self._path})", str(error)) from error
+            log.info("the engine has no kernels for %s: the model runs in fp32", " and ".join(self._plain.converted))
         return OrtExecutable(
-            self._given or self._path, self.threads, "as given", self._operators, self._probe, self._kernel_times
+            self._plain.model.SerializeToString(),
+            self.threads,
+            "as given",
+            self._operators,
+            self._probe,
+            self._kernel_times,
+            external.stored_bytes(self._plain.model),
         )
 
     def build(self, config: Config) -> OrtExecutable:
