@@ -99,7 +99,7 @@ def _check_names(info: ModelInfo, rules: InputRules) -> None:
 def _is_single(spec: TensorSpec, info: ModelInfo) -> bool:
     """Whether an input takes a single value, and not one per sample."""
     if not spec.shape:
-        return True
+        return spec.rank_known
     others = [other for other in info.inputs if other.name != spec.name and other.shape]
     return spec.shape == (1,) and any(other.shape[0] != 1 for other in others)
 
@@ -150,6 +150,8 @@ def _possible(spec: TensorSpec, shape: tuple[int, ...] | None, rules: InputRules
 
 def _axis(spec: TensorSpec, possible: list[int], size: int | None, constant: bool, stated: bool) -> int | None:
     """The axis that counts samples, given the batch size of the other inputs (None if it is free)."""
+    if not spec.rank_known:
+        return None if constant else 0
     if not spec.shape or (constant and spec.shape == (1,)):
         return None
     if spec.shape == (1,) and size != 1:

@@ -15,6 +15,7 @@ import onnx
 
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.models.facts import Dimension, ModelFacts, TensorFacts, size_of
+from nc_strategies.onnx_graph.quantized import is_quantized, quantized_by
 
 MESSAGES: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
@@ -27,21 +28,6 @@ MESSAGES: dict[str, dict[int, str]] = {
 VALUES = {4, 5, 6, 7, 9, 10, 11}
 """Fields of a ``TensorProto`` that hold values."""
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
-QUANTIZED_TYPES = {
-    "QuantizeLinear": "QuantizeLinear",
-    "DequantizeLinear": "DequantizeLinear",
-    "QLinearConv": "QLinearConv",
-    "QLinearMatMul": "QLinearMatMul",
-    "ConvInteger": "ConvInteger",
-    "MatMulInteger": "MatMulInteger",
-    "DynamicQuantizeLinear": "DynamicQuantizeLinear",
-    "DynamicQuantizeMatMul": "DynamicQuantizeMatMul",
-    "DynamicQuantizeLSTM": "DynamicQuantizeLSTM",
-    "MatMulNBits": "MatMulNBits",
-    "QAttention": "QAttention",
-    "QGemm": "QGemm",
-}
-"""Operator types that only a quantized model has."""
 
 
 def read_header(path: Path) -> onnx.ModelProto:
@@ -88,7 +74,7 @@ def facts(path: Path) -> ModelFacts:
         metadata["description"] = model.doc_string
     companions = {e.value for i in graph.initializer for e in i.external_data if e.key == "location"}
     beside = [path.parent / name for name in companions]
-    quantized = Counter(n.op_type for n in nodes if n.op_type in QUANTIZED_TYPES)
+    quantized = Counter(str(n.op_type) for n in nodes if is_quantized(n.op_type)) if quantized_by(model) else Counter()
     return ModelFacts(
         "onnx",
         sum(size_of(file) for file in [path, *beside] if file.is_file()),

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, SparseTensorProto, TensorProto, inliner, numpy_helper
 
-from nc_strategies.onnx_graph.types import bodies
+from nc_strategies.onnx_graph.names import bodies
 
 
 def expand(model: onnx.ModelProto) -> None:

@@ -33,8 +33,19 @@ INTEGER_OPERATORS = {
 }
 """Operators of ONNX and com.microsoft that compute with quantized values."""
 INTEGER_PREFIX = "QLinear"
+CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 MOVING = {"Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that only move values: what stands before or behind them is still the model's input or output."""
+
+
+def computes_in_integers(kind: str) -> bool:
+    """Whether operators of a type compute with quantized values."""
+    return kind in INTEGER_OPERATORS or kind.startswith(INTEGER_PREFIX)
+
+
+def is_quantized(kind: str) -> bool:
+    """Whether operators of a type compute with quantized values, or convert to or from them."""
+    return kind in CONVERSIONS or computes_in_integers(kind)
 
 
 def quantized_by(model: onnx.ModelProto) -> str | None:
@@ -50,7 +61,7 @@ def quantized_by(model: onnx.ModelProto) -> str | None:
     scopes += [list(function.node) for function in model.functions]
     for nodes in scopes:
         for node in nodes:
-            if node.op_type in INTEGER_OPERATORS or node.op_type.startswith(INTEGER_PREFIX):
+            if computes_in_integers(node.op_type):
                 return _told(node)
     # Within functions nothing is an input or output of the model.
     inputs = {i.name for i in model.graph.input} - {i.name for i in model.graph.initializer}

@@ -8,7 +8,7 @@ stays as it is, between two Casts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from nc_strategies.onnx_graph import external
+from nc_strategies.onnx_graph.names import bodies, captured, names_in
 
 NAMES = {
     TensorProto.FLOAT16: "tensor(float16)",
@@ -57,7 +58,7 @@ def compute_in_float32(model: onnx.ModelProto, files: external.WeightFiles | Non
     wanted = {data_type: name for data_type, name in NAMES.items() if name in found}
     if not wanted:
         return ()
-    _Conversion(wanted, versions, files, _all_names(model.graph)).main(model.graph)
+    _Conversion(wanted, versions, files, names_in(model)).main(model.graph)
     return tuple(name.removeprefix("tensor(").removesuffix(")") for name in wanted.values())
 
 
@@ -74,23 +75,6 @@ def type_name(value: onnx.TypeProto) -> str:
 
 def _tensor_name(data_type: int) -> str:
     return f"tensor({TensorProto.DataType.Name(data_type).lower()})"
-
-
-def _all_names(graph: GraphProto) -> set[str]:
-    names = {t.name for t in (*graph.input, *graph.output, *graph.initializer)}
-    for node in graph.node:
-        names |= {node.name, *node.input, *node.output}
-        for body in bodies(node):
-            names |= _all_names(body)
-    return names
-
-
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs within a node."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _stored_types(graph: GraphProto) -> Types:
@@ -131,7 +115,7 @@ def _schema(node: NodeProto, versions: Mapping[str, int]) -> Any:
 
 def _body_type(node: NodeProto, index: int, types: Types, versions: Mapping[str, int]) -> str:
     """The type of a result that a branch or a loop's body returns."""
-    body = next(bodies(node), None)
+    body = next(iter(bodies(node)), None)
     if body is None:
         return ""
     position = index + 1 if node.op_type == "Loop" else index  # A loop's body returns its condition first.
@@ -289,7 +273,7 @@ class _Conversion:
 
     def convertible(self, node: NodeProto, types: Types) -> bool:
         """Whether a node computes the same in float32, as far as the type's precision goes."""
-        read = {types.get(name, "") for name in (*node.input, *node.output, *self.captured(node))}
+        read = {types.get(name, "") for name in (*node.input, *node.output, *captured(node))}
         if not any(name in word for name in self.names for word in read):
             # Nothing to convert but what the node stores, which a node without inputs may do.
             return not self.typed_attributes(node)
@@ -297,7 +281,7 @@ class _Conversion:
             return False  # The latter is a sequence or an optional of the type.
         schema = _schema(node, self.versions)
         if schema is None:
-            return node.domain == CONTRIBUTED and not any(bodies(node))
+            return node.domain == CONTRIBUTED and not bodies(node)
         return (
             node.domain in OWN_DOMAINS
             and self.allowed(schema.inputs, node.input, types)
@@ -326,17 +310,6 @@ class _Conversion:
         stored = [t for a in node.attribute for t in (*a.tensors, *([a.t] if a.HasField("t") else []))]
         return any(t.data_type in self.wanted for t in stored)
 
-    def captured(self, node: NodeProto) -> set[str]:
-        """Tensors outside of a node that the graphs within it read."""
-        found: set[str] = set()
-        for body in bodies(node):
-            own = {t.name for t in (*body.input, *body.initializer)}
-            for inner in body.node:
-                found |= ({*inner.input} | self.captured(inner)) - own
-                own |= {*inner.output}
-            found |= {o.name for o in body.output} - own
-        return found - {""}
-
     def converted(self, node: NodeProto, types: Types) -> NodeProto:
         """A node in float32."""
         for attribute in node.attribute:
@@ -355,7 +328,7 @@ class _Conversion:
     def between_casts(self, graph: GraphProto, node: NodeProto, types: Types) -> list[NodeProto]:
         """A node that keeps its type, with Casts in front of it and behind it."""
         nodes, names = [], {}
-        for name in sorted({*node.input} | self.captured(node)):
+        for name in sorted({*node.input, *captured(node)}):
             if types.get(name) not in self.names:
                 continue
             names[name] = self.free(f"{name}/given")

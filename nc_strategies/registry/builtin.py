@@ -69,7 +69,7 @@ def ncs_components() -> list[Component]:
             "nc_strategies.backends.onnxruntime.backend:OnnxRuntimeBackend",
             OnnxRuntimeSettings,
             "nc-strategies[onnxruntime]",
-            "static int8 Q/DQ models on onnxruntime's CPU kernels",
+            "int8 models, static, dynamic or of weights only, on onnxruntime's CPU kernels",
         ),
         Component(
             "backend",

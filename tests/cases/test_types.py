@@ -402,7 +402,14 @@ def test_outputs_that_are_no_arrays_and_inputs_of_no_shape_are_tuned(tmp_path):
     x = samples(200)
     y = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(["scores"], {"x": x})[0].argmax(1)
     study = nc_strategies.tune(
-        path, (x, y), run_dir=tmp_path / "run", max_trials=1, latency_runs=20, final_runs=20, tolerable_loss=0.5
+        path,
+        (x, y),
+        output="scores",  # the map fits the labels too
+        run_dir=tmp_path / "run",
+        max_trials=1,
+        latency_runs=20,
+        final_runs=20,
+        tolerable_loss=0.5,
     )
     assert study.result["baseline"]["accuracy"] == 1.0
     assert study.result["tuned"]["int8_ops"] == 3

@@ -1,1 +1,1 @@
-"""ONNX Runtime: static int8 through Q/DQ node pairs, which the engine's optimizer fuses into int8 kernels."""
+"""ONNX Runtime: int8 through Q/DQ node pairs, and the engine's own dynamic and weight-only matrix products."""

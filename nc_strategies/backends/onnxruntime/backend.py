@@ -51,7 +51,7 @@ output. One rounding loses 2**-11 or 2**-8; a deep network adds up some hundred.
 
 
 class OnnxRuntimeBackend(Backend):
-    """Static int8 on onnxruntime's CPU kernels.
+    """Static, dynamic and weight-only quantization on onnxruntime's CPU kernels.
 
     An operator reads its activations in its own scheme. Its result is quantized in the scheme of the first int8
     operator that reads it if both have the same data type, and in its own scheme otherwise. The saved model is the Q/DQ

@@ -83,7 +83,7 @@ def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> 
         name = event["name"].removesuffix("_kernel_time")
         if kind in CONVERSIONS or kind == "DynamicQuantizeLinear":
             conversions += 1
-        elif kind not in MOVEMENT and not name.endswith(BARRIER):
+        elif kind not in MOVEMENT and (name in operators or not name.endswith(BARRIER)):
             types = [next(iter(shape)) for shape in event["args"].get("input_type_shape", [])]
             types = types[1:] if kind.endswith("Where") else types  # the first is the condition
             if is_int8(kind, types):
