@@ -74,10 +74,10 @@ def prepare(case: Case, model: Path, models: Path, folder: Path) -> None:
             import onnxruntime as ort
 
             session = ort.InferenceSession(str(source / "model.onnx"), providers=["CPUExecutionProvider"])
-            output = case.output or session.get_outputs()[0].name
-            count = len(next(iter(data.values())))
+            (inputs,) = data.values()
+            feed = session.get_inputs()[0].name
             data["y"] = np.concatenate(
-                [session.run([output], case.feed(data, slice(i, i + 10)))[0] for i in range(0, count, 10)]
+                [session.run([case.reference], {feed: inputs[i : i + 10]})[0] for i in range(0, len(inputs), 10)]
             )
         np.savez(folder / f"{name}.npz", **data)  # type: ignore[arg-type]
 

@@ -27,7 +27,7 @@ class Case:
         backend: Backend of this project.
         constants: Inputs that are the same for all samples.
         axes: Axis that counts samples, of the inputs and outputs where it is not the first.
-        reference: The labels are fp32's own outputs, made when the case is prepared.
+        reference: Output of the ONNX file beside the data whose fp32 values are the labels; empty if the data has some.
         samples: Evaluation samples that are used at most.
         batch: Samples a run when accuracy is judged.
         arguments: Further arguments of the command line.
@@ -42,7 +42,7 @@ class Case:
     backend: str = "onnxruntime"
     constants: Mapping[str, int] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
-    reference: bool = False
+    reference: str = ""
     samples: int = 1000
     batch: int = 20
     arguments: tuple[str, ...] = ()
@@ -107,17 +107,18 @@ CASES = (
         "closeness",
         0.01,
         output="StatefulPartitionedCall:2",
-        reference=True,
+        reference="StatefulPartitionedCall:2",
         batch=4,
     ),
     Case(
         "basicpitch_tf",
         "basicpitch/saved_model",
-        {"serving_default_input_2:0": "x"},
+        {"input_2": "x"},
         "closeness",
         0.01,
+        output="onset",
         backend="tensorflow",
-        reference=True,
+        reference="StatefulPartitionedCall:2",
         batch=4,
     ),
 )
