@@ -139,7 +139,9 @@ class BaselineMeasurer(MeasurerCore):
     def _worthless(self, metric: Metric, name: str, value: float, outputs: Outputs | None) -> str:
         """Why a value of fp32 is worthless; empty if it is not. `outputs` are None for a function of the model."""
         higher = self.higher_is_better if name == METRIC else metric.higher_is_better
-        why = "" if outputs is None else metric.no_better(outputs, self.data.labels)
+        # A few samples, to which a short time limit has cut the data, say nothing about chance.
+        cut = self.samples < min(len(self.data.raw), EXTENT_RULES.least_samples)
+        why = "" if outputs is None or cut else metric.no_better(outputs, self.data.labels)
         if why:
             return f"no better than {why}"
         if value == 0 and higher and (outputs is None or not metric.zero_is_good(outputs, self.data.labels)):

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from nc_strategies.measuring import trial as measuring
+from nc_strategies.measuring.extent import Allowance
 from nc_strategies.report.plan import duration, magnitude
 from nc_strategies.study.plan import plan
 from nc_strategies.study.study import StudyListener
@@ -72,3 +73,9 @@ def test_a_small_space_and_a_short_timeout_limit_the_trials(planned):
 def test_large_numbers_can_be_read():
     assert [magnitude(n) for n in (125, 10**6, 13**400)] == ["125", "1.0e6", "3.7e445"]
     assert [duration(s) for s in (5, 600, 36000)] == ["5 s", "10 min", "10.0 h"]
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+def test_a_few_samples_that_a_short_timeout_leaves_call_no_model_poor(planned, monkeypatch, count):
+    monkeypatch.setattr(Allowance, "evaluation_samples", lambda self, given, seconds: count)
+    assert planned(timeout=1e-3)[1].samples == count
