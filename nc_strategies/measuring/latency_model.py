@@ -90,6 +90,11 @@ class FitPlan:
     closely to these two than to the others."""
     session_deviation: float = 0.01
     """Relative standard deviation of latency between sessions of the same graph."""
+    brief_runs: int = 6
+    """Timed runs per configuration of a brief fit, which rests on the profiles: a timing of a whole graph only scales
+    them."""
+    brief_profiled_runs: int = 4
+    """Profiled runs per configuration of a brief fit."""
 
 
 PLAN = FitPlan()
@@ -129,6 +134,7 @@ class _TimingSession:
     clock: Callable[[], float] | None
     reference: Executable | None = None
     check: Check = unlimited
+    brief: bool = False
     seconds: float = field(init=False, default=0.0)
     _own: bool = field(init=False, default=False)
 
@@ -171,7 +177,7 @@ class _TimingSession:
             for index, (sample, model) in enumerate(models, 1):
                 sample.ratio = timing.ratio(index, 0)
                 sample.deviation = timing.standard_error(index, 0)
-                sample.profile = model.profile(self.batch, self._count(PLAN.profiled_runs, PLAN.most_profiled_runs))
+                sample.profile = model.profile(self.batch, self._profiled_runs())
                 model.close()
                 done.append(sample)
         return done
@@ -199,8 +205,11 @@ class _TimingSession:
         def run(model: Executable) -> Callable[[], object]:
             return lambda: model.predict(self.batch)
 
-        count = self.runs or self._count(PLAN.runs, PLAN.most_runs)
+        count = PLAN.brief_runs if self.brief else self.runs or self._count(PLAN.runs, PLAN.most_runs)
         return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock, self.check)
+
+    def _profiled_runs(self) -> int:
+        return PLAN.brief_profiled_runs if self.brief else self._count(PLAN.profiled_runs, PLAN.most_profiled_runs)
 
     def _count(self, least: int, most: int) -> int:
         """Number of runs that fit into `FitPlan.runs_seconds`, within the given bounds."""
@@ -217,6 +226,7 @@ def fit_latency(
     clock: Callable[[], float] | None = None,
     reference: Executable | None = None,
     check: Check = unlimited,
+    brief: bool = False,
 ) -> LatencyTerms:
     """Fit the terms of a model's latency relative to fp32's.
 
@@ -238,33 +248,36 @@ def fit_latency(
             Latency varies by a few percent between sessions of the same graph, so ratios are comparable only beside
             the same session.
         check: Called before each timed run.
+        brief: Profile only the all-float graph, the default and every second operator in int8, with few runs.
 
     Returns:
-        The terms; `LatencyTerms.error` is the leave-one-out error on the random configurations.
+        The terms; `LatencyTerms.error` is the leave-one-out error on the random configurations; 0 without any.
 
     Raises:
         EngineError: not even the all-float graph runs.
         OutOfTimeError: `check` raised it.
     """
-    timer = _TimingSession(backend, batch, rng, runs, limit, clock or backend.clock, reference, check)
+    timer = _TimingSession(backend, batch, rng, runs, limit, clock or backend.clock, reference, check, brief)
     timer.choose_reference(space.all_float())
-    timed = timer.time(list(_ends(space)), PLAN.end_runs_factor) + timer.time(list(_alternating(space)))
+    timed = timer.time(list(_ends(space, brief)), 1 if brief else PLAN.end_runs_factor)
+    timed += timer.time(list(_alternating(space)))
     conversion_edges, profiled = backend.conversion_edges(), any(sample.profile is not None for sample in timed)
     columns = Columns(space, conversion_edges, indirect(space, conversion_edges) if profiled else ())
     pairs, least = _how_many(space, profiled)
-    halves = list(_halves(space, pairs, rng))
+    halves = [] if brief else list(_halves(space, pairs, rng))
 
     def fit() -> tuple[Array, float, float]:
         prior = expected(columns, _profiles(timed, timer.seconds), timer.seconds, len(next(iter(batch.values()))))
         return _fit(columns, prior, timed)
 
+    values, error, own = fit() if brief else (np.zeros(0), 0.0, 0.0)
     for start in range(0, len(halves), PLAN.timed_between_checks):
         timed += timer.time(halves[start : start + PLAN.timed_between_checks])
         values, error, own = fit()
         if start + PLAN.timed_between_checks >= least and own <= PLAN.accepted_error:
             break
     unsure = [sample for sample in timed if sample.deviation > PLAN.unsure_error]
-    if own > PLAN.accepted_error and unsure:
+    if own > PLAN.accepted_error and unsure and not brief:
         log.info("latency model: %d timings are noisy, and taken once more", len(unsure))
         timer.time_again(unsure)
         values, error, own = fit()
@@ -273,15 +286,20 @@ def fit_latency(
     return columns.terms(values, error)
 
 
-def least_seconds(space: Space, run: float, build: float) -> float:
+def least_seconds(space: Space, run: float, build: float, brief: bool = False) -> float:
     """Minimum seconds that `fit_latency` takes.
 
     Args:
         space: Search space.
         run: Seconds of one run of fp32.
         build: Seconds to build one model.
+        brief: See `fit_latency`.
     """
-    ends, alternating = len(list(_ends(space))), len(list(_alternating(space)))
+    ends, alternating = len(list(_ends(space, brief))), len(list(_alternating(space)))
+    if brief:
+        # Per timed run, fp32 and the model are each run twice; profiled runs are those of the model alone.
+        each = 4 * PLAN.brief_runs + 2 * PLAN.brief_profiled_runs + TIMING_RULES.warm_up_runs
+        return (ends + alternating) * (build + each * run)
     _, random = _how_many(space)
     runs = min(PLAN.most_runs, max(PLAN.runs, int(PLAN.runs_seconds / run) if run else PLAN.runs))
     models = ends + alternating + random
@@ -338,11 +356,13 @@ def _chosen(space: Space, chosen: dict[tuple[str, ...], OpScheme]) -> Config:
     return space.all_float().with_ops({name: scheme for group, scheme in chosen.items() for name in group})
 
 
-def _ends(space: Space) -> Iterator[_Timed]:
-    """All-float, the default, and each other int8 scheme on all operators that support it."""
+def _ends(space: Space, brief: bool = False) -> Iterator[_Timed]:
+    """All-float, the default, and unless `brief`, each other int8 scheme on all operators that support it."""
     default = space.default()
     yield _Timed("float", space.all_float())
     yield _Timed("int8", default)
+    if brief:
+        return
     usual = {group: default.schemes[group[0]] for group in space.groups}
     kinds = dict.fromkeys(kind(s) for schemes in _int8(space).values() for s in schemes)
     for other in kinds:

@@ -146,8 +146,11 @@ class MeasurementTarget(Protocol):
     def sensitivity(self, way: str = "") -> Mapping[str, float]:
         """Estimated sensitivity by operator; see `Sensitivity`."""
 
-    def latency_terms(self) -> LatencyTerms:
+    def latency_terms(self, brief: bool = False) -> LatencyTerms:
         """Terms of the latency model; see `Problem.latency_terms`.
+
+        Args:
+            brief: See `nc_strategies.measuring.latency_model.fit_latency`.
 
         Raises:
             EngineError: the engine cannot run the configurations that the terms are fitted to.
@@ -483,7 +486,7 @@ class LocalTarget:
             )
         return self._noise[way]
 
-    def latency_terms(self) -> LatencyTerms:
+    def latency_terms(self, brief: bool = False) -> LatencyTerms:
         """See `MeasurementTarget.latency_terms`; fitted once."""
         if self._terms is None:
             assert self._space is not None, "measure the baseline first"
@@ -495,6 +498,7 @@ class LocalTarget:
                 rng,
                 reference=self.measurer.baseline.reference,
                 check=self._deadline.check,
+                brief=brief,
             )
         return self._terms
 

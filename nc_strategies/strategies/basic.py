@@ -39,7 +39,8 @@ class BasicStrategy(StepwiseStrategy):
     2. Other values of graph options; dynamic and weight-only quantization of all operators that offer it; other
        activation schemes, algorithms and granularities for all operators together.
     3. Where stage 2 misses the goal and the loss is estimated per operator: operators in fp32 by loss per saved time.
-       Their number is doubled until the goal is met, then found by bisection; then stage 7. If there is no time to fit
+       Their number starts where the estimated losses leave a tolerable one, is doubled until the goal is met, then
+       found by bisection; then stage 7. If there is no time to fit
        the latency model, the saved time is guessed from the operators' sizes. If there is no time to estimate the
        loss either, the smallest operators come first.
     4. The choices of stage 2 for one operator type at a time.
@@ -220,7 +221,7 @@ class BasicStrategy(StepwiseStrategy):
         }
 
     def _double(self, base: Config, groups: list[Group]) -> Steps:
-        """Find the fewest leading operators whose fp32 meets the goal: double their number, then bisect."""
+        """Find the fewest leading operators whose fp32 meets the goal: a first guess, doubled, then bisection."""
 
         def feasible(count: int) -> Generator[Config, Trial, bool]:
             config = self.problem.space.fall_back(base, *(name for g in groups[:count] for name in g))
@@ -229,7 +230,7 @@ class BasicStrategy(StepwiseStrategy):
             trial = yield from self._try(config, "accumulate", f"{count} operators in fp32, by estimated effect")
             return self._feasible(trial)
 
-        low, high = 0, 1
+        low, high = 0, self._first_count(base, groups)
         while high < len(groups) and not (yield from feasible(high)):
             low, high = high, 2 * high
         if high >= len(groups):
@@ -241,6 +242,25 @@ class BasicStrategy(StepwiseStrategy):
                 high = middle
             else:
                 low = middle
+
+    def _first_count(self, base: Config, groups: list[Group]) -> int:
+        """Fewest leading operators without which the noise of the others leaves a tolerable loss.
+
+        Estimates are powers of independent noise, which add up, and a metric's loss grows with the noise's amplitude:
+        by the square root of the sum. Half of the operators at most: the estimates rank operators better than they add
+        up. Operators that fail or give no finite output in int8 come first.
+        """
+        trial = self._tried.get(base.fingerprint)
+        total = sum(value for value in self._loss.values() if math.isfinite(value))
+        if trial is None or trial.evaluation is None or not total:
+            return 1
+        first = self.problem.goal.constraints[0]
+        share = first.loss(first.threshold) / max(self.problem.goal.loss(trial.evaluation), 1e-12)
+        rest, count, most = total, 0, max(1, len(groups) // 2)
+        while count < most and (rest > share * share * total or math.isinf(self._loss[groups[count]])):
+            rest -= self._loss[groups[count]] if math.isfinite(self._loss[groups[count]]) else 0.0
+            count += 1
+        return max(1, count)
 
     def _faster_in_fp32(self, base: Config, groups: list[Group]) -> list[Group]:
         """Operators to try once the goal is met: those that a latency model expects to gain, or all without a model."""

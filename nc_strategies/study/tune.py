@@ -325,12 +325,14 @@ class _Run:
             if self._failed is not None:
                 raise self._failed  # an engine that crashed during the fit would crash again
             try:
-                least = FIT_FACTOR * latency_model.least_seconds(
-                    study.space, self.box.run_seconds, self.box.build_seconds
-                )
+                run, build = self.box.run_seconds, self.box.build_seconds
+                least = FIT_FACTOR * latency_model.least_seconds(study.space, run, build)
+                brief = least > self.box.estimate_seconds_left()
+                if brief:
+                    least = FIT_FACTOR * latency_model.least_seconds(study.space, run, build, brief)
                 with Clock(self.estimates, "profile"):
                     kept.terms = study.latency_terms = self._while_time(
-                        "latency by operator", least, lambda: ask(self.setup.target.latency_terms)
+                        "latency by operator", least, lambda: ask(lambda: self.setup.target.latency_terms(brief))
                     )
             except OutOfTimeError as error:
                 self._failed = EngineError(str(error))

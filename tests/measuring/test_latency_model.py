@@ -505,6 +505,24 @@ class ProfiledBackend(SteadyBackend):
         return model
 
 
+@pytest.mark.parametrize("kind", [SteadyBackend, ProfiledBackend])
+def test_a_brief_fit_opens_four_graphs_and_finds_what_is_slower_in_int8(toy, kind):
+    backend, space = a_backend(toy, kind())
+    built = []
+    build = backend.build
+    backend.build = lambda config: built.append(config) or build(config)
+    terms = fit_latency(backend, space, BATCH, np.random.default_rng(0), clock=lambda: backend.now, brief=True)
+    reference, counted = 1, 4
+    assert len(built) == reference + counted
+    assert terms.error == 0.0
+    default = space.default()
+    true = {op.name: op.time_us - op.int8_time_us for op in backend.ops}
+    saved = {name: terms(default.with_op(name)) - terms(default) for name in true}
+    if kind is ProfiledBackend:
+        assert sorted(saved, key=saved.get) == sorted(true, key=true.get)
+    assert latency_model.least_seconds(space, 0.01, 0.1, brief=True) < latency_model.least_seconds(space, 0.01, 0.1) / 3
+
+
 def pairs_timed(toy, backend):
     backend, space = a_backend(toy, backend)
     terms = fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=lambda: backend.now)

@@ -1,5 +1,6 @@
 """The basic strategy: which stage comes when, and from where each one starts."""
 
+import math
 from dataclasses import replace
 from itertools import groupby
 
@@ -276,16 +277,33 @@ def test_two_estimates_rank_operators_without_a_trial_for_each():
     problem, asked = estimated(ops, tolerable_loss=0.025)
     found = drive(problem, lambda config: toy_evaluation(ops, config), BasicSettings(recipes=False))
     assert of(found, "fallback") == []
-    assert of(found, "accumulate")[0].config.float_ops == ("dear",)
+    assert [t.config.float_ops for t in of(found, "accumulate")] == [("slow", "dear"), ("dear",)]
     assert problem.goal.met(problem.goal.best([t for _, t in found]).evaluation)
     assert asked.count("sensitivity") == 1
 
 
-def test_the_number_in_fp32_is_doubled_then_halved():
+@pytest.mark.parametrize(
+    ("tolerable", "numbers"),
+    [
+        (0.151, [2, 1]),  # the noise of 2 operators is 1 - (0.151 / 0.16)^2 of all
+        (0.101, [8, 4, 6, 5]),
+        (0.041, [8, 12, 10, 11]),
+    ],
+)
+def test_the_number_in_fp32_is_guessed_then_doubled_then_bisected(tolerable, numbers):
     ops = [ToyOp(f"op{i}", loss=0.01, time_us=40 + 10 * i) for i in range(16)]
-    problem, _ = estimated(ops, tolerable_loss=0.101)
+    problem, _ = estimated(ops, tolerable_loss=tolerable)
     found = drive(problem, lambda config: toy_evaluation(ops, config), BasicSettings(recipes=False))
-    assert [len(t.config.float_ops) for t in of(found, "accumulate")] == [1, 2, 4, 8, 6, 5]
+    assert [len(t.config.float_ops) for t in of(found, "accumulate")] == numbers
+
+
+def test_operators_that_fail_in_int8_are_in_the_first_guess():
+    ops = [ToyOp(f"op{i}", loss=0.01, time_us=40 + 10 * i) for i in range(16)]
+    problem, _ = estimated(ops, tolerable_loss=0.151)
+    broken = {op.name: math.inf if op.name in ("op3", "op9", "op15") else op.loss for op in ops}
+    problem = replace(problem, sensitivity=lambda: broken)
+    found = drive(problem, lambda config: toy_evaluation(ops, config), BasicSettings(recipes=False))
+    assert {"op3", "op9", "op15"} <= set(of(found, "accumulate")[0].config.float_ops)
 
 
 def test_once_the_goal_is_met_only_what_should_be_faster_in_fp32_is_tried():
@@ -369,7 +387,7 @@ class TestRankingWithoutAllEstimates:
 
     def test_losses_alone_find_an_accurate_model_in_few_trials(self):
         found, met = self.drive({op.name: op.loss for op in self.MANY})
-        assert of(found, "accumulate")[0].config.float_ops == ("harmful",)
+        assert "harmful" in of(found, "accumulate")[0].config.float_ops
         assert met
         assert not met[-1].config.schemes["large"].is_float
 

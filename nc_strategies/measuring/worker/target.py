@@ -129,9 +129,9 @@ class WorkerTarget:
         """See `MeasurementTarget.sensitivity`."""
         return cast(Mapping[str, float], self._call("sensitivity", way))
 
-    def latency_terms(self) -> LatencyTerms:
+    def latency_terms(self, brief: bool = False) -> LatencyTerms:
         """See `MeasurementTarget.latency_terms`."""
-        return cast(LatencyTerms, self._call("latency_terms"))
+        return cast(LatencyTerms, self._call("latency_terms", brief))
 
     def divergence(self, config: Config) -> float:
         """See `MeasurementTarget.divergence`."""
