@@ -311,6 +311,8 @@ def read(path: Path) -> onnx.ModelProto:
         raise InputError(key, f"not an ONNX model, or a truncated one ({first_line(error)})") from None
     if not model.graph.node or not model.opset_import:
         raise InputError(key, "not an ONNX model: it holds no graph")
+    if not _is_text(model):
+        raise InputError(key, "is damaged: the name of a node, a tensor or an operator's type is not UTF-8 text")
     external.load_weights(model, path)
     opset = opset_of(model)
     if opset < MIN_OPSET:
@@ -319,6 +321,16 @@ def read(path: Path) -> onnx.ModelProto:
     if sign is not None:
         raise InputError(key, f"is quantized already ({sign})", "expected the fp32 model")
     return model
+
+
+def _is_text(model: onnx.ModelProto) -> bool:
+    """Whether all names of operators and tensors are text: protobuf hands over other bytes as they are."""
+    nodes = [n for graph in names.graphs_in(model.graph) for n in graph.node]
+    nodes += [n for function in model.functions for n in function.node]
+    found: list[object] = [t.name for t in (*model.graph.input, *model.graph.output, *model.graph.initializer)]
+    for node in nodes:
+        found += [node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute)]
+    return all(isinstance(name, str) for name in found)
 
 
 def _with_fused_functions(model: onnx.ModelProto, folded: onnx.ModelProto) -> onnx.ModelProto:

@@ -863,6 +863,14 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path, cut):
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_that_is_not_text_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "c.onnx"
+    models.chain(path, convs=2)
+    path.write_bytes(path.read_bytes().replace(b"Conv", b"Con\xff"))
+    with pytest.raises(InputError, match=r"not UTF-8|not an ONNX model"):  # as the version of protobuf reads it
+        OnnxRuntimeBackend(OnnxRuntimeSettings()).load(ModelSource("c", {"onnx": path}))
+
+
 def test_algorithms_give_different_ranges_and_graphs(tmp_path):
     backend, space = ready(models.residual(tmp_path / "r.onnx"), pictures())
     prints = set()
