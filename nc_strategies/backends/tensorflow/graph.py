@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
+from nc_strategies.errors import InputError
 
 Node = Any
 """A ``NodeDef``."""
@@ -143,12 +144,18 @@ class Graph:
                 )
 
     def prune(self, keep: Iterable[str]) -> None:
-        """Drop the nodes on which none of the given nodes depends."""
+        """Drop the nodes on which none of the given nodes depends.
+
+        Raises:
+            InputError: one of those depends on a node that the graph does not have.
+        """
         needed: set[str] = set()
         stack = list(keep)
         while stack:
             name = stack.pop()
             if name not in needed:
+                if name not in self.nodes:
+                    raise InputError("model.path", f"the graph is damaged: it has no node {name!r}, which others read")
                 needed.add(name)
                 stack.extend(node_of(text) for text in self.nodes[name].input)
         self.nodes = {name: node for name, node in self.nodes.items() if name in needed}

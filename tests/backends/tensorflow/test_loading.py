@@ -10,6 +10,7 @@ import pytest
 
 from nc_strategies.backends.tensorflow import loading
 from nc_strategies.backends.tensorflow.backend import TensorFlowBackend
+from nc_strategies.backends.tensorflow.graph import Graph
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
@@ -239,6 +240,15 @@ def test_explicit_padding_of_a_depthwise_convolution_is_rewritten_and_cannot_abo
     one, other = (backend.build(config).predict(data)[0] for config in (space.all_float(), space.default()))
     assert one.shape == (3, 4, 4, 4)
     np.testing.assert_allclose(one, other, atol=0.05 * np.abs(one).max())
+
+
+def test_a_graph_that_reads_a_node_it_does_not_have_is_refused():
+    import tensorflow as tf
+
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.node.add(name="y", op="Identity", input=["gone"])
+    with pytest.raises(InputError, match="no node 'gone'"):
+        Graph.from_def(graph_def).prune(["y"])
 
 
 def test_a_setting_out_of_range_is_refused():
