@@ -303,14 +303,29 @@ class Dataset:
         if self.lengths is not None:
             index = np.arange(start, start + len(self)) % len(self)
             index = index if self._order is None else self._order[index]
-            alike = self.lengths.like(int(index[0]), index)
-            return self.padded(np.resize(alike, size), self.lengths.width if self.lengths.mask else None)
+            alike = np.resize(self.lengths.like(int(index[0]), index), size)
+            return self.padded(alike, self.lengths.width if self.lengths.padded else self.lengths.length_of(alike))
         if stop <= len(self) and self._order is None:
             return self._slice(start, stop)
         index = np.arange(start, stop) % len(self)
         if self._order is not None:
             index = self._order[index]
         return {name: self._rows(name, index) for name in self._sources}
+
+    def distrust_mask(self) -> None:
+        """Do not fill samples up any more, because the model does not heed its mask.
+
+        Samples that are given filled up are run so, as they were given.
+        """
+        if self.lengths is None:
+            return
+        ragged = any(isinstance(source, Ragged) for source in self._sources.values())
+        self.lengths = self.lengths.unpadded() if ragged else None
+
+    def window(self, size: int) -> int:
+        """Number of samples after which `runs` is complete, for batches of a size."""
+        size = self._batch_size or min(size, self._most or size)
+        return size if self.lengths is None else window(len(self), size)
 
     def free_length(self) -> Lengths | None:
         """The length of samples of one shape, by which they can be cut or filled up for a timing.
@@ -404,13 +419,13 @@ class Dataset:
     def _runs_by_length(self, lengths: Lengths, size: int, most: int | None = None) -> Iterator[Run]:
         self.store()
         size = self._batch_size or min(size, self._most or size)
-        part = window(len(self), size)
+        part = self.window(size)
         for first in range(0, min(len(self), most or len(self)), part):
             places = np.arange(first, min(first + part, most or len(self), len(self)))
             index = places if self._order is None else self._order[places]
             buckets = lengths.buckets(index, size)
             for number, bucket in enumerate(buckets, 1):
-                least = 2 if lengths.mask is not None and size > 1 else 1
+                least = 2 if lengths.padded and size > 1 else 1
                 full = self._batch_size or max(len(bucket), least)
                 own = index[bucket]
                 length = lengths.length_of(own)
@@ -444,7 +459,7 @@ class Dataset:
         """
         self.store()
         size = self._batch_size or min(size, self._most or size)
-        if self.lengths is not None and self.lengths.mask is None:
+        if self.lengths is not None and not self.lengths.padded:
             size = self._batch_size or 1  # neighbours differ in their shapes
         all_labels = None if self.raw.labels is None else self.labels
         for first, end in self._sequences.steps if self._sequences else [(0, len(self))]:

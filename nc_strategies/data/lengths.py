@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,9 @@ class Lengths:
         axes: Input name to the axes of a sample that have this length.
         mask: The input that says which places hold values; None without one. Samples are then never padded.
         fixed: Length that the model takes; None if it is free.
-        groups: Samples of one number have equal shapes, shape (N,). Without a mask only they share a batch.
+        groups: Samples of one number have equal shapes, shape (N,). They alone share a batch if samples are not padded.
         single: Whether one length describes the shape of a sample.
+        padded: Whether samples are filled up to the longest of their batch: they have a mask, and the model heeds it.
     """
 
     values: NDArray[np.int64]
@@ -57,6 +58,7 @@ class Lengths:
     fixed: int | None = None
     groups: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     single: bool = True
+    padded: bool = False
 
     def length_of(self, index: Positions) -> int | None:
         """Length of a batch of these samples (stored positions); None if it follows from their shapes."""
@@ -74,7 +76,7 @@ class Lengths:
         if self.fixed is not None:
             return [np.arange(start, min(start + size, len(index))) for start in range(0, len(index), size)]
         own = self.values[index]
-        order = np.lexsort((self.groups[index], own)) if self.mask is None else np.argsort(own, kind="stable")
+        order = np.argsort(own, kind="stable") if self.padded else np.lexsort((self.groups[index], own))
         found: list[list[int]] = []
         for place in order.tolist():
             if found and len(found[-1]) < size and self._alike(int(index[found[-1][0]]), int(index[place])):
@@ -84,14 +86,18 @@ class Lengths:
         return [np.array(places, np.intp) for places in found]
 
     def _alike(self, shorter: int, longer: int) -> bool:
-        if self.mask is None:
+        if not self.padded:
             return bool(self.groups[shorter] == self.groups[longer])
         short, long = int(self.values[shorter]), int(self.values[longer])
         return long <= max(short * BUCKET_RULES.longest_to_shortest, short + BUCKET_RULES.free_difference)
 
     def like(self, start: int, index: Positions) -> Positions:
         """Those of `index` (stored positions) that may share a batch with the stored position `start`."""
-        return index if self.mask is not None else index[self.groups[index] == self.groups[start]]
+        return index if self.padded else index[self.groups[index] == self.groups[start]]
+
+    def unpadded(self) -> Lengths:
+        """The same lengths for a model that does not heed the mask: only samples of equal length share a batch."""
+        return replace(self, groups=self.values, padded=False)
 
     def nearest(self, length: int, size: int) -> Positions:
         """Stored positions of `size` samples nearest to a length, with repetitions if there are too few.
@@ -137,9 +143,13 @@ def find_lengths(
                 "steps of one shape",
             )
         return None
-    for name, samples in sources.items():
-        if is_mask_name(name) and (lengths := prefixes(samples)) is not None:
-            return _by_mask(key, name, lengths, sources, specs)
+    masks = {
+        name: lengths
+        for name, samples in sources.items()
+        if is_mask_name(name) and (lengths := prefixes(samples)) is not None
+    }
+    if masks:
+        return _by_mask(key, masks, sources, specs)
     return _by_shapes(key, ragged, specs) if ragged else None
 
 
@@ -158,13 +168,16 @@ def prefixes(mask: Samples) -> NDArray[np.int64] | None:
 
 def _by_mask(
     key: str,
-    mask: str,
-    lengths: NDArray[np.int64],
+    masks: Mapping[str, NDArray[np.int64]],
     sources: Mapping[str, Samples],
     specs: Mapping[str, TensorSpec],
 ) -> Lengths | None:
-    given = sources[mask]
-    sizes = given.shapes[:, 0] if isinstance(given, Ragged) else np.full(len(lengths), given.shape[1])
+    mask, lengths = next(iter(masks.items()))
+    sizes = _stored_lengths(sources[mask])
+    for other, further in masks.items():
+        # An encoder's and a decoder's texts may be filled up to the same width: nothing of the longer one is cut.
+        if np.array_equal(_stored_lengths(sources[other]), sizes):
+            lengths = np.maximum(lengths, further)
     axes = {}
     for name, source in sources.items():
         following = _following(source, specs[name], (sizes, lengths))
@@ -195,8 +208,12 @@ def _by_mask(
     whole = not any(isinstance(source, Ragged) for source in sources.values())
     if fixed:
         (length,) = fixed
-        return None if whole and width == length else Lengths(lengths, length, axes, mask, length)
-    return None if whole and int(lengths.min()) == width else Lengths(lengths, width, axes, mask)
+        return None if whole and width == length else Lengths(lengths, length, axes, mask, length, padded=True)
+    return None if whole and int(lengths.min()) == width else Lengths(lengths, width, axes, mask, padded=True)
+
+
+def _stored_lengths(mask: Samples) -> NDArray[np.int64]:
+    return mask.shapes[:, 0] if isinstance(mask, Ragged) else np.full(len(mask), mask.shape[1], np.int64)
 
 
 def _varying(source: Samples) -> list[int]:

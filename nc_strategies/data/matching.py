@@ -168,7 +168,11 @@ def _possible(spec: TensorSpec, shape: tuple[int | None, ...] | None, rules: Inp
     axes = range(len(spec.shape))
     if shape is None:
         return list(axes)
-    return [axis for axis in axes if fits(shape, spec.shape[:axis] + spec.shape[axis + 1 :])]
+    others = {axis: spec.shape[:axis] + spec.shape[axis + 1 :] for axis in axes}
+    found = [axis for axis, rest in others.items() if fits(shape, rest)]
+    # An axis in which samples differ is free, if possible: a fixed one is filled up.
+    free = [a for a in found if all(g is not None or w is None for g, w in zip(shape, others[a], strict=True))]
+    return free or found
 
 
 def _axis(spec: TensorSpec, possible: list[int], size: int | None, constant: bool, stated: bool) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from nc_strategies.backends.base import Executable
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.data.lengths import Lengths
-from nc_strategies.errors import InputError
+from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
+from nc_strategies.measuring.outputs import close
 from nc_strategies.models.info import Batch
 from nc_strategies.problem.evaluation import LengthLatency
 
+log = logging.getLogger(__name__)
 KEY = "measure.lengths"
 
 
@@ -153,6 +156,37 @@ def by_length(timing: Timing, batches: Sequence[TimedBatch], model: int, referen
         LengthLatency(timed.length, timed.weight, part.median_ms(reference), part.median_ms(model))
         for timed, part in zip(batches, timing.parts or (timing,), strict=True)
     )
+
+
+def heeds_mask(model: Executable, data: Dataset, tolerance: float) -> bool:
+    """Whether a model gives the same outputs for samples that are filled up as for the samples alone.
+
+    Args:
+        model: fp32.
+        data: Samples with a mask.
+        tolerance: See `close`.
+    """
+    lengths = data.lengths
+    assert lengths is not None
+    order = np.argsort(lengths.values, kind="stable")
+    for place in {int(order[0]), int(order[len(order) // 2])}:
+        own = int(lengths.values[place])
+        if own == lengths.width:
+            continue
+        # A fixed batch size is filled up with the same sample.
+        index = np.full(data.batch_size or 1, place)
+        try:
+            alone = [np.array(output) for output in model.predict(data.padded(index, own))]
+            filled = model.predict(data.padded(index, lengths.width))
+        except EngineError as error:
+            log.info("samples are not cut to their lengths: %s", error)
+            return False
+        for expected, output in zip(alone, filled, strict=True):
+            if expected.dtype.kind not in "fiub" or expected.ndim != np.ndim(output):
+                continue
+            if not close(expected, np.asarray(output)[tuple(map(slice, expected.shape))], tolerance):
+                return False
+    return True
 
 
 def widened(array: NDArray[Any], axes: Sequence[int], lengths: NDArray[np.int64], width: int) -> NDArray[Any]:

@@ -34,8 +34,9 @@ from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.extent import EXTENT_RULES, Allowance, BatchesInTime, Extent
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
+from nc_strategies.measuring.lengths import heeds_mask
 from nc_strategies.measuring.measurer import Measurer
-from nc_strategies.measuring.outputs import close
+from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
 from nc_strategies.measuring.sensitivity import SAMPLES, divergence, output_noise, signal_in_pieces
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric
@@ -327,6 +328,7 @@ class LocalTarget:
         evaluation = Dataset(given, parts.preprocess, info, self._order(), feeds, width, pad)
         order = self._calibration_order()
         self._calibration = Dataset(calibration, parts.preprocess, info, order, feeds, width, pad)
+        self._check_mask(evaluation, self._calibration)
         if self._allowance.calibration_samples:
             self._calibration.limit(min(self._allowance.calibration_samples, len(self._calibration)))
         if len(evaluation) < LEAST_SAMPLES:
@@ -374,6 +376,25 @@ class LocalTarget:
             data.at_most(parts.backend.largest_batch)
         with _model_at_fault("cannot be run on the calibration data"):
             return parts.backend.capabilities()
+
+    def _check_mask(self, *sets: Dataset) -> None:
+        """Run fp32 on filled up samples, and fill none up if that changes its outputs."""
+        varied = next((data for data in sets if data.lengths is not None and data.lengths.mask is not None), None)
+        if varied is None or varied.lengths is None or varied.lengths.fixed is not None:
+            return
+        with _model_at_fault("cannot be run on the data"):
+            model = self.parts.backend.reference()
+            heeded = heeds_mask(model, varied, max(self.parts.backend.float_tolerance, FLOAT_TOLERANCE))
+            model.close()
+        if heeded:
+            return
+        mask = varied.lengths.mask
+        for data in sets:
+            data.distrust_mask()
+        self._remarks += (
+            f"Samples are not cut to their own length and not filled up to the longest of a batch: in spite of {mask}, "
+            "that changes the model's outputs.",
+        )
 
     def _carry_state(self, data: Dataset) -> None:
         """Run fp32 along the sequences, and take the state that it carries as data."""

@@ -96,7 +96,7 @@ class TrialMeasurer(MeasurerCore):
                 return False
             sample = (time.perf_counter() - start) / read
             timing = self._timing_seconds(TIMING_RULES.least_blocks, sample)
-            return self.deadline.left < PARTIAL_CAUTION * (sample * self._batch_size + timing)
+            return self.deadline.left < PARTIAL_CAUTION * (sample * self.data.window(self._batch_size) + timing)
 
         return reached
 

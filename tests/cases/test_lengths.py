@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -11,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import nc_strategies
+from nc_strategies.api import MeanMetric, Metric
 from nc_strategies.errors import InputError
 
 QUICK = {"max_trials": 1, "latency_runs": 20, "final_runs": 20, "calibration_samples": 20, "tolerable_loss": 0.5}
@@ -48,14 +47,18 @@ def reader(length="L", batch="N", mask="attention_mask", mask_type=TensorProto.I
     words = net.op("Gather", [net.random(WORDS, WIDTH), "input_ids"], "words")
     ones = net.op("Cast", [mask], "ones", to=1)
     keys_seen = net.op("Unsqueeze", [ones, net.const(np.array([1]))], "keys_seen")
-    hidden = net.op("Mul", [net.op("Sub", [keys_seen, net.const(np.float32(1))], "less"), net.const(np.float32(1e4))], "hidden")
+    hidden = net.op(
+        "Mul", [net.op("Sub", [keys_seen, net.const(np.float32(1))], "less"), net.const(np.float32(1e4))], "hidden"
+    )
     query, key, value = (net.op("MatMul", [words, net.random(WIDTH, WIDTH)], name) for name in ("q", "k", "v"))
     raw = net.op("MatMul", [query, net.op("Transpose", [key], "kt", perm=[0, 2, 1])], "raw")
     weights = net.op("Softmax", [net.op("Add", [raw, hidden], "seen")], "weights", axis=-1)
     mixed = net.op("Relu", [net.op("MatMul", [weights, value], "mixed")], "active")
     net.op("MatMul", [mixed, net.random(WIDTH, 4)], "tokens")
     rows_seen = net.op("Unsqueeze", [ones, net.const(np.array([2]))], "rows_seen")
-    total = net.op("ReduceSum", [net.op("Mul", [mixed, rows_seen], "own"), net.const(np.array([1]))], "total", keepdims=0)
+    total = net.op(
+        "ReduceSum", [net.op("Mul", [mixed, rows_seen], "own"), net.const(np.array([1]))], "total", keepdims=0
+    )
     count = net.op("ReduceSum", [ones, net.const(np.array([1]))], "count", keepdims=1)
     net.op("MatMul", [net.op("Div", [total, count], "mean"), net.random(WIDTH, 3)], "text")
     outputs = [("text", 1, [batch, 3]), ("tokens", 1, [batch, length, 4])]
@@ -66,8 +69,10 @@ def reader(length="L", batch="N", mask="attention_mask", mask_type=TensorProto.I
 def recognizer(batch="N"):
     """Scores of characters along pictures of height 8 and any width."""
     net = Net()
-    first = net.op("Relu", [net.op("Conv", ["x", net.random(8, 1, 3, 3)], "c0", pads=[1, 1, 1, 1])], "r0")
-    second = net.op("Relu", [net.op("Conv", [first, net.random(8, 8, 3, 3)], "c1", strides=[2, 2], pads=[1, 1, 1, 1])], "r1")
+    first = net.op("Relu", [net.op("Conv", ["x", net.random(8, 1, 3, 3)], "m0", pads=[1, 1, 1, 1])], "r0")
+    second = net.op(
+        "Relu", [net.op("Conv", [first, net.random(8, 8, 3, 3)], "m1", strides=[2, 2], pads=[1, 1, 1, 1])], "r1"
+    )
     flat = net.op("ReduceMean", [second], "flat", axes=[2], keepdims=0)
     net.op("MatMul", [net.op("Transpose", [flat], "steps", perm=[0, 2, 1]), net.random(8, 5)], "scores")
     return net.model([("x", 1, [batch, 1, 8, "W"])], [("scores", 1, [batch, "T", 5])])
@@ -116,10 +121,6 @@ def answers():
     return model, samples, labels
 
 
-def result_of(study):
-    return json.loads((study.path / "result.json").read_text())
-
-
 def test_ragged_and_padded_give_the_accuracy_of_single_samples(tmp_path, answers):
     model, samples, labels = answers
     padded_file(tmp_path / "padded.npz", samples, labels)
@@ -128,10 +129,169 @@ def test_ragged_and_padded_give_the_accuracy_of_single_samples(tmp_path, answers
     found = []
     for name in ("padded", "ragged"):
         study = tuned(model, tmp_path / f"{name}.npz", tmp_path, name, output="text")
-        result = result_of(study)
+        result = study.result
         assert result["baseline"]["accuracy"] == pytest.approx(expected)
         found.append(result)
     assert found[0]["tuned"]["accuracy"] == found[1]["tuned"]["accuracy"]
     assert found[0]["tuned"]["accuracy_loss_ci95"] == found[1]["tuned"]["accuracy_loss_ci95"]
     lengths = [one["length"] for one in found[0]["tuned"]["latency_by_length"]]
     assert lengths == np.quantile(list(map(len, samples[20:])), [0.1, 0.5, 0.9], method="inverted_cdf").tolist()
+
+
+@pytest.mark.parametrize(("mask", "kind"), [("input_mask", np.int64), ("attention_mask", np.bool_)])
+def test_every_sample_has_the_outputs_of_a_run_of_its_own(tmp_path, mask, kind):
+    model, samples = reader(mask=mask, mask_type=TensorProto.BOOL if kind is np.bool_ else TensorProto.INT64), texts(60)
+    ones = [np.ones(len(s), kind) for s in samples]
+    data = {"input_ids": filled(samples), mask: filled(ones).astype(kind), "y": np.zeros(60)}
+    seen = {}
+
+    class Kept(Metric):
+        def compute(self, outputs, labels):
+            seen.setdefault("first", outputs)
+            return 1.0
+
+    tuned(model, data, tmp_path, metric=Kept(), output="tokens")
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    order = np.random.default_rng([0, 2]).permutation(40)
+    for got, place in zip(seen["first"], order, strict=True):
+        own = samples[20 + place]
+        _, expected = session.run(None, {"input_ids": own[None], mask: np.ones((1, len(own)), kind)})
+        np.testing.assert_allclose(got[: len(own)], expected[0], atol=1e-4)
+        assert not got[len(own) :].any()
+
+
+def test_ragged_token_labels_are_filled_up_with_what_metrics_ignore(tmp_path):
+    model, samples = reader(tokens_first=True), texts(60)
+    seen = []
+
+    class Tokens(MeanMetric):
+        score_range = (0.0, 1.0)
+
+        def scores(self, outputs, labels):
+            seen.append(labels)
+            valid = labels >= 0
+            return ((outputs.argmax(2) == labels) & valid).sum(1) / valid.sum(1)
+
+    labels = [tokens[0].argmax(1) for tokens, _ in one_by_one(model, samples)]
+    for labels_, name in ((labels, "ragged"), (filled(labels, -100), "padded")):
+        data = {"input_ids": samples, "y": labels_}
+        result = tuned(model, data, tmp_path, name, metric=Tokens(), output="tokens").result
+        assert result["baseline"]["accuracy"] == 1.0
+    assert seen[0].min() == -100
+
+
+def test_pictures_of_different_widths_are_never_filled_up(tmp_path):
+    rng, model = np.random.default_rng(3), recognizer()
+    widths = rng.choice([8, 12, 13, 20, 31], 80)
+    pictures = [rng.normal(size=(1, 8, width)).astype(np.float32) for width in widths]
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = [session.run(None, {"x": picture[None]})[0][0] for picture in pictures]
+
+    class Same(MeanMetric):
+        score_range = (0.0, 1.0)
+
+        def scores(self, outputs, labels):
+            return np.array(
+                [
+                    output.shape == expected[place].shape and np.allclose(output, expected[place], atol=1e-4)
+                    for output, place in zip(outputs, labels.astype(int), strict=True)
+                ],
+                np.float64,
+            )
+
+    data = (pictures, np.arange(80))
+    result = tuned(model, data, tmp_path, metric=Same(), tolerable_loss=0.99).result
+    assert result["baseline"]["accuracy"] == 1.0
+    assert {one["length"] for one in result["tuned"]["latency_by_length"]} <= {8, 12, 13, 20, 31}
+    offsets = np.cumsum([0, *widths])
+    stored = {"x.values": np.concatenate(pictures, 2), "x.offsets": offsets, "x.axis": 2, "y": np.arange(80)}
+    np.savez(tmp_path / "lines.npz", **stored)
+    assert (
+        tuned(model, tmp_path / "lines.npz", tmp_path, "npz", metric=Same(), tolerable_loss=0.99).result["baseline"][
+            "accuracy"
+        ]
+        == 1.0
+    )
+    whole = np.zeros((80, 1, 8, 31), np.float32)
+    for row, picture in zip(whole, pictures, strict=True):
+        row[..., : picture.shape[2]] = picture
+    padded = {"x": whole, "width": widths, "y": np.arange(80)}
+    cut = tuned(model, padded, tmp_path, "cut", metric=Same(), tolerable_loss=0.99, data_lengths={"x": "width"}).result
+    assert cut["baseline"]["accuracy"] == 1.0
+
+
+def test_named_lengths_are_timed_with_equal_weights(tmp_path, answers):
+    model, samples, labels = answers
+    ragged_file(tmp_path / "ragged.npz", samples, labels)
+    result = tuned(model, tmp_path / "ragged.npz", tmp_path, output="text", lengths=[32, 8]).result
+    found = result["tuned"]["latency_by_length"]
+    assert [(one["length"], one["weight"]) for one in found] == [(8, 0.5), (32, 0.5)]
+    mean = sum(one["weight"] * one["ms"] for one in found)
+    assert result["tuned"]["latency_ms"] == pytest.approx(mean, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [([0, 4], "measure.lengths: is [0, 4]; positive whole numbers, each once"), ([], "measure.lengths: is []")],
+)
+def test_lengths_that_are_none_are_refused(tmp_path, answers, lengths, message):
+    with pytest.raises(InputError) as caught:
+        tuned(answers[0], answers[1], tmp_path, lengths=lengths)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_fixed_length_is_filled_up_to_and_longer_samples_are_refused(tmp_path, answers):
+    _, samples, labels = answers
+    fixed = reader(length=48)
+    for name, data in (
+        ("ragged", {"input_ids": samples}),
+        ("padded", {"input_ids": filled(samples), "attention_mask": filled([np.ones(len(s)) for s in samples])}),
+    ):
+        result = tuned(fixed, {**data, "y": labels}, tmp_path, name, output="text").result
+        assert result["baseline"]["accuracy"] == pytest.approx(0.8)
+        assert [one["length"] for one in result["tuned"]["latency_by_length"]] == [48]
+    with pytest.raises(
+        InputError, match=r"data: has samples of up to 40 entries; inputs of the model have a fixed length of 24"
+    ):
+        tuned(reader(length=24), {"input_ids": samples, "y": labels}, tmp_path, "short")
+    with pytest.raises(InputError, match=r"measure\.lengths: is \[16\]; the model takes a length of 48 only"):
+        tuned(fixed, {"input_ids": samples, "y": labels}, tmp_path, "other", lengths=[16])
+
+
+def test_a_model_that_does_not_heed_its_mask_gets_no_filled_up_samples(tmp_path, caplog):
+    model, samples = reader(), texts()
+    for node in model.graph.node:
+        if node.output[0] == "less":
+            node.input[0] = node.input[1]  # attention no longer sees the mask
+    labels = np.array([text[0].argmax() for text, _ in one_by_one(model, samples)])
+    study = tuned(model, {"input_ids": samples, "y": labels}, tmp_path, output="text")
+    assert study.result["baseline"]["accuracy"] == 1.0
+    assert "in spite of attention_mask, that changes the model's outputs" in caplog.text
+    padded = {"input_ids": filled(samples), "attention_mask": filled([np.ones(len(s)) for s in samples]), "y": labels}
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    whole = session.run(["text"], {name: padded[name][20:] for name in ("input_ids", "attention_mask")})[0]
+    given = tuned(model, padded, tmp_path, "padded", output="text").result
+    assert given["baseline"]["accuracy"] == pytest.approx(np.mean(whole.argmax(1) == labels[20:]))
+    assert "latency_by_length" not in given["tuned"]
+
+
+def test_samples_of_one_shape_are_measured_as_before(tmp_path, answers):
+    model, _, labels = answers
+    ids = np.random.default_rng(0).integers(1, WORDS, (120, 12))
+    result = tuned(
+        model, {"input_ids": ids, "attention_mask": np.ones_like(ids), "y": labels}, tmp_path, output="text"
+    ).result
+    assert "latency_by_length" not in result["tuned"]
+
+
+def test_a_fixed_batch_size_is_filled_up_in_every_length(tmp_path, answers):
+    _, samples, labels = answers
+    result = tuned(reader(batch=4), {"input_ids": samples, "y": labels}, tmp_path, output="text", batch_size=4).result
+    assert result["baseline"]["accuracy"] == pytest.approx(0.8)
+
+
+def test_the_engine_may_run_in_its_own_process(tmp_path, answers):
+    model, samples, labels = answers
+    result = tuned(model, {"input_ids": samples, "y": labels}, tmp_path, output="text", isolation="process").result
+    assert result["baseline"]["accuracy"] == pytest.approx(0.8)
+    assert len(result["tuned"]["latency_by_length"]) == 3
