@@ -56,6 +56,10 @@ class Raw:
             )
         if self.labels is not None and len(self.labels) != len(self):
             raise InputError(self.key, f"{len(self.labels)} labels for {len(self)} samples", "one label per sample")
+        for name, samples in self.inputs.items():
+            if isinstance(samples, Ragged) and not samples.shapes.all():
+                place = int(np.flatnonzero(~samples.shapes.all(1))[0])
+                raise InputError(self.key, f"sample {place} of array {name!r} is empty", "leave empty samples out")
         labels = {} if self.labels is None else {"y": self.labels}
         array: Samples
         for name, array in [*self.inputs.items(), *self.shared.items(), *labels.items()]:
@@ -628,9 +632,7 @@ def with_masks(raw: Raw, info: ModelInfo, constants: Mapping[str, Any]) -> Raw:
         and spec.name not in {*constants, *raw.shared}
         and (not spec.rank_known or len(spec.sample_shape) == 1)
     ]
-    lengths = next(
-        (s.shapes[:, 0] for s in given.values() if isinstance(s, Ragged) and s.ndim == 2 and s.shapes.min() > 0), None
-    )
+    lengths = next((s.shapes[:, 0] for s in given.values() if isinstance(s, Ragged) and s.ndim == 2), None)
     if lengths is None or not missing:
         return raw
     made = {spec.name: Ragged(np.ones(int(lengths.sum()), spec.dtype), lengths[:, None]) for spec in missing}
@@ -646,7 +648,7 @@ def cut(raw: Raw, info: ModelInfo, lengths: Mapping[str, str]) -> Raw:
         lengths: Name of padded samples to the array of their lengths, see `InputSettings`.
 
     Raises:
-        InputError: there is no such array, or it holds no lengths, or the input has not exactly one free axis.
+        InputError: there is no such array, or it holds no lengths, or they may be those of several axes.
     """
     inputs = dict(raw.inputs)
     specs = {spec.name: spec for spec in info.inputs}
@@ -654,24 +656,41 @@ def cut(raw: Raw, info: ModelInfo, lengths: Mapping[str, str]) -> Raw:
         missing = [wanted for wanted in (name, other) if wanted not in raw.inputs]
         if missing:
             raise InputError("data.lengths", f"names {missing[0]!r}", f"the data holds {', '.join(raw.inputs)}")
-        spec = specs.get(name, info.inputs[0] if len(info.inputs) == 1 else None)
-        free = [axis for axis, size in enumerate(spec.sample_shape) if size is None] if spec else []
-        if spec is None or len(free) != 1:
-            raise InputError("data.lengths", f"names {name!r}", f"an input with one free axis; {info.text()}")
-        samples, own = inputs[name], np.asarray(rectangular(raw.inputs[other]))
-        most = min(sample.shape[free[0]] for sample in (samples[0], samples[len(samples) - 1]))
-        if own.reshape(len(own), -1).shape[1] != 1 or own.dtype.kind not in "iu" or own.min() < 1 or own.max() > most:
+        samples, own = raw.inputs[name], rectangular(raw.inputs[other])
+        if isinstance(samples, Ragged):
+            raise InputError(
+                "data.lengths", f"names {name!r}, whose samples differ in their shape already", "leave it out"
+            )
+        if own.size != len(own) or own.dtype.kind not in "iu" or own.min() < 1:
             raise InputError(
                 "data.lengths",
-                f"names {other!r}, which holds {own.dtype} of shape {own.shape} from {own.min()} to {own.max()}",
-                f"one whole number per sample, from 1 to {most}",
+                f"names {other!r}, an array of shape {own.shape} and type {own.dtype} from {own.min()}",
+                "one whole number from 1 per sample",
             )
-        before = (slice(None),) * free[0]
+        spec = specs.get(name, info.inputs[0] if len(info.inputs) == 1 else None)
+        before = (slice(None),) * _cut_axis(name, samples, spec, int(own.max()), info)
         inputs[name] = Ragged.of(
             [sample[(*before, slice(size))] for sample, size in zip(samples, own.reshape(-1).tolist(), strict=True)]
         )
     read = {other for other in lengths.values() if other not in specs}
     return replace(raw, inputs={name: samples for name, samples in inputs.items() if name not in read})
+
+
+def _cut_axis(name: str, samples: NDArray[Any], spec: TensorSpec | None, most: int, info: ModelInfo) -> int:
+    """The free axis of a sample whose lengths go up to `most`: the only one that is as long, or just as long."""
+    shape = samples.shape[1:]
+    free = [] if spec is None or len(spec.sample_shape) != len(shape) else spec.sample_shape
+    for fitting in (
+        [axis for axis, size in enumerate(free) if size is None and shape[axis] >= most],
+        [axis for axis, size in enumerate(free) if size is None and shape[axis] == most],
+    ):
+        if len(fitting) == 1:
+            return fitting[0]
+    raise InputError(
+        "data.lengths",
+        f"holds lengths up to {most} for samples of shape {shape} of {name!r}",
+        f"an input with one free axis of at least that size; {info.text()}",
+    )
 
 
 def samples_by_input(raw: Raw, info: ModelInfo, feeds: Feeds) -> dict[str, Samples]:

@@ -73,8 +73,7 @@ class Spool:
 
     Args:
         key: Configuration key that errors name.
-        folder: Folder of the files if another process maps them, where all samples of a name have one shape; None for
-            unnamed temporary files.
+        folder: Folder of the files if another process maps them; None for unnamed temporary files.
     """
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
@@ -135,31 +134,36 @@ class Spool:
         if not self._shapes[name] or not len(shapes):
             return
         first = self._shapes[name][0][0]
-        if shapes.shape[1] != len(first) or (self.folder is not None and (shapes != first).any()):
+        if shapes.shape[1] != len(first):
             raise InputError(
                 self.key,
                 f"array {name!r} has samples of shape {tuple(shapes[0].tolist())} and of {tuple(first.tolist())}",
-                "one shape for all samples" if self.folder is not None else "one number of axes for all samples",
+                "one number of axes for all samples",
             )
 
     def _open(self, name: str) -> IO[bytes]:
         return (self.folder / f"{name}.raw").open("w+b") if self.folder else tempfile.TemporaryFile(prefix="ncs-")
 
     def forms(self) -> dict[str, tuple[list[int], str]]:
-        """Shape and data type of each array as JSON-serializable values, for `mapped`."""
-        found = {name: np.concatenate(shapes) for name, shapes in self._shapes.items()}
-        return {name: ([len(shapes), *shapes[0].tolist()], self._types[name].str) for name, shapes in found.items()}
+        """Shape and data type of each array as JSON-serializable values, for `kept`.
+
+        The shape of samples that differ is -1 along each axis in which they do; their shapes are in a file beside.
+        """
+        forms = {}
+        for name, parts in self._shapes.items():
+            shapes = np.concatenate(parts)
+            same = (shapes == shapes[:1]).all(0)
+            forms[name] = [len(shapes), *np.where(same, shapes[0], -1).tolist()], self._types[name].str
+            if self.folder is not None and not same.all():
+                shapes.tofile(_shapes_file(self.folder, name))
+        return forms
 
     def arrays(self) -> dict[str, Samples]:
         """All arrays, memory-mapped from disk; ragged where samples differ in their shape."""
         arrays: dict[str, Samples] = {}
-        for name, parts in self._shapes.items():
+        for name, (shape, dtype) in self.forms().items():
             self._files[name].flush()
-            shapes, dtype = np.concatenate(parts), self._types[name].str
-            if (shapes == shapes[:1]).all():
-                arrays[name] = mapped(self._files[name], (len(shapes), *shapes[0].tolist()), dtype)
-            else:
-                arrays[name] = Ragged(mapped(self._files[name], (int(shapes.prod(1).sum()),), dtype), shapes)
+            arrays[name] = _samples(self._files[name], tuple(shape), dtype, np.concatenate(self._shapes[name]))
         return arrays
 
     def close(self) -> None:
@@ -172,3 +176,21 @@ class Spool:
 def mapped(file: IO[bytes] | Path, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """Map the content of a file as an array."""
     return np.empty(shape, dtype) if 0 in shape else np.memmap(file, dtype, "r", shape=shape)
+
+
+def kept(folder: Path, name: str, shape: tuple[int, ...], dtype: str) -> Samples:
+    """An array that the `Spool` of another process wrote into a folder; shape and type are those of `Spool.forms`."""
+    shapes = np.zeros((0, 0), np.int64)
+    if -1 in shape:
+        shapes = np.fromfile(_shapes_file(folder, name), np.int64).reshape(shape[0], len(shape) - 1)
+    return _samples(folder / f"{name}.raw", shape, dtype, shapes)
+
+
+def _shapes_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.shapes.raw"
+
+
+def _samples(file: IO[bytes] | Path, shape: tuple[int, ...], dtype: str, shapes: NDArray[np.int64]) -> Samples:
+    if -1 not in shape:
+        return mapped(file, shape, dtype)
+    return Ragged(mapped(file, (int(shapes.prod(axis=1).sum()),), dtype), shapes)

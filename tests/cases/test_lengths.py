@@ -218,6 +218,14 @@ def test_pictures_of_different_widths_are_never_filled_up(tmp_path):
     padded = {"x": whole, "width": widths, "y": np.arange(80)}
     cut = tuned(model, padded, tmp_path, "cut", metric=Same(), tolerable_loss=0.99, data_lengths={"x": "width"}).result
     assert cut["baseline"]["accuracy"] == 1.0
+    for lengths, problem in (
+        ({"x": "height"}, "names 'height'; the data holds x, width"),
+        ({"x": "x"}, "names 'x', an array of shape"),
+        ({"x": "long"}, "holds lengths up to 32 for samples of shape"),
+    ):
+        more = {**padded, **({"long": widths + 1} if "long" in lengths.values() else {})}
+        with pytest.raises(InputError, match=rf"^data\.lengths: {problem}"):
+            tuned(model, more, tmp_path, "refused", metric=Same(), data_lengths=lengths)
 
 
 def test_named_lengths_are_timed_with_equal_weights(tmp_path, answers):
@@ -294,4 +302,54 @@ def test_the_engine_may_run_in_its_own_process(tmp_path, answers):
     model, samples, labels = answers
     result = tuned(model, {"input_ids": samples, "y": labels}, tmp_path, output="text", isolation="process").result
     assert result["baseline"]["accuracy"] == pytest.approx(0.8)
+    assert len(result["tuned"]["latency_by_length"]) == 3
+
+
+def test_a_hopeless_trial_stops_early_after_the_same_samples_ragged_and_padded(tmp_path):
+    model, samples = reader(), texts(620)
+    labels = np.array([text[0].argmax() for text, _ in one_by_one(model, samples)])
+    ones = [np.ones(len(s)) for s in samples]
+    found = []
+    padded = {"input_ids": filled(samples), "attention_mask": filled(ones)}
+    for name, inputs in (("ragged", {"input_ids": samples}), ("padded", padded)):
+        strict = {"tolerable_loss": 0.0, "evaluation_batch_size": 20}
+        study = tuned(model, {**inputs, "y": labels}, tmp_path, name, output="text", **strict)
+        (trial,) = study.trials
+        found.append((trial.state, trial.evaluation.samples, trial.evaluation.metrics))
+    assert found[0] == found[1]
+    state, read, _ = found[0]
+    assert state == "pruned"
+    assert read < 600
+
+
+@pytest.mark.parametrize("strategy", ["ilp"])
+def test_effects_and_latency_terms_come_from_several_shapes(tmp_path, strategy):
+    rng, model = np.random.default_rng(3), recognizer()
+    pictures = [rng.normal(size=(1, 8, width)).astype(np.float32) for width in rng.integers(8, 32, 60)]
+
+    class Mean(MeanMetric):
+        def scores(self, outputs, labels):
+            return np.array([1 + float(output.mean()) for output in outputs])
+
+    study = tuned(model, (pictures, np.arange(60)), tmp_path, metric=Mean(), strategy=strategy, max_trials=2)
+    assert study.result["trials"]["ok"] == 2
+    assert len(study.result["tuned"]["latency_by_length"]) == 3
+
+
+def test_tensorflow_runs_ragged_samples(tmp_path):
+    keras = pytest.importorskip("keras")
+    ids = keras.Input((None,), name="input_ids", dtype="int32")
+    mask = keras.Input((None,), name="attention_mask", dtype="float32")
+    words = keras.layers.Dense(16, activation="relu")(keras.layers.Embedding(WORDS, 16)(ids))
+    ones = keras.layers.Reshape((-1, 1))(mask)
+    summed = keras.layers.GlobalAveragePooling1D()(keras.layers.Multiply()([words, ones]))
+    share = keras.layers.GlobalAveragePooling1D()(ones)
+    hidden = keras.layers.Dense(16, activation="relu")(summed / share)
+    model = keras.Model([ids, mask], keras.layers.Dense(3)(hidden))
+    samples = texts(60)
+    scores = [model([s[None], np.ones((1, len(s)), np.float32)]).numpy()[0] for s in samples]
+    labels = np.array([score.argmax() for score in scores])
+    data = {"input_ids": samples, "y": labels}
+    result = nc_strategies.tune(model, data, run_dir=tmp_path / "run", allow_poor_baseline=True, **QUICK).result
+    assert result["baseline"]["accuracy"] == 1.0
     assert len(result["tuned"]["latency_by_length"]) == 3

@@ -91,6 +91,11 @@ class TestRagged:
         with pytest.raises(InputError, match="3 labels for 2 samples"):
             Raw("k", {"x": Ragged.of(pieces((1,), (2,)))}, np.zeros(3))
 
+    def test_an_empty_sample_is_refused_and_an_empty_label_is_not(self):
+        with pytest.raises(InputError, match="sample 1 of array 'x' is empty"):
+            Raw("k", {"x": Ragged.of(pieces((1,), (0,)))})
+        assert len(Raw("k", {"x": np.zeros((2, 1))}, Ragged.of(pieces((1,), (0,))))) == 2
+
 
 def masked(lengths, width=None, order=None):
     ids = Ragged.of([np.full(length, place + 1) for place, length in enumerate(lengths)])

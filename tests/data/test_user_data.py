@@ -107,7 +107,7 @@ def test_calibration_has_a_function_of_its_own_and_needs_no_labels_nor_an_end(lo
 
 
 def test_batches_may_hold_samples_of_different_shapes(load):
-    evaluation, calibration = load("ragged", calibration_samples=2)
+    evaluation, calibration = load("ragged", samples=2)
     given, x = evaluation.inputs["x"], calibration.inputs["x"]
     assert [sample.shape for sample in (x[0], given[0], given[-1], given[-2])] == [(2,), (2,), (1,), (2,)]
     assert len(evaluation) == len(evaluation.labels)
