@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nc_strategies.backends.ceiling import Ceiling
     from nc_strategies.calibration.histogram import Histogram
     from nc_strategies.data.dataset import Dataset, Raw
+    from nc_strategies.data.ragged import Ragged
     from nc_strategies.data.settings import Preprocess
     from nc_strategies.errors import EngineError, InputError, NcsError
     from nc_strategies.metrics.base import MeanMetric, Metric
@@ -73,6 +74,7 @@ else:
         "Prediction": "nc_strategies.problem",
         "Preprocess": "nc_strategies.data.settings",
         "Problem": "nc_strategies.problem",
+        "Ragged": "nc_strategies.data.ragged",
         "Raw": "nc_strategies.data.dataset",
         "Space": "nc_strategies.space",
         "Steps": "nc_strategies.strategies.base",
@@ -100,6 +102,6 @@ __all__ = [
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Overrides", "FLOAT",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
     "ModelSource", "Histogram", "Ceiling",
-    "Metric", "MeanMetric", "Dataset", "Raw", "Preprocess", "Tracker",
+    "Metric", "MeanMetric", "Dataset", "Ragged", "Raw", "Preprocess", "Tracker",
     "NcsError", "InputError", "EngineError",
 ]  # fmt: skip

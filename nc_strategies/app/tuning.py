@@ -39,6 +39,8 @@ def tune(
     axes: Mapping[str, int] | None = None,
     state: Mapping[str, str] | None = None,
     calibration_batch_size: int | None = None,
+    pad: Any = None,
+    data_lengths: Any = None,
     **options: Any,
 ) -> Study:
     """Tune a trained model to int8, as the command line does, from Python.
@@ -79,6 +81,8 @@ def tune(
             come first.
         state: State that the model carries along a sequence, input to output; see `InputSettings`.
         calibration_batch_size: Most samples of a calibration run; None to choose it by memory.
+        data_lengths: Padded inputs to the arrays of their samples' lengths, ``data.lengths``; see `InputSettings`.
+        pad: Value that fills samples of different lengths up, or a mapping of inputs to values; see `InputSettings`.
         **options: Any key of the sections ``tuning``, ``space`` and ``measure`` of the configuration.
 
     Returns:
@@ -114,7 +118,7 @@ def tune(
             isolation,
             output=output,
             allow_poor_baseline=allow_poor_baseline,
-            inputs=InputSettings(constants, axes, state, calibration_batch_size),
+            inputs=InputSettings(constants, axes, state, calibration_batch_size, pad, data_lengths),
             options=everything,
         )
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.data.ragged import Ragged, Samples
 from nc_strategies.data.settings import ImageForm
 from nc_strategies.data.spool import Spool
 from nc_strategies.errors import InputError, first_line
@@ -24,7 +25,7 @@ def fetch(request: dict[str, Any]) -> dict[str, Any]:
     """Write the samples of a split into a folder, one file per array.
 
     Returns:
-        ``arrays``: array name to shape and data type.
+        ``arrays``: array name to shape and data type, see `Spool.forms`.
 
     Raises:
         InputError: the data set cannot be read.
@@ -72,7 +73,9 @@ def _array(value: Any, form: ImageForm) -> NDArray[Any]:
         raise InputError(KEY, f"a picture {first_line(error)}") from None
 
 
-def _stack(name: str, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+def _stack(name: str, arrays: list[NDArray[Any]]) -> Samples:
+    if {array.ndim for array in arrays} == {1} and len({array.shape for array in arrays}) > 1:
+        return Ragged.of(arrays)
     try:
         return np.stack(arrays)
     except ValueError:

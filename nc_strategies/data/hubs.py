@@ -11,7 +11,7 @@ from typing import Any
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.loaders import check_samples, split
 from nc_strategies.data.settings import HuggingFaceDataSettings, TfdsSettings
-from nc_strategies.data.spool import mapped
+from nc_strategies.data.spool import kept
 from nc_strategies.runtime.child import run_child
 
 FETCH = "nc_strategies.data.fetch"
@@ -44,8 +44,7 @@ class _HubData:
             answer = run_child(FETCH, request, "data.dataset", "reading the data set")
             # A mapped file stays readable after it is deleted; its space is freed when the mapping ends.
             arrays = {
-                name: mapped(folder / f"{name}.raw", tuple(shape), dtype)
-                for name, (shape, dtype) in answer["arrays"].items()
+                name: kept(folder, name, tuple(shape), dtype) for name, (shape, dtype) in answer["arrays"].items()
             }
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -35,6 +35,7 @@ class BaselineMeasurer(MeasurerCore):
         spent: dict[str, float] = {}
         with Clock(spent, "build"):
             as_given, all_float = self.backend.reference(), self.backend.build(self._all_float)
+        self._check_lengths(as_given)
         with Clock(spent, "accuracy"):
             try:
                 self._fit_samples(as_given)
@@ -75,6 +76,20 @@ class BaselineMeasurer(MeasurerCore):
             as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), self.readings()
         )
         return self._baseline
+
+    def _check_lengths(self, model: Executable) -> None:
+        """Check that the model runs at the lengths that the user names.
+
+        Raises:
+            InputError: it does not, for example because it has no embeddings of positions that far.
+        """
+        for timed in self.timed if self.settings.lengths is not None else ():
+            try:
+                model.predict(timed.batch)
+            except EngineError as error:
+                raise InputError(
+                    "measure.lengths", f"holds {timed.length}, which the model cannot run ({error})", "other lengths"
+                ) from error
 
     def _fit_samples(self, model: Executable) -> None:
         """Choose how many samples are used, from the time that fp32 takes for a few runs."""

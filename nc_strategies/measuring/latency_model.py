@@ -14,7 +14,7 @@ import numpy as np
 from nc_strategies.backends.base import Backend, Executable, Profile
 from nc_strategies.errors import EngineError
 from nc_strategies.measuring.deadline import Check, unlimited
-from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
+from nc_strategies.measuring.latency import TIMING_RULES, Timing
 from nc_strategies.measuring.latency_regression import (
     Array,
     Columns,
@@ -25,6 +25,7 @@ from nc_strategies.measuring.latency_regression import (
     posterior,
     unstretched,
 )
+from nc_strategies.measuring.lengths import TimedBatch, interleave_batches
 from nc_strategies.models.info import Batch
 from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
@@ -135,6 +136,7 @@ class _TimingSession:
     reference: Executable | None = None
     check: Check = unlimited
     brief: bool = False
+    timed_batches: Sequence[TimedBatch] = ()
     seconds: float = field(init=False, default=0.0)
     _own: bool = field(init=False, default=False)
 
@@ -202,11 +204,9 @@ class _TimingSession:
         return model
 
     def _interleave(self, models: Sequence[Executable], times: int = 1) -> Timing:
-        def run(model: Executable) -> Callable[[], object]:
-            return lambda: model.predict(self.batch)
-
         count = PLAN.brief_runs if self.brief else self.runs or self._count(PLAN.runs, PLAN.most_runs)
-        return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock, self.check)
+        batches = self.timed_batches or [TimedBatch(self.batch)]
+        return interleave_batches(models, batches, count * times, self.rng, self.limit, self.clock, self.check)
 
     def _profiled_runs(self) -> int:
         return PLAN.brief_profiled_runs if self.brief else self._count(PLAN.profiled_runs, PLAN.most_profiled_runs)
@@ -227,6 +227,7 @@ def fit_latency(
     reference: Executable | None = None,
     check: Check = unlimited,
     brief: bool = False,
+    timed_batches: Sequence[TimedBatch] = (),
 ) -> LatencyTerms:
     """Fit the terms of a model's latency relative to fp32's.
 
@@ -239,7 +240,8 @@ def fit_latency(
     Args:
         backend: Loaded and calibrated.
         space: Search space.
-        batch: Input that trials are timed with.
+        batch: Input that trials are timed with; where they are timed at several lengths, that of the middle one, which
+            configurations are profiled with.
         rng: Draws configurations and shuffles runs.
         runs: Timed runs per configuration; by default 25 to 100, depending on fp32's latency.
         limit: Seconds after which the timing of a configuration stops, once it has 20 runs.
@@ -249,6 +251,7 @@ def fit_latency(
             the same session.
         check: Called before each timed run.
         brief: Profile only the all-float graph, the default and every second operator in int8, with few runs.
+        timed_batches: Inputs that trials are timed with, if they are several.
 
     Returns:
         The terms; `LatencyTerms.error` is the leave-one-out error on the random configurations; 0 without any.
@@ -257,7 +260,9 @@ def fit_latency(
         EngineError: not even the all-float graph runs.
         OutOfTimeError: `check` raised it.
     """
-    timer = _TimingSession(backend, batch, rng, runs, limit, clock or backend.clock, reference, check, brief)
+    timer = _TimingSession(
+        backend, batch, rng, runs, limit, clock or backend.clock, reference, check, brief, timed_batches
+    )
     timer.choose_reference(space.all_float())
     timed = timer.time(list(_ends(space, brief)), 1 if brief else PLAN.end_runs_factor)
     timed += timer.time(list(_alternating(space)))

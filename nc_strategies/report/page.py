@@ -24,7 +24,7 @@ from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.run_files import RunFiles
-from nc_strategies.report.table import cells, columns
+from nc_strategies.report.table import LENGTH_COLUMNS, cells, columns, length_rows
 from nc_strategies.report.vega import vega
 from nc_strategies.runtime.files import write_atomically
 from nc_strategies.study.study import Study, StudyListener
@@ -174,6 +174,8 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         "machine": facts(machine) if machine else [],
         "ceiling": ratios(machine) if machine else [],
         "tuned": run.result.get("tuned"),
+        "length_columns": LENGTH_COLUMNS,
+        "by_length": length_rows(run.result) if run.result.get("tuned") else [],
         "known": bool(run.analysis),
         "data": {"charts": drawn, **_configs(run)},
     }

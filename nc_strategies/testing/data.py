@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nc_strategies.data.dataset import Dataset, Raw
+from nc_strategies.data.ragged import Ragged
 from nc_strategies.data.settings import Preprocess
 from nc_strategies.models.info import ModelInfo, TensorSpec
 
@@ -32,7 +33,11 @@ class DataSuite:
 
     def info(self, raw: Raw) -> ModelInfo:
         """Inputs of a model that accepts the samples without preprocessing."""
-        specs = (TensorSpec(name, (None, *array.shape[1:]), array.dtype) for name, array in raw.inputs.items())
+        shapes = {
+            name: tuple(None if size < 0 else size for size in samples.shape[1:])
+            for name, samples in raw.inputs.items()
+        }
+        specs = (TensorSpec(name, (None, *shapes[name]), samples.dtype) for name, samples in raw.inputs.items())
         return ModelInfo(tuple(specs), ())
 
     def test_it_gives_labelled_samples_and_some_to_calibrate_with(self) -> None:
@@ -68,6 +73,10 @@ class DataSuite:
         batches = list(data.batches(7))
         assert sum(count for _, _, count in batches) == len(evaluation)
         for name, array in evaluation.inputs.items():
+            if isinstance(array, Ragged):
+                own = [array for batch, _, _ in batches for array in batch[name]]
+                assert all(one.tobytes() == other.tobytes() for one, other in zip(own, array, strict=True))
+                continue
             np.testing.assert_array_equal(np.concatenate([batch[name] for batch, _, _ in batches]), array)
 
     def test_its_errors_name_a_key_of_the_configuration(self) -> None:

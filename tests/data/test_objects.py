@@ -86,7 +86,7 @@ def test_an_endless_iterable_is_left_after_enough_samples():
     [
         ([], "yields nothing"),
         (3, "is of type int"),
-        ([(X, Y), (X[:, :1], Y)], "do not fit each other"),
+        ([(X, Y), (X[:, 0], Y)], "do not fit each other"),
         ([(X, Y), X], "element 2 differs"),
         ((X, Y[:3]), "3 labels for 12 samples"),
         (["text"], "yields str"),

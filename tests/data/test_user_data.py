@@ -45,9 +45,14 @@ def breaks_off():
     yield x, y
     raise ValueError("no more today")
 
+def other_rank():
+    yield x, y
+    yield x[:, 0], y
+
 def ragged():
     yield x, y
     yield x[:, :1], y
+    yield [x[0], x[1, :1]], y[:2]
 
 def words():
     return np.array(["a", "b"]), y[:2]
@@ -101,12 +106,19 @@ def test_calibration_has_a_function_of_its_own_and_needs_no_labels_nor_an_end(lo
     assert len(calibration) == (30 if name == "endless" else 8)
 
 
+def test_batches_may_hold_samples_of_different_shapes(load):
+    evaluation, calibration = load("ragged", samples=2)
+    given, x = evaluation.inputs["x"], calibration.inputs["x"]
+    assert [sample.shape for sample in (x[0], given[0], given[-1], given[-2])] == [(2,), (2,), (1,), (2,)]
+    assert len(evaluation) == len(evaluation.labels)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("broken", "broken raised ValueError: no data today"),
         ("breaks_off", "raised ValueError: no more today"),
-        ("ragged", r"samples of shape \(1,\) and of \(2,\)"),
+        ("other_rank", r"samples of shape \(\) and of \(2,\)"),
         ("words", "array 'x' is of type <U1; numbers are needed"),
         ("nothing", r"returned a NoneType; expected \(x, y\)"),
         ("none_yielded", "holds no samples"),
