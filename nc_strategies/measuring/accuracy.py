@@ -174,8 +174,8 @@ def loss_interval(
     before, after = metric.scores(reference, labels), metric.scores(outputs, labels)
     if before is not None and after is not None:
         difference = sign * (before - after)
-        width = metric.score_range[1] - metric.score_range[0]
-        if np.isfinite(width) and not metric.graded:
+        width = metric.hit_range[1] - metric.hit_range[0]
+        if np.isfinite(width):
             difference = np.concatenate([difference, [width / np.sqrt(2), -width / np.sqrt(2)]])
         spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
         centre, reach = difference.mean(), Z_95 * spread / np.sqrt(len(difference))

@@ -24,6 +24,7 @@ from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
 from nc_strategies.measuring.memory import peak_bytes
 from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
+from nc_strategies.measuring.reference import ReferenceOutputs
 from nc_strategies.measuring.selection import OutputReader, Request, described, select
 from nc_strategies.measuring.sequential import PairedTest, Verdict
 from nc_strategies.metrics.base import Metric, Outputs, rows
@@ -99,7 +100,7 @@ class MeasurerCore:
         further: Mapping[str, Metric] | None = None,
         deadline: Deadline | None = None,
         outputs: Sequence[TensorSpec] = (),
-        named: Mapping[str, str] | None = None,
+        named: Mapping[str, str | tuple[str, ...]] | None = None,
     ) -> None:
         self.backend = backend
         self.data = data
@@ -118,6 +119,7 @@ class MeasurerCore:
         self._layouts: Layouts | None = None
         self._readers: tuple[OutputReader, ...] = ()
         self._memory: dict[str, float] = {}
+        self._fp32_outputs: dict[str, ReferenceOutputs] = {}
         self.batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
@@ -218,7 +220,18 @@ class MeasurerCore:
         """The function that reduces the outputs that a metric keeps of a batch; None if it does not reduce them."""
         if type(metric).condense is Metric.condense:
             return None
+        if not metric.needs_labels:
+            return lambda kept, samples: metric.condense(kept, self._fp32_rows(name, metric, kept, samples))
         return lambda kept, samples: metric.condense(kept, self.labels_of(metric)[samples])
+
+    def _fp32_rows(self, name: str, metric: Metric, kept: Outputs, samples: slice) -> Outputs:
+        """fp32's outputs for some samples; until fp32 is measured, `kept` are fp32's own, and are stored."""
+        if self._baseline is None:
+            if samples.start == 0:
+                self._fp32_outputs[name] = ReferenceOutputs()
+            metric.observe(kept)
+            self._fp32_outputs[name].append(kept)
+        return self._fp32_outputs[name].rows(samples)
 
     def _values(self, found: Predictions) -> Pairs:
         return tuple(

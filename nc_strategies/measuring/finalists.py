@@ -211,7 +211,7 @@ class FinalistMeasurer(MeasurerCore):
         """Whether an evaluation meets the goal by at least the resolution of the samples."""
         first = goal.constraints[0]
         limit = first.loss(first.threshold)
-        found = resolution.assumed(self.samples, limit, self.metric.score_range)
+        found = resolution.assumed(self.samples, limit, self.metric.hit_range)
         return found is not None and goal.loss(evaluation) + found.half_width <= limit
 
     def _built(self, trial: Trial) -> Executable:

@@ -39,6 +39,9 @@ class Metric(ABC):
     needs_labels: bool = True
     """Whether `labels` are the data's. If not, `labels` in `condense` are fp32's own outputs, as `keep` returned them,
     and other methods get an array of shape (N, 0)."""
+    kinds: Sequence[str] = ("f",)
+    """Types of outputs that a metric without labels reads, as numpy's kinds, the preferred one first: all outputs of
+    the first type that the model has."""
     accepts_nonfinite: bool = False
     """Whether `condense` deals with NaN and infinity itself; otherwise an output that holds one fails the model."""
     graded: bool = False
@@ -111,6 +114,20 @@ class Metric(ABC):
         Raises:
             InputError: outputs and labels do not fit.
         """
+
+    def observe(self, reference: Outputs) -> None:  # noqa: B027 - optional, nothing to learn by default
+        """Learn how outputs are read from a batch of fp32's, where they are the reference (`needs_labels` is false).
+
+        It is called for all batches of fp32 before `condense` compares another model with it.
+
+        Args:
+            reference: Result of `keep` for a batch of fp32's outputs.
+        """
+
+    @property
+    def hit_range(self) -> tuple[float, float]:
+        """`score_range` of scores that are right or wrong; infinite for graded scores."""
+        return (-math.inf, math.inf) if self.graded else self.score_range
 
     def no_better(self, outputs: Outputs, labels: Array) -> str:
         """Which trivial answer scores as well as a model, such as one and the same class for all samples.

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class DefaultGoal:
+    """The goal of a metric for which no loss relative to fp32's value can be stated, because that value is 0 or a cap.
+
+    Args:
+        tolerable_loss: Default of the absolute loss, in the metric's unit.
+        reason: Why a relative loss means nothing, for the user.
+    """
+
+    tolerable_loss: float
+    reason: str
 
 
 @dataclass
@@ -147,3 +161,49 @@ class PerplexitySettings:
     shift: bool = True
     ignore: int = -100
     higher_is_better: bool | None = None
+
+
+@dataclass
+class FidelitySettings:
+    """Settings of `Cosine`, the default fidelity."""
+
+    name: str = "cosine"
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class SqnrSettings(FidelitySettings):
+    """Settings of `Sqnr`. The default goal is 30 dB: a noise of 3 % of the signal, typical of good int8 models."""
+
+    goal: ClassVar[DefaultGoal] = DefaultGoal(70.0, "fp32's own value is a cap of 100 dB")
+    name: str = "sqnr"
+
+
+@dataclass
+class MaxAbsErrorSettings(FidelitySettings):
+    """Settings of `MaxAbsError`. The default goal suits probabilities and normalized outputs."""
+
+    goal: ClassVar[DefaultGoal] = DefaultGoal(0.05, "fp32's own value is 0")
+    name: str = "max_abs_error"
+
+
+@dataclass
+class ClassFidelitySettings(FidelitySettings):
+    """Settings of `Top1Agreement`.
+
+    Args:
+        name: The metric's name.
+        axis: Axis of the classes, counted with the samples on axis 0; None for the last.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "top1_agreement"
+    axis: int | None = None
+
+
+@dataclass
+class KlDivergenceSettings(ClassFidelitySettings):
+    """Settings of `KlDivergence`. The default goal is a hundredth of a nat: probabilities that differ by some 7 %."""
+
+    goal: ClassVar[DefaultGoal] = DefaultGoal(0.01, "fp32's own value is 0")
+    name: str = "kl_divergence"

@@ -15,12 +15,17 @@ from nc_strategies.data.settings import (
 )
 from nc_strategies.metrics.settings import (
     AucSettings,
+    ClassFidelitySettings,
     CocoMapSettings,
+    FidelitySettings,
+    KlDivergenceSettings,
+    MaxAbsErrorSettings,
     MeanIoUSettings,
     PerplexitySettings,
     PlainSettings,
     PythonMetricSettings,
     SklearnSettings,
+    SqnrSettings,
     Top1Settings,
     TopKSettings,
 )
@@ -141,6 +146,22 @@ def ncs_components() -> list[Component]:
             CocoMapSettings,
             "nc-strategies[coco]",
             "COCO's average precision of detections (pycocotools)",
+        ),
+        *(
+            Component(
+                "metric",
+                name,
+                f"{METRICS}.fidelity:{target}",
+                schema,
+                summary=f"fidelity to fp32, without labels: {text}",
+            )
+            for name, target, schema, text in (
+                ("cosine", "Cosine", FidelitySettings, "cosine of the outputs"),
+                ("top1_agreement", "Top1Agreement", ClassFidelitySettings, "share of equal classes"),
+                ("sqnr", "Sqnr", SqnrSettings, "signal-to-quantization-noise ratio in dB"),
+                ("kl_divergence", "KlDivergence", KlDivergenceSettings, "divergence of the probabilities in nats"),
+                ("max_abs_error", "MaxAbsError", MaxAbsErrorSettings, "largest difference in a sample"),
+            )
         ),
         Component(
             "metric",
