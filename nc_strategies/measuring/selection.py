@@ -88,6 +88,8 @@ def _select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
     metric, count = request.metric, len(layouts.outputs)
     if not metric.needs_labels:
         return _compared(request, layouts)
+    if metric.reads_several:
+        return _several(request, layouts, labels)
     if request.output is not None:
         return _named(request, layouts)
     if metric.positions is not None:
@@ -138,6 +140,21 @@ def _compared(request: Request, layouts: Layouts) -> OutputReader:
     raise InputError(
         f"{request.key}.name", f"finds nothing to compare: the outputs are {layouts}", _comparable(metric, layouts)
     )
+
+
+def _several(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
+    """The outputs of a metric that may read several: the named ones, or those that it selects."""
+    metric, key = request.metric, f"{request.key}.output"
+    if request.output is not None:
+        names = (request.output,) if isinstance(request.output, str) else request.output
+        return OutputReader(metric.keep, tuple(_place(key, name, layouts) for name in names), Choice.NAMED)
+    samples = [shown[0] if shown and len({one.shape for one in shown}) == 1 else None for shown in layouts.examples]
+    found = metric.several([layout.name for layout in layouts.outputs], samples, labels)
+    if found is None:
+        raise InputError(
+            key, f"is needed: it is not clear which of the outputs {layouts} to read", "[NAME] or [NAME, NAME]"
+        )
+    return OutputReader(metric.keep, found, Choice.ONLY if len(layouts.outputs) == 1 else Choice.FITS)
 
 
 def _comparable(metric: Metric, layouts: Layouts) -> str:

@@ -34,6 +34,8 @@ class Metric(ABC):
     positions: Sequence[int] | None = None
     """Positions of the outputs that `keep` reads among all outputs of the model. None for one output, which is the only
     one of the list that `keep` gets if `fits` can tell it, or if the configuration names it."""
+    reads_several: bool = False
+    """Whether `several` selects outputs, and the configuration may name more than one."""
     reads_one: bool = False
     """Whether `keep` reads one output only, although it is overridden."""
     needs_labels: bool = True
@@ -99,6 +101,19 @@ class Metric(ABC):
             EngineError: the outputs hold NaN or infinity where the metric needs numbers.
         """
         return outputs
+
+    def several(self, names: Sequence[str], samples: Sequence[Array | None], labels: Array) -> tuple[int, ...] | None:
+        """Positions of the outputs that are read, for a metric that may read several (`reads_several`).
+
+        Args:
+            names: Names of the model's outputs.
+            samples: One sample of each output, without a sample axis; None where samples differ in shape.
+            labels: Labels of all samples, shape (N, ...).
+
+        Returns:
+            The positions, in the order in which `keep` gets the outputs; None where the metric cannot tell.
+        """
+        return None
 
     def answers(self, output: Array) -> Array | None:
         """The answer of each sample, such as its class number, shape (n,); None where the metric has no answers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 
@@ -207,3 +207,69 @@ class KlDivergenceSettings(ClassFidelitySettings):
 
     goal: ClassVar[DefaultGoal] = DefaultGoal(0.01, "fp32's own value is 0")
     name: str = "kl_divergence"
+
+
+@dataclass
+class TokenF1Settings:
+    """Settings of `TokenF1`.
+
+    Args:
+        name: The metric's name.
+        tags: Name of each tag number, such as ``[O, B-PER, I-PER]``; None for 0 as O, odd numbers as B, and the even
+            number after each as I of the same type.
+        ignore: Label of tokens that do not count.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "token_f1"
+    tags: list[str] | None = None
+    ignore: int = -100
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class AnswerSettings:
+    """Settings of `Answer`.
+
+    Args:
+        name: ``answer_exact_match`` or ``answer_f1``.
+        longest: Most tokens of an answer.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "answer_exact_match"
+    longest: int = 30
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class ErrorRateSettings:
+    """Settings of `ErrorRate`.
+
+    Args:
+        name: ``wer`` or ``cer``.
+        ctc: Whether scores are decoded as CTC; false takes the best token of each step.
+        blank: Number of the blank of CTC.
+        space: Token between words, for ``wer``; None if a token is a word.
+        end: Token after which a text ends; None if there is none.
+        special: Further tokens that do not count, such as padding and the start of a text.
+        ignore: Label of positions that do not count.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "wer"
+    ctc: bool = True
+    blank: int = 0
+    space: int | None = None
+    end: int | None = None
+    special: list[int] = field(default_factory=list)
+    ignore: int = -100
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class CorrelationSettings:
+    """Settings of `Correlation`: ``spearman`` or ``pearson``."""
+
+    name: str = "spearman"
+    higher_is_better: bool | None = None

@@ -14,9 +14,12 @@ from nc_strategies.data.settings import (
     TfdsSettings,
 )
 from nc_strategies.metrics.settings import (
+    AnswerSettings,
     AucSettings,
     ClassFidelitySettings,
     CocoMapSettings,
+    CorrelationSettings,
+    ErrorRateSettings,
     FidelitySettings,
     KlDivergenceSettings,
     MaxAbsErrorSettings,
@@ -26,6 +29,7 @@ from nc_strategies.metrics.settings import (
     PythonMetricSettings,
     SklearnSettings,
     SqnrSettings,
+    TokenF1Settings,
     Top1Settings,
     TopKSettings,
 )
@@ -161,6 +165,31 @@ def ncs_components() -> list[Component]:
                 ("sqnr", "Sqnr", SqnrSettings, "signal-to-quantization-noise ratio in dB"),
                 ("kl_divergence", "KlDivergence", KlDivergenceSettings, "divergence of the probabilities in nats"),
                 ("max_abs_error", "MaxAbsError", MaxAbsErrorSettings, "largest difference in a sample"),
+            )
+        ),
+        Component(
+            "metric",
+            "token_f1",
+            f"{METRICS}.spans:TokenF1",
+            TokenF1Settings,
+            summary="F1 of tagged entities, as seqeval computes it",
+        ),
+        *(
+            Component("metric", name, f"{METRICS}.spans:Answer", AnswerSettings, summary=text)
+            for name, text in (
+                ("answer_exact_match", "share of answers in a text that are exactly right"),
+                ("answer_f1", "F1 of the tokens of answers in a text"),
+            )
+        ),
+        *(
+            Component("metric", name, f"{METRICS}.transcription:ErrorRate", ErrorRateSettings, summary=text)
+            for name, text in (("wer", "word error rate"), ("cer", "character error rate"))
+        ),
+        *(
+            Component("metric", name, f"{METRICS}.similarity:Correlation", CorrelationSettings, summary=text)
+            for name, text in (
+                ("spearman", "rank correlation of similarities of embeddings"),
+                ("pearson", "correlation of similarities of embeddings"),
             )
         ),
         Component(
