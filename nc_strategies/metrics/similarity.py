@@ -42,7 +42,7 @@ class Correlation(Metric):
         flat = [p for p, s in enumerate(samples) if s is not None and s.dtype.kind == "f" and s.ndim == 1]
         if np.ndim(labels) == 2 and np.shape(labels)[1] == 2:
             return (flat[0],) if len(flat) == 1 else None
-        widths = {np.shape(samples[place]) for place in flat}
+        widths = {sample.shape for place in flat if (sample := samples[place]) is not None}
         return (flat[0], flat[1]) if len(flat) == 2 and len(widths) == 1 else None
 
     @staticmethod

@@ -142,7 +142,7 @@ class Answer(MeanMetric):
             return named[0][0], named[1][0]
         if len(flat) == 2:
             return flat[0], flat[1]
-        pairs = [place for place, sample in enumerate(samples) if _floats(sample, 2) and np.shape(sample)[1] == 2]
+        pairs = [p for p, s in enumerate(samples) if s is not None and _floats(s, 2) and s.shape[1] == 2]
         return (pairs[0],) if len(pairs) == 1 else None
 
     @staticmethod
