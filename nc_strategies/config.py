@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
 from nc_strategies.compat.neural_compressor import AccuracyCriterion, PostTrainingQuantConfig, TuningCriterion
-from nc_strategies.defaults import MAX_TRIALS, TOLERABLE_LOSS
+from nc_strategies.defaults import CRITERION, MAX_TRIALS, TOLERABLE_LOSS
 from nc_strategies.errors import InputError, first_line
 
 __all__ = [
@@ -25,10 +25,14 @@ CRITERIA = ("relative", "absolute")
 STOP_WHEN = ("budget", "met")
 ISOLATION = ("process", "none")
 OBJECTIVES = ("latency", "throughput", "size", "memory")
+NAME, FIDELITY = "name", "fidelity"
 ACCURACY = "accuracy"
 """Name of the first constraint's value, whatever its metric."""
 GOAL_KEYS = ("tolerable_loss", "criterion")
 """Keys of a further constraint that are not settings of its metric."""
+AUTO = "auto"
+"""Name of the metric that stands for `LABELLED` where the data has labels, otherwise for `UNLABELLED`."""
+LABELLED, UNLABELLED = "top1", "cosine"
 OUTPUT = "output"
 """Key beside the settings of every metric: name of the model's output that the metric reads."""
 MIN_LATENCY_RUNS = 20
@@ -40,8 +44,10 @@ class TuningConfig:
     """The tolerable loss, and the limits of the run.
 
     Args:
-        criterion: ``relative`` (a fraction of fp32's value) or ``absolute`` (in the metric's unit).
-        tolerable_loss: Loss that is accepted; a negative one requires a gain (``absolute`` only).
+        criterion: ``relative`` (a fraction of fp32's value) or ``absolute`` (in the metric's unit). None for the
+            metric's default: ``relative``, but ``absolute`` for a metric whose fp32 value is 0 or a cap.
+        tolerable_loss: Loss that is accepted; a negative one requires a gain (``absolute`` only). None for the metric's
+            default: 0.01, except for a metric whose fp32 value is 0 or a cap.
         max_trials: Greatest number of configurations to measure; 0 for no limit.
         timeout: Seconds of the whole run, from loading the model to the saved one; 0 for no limit. A trial or an
             estimate starts where it is expected to leave time for the end, one that takes longer is dropped, and the
@@ -58,8 +64,8 @@ class TuningConfig:
         seed: Seed of all random numbers.
     """
 
-    criterion: str = "relative"
-    tolerable_loss: float = TOLERABLE_LOSS
+    criterion: str | None = None
+    tolerable_loss: float | None = None
     max_trials: int = MAX_TRIALS
     timeout: float = 0.0
     stop_when: str = "budget"
@@ -70,13 +76,20 @@ class TuningConfig:
     memory_limit: float = 0.0
     seed: int = 0
 
+    @property
+    def goal(self) -> tuple[str, float]:
+        """Criterion and tolerable loss; the defaults of most metrics for what is not set."""
+        criterion = CRITERION if self.criterion is None else self.criterion
+        return criterion, TOLERABLE_LOSS if self.tolerable_loss is None else self.tolerable_loss
+
     def validate(self) -> None:
         """Check the values.
 
         Raises:
             InputError: a value is not allowed.
         """
-        _one_of("tuning.criterion", self.criterion, CRITERIA)
+        criterion, loss = self.goal
+        _one_of("tuning.criterion", criterion, CRITERIA)
         _one_of("tuning.stop_when", self.stop_when, STOP_WHEN)
         _at_least("tuning.max_trials", self.max_trials, 0)
         _at_least("tuning.timeout", self.timeout, 0)
@@ -86,7 +99,7 @@ class TuningConfig:
         _at_least("tuning.stage_timeout", self.stage_timeout, 0)
         _at_least("tuning.memory_limit", self.memory_limit, 0)
         _at_least("tuning.seed", self.seed, 0)
-        _tolerance("tuning", self.criterion, self.tolerable_loss)
+        _tolerance("tuning", criterion, loss)
         if self.max_trials == 0 and self.timeout == 0:
             raise InputError(
                 "tuning.max_trials", "and tuning.timeout are both 0: the run would have no end", "set one of them"
@@ -179,7 +192,8 @@ class MetricsConfig:
 
     Args:
         name: The set's name.
-        accuracy: Name and settings of the constraint's metric; its tolerable loss is that of ``tuning``.
+        accuracy: Name and settings of the constraint's metric; its tolerable loss is that of ``tuning``. The name
+            ``auto`` stands for ``top1`` where the data has labels, otherwise for ``cosine``.
         objectives: Any of ``latency``, ``throughput``, ``size``, ``memory``.
         weights: Weight of each objective; equal weights if None.
         constraints: Further constraints: each a metric's name and settings, optionally with its own ``tolerable_loss``
@@ -188,7 +202,7 @@ class MetricsConfig:
     """
 
     name: str = "accuracy_latency"
-    accuracy: dict[str, Any] = field(default_factory=lambda: {"name": "top1", "higher_is_better": None})
+    accuracy: dict[str, Any] = field(default_factory=lambda: {"name": AUTO, "higher_is_better": None})
     objectives: list[str] = field(default_factory=lambda: ["latency"])
     weights: list[float] | None = None
     constraints: list[Any] = field(default_factory=list)
@@ -218,22 +232,37 @@ class MetricsConfig:
                 raise InputError(f"{key}.tolerable_loss", f"is {further.tolerable_loss!r}", "a number")
         self.named_outputs()
 
-    def named_outputs(self) -> dict[str, str]:
+    def choose(self, labelled: bool) -> MetricsConfig:
+        """The same with the metric that ``auto`` stands for.
+
+        Args:
+            labelled: Whether the evaluation data has labels.
+        """
+        if self.accuracy["name"] != AUTO:
+            return self
+        accuracy = {**self.accuracy, NAME: LABELLED if labelled else UNLABELLED}
+        name = self.name if labelled else self.name.replace(ACCURACY, FIDELITY).removesuffix("_latency")
+        return replace(self, name=name, accuracy=accuracy)
+
+    def named_outputs(self) -> dict[str, str | tuple[str, ...]]:
         """Name of the output that each metric reads, by the name of the constraint's value; only those that are given.
+
+        Several names, for a metric that reads several outputs, are a tuple.
 
         Raises:
             InputError: one is not a name.
         """
         keys = {ACCURACY: ("metrics.accuracy", self.accuracy)}
         keys |= {f.name: (f"metrics.constraints[{place}]", f.metric) for place, f in enumerate(self.further())}
-        named: dict[str, str] = {}
+        named: dict[str, str | tuple[str, ...]] = {}
         for name, (key, metric) in keys.items():
             given = metric.get(OUTPUT)
             if given is None:
                 continue
-            if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
+            several = list(given) if isinstance(given, (list, tuple)) else [given]
+            if not several or any(isinstance(n, bool) or not isinstance(n, str | int) or n == "" for n in several):
                 raise InputError(f"{key}.{OUTPUT}", f"is {given!r}", "the name of one of the model's outputs")
-            named[name] = str(given)
+            named[name] = str(given) if several == [given] else tuple(map(str, several))
         return named
 
     def further(self) -> list[FurtherConstraint]:
@@ -296,8 +325,9 @@ class RunConfig:
         self.measure.validate()
         self.metrics.validate()
         for place, further in enumerate(self.metrics.further()):
-            loss = self.tuning.tolerable_loss if further.tolerable_loss is None else further.tolerable_loss
-            _tolerance(f"metrics.constraints[{place}]", further.criterion or self.tuning.criterion, loss)
+            criterion, loss = self.tuning.goal
+            loss = loss if further.tolerable_loss is None else further.tolerable_loss
+            _tolerance(f"metrics.constraints[{place}]", further.criterion or criterion, loss)
         self.space.validate()
 
 

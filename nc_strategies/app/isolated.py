@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -136,14 +137,15 @@ def start(
 
 def build(sent: Sent) -> LocalTarget:
     """Build the target in the worker."""
-    found, config = registry(), sent.config
+    found, evaluation = registry(), sent.evaluation.read()
+    config = replace(sent.config, metrics=sent.config.metrics.choose(evaluation.labels is not None))
     backend = found.create("backend", config.backend, config.measure.threads)
     metric = found.create("metric", metric_settings(config), key="metric")
     return LocalTarget(
         TargetParts(
             backend,
             sent.model,
-            sent.evaluation.read(),
+            evaluation,
             sent.calibration.read(),
             sent.preprocess,
             metric,
@@ -180,7 +182,7 @@ def check(isolation: str, options: Mapping[str, Any], metric: Any, eval_func: An
             "is a function of this process, and with isolation='process' models are evaluated in another one",
             "isolation='none', or data and a metric's name",
         )
-    if not isinstance(metric, (str, Mapping)):
+    if not isinstance(metric, (str, Mapping, NoneType)):
         raise InputError(
             "metric",
             f"is an object of this process ({type(metric).__name__}), and with "

@@ -8,19 +8,20 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from nc_strategies.app import isolated, status
+from nc_strategies.app.goals import state_goals
 from nc_strategies.app.logs import RunLog, redact_error, register_secret
 from nc_strategies.app.run import execute
 from nc_strategies.app.settings import SECTIONS, section
 from nc_strategies.app.studies import Study
 from nc_strategies.app.target import without_output
 from nc_strategies.backends.base import Backend
-from nc_strategies.config import OUTPUT, MetricsConfig, RunConfig
+from nc_strategies.config import AUTO, LABELLED, OUTPUT, UNLABELLED, MetricsConfig, RunConfig
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.objects import head, samples
 from nc_strategies.data.settings import CALIBRATION_SAMPLES, InputRules, InputSettings, Preprocess
@@ -47,7 +48,7 @@ class Request:
     data: Any = None
     strategy: Any = "basic"
     backend: Any = None
-    metric: Any = "top1"
+    metric: Any = None
     higher_is_better: bool | None = None
     objectives: str | Sequence[str] = "latency"
     weights: Sequence[float] | None = None
@@ -59,7 +60,7 @@ class Request:
     run_dir: str | Path | None = None
     isolation: str = "none"
     name: str = ""
-    output: str | None = None
+    output: str | Sequence[str] | None = None
     allow_poor_baseline: bool = False
     inputs: InputSettings = dataclasses.field(default_factory=InputSettings)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -111,7 +112,8 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     source = model_source(request.model, scratch, request.name)
     backend_name = "onnxruntime" if "onnx" in source.files else "tensorflow"
     backend_config = _component("backend", request.backend or backend_name)
-    metric, accuracy = _metric(found, request)
+    evaluation, calibration = _samples(request)
+    metric, accuracy = _metric(found, request, evaluation.labels is not None)
     objectives = [request.objectives] if isinstance(request.objectives, str) else list(request.objectives)
     metrics = MetricsConfig(
         "_".join(["accuracy", *objectives]),
@@ -131,8 +133,8 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         **sections,
     )
     config.validate()
+    state_goals(config)
     make.check(strategy)
-    evaluation, calibration = _samples(request)
     folder = RunFolder(_run_dir(request.run_dir))
     preprocess, backend = _preprocess(request.preprocess), None
     rules = InputRules.of(request.inputs)
@@ -142,7 +144,7 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     else:
         backend = found.create("backend", backend_config, config.measure.threads)
         parts = TargetParts(backend, source, evaluation, calibration, preprocess, metric, rules=rules)
-        target = LocalTarget(parts, config)
+        target = LocalTarget(parts, replace(config, metrics=metrics.choose(evaluation.labels is not None)))
     try:
         setup = Setup(
             config,
@@ -200,10 +202,11 @@ def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _metric(found: Registry, request: Request) -> tuple[Metric, dict[str, Any]]:
+def _metric(found: Registry, request: Request, labelled: bool) -> tuple[Metric, dict[str, Any]]:
     """The metric, and its entry in the configuration."""
     direction = request.higher_is_better
-    named = {} if request.output is None else {OUTPUT: request.output}
+    output = request.output
+    named = {} if output is None else {OUTPUT: output if isinstance(output, str) else list(output)}
     if request.eval_func is not None:
         if not callable(request.eval_func):
             raise InputError(NAME, f"is of type {type(request.eval_func).__name__}", "a function of the model")
@@ -212,6 +215,9 @@ def _metric(found: Registry, request: Request) -> tuple[Metric, dict[str, Any]]:
         function = {"name": NAME, "function": _qualified(request.eval_func), "higher_is_better": direction}
         return UserEvaluation(request.eval_func, direction is not False), function
     given = request.metric
+    if given is None:
+        made = found.create("metric", {"name": LABELLED if labelled else UNLABELLED}, key="metric")
+        return made, {"name": AUTO, "higher_is_better": direction, **named}
     if isinstance(given, (str, Mapping)):
         settings = _component("metric", given)
         made = found.create("metric", without_output(settings), key="metric")

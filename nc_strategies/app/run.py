@@ -98,6 +98,8 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     settings = run_config(resolved)
     resolved.pop("plan", None)
     resolved["space"] = asdict(settings.space)
+    resolved["metrics"] = asdict(settings.metrics)
+    resolved["tuning"] = asdict(settings.tuning)
     folder = RunFolder(run_dir)
     strategy = found.settings("strategy", settings.strategy)
     make = found.target(found.get("strategy", settings.strategy["name"]))
@@ -194,8 +196,9 @@ def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
 
 def _identity(setup: Any, folder: Any) -> dict[str, Any]:
     """The identity of this run without opening the model again: the space is that of the earlier run."""
-    from nc_strategies.study.tune import identity
+    from nc_strategies.study.tune import choose_metric, identity
 
+    choose_metric(setup)
     before = folder.config["identity"]
     return identity(setup, str(before.get("space")))
 

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nc_strategies.app.goals import state_goals
 from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceConfig, TuningConfig
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.registry.literal import literal
@@ -68,4 +69,5 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
     further: dict[str, Any] = {name: values[name] for name in OPTIONAL if name in values}
     config = RunConfig(**groups, **sections, **further)
     config.validate()
+    state_goals(config)
     return config

@@ -109,10 +109,7 @@ def _metric(facts: ModelFacts, outputs: Sequence[TensorFacts], axes: Mapping[str
         if isinstance(channel, int) and 1 < channel <= MOST_MASK_CLASSES:
             arguments = ["metrics.accuracy.name=mean_iou", f"metrics.accuracy.num_classes={channel}"]
             return [*arguments, *_output(first, outputs)], f"y: int64 (N, height, width), 0 to {channel - 1}"
-    if "fidelity" in registry().names("metric"):
-        return ["metrics.accuracy.name=fidelity"], "no labels: fp32's own outputs are the reference"
-    arguments = ["metrics.accuracy.name=python", "metrics.accuracy.target=metric.py:accuracy"]
-    return arguments, "y: one entry a sample, which accuracy(outputs, y) in your metric.py compares with the outputs"
+    return ["metrics=fidelity"], "no labels: fp32's own outputs are the reference"
 
 
 def _output(chosen: TensorFacts, outputs: Sequence[TensorFacts]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from nc_strategies.config import OUTPUT, RunConfig
+from nc_strategies.config import AUTO, OUTPUT, RunConfig
 from nc_strategies.data.settings import InputRules
 from nc_strategies.errors import InputError
 from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
@@ -27,9 +27,13 @@ def build(settings: RunConfig) -> LocalTarget:
     model = found.create("model", settings.model).load()
     data_settings = found.settings("data", settings.data)
     backend = found.create("backend", settings.backend, settings.measure.threads)
-    metric = found.create("metric", metric_settings(settings), key="metrics.accuracy")
     further = tuple(_further(place, asked.metric) for place, asked in enumerate(settings.metrics.further()))
+    auto = settings.metrics.accuracy["name"] == AUTO
+    metric = None if auto else found.create("metric", metric_settings(settings), key="metrics.accuracy")
     evaluation, calibration = found.create("data", settings.data).load()
+    settings = replace(settings, metrics=settings.metrics.choose(evaluation.labels is not None))
+    if metric is None:
+        metric = found.create("metric", metric_settings(settings), key="metrics.accuracy")
     return LocalTarget(
         TargetParts(
             backend,
@@ -58,7 +62,8 @@ def start(settings: RunConfig) -> MeasurementTarget:
     for kind in ("model", "data", "backend"):
         found.settings(kind, getattr(settings, kind))
     InputRules.of(found.settings("data", settings.data))
-    found.settings("metric", metric_settings(settings), "metrics.accuracy")
+    if settings.metrics.accuracy["name"] != AUTO:
+        found.settings("metric", metric_settings(settings), "metrics.accuracy")
     for place, asked in enumerate(settings.metrics.further()):
         found.settings("metric", without_output(asked.metric), f"metrics.constraints[{place}]")
     # The worker does not get the settings of strategy and tracker, which may hold secrets.

@@ -9,7 +9,7 @@ from typing import Any
 from nc_strategies.app.python import Request, run
 from nc_strategies.app.studies import Study
 from nc_strategies.data.settings import CALIBRATION_SAMPLES, InputSettings, Preprocess
-from nc_strategies.defaults import MAX_TRIALS, TOLERABLE_LOSS
+from nc_strategies.defaults import MAX_TRIALS
 
 
 def tune(
@@ -18,12 +18,12 @@ def tune(
     *,
     strategy: str | Mapping[str, Any] = "basic",
     backend: str | Mapping[str, Any] | None = None,
-    metric: Any = "top1",
+    metric: Any = None,
     higher_is_better: bool | None = None,
     objectives: str | Sequence[str] = "latency",
     weights: Sequence[float] | None = None,
-    criterion: str = "relative",
-    tolerable_loss: float = TOLERABLE_LOSS,
+    criterion: str | None = None,
+    tolerable_loss: float | None = None,
     max_trials: int = MAX_TRIALS,
     timeout: float = 0.0,
     calibration: Any = None,
@@ -33,7 +33,7 @@ def tune(
     executor: str | Mapping[str, Any] = "serial",
     run_dir: str | Path | None = None,
     isolation: str = "none",
-    output: str | None = None,
+    output: str | Sequence[str] | None = None,
     allow_poor_baseline: bool = False,
     constants: Mapping[str, Any] | None = None,
     axes: Mapping[str, int] | None = None,
@@ -48,18 +48,19 @@ def tune(
     Args:
         model: A path (``.onnx``, ``.keras``, ``.h5``, frozen ``.pb``, a SavedModel folder), an ``onnx.ModelProto``, a
             Keras model, a ``GraphDef`` or a loaded SavedModel.
-        data: Labelled samples: (x, y) arrays, the path of an ``.npz``, or an iterable of batches (x, y), such as a
-            ``tf.data.Dataset`` or a torch ``DataLoader``. Not needed with `eval_func` and `calibration`.
+        data: Samples with labels, or without them for a metric that compares with fp32: (x, y) arrays, x alone, the
+            path of an ``.npz``, or an iterable of batches (x, y), such as a ``tf.data.Dataset`` or a torch
+            ``DataLoader``. Not needed with `eval_func` and `calibration`.
         strategy: A name, or a mapping of a name and the strategy's settings.
         backend: A name, or a mapping of a name and settings; the default is ONNX Runtime for an ONNX model and
             TensorFlow for any other model.
         metric: A name, a mapping of a name and settings, a `Metric`, or an object with ``reset``, ``update`` and
-            ``result``.
+            ``result``. None for ``top1`` where `data` has labels, otherwise for ``cosine``, which compares with fp32.
         higher_is_better: Overrides the metric's own direction.
         objectives: ``latency``, ``throughput``, ``size``, or several.
         weights: Share of each objective.
-        criterion: ``relative`` or ``absolute``.
-        tolerable_loss: Accepted loss of the metric.
+        criterion: ``relative`` or ``absolute``; None for the metric's default, see `TuningConfig`.
+        tolerable_loss: Accepted loss of the metric; None for the metric's default, see `TuningConfig`.
         max_trials: Largest number of configurations to measure, 0 for no limit.
         timeout: Time limit of the whole run in seconds, 0 for no limit; see `TuningConfig`.
         calibration: Samples for calibration, of any type that `data` accepts; labels are not needed. The default is the
@@ -74,7 +75,8 @@ def tune(
         isolation: ``none`` runs the engine in the caller's process. ``process`` runs it in a separate process, where a
             crash or a hang costs one trial, and `trial_timeout`, `stage_timeout` and `memory_limit` are enforced. Model
             and samples are written to files for this process. An `eval_func` or a metric object cannot be used.
-        output: Name of the model's output that the metric reads; without it, the one that fits the labels.
+        output: Name of the model's output that the metric reads; without it, the one that fits the labels. Several
+            names, or all outputs by default, for a metric that compares with fp32.
         allow_poor_baseline: Tune a model even if its metric in fp32 is 0, or no better than a trivial answer's.
         constants: Inputs that have the same value in each run, by name, such as ``{"sr": 16000}``.
         axes: The axis that counts samples in inputs and outputs where it is not axis 0, by name. In `data`, samples

@@ -250,7 +250,11 @@ class Dataset:
             InputError: the data has no labels.
         """
         if self.raw.labels is None:
-            raise InputError(self.raw.key, "has no labels", "array y is needed to evaluate")
+            raise InputError(
+                self.raw.key,
+                "has no labels",
+                "array y for this metric, or metrics=fidelity, which compares with fp32's own outputs and needs none",
+            )
         if self._labels is None:
             labels = self._regular_labels(self.raw.labels)
             self._labels = labels if self._order is None else labels[self._order]

@@ -18,13 +18,14 @@ from nc_strategies.calibration import noise
 from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
-from nc_strategies.measuring.accuracy import Predictions, predict
+from nc_strategies.measuring.accuracy import Condense, Predictions, predict
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.latency import TIMING_RULES, Timing
 from nc_strategies.measuring.lengths import by_length, interleave_batches, middle, timed_batches
 from nc_strategies.measuring.memory import peak_bytes
 from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
+from nc_strategies.measuring.reference import ReferenceOutputs
 from nc_strategies.measuring.selection import OutputReader, Request, described, select
 from nc_strategies.measuring.sequential import PairedTest, Verdict
 from nc_strategies.metrics.base import Metric, Outputs, rows
@@ -100,7 +101,7 @@ class MeasurerCore:
         further: Mapping[str, Metric] | None = None,
         deadline: Deadline | None = None,
         outputs: Sequence[TensorSpec] = (),
-        named: Mapping[str, str] | None = None,
+        named: Mapping[str, str | tuple[str, ...]] | None = None,
     ) -> None:
         self.backend = backend
         self.data = data
@@ -119,6 +120,7 @@ class MeasurerCore:
         self._layouts: Layouts | None = None
         self._readers: tuple[OutputReader, ...] = ()
         self._memory: dict[str, float] = {}
+        self._fp32_outputs: dict[str, ReferenceOutputs] = {}
         self.timed = timed_batches(data, settings.batch_size, settings.lengths)
         self.batch = middle(self.timed).batch
         self._graphs: dict[str, Evaluation] = {}
@@ -142,7 +144,7 @@ class MeasurerCore:
 
     def _use_layouts(self, layouts: Layouts) -> None:
         requests = self._requests()
-        readers = tuple(select(request, layouts, self.data.labels) for request in requests)
+        readers = tuple(select(request, layouts, self.labels_of(request.metric)) for request in requests)
         size = layouts.batch_size
         for request, reader in zip(requests, readers, strict=True):
             whole = [layouts.outputs[place] for place in reader.positions if layouts.outputs[place].axis is None]
@@ -196,10 +198,12 @@ class MeasurerCore:
         assert self._layouts is not None
         size = 1 if self.one_by_one else self._batch_size
         like = self._baseline.kept if self._baseline is not None else ()
+        condense = [self._condenser(name, metric) for name, metric in self._all.items()]
+        outputs = self._layouts.outputs
+        if self._baseline is None:
+            self._fp32_outputs.clear()
         try:
-            return predict(
-                models, self.data, size, enough, self._readers, self.deadline.check, self._layouts.outputs, like
-            )
+            return predict(models, self.data, size, enough, self._readers, self.deadline.check, outputs, like, condense)
         except AxisError as error:
             if self._baseline is not None or self._layouts.outputs[error.place].axis is None:
                 raise
@@ -207,6 +211,29 @@ class MeasurerCore:
             log.info("%s", error)
             self._use_layouts(self._layouts.whole(error.place))
             return self._predict(models, enough)
+
+    def labels_of(self, metric: Metric) -> NDArray[Any]:
+        """Labels that a metric gets, shape (N, ...); (N, 0) for one that compares with fp32.
+
+        Raises:
+            InputError: the metric needs labels, and the data has none.
+        """
+        return self.data.labels if metric.needs_labels else np.zeros((len(self.data), 0))
+
+    def _condenser(self, name: str, metric: Metric) -> Condense | None:
+        """The function that reduces the outputs that a metric keeps of a batch; None if it does not reduce them."""
+        if type(metric).condense is Metric.condense:
+            return None
+        if not metric.needs_labels:
+            return lambda kept, samples: metric.condense(kept, self._fp32_rows(name, metric, kept, samples))
+        return lambda kept, samples: metric.condense(kept, self.labels_of(metric)[samples])
+
+    def _fp32_rows(self, name: str, metric: Metric, kept: Outputs, samples: NDArray[np.intp]) -> Outputs:
+        """fp32's outputs for some samples; until fp32 is measured, `kept` are fp32's own, and are stored."""
+        if self._baseline is None:
+            metric.observe(kept)
+            self._fp32_outputs.setdefault(name, ReferenceOutputs()).append(kept, samples)
+        return self._fp32_outputs[name].rows(samples)
 
     def _values(self, found: Predictions) -> Pairs:
         return tuple(
@@ -216,7 +243,7 @@ class MeasurerCore:
 
     def _value(self, request: Request, kept: Outputs) -> float:
         """A metric over all samples; its errors name the key of its own constraint."""
-        metric, labels = request.metric, self.data.labels
+        metric, labels = request.metric, self.labels_of(request.metric)
         try:
             if self._baseline is None:
                 metric.prepare(kept, labels)
@@ -250,7 +277,7 @@ class MeasurerCore:
             test: Stops the evaluation once the goal is out of reach.
             out_of_time: Called with the number of samples read so far after each batch; stops the evaluation if true.
         """
-        labels, read = self.data.labels, 0
+        labels, read = self.labels_of(self.metric), 0
 
         def enough(outputs: Outputs) -> bool:
             nonlocal read
@@ -270,8 +297,9 @@ class MeasurerCore:
 
     def _extrapolated(self, found: Predictions, read: int) -> Pairs:
         """Metrics estimated from the samples read: fp32's values on all samples less the paired losses."""
-        labels, values = self.data.labels[:read], []
+        values = []
         for (name, metric), kept, fp32 in zip(self._all.items(), found.kept, self.baseline.kept, strict=True):
+            labels = self.labels_of(metric)[:read]
             change = metric.compute(kept, labels) - metric.compute(rows(fp32, slice(read)), labels)
             values.append((name, self.baseline.evaluation.metric(name) + change))
         return tuple(values)

@@ -168,7 +168,7 @@ class FinalistMeasurer(MeasurerCore):
     ) -> tuple[Scored, Scored, tuple[float, float] | None]:
         """Evaluate fp32 and the chosen trial's model side by side; also return the interval of the loss."""
         one, other = self._predict([fp32, int8])
-        labels = self.data.labels
+        labels = self.labels_of(self.metric)
         interval = loss_interval(self.metric, one.outputs, other.outputs, labels, self.higher_is_better, self.rng)
         return (
             Scored(self.baseline.evaluation.metrics, one.seconds, self.samples),
@@ -187,9 +187,8 @@ class FinalistMeasurer(MeasurerCore):
         if not int8.kept:
             (found,) = self._predict([chosen.model])
             int8 = Scored(self._values(found), found.seconds, self.samples, found.kept)
-        interval = loss_interval(
-            self.metric, base.kept[0], int8.kept[0], self.data.labels, self.higher_is_better, self.rng
-        )
+        labels = self.labels_of(self.metric)
+        interval = loss_interval(self.metric, base.kept[0], int8.kept[0], labels, self.higher_is_better, self.rng)
         seconds = base.evaluation.value("duration_s") * drift
         return Scored(base.evaluation.metrics, seconds, self.samples), int8, interval
 
@@ -212,7 +211,7 @@ class FinalistMeasurer(MeasurerCore):
         """Whether an evaluation meets the goal by at least the resolution of the samples."""
         first = goal.constraints[0]
         limit = first.loss(first.threshold)
-        found = resolution.assumed(self.samples, limit, self.metric.score_range)
+        found = resolution.assumed(self.samples, limit, self.metric.hit_range)
         return found is not None and goal.loss(evaluation) + found.half_width <= limit
 
     def _built(self, trial: Trial) -> Executable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -25,6 +25,8 @@ class Choice(StrEnum):
     """It is the only one that fits the labels."""
     FIRST = "first"
     """The metric cannot tell which output fits, and reads the first."""
+    ALL = "all"
+    """The metric reads all outputs of its type."""
     METRIC = "metric"
     """The metric's own settings, or its code, select outputs."""
 
@@ -38,12 +40,14 @@ class OutputReader:
         positions: Positions of the outputs that it reads.
         choice: Why these.
         alone: Whether `keep` gets the outputs at `positions` only, and not all outputs of the model.
+        accepts_nonfinite: See `Metric.accepts_nonfinite`.
     """
 
     keep: Keep
     positions: tuple[int, ...] = (0,)
     choice: Choice = Choice.ONLY
     alone: bool = True
+    accepts_nonfinite: bool = False
 
     def __call__(self, outputs: Sequence[Array]) -> Outputs:
         """Result of `keep`, from all outputs of one batch."""
@@ -57,15 +61,20 @@ class Request:
     Args:
         key: Configuration key of the metric.
         metric: The metric.
-        output: Name of the output; None where the configuration names none.
+        output: Name of the output, or several for a metric that reads several; None where the configuration names none.
     """
 
     key: str
     metric: Metric
-    output: str | None = None
+    output: str | tuple[str, ...] | None = None
 
 
 def select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
+    """Select the outputs that a metric reads; see `_select`."""
+    return replace(_select(request, layouts, labels), accepts_nonfinite=request.metric.accepts_nonfinite)
+
+
+def _select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
     """Select the outputs that a metric reads.
 
     Args:
@@ -77,6 +86,10 @@ def select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
         InputError: no output has the name, or not exactly one fits the labels.
     """
     metric, count = request.metric, len(layouts.outputs)
+    if not metric.needs_labels:
+        return _compared(request, layouts)
+    if metric.reads_several:
+        return _several(request, layouts, labels)
     if request.output is not None:
         return _named(request, layouts)
     if metric.positions is not None:
@@ -104,19 +117,76 @@ def select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
     )
 
 
+def _compared(request: Request, layouts: Layouts) -> OutputReader:
+    """The outputs that are compared with fp32's: the named ones, or all of the type that the metric prefers.
+
+    An output that no axis assigns to samples is left out where the model fixes a batch of several.
+    """
+    metric, outputs = request.metric, layouts.outputs
+    key = f"{request.key}.output"
+    if request.output is not None:
+        names = (request.output,) if isinstance(request.output, str) else request.output
+        places = tuple(dict.fromkeys(_place(key, name, layouts) for name in names))
+        for place in places:
+            if not any(outputs[place].dtype.kind in kind for kind in metric.kinds):
+                raise InputError(key, f"names {outputs[place]}", _comparable(metric, layouts))
+        return OutputReader(metric.keep, places, Choice.NAMED)
+    whole = () if layouts.batch_size in (None, 1) else tuple(p for p, o in enumerate(outputs) if o.axis is None)
+    for kind in metric.kinds:
+        found = tuple(place for place, output in enumerate(outputs) if output.dtype.kind in kind)
+        found = tuple(place for place in found if place not in whole) or found
+        if found:
+            return OutputReader(metric.keep, found, Choice.ONLY if len(outputs) == 1 else Choice.ALL)
+    raise InputError(
+        f"{request.key}.name", f"finds nothing to compare: the outputs are {layouts}", _comparable(metric, layouts)
+    )
+
+
+def _several(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
+    """The outputs of a metric that may read several: the named ones, or those that it selects."""
+    metric, key = request.metric, f"{request.key}.output"
+    if request.output is not None:
+        names = (request.output,) if isinstance(request.output, str) else request.output
+        return OutputReader(metric.keep, tuple(_place(key, name, layouts) for name in names), Choice.NAMED)
+    samples = [shown[0] if shown and len({one.shape for one in shown}) == 1 else None for shown in layouts.examples]
+    found = metric.several([layout.name for layout in layouts.outputs], samples, labels)
+    if found is None:
+        raise InputError(
+            key, f"is needed: it is not clear which of the outputs {layouts} to read", "[NAME] or [NAME, NAME]"
+        )
+    return OutputReader(metric.keep, found, Choice.ONLY if len(layouts.outputs) == 1 else Choice.FITS)
+
+
+def _comparable(metric: Metric, layouts: Layouts) -> str:
+    """What can be compared instead, for errors."""
+    if any(output.dtype.kind in "iub" for output in layouts.outputs) and metric.kinds == ("f",):
+        return "outputs with fractions; top1_agreement compares whole numbers too"
+    return f"an output of numbers, of {layouts}"
+
+
 def _named(request: Request, layouts: Layouts) -> OutputReader:
-    names = [layout.name for layout in layouts.outputs]
+    if not isinstance(request.output, str):
+        raise InputError(
+            f"{request.key}.output", f"is {list(request.output or ())}", "one name: the metric reads one output"
+        )
     if request.metric.positions is not None:
         raise InputError(
             f"{request.key}.output",
             f"is {request.output!r}, but this metric reads the outputs at positions {list(request.metric.positions)}",
             "either a name or positions",
         )
+    place = _place(f"{request.key}.output", request.output, layouts)
+    return OutputReader(request.metric.keep, (place,), Choice.NAMED)
+
+
+def _place(key: str, asked: str, layouts: Layouts) -> int:
+    """Position of the output with a name."""
     # TensorFlow's names of tensors end in their position among the results of an operator.
-    matches = [place for place, name in enumerate(names) if request.output in (name, name.removesuffix(":0"))]
+    names = [layout.name for layout in layouts.outputs]
+    matches = [place for place, name in enumerate(names) if asked in (name, name.removesuffix(":0"))]
     if len(matches) != 1:
-        raise InputError(f"{request.key}.output", f"is {request.output!r}", f"the model's outputs: {layouts}")
-    return OutputReader(request.metric.keep, (matches[0],), Choice.NAMED)
+        raise InputError(key, f"is {asked!r}", f"the model's outputs: {layouts}")
+    return matches[0]
 
 
 def _check_positions(request: Request, layouts: Layouts, positions: Sequence[int]) -> None:
@@ -200,6 +270,7 @@ def sentence(name: str, found: Mapping[str, Any]) -> str:
     ]
     why = {
         Choice.FITS: ", the only output that fits the labels",
+        Choice.ALL: ", all outputs of this type; metrics.accuracy.output names others",
         Choice.FIRST: ", the first output; metrics.accuracy.output names another",
     }.get(found["choice"], "")
     how = f", read as {found['read_as']}" if found["read_as"] else ""

@@ -63,7 +63,8 @@ class Measured:
         evaluation: fp32's evaluation.
         latency_ci95: 95 % interval of fp32's latency in milliseconds.
         higher_is_better: Direction of the first constraint's metric.
-        score_range: Lowest and highest score of a sample; infinite if that metric is no mean of bounded scores.
+        score_range: Lowest and highest score of a sample; infinite if that metric is no mean of bounded scores, or if
+            they are graded.
         directions: Directions of the further constraints' metrics, in the order of the constraints.
         outputs: Pairs (name of the constraint's value, what its metric reads), see `selection.described`.
         extent: Numbers of samples used, of those given.
@@ -97,7 +98,10 @@ class MeasurementTarget(Protocol):
         """
 
     def facts(self) -> Mapping[str, Any]:
-        """Facts as plain data: hashes of the model, the data and the calibration data, names, preprocessing."""
+        """Facts as plain data: hashes of the model, the data and the calibration data, names, preprocessing.
+
+        ``labelled`` says whether the evaluation data has labels.
+        """
 
     def allow(self, allowance: Allowance) -> None:
         """Set how much the following preparation and the trials may read; call it before `calibrate`."""
@@ -298,6 +302,7 @@ class LocalTarget:
             "model_sha256": parts.model.sha256(kind, parts.backend.companions(path)),
             "data_sha256": parts.evaluation.sha256(),
             "calibration_sha256": parts.calibration.sha256(),
+            "labelled": parts.evaluation.labels is not None,
             "preprocess": asdict(parts.preprocess),
             **({"inputs": _stated(parts.rules)} if parts.rules != InputRules() else {}),
         }
@@ -370,7 +375,8 @@ class LocalTarget:
         )
         self._measurer.allowance = self._allowance
         # Read the labels now, so that data without labels is rejected before any long step.
-        assert by_function or evaluation.labels is not None
+        needed = not by_function and any(metric.needs_labels for metric in (parts.metric, *parts.further))
+        assert not needed or evaluation.labels is not None
         with _model_at_fault("cannot be run on the calibration data"):
             if feeds.state:
                 self._carry_state(self._calibration)
@@ -449,10 +455,7 @@ class LocalTarget:
         return np.random.default_rng([self.config.tuning.seed, 2]).permutation(len(self.parts.evaluation))
 
     def _limit(self, baseline: float) -> float:
-        tuning = self.config.tuning
-        constraint = Constraint.from_baseline(
-            METRIC, baseline, self.higher_is_better, tuning.criterion, tuning.tolerable_loss
-        )
+        constraint = Constraint.from_baseline(METRIC, baseline, self.higher_is_better, *self.config.tuning.goal)
         return constraint.loss(constraint.threshold)
 
     @property
@@ -481,7 +484,7 @@ class LocalTarget:
             found.evaluation,
             found.latency_ci95,
             self.higher_is_better,
-            self.parts.metric.score_range,
+            self.parts.metric.hit_range,
             self.directions,
             found.readings,
             self._extent(),
@@ -578,7 +581,7 @@ class LocalTarget:
                 final.baseline,
                 final.baseline_ci95,
                 self.higher_is_better,
-                self.parts.metric.score_range,
+                self.parts.metric.hit_range,
                 self.directions,
                 extent=self._extent(),
             ),

@@ -34,8 +34,21 @@ class Metric(ABC):
     positions: Sequence[int] | None = None
     """Positions of the outputs that `keep` reads among all outputs of the model. None for one output, which is the only
     one of the list that `keep` gets if `fits` can tell it, or if the configuration names it."""
+    reads_several: bool = False
+    """Whether `several` selects outputs, and the configuration may name more than one."""
     reads_one: bool = False
     """Whether `keep` reads one output only, although it is overridden."""
+    needs_labels: bool = True
+    """Whether `labels` are the data's. If not, `labels` in `condense` are fp32's own outputs, as `keep` returned them,
+    and other methods get an array of shape (N, 0)."""
+    kinds: Sequence[str] = ("f",)
+    """Types of outputs that a metric without labels reads, as numpy's kinds, the preferred one first: all outputs of
+    the first type that the model has."""
+    accepts_nonfinite: bool = False
+    """Whether `condense` deals with NaN and infinity itself; otherwise an output that holds one fails the model."""
+    graded: bool = False
+    """Whether a score says how good a sample's output is, and not just whether it is right. The rule for pairs of right
+    and wrong answers (see `loss_interval`) does not apply to graded scores."""
     read_as: str = ""
     """How outputs are read, such as ``logits, cut at 0``, once `prepare` has decided it; for the user."""
 
@@ -70,6 +83,38 @@ class Metric(ABC):
         """
         return None
 
+    def condense(self, outputs: Outputs, labels: Array) -> Outputs:
+        """Reduce what `keep` returned for one batch further, with the labels of its samples; by default not at all.
+
+        It is called once per batch after `keep`. All other methods get its results, so that large outputs, such as a
+        score for each word of a vocabulary at each position, are not held in memory for all samples.
+
+        Args:
+            outputs: Result of `keep` for the batch.
+            labels: Labels of the batch's samples, shape (n, ...).
+
+        Returns:
+            An array whose first axis counts samples, or a tuple of such arrays.
+
+        Raises:
+            InputError: outputs and labels do not fit.
+            EngineError: the outputs hold NaN or infinity where the metric needs numbers.
+        """
+        return outputs
+
+    def several(self, names: Sequence[str], samples: Sequence[Array | None], labels: Array) -> tuple[int, ...] | None:
+        """Positions of the outputs that are read, for a metric that may read several (`reads_several`).
+
+        Args:
+            names: Names of the model's outputs.
+            samples: One sample of each output, without a sample axis; None where samples differ in shape.
+            labels: Labels of all samples, shape (N, ...).
+
+        Returns:
+            The positions, in the order in which `keep` gets the outputs; None where the metric cannot tell.
+        """
+        return None
+
     def answers(self, output: Array) -> Array | None:
         """The answer of each sample, such as its class number, shape (n,); None where the metric has no answers."""
         return None
@@ -84,6 +129,20 @@ class Metric(ABC):
         Raises:
             InputError: outputs and labels do not fit.
         """
+
+    def observe(self, reference: Outputs) -> None:  # noqa: B027 - optional, nothing to learn by default
+        """Learn how outputs are read from a batch of fp32's, where they are the reference (`needs_labels` is false).
+
+        It is called for all batches of fp32 before `condense` compares another model with it.
+
+        Args:
+            reference: Result of `keep` for a batch of fp32's outputs.
+        """
+
+    @property
+    def hit_range(self) -> tuple[float, float]:
+        """`score_range` of scores that are right or wrong; infinite for graded scores."""
+        return (-math.inf, math.inf) if self.graded else self.score_range
 
     def no_better(self, outputs: Outputs, labels: Array) -> str:
         """Which trivial answer scores as well as a model, such as one and the same class for all samples.

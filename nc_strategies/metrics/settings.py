@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class DefaultGoal:
+    """The goal of a metric for which no loss relative to fp32's value can be stated, because that value is 0 or a cap.
+
+    Args:
+        tolerable_loss: Default of the absolute loss, in the metric's unit.
+        reason: Why a relative loss means nothing, for the user.
+    """
+
+    tolerable_loss: float
+    reason: str
 
 
 @dataclass
@@ -128,4 +142,134 @@ class PythonMetricSettings:
     name: str = "python"
     target: str = "???"
     outputs: list[int] | None = None
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class PerplexitySettings:
+    """Settings of `Perplexity`.
+
+    Args:
+        name: The metric's name.
+        shift: Whether labels are the input's own ids, so that the logits at position t score the label at t + 1. False
+            if labels are the next tokens already.
+        ignore: Label of tokens that do not count.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "perplexity"
+    shift: bool = True
+    ignore: int = -100
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class FidelitySettings:
+    """Settings of `Cosine`, the default fidelity."""
+
+    name: str = "cosine"
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class SqnrSettings(FidelitySettings):
+    """Settings of `Sqnr`. The default goal is 30 dB: a noise of 3 % of the signal, typical of good int8 models."""
+
+    goal: ClassVar[DefaultGoal] = DefaultGoal(70.0, "fp32's own value is a cap of 100 dB")
+    name: str = "sqnr"
+
+
+@dataclass
+class MaxAbsErrorSettings(FidelitySettings):
+    """Settings of `MaxAbsError`. The default goal suits probabilities and normalized outputs."""
+
+    goal: ClassVar[DefaultGoal] = DefaultGoal(0.05, "fp32's own value is 0")
+    name: str = "max_abs_error"
+
+
+@dataclass
+class ClassFidelitySettings(FidelitySettings):
+    """Settings of `Top1Agreement`.
+
+    Args:
+        name: The metric's name.
+        axis: Axis of the classes, counted with the samples on axis 0; None for the last.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "top1_agreement"
+    axis: int | None = None
+
+
+@dataclass
+class KlDivergenceSettings(ClassFidelitySettings):
+    """Settings of `KlDivergence`. The default goal is a hundredth of a nat: probabilities that differ by some 7 %."""
+
+    goal: ClassVar[DefaultGoal] = DefaultGoal(0.01, "fp32's own value is 0")
+    name: str = "kl_divergence"
+
+
+@dataclass
+class TokenF1Settings:
+    """Settings of `TokenF1`.
+
+    Args:
+        name: The metric's name.
+        tags: Name of each tag number, such as ``[O, B-PER, I-PER]``; None for 0 as O, odd numbers as B, and the even
+            number after each as I of the same type.
+        ignore: Label of tokens that do not count.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "token_f1"
+    tags: list[str] | None = None
+    ignore: int = -100
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class AnswerSettings:
+    """Settings of `Answer`.
+
+    Args:
+        name: ``answer_exact_match`` or ``answer_f1``.
+        longest: Most tokens of an answer.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "answer_exact_match"
+    longest: int = 30
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class ErrorRateSettings:
+    """Settings of `ErrorRate`.
+
+    Args:
+        name: ``wer`` or ``cer``.
+        ctc: Whether scores are decoded as CTC; false takes the best token of each step.
+        blank: Number of the blank of CTC.
+        space: Token between words, for ``wer``; None if a token is a word.
+        end: Token after which a text ends; None if there is none.
+        special: Further tokens that do not count, such as padding and the start of a text.
+        ignore: Label of positions that do not count.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "wer"
+    ctc: bool = True
+    blank: int = 0
+    space: int | None = None
+    end: int | None = None
+    special: list[int] = field(default_factory=list)
+    ignore: int = -100
+    higher_is_better: bool | None = None
+
+
+@dataclass
+class CorrelationSettings:
+    """Settings of `Correlation`: ``spearman`` or ``pearson``."""
+
+    name: str = "spearman"
     higher_is_better: bool | None = None

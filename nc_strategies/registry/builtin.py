@@ -14,12 +14,22 @@ from nc_strategies.data.settings import (
     TfdsSettings,
 )
 from nc_strategies.metrics.settings import (
+    AnswerSettings,
     AucSettings,
+    ClassFidelitySettings,
     CocoMapSettings,
+    CorrelationSettings,
+    ErrorRateSettings,
+    FidelitySettings,
+    KlDivergenceSettings,
+    MaxAbsErrorSettings,
     MeanIoUSettings,
+    PerplexitySettings,
     PlainSettings,
     PythonMetricSettings,
     SklearnSettings,
+    SqnrSettings,
+    TokenF1Settings,
     Top1Settings,
     TopKSettings,
 )
@@ -140,6 +150,54 @@ def ncs_components() -> list[Component]:
             CocoMapSettings,
             "nc-strategies[coco]",
             "COCO's average precision of detections (pycocotools)",
+        ),
+        *(
+            Component(
+                "metric",
+                name,
+                f"{METRICS}.fidelity:{target}",
+                schema,
+                summary=f"fidelity to fp32, without labels: {text}",
+            )
+            for name, target, schema, text in (
+                ("cosine", "Cosine", FidelitySettings, "cosine of the outputs"),
+                ("top1_agreement", "Top1Agreement", ClassFidelitySettings, "share of equal classes"),
+                ("sqnr", "Sqnr", SqnrSettings, "signal-to-quantization-noise ratio in dB"),
+                ("kl_divergence", "KlDivergence", KlDivergenceSettings, "divergence of the probabilities in nats"),
+                ("max_abs_error", "MaxAbsError", MaxAbsErrorSettings, "largest difference in a sample"),
+            )
+        ),
+        Component(
+            "metric",
+            "token_f1",
+            f"{METRICS}.spans:TokenF1",
+            TokenF1Settings,
+            summary="F1 of tagged entities, as seqeval computes it",
+        ),
+        *(
+            Component("metric", name, f"{METRICS}.spans:Answer", AnswerSettings, summary=text)
+            for name, text in (
+                ("answer_exact_match", "share of answers in a text that are exactly right"),
+                ("answer_f1", "F1 of the tokens of answers in a text"),
+            )
+        ),
+        *(
+            Component("metric", name, f"{METRICS}.transcription:ErrorRate", ErrorRateSettings, summary=text)
+            for name, text in (("wer", "word error rate"), ("cer", "character error rate"))
+        ),
+        *(
+            Component("metric", name, f"{METRICS}.similarity:Correlation", CorrelationSettings, summary=text)
+            for name, text in (
+                ("spearman", "rank correlation of similarities of embeddings"),
+                ("pearson", "correlation of similarities of embeddings"),
+            )
+        ),
+        Component(
+            "metric",
+            "perplexity",
+            f"{METRICS}.language_model:Perplexity",
+            PerplexitySettings,
+            summary="perplexity of a language model's logits",
         ),
         Component(
             "metric",

@@ -11,7 +11,7 @@ from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.space import Space
 from nc_strategies.study.machine import Machine, find_machine
 from nc_strategies.study.study import StudyListener
-from nc_strategies.study.tune import Setup, make_box, make_goal, make_space
+from nc_strategies.study.tune import Setup, choose_metric, make_box, make_goal, make_space
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
     config, target, box = setup.config, setup.target, make_box(setup.config)
     listener.stage("loading the model")
     make_space(config, target.load())
+    if chosen := choose_metric(setup):
+        listener.notice(chosen)
     target.allow(box.allowance())
     listener.stage("calibrating")
     space = make_space(config, target.calibrate())

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from nc_strategies.config import RunConfig
+from nc_strategies.config import AUTO, RunConfig
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring import latency_model, resolution
 from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
@@ -118,6 +118,7 @@ class _Run:
         setup, config, target = self.setup, self.config, self.setup.target
         config.validate()
         space = self._load()
+        chosen = choose_metric(setup)
         facts = identity(setup, space.fingerprint)
         self.folder.check(facts)
         target.allow(self._allowance())
@@ -160,6 +161,8 @@ class _Run:
         study.remarks = (*sentences(study.outputs), *target.remarks())
         for remark in study.remarks:
             log.info("%s", remark)
+        if chosen:
+            self._notice(study, chosen)
         if study.extent.text(self.box.timeout):
             self._notice(study, study.extent.text(self.box.timeout))
         self._resolve(study, baseline)
@@ -624,19 +627,44 @@ def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
     return space
 
 
+def choose_metric(setup: Setup) -> str:
+    """Replace the metric ``auto`` in the configuration by the one that it stands for; see `MetricsConfig.choose`.
+
+    Args:
+        setup: Components of the run, whose model is loaded.
+
+    Returns:
+        One sentence about a comparison with fp32 that the user did not ask for; empty for any other metric.
+    """
+    metrics = setup.config.metrics
+    if metrics.accuracy["name"] != AUTO:
+        return ""
+    labelled = bool(setup.target.facts().get("labelled", True))
+    # In place: whoever was given the configuration before, such as a tracker, sees the metric too.
+    chosen = metrics.choose(labelled)
+    metrics.name, metrics.accuracy = chosen.name, chosen.accuracy
+    if isinstance(stated := setup.resolved.get("metrics"), dict):
+        stated.update(name=chosen.name, accuracy=dict(chosen.accuracy))
+    if labelled:
+        return ""
+    return (
+        f"the data has no labels: fp32's own outputs on the same samples are the reference (metrics=fidelity, "
+        f"{chosen.accuracy['name']})"
+    )
+
+
 def make_goal(config: RunConfig, baseline: Measured) -> Goal:
     """The goal, relative to fp32's measurement."""
-    tuning, metrics = config.tuning, config.metrics
-    constraint = Constraint.from_baseline(
-        METRIC, baseline.evaluation.metric(METRIC), baseline.higher_is_better, tuning.criterion, tuning.tolerable_loss
-    )
+    (criterion, loss), metrics = config.tuning.goal, config.metrics
+    value = baseline.evaluation.metric(METRIC)
+    constraint = Constraint.from_baseline(METRIC, value, baseline.higher_is_better, criterion, loss)
     further = tuple(
         Constraint.from_baseline(
             asked.name,
             baseline.evaluation.metric(asked.name),
             direction,
-            asked.criterion or tuning.criterion,
-            tuning.tolerable_loss if asked.tolerable_loss is None else asked.tolerable_loss,
+            asked.criterion or criterion,
+            loss if asked.tolerable_loss is None else asked.tolerable_loss,
         )
         for asked, direction in zip(metrics.further(), baseline.directions, strict=True)
     )
@@ -657,15 +685,16 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
         space: Fingerprint of the space.
     """
     config = setup.config
-    held = {key: value for key, value in setup.target.facts().items() if key != "model_name"}
+    held = {key: value for key, value in setup.target.facts().items() if key not in ("model_name", "labelled")}
+    criterion, loss = config.tuning.goal
     facts = {
         "schema_version": SCHEMA_VERSION,
         "strategy": dict(config.strategy),
         "backend": dict(config.backend),
         # Whether a poor baseline is allowed changes no measurement, and runs of earlier versions had no such key.
         "metrics": {key: value for key, value in asdict(config.metrics).items() if key != "allow_poor_baseline"},
-        "criterion": config.tuning.criterion,
-        "tolerable_loss": config.tuning.tolerable_loss,
+        "criterion": criterion,
+        "tolerable_loss": loss,
         "early_stop": config.tuning.early_stop,
         "seed": config.tuning.seed,
         **held,

@@ -171,7 +171,7 @@ def wrong(small, tmp_path, name):
         "label range": lambda: (save(x=x, y=y + 5), "the model has 10 classes"),
         "nan": lambda: (save(x=np.where(x == x, np.nan, 0).astype(np.float32), y=y), "NaN"),
         "empty": lambda: (save(x=x[:0], y=y[:0]), "no samples"),
-        "no labels": lambda: (save(x=x), "no labels"),
+        "no labels": lambda: ([*save(x=x), "metrics.accuracy.name=top1"], "metrics=fidelity"),
         "too few": lambda: (save(x=x[:50], y=y[:50]), "data.calibration_samples"),
         "metric": lambda: (["metrics.accuracy.name=nope"], "available: "),
         "tolerance": lambda: (["tuning.tolerable_loss=-0.1"], "tuning.criterion=absolute"),

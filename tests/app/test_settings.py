@@ -9,6 +9,7 @@ from nc_strategies.app import run as runs
 from nc_strategies.app import settings as readers
 from nc_strategies.app.settings import run_config, section
 from nc_strategies.config import MeasureConfig, RunConfig, SpaceConfig, TuningConfig
+from nc_strategies.defaults import CRITERION, TOLERABLE_LOSS
 from nc_strategies.errors import InputError
 
 GROUPS = {name: {"name": "some"} for name in readers.GROUPS}
@@ -17,7 +18,7 @@ GROUPS = {name: {"name": "some"} for name in readers.GROUPS}
 def test_what_a_run_writes_down_is_read_back_as_it_was():
     config = RunConfig(
         **GROUPS,
-        tuning=TuningConfig(tolerable_loss=0.5, trial_timeout=None),
+        tuning=TuningConfig("relative", 0.5, trial_timeout=None),
         isolation="process",
         space=SpaceConfig({"Conv": {}}, {"a${b}.*": {}}, ["int8"]),
         measure=MeasureConfig(threads=2),
@@ -27,7 +28,7 @@ def test_what_a_run_writes_down_is_read_back_as_it_was():
 
 
 def test_what_is_left_out_has_its_default():
-    expected = RunConfig(**GROUPS)
+    expected = RunConfig(**GROUPS, tuning=TuningConfig(CRITERION, TOLERABLE_LOSS))
     expected.validate()
     assert run_config(GROUPS) == expected
     assert section("tuning", None) == TuningConfig()
