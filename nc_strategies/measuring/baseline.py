@@ -13,6 +13,7 @@ from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring.core import METRIC, Baseline, MeasurerCore, Scored, comparable
 from nc_strategies.measuring.extent import EXTENT_RULES
 from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
+from nc_strategies.measuring.reopening import OPEN_RULES, Reopening
 from nc_strategies.measuring.selection import sentence
 from nc_strategies.metrics.base import Metric, Outputs
 from nc_strategies.problem import Evaluation
@@ -71,8 +72,12 @@ class BaselineMeasurer(MeasurerCore):
             seconds=tuple(spent.items()),
             graph=reference.fingerprint,
         )
+        large = as_given.size_bytes >= OPEN_RULES.large_bytes
+        if large:
+            (all_float, as_given)[faster].close()
+            reference = Reopening(self._references()[faster], reference)
         self._baseline = Baseline(
-            as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), self.readings()
+            as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), large, self.readings()
         )
         return self._baseline
 

@@ -54,7 +54,10 @@ class Scored:
 
 @dataclass
 class Baseline:
-    """fp32: the model as given, the backend's all-float graph, and the faster of the two as the reference."""
+    """fp32: the model as given, the backend's all-float graph, and the faster of the two as the reference.
+
+    Of a large model only the reference can run any more, see `reopening`; the slower of the two is closed.
+    """
 
     as_given: Executable
     all_float: Executable
@@ -62,6 +65,7 @@ class Baseline:
     kept: tuple[Outputs, ...]
     evaluation: Evaluation
     latency_ci95: tuple[float, float]
+    large: bool = False
     readings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """Pairs (name of the constraint's value, what its metric reads), see `selection.described`."""
 
@@ -294,6 +298,12 @@ class MeasurerCore:
         """Time a trial, or fp32 before the trials, within `Allowance.timing_seconds`."""
         most, allowed = self.settings.latency_timeout, self.allowance.timing_seconds
         return self._time(models, runs, min(1.0, allowed / most) if most else 1.0)
+
+    def _references(self) -> tuple[Callable[[], Executable], Callable[[], Executable]]:
+        """Open fp32 as given, and the backend's all-float graph."""
+        all_float = self._all_float
+        assert all_float is not None
+        return self.backend.reference, lambda: self.backend.build(all_float)
 
     def _sessions(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
         """Time models in several sessions, as many as leave enough runs per session.

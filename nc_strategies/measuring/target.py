@@ -509,7 +509,8 @@ class LocalTarget:
         count = self._calibration.batch_size or min(self._noise_samples(), len(self._calibration))
         batch = self._calibration.batch(0, count)
         if self._signal is None:
-            predict = self.measurer.baseline.all_float.predict
+            base = self.measurer.baseline
+            predict = (base.reference if base.large else base.all_float).predict
             select = self.measurer.signal_of
             self._signal = np.array(signal_in_pieces(predict, batch, self.parts.backend.largest_batch, select))
         return batch, self._signal
@@ -554,6 +555,10 @@ class LocalTarget:
             path = backend.save(config, folder)
         except OSError as error:
             raise unwritable(folder, error) from error
+        batch = self.measurer.data.batch(0, self.config.measure.batch_size)
+        again = backend.build(config)
+        wanted = [np.array(output) for output in again.predict(batch)]
+        again.close()
         saved = backend.open(path)
         executed, measured = saved.executed(), final.executed
         if dict(executed.int8) != dict(measured.int8):
@@ -567,15 +572,12 @@ class LocalTarget:
                 dict(executed.fp32),
                 dict(measured.fp32),
             )
-        batch = self.measurer.data.batch(0, self.config.measure.batch_size)
-        again = backend.build(config)
-        for a, b in zip(again.predict(batch), saved.predict(batch), strict=True):
+        for a, b in zip(wanted, saved.predict(batch), strict=True):
             if not comparable(a):
                 continue
             # Not bit for bit: after loading a saved model, an engine may sum float values in another order.
             if not close(a, b, SAVED_TOLERANCE):
                 raise EngineError("the saved model does not give the outputs of the measured one")
-        again.close()
         saved.close()
         return path
 
