@@ -21,6 +21,8 @@ from nc_strategies.models.info import Batch
 
 RESAMPLES = 200
 LEAST_RESAMPLES = 20
+Condense = Callable[[Outputs, slice], Outputs]
+"""Reduces the outputs that a metric keeps of a batch, whose samples are at these positions of the data."""
 Z_95 = 1.96
 
 
@@ -48,6 +50,7 @@ def predict(
     check: Check = unlimited,
     layouts: Sequence[OutputLayout] | None = None,
     like: Sequence[Outputs] = (),
+    condense: Sequence[Condense | None] = (),
 ) -> list[Predictions]:
     """Run models on all samples, batch by batch in turn, so that a drift of the machine's speed affects all alike.
 
@@ -62,32 +65,41 @@ def predict(
         layouts: Layout of each output; by default the first axis counts samples.
         like: Outputs that each function kept of fp32: where samples have arrays of different shapes there, all
             models' samples are given as such.
+        condense: Functions that reduce each metric's kept outputs of a batch further; None, or nothing, to keep them.
 
     Raises:
         OutOfTimeError: `check` raised it.
         AxisError: the shape of an output that is read does not follow the batch.
         EngineError: an output is NaN or infinite.
     """
-    keepers = list(dict.fromkeys(keep))
-    ragged = dict(zip(keep, like, strict=True)) if like else {}
-    parts: list[list[list[Outputs]]] = [[[] for _ in keepers] for _ in models]
+    ways = list(zip(keep, condense or [None] * len(keep), strict=True))
+    unique = list(dict.fromkeys(ways))
+    ragged = dict(zip(ways, like, strict=True)) if like else {}
+    parts: list[list[list[Outputs]]] = [[[] for _ in unique] for _ in models]
     seconds = [0.0] * len(models)
+    start = 0
     for number, (batch, count, size) in enumerate(_batches(data, batch_size)):
+        samples = slice(start, start + count)
+        start += count
         order = range(len(models)) if number % 2 else reversed(range(len(models)))
         for index in order:
             check()
             before = time.perf_counter()
             outputs = models[index].predict(batch)
             seconds[index] += time.perf_counter() - before
-            for part, keeper in zip(parts[index], keepers, strict=True):
-                part.append(_checked(keeper(_of_samples(outputs, keeper, layouts, size)), count, size))
+            kept = {
+                keeper: _checked(keeper(_of_samples(outputs, keeper, layouts, size)), count, size, _finite_only(keeper))
+                for keeper in dict.fromkeys(keep)
+            }
+            for part, (keeper, reduce) in zip(parts[index], unique, strict=True):
+                part.append(kept[keeper] if reduce is None else reduce(kept[keeper], samples))
         if enough is not None and enough(parts[0][0][-1]):
             break
     found = []
     for model, spent in zip(parts, seconds, strict=True):
-        by_keeper = {keeper: _joined(part, ragged.get(keeper)) for keeper, part in zip(keepers, model, strict=True)}
-        kept = tuple(by_keeper[keeper] for keeper in keep)
-        found.append(Predictions(kept[0], spent, kept))
+        by_way = {way: _joined(part, ragged.get(way)) for way, part in zip(unique, model, strict=True)}
+        every = tuple(by_way[way] for way in ways)
+        found.append(Predictions(every[0], spent, every))
     return found
 
 
@@ -118,13 +130,17 @@ def _of_samples(
     ]
 
 
-def _checked(kept: Outputs, count: int, size: int) -> Outputs:
+def _finite_only(keeper: Keep) -> bool:
+    return not (isinstance(keeper, OutputReader) and keeper.accepts_nonfinite)
+
+
+def _checked(kept: Outputs, count: int, size: int, finite: bool) -> Outputs:
     """A copy of the first `count` of `size` samples: an engine may reuse its buffers."""
     if isinstance(kept, tuple):
-        return tuple(_checked(part, count, size) for part in kept)
+        return tuple(_checked(part, count, size, finite) for part in kept)
     if kept.ndim == 0 or len(kept) != size:
         raise EngineError(f"the metric keeps an array of shape {kept.shape} of {size} samples: no axis for the samples")
-    if kept.dtype.kind == "f" and not np.isfinite(kept[:count]).all():
+    if finite and kept.dtype.kind == "f" and not np.isfinite(kept[:count]).all():
         raise EngineError("the model's output holds NaN or infinity")
     return np.array(kept[:count])
 
@@ -150,16 +166,16 @@ def loss_interval(
     metric is a mean over samples. Otherwise it is a percentile bootstrap over samples (Efron and Tibshirani, "An
     Introduction to the Bootstrap", ch. 13).
 
-    For bounded scores, half a sample is added to each cell of the 2 x 2 table of the two models' correct answers
-    (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine
-    24 (2005)). Two models that answer all samples alike thus get an interval of nonzero width.
+    For bounded scores that are not `Metric.graded`, half a sample is added to each cell of the 2 x 2 table of the two
+    models' correct answers (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions",
+    Statistics in Medicine 24 (2005)). Two models that answer all samples alike thus get an interval of nonzero width.
     """
     sign = 1.0 if higher_is_better else -1.0
     before, after = metric.scores(reference, labels), metric.scores(outputs, labels)
     if before is not None and after is not None:
         difference = sign * (before - after)
         width = metric.score_range[1] - metric.score_range[0]
-        if np.isfinite(width):
+        if np.isfinite(width) and not metric.graded:
             difference = np.concatenate([difference, [width / np.sqrt(2), -width / np.sqrt(2)]])
         spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
         centre, reach = difference.mean(), Z_95 * spread / np.sqrt(len(difference))

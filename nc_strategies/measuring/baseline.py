@@ -146,9 +146,9 @@ class BaselineMeasurer(MeasurerCore):
         higher = self.higher_is_better if name == METRIC else metric.higher_is_better
         # A few samples, to which a short time limit has cut the data, say nothing about chance.
         cut = self.samples < min(len(self.data.raw), EXTENT_RULES.least_samples)
-        why = "" if outputs is None or cut else metric.no_better(outputs, self.data.labels)
+        why = "" if outputs is None or cut else metric.no_better(outputs, self.labels_of(metric))
         if why:
             return f"no better than {why}"
-        if value == 0 and higher and (outputs is None or not metric.zero_is_good(outputs, self.data.labels)):
+        if value == 0 and higher and (outputs is None or not metric.zero_is_good(outputs, self.labels_of(metric))):
             return "from which nothing can be lost"
         return ""

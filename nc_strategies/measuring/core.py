@@ -18,7 +18,7 @@ from nc_strategies.calibration import noise
 from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
-from nc_strategies.measuring.accuracy import Predictions, predict
+from nc_strategies.measuring.accuracy import Condense, Predictions, predict
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
@@ -144,7 +144,7 @@ class MeasurerCore:
 
     def _use_layouts(self, layouts: Layouts) -> None:
         requests = self._requests()
-        readers = tuple(select(request, layouts, self.data.labels) for request in requests)
+        readers = tuple(select(request, layouts, self.labels_of(request.metric)) for request in requests)
         size = layouts.batch_size
         for request, reader in zip(requests, readers, strict=True):
             whole = [layouts.outputs[place] for place in reader.positions if layouts.outputs[place].axis is None]
@@ -198,10 +198,10 @@ class MeasurerCore:
         assert self._layouts is not None
         size = 1 if self.one_by_one else self._batch_size
         like = self._baseline.kept if self._baseline is not None else ()
+        condense = [self._condenser(name, metric) for name, metric in self._all.items()]
+        outputs = self._layouts.outputs
         try:
-            return predict(
-                models, self.data, size, enough, self._readers, self.deadline.check, self._layouts.outputs, like
-            )
+            return predict(models, self.data, size, enough, self._readers, self.deadline.check, outputs, like, condense)
         except AxisError as error:
             if self._baseline is not None or self._layouts.outputs[error.place].axis is None:
                 raise
@@ -209,6 +209,20 @@ class MeasurerCore:
             log.info("%s", error)
             self._use_layouts(self._layouts.whole(error.place))
             return self._predict(models, enough)
+
+    def labels_of(self, metric: Metric) -> NDArray[Any]:
+        """Labels that a metric gets, shape (N, ...); (N, 0) for one that compares with fp32.
+
+        Raises:
+            InputError: the metric needs labels, and the data has none.
+        """
+        return self.data.labels if metric.needs_labels else np.zeros((len(self.data), 0))
+
+    def _condenser(self, name: str, metric: Metric) -> Condense | None:
+        """The function that reduces the outputs that a metric keeps of a batch; None if it does not reduce them."""
+        if type(metric).condense is Metric.condense:
+            return None
+        return lambda kept, samples: metric.condense(kept, self.labels_of(metric)[samples])
 
     def _values(self, found: Predictions) -> Pairs:
         return tuple(
@@ -218,7 +232,7 @@ class MeasurerCore:
 
     def _value(self, request: Request, kept: Outputs) -> float:
         """A metric over all samples; its errors name the key of its own constraint."""
-        metric, labels = request.metric, self.data.labels
+        metric, labels = request.metric, self.labels_of(request.metric)
         try:
             if self._baseline is None:
                 metric.prepare(kept, labels)
@@ -252,7 +266,7 @@ class MeasurerCore:
             test: Stops the evaluation once the goal is out of reach.
             out_of_time: Called with the number of samples read so far after each batch; stops the evaluation if true.
         """
-        labels, read = self.data.labels, 0
+        labels, read = self.labels_of(self.metric), 0
 
         def enough(outputs: Outputs) -> bool:
             nonlocal read
@@ -272,8 +286,9 @@ class MeasurerCore:
 
     def _extrapolated(self, found: Predictions, read: int) -> Pairs:
         """Metrics estimated from the samples read: fp32's values on all samples less the paired losses."""
-        labels, values = self.data.labels[:read], []
+        values = []
         for (name, metric), kept, fp32 in zip(self._all.items(), found.kept, self.baseline.kept, strict=True):
+            labels = self.labels_of(metric)[:read]
             change = metric.compute(kept, labels) - metric.compute(rows(fp32, slice(read)), labels)
             values.append((name, self.baseline.evaluation.metric(name) + change))
         return tuple(values)

@@ -180,7 +180,7 @@ class FinalistMeasurer(MeasurerCore):
     ) -> tuple[Scored, Scored, tuple[float, float] | None]:
         """Evaluate fp32 and the chosen trial's model side by side; also return the interval of the loss."""
         one, other = self._predict([fp32, int8])
-        labels = self.data.labels
+        labels = self.labels_of(self.metric)
         interval = loss_interval(self.metric, one.outputs, other.outputs, labels, self.higher_is_better, self.rng)
         return (
             Scored(self.baseline.evaluation.metrics, one.seconds, self.samples),
@@ -199,9 +199,8 @@ class FinalistMeasurer(MeasurerCore):
         if not int8.kept:
             (found,) = self._predict([chosen.model])
             int8 = Scored(self._values(found), found.seconds, self.samples, found.kept)
-        interval = loss_interval(
-            self.metric, base.kept[0], int8.kept[0], self.data.labels, self.higher_is_better, self.rng
-        )
+        labels = self.labels_of(self.metric)
+        interval = loss_interval(self.metric, base.kept[0], int8.kept[0], labels, self.higher_is_better, self.rng)
         seconds = base.evaluation.value("duration_s") * drift
         return Scored(base.evaluation.metrics, seconds, self.samples), int8, interval
 

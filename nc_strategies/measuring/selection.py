@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -38,12 +38,14 @@ class OutputReader:
         positions: Positions of the outputs that it reads.
         choice: Why these.
         alone: Whether `keep` gets the outputs at `positions` only, and not all outputs of the model.
+        accepts_nonfinite: See `Metric.accepts_nonfinite`.
     """
 
     keep: Keep
     positions: tuple[int, ...] = (0,)
     choice: Choice = Choice.ONLY
     alone: bool = True
+    accepts_nonfinite: bool = False
 
     def __call__(self, outputs: Sequence[Array]) -> Outputs:
         """Result of `keep`, from all outputs of one batch."""
@@ -66,6 +68,11 @@ class Request:
 
 
 def select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
+    """Select the outputs that a metric reads; see `_select`."""
+    return replace(_select(request, layouts, labels), accepts_nonfinite=request.metric.accepts_nonfinite)
+
+
+def _select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
     """Select the outputs that a metric reads.
 
     Args:

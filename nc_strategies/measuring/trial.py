@@ -156,7 +156,7 @@ class TrialMeasurer(MeasurerCore):
         if self.limit is None:
             return None
         base = self.baseline
-        scores = self.metric.scores(base.kept[0], self.data.labels) if base.kept else None
+        scores = self.metric.scores(base.kept[0], self.labels_of(self.metric)) if base.kept else None
         if scores is None:
             return None
         test = PairedTest(

@@ -36,6 +36,14 @@ class Metric(ABC):
     one of the list that `keep` gets if `fits` can tell it, or if the configuration names it."""
     reads_one: bool = False
     """Whether `keep` reads one output only, although it is overridden."""
+    needs_labels: bool = True
+    """Whether `labels` are the data's. If not, `labels` in `condense` are fp32's own outputs, as `keep` returned them,
+    and other methods get an array of shape (N, 0)."""
+    accepts_nonfinite: bool = False
+    """Whether `condense` deals with NaN and infinity itself; otherwise an output that holds one fails the model."""
+    graded: bool = False
+    """Whether a score says how good a sample's output is, and not just whether it is right. The rule for pairs of right
+    and wrong answers (see `loss_interval`) does not apply to graded scores."""
     read_as: str = ""
     """How outputs are read, such as ``logits, cut at 0``, once `prepare` has decided it; for the user."""
 
@@ -69,6 +77,25 @@ class Metric(ABC):
             None where the metric cannot tell.
         """
         return None
+
+    def condense(self, outputs: Outputs, labels: Array) -> Outputs:
+        """Reduce what `keep` returned for one batch further, with the labels of its samples; by default not at all.
+
+        It is called once per batch after `keep`. All other methods get its results, so that large outputs, such as a
+        score for each word of a vocabulary at each position, are not held in memory for all samples.
+
+        Args:
+            outputs: Result of `keep` for the batch.
+            labels: Labels of the batch's samples, shape (n, ...).
+
+        Returns:
+            An array whose first axis counts samples, or a tuple of such arrays.
+
+        Raises:
+            InputError: outputs and labels do not fit.
+            EngineError: the outputs hold NaN or infinity where the metric needs numbers.
+        """
+        return outputs
 
     def answers(self, output: Array) -> Array | None:
         """The answer of each sample, such as its class number, shape (n,); None where the metric has no answers."""

@@ -129,3 +129,21 @@ class PythonMetricSettings:
     target: str = "???"
     outputs: list[int] | None = None
     higher_is_better: bool | None = None
+
+
+@dataclass
+class PerplexitySettings:
+    """Settings of `Perplexity`.
+
+    Args:
+        name: The metric's name.
+        shift: Whether labels are the input's own ids, so that the logits at position t score the label at t + 1. False
+            if labels are the next tokens already.
+        ignore: Label of tokens that do not count.
+        higher_is_better: Overrides the metric's direction.
+    """
+
+    name: str = "perplexity"
+    shift: bool = True
+    ignore: int = -100
+    higher_is_better: bool | None = None

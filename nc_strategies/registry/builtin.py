@@ -17,6 +17,7 @@ from nc_strategies.metrics.settings import (
     AucSettings,
     CocoMapSettings,
     MeanIoUSettings,
+    PerplexitySettings,
     PlainSettings,
     PythonMetricSettings,
     SklearnSettings,
@@ -140,6 +141,13 @@ def ncs_components() -> list[Component]:
             CocoMapSettings,
             "nc-strategies[coco]",
             "COCO's average precision of detections (pycocotools)",
+        ),
+        Component(
+            "metric",
+            "perplexity",
+            f"{METRICS}.language_model:Perplexity",
+            PerplexitySettings,
+            summary="perplexity of a language model's logits",
         ),
         Component(
             "metric",

@@ -30,9 +30,10 @@ class MetricSuite:
         return np.asarray(np.random.default_rng(1).integers(4, size=60))
 
     def kept(self, part: slice = slice(None)) -> Outputs:
-        """Result of `Metric.keep` for a part of the samples."""
-        outputs = self.outputs()
-        return self.metric().keep([array[part] for array in (outputs if isinstance(outputs, list) else [outputs])])
+        """Result of `Metric.keep` and `Metric.condense` for a part of the samples."""
+        outputs, metric = self.outputs(), self.metric()
+        kept = metric.keep([array[part] for array in (outputs if isinstance(outputs, list) else [outputs])])
+        return metric.condense(kept, self.labels()[part])
 
     def test_it_gives_a_finite_number(self) -> None:
         value = self.metric().compute(self.kept(), self.labels())
