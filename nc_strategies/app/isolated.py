@@ -12,6 +12,7 @@ import numpy as np
 from nc_strategies.app.target import metric_settings
 from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Raw
+from nc_strategies.data.ragged import Ragged, Samples
 from nc_strategies.data.settings import InputRules, Preprocess
 from nc_strategies.errors import InputError
 from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
@@ -45,9 +46,13 @@ class StoredSamples:
         """Write samples into a new folder."""
         folder.mkdir()
 
-        def written(name: str, array: Any) -> Path:
+        def written(name: str, samples: Any) -> Path:
             path = folder / f"{name}.npy"
-            np.save(path, array)
+            if isinstance(samples, Ragged):
+                packed = samples.packed()
+                np.save(_shapes_of(path), packed.shapes)
+                samples = packed.values
+            np.save(path, samples)
             return path
 
         inputs = {name: written(f"input_{number}", array) for number, (name, array) in enumerate(raw.inputs.items())}
@@ -59,10 +64,21 @@ class StoredSamples:
         """Read the samples as memory-mapped arrays."""
         return Raw(
             self.key,
-            {name: np.load(path, mmap_mode="r") for name, path in self.inputs.items()},
-            None if self.labels is None else np.load(self.labels, mmap_mode="r"),
+            {name: _mapped(path) for name, path in self.inputs.items()},
+            None if self.labels is None else _mapped(self.labels),
             {name: np.load(path) for name, path in self.shared.items()},
         )
+
+
+def _shapes_of(path: Path) -> Path:
+    """File of the shapes of ragged samples, beside their values."""
+    return path.with_suffix(".shapes.npy")
+
+
+def _mapped(path: Path) -> Samples:
+    values = np.load(path, mmap_mode="r")
+    shapes = _shapes_of(path)
+    return Ragged(values, np.load(shapes)) if shapes.is_file() else values
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nc_strategies.data.arrange import arrange
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.npz import read_npz
+from nc_strategies.data.ragged import Ragged, Samples, as_samples
 from nc_strategies.data.settings import NpzSettings, PythonDataSettings, SampleDataSettings
 from nc_strategies.data.spool import Spool
 from nc_strategies.errors import InputError
@@ -127,6 +125,7 @@ class PythonData:
 
 
 def _as_raw(key: str, target: str, data: Any, wanted: int) -> Raw:
+    arrays: dict[str, Samples]
     if _is_pair(data) or _is_input(data):
         arrays = _named(key, target, data)
     elif isinstance(data, Iterable):
@@ -148,14 +147,20 @@ def _as_raw(key: str, target: str, data: Any, wanted: int) -> Raw:
 
 
 def _is_input(value: Any) -> bool:
-    return hasattr(value, "__array__") or isinstance(value, Mapping)
+    return hasattr(value, "__array__") or isinstance(value, Mapping | Ragged)
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and _is_input(value[0])
+    return isinstance(value, tuple) and len(value) == 2 and (_is_input(value[0]) or _is_list_of_samples(*value))
 
 
-def _named(key: str, target: str, batch: Any) -> dict[str, NDArray[Any]]:
+def _is_list_of_samples(x: Any, y: Any) -> bool:
+    """Whether these are a list of arrays, one per sample, and as many labels."""
+    listed = isinstance(x, list) and bool(x) and all(hasattr(sample, "__array__") for sample in x)
+    return listed and (hasattr(y, "__array__") or isinstance(y, list)) and len(y) == len(x)
+
+
+def _named(key: str, target: str, batch: Any) -> dict[str, Samples]:
     """A pair (x, y), or x alone, as arrays by name; labels have the name ``y``."""
     if not _is_pair(batch) and not _is_input(batch):
         raise InputError(key, f"{target} yielded a {type(batch).__name__} as a batch", "expected (x, y)")
@@ -163,9 +168,9 @@ def _named(key: str, target: str, batch: Any) -> dict[str, NDArray[Any]]:
     inputs = dict(x) if isinstance(x, Mapping) else {"x": x}
     if "y" in inputs:
         raise InputError(key, f"{target} names an input 'y'", "'y' is the name of the labels")
-    arrays = {str(name): np.asarray(array) for name, array in inputs.items()}
+    arrays = {str(name): as_samples(array) for name, array in inputs.items()}
     if y is not None:
-        arrays["y"] = np.asarray(y)
+        arrays["y"] = as_samples(y)
     if "y" in arrays and arrays["y"].ndim == 0:
         raise InputError(key, f"the labels of {target} are a single number where samples are expected")
     return arrays

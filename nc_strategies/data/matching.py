@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.data.dataset import Raw, fits, samples_by_input
+from nc_strategies.data.ragged import Ragged, Samples
 from nc_strategies.data.settings import InputRules, Preprocess
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.models import decoder
@@ -56,7 +57,13 @@ def match(info: ModelInfo, raw: Raw, preprocess: Preprocess, rules: InputRules) 
     sources = samples_by_input(raw, info, partial)
     for spec in info.inputs:
         array = sources.get(spec.name)
-        if array is not None and _is_single(spec, info) and spec.name not in rules.axes and _all_equal(array):
+        if (
+            array is not None
+            and not isinstance(array, Ragged)
+            and _is_single(spec, info)
+            and spec.name not in rules.axes
+            and _all_equal(array)
+        ):
             values[spec.name] = array[0]
     shapes = {name: _sample_shape(name, array, preprocess) for name, array in sources.items() if name not in values}
     specs = _with_axes(info, shapes, rules, values)
@@ -114,18 +121,34 @@ def _all_equal(array: NDArray[Any]) -> bool:
     return bool((array == array[:1]).all())
 
 
-def _sample_shape(name: str, array: NDArray[Any], preprocess: Preprocess) -> tuple[int, ...]:
-    """Shape of a preprocessed sample; of the sample itself if the preprocessing does not apply to it."""
+def _sample_shape(name: str, samples: Samples, preprocess: Preprocess) -> tuple[int | None, ...]:
+    """Shape of a preprocessed sample, None for an axis in which samples differ.
+
+    It is that of the sample itself if the preprocessing does not apply to it.
+    """
+    ragged = isinstance(samples, Ragged)
+    shape = samples.sample_shape if isinstance(samples, Ragged) else samples.shape[1:]
     if preprocess.is_identity or (preprocess.inputs is not None and name not in preprocess.inputs):
-        return array.shape[1:]
+        return shape
     try:
-        return preprocess(array[:1]).shape[1:]
+        made: list[tuple[int, ...]] = [
+            preprocess(sample[None]).shape[1:]
+            for sample in ([samples[0], samples[_other(samples)]] if isinstance(samples, Ragged) else [samples[0]])
+        ]
     except InputError:
-        return array.shape[1:]  # `Dataset` reports it
+        return shape  # `Dataset` reports it
+    if not ragged:
+        return made[0]
+    return tuple(a if a == b else None for a, b in zip(*made, strict=True))
+
+
+def _other(samples: Ragged) -> int:
+    """Position of the sample whose shape differs most from the first one's."""
+    return int(np.abs(samples.shapes - samples.shapes[0]).astype(bool).sum(1).argmax())
 
 
 def _with_axes(
-    info: ModelInfo, shapes: Mapping[str, tuple[int, ...]], rules: InputRules, values: Mapping[str, Any]
+    info: ModelInfo, shapes: Mapping[str, tuple[int | None, ...]], rules: InputRules, values: Mapping[str, Any]
 ) -> list[TensorSpec]:
     """The inputs with the axes that count samples."""
     possible = {spec.name: _possible(spec, shapes.get(spec.name), rules) for spec in info.inputs}
@@ -144,7 +167,7 @@ def _with_axes(
     ]
 
 
-def _possible(spec: TensorSpec, shape: tuple[int, ...] | None, rules: InputRules) -> list[int]:
+def _possible(spec: TensorSpec, shape: tuple[int | None, ...] | None, rules: InputRules) -> list[int]:
     """The axes of an input that can count samples."""
     if spec.name in rules.axes:
         return [rules.axes[spec.name]]

@@ -15,6 +15,7 @@ from nc_strategies.data import spool
 from nc_strategies.data.arrange import arrange
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.labels import BOX_ARRAYS, pack_boxes
+from nc_strategies.data.ragged import gathered, rectangular
 from nc_strategies.errors import InputError, first_line
 from nc_strategies.models.archive import check_archive
 
@@ -27,7 +28,8 @@ def read_npz(key: str, path: str) -> Raw:
 
     Arrays above `nc_strategies.data.spool.LARGE` bytes are memory-mapped from a file written by ``numpy.savez``, and
     unpacked to disk from one written by ``numpy.savez_compressed``. Labels are the array ``y``, or for detection the
-    arrays ``boxes``, ``labels``, ``image_ids`` and, if there are crowds, ``iscrowd``: see `pack_boxes`.
+    arrays ``boxes``, ``labels``, ``image_ids`` and, if there are crowds, ``iscrowd``: see `pack_boxes`. Samples and
+    labels of different shapes are the arrays ``NAME.values`` and ``NAME.offsets``: see `gathered`.
 
     Raises:
         InputError: the file is missing, or is not an ``.npz`` file with samples.
@@ -36,9 +38,10 @@ def read_npz(key: str, path: str) -> Raw:
     if not file.is_file():
         raise InputError(key, f"no such file: {file}")
     check_archive(key, file, in_memory=False)
-    arrays = _arrays(key, file)
-    boxes = [] if "y" in arrays or not set(BOX_ARRAYS) <= set(arrays) else [arrays.pop(name) for name in BOX_ARRAYS]
-    crowd = arrays.pop("iscrowd", None) if boxes else None
+    arrays = gathered(key, _arrays(key, file))
+    by_boxes = "y" not in arrays and set(BOX_ARRAYS) <= set(arrays)
+    boxes = [rectangular(arrays.pop(name)) for name in BOX_ARRAYS] if by_boxes else []
+    crowd = rectangular(arrays.pop("iscrowd")) if boxes and "iscrowd" in arrays else None
     labels = arrays.pop("y", None)
     if not arrays:
         raise InputError(key, f"{file} holds no input array", "x, or one array per input of the model")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nc_strategies.data.arrange import arrange
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.loaders import read_npz
+from nc_strategies.data.ragged import Ragged, Samples, as_samples, joined, rectangular
 from nc_strategies.errors import InputError, first_line
 
 ALLOWED = "arrays (x, y), an .npz file, or an iterable of batches (x, y): a tf.data.Dataset, a torch DataLoader, a list"
@@ -26,7 +26,8 @@ def samples(key: str, data: Any, limit: int | None = None) -> Raw:
         data: A `Raw`; the path of an ``.npz`` file; a tuple of two arrays (x, y); an array of inputs; a mapping of
             input names to arrays, with labels under ``y``; or an iterable of samples or batches, each (x, y), (x,), x
             or a mapping. For several inputs, x is a mapping by name or a list in the model's order. An element whose
-            label is a single number is a sample; every other element is a batch.
+            label is a single number is a sample; every other element is a batch. Samples of different shapes are a list
+            of arrays in place of an array, a `Ragged`, or batches of different shapes.
         limit: Number of samples after which an iterable is not read further.
 
     Raises:
@@ -42,6 +43,8 @@ def samples(key: str, data: Any, limit: int | None = None) -> Raw:
         raw = Raw(key, {"x": _array(key, data)})
     elif isinstance(data, tuple) and len(data) == 2 and _is_inputs(data[0]) and _is_array(data[1]):
         raw = arrange(key, *_split(key, data))
+    elif isinstance(data, tuple) and len(data) == 2 and _is_list_of_samples(data[0], data[1]):
+        raw = arrange(key, *_split(key, ({"x": data[0]}, data[1])))
     elif isinstance(data, Iterable):
         raw = _gather(key, data, limit)
     else:
@@ -50,8 +53,8 @@ def samples(key: str, data: Any, limit: int | None = None) -> Raw:
 
 
 def _gather(key: str, batches: Iterable[Any], limit: int | None) -> Raw:
-    inputs: dict[str, list[NDArray[Any]]] = {}
-    labels: list[NDArray[Any]] = []
+    inputs: dict[str, list[Samples]] = {}
+    labels: list[Samples] = []
     count = number = 0
     for number, element in enumerate(batches, 1):
         x, y = _batch(key, number, element)
@@ -67,23 +70,23 @@ def _gather(key: str, batches: Iterable[Any], limit: int | None) -> Raw:
     if not number:
         raise InputError(key, "yields nothing", ALLOWED)
     try:
-        joined = {name: np.concatenate(parts) for name, parts in inputs.items()}
-        return Raw(key, joined, np.concatenate(labels) if labels else None)
+        whole = {name: joined(parts) for name, parts in inputs.items()}
+        return Raw(key, whole, joined(labels) if labels else None)
     except ValueError as error:
         raise InputError(key, f"yields batches that do not fit each other ({first_line(error)})") from None
 
 
-def _batch(key: str, number: int, element: Any) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+def _batch(key: str, number: int, element: Any) -> tuple[dict[str, Samples], Samples | None]:
     """An element as a batch; one whose label is a single number is a sample."""
     x, y = _split(key, element)
     if y is not None and y.ndim == 0:
-        x, y = {name: array[None] for name, array in x.items()}, y[None]
+        x, y = {name: rectangular(array)[None] for name, array in x.items()}, rectangular(y)[None]
     if any(array.ndim == 0 for array in x.values()):
         raise InputError(key, f"element {number} holds a single number where samples are expected", ALLOWED)
     return x, y
 
 
-def _split(key: str, element: Any) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+def _split(key: str, element: Any) -> tuple[dict[str, Samples], Samples | None]:
     """Inputs by name, and labels."""
     y: Any = None
     if isinstance(element, (tuple, list)) and len(element) in (1, 2):
@@ -101,7 +104,7 @@ def _split(key: str, element: Any) -> tuple[dict[str, NDArray[Any]], NDArray[Any
     return inputs, None if y is None else _array(key, y)
 
 
-def _by_name(key: str, x: Any) -> dict[str, NDArray[Any]]:
+def _by_name(key: str, x: Any) -> dict[str, Samples]:
     """Inputs by name: those of a mapping, places in a list, or ``x`` for a single one."""
     if isinstance(x, Mapping):
         return {str(name): _array(key, value) for name, value in x.items()}
@@ -111,19 +114,31 @@ def _by_name(key: str, x: Any) -> dict[str, NDArray[Any]]:
 
 
 def _is_inputs(value: Any) -> bool:
-    """Whether a value is an array, or a mapping of arrays."""
-    return _is_array(value) or (isinstance(value, Mapping) and all(map(_is_array, value.values())))
+    """Whether a value is an array, or a mapping of arrays or of lists of arrays."""
+    return _is_array(value) or (
+        isinstance(value, Mapping) and all(_is_array(part) or _is_list(part) for part in value.values())
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_array, value))
+
+
+def _is_list_of_samples(x: Any, y: Any) -> bool:
+    """Whether these are a list of arrays of different shapes, and as many labels."""
+    labels = _is_list(y) or _is_array(y)
+    return _is_list(x) and labels and len(np.shape(x[0])) > 0 and len(x) == len(y) and len({np.shape(a) for a in x}) > 1
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__") and not isinstance(value, (str, bytes))
+    return isinstance(value, Ragged) or (hasattr(value, "__array__") and not isinstance(value, (str, bytes)))
 
 
-def _array(key: str, value: Any) -> NDArray[Any]:
+def _array(key: str, value: Any) -> Samples:
     try:
         # torch does not convert a tensor to an array if it is on a device or requires a gradient.
         plain = value.detach().cpu() if hasattr(value, "detach") else value
-        array = np.asarray(plain)
+        array = as_samples(plain)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(key, f"cannot be read as an array ({first_line(error)})", ALLOWED) from None
     return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -71,12 +72,16 @@ class InputRules:
         axes: Input or output to the axis that counts samples in it.
         state: Input to the output whose value it gets in the next step of a sequence.
         calibration_batch_size: Most samples of a calibration run; None for no limit but memory.
+        pad: Value that fills samples up to the longest of a batch, or a mapping of inputs to values.
+        lengths: Input to the array of the data that holds the length of its samples along their free axis.
     """
 
     constants: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     state: Mapping[str, str] = field(default_factory=dict)
     calibration_batch_size: int | None = None
+    pad: float | Mapping[str, float] = 0
+    lengths: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(settings: Any) -> InputRules:
@@ -98,7 +103,28 @@ class InputRules:
         size = getattr(settings, "calibration_batch_size", None)
         if size is not None and (not isinstance(size, int) or size < 1):
             raise InputError("data.calibration_batch_size", f"is {size!r}", "at least 1")
-        return InputRules(constants, axes, state, size)
+        lengths = _mapping("data.lengths", getattr(settings, "lengths", None))
+        for name, array in lengths.items():
+            if not isinstance(array, str):
+                raise InputError("data.lengths", f"names {array!r} for {name!r}", "the name of an array of the data")
+        return InputRules(constants, axes, state, size, _pad(getattr(settings, "pad", None)), lengths)
+
+
+def _pad(given: Any) -> float | dict[str, float]:
+    """The value that fills samples up, or a value by input."""
+    if isinstance(given, str):
+        import yaml
+
+        try:
+            given = yaml.safe_load(given)
+        except yaml.YAMLError as error:
+            raise InputError("data.pad", f"cannot be read ({first_line(error)})", "a number, or a mapping") from None
+    by_name = given if isinstance(given, Mapping) else {"": 0 if given is None else given}
+    for name, value in by_name.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            where = f" for {name!r}" if name else ""
+            raise InputError("data.pad", f"is {value!r}{where}", "a number, or one by input such as {input_ids: 1}")
+    return {str(name): value for name, value in by_name.items()} if isinstance(given, Mapping) else by_name[""]
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:
@@ -131,12 +157,19 @@ class InputSettings:
             sequence in their order; an array ``sequence`` of the data, shape (N,), numbers the sequences if there are
             several.
         calibration_batch_size: Most samples of a calibration run; None to choose it by memory.
+        pad: Value that fills samples up to the longest of their batch, in the model's input; a mapping such as
+            ``{input_ids: 1}`` gives other inputs than those it names 0. It is used where the model has a mask among its
+            inputs; the mask is filled up with zeros.
+        lengths: For padded samples without a mask: input to the array of the data that holds each sample's length along
+            the input's only free axis, such as ``{x: width}``. What is beyond it is cut.
     """
 
     constants: Any = None
     axes: Any = None
     state: Any = None
     calibration_batch_size: int | None = None
+    pad: Any = None
+    lengths: Any = None
 
 
 @dataclass

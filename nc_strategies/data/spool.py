@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.data.ragged import Ragged, Samples
 from nc_strategies.errors import InputError
 
 LARGE = 512 * 2**20
@@ -68,18 +69,19 @@ def chunks(length: int, bytes_each: int) -> Iterator[tuple[int, int]]:
 
 
 class Spool:
-    """Arrays of unknown length, appended batch by batch and stored on disk. All samples of a name have one shape.
+    """Arrays of unknown length, appended batch by batch and stored on disk.
 
     Args:
         key: Configuration key that errors name.
-        folder: Folder of the files if another process maps them; None for unnamed temporary files.
+        folder: Folder of the files if another process maps them, where all samples of a name have one shape; None for
+            unnamed temporary files.
     """
 
     def __init__(self, key: str, folder: Path | None = None) -> None:
         self.key, self.folder = key, folder
         self._files: dict[str, IO[bytes]] = {}
-        self._forms: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-        self._counts: dict[str, int] = {}
+        self._types: dict[str, np.dtype[Any]] = {}
+        self._shapes: dict[str, list[NDArray[np.int64]]] = {}
 
     def __enter__(self) -> Spool:
         return self
@@ -87,11 +89,11 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, batch: Mapping[str, NDArray[Any]]) -> None:
+    def append(self, batch: Mapping[str, Samples]) -> None:
         """Append a batch: name to array, whose first axis counts samples.
 
         Raises:
-            InputError: names or shapes differ from those of the first batch, or the disk is full.
+            InputError: names, types or numbers of axes differ from those of the first batch, or the disk is full.
         """
         if self._files and set(batch) != set(self._files):
             raise InputError(
@@ -102,23 +104,23 @@ class Spool:
                 raise InputError(self.key, f"array {name!r} is a single number where samples are expected")
             if array.dtype.kind not in "fiub":
                 raise InputError(self.key, f"array {name!r} is of type {array.dtype}", "numbers are needed")
-            form = array.shape[1:], array.dtype
+            shapes = (
+                array.shapes
+                if isinstance(array, Ragged)
+                else np.tile(np.array(array.shape[1:], np.int64), (len(array), 1))
+            )
+            values = array.packed().values if isinstance(array, Ragged) else array
             if name not in self._files:
                 self._files[name] = self._open(name)
-                self._forms[name], self._counts[name] = form, 0
-            shape, dtype = self._forms[name]
-            if form[0] != shape:
-                raise InputError(
-                    self.key,
-                    f"array {name!r} has samples of shape {form[0]} and of {shape}",
-                    "one shape for all samples",
-                )
+                self._types[name], self._shapes[name] = array.dtype, []
+            dtype = self._types[name]
+            self._check_shapes(name, shapes)
             try:
-                array.astype(dtype, casting="same_kind", copy=False).tofile(self._files[name])
+                values.astype(dtype, casting="same_kind", copy=False).tofile(self._files[name])
             except TypeError:
                 raise InputError(
                     self.key,
-                    f"array {name!r} is of type {form[1]} in one batch and of {dtype} in the first",
+                    f"array {name!r} is of type {array.dtype} in one batch and of {dtype} in the first",
                     "one type for all samples",
                 ) from None
             except OSError as error:
@@ -127,21 +129,37 @@ class Spool:
                     f"cannot be stored in {tempfile.gettempdir()} ({error.strerror})",
                     "TMPDIR names another folder",
                 ) from None
-            self._counts[name] += len(array)
+            self._shapes[name].append(shapes)
+
+    def _check_shapes(self, name: str, shapes: NDArray[np.int64]) -> None:
+        if not self._shapes[name] or not len(shapes):
+            return
+        first = self._shapes[name][0][0]
+        if shapes.shape[1] != len(first) or (self.folder is not None and (shapes != first).any()):
+            raise InputError(
+                self.key,
+                f"array {name!r} has samples of shape {tuple(shapes[0].tolist())} and of {tuple(first.tolist())}",
+                "one shape for all samples" if self.folder is not None else "one number of axes for all samples",
+            )
 
     def _open(self, name: str) -> IO[bytes]:
         return (self.folder / f"{name}.raw").open("w+b") if self.folder else tempfile.TemporaryFile(prefix="ncs-")
 
     def forms(self) -> dict[str, tuple[list[int], str]]:
         """Shape and data type of each array as JSON-serializable values, for `mapped`."""
-        return {name: ([self._counts[name], *shape], dtype.str) for name, (shape, dtype) in self._forms.items()}
+        found = {name: np.concatenate(shapes) for name, shapes in self._shapes.items()}
+        return {name: ([len(shapes), *shapes[0].tolist()], self._types[name].str) for name, shapes in found.items()}
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All arrays, memory-mapped from disk."""
-        arrays: dict[str, NDArray[Any]] = {}
-        for name, (shape, dtype) in self.forms().items():
+    def arrays(self) -> dict[str, Samples]:
+        """All arrays, memory-mapped from disk; ragged where samples differ in their shape."""
+        arrays: dict[str, Samples] = {}
+        for name, parts in self._shapes.items():
             self._files[name].flush()
-            arrays[name] = mapped(self._files[name], tuple(shape), dtype)
+            shapes, dtype = np.concatenate(parts), self._types[name].str
+            if (shapes == shapes[:1]).all():
+                arrays[name] = mapped(self._files[name], (len(shapes), *shapes[0].tolist()), dtype)
+            else:
+                arrays[name] = Ragged(mapped(self._files[name], (int(shapes.prod(1).sum()),), dtype), shapes)
         return arrays
 
     def close(self) -> None:

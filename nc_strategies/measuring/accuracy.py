@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Executable
-from nc_strategies.data.dataset import Dataset
+from nc_strategies.data.dataset import Dataset, Run
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring.deadline import Check, unlimited
+from nc_strategies.measuring.lengths import widened
 from nc_strategies.measuring.outputs import OutputLayout, joined
 from nc_strategies.measuring.selection import OutputReader
-from nc_strategies.metrics.base import Keep, Metric, Outputs
-from nc_strategies.models.info import Batch
+from nc_strategies.metrics.base import Keep, Metric, Outputs, rows
 
 RESAMPLES = 200
 LEAST_RESAMPLES = 20
-Condense = Callable[[Outputs, slice], Outputs]
+Condense = Callable[[Outputs, NDArray[np.intp]], Outputs]
 """Reduces the outputs that a metric keeps of a batch, whose samples are at these positions of the data."""
 Z_95 = 1.96
 
@@ -58,8 +58,9 @@ def predict(
         models: Models to run.
         data: Evaluation samples.
         batch_size: Samples per run, if the model does not fix its batch size; 1 if an output has no sample axis.
-        enough: Called with the outputs that the first metric keeps of each batch of the first model. Once it returns
-            True, the remaining samples are not read.
+        enough: Called with the outputs that the first metric keeps of each batch of the first model, or of the samples
+            of several batches in the order of the samples, see `Run.complete`. Once it returns True, the remaining
+            samples are not read.
         keep: Functions that select the outputs that each metric keeps of a batch; equal functions are called once.
         check: Called before each batch of a model.
         layouts: Layout of each output; by default the first axis counts samples.
@@ -76,23 +77,24 @@ def predict(
     unique = list(dict.fromkeys(ways))
     ragged = dict(zip(ways, like, strict=True)) if like else {}
     parts: list[list[list[Outputs]]] = [[[] for _ in unique] for _ in models]
+    since: list[NDArray[np.intp]] = []
     seconds = [0.0] * len(models)
-    start = 0
-    for number, (batch, count, size) in enumerate(_batches(data, batch_size)):
-        samples = slice(start, start + count)
-        start += count
+    for number, run in enumerate(data.runs(batch_size)):
+        since.append(run.positions)
         order = range(len(models)) if number % 2 else reversed(range(len(models)))
         for index in order:
             check()
             before = time.perf_counter()
-            outputs = models[index].predict(batch)
+            outputs = models[index].predict(run.batch)
             seconds[index] += time.perf_counter() - before
-            kept = {
-                keeper: _checked(keeper(_of_samples(outputs, keeper, layouts, size)), count, size, _finite_only(keeper))
-                for keeper in dict.fromkeys(keep)
-            }
+            kept = {keeper: _kept(keeper, outputs, layouts, run, data) for keeper in dict.fromkeys(keep)}
             for part, (keeper, reduce) in zip(parts[index], unique, strict=True):
-                part.append(kept[keeper] if reduce is None else reduce(kept[keeper], samples))
+                part.append(kept[keeper] if reduce is None else reduce(kept[keeper], run.positions))
+        if not run.complete:
+            continue
+        for part in (part for model in parts for part in model):
+            part[-len(since) :] = [_ordered(part[-len(since) :], since)]
+        since = []
         if enough is not None and enough(parts[0][0][-1]):
             break
     found = []
@@ -103,31 +105,36 @@ def predict(
     return found
 
 
-def _batches(data: Dataset, batch_size: int) -> Iterator[tuple[Batch, int, int]]:
-    """Triples (inputs, samples that count, samples in the run).
+def _ordered(parts: Sequence[Outputs], positions: Sequence[NDArray[np.intp]]) -> Outputs:
+    """The outputs of several batches in the order of their samples."""
+    if len(parts) == 1 and (np.diff(positions[0]) > 0).all():
+        return parts[0]
+    return rows(_joined(parts, None), np.argsort(np.concatenate(positions)))
 
-    A last batch of one sample is run with a second one, where batches are larger: some models squeeze a batch of 1.
-    """
-    start = 0
-    for batch, _, count in data.batches(batch_size):
-        size = data.batch_size or count
-        if data.batch_size is None and count == 1 < batch_size and len(data) > 1:
-            size = 2
-            yield data.batch(start, size), count, size
-        else:
-            yield batch, count, size
-        start += count
+
+def _kept(
+    keeper: Keep, outputs: Sequence[Any], layouts: Sequence[OutputLayout] | None, run: Run, data: Dataset
+) -> Outputs:
+    """What a metric keeps of a batch's samples that count."""
+    kept = keeper(_of_samples(outputs, keeper, layouts, run, data))
+    return _checked(kept, len(run.positions), run.size, _finite_only(keeper))
 
 
 def _of_samples(
-    outputs: Sequence[Any], keeper: Keep, layouts: Sequence[OutputLayout] | None, size: int
+    outputs: Sequence[Any], keeper: Keep, layouts: Sequence[OutputLayout] | None, run: Run, data: Dataset
 ) -> Sequence[Any]:
-    """Outputs with the samples on their first axis; those that the keeper does not read are left as they are."""
+    """Outputs with the samples on their first axis; those that the keeper does not read are left as they are.
+
+    Axes that have the length of the batch get that of all samples, so that batches do not differ in it.
+    """
     read = keeper.positions if isinstance(keeper, OutputReader) else range(len(outputs))
     own = layouts or [OutputLayout(str(place)) for place in range(len(outputs))]
-    return [
-        own[place].samples(place, output, size) if place in read else output for place, output in enumerate(outputs)
-    ]
+    found = list(outputs)
+    for place in read:
+        found[place] = own[place].samples(place, outputs[place], run.size)
+        if own[place].length_axes and run.lengths is not None and data.lengths is not None:
+            found[place] = widened(found[place], own[place].length_axes, run.lengths, data.lengths.width)
+    return found
 
 
 def _finite_only(keeper: Keep) -> bool:

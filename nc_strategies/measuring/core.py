@@ -21,7 +21,8 @@ from nc_strategies.errors import EngineError, InputError, OutOfTimeError
 from nc_strategies.measuring.accuracy import Condense, Predictions, predict
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.extent import Allowance
-from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
+from nc_strategies.measuring.latency import TIMING_RULES, Timing
+from nc_strategies.measuring.lengths import by_length, interleave_batches, middle, timed_batches
 from nc_strategies.measuring.memory import peak_bytes
 from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
 from nc_strategies.measuring.selection import OutputReader, Request, described, select
@@ -122,7 +123,8 @@ class MeasurerCore:
         self._layouts: Layouts | None = None
         self._readers: tuple[OutputReader, ...] = ()
         self._memory: dict[str, float] = {}
-        self.batch = data.batch(0, settings.batch_size)
+        self.timed = timed_batches(data, settings.batch_size, settings.lengths)
+        self.batch = middle(self.timed).batch
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
         self._all_float: Config | None = None
@@ -248,7 +250,7 @@ class MeasurerCore:
         if graph not in self._memory:
             with tempfile.TemporaryDirectory(prefix="ncs-memory-") as folder:
                 path = self.backend.save(config, Path(folder) / "model")
-                self._memory[graph] = float(peak_bytes(self.backend, path, self.batch))
+                self._memory[graph] = float(peak_bytes(self.backend, path, self.timed[-1].batch))
         return (("memory_bytes", self._memory[graph]),)
 
     def _score(
@@ -301,13 +303,10 @@ class MeasurerCore:
         return found
 
     def _time(self, models: list[Executable], runs: int, patience: float = 1.0) -> Timing:
-        def run(model: Executable) -> Callable[[], object]:
-            return lambda: model.predict(self.batch)
-
         limit, left = self.settings.latency_timeout * patience, self.deadline.left
         if left < math.inf:  # stop at the deadline without an error: enough runs before it are a valid timing
             limit = max(min(limit or left, left), LEAST_TIMING_SECONDS)
-        return interleave([run(m) for m in models], runs, self.rng, limit, self.backend.clock, self.deadline.check)
+        return interleave_batches(models, self.timed, runs, self.rng, limit, self.backend.clock, self.deadline.check)
 
     def _time_trial(self, models: list[Executable], runs: int) -> Timing:
         """Time a trial, or fp32 before the trials, within `Allowance.timing_seconds`."""
@@ -386,6 +385,7 @@ class MeasurerCore:
             fp32_ops=executed.fp32_count,
             seconds=seconds,
             graph=model.fingerprint,
+            latency_by_length=by_length(timing, self.timed, index, reference),
         )
 
 

@@ -47,10 +47,12 @@ class Timing:
     Args:
         seconds: Latency of each run in seconds, shape (runs, models).
         sessions: Number of runs of each session, if the models were reopened; empty for a single session.
+        parts: Timings of the same runs at each of several lengths, of which `seconds` is the weighted sum.
     """
 
     seconds: NDArray[np.float64]
     sessions: tuple[int, ...] = ()
+    parts: tuple[Timing, ...] = ()
 
     @staticmethod
     def joined(timings: Sequence[Timing]) -> Timing:
@@ -59,7 +61,8 @@ class Timing:
         Depending on where the engine places a graph in memory, all runs of a session are faster or slower by a few
         percent. With at least four sessions, the interval of a ratio therefore comes from the ratios of the sessions.
         """
-        return Timing(np.concatenate([t.seconds for t in timings]), tuple(t.runs for t in timings))
+        parts = tuple(Timing.joined(same) for same in zip(*(t.parts for t in timings), strict=True))
+        return Timing(np.concatenate([t.seconds for t in timings]), tuple(t.runs for t in timings), parts)
 
     @staticmethod
     def in_turn(timings: Sequence[Timing]) -> Timing:

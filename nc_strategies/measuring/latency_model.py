@@ -14,7 +14,7 @@ import numpy as np
 from nc_strategies.backends.base import Backend, Executable, Profile
 from nc_strategies.errors import EngineError
 from nc_strategies.measuring.deadline import Check, unlimited
-from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
+from nc_strategies.measuring.latency import TIMING_RULES, Timing
 from nc_strategies.measuring.latency_regression import (
     Array,
     Columns,
@@ -25,6 +25,7 @@ from nc_strategies.measuring.latency_regression import (
     posterior,
     unstretched,
 )
+from nc_strategies.measuring.lengths import TimedBatch, interleave_batches
 from nc_strategies.models.info import Batch
 from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
@@ -129,6 +130,7 @@ class _TimingSession:
     clock: Callable[[], float] | None
     reference: Executable | None = None
     check: Check = unlimited
+    timed_batches: Sequence[TimedBatch] = ()
     seconds: float = field(init=False, default=0.0)
     _own: bool = field(init=False, default=False)
 
@@ -196,11 +198,9 @@ class _TimingSession:
         return model
 
     def _interleave(self, models: Sequence[Executable], times: int = 1) -> Timing:
-        def run(model: Executable) -> Callable[[], object]:
-            return lambda: model.predict(self.batch)
-
         count = self.runs or self._count(PLAN.runs, PLAN.most_runs)
-        return interleave([run(model) for model in models], count * times, self.rng, self.limit, self.clock, self.check)
+        batches = self.timed_batches or [TimedBatch(self.batch)]
+        return interleave_batches(models, batches, count * times, self.rng, self.limit, self.clock, self.check)
 
     def _count(self, least: int, most: int) -> int:
         """Number of runs that fit into `FitPlan.runs_seconds`, within the given bounds."""
@@ -217,6 +217,7 @@ def fit_latency(
     clock: Callable[[], float] | None = None,
     reference: Executable | None = None,
     check: Check = unlimited,
+    timed_batches: Sequence[TimedBatch] = (),
 ) -> LatencyTerms:
     """Fit the terms of a model's latency relative to fp32's.
 
@@ -229,7 +230,8 @@ def fit_latency(
     Args:
         backend: Loaded and calibrated.
         space: Search space.
-        batch: Input that trials are timed with.
+        batch: Input that trials are timed with; where they are timed at several lengths, that of the middle one, which
+            configurations are profiled with.
         rng: Draws configurations and shuffles runs.
         runs: Timed runs per configuration; by default 25 to 100, depending on fp32's latency.
         limit: Seconds after which the timing of a configuration stops, once it has 20 runs.
@@ -238,6 +240,7 @@ def fit_latency(
             Latency varies by a few percent between sessions of the same graph, so ratios are comparable only beside
             the same session.
         check: Called before each timed run.
+        timed_batches: Inputs that trials are timed with, if they are several.
 
     Returns:
         The terms; `LatencyTerms.error` is the leave-one-out error on the random configurations.
@@ -246,7 +249,7 @@ def fit_latency(
         EngineError: not even the all-float graph runs.
         OutOfTimeError: `check` raised it.
     """
-    timer = _TimingSession(backend, batch, rng, runs, limit, clock or backend.clock, reference, check)
+    timer = _TimingSession(backend, batch, rng, runs, limit, clock or backend.clock, reference, check, timed_batches)
     timer.choose_reference(space.all_float())
     timed = timer.time(list(_ends(space)), PLAN.end_runs_factor) + timer.time(list(_alternating(space)))
     conversion_edges, profiled = backend.conversion_edges(), any(sample.profile is not None for sample in timed)

@@ -63,12 +63,15 @@ class OutputLayout:
         axis: The axis that counts samples; None if no axis does, so that an output belongs to a run as a whole.
         shape: Its shape for display, with ``N`` for the axis that counts samples and ``any`` for lengths that vary.
         dtype: Its numpy type; of the type object for what is no array.
+        length_axes: Axes that have the length of the batch, where that follows from the samples; counted with the
+            samples on axis 0.
     """
 
     name: str
     axis: int | None = 0
     shape: tuple[int | str, ...] = ()
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+    length_axes: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """Name and shape, such as ``scores (N, 10)``."""
@@ -136,6 +139,10 @@ def find_layouts(model: Executable, data: Dataset, specs: Sequence[TensorSpec]) 
     Raises:
         EngineError: the engine cannot run the model.
     """
+    return _with_lengths(model, data, _layouts(model, data, specs))
+
+
+def _layouts(model: Executable, data: Dataset, specs: Sequence[TensorSpec]) -> Layouts:
     fixed = data.batch_size
     if fixed == 1:
         return _single(model, data, specs, fixed)
@@ -146,6 +153,27 @@ def find_layouts(model: Executable, data: Dataset, specs: Sequence[TensorSpec]) 
     except EngineError:
         # An operator inside may fix the batch to 1, such as a Reshape to (1, -1).
         return _single(model, data, specs, None)
+
+
+def _with_lengths(model: Executable, data: Dataset, layouts: Layouts) -> Layouts:
+    """The layouts with the axes that have the length of the batch, from runs of the same samples at two lengths."""
+    lengths = data.lengths
+    if lengths is None or lengths.mask is None or lengths.fixed is not None:
+        return layouts
+    shortest = int(lengths.values.min())
+    sizes = (lengths.width, shortest if shortest < lengths.width else max(1, shortest - 1))
+    count = 1 if layouts.single else layouts.batch_size or PROBE_RULES.sizes[0]
+    index = lengths.nearest(shortest, count)
+    runs = [[np.shape(output) for output in model.predict(data.padded(index, size))] for size in sizes]
+    found = []
+    for layout, *shapes in zip(layouts.outputs, *runs, strict=True):
+        axes = tuple(
+            axis + 1 if layout.axis is None else axis + (axis < layout.axis)
+            for axis, own in enumerate(zip(*shapes, strict=False))
+            if own == sizes and axis != layout.axis and len(shapes[0]) == len(shapes[1])
+        )
+        found.append(replace(layout, length_axes=axes if sizes[0] != sizes[1] else ()))
+    return replace(layouts, outputs=tuple(found))
 
 
 def _batched(

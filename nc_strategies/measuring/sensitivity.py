@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ Signal = Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
 def output_noise(
     backend: Backend,
     space: Space,
-    batch: Batch,
+    batch: Batch | Sequence[Batch],
     signal: NDArray[Any],
     switch: bool = True,
     check: Check = unlimited,
@@ -55,7 +55,7 @@ def output_noise(
     Args:
         backend: Loaded and calibrated.
         space: Search space.
-        batch: Samples of the calibration data.
+        batch: Samples of the calibration data, in several batches if they differ in their shapes.
         signal: fp32's output on them.
         switch: Use the backend's `DualPrecisionSession`, if it offers one.
         check: Called before each operator.
@@ -102,14 +102,18 @@ def output_noise(
 
 
 def divergence(
-    backend: Backend, config: Config, batch: Batch, signal: NDArray[Any], select: Signal = signal_of
+    backend: Backend,
+    config: Config,
+    batch: Batch | Sequence[Batch],
+    signal: NDArray[Any],
+    select: Signal = signal_of,
 ) -> float:
     """Noise-to-signal ratio of one of a configuration's outputs against fp32's.
 
     Args:
         backend: Loaded and calibrated.
         config: The configuration.
-        batch: Samples of the calibration data.
+        batch: Samples of the calibration data, in several batches if they differ in their shapes.
         signal: fp32's output on them.
         select: Selects the output.
 
@@ -124,19 +128,27 @@ def divergence(
 
 
 def signal_in_pieces(
-    predict: Callable[[Batch], Sequence[NDArray[Any]]], batch: Batch, most: int | None, select: Signal = signal_of
+    predict: Callable[[Batch], Sequence[NDArray[Any]]],
+    batch: Batch | Sequence[Batch],
+    most: int | None,
+    select: Signal = signal_of,
 ) -> NDArray[Any]:
     """One of a model's outputs, computed in runs of at most `most` samples; in one run if that is None.
 
     Args:
         predict: Runs the model.
-        batch: Samples.
+        batch: Samples, in several batches if they differ in their shapes.
         most: See `Backend.largest_batch`.
         select: Selects the output.
+
+    Returns:
+        The output, shape (N, ...); of several batches the samples' numbers, filled up with zeros, shape (N, most).
 
     Raises:
         EngineError: the engine could not run it.
     """
+    if not isinstance(batch, Mapping):
+        return _side_by_side([signal_in_pieces(predict, one, most, select) for one in batch])
     count = len(next(iter(batch.values())))
     if most is None or most >= count:
         return select(predict(batch))
@@ -145,6 +157,13 @@ def signal_in_pieces(
         piece = {name: array[start : start + most] for name, array in batch.items()}
         parts.append(np.array(select(predict(piece))))
     return np.concatenate([np.atleast_1d(part) for part in parts])
+
+
+def _side_by_side(outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Outputs of several batches as one row per sample, filled up with zeros."""
+    flat = [array.reshape(len(array), -1) for array in map(np.atleast_1d, outputs)]
+    width = max(array.shape[1] for array in flat)
+    return np.concatenate([np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in flat])
 
 
 def _switchable(backend: Backend, config: Config) -> DualPrecisionSession | None:

@@ -24,7 +24,7 @@ from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.config import RunConfig
 from nc_strategies.data.batches import LazyBatches
-from nc_strategies.data.dataset import Dataset, Raw
+from nc_strategies.data.dataset import Dataset, Raw, cut, with_masks
 from nc_strategies.data.matching import match
 from nc_strategies.data.settings import InputRules, Preprocess
 from nc_strategies.errors import EngineError, InputError, first_line
@@ -262,6 +262,7 @@ class LocalTarget:
         self._noise: dict[str, dict[str, float]] = {}
         self._allowance = Allowance()
         self._batches: BatchesInTime | None = None
+        self._every_batch: LazyBatches | None = None
         self._calibration_size = CALIBRATION_BATCH
         self._signal: NDArray[Any] | None = None
         self._terms: LatencyTerms | None = None
@@ -294,7 +295,7 @@ class LocalTarget:
             "data_sha256": parts.evaluation.sha256(),
             "calibration_sha256": parts.calibration.sha256(),
             "preprocess": asdict(parts.preprocess),
-            **({"inputs": asdict(parts.rules)} if parts.rules != InputRules() else {}),
+            **({"inputs": _stated(parts.rules)} if parts.rules != InputRules() else {}),
         }
         return self._facts
 
@@ -311,16 +312,21 @@ class LocalTarget:
     def calibrate(self, cautious: bool = False) -> Capabilities:
         """See `MeasurementTarget.calibrate`."""
         parts, measure = self.parts, self.config.measure
-        matched = match(self._info, parts.evaluation, parts.preprocess, parts.rules)
+        given, calibration = (
+            with_masks(cut(raw, self._info, parts.rules.lengths), self._info, parts.rules.constants)
+            for raw in (parts.evaluation, parts.calibration)
+        )
+        matched = match(self._info, given, parts.preprocess, parts.rules)
         feeds, info, self._remarks = matched.feeds, matched.feeds.info, matched.remarks
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
         parts.backend = adapt(parts.backend, feeds)
         parts.backend.cautious = cautious
         width = measure.evaluation_batch_size
-        evaluation = Dataset(parts.evaluation, parts.preprocess, info, self._order(), feeds, width)
+        pad = parts.rules.pad
+        evaluation = Dataset(given, parts.preprocess, info, self._order(), feeds, width, pad)
         order = self._calibration_order()
-        self._calibration = Dataset(parts.calibration, parts.preprocess, info, order, feeds, width)
+        self._calibration = Dataset(calibration, parts.preprocess, info, order, feeds, width, pad)
         if self._allowance.calibration_samples:
             self._calibration.limit(min(self._allowance.calibration_samples, len(self._calibration)))
         if len(evaluation) < LEAST_SAMPLES:
@@ -392,7 +398,8 @@ class LocalTarget:
         if allowed.limited:
             size = min(size, EXTENT_RULES.calibration_batch)
         self._calibration_size = self._calibration.batch_size or size
-        every = LazyBatches(self._calibration, self._calibration_size)
+        every = LazyBatches(self._calibration, self._calibration_size, seed=self.config.tuning.seed)
+        self._every_batch = every
         self._batches = BatchesInTime(every, math.inf if allowed.calibration_samples else allowed.calibration_seconds)
         return self._batches if allowed.limited else every
 
@@ -406,8 +413,8 @@ class LocalTarget:
         """Numbers of samples used, of those given."""
         assert self._calibration is not None
         calibrated = len(self._calibration)
-        if self._batches is not None and self._allowance.limited:
-            calibrated = min(calibrated, len(self._batches) * self._calibration_size)
+        if self._batches is not None and self._every_batch is not None and self._allowance.limited:
+            calibrated = self._every_batch.samples(len(self._batches))
         used, given = self.measurer.samples, len(self.parts.evaluation)
         return Extent(used, given if used else 0, calibrated, len(self.parts.calibration))
 
@@ -495,6 +502,7 @@ class LocalTarget:
                 rng,
                 reference=self.measurer.baseline.reference,
                 check=self._deadline.check,
+                timed_batches=self.measurer.timed,
             )
         return self._terms
 
@@ -503,11 +511,15 @@ class LocalTarget:
         self._deadline.check()
         return divergence(self.parts.backend, config, *self._looked_at(), self.measurer.signal_of)
 
-    def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
-        """A few calibration samples, and fp32's output for them."""
+    def _looked_at(self) -> tuple[Batch | Sequence[Batch], NDArray[Any]]:
+        """A few calibration samples, in batches of like length if they differ in it, and fp32's output for them."""
         assert self._calibration is not None
         count = self._calibration.batch_size or min(self._noise_samples(), len(self._calibration))
-        batch = self._calibration.batch(0, count)
+        batch: Batch | Sequence[Batch]
+        if self._calibration.lengths is None:
+            batch = self._calibration.batch(0, count)
+        else:
+            batch = [run.batch for run in self._calibration.first_runs(count)]
         if self._signal is None:
             base = self.measurer.baseline
             predict = (base.reference if base.large else base.all_float).predict
@@ -604,6 +616,16 @@ class LocalTarget:
 
     def close(self) -> None:
         """See `MeasurementTarget.close`. Nothing to do: the end of the process releases all resources."""
+
+
+def _stated(rules: InputRules) -> dict[str, Any]:
+    """The rules as plain data; those about lengths only if they are stated, as runs of earlier versions have none."""
+    plain, unstated = asdict(rules), InputRules()
+    return {
+        name: value
+        for name, value in plain.items()
+        if name not in ("pad", "lengths") or value != getattr(unstated, name)
+    }
 
 
 @contextmanager

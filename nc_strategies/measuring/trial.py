@@ -11,6 +11,7 @@ from dataclasses import replace
 from nc_strategies.backends.base import Executable
 from nc_strategies.measuring.core import METRIC, MeasurerCore
 from nc_strategies.measuring.latency import TIMING_RULES
+from nc_strategies.measuring.lengths import rounds
 from nc_strategies.measuring.sequential import STOPPING_RULES, PairedTest
 from nc_strategies.metrics.base import Outputs
 from nc_strategies.problem import Evaluation
@@ -107,8 +108,8 @@ class TrialMeasurer(MeasurerCore):
             sample_seconds: The model's seconds per sample.
         """
         fp32 = self.baseline.evaluation.value("latency_ms") / 1e3
-        once = fp32 + max(fp32, sample_seconds * self.settings.batch_size)
-        return once * (TIMING_RULES.warm_up_runs + 2 * runs)
+        once = (fp32 + max(fp32, sample_seconds * self.settings.batch_size)) * len(self.timed)
+        return once * (TIMING_RULES.warm_up_runs + 2 * rounds(runs, len(self.timed)))
 
     def _runs_in_time(self, sample_seconds: float) -> int:
         """Timed runs that end before the deadline, at least one per block."""
@@ -142,10 +143,11 @@ class TrialMeasurer(MeasurerCore):
             seconds["accuracy"] = (time.perf_counter() - start) * len(self.data) / read
             start = time.perf_counter()
             self._time([self.baseline.reference, model], TIMING_RULES.least_runs)
-            spent = (time.perf_counter() - start) * self.settings.latency_runs / TIMING_RULES.least_runs
+            factor = rounds(self.settings.latency_runs, len(self.timed)) / TIMING_RULES.least_runs
+            spent = (time.perf_counter() - start) * factor
             # A timing stops at its limit, but not before its minimum number of runs.
             limit = min(self.settings.latency_timeout or spent, self.allowance.timing_seconds)
-            least = spent * TIMING_RULES.least_runs / self.settings.latency_runs
+            least = spent / factor
             seconds["latency"] = min(spent, max(limit, least))
         finally:
             model.close()

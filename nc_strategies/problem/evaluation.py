@@ -13,6 +13,43 @@ Pairs = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
+class LengthLatency:
+    """Latency at one length of the samples.
+
+    Args:
+        length: The length.
+        weight: Its weight in the objective.
+        fp32_ms: Latency of fp32 in milliseconds.
+        ms: Latency of the model in milliseconds.
+    """
+
+    length: int
+    weight: float
+    fp32_ms: float
+    ms: float
+
+    @property
+    def ratio(self) -> float:
+        """Latency relative to fp32's, below 1 is faster."""
+        return self.ms / self.fp32_ms
+
+    def to_dict(self) -> dict[str, float]:
+        """A JSON-serializable dictionary; the inverse of `from_dict`."""
+        return {
+            "length": self.length,
+            "weight": self.weight,
+            "fp32_ms": self.fp32_ms,
+            "ms": self.ms,
+            "ratio": self.ratio,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> LengthLatency:
+        """Read what `to_dict` wrote."""
+        return LengthLatency(int(data["length"]), *(float(data[key]) for key in ("weight", "fp32_ms", "ms")))
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Measured values of one model.
 
@@ -27,6 +64,7 @@ class Evaluation:
         seconds: Pairs (stage, seconds): ``build``, ``accuracy``, ``latency``.
         graph: Fingerprint of the executed graph.
         partial: The run's time ended during the measurement: it is no verdict on the configuration.
+        latency_by_length: Latency at each length of the samples; empty where all samples have one shape.
     """
 
     metrics: Pairs
@@ -39,6 +77,7 @@ class Evaluation:
     seconds: Pairs = ()
     graph: str = ""
     partial: bool = False
+    latency_by_length: tuple[LengthLatency, ...] = ()
 
     def metric(self, name: str) -> float:
         """A metric's value; KeyError if it was not measured."""
@@ -62,6 +101,7 @@ class Evaluation:
             "fp32_ops": self.fp32_ops,
             "graph": self.graph,
             **({"partial": True} if self.partial else {}),
+            **lengths_dict(self.latency_by_length),
         }
 
     @staticmethod
@@ -69,7 +109,13 @@ class Evaluation:
         """Read what `to_dict` wrote."""
         pairs: dict[str, Any] = {key: tuple(data[key].items()) for key in _PAIRS}
         counts = {key: data[key] for key in ("samples", "int8_ops", "fp32_ops", "graph")}
-        return Evaluation(**pairs, **counts, partial=bool(data.get("partial", False)))
+        lengths = tuple(map(LengthLatency.from_dict, data.get("latency_by_length", ())))
+        return Evaluation(**pairs, **counts, partial=bool(data.get("partial", False)), latency_by_length=lengths)
+
+
+def lengths_dict(found: tuple[LengthLatency, ...]) -> dict[str, list[dict[str, float]]]:
+    """Latency by length as a JSON-serializable field; no field where all samples have one shape."""
+    return {"latency_by_length": [one.to_dict() for one in found]} if found else {}
 
 
 _PAIRS = ("metrics", "values", "ratios", "spread", "seconds")

@@ -12,6 +12,7 @@ from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.resolution import samples_to_decide
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Evaluation, TrialState
+from nc_strategies.problem.evaluation import lengths_dict
 from nc_strategies.runtime import machine
 from nc_strategies.runtime.files import write_atomically
 from nc_strategies.study.folder import RESULT
@@ -55,6 +56,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "measure": {
             "threads": config.measure.threads,
             "batch_size": config.measure.batch_size,
+            "lengths": config.measure.lengths and list(config.measure.lengths),
             "samples": study.baseline.samples,
             "samples_given": study.extent.samples_given,
             "calibration_samples": study.extent.calibration_samples,
@@ -186,6 +188,7 @@ def _tuned(final: Final, first: str) -> dict[str, Any]:
         "duration_s": done.value("duration_s"),
         "size_bytes": int(done.value("size_bytes")),
         **_memory(done),
+        **lengths_dict(done.latency_by_length),
         "accuracy_loss_ci95": list(final.accuracy_loss_ci95) if final.accuracy_loss_ci95 else None,
         "int8_ops": final.executed.int8_count,
         "fp32_ops": final.executed.fp32_count,

@@ -25,6 +25,8 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE_TERMINAL) -> 
     parts: list[RenderableType] = [verdict(result)]
     if result["tuned"]:
         parts += [comparison([result], width), operators(result)]
+        if result["tuned"].get("latency_by_length"):
+            parts.append(lengths(result))
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
     read = sentences(result.get("outputs") or {})
     parts += [Text(f"note: {text}") for text in dict.fromkeys((*read, *(result.get("notices") or ())))]
@@ -154,6 +156,33 @@ def operators(result: dict[str, Any]) -> Table:
     for kind, count in result["tuned"]["ops"].items():
         table.add_row(kind, str(count["int8"]), str(count["fp32"]))
     return table
+
+
+def lengths(result: dict[str, Any]) -> Table:
+    """Latency at each length of the samples."""
+    table = Table(show_edge=False, pad_edge=False)
+    for name in LENGTH_COLUMNS:
+        table.add_column(name, justify="right")
+    for cells in length_rows(result):
+        table.add_row(*cells)
+    return table
+
+
+LENGTH_COLUMNS = ("length", "weight", "fp32 (ms)", "tuned (ms)", "of fp32")
+
+
+def length_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Latency at each length as the cells of `LENGTH_COLUMNS`; empty where all samples have one shape."""
+    return [
+        (
+            f"{one['length']:,}",
+            f"{one['weight']:.2f}",
+            f"{one['fp32_ms']:.3g}",
+            f"{one['ms']:.3g}",
+            f"{one['ratio']:.2f}",
+        )
+        for one in result["tuned"].get("latency_by_length") or ()
+    ]
 
 
 def show(make: Callable[[int], RenderableType]) -> None:
