@@ -36,6 +36,7 @@ class BaselineMeasurer(MeasurerCore):
         spent: dict[str, float] = {}
         with Clock(spent, "build"):
             as_given, all_float = self.backend.reference(), self.backend.build(self._all_float)
+        self._check_phases(as_given)
         with Clock(spent, "accuracy"):
             try:
                 self._fit_samples(as_given)
@@ -99,6 +100,22 @@ class BaselineMeasurer(MeasurerCore):
             log.info("fp32 takes about %.3g s per sample: %d of %d samples are used", seconds, count, len(self.data))
             self.data.limit(count)
             self.samples = count
+
+    def _check_phases(self, model: Executable) -> None:
+        """Check that the model runs at the context lengths that the user names.
+
+        Raises:
+            InputError: it does not, for example because it has no embeddings of positions that far.
+        """
+        for timed in self.timed if self.settings.context_lengths is not None else ():
+            try:
+                model.predict(timed.batch)
+            except EngineError as error:
+                raise InputError(
+                    "measure.context_lengths",
+                    f"holds {timed.length}, at which the model cannot run its {timed.phase} ({error})",
+                    "other lengths",
+                ) from error
 
     def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
         tolerance = self.backend.float_tolerance

@@ -25,6 +25,7 @@ from nc_strategies.measuring.latency import TIMING_RULES, Timing
 from nc_strategies.measuring.lengths import by_length, interleave_batches, middle, timed_batches
 from nc_strategies.measuring.memory import peak_bytes
 from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
+from nc_strategies.measuring.phases import phase_batches
 from nc_strategies.measuring.selection import OutputReader, Request, described, select
 from nc_strategies.measuring.sequential import PairedTest, Verdict
 from nc_strategies.metrics.base import Metric, Outputs, rows
@@ -123,8 +124,12 @@ class MeasurerCore:
         self._layouts: Layouts | None = None
         self._readers: tuple[OutputReader, ...] = ()
         self._memory: dict[str, float] = {}
-        self.timed = timed_batches(data, settings.batch_size, settings.lengths)
-        self.batch = middle(self.timed).batch
+        if settings.context_lengths is None:
+            self.timed = timed_batches(data, settings.batch_size, settings.lengths)
+            self.batch = middle(self.timed).batch
+        else:
+            self.timed = phase_batches(data, settings.batch_size, settings.context_lengths)
+            self.batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
         self._all_float: Config | None = None

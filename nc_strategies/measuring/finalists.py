@@ -149,8 +149,7 @@ class FinalistMeasurer(MeasurerCore):
         share = patience / max(1, len(makers))
         timing = Timing.in_turn([self._sessions([self._reference, make], runs, share) for make in makers])
         forms = [base.evaluation.value(f"{name}_latency_ms") for name in ("as_given", "all_float")]
-        fp32 = [timing.seconds[:, 0] * (form / min(forms)) for form in forms]
-        return Timing(np.column_stack([*fp32, timing.seconds[:, 1:]]), timing.sessions)
+        return timing.repeated([form / min(forms) for form in forms])
 
     def _candidate(
         self, trial: Trial, model: Executable, column: int, timing: Timing, faster: int, spent: dict[str, float]

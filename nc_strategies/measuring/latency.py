@@ -90,7 +90,14 @@ class Timing:
                 for first, own in zip(even[0]._blocks(), timing._blocks(), strict=True)
             ]
             columns.append(timing.seconds[:, 1] * np.concatenate(pace))
-        return Timing(np.stack(columns, 1), even[0].sessions)
+        same = zip(*(timing.parts for timing in timings), strict=True)
+        return Timing(np.stack(columns, 1), even[0].sessions, tuple(map(Timing.in_turn, same)))
+
+    def repeated(self, factors: Sequence[float]) -> Timing:
+        """A timing in whose place of the first column are several: it, times each of the factors."""
+        columns = [self.seconds[:, 0] * factor for factor in factors]
+        parts = tuple(part.repeated(factors) for part in self.parts)
+        return Timing(np.column_stack([*columns, self.seconds[:, 1:]]), self.sessions, parts)
 
     @property
     def runs(self) -> int:

@@ -21,7 +21,7 @@ class OpenRules:
             are compared are all timed in the same session, which gives the narrowest interval.
     """
 
-    large_bytes: int = 2**29
+    large_bytes: int = 2**28
 
 
 OPEN_RULES = OpenRules()

@@ -52,6 +52,10 @@ CALIBRATION_BATCH = 20
 """Most samples of a calibration run where the user states no number; a backend takes fewer if memory is short."""
 LEAST_SAMPLES = 2
 SAVED_TOLERANCE = 1e-5
+PREFILL_ONLY = (
+    "Latency is that of reading samples at once; measure.context_lengths=[...] measures a decoder's time per token."
+)
+"""Remark on a decoder whose latency is measured as that of other models."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +322,8 @@ class LocalTarget:
         )
         matched = match(self._info, given, parts.preprocess, parts.rules)
         feeds, info, self._remarks = matched.feeds, matched.feeds.info, matched.remarks
+        if feeds.decoder is not None and measure.context_lengths is None:
+            self._remarks += (PREFILL_ONLY,)
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
         parts.backend = adapt(parts.backend, feeds)
