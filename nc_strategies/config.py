@@ -120,6 +120,9 @@ class MeasureConfig:
         evaluation_batch_size: Samples per run when accuracy is evaluated.
         lengths: Lengths of the samples that latency is measured at, with equal weights; None for the quantiles 0.1, 0.5
             and 0.9 of the lengths in the data, with weights 0.3, 0.4 and 0.3.
+        context_lengths: Context lengths at which a decoder's time per token is measured, of reading a prompt of that
+            length (prefill) and of writing one token after as many (decode), with equal weights; None for the time of
+            reading samples.
     """
 
     threads: int = 1
@@ -129,6 +132,7 @@ class MeasureConfig:
     latency_timeout: float = 20.0
     evaluation_batch_size: int = 100
     lengths: list[int] | None = None
+    context_lengths: list[int] | None = None
 
     def validate(self) -> None:
         """Check the values.
@@ -141,10 +145,13 @@ class MeasureConfig:
         for name in ("latency_runs", "final_runs"):
             _at_least(f"measure.{name}", getattr(self, name), MIN_LATENCY_RUNS)
         _at_least("measure.latency_timeout", self.latency_timeout, 0)
-        if self.lengths is not None:
-            given = list(self.lengths)
-            if not given or len(set(given)) != len(given) or min(given) < 1:
-                raise InputError("measure.lengths", f"is {given}", "positive whole numbers, each once")
+        for name in ("lengths", "context_lengths"):
+            if getattr(self, name) is not None:
+                given = list(getattr(self, name))
+                if not given or len(set(given)) != len(given) or min(given) < 1:
+                    raise InputError(f"measure.{name}", f"is {given}", "positive whole numbers, each once")
+        if self.lengths is not None and self.context_lengths is not None:
+            raise InputError("measure.context_lengths", "and measure.lengths are both given", "one of them")
 
 
 @dataclass

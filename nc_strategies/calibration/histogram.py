@@ -41,6 +41,11 @@ class Histogram:
         self.high = -math.inf
         self.infinite = False
 
+    @property
+    def empty(self) -> bool:
+        """Whether there was no value at all."""
+        return self.low > self.high and not self.infinite
+
     def update(self, values: NDArray[Any]) -> None:
         """Count the values of an array of any shape.
 

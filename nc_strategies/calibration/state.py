@@ -40,6 +40,11 @@ class CalibrationState:
         """Tensors that were infinite somewhere on the calibration data."""
         return frozenset(name for name, histogram in self._histograms.items() if histogram.infinite)
 
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Tensors that held no value on the calibration data, such as the empty past of a decoder."""
+        return frozenset(name for name, histogram in self._histograms.items() if histogram.empty)
+
     def clear(self) -> None:
         """Discard all results, because another model was loaded."""
         self.remarks = ()

@@ -42,19 +42,25 @@ class Operands:
 
 
 def suitable(
-    able: Capabilities, operands: Callable[[str], Operands], infinite: Collection[str], span: Range
+    able: Capabilities,
+    operands: Callable[[str], Operands],
+    infinite: Collection[str],
+    span: Range,
+    unseen: Collection[str] = (),
 ) -> tuple[Capabilities, tuple[str, ...]]:
     """What calibration leaves of an engine's capabilities.
 
-    An operator that touches a tensor with infinite values is no choice any more: it stays in floating point. An
-    operator whose result would round an operand to fewer than `LEAST_LEVELS` levels starts in floating point, and int8
-    remains a choice for the search.
+    An operator that touches a tensor with infinite values is no choice any more: it stays in floating point. So does
+    one that touches a tensor without values, as the past of a decoder has none at the start of a sequence. An operator
+    whose result would round an operand to fewer than `LEAST_LEVELS` levels starts in floating point, and int8 remains a
+    choice for the search.
 
     Args:
         able: The engine's capabilities.
         operands: Tensors of an operator, by its name.
         infinite: Tensors that were infinite somewhere.
         span: Range of a tensor or constant.
+        unseen: Tensors that never held a value.
 
     Returns:
         The capabilities, and remarks for the user.
@@ -62,20 +68,32 @@ def suitable(
     touching = {
         op.name: bad for op in able.ops if (bad := [t for t in _tensors(operands(op.name)) if t in set(infinite)])
     }
-    free = [op for op in able.ops if op.name not in touching and not op.opt_in]
+    reading = {
+        op.name: none
+        for op in able.ops
+        if op.name not in touching and (none := [t for t in _tensors(operands(op.name)) if t in set(unseen)])
+    }
+    barred = {*touching, *reading}
+    free = [op for op in able.ops if op.name not in barred and not op.opt_in]
     drowned = [op.name for op in free if _drowns(operands(op.name), span)]
     ops = tuple(
         replace(op, schemes=(FLOAT, *(s for s in op.schemes if not s.is_float))) if op.name in drowned else op
         for op in able.ops
-        if op.name not in touching
+        if op.name not in barred
     )
-    edges = tuple(edge for edge in able.edges if not touching.keys() & set(edge))
+    edges = tuple(edge for edge in able.edges if not barred & set(edge))
     remarks = []
     if touching:
         tensors = list(dict.fromkeys(t for bad in touching.values() for t in bad))
         remarks.append(
             f"{_listed('tensor', tensors)} {_verb(tensors, 'holds', 'hold')} infinite values on the calibration data: "
             f"{_listed('operator', list(touching))} {_verb(list(touching), 'stays', 'stay')} in floating point."
+        )
+    if reading:
+        tensors = list(dict.fromkeys(t for none in reading.values() for t in none))
+        remarks.append(
+            f"{_listed('tensor', tensors)} {_verb(tensors, 'is', 'are')} empty on the calibration data: "
+            f"{_listed('operator', list(reading))} {_verb(list(reading), 'stays', 'stay')} in floating point."
         )
     if drowned:
         remarks.append(

@@ -188,7 +188,7 @@ class Dataset:
         self._specs = {spec.name: spec for spec in info.inputs}
         self._batch_size = info.batch_size
         self._most: int | None = None
-        feeds = feeds or Feeds(info)
+        self.feeds = feeds = feeds or Feeds(info)
         self._made: set[str] = set()
         self._sources = samples_by_input(raw, info, feeds)
         unknown = set(preprocess.inputs or ()) - set(self._specs)

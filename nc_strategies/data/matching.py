@@ -13,6 +13,7 @@ from nc_strategies.data.dataset import Raw, fits, samples_by_input
 from nc_strategies.data.ragged import Ragged, Samples
 from nc_strategies.data.settings import InputRules, Preprocess
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.models import decoder
 from nc_strategies.models.feeds import Feeds
 from nc_strategies.models.info import ModelInfo, TensorSpec
 
@@ -50,7 +51,9 @@ def match(info: ModelInfo, raw: Raw, preprocess: Preprocess, rules: InputRules) 
     remarks: list[str] = []
     values = {**{n: a for n, a in raw.shared.items() if n in _names(info)}, **rules.constants}
     values = {name: value for name, value in values.items() if name not in rules.state}
-    partial = Feeds(info, dict.fromkeys(values, np.zeros(())), rules.state)
+    given = {*values, *rules.state, *(raw.inputs if len(raw.inputs) > 1 or decoder.TOKENS in raw.inputs else ())}
+    generating = decoder.find(info, given)
+    partial = Feeds(info, dict.fromkeys(values, np.zeros(())), rules.state, generating)
     sources = samples_by_input(raw, info, partial)
     for spec in info.inputs:
         array = sources.get(spec.name)
@@ -65,7 +68,8 @@ def match(info: ModelInfo, raw: Raw, preprocess: Preprocess, rules: InputRules) 
     shapes = {name: _sample_shape(name, array, preprocess) for name, array in sources.items() if name not in values}
     specs = _with_axes(info, shapes, rules, values)
     constants = {spec.name: _constant(spec, values[spec.name]) for spec in specs if spec.name in values}
-    outputs = _output_axes(info, specs, rules)
+    carried = {**rules.state, **(generating.past if generating is not None else {})}
+    outputs = _output_axes(info, specs, rules, carried)
     single = any(spec.sample_axis is None and spec.name in shapes for spec in specs)
     found = ModelInfo(tuple(specs), tuple(outputs), 1 if single else None)
     for spec in specs:
@@ -77,7 +81,9 @@ def match(info: ModelInfo, raw: Raw, preprocess: Preprocess, rules: InputRules) 
             remarks.append(f"Input {spec.name} counts samples on axis {spec.sample_axis}.")
     if single:
         remarks.append("Samples are run one by one, because they differ in an input without an axis for samples.")
-    feeds = Feeds(found, constants, rules.state)
+    if generating is not None:
+        remarks.append(generating.remark)
+    feeds = Feeds(found, constants, rules.state, generating)
     _check_state(feeds)
     return Matched(feeds, tuple(remarks))
 
@@ -216,14 +222,16 @@ def _short(array: NDArray[Any]) -> str:
     return str(array.flat[0]) if array.size == 1 else f"an array of shape {array.shape}"
 
 
-def _output_axes(info: ModelInfo, inputs: list[TensorSpec], rules: InputRules) -> list[TensorSpec]:
+def _output_axes(
+    info: ModelInfo, inputs: list[TensorSpec], rules: InputRules, carried: Mapping[str, str]
+) -> list[TensorSpec]:
     """The outputs with the axes that count samples.
 
-    They are those that are stated, the axis of the input that a state goes to, or the only free axis of an output whose
-    axis 0 has a fixed size although the batch is free.
+    They are those that are stated, the axis of the input that a carried state goes to, or the only free axis of an
+    output whose axis 0 has a fixed size although the batch is free.
     """
     axes = {spec.name: spec.sample_axis for spec in inputs}
-    of_state = {output: axes[name] for name, output in rules.state.items()}
+    of_state = {output: axes[name] for name, output in carried.items()}
     sizes = {spec.batch_size for spec in inputs if spec.sample_axis is not None}
     found = []
     for spec in info.outputs:

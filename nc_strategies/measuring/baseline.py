@@ -13,6 +13,7 @@ from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring.core import METRIC, Baseline, MeasurerCore, Scored, comparable
 from nc_strategies.measuring.extent import EXTENT_RULES
 from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
+from nc_strategies.measuring.reopening import OPEN_RULES, Reopening
 from nc_strategies.measuring.selection import sentence
 from nc_strategies.metrics.base import Metric, Outputs
 from nc_strategies.problem import Evaluation
@@ -36,6 +37,7 @@ class BaselineMeasurer(MeasurerCore):
         with Clock(spent, "build"):
             as_given, all_float = self.backend.reference(), self.backend.build(self._all_float)
         self._check_lengths(as_given)
+        self._check_phases(as_given)
         with Clock(spent, "accuracy"):
             try:
                 self._fit_samples(as_given)
@@ -72,8 +74,12 @@ class BaselineMeasurer(MeasurerCore):
             seconds=tuple(spent.items()),
             graph=reference.fingerprint,
         )
+        large = as_given.size_bytes >= OPEN_RULES.large_bytes
+        if large:
+            (all_float, as_given)[faster].close()
+            reference = Reopening(self._references()[faster], reference)
         self._baseline = Baseline(
-            as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), self.readings()
+            as_given, all_float, reference, found.kept, evaluation, timing.interval_ms(faster), large, self.readings()
         )
         return self._baseline
 
@@ -109,6 +115,22 @@ class BaselineMeasurer(MeasurerCore):
             log.info("fp32 takes about %.3g s per sample: %d of %d samples are used", seconds, count, len(self.data))
             self.data.limit(count)
             self.samples = count
+
+    def _check_phases(self, model: Executable) -> None:
+        """Check that the model runs at the context lengths that the user names.
+
+        Raises:
+            InputError: it does not, for example because it has no embeddings of positions that far.
+        """
+        for timed in self.timed if self.settings.context_lengths is not None else ():
+            try:
+                model.predict(timed.batch)
+            except EngineError as error:
+                raise InputError(
+                    "measure.context_lengths",
+                    f"holds {timed.length}, at which the model cannot run its {timed.phase} ({error})",
+                    "other lengths",
+                ) from error
 
     def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
         tolerance = self.backend.float_tolerance

@@ -25,6 +25,7 @@ from nc_strategies.measuring.latency import TIMING_RULES, Timing
 from nc_strategies.measuring.lengths import by_length, interleave_batches, middle, timed_batches
 from nc_strategies.measuring.memory import peak_bytes
 from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
+from nc_strategies.measuring.phases import phase_batches
 from nc_strategies.measuring.reference import ReferenceOutputs
 from nc_strategies.measuring.selection import OutputReader, Request, described, select
 from nc_strategies.measuring.sequential import PairedTest, Verdict
@@ -56,7 +57,10 @@ class Scored:
 
 @dataclass
 class Baseline:
-    """fp32: the model as given, the backend's all-float graph, and the faster of the two as the reference."""
+    """fp32: the model as given, the backend's all-float graph, and the faster of the two as the reference.
+
+    Of a large model only the reference can run any more, see `reopening`; the slower of the two is closed.
+    """
 
     as_given: Executable
     all_float: Executable
@@ -64,6 +68,7 @@ class Baseline:
     kept: tuple[Outputs, ...]
     evaluation: Evaluation
     latency_ci95: tuple[float, float]
+    large: bool = False
     readings: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """Pairs (name of the constraint's value, what its metric reads), see `selection.described`."""
 
@@ -121,8 +126,12 @@ class MeasurerCore:
         self._readers: tuple[OutputReader, ...] = ()
         self._memory: dict[str, float] = {}
         self._fp32_outputs: dict[str, ReferenceOutputs] = {}
-        self.timed = timed_batches(data, settings.batch_size, settings.lengths)
-        self.batch = middle(self.timed).batch
+        if settings.context_lengths is None:
+            self.timed = timed_batches(data, settings.batch_size, settings.lengths)
+            self.batch = middle(self.timed).batch
+        else:
+            self.timed = phase_batches(data, settings.batch_size, settings.context_lengths)
+            self.batch = data.batch(0, settings.batch_size)
         self._graphs: dict[str, Evaluation] = {}
         self._baseline: Baseline | None = None
         self._all_float: Config | None = None
@@ -321,6 +330,12 @@ class MeasurerCore:
         """Time a trial, or fp32 before the trials, within `Allowance.timing_seconds`."""
         most, allowed = self.settings.latency_timeout, self.allowance.timing_seconds
         return self._time(models, runs, min(1.0, allowed / most) if most else 1.0)
+
+    def _references(self) -> tuple[Callable[[], Executable], Callable[[], Executable]]:
+        """Open fp32 as given, and the backend's all-float graph."""
+        all_float = self._all_float
+        assert all_float is not None
+        return self.backend.reference, lambda: self.backend.build(all_float)
 
     def _sessions(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
         """Time models in several sessions, as many as leave enough runs per session.

@@ -17,6 +17,7 @@ from nc_strategies.measuring.core import MeasurerCore, Scored
 from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency import Timing
+from nc_strategies.measuring.reopening import Reopening
 from nc_strategies.problem import Evaluation, Goal, Trial
 from nc_strategies.runtime.clock import Clock
 
@@ -79,25 +80,29 @@ class FinalistMeasurer(MeasurerCore):
         spent: dict[str, float] = {}
         with Clock(spent, "latency"):
             if len(trials) > FINALISTS and ending.preselect:
-                trials = self._preselect(trials, goal)
+                trials = self._cheapest(trials, goal) if base.large else self._preselect(trials, goal)
             trials = trials[: ending.finalists]
-            timing = self._sessions([*self._references(), *(partial(make, t) for t in trials)], ending.runs, 3.0)
+            makers = [partial(make, trial) for trial in trials]
+            if base.large:
+                timing = self._in_turn(makers, ending.runs, 3.0)
+            else:
+                timing = self._sessions([*self._references(), *makers], ending.runs, 3.0)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
-        with Clock(spent, "build"):
-            models = [make(trial) for trial in trials]
-        candidates = [
-            self._candidate(trial, model, column, timing, faster, spent)
-            for column, (trial, model) in enumerate(zip(trials, models, strict=True), REFERENCES)
-        ]
+        candidates = []
+        for column, (trial, maker) in enumerate(zip(trials, makers, strict=True), REFERENCES):
+            with Clock(spent, "build"):
+                model = Reopening(maker)
+            candidates.append(self._candidate(trial, model, column, timing, faster, spent))
+            if base.large:
+                model.close()
         chosen = candidates[self._choose([c.evaluation for c in candidates], goal, tie)]
         fp32_seconds, int8, interval = base.evaluation.value("duration_s"), chosen.scored, None
         if ending.compare:
             try:
                 with Clock(spent, "accuracy"):
                     if ending.repeat_fp32 or not base.kept:
-                        fp32, int8, interval = self._compare(
-                            (base.as_given, base.all_float)[faster], chosen.model, chosen.trial
-                        )
+                        beside = base.reference if base.large else (base.as_given, base.all_float)[faster]
+                        fp32, int8, interval = self._compare(beside, chosen.model, chosen.trial)
                     else:
                         drift = timing.median_ms(faster) / base.evaluation.value("latency_ms")
                         fp32, int8, interval = self._compare_with_known(chosen, drift)
@@ -106,8 +111,8 @@ class FinalistMeasurer(MeasurerCore):
                 log.warning("fp32 and the chosen model are not evaluated side by side: %s", error)
         with Clock(spent, "build"):
             evaluation = self._final_evaluation(chosen, timing, faster, int8)
-            for model in models:
-                model.close()
+            for candidate in candidates:
+                candidate.model.close()
         measured = tuple(
             (c.trial.evaluation.graph, evaluation if c is chosen else c.evaluation)
             for c in candidates
@@ -134,11 +139,17 @@ class FinalistMeasurer(MeasurerCore):
             measured,
         )
 
-    def _references(self) -> tuple[Callable[[], Executable], Callable[[], Executable]]:
-        """Open fp32 as given, and the backend's all-float graph."""
-        all_float = self._all_float
-        assert all_float is not None
-        return self.backend.reference, lambda: self.backend.build(all_float)
+    def _in_turn(self, makers: Sequence[Callable[[], Executable]], runs: int, patience: float) -> Timing:
+        """Time candidates of a large model one after the other, each beside new sessions of fp32's faster form.
+
+        The slower form is not opened again: its times are those of the faster one, scaled by the baseline's ratio.
+        """
+        base = self.baseline
+        base.reference.close()
+        share = patience / max(1, len(makers))
+        timing = Timing.in_turn([self._sessions([self._reference, make], runs, share) for make in makers])
+        forms = [base.evaluation.value(f"{name}_latency_ms") for name in ("as_given", "all_float")]
+        return timing.repeated([form / min(forms) for form in forms])
 
     def _candidate(
         self, trial: Trial, model: Executable, column: int, timing: Timing, faster: int, spent: dict[str, float]
@@ -217,6 +228,12 @@ class FinalistMeasurer(MeasurerCore):
     def _built(self, trial: Trial) -> Executable:
         return self.backend.build(trial.config)
 
+    @staticmethod
+    def _cheapest(trials: list[Trial], goal: Goal) -> list[Trial]:
+        """The fastest of many candidates, by the timings of their trials."""
+        costs = [goal.cost(trial.evaluation) for trial in trials if trial.evaluation is not None]
+        return [trials[i] for i in sorted(np.argsort(costs, kind="stable")[:FINALISTS].tolist())]
+
     def _preselect(self, trials: list[Trial], goal: Goal) -> list[Trial]:
         """The fastest of many candidates, by the timings of their trials and a new timing side by side."""
         timing = self._sessions(
@@ -235,10 +252,8 @@ class FinalistMeasurer(MeasurerCore):
 
     def _reference(self) -> Executable:
         """A new session of the fp32 graph that trials are timed beside."""
-        if self.baseline.reference is self.baseline.as_given:
-            return self.backend.reference()
-        assert self._all_float is not None
-        return self.backend.build(self._all_float)
+        forms = [self.baseline.evaluation.value(f"{name}_latency_ms") for name in ("as_given", "all_float")]
+        return self._references()[int(np.argmin(forms))]()
 
     def settle(self, trial: Trial) -> Final:
         """Return a trial as it was measured, without measuring again: for a run that is interrupted or out of time."""

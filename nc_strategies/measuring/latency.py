@@ -64,6 +64,41 @@ class Timing:
         parts = tuple(Timing.joined(same) for same in zip(*(t.parts for t in timings), strict=True))
         return Timing(np.concatenate([t.seconds for t in timings]), tuple(t.runs for t in timings), parts)
 
+    @staticmethod
+    def in_turn(timings: Sequence[Timing]) -> Timing:
+        """Join timings of single models, each beside the same reference, to one of the reference and all models.
+
+        Args:
+            timings: Each has the columns (reference, model).
+
+        Returns:
+            A timing with the columns (reference, first model, second model, ...). The times of each block are scaled to
+            the reference's speed in that block of the first timing, so that ratios to the reference are those of the
+            timings.
+        """
+        sessions = min(len(timing.sessions) or 1 for timing in timings)
+        parts = [np.split(t.seconds, np.cumsum(t.sessions)[:-1])[:sessions] for t in timings]
+        lengths = tuple(min(map(len, session)) for session in zip(*parts, strict=True))
+        even = [
+            Timing(np.concatenate([p[:n] for p, n in zip(part, lengths, strict=True)]), lengths if sessions > 1 else ())
+            for part in parts
+        ]
+        columns = [even[0].seconds[:, 0]]
+        for timing in even:
+            pace = [
+                np.full(len(own), np.median(first[:, 0]) / np.median(own[:, 0]))
+                for first, own in zip(even[0]._blocks(), timing._blocks(), strict=True)
+            ]
+            columns.append(timing.seconds[:, 1] * np.concatenate(pace))
+        same = zip(*(timing.parts for timing in timings), strict=True)
+        return Timing(np.stack(columns, 1), even[0].sessions, tuple(map(Timing.in_turn, same)))
+
+    def repeated(self, factors: Sequence[float]) -> Timing:
+        """A timing in whose place of the first column are several: it, times each of the factors."""
+        columns = [self.seconds[:, 0] * factor for factor in factors]
+        parts = tuple(part.repeated(factors) for part in self.parts)
+        return Timing(np.column_stack([*columns, self.seconds[:, 1:]]), self.sessions, parts)
+
     @property
     def runs(self) -> int:
         """Number of timed runs per model."""

@@ -46,12 +46,16 @@ class TimedBatch:
     Args:
         batch: The inputs.
         weight: Share of its latency in the objective; the weights of all batches add up to 1.
-        length: Length of its samples; 0 where all samples have one shape.
+        length: Length of its samples; 0 where all samples have one shape. Context length of a decoder's phase.
+        phase: Phase of a decoder, see `phases`; empty for other models.
+        tokens: Number of tokens of which it is the time: latency is given per token. 1 for the time of the run itself.
     """
 
     batch: Batch
     weight: float = 1.0
     length: int = 0
+    phase: str = ""
+    tokens: int = 1
 
 
 def timed_batches(data: Dataset, size: int, asked: Sequence[int] | None = None) -> tuple[TimedBatch, ...]:
@@ -132,7 +136,8 @@ def interleave_batches(
         check: See `interleave`.
 
     Returns:
-        The weighted sum of each round, and the timing of each batch as `Timing.parts`.
+        The weighted sum of each round, and the timing of each batch as `Timing.parts`; both per token, see
+        `TimedBatch.tokens`.
     """
 
     def run(model: Executable, batch: Batch) -> Callable[[], object]:
@@ -143,6 +148,7 @@ def interleave_batches(
     if len(batches) == 1:
         return found
     seconds = found.seconds.reshape(found.runs, len(batches), len(models))
+    seconds = seconds / np.array([timed.tokens for timed in batches])[:, None]
     weights = np.array([timed.weight for timed in batches])
     parts = tuple(Timing(seconds[:, place]) for place in range(len(batches)))
     return Timing(np.einsum("rbm,b->rm", seconds, weights), parts=parts)
@@ -153,7 +159,7 @@ def by_length(timing: Timing, batches: Sequence[TimedBatch], model: int, referen
     if len(batches) == 1 and not batches[0].length:
         return ()
     return tuple(
-        LengthLatency(timed.length, timed.weight, part.median_ms(reference), part.median_ms(model))
+        LengthLatency(timed.length, timed.weight, part.median_ms(reference), part.median_ms(model), timed.phase)
         for timed, part in zip(batches, timing.parts or (timing,), strict=True)
     )
 

@@ -53,6 +53,10 @@ CALIBRATION_BATCH = 20
 """Most samples of a calibration run where the user states no number; a backend takes fewer if memory is short."""
 LEAST_SAMPLES = 2
 SAVED_TOLERANCE = 1e-5
+PREFILL_ONLY = (
+    "Latency is that of reading samples at once; measure.context_lengths=[...] measures a decoder's time per token."
+)
+"""Remark on a decoder whose latency is measured as that of other models."""
 
 
 @dataclass(frozen=True)
@@ -327,6 +331,8 @@ class LocalTarget:
         )
         matched = match(self._info, given, parts.preprocess, parts.rules)
         feeds, info, self._remarks = matched.feeds, matched.feeds.info, matched.remarks
+        if feeds.decoder is not None and measure.context_lengths is None:
+            self._remarks += (PREFILL_ONLY,)
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
         parts.backend = adapt(parts.backend, feeds)
@@ -549,7 +555,8 @@ class LocalTarget:
         else:
             batch = [run.batch for run in self._calibration.first_runs(count)]
         if self._signal is None:
-            predict = self.measurer.baseline.all_float.predict
+            base = self.measurer.baseline
+            predict = (base.reference if base.large else base.all_float).predict
             select = self.measurer.signal_of
             self._signal = np.array(signal_in_pieces(predict, batch, self.parts.backend.largest_batch, select))
         return batch, self._signal
@@ -594,6 +601,10 @@ class LocalTarget:
             path = backend.save(config, folder)
         except OSError as error:
             raise unwritable(folder, error) from error
+        batch = self.measurer.data.batch(0, self.config.measure.batch_size)
+        again = backend.build(config)
+        wanted = [np.array(output) for output in again.predict(batch)]
+        again.close()
         saved = backend.open(path)
         executed, measured = saved.executed(), final.executed
         if dict(executed.int8) != dict(measured.int8):
@@ -607,15 +618,12 @@ class LocalTarget:
                 dict(executed.fp32),
                 dict(measured.fp32),
             )
-        batch = self.measurer.data.batch(0, self.config.measure.batch_size)
-        again = backend.build(config)
-        for a, b in zip(again.predict(batch), saved.predict(batch), strict=True):
+        for a, b in zip(wanted, saved.predict(batch), strict=True):
             if not comparable(a):
                 continue
             # Not bit for bit: after loading a saved model, an engine may sum float values in another order.
             if not close(a, b, SAVED_TOLERANCE):
                 raise EngineError("the saved model does not give the outputs of the measured one")
-        again.close()
         saved.close()
         return path
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.errors import EngineError
+from nc_strategies.models.decoder import Decoder
 from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
 
 
@@ -37,25 +38,32 @@ class Feeds:
             is that of one sample.
         state: Input to output: state that the model carries from one step of a sequence to the next. A batch that does
             not hold such an input gets zeros.
+        decoder: The inputs of a decoder with past keys and values; None for another model. A batch that does not hold
+            the past starts its sequences.
     """
 
     info: ModelInfo
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     state: Mapping[str, str] = field(default_factory=dict)
+    decoder: Decoder | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether batches and outputs are those of the engine."""
         axes = {spec.sample_axis for spec in self.info.inputs}
         moved = any(spec.sample_axis not in (0, None) for spec in self.info.outputs)
-        return axes <= {0} and not moved and not self.constants and not self.state
+        return axes <= {0} and not moved and not self.constants and not self.state and not self.made
 
     @property
     def from_data(self) -> tuple[str, ...]:
         """Names of the inputs whose values come from the data, in the model's order."""
-        return tuple(
-            spec.name for spec in self.info.inputs if spec.name not in self.constants and spec.name not in self.state
-        )
+        others = {*self.constants, *self.state, *self.made}
+        return tuple(spec.name for spec in self.info.inputs if spec.name not in others)
+
+    @property
+    def made(self) -> frozenset[str]:
+        """Names of the inputs that a decoder gets without the data: its past, and what follows from the tokens."""
+        return frozenset() if self.decoder is None else frozenset(self.decoder.past) | self.decoder.derived
 
     @property
     def presented(self) -> tuple[TensorSpec, ...]:
@@ -82,6 +90,8 @@ class Feeds:
             elif spec.name in self.constants:
                 value = self.constants[spec.name]
                 array = np.broadcast_to(value, (count, *value.shape))
+            elif self.decoder is not None and spec.name in self.made:
+                array = self.decoder.value(spec, batch)
             else:
                 array = self.zeros(spec.name, count)
             if spec.sample_axis is None:

@@ -12,6 +12,10 @@ CLIP_RATIOS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
 """Shares of a block's largest magnitude at which its range may end. The one with the least squared error is taken."""
 
 
+CHUNK_BYTES = 2**24
+"""Bytes of a weight that are quantized together: the intermediate results take about ten times as much."""
+
+
 @dataclass(frozen=True)
 class BlockWeights:
     """A weight of shape (K, N), quantized in blocks along K.
@@ -42,6 +46,20 @@ def quantize_blocks(weight: NDArray[Any], bits: int, block: int) -> BlockWeights
         block: Weights per block.
     """
     depth, channels = weight.shape
+    step = max(1, CHUNK_BYTES // (depth * np.dtype(np.float32).itemsize))
+    parts = [_quantize(weight[:, start : start + step], bits, block) for start in range(0, channels, step)]
+    packed, scales = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return BlockWeights(packed, scales, bits, block)
+
+
+def packed_shape(depth: int, channels: int, bits: int, block: int) -> tuple[int, int, int]:
+    """Shape of `BlockWeights.packed` for a weight of shape (depth, channels)."""
+    return channels, -(-depth // block), block * bits // 8
+
+
+def _quantize(weight: NDArray[Any], bits: int, block: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Packed values and scales of some channels; see `quantize_blocks`."""
+    depth, channels = weight.shape
     blocks = -(-depth // block)
     values = np.zeros((channels, blocks * block), np.float32)
     values[:, :depth] = weight.T
@@ -59,4 +77,4 @@ def quantize_blocks(weight: NDArray[Any], bits: int, block: int) -> BlockWeights
         best, scales = np.where(better, error, best), np.where(better, scale, scales)
     rounded = (np.clip(np.round(values / scales), -middle, middle - 1) + middle).astype(np.uint8)
     packed = rounded if bits == 8 else rounded[..., 0::2] | (rounded[..., 1::2] << 4)
-    return BlockWeights(np.ascontiguousarray(packed), scales[..., 0], bits, block)
+    return np.ascontiguousarray(packed), scales[..., 0]

@@ -47,8 +47,7 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing)
-    chosen = interpreter.options()
-    chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    chosen = interpreter.options_to_look(ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
     try:
         session = interpreter.start(watched.SerializeToString(), chosen)
     except EngineError as error:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from nc_strategies.calibration.equalization import Array, Pair, factors
+from nc_strategies.onnx_graph import external
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 
 
 def pairs(graph: Graph) -> list[Pair[FusedOp]]:
-    """The tensors of a model whose channels can be scaled; none in a large model, whose weights stay in files."""
-    if graph.files is not None:
+    """The tensors of a model whose channels can be scaled; none in a large one: its weights would be written again."""
+    if external.stored_bytes(graph.model) >= external.LIMITS.equalized_bytes:
         return []
     by_input = {fused_op.inputs[0]: fused_op for fused_op in graph.fused_ops.values() if fused_op.weight is not None}
     found = []
@@ -79,7 +79,7 @@ def equalized(graph: Graph, chosen: Sequence[Pair[FusedOp]], peaks: Mapping[str,
     model.CopyFrom(graph.model)
     for pair in chosen:
         _scale(model, graph, pair, factors(peaks[pair.tensor], _by_input(graph, pair.second)))
-    return Graph(model)
+    return Graph(model, files=graph.files)
 
 
 def _output_axis(fused_op: FusedOp) -> int:
@@ -112,10 +112,14 @@ def _scale(model: onnx.ModelProto, graph: Graph, pair: Pair[FusedOp], scales: Ar
     places = {initializer.name: initializer for initializer in model.graph.initializer}
 
     def change(name: str, axis: int, by: Array) -> None:
-        values = numpy_helper.to_array(places[name])
+        values = external.array(places[name])
         shape = [1] * values.ndim
         shape[axis] = -1
-        places[name].CopyFrom(numpy_helper.from_array((values * by.reshape(shape)).astype(values.dtype), name))
+        put(name, (values * by.reshape(shape)).astype(values.dtype))
+
+    def put(name: str, values: Array) -> None:
+        made = external.tensor(name, values) if graph.files is None else graph.files.tensor(name, values)
+        places[name].CopyFrom(made)
 
     first, second = pair.first, pair.second
     assert first.weight is not None
@@ -126,10 +130,8 @@ def _scale(model: onnx.ModelProto, graph: Graph, pair: Pair[FusedOp], scales: Ar
     if second.type != "Conv":
         change(second.weight, 1 - _output_axis(second), scales)
         return
-    groups, values = _attribute(second, "group", 1), numpy_helper.to_array(places[second.weight])
+    groups, values = _attribute(second, "group", 1), external.array(places[second.weight])
     parts = values.reshape(groups, -1, *values.shape[1:]) * scales.reshape(
         groups, 1, values.shape[1], *[1] * (values.ndim - 2)
     )
-    places[second.weight].CopyFrom(
-        numpy_helper.from_array(parts.reshape(values.shape).astype(values.dtype), second.weight)
-    )
+    put(second.weight, parts.reshape(values.shape).astype(values.dtype))

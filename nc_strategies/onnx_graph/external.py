@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.onnx_graph.header import GRAPH, INITIALIZER, RAW_DATA, as_varint, field_key, read_without_large
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,21 @@ class ExternalLimits:
     """Sizes from which weights stay in files.
 
     Args:
-        model_bytes: Size of a model, with its external data, from which its large tensors stay in files. Below it
-            several copies in memory cost little.
+        model_bytes: Size of a model, with its external data, from which its large tensors stay in files. Loading a
+            smaller one may hold eight copies, which is 512 MB.
         tensor_bytes: Size from which a tensor is large. Biases and constants of shapes are smaller, and are read often.
         message_bytes: Greatest size of a model that is saved as one file. The limit of protobuf is 2 GiB, from which
             room for the nodes is left.
         alignment: Multiple at which a tensor begins in a file of weights. Whole pages can be mapped, see
             ``onnx.external_data_helper``.
+        equalized_bytes: Size of a model from which its channels are not equalized, which writes its weights again.
     """
 
-    model_bytes: int = 2**29
+    model_bytes: int = 2**26
     tensor_bytes: int = 2**16
     message_bytes: int = 2**31 - 2**24
     alignment: int = 4096
+    equalized_bytes: int = 2**29
 
 
 LIMITS = ExternalLimits()
@@ -79,6 +82,22 @@ class WeightFiles:
             ) from error
         return _placed(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape, path, 0, values.nbytes)
 
+    def zeros(self, name: str, data_type: int, shape: tuple[int, ...]) -> NDArray[Any]:
+        """An array of zeros, mapped from a file without contents, which takes no room.
+
+        Args:
+            name: Name of the file, which is shared by all arrays of that name; the largest decides on its size.
+            data_type: Its ONNX type.
+            shape: Its shape.
+        """
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        path = self.folder / f"{name}.zeros"
+        with path.open("ab") as stream:
+            if stream.tell() < size:
+                stream.truncate(size)
+        return np.memmap(path, dtype, "r", 0, shape)
+
     def keep(self, values: NDArray[Any]) -> NDArray[Any]:
         """An array, mapped from a file if it is large; `tensor` refers to that file."""
         return array(self.tensor("", values))
@@ -88,13 +107,23 @@ class WeightFiles:
         own = onnx.ModelProto()
         _merge(own, model, "graph")
         _merge(own.graph, model.graph, "initializer")
-        for initializer in model.graph.initializer:
-            large = not is_external(initializer) and len(initializer.raw_data) >= LIMITS.tensor_bytes
-            if large and not is_packed(initializer.data_type):
-                own.graph.initializer.append(self.tensor(initializer.name, numpy_helper.to_array(initializer)))
-            else:
-                own.graph.initializer.append(initializer)
+        own.graph.initializer.extend(map(self.moved, model.graph.initializer))
         return own
+
+    def moved(self, tensor: TensorProto) -> TensorProto:
+        """A tensor with its values in a file of its own, if it is large and not in a file whose bytes can be mapped."""
+        packed = is_packed(tensor.data_type) or tensor.data_type == TensorProto.STRING
+        in_place = is_external(tensor) and _place_of(tensor)[1] % _itemsize(tensor) == 0
+        if packed or in_place or _nbytes(tensor) < LIMITS.tensor_bytes:
+            return tensor
+        return self.tensor(tensor.name, array(tensor))
+
+    def move(self, model: onnx.ModelProto) -> None:
+        """Move the large tensors of a model into files, one by one."""
+        for tensor in model.graph.initializer:
+            moved = self.moved(tensor)
+            if moved is not tensor:
+                tensor.CopyFrom(moved)
 
 
 def working_copy(model: onnx.ModelProto) -> tuple[onnx.ModelProto, WeightFiles | None]:
@@ -174,6 +203,10 @@ def _nbytes(tensor: TensorProto) -> int:
     return (count + 1) // 2 if is_packed(tensor.data_type) else count * dtype.itemsize
 
 
+def _itemsize(tensor: TensorProto) -> int:
+    return int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
 def is_packed(data_type: int) -> bool:
     """Whether several values of an ONNX type share a byte."""
     return any(part in TensorProto.DataType.Name(data_type) for part in ("INT4", "INT2", "FLOAT4"))
@@ -198,12 +231,28 @@ def stored_bytes(model: onnx.ModelProto) -> int:
     return int(model.ByteSize()) + sum(_place_of(t)[2] for t in model.graph.initializer if is_external(t))
 
 
-def load_weights(model: onnx.ModelProto, path: Path) -> None:
+Places = Mapping[int, tuple[int, int]]
+"""Position of an initializer to offset and length of its values in the model's file."""
+
+
+def parse(path: Path) -> tuple[onnx.ModelProto, Places]:
+    """A model file without its external data, and, if it is large, without its own large weights; see `load_weights`.
+
+    Raises:
+        Exception: the file is no model; protobuf's parsers raise classes of their own.
+    """
+    if path.stat().st_size < LIMITS.model_bytes:
+        return onnx.load(str(path), load_external_data=False), {}
+    return read_without_large(path, LIMITS.tensor_bytes)
+
+
+def load_weights(model: onnx.ModelProto, path: Path, places: Places | None = None) -> None:
     """Read the external data of a model file, or refer to its place if the model is large.
 
     Args:
         model: Loaded without its external data; changed in place.
         path: The file that it was loaded from.
+        places: Large weights of that file which `parse` has left out; the model refers to them.
 
     Raises:
         InputError: external data is missing, too short, or outside the model's folder.
@@ -211,12 +260,21 @@ def load_weights(model: onnx.ModelProto, path: Path) -> None:
     outside = [tensor for tensor in tensors(model.graph) if is_external(tensor)]
     try:
         files = [_file(tensor, path) for tensor in outside]
-        large = model.ByteSize() + sum(_nbytes(tensor) for tensor in outside) >= LIMITS.model_bytes
+        within = model.ByteSize() + sum(length for _, length in (places or {}).values())
+        large = within + sum(_nbytes(tensor) for tensor in outside) >= LIMITS.model_bytes
         top = {id(initializer) for initializer in model.graph.initializer} if large else set()
         for tensor, file in zip(outside, files, strict=True):
             _refer_or_read(tensor, file, may_refer=id(tensor) in top)
+        for index, (offset, length) in (places or {}).items():
+            _check_length(model.graph.initializer[index], length)
+            place(model.graph.initializer[index], str(path.resolve().relative_to(ROOT_FOLDER)), offset, length)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"model.path ({path})", f"its external data cannot be read ({first_line(error)})") from None
+
+
+def _check_length(tensor: TensorProto, length: int) -> None:
+    if _nbytes(tensor) != length:
+        raise ValueError(f"tensor {tensor.name!r} has {_nbytes(tensor)} bytes, the file holds {length}")
 
 
 def _refer_or_read(tensor: TensorProto, file: Path, may_refer: bool) -> None:
@@ -276,7 +334,7 @@ def files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
 def file_bytes(path: Path) -> int:
     """Size of a model file and of the files with its external data."""
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model, _ = parse(path)
     except Exception:  # noqa: BLE001 - a format that only the engine knows; protobuf's parsers raise classes of their own
         return path.stat().st_size
     return path.stat().st_size + sum(_nbytes(tensor) for tensor in tensors(model.graph) if is_external(tensor))
@@ -315,7 +373,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         OSError: a file cannot be written.
     """
     if stored_bytes(model) <= LIMITS.message_bytes:
-        path.write_bytes(inlined(model).SerializeToString())
+        _save_as_one(model, path)
         return
     saved = onnx.ModelProto()
     saved.CopyFrom(model)
@@ -330,3 +388,33 @@ def save(model: onnx.ModelProto, path: Path) -> None:
             np.ascontiguousarray(values).tofile(stream)
             place(initializer, beside.name, offset, values.nbytes)
     path.write_bytes(saved.SerializeToString())
+
+
+def _save_as_one(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model as one message, with the weights that are in files copied one by one."""
+    if not any(map(is_external, model.graph.initializer)):
+        path.write_bytes(model.SerializeToString())
+        return
+    head, graph = onnx.ModelProto(), onnx.GraphProto()
+    _merge(head, model, "graph")
+    _merge(graph, model.graph, "initializer")
+    parts = [_initializer_parts(initializer) for initializer in model.graph.initializer]
+    rest = graph.SerializeToString()
+    length = len(rest) + sum(len(start) + (0 if values is None else values.nbytes) for start, values in parts)
+    with path.open("wb") as stream:
+        stream.write(head.SerializeToString() + field_key(GRAPH) + as_varint(length) + rest)
+        for start, values in parts:
+            stream.write(start)
+            if values is not None:
+                stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+
+def _initializer_parts(tensor: TensorProto) -> tuple[bytes, NDArray[Any] | None]:
+    """An initializer as a field of a graph: its first bytes, and the values that follow if they are in a file."""
+    if not is_external(tensor):
+        body = tensor.SerializeToString()
+        return field_key(INITIALIZER) + as_varint(len(body)) + body, None
+    values = array(tensor)
+    bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string)
+    body = bare.SerializeToString() + field_key(RAW_DATA) + as_varint(values.nbytes)
+    return field_key(INITIALIZER) + as_varint(len(body) + values.nbytes) + body, values

@@ -30,8 +30,7 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
         model: All its inputs are real ones. Sizes that it computes may become constants in place.
     """
     fold_shapes.settle_sizes(model)
-    chosen = interpreter.options()
-    chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    chosen = interpreter.options_to_look(ort.GraphOptimizationLevel.ORT_ENABLE_BASIC)
     with tempfile.TemporaryDirectory(prefix="ncs-fold-") as folder:
         target = Path(folder) / "folded.onnx"
         chosen.optimized_model_filepath = str(target)

@@ -191,8 +191,7 @@ def _shapes(
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    chosen = interpreter.options()
-    chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    chosen = interpreter.options_to_look(ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
     session = interpreter.open_session(watched.SerializeToString(), chosen)
     found = []
     for batch in BATCHES:

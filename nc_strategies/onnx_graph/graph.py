@@ -171,6 +171,9 @@ class Graph:
 
     def array(self, name: str) -> NDArray[Any]:
         """The values of an initializer."""
+        if external.is_external(self.initializers[name]):
+            # Not kept: the pages that were read would stay in this process's memory.
+            return external.array(self.initializers[name])
         if name not in self._arrays:
             self._arrays[name] = external.array(self.initializers[name])
         return self._arrays[name]
@@ -306,14 +309,14 @@ def read(path: Path) -> onnx.ModelProto:
                 key, "is in onnxruntime's own format, optimized already", "the .onnx file it was made from"
             )
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model, places = external.parse(path)
     except Exception as error:  # noqa: BLE001 - protobuf's parsers raise classes of their own
         raise InputError(key, f"not an ONNX model, or a truncated one ({first_line(error)})") from None
     if not model.graph.node or not model.opset_import:
         raise InputError(key, "not an ONNX model: it holds no graph")
     if not _is_text(model):
         raise InputError(key, "is damaged: the name of a node, a tensor or an operator's type is not UTF-8 text")
-    external.load_weights(model, path)
+    external.load_weights(model, path, places)
     opset = opset_of(model)
     if opset < MIN_OPSET:
         raise InputError(key, f"has opset {opset}", f"opset {MIN_OPSET} or newer is needed")
@@ -371,6 +374,8 @@ def prepare(model: onnx.ModelProto) -> Graph:
             folded = _with_fused_functions(own, folded)
     except Exception as error:  # noqa: BLE001 - engine and converter raise classes of their own
         raise InputError("model.path", f"the engine refuses the model ({first_line(error)})") from None
+    if files is not None:
+        files.move(folded)
     opsets.describe_as(folded, model)
     _drop_imports(folded, model)
     names.name_nodes(folded.graph)
@@ -445,7 +450,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
     if path.stat().st_size > MAX_MODEL_BYTES:
         return ()
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model, _ = external.parse(path)
     except Exception:  # noqa: BLE001 - `read` reports the problem
         return ()
     return external.files(model, path)

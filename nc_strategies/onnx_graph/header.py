@@ -28,6 +28,8 @@ MESSAGES: dict[str, dict[int, str]] = {
 VALUES = {4, 5, 6, 7, 9, 10, 11}
 """Fields of a ``TensorProto`` that hold values."""
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
+"""Fields of ``ModelProto``, ``GraphProto`` and ``TensorProto``."""
 
 
 def read_header(path: Path) -> onnx.ModelProto:
@@ -88,6 +90,67 @@ def facts(path: Path) -> ModelFacts:
     )
 
 
+def read_without_large(path: Path, least: int) -> tuple[onnx.ModelProto, dict[int, tuple[int, int]]]:
+    """A model without the large weights of its file, and where these are.
+
+    Args:
+        path: The file.
+        least: Size in bytes from which the raw values of an initializer are left out.
+
+    Returns:
+        The model, and by position of the initializer: offset and length of its values in the file.
+
+    Raises:
+        ValueError: the file is no message.
+    """
+    places: list[tuple[int, int] | None] = []
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        parts = []
+        for number, key, start, stop in _fields(content, 0, len(content)):
+            if number != GRAPH or content[key] & 7 != DELIMITED:
+                parts.append(content[key:stop])
+                continue
+            graph = b"".join(_without_large(content, start, stop, least, places))
+            parts.append(field_key(GRAPH) + as_varint(len(graph)) + graph)
+    model = onnx.ModelProto.FromString(b"".join(parts))
+    return model, {index: place for index, place in enumerate(places) if place is not None}
+
+
+def _without_large(
+    content: mmap.mmap, start: int, end: int, least: int, places: list[tuple[int, int] | None]
+) -> Iterator[bytes]:
+    """The bytes of a graph without large raw values; the places of all its initializers are appended."""
+    for number, key, inside, stop in _fields(content, start, end):
+        if number != INITIALIZER or content[key] & 7 != DELIMITED:
+            yield content[key:stop]
+            continue
+        parts, place = [], None
+        for field, begin, value, after in _fields(content, inside, stop):
+            if field == RAW_DATA and after - value >= least:
+                place = (value, after - value)
+            else:
+                parts.append(content[begin:after])
+        places.append(place)
+        body = b"".join(parts)
+        yield field_key(INITIALIZER) + as_varint(len(body)) + body
+
+
+def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a message: number, and the places of the key, of the value, and behind it."""
+    while start < end:
+        key, place = _varint(content, start, end)
+        wire = key & 7
+        if wire == DELIMITED:
+            length, place = _varint(content, place, end)
+            stop = place + length
+        else:
+            stop = _varint(content, place, end)[1] if wire == VARINT else place + {FIXED64: 8, FIXED32: 4}[wire]
+        if stop > end:
+            raise ValueError("it ends within a field")
+        yield key >> 3, start, place, stop
+        start = stop
+
+
 def _tensor(value: onnx.ValueInfoProto) -> TensorFacts:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
@@ -114,23 +177,12 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def _stripped(content: mmap.mmap, start: int, end: int, kind: str) -> Iterator[bytes]:
     """The bytes of a message without the values of the tensors in it."""
     inner = MESSAGES.get(kind, {})
-    while start < end:
-        key, after = _varint(content, start, end)
-        number, wire = key >> 3, key & 7
-        if wire == DELIMITED:
-            length, place = _varint(content, after, end)
-            stop = place + length
-        else:
-            place = after
-            stop = _varint(content, after, end)[1] if wire == VARINT else after + {FIXED64: 8, FIXED32: 4}[wire]
-        if stop > end:
-            raise ValueError("it ends within a field")
-        if wire == DELIMITED and number in inner:
+    for number, key, place, stop in _fields(content, start, end):
+        if content[key] & 7 == DELIMITED and number in inner:
             body = b"".join(_stripped(content, place, stop, inner[number]))
-            yield content[start:after] + _as_varint(len(body)) + body
+            yield field_key(number) + as_varint(len(body)) + body
         elif kind != "tensor" or number not in VALUES:
-            yield content[start:stop]
-        start = stop
+            yield content[key:stop]
 
 
 def _varint(content: mmap.mmap, place: int, end: int) -> tuple[int, int]:
@@ -144,7 +196,13 @@ def _varint(content: mmap.mmap, place: int, end: int) -> tuple[int, int]:
     raise ValueError("it ends within a number")
 
 
-def _as_varint(value: int) -> bytes:
+def field_key(number: int) -> bytes:
+    """The key of a length-delimited field."""
+    return as_varint(number << 3 | DELIMITED)
+
+
+def as_varint(value: int) -> bytes:
+    """A number in protobuf's variable length."""
     parts = bytearray()
     while True:
         value, low = value >> 7, value & 0x7F

@@ -17,6 +17,8 @@ from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph import external
 
 BFLOAT16 = "tensor(bfloat16)"
+DISABLE_PREPACKING = "session.disable_prepacking"
+"""Configuration entry of a session: "1" leaves weights as they are, so that those in files are mapped only."""
 PROVIDERS = ["CPUExecutionProvider"]
 EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """Configuration entry of a session: the folder of external data, for a model that is given as bytes."""
@@ -28,6 +30,18 @@ def options(threads: int = 1) -> ort.SessionOptions:
     chosen.intra_op_num_threads = threads
     chosen.inter_op_num_threads = 1
     chosen.log_severity_level = 4
+    return chosen
+
+
+def options_to_look(level: ort.GraphOptimizationLevel) -> ort.SessionOptions:
+    """Session options for reading a graph or running it once: weights are not copied into the kernels' own layouts.
+
+    Args:
+        level: Optimizations of the graph.
+    """
+    chosen = options()
+    chosen.graph_optimization_level = level
+    chosen.add_session_config_entry(DISABLE_PREPACKING, "1")
     return chosen
 
 

@@ -143,8 +143,7 @@ def _random_feed(model: onnx.ModelProto) -> Mapping[str, NDArray[Any]]:
 
 
 def _run(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> list[Any]:
-    chosen = interpreter.options()
-    chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), chosen, providers=interpreter.PROVIDERS)
+    chosen = interpreter.options_to_look(ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    session = interpreter.open_session(model.SerializeToString(), chosen)
     outputs: list[Any] = session.run(None, dict(feed))
     return outputs

@@ -18,7 +18,7 @@ from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.names import reads
 from nc_strategies.onnx_graph.opsets import describe_as
-from nc_strategies.onnx_graph.weights import WeightCache, normal_scale
+from nc_strategies.onnx_graph.weights import PlaceholderWeights, WeightCache, normal_scale
 from nc_strategies.space import Config, OpScheme, TensorScheme
 
 Ranges = Callable[[str, str], tuple[float, float]]
@@ -97,6 +97,11 @@ class GraphBuilder:
         self.graph = graph
         self.weights = weights
         self._kind = kind or QdqGraph
+
+    def to_look_at(self) -> GraphBuilder:
+        """A builder of graphs that are never run: of a large model, it does not quantize the weights."""
+        files = self.graph.files
+        return self if files is None else GraphBuilder(self.graph, PlaceholderWeights(self.graph, files), self._kind)
 
     def build(self, config: Config, ranges: Ranges) -> tuple[onnx.ModelProto, str]:
         """Build the graph of a configuration; return it and its fingerprint."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from nc_strategies.onnx_graph.block_weights import BlockWeights, quantize_blocks
+from nc_strategies.onnx_graph.block_weights import BlockWeights, packed_shape, quantize_blocks
+from nc_strategies.onnx_graph.external import WeightFiles
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 
 FULL, REDUCED = 127, 64
@@ -41,6 +44,7 @@ class WeightCache:
         self._graph = graph
         self._cache: dict[tuple[str, str, bool], tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
         self._blocks: dict[tuple[str, int, int, int], BlockWeights] = {}
+        self._turned: dict[tuple[str, str, bool], NDArray[np.int8]] = {}
 
     def axis(self, fused_op: FusedOp) -> int:
         """The axis of a weight's output channels."""
@@ -98,8 +102,23 @@ class WeightCache:
         key = (fused_op.weight, self.axis(fused_op), bits, block)
         if key not in self._blocks:
             weight = self._graph.array(fused_op.weight)
-            self._blocks[key] = quantize_blocks(weight if self.axis(fused_op) else weight.T, bits, block)
+            found = quantize_blocks(weight if self.axis(fused_op) else weight.T, bits, block)
+            self._blocks[key] = replace(found, packed=self._kept(found.packed), scales=self._kept(found.scales))
         return self._blocks[key]
+
+    def columns(self, fused_op: FusedOp, granularity: str, reduce_range: bool) -> NDArray[np.int8]:
+        """The quantized weight of a matrix product, with its output channels on axis 1; see `plain`."""
+        weight, _ = self.plain(fused_op, granularity, reduce_range)
+        if self.axis(fused_op):
+            return weight
+        key = (fused_op.weight or "", granularity, reduce_range)
+        if key not in self._turned:
+            self._turned[key] = self._kept(np.ascontiguousarray(weight.T))
+        return self._turned[key]
+
+    def _kept(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values that are kept for later graphs: in a file, if the model's weights are in files."""
+        return values if self._graph.files is None else self._graph.files.keep(values)
 
     def _quantize(
         self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0, cap: float = LARGEST_SCALE
@@ -122,7 +141,46 @@ class WeightCache:
         divisor = np.broadcast_to(scale.astype(np.float64).reshape(spread), weight.shape)
         for rows in _blocks(weight):
             quantized[rows] = np.clip(np.round(weight[rows] / divisor[rows]), -limit, limit)
-        return (quantized if self._graph.files is None else self._graph.files.keep(quantized)), scale
+        return self._kept(quantized), scale
+
+
+class PlaceholderWeights(WeightCache):
+    """Weights of zeros in place of quantized ones, for graphs that are looked at and never run.
+
+    Which kernels the engine selects does not depend on the values of weights. Quantizing those of a large model in
+    every scheme takes minutes.
+
+    Args:
+        graph: A model whose weights are in files.
+        files: Where they are.
+    """
+
+    def __init__(self, graph: Graph, files: WeightFiles) -> None:
+        super().__init__(graph)
+        self._files = files
+
+    def _quantize(
+        self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0, cap: float = LARGEST_SCALE
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        assert fused_op.weight is not None
+        shape = tuple(self._graph.initializers[fused_op.weight].dims)
+        scale = np.ones(shape[self.axis(fused_op)] if granularity == "per_channel" else (), np.float32)
+        return self._files.zeros("int8", TensorProto.INT8, shape), scale
+
+    def blocks(self, fused_op: FusedOp, bits: int, block: int) -> BlockWeights:
+        """See `WeightCache.blocks`."""
+        assert fused_op.weight is not None
+        rows, columns = self._graph.initializers[fused_op.weight].dims
+        shape = packed_shape(*((rows, columns) if self.axis(fused_op) else (columns, rows)), bits, block)
+        packed = self._files.zeros("uint8", TensorProto.UINT8, shape)
+        return BlockWeights(packed, np.ones(shape[:2], np.float32), bits, block)
+
+    def columns(self, fused_op: FusedOp, granularity: str, reduce_range: bool) -> NDArray[np.int8]:
+        """See `WeightCache.columns`."""
+        assert fused_op.weight is not None
+        rows, columns = self._graph.initializers[fused_op.weight].dims
+        shape = (rows, columns) if self.axis(fused_op) else (columns, rows)
+        return self._files.zeros("int8", TensorProto.INT8, shape)
 
 
 def _blocks(values: NDArray[Any]) -> Iterator[slice]:

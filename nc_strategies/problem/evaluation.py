@@ -14,28 +14,31 @@ Pairs = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class LengthLatency:
-    """Latency at one length of the samples.
+    """Latency at one length of the samples, or of one phase of a decoder at one context length.
 
     Args:
         length: The length.
         weight: Its weight in the objective.
         fp32_ms: Latency of fp32 in milliseconds.
         ms: Latency of the model in milliseconds.
+        phase: ``prefill`` or ``decode``: latencies are per token; empty for other models.
     """
 
     length: int
     weight: float
     fp32_ms: float
     ms: float
+    phase: str = ""
 
     @property
     def ratio(self) -> float:
         """Latency relative to fp32's, below 1 is faster."""
         return self.ms / self.fp32_ms
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | str]:
         """A JSON-serializable dictionary; the inverse of `from_dict`."""
         return {
+            **({"phase": self.phase} if self.phase else {}),
             "length": self.length,
             "weight": self.weight,
             "fp32_ms": self.fp32_ms,
@@ -46,7 +49,8 @@ class LengthLatency:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> LengthLatency:
         """Read what `to_dict` wrote."""
-        return LengthLatency(int(data["length"]), *(float(data[key]) for key in ("weight", "fp32_ms", "ms")))
+        weight, fp32_ms, ms = (float(data[key]) for key in ("weight", "fp32_ms", "ms"))
+        return LengthLatency(int(data["length"]), weight, fp32_ms, ms, str(data.get("phase", "")))
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Evaluation:
         seconds: Pairs (stage, seconds): ``build``, ``accuracy``, ``latency``.
         graph: Fingerprint of the executed graph.
         partial: The run's time ended during the measurement: it is no verdict on the configuration.
-        latency_by_length: Latency at each length of the samples; empty where all samples have one shape.
+        latency_by_length: Latency at each length of the samples, or of each phase of a decoder; empty where all samples
+            have one shape.
     """
 
     metrics: Pairs
@@ -109,13 +114,17 @@ class Evaluation:
         """Read what `to_dict` wrote."""
         pairs: dict[str, Any] = {key: tuple(data[key].items()) for key in _PAIRS}
         counts = {key: data[key] for key in ("samples", "int8_ops", "fp32_ops", "graph")}
-        lengths = tuple(map(LengthLatency.from_dict, data.get("latency_by_length", ())))
+        lengths = tuple(LengthLatency.from_dict(one) for key in (BY_LENGTH, BY_PHASE) for one in data.get(key, ()))
         return Evaluation(**pairs, **counts, partial=bool(data.get("partial", False)), latency_by_length=lengths)
 
 
-def lengths_dict(found: tuple[LengthLatency, ...]) -> dict[str, list[dict[str, float]]]:
-    """Latency by length as a JSON-serializable field; no field where all samples have one shape."""
-    return {"latency_by_length": [one.to_dict() for one in found]} if found else {}
+BY_LENGTH, BY_PHASE = "latency_by_length", "latency_by_phase"
+"""Fields of the latencies at several lengths, and of those of a decoder's phases."""
+
+
+def lengths_dict(found: tuple[LengthLatency, ...]) -> dict[str, list[dict[str, float | str]]]:
+    """Latency by length or by phase as a JSON-serializable field; no field where all samples have one shape."""
+    return {BY_PHASE if found[0].phase else BY_LENGTH: [one.to_dict() for one in found]} if found else {}
 
 
 _PAIRS = ("metrics", "values", "ratios", "spread", "seconds")

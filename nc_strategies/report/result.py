@@ -57,6 +57,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
             "threads": config.measure.threads,
             "batch_size": config.measure.batch_size,
             "lengths": config.measure.lengths and list(config.measure.lengths),
+            "context_lengths": config.measure.context_lengths and list(config.measure.context_lengths),
             "samples": study.baseline.samples,
             "samples_given": study.extent.samples_given,
             "calibration_samples": study.extent.calibration_samples,

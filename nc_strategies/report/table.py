@@ -25,7 +25,7 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE_TERMINAL) -> 
     parts: list[RenderableType] = [verdict(result)]
     if result["tuned"]:
         parts += [comparison([result], width), operators(result)]
-        if result["tuned"].get("latency_by_length"):
+        if by_length(result):
             parts.append(lengths(result))
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
     read = sentences(result.get("outputs") or {})
@@ -161,7 +161,7 @@ def operators(result: dict[str, Any]) -> Table:
 def lengths(result: dict[str, Any]) -> Table:
     """Latency at each length of the samples."""
     table = Table(show_edge=False, pad_edge=False)
-    for name in LENGTH_COLUMNS:
+    for name in length_columns(result):
         table.add_column(name, justify="right")
     for cells in length_rows(result):
         table.add_row(*cells)
@@ -169,19 +169,32 @@ def lengths(result: dict[str, Any]) -> Table:
 
 
 LENGTH_COLUMNS = ("length", "weight", "fp32 (ms)", "tuned (ms)", "of fp32")
+PHASE_COLUMNS = ("phase", "context", "weight", "fp32 (ms/token)", "tuned (ms/token)", "of fp32")
+
+
+def by_length(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Latency at each length, or of each phase of a decoder; empty where all samples have one shape."""
+    tuned = result["tuned"]
+    return list(tuned.get("latency_by_length") or tuned.get("latency_by_phase") or ())
+
+
+def length_columns(result: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the columns of `length_rows`."""
+    return PHASE_COLUMNS if result["tuned"].get("latency_by_phase") else LENGTH_COLUMNS
 
 
 def length_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Latency at each length as the cells of `LENGTH_COLUMNS`; empty where all samples have one shape."""
+    """Latency at each length as the cells of `length_columns`; empty where all samples have one shape."""
     return [
         (
+            *([one["phase"]] if "phase" in one else []),
             f"{one['length']:,}",
             f"{one['weight']:.2f}",
             f"{one['fp32_ms']:.3g}",
             f"{one['ms']:.3g}",
             f"{one['ratio']:.2f}",
         )
-        for one in result["tuned"].get("latency_by_length") or ()
+        for one in by_length(result)
     ]
 
 

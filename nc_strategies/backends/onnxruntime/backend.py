@@ -180,7 +180,8 @@ class OnnxRuntimeBackend(Backend):
             self._engine_able = describe(self._builder, self._operators, reduce_range, self.settings.modes)
         able = self._engine_able
         if self._calibration.ready:
-            able, self._unsuitable = suitable(able, self._operands, self._calibration.infinite, self._span)
+            seen = self._calibration
+            able, self._unsuitable = suitable(able, self._operands, seen.infinite, self._span, seen.unseen)
         self._default = Config(tuple((op.name, op.schemes[0]) for op in able.ops), (("reduce_range", reduce_range[0]),))
         return able
 

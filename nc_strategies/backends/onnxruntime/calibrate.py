@@ -18,6 +18,7 @@ from nc_strategies.calibration.state import Look
 from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.onnx_graph.graph import Graph
 from nc_strategies.onnx_graph.interpreter import options, run, start
+from nc_strategies.runtime import memory
 
 SHAPE = "ncs/shape/"
 """Prefix of the names of outputs that hold a tensor's shape."""
@@ -104,4 +105,6 @@ def collect(
     Raises:
         InputError: an activation is NaN, or the engine refuses the data.
     """
-    return collect_within(OrtObserver(graph, threads), batches, info, look, limits)
+    found = collect_within(OrtObserver(graph, threads), batches, info, look, limits)
+    memory.release()
+    return found

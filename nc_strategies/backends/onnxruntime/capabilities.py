@@ -42,7 +42,7 @@ def describe(
     Raises:
         EngineError: the engine refuses a graph.
     """
-    graph = builder.graph
+    graph, builder = builder.graph, builder.to_look_at()
     offered = _offered(builder, operators, reduce_range[0])
     for name, schemes in _other_modes(builder, operators, modes).items():
         offered[name] += schemes

@@ -63,10 +63,11 @@ class ModalQdqGraph(GuardedQdqGraph):
 
     def _dynamic(self, fused_op: FusedOp, scheme: OpScheme, source: str, read: str) -> list[onnx.NodeProto]:
         assert scheme.weight is not None
-        values, scale = self.weights.plain(fused_op, scheme.weight.granularity, self.reduce_range)
+        _, scale = self.weights.plain(fused_op, scheme.weight.granularity, self.reduce_range)
+        values = self.weights.columns(fused_op, scheme.weight.granularity, self.reduce_range)
         stem = f"{fused_op.name}/dynamic{'_7bit' if self.reduce_range else ''}"
         weight, weight_scale, zero = (self.fresh(f"{stem}_{part}") for part in ("weight", "scale", "zero"))
-        self.constant(weight, values if self.weights.axis(fused_op) else np.ascontiguousarray(values.T))
+        self.constant(weight, values)
         self.constant(weight_scale, scale)
         self.constant(zero, np.zeros(scale.shape, np.int8))
         bias = fused_op.bias or ""

@@ -19,7 +19,8 @@ from nc_strategies.backends.onnxruntime.node_timing import origins, read_times
 from nc_strategies.errors import EngineError, first_line
 from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph import external
-from nc_strategies.onnx_graph.interpreter import open_session, options, run, start
+from nc_strategies.onnx_graph.interpreter import open_session, options, options_to_look, run, start
+from nc_strategies.runtime import memory
 
 
 def _profiled(
@@ -120,6 +121,8 @@ class OrtExecutable(Executable):
         if self._session is not None:
             self._thread.submit(forget).result()
             self._thread.shutdown()
+            if self.size_bytes >= external.LIMITS.model_bytes:
+                memory.release()
 
     def profile(self, batch: Batch, runs: int) -> Profile:
         """See `Executable.profile`. A separate session is profiled, because profiling slows every run."""
@@ -155,7 +158,7 @@ def optimize(model: bytes) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
         target = Path(folder) / "optimized.onnx"
-        chosen = options(1)
+        chosen = options_to_look(ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
         chosen.optimized_model_filepath = str(target)
         try:
             open_session(model, chosen)
