@@ -29,7 +29,10 @@ def build(settings: RunConfig) -> LocalTarget:
     backend = found.create("backend", settings.backend, settings.measure.threads)
     metric = found.create("metric", metric_settings(settings), key="metrics.accuracy")
     further = tuple(_further(place, asked.metric) for place, asked in enumerate(settings.metrics.further()))
-    evaluation, calibration = found.create("data", settings.data).load()
+    loader = found.create("data", settings.data)
+    if hasattr(loader, "beside"):  # a loader that reads files beside the model, such as a tokenizer
+        loader.beside(model)
+    evaluation, calibration = loader.load()
     return LocalTarget(
         TargetParts(
             backend,

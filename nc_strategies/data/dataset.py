@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,15 @@ class Raw:
         """Samples from `start` up to, but not including, `stop`."""
         labels = None if self.labels is None else self.labels[start:stop]
         return Raw(self.key, {name: array[start:stop] for name, array in self.inputs.items()}, labels, self.shared)
+
+    def for_model(self, info: ModelInfo, given: Collection[str] = ()) -> Raw:
+        """The samples in the form that a model takes: these, unless they become arrays only when the model is known.
+
+        Args:
+            info: The loaded model's inputs.
+            given: Inputs that do not come from the data.
+        """
+        return self
 
     def end_of_sequence(self, count: int) -> int:
         """The least number of samples from `count` on that does not cut a sequence in two; `count` without sequences.

@@ -311,6 +311,11 @@ class LocalTarget:
     def calibrate(self, cautious: bool = False) -> Capabilities:
         """See `MeasurementTarget.calibrate`."""
         parts, measure = self.parts, self.config.measure
+        self.facts()  # of the samples as they were loaded
+        given = (*parts.rules.constants, *parts.rules.state)
+        parts.evaluation, parts.calibration = (
+            raw.for_model(self._info, given) for raw in (parts.evaluation, parts.calibration)
+        )
         matched = match(self._info, parts.evaluation, parts.preprocess, parts.rules)
         feeds, info, self._remarks = matched.feeds, matched.feeds.info, matched.remarks
         if feeds.state:
