@@ -80,7 +80,8 @@ class TextData:
         else:
             evaluation, calibration = _split(table, rows, labels, tokenizer, settings.calibration_samples)
         width = max(evaluation.longest(tokenizer.max_length), calibration.longest(tokenizer.max_length))
-        return tuple(TextRaw.of(part, tokenizer.max_length, width) for part in (evaluation, calibration))  # type: ignore[return-value]
+        limit = tokenizer.max_length
+        return TextRaw.of(evaluation, limit, width), TextRaw.of(calibration, limit, width)
 
 
 class SampleTextData(TextData):

@@ -134,8 +134,8 @@ def _word_piece(path: Path) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([name for name in SPECIAL if name in vocabulary])
-    ends = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]
-    tokenizer.post_processor = processors.BertProcessing(*ends)
+    last, first = (("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    tokenizer.post_processor = processors.BertProcessing(last, first)
     return tokenizer
 
 
@@ -156,8 +156,8 @@ def _byte_level(path: Path) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([name for name in SPECIAL if name in vocabulary])
     if "<s>" in vocabulary and "</s>" in vocabulary:
-        ends = [(name, vocabulary[name]) for name in ("</s>", "<s>")]
-        tokenizer.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=space)
+        last, first = (("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"]))
+        tokenizer.post_processor = processors.RobertaProcessing(last, first, trim_offsets=True, add_prefix_space=space)
     return tokenizer
 
 
@@ -248,8 +248,8 @@ class TextTokenizer:
 
 def _tokens(encoding: Any) -> Tokens:
     words = [-1 if word is None else word for word in encoding.word_ids]
-    arrays = (np.array(values, np.int64) for values in (encoding.ids, encoding.type_ids, words))
-    return Tokens(*arrays, cut=bool(encoding.overflowing))
+    ids, types, numbers = (np.array(values, np.int64) for values in (encoding.ids, encoding.type_ids, words))
+    return Tokens(ids, types, numbers, bool(encoding.overflowing))
 
 
 def _limit(truncation: Mapping[str, Any], stated: Mapping[str, Any], config: Mapping[str, Any]) -> int:
