@@ -36,12 +36,14 @@ class Raw:
         labels: Shape (N, ...), or None. Class numbers (N,), one-hot or multi-label (N, classes), numbers (N, ...),
             masks (N, H, W), or boxes (N, most boxes, 6), see `nc_strategies.data.labels.pack_boxes`.
         shared: Input name to an array of one value that all samples have in common.
+        remarks: What the user should know about how the samples were read, one sentence each.
     """
 
     key: str
     inputs: Mapping[str, NDArray[Any]]
     labels: NDArray[Any] | None = None
     shared: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) for name, array in self.inputs.items()}

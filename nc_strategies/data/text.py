@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +19,6 @@ from nc_strategies.errors import InputError
 from nc_strategies.models.info import ModelInfo, TensorSpec
 from nc_strategies.models.source import ModelSource
 
-log = logging.getLogger(__name__)
 IDS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "position_ids"
 ROLES: Mapping[str, tuple[str, ...]] = {
     IDS: (IDS, "input_word_ids", "input_tokens", "token_ids", "tokens", "ids"),
@@ -70,15 +68,16 @@ class TextData:
         rows = table.rows(columns)
         words = isinstance(rows[0].text, tuple)
         tokenizer = TextTokenizer(settings.tokenizer, self._model, settings.max_length)
-        labels = LabelNumbers(table.key, table.path, settings.labels, tokenizer.config).convert(rows)
+        numbers = LabelNumbers(table.key, table.path, settings.labels, tokenizer.config)
+        every = _Texts(table.key, str(table.path), rows, numbers.convert(rows), tokenizer, numbers.remarks)
         if settings.calibration_path is not None:
             other = TextTable("data.calibration_path", settings.calibration_path, settings)
             kept = other.rows(replace(columns, label=None, words=words), labelled=False)
             chosen = _spread(len(kept), min(settings.calibration_samples, len(kept)))
             calibration = _Texts(other.key, str(other.path), [kept[i] for i in chosen], None, tokenizer)
-            evaluation = _Texts(table.key, str(table.path), rows, labels, tokenizer)
+            evaluation = every
         else:
-            evaluation, calibration = _split(table, rows, labels, tokenizer, settings.calibration_samples)
+            evaluation, calibration = _split(every, settings.calibration_samples)
         width = max(evaluation.longest(tokenizer.max_length), calibration.longest(tokenizer.max_length))
         limit = tokenizer.max_length
         return TextRaw.of(evaluation, limit, width), TextRaw.of(calibration, limit, width)
@@ -110,6 +109,7 @@ class _Texts:
         rows: The texts.
         labels: One per row: a number, or a list with one number per word; None without labels.
         tokenizer: The tokenizer.
+        remarks: What the user should know about the labels.
     """
 
     key: str
@@ -117,6 +117,7 @@ class _Texts:
     rows: Sequence[Row]
     labels: Sequence[Any] | None
     tokenizer: TextTokenizer
+    remarks: tuple[str, ...] = ()
     _encoded: dict[int, list[Tokens]] = field(default_factory=dict)
 
     def tokens(self, max_length: int) -> list[Tokens]:
@@ -138,17 +139,15 @@ class _Texts:
             for row, tokens in zip(self.rows, found, strict=True):
                 if not len(tokens.ids):
                     raise InputError(self.key, f"line {row.line} of {self.path} has a text without tokens")
-            cut = sum(tokens.cut for tokens in found)
-            if cut:
-                log.warning(
-                    "%d of %d texts of %s are cut to %d tokens; see data.max_length",
-                    cut,
-                    len(found),
-                    self.path,
-                    max_length,
-                )
             self._encoded[max_length] = found
         return self._encoded[max_length]
+
+    def said(self, max_length: int) -> tuple[str, ...]:
+        """What the user should know about the labels and the texts."""
+        tokens = self.tokens(max_length)
+        cut = sum(one.cut for one in tokens)
+        text = f"{cut} of {len(tokens)} texts are cut to {max_length} tokens; see data.max_length."
+        return (*self.remarks, text) if cut else self.remarks
 
     def longest(self, max_length: int) -> int:
         """Tokens of the longest text."""
@@ -184,7 +183,7 @@ class _Texts:
     def taken(self, chosen: Sequence[int] | NDArray[Any]) -> _Texts:
         """Some of the texts."""
         labels = None if self.labels is None else [self.labels[i] for i in chosen]
-        return _Texts(self.key, self.path, [self.rows[i] for i in chosen], labels, self.tokenizer)
+        return _Texts(self.key, self.path, [self.rows[i] for i in chosen], labels, self.tokenizer, self.remarks)
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,8 @@ class TextRaw(Raw):
     def of(texts: _Texts, max_length: int, width: int) -> TextRaw:
         """Texts as arrays of the usual names."""
         arrays = texts.arrays(max_length, width)
-        return TextRaw(texts.key, arrays, texts.targets(max_length, width), {}, texts, max_length)
+        labels, remarks = texts.targets(max_length, width), texts.said(max_length)
+        return TextRaw(texts.key, arrays, labels, remarks=remarks, texts=texts, max_length=max_length)
 
     def take(self, start: int, stop: int) -> TextRaw:
         """See `Raw.take`."""
@@ -226,11 +226,14 @@ class TextRaw(Raw):
         width = next(iter(fixed), None) or next(iter(self.inputs.values())).shape[1]
         length = min(width, self.max_length)
         arrays = self.texts.arrays(length, width)
-        mask = arrays[MASK]
-        if MASK not in roles.values() and not mask.all():
-            log.warning("the model has no input for a mask: it reads the padding of shorter texts as a part of them")
+        remarks = self.texts.said(length)
+        if MASK not in roles.values() and not arrays[MASK].all():
+            remarks = (
+                *remarks,
+                "The model has no input for a mask: it reads the padding of short texts as a part of them.",
+            )
         named = {spec.name: arrays[roles[spec.name]] for spec in specs}
-        return Raw(self.key, named, self.texts.targets(length, width))
+        return Raw(self.key, named, self.texts.targets(length, width), remarks=remarks)
 
 
 def _roles(key: str, specs: Sequence[TensorSpec], info: ModelInfo) -> dict[str, str]:
@@ -264,19 +267,17 @@ def _role(name: str) -> str | None:
     return next((role for role, names in ROLES.items() if stem in names), None)
 
 
-def _split(
-    table: TextTable, rows: Sequence[Row], labels: Sequence[Any] | None, tokenizer: TextTokenizer, wanted: int
-) -> tuple[_Texts, _Texts]:
+def _split(every: _Texts, wanted: int) -> tuple[_Texts, _Texts]:
     """Evaluation and calibration texts of one file."""
-    if len(rows) <= wanted:
+    count = len(every.rows)
+    if count <= wanted:
         raise InputError(
             "data.calibration_samples",
-            f"takes {wanted} of {len(rows)} texts",
+            f"takes {wanted} of {count} texts",
             "some must be left to evaluate; set data.calibration_path, or take fewer",
         )
-    every = _Texts(table.key, str(table.path), rows, labels, tokenizer)
-    chosen = _spread(len(rows), wanted)
-    return every.taken(np.setdiff1d(np.arange(len(rows)), chosen)), every.taken(chosen)
+    chosen = _spread(count, wanted)
+    return every.taken(np.setdiff1d(np.arange(count), chosen)), every.taken(chosen)
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:

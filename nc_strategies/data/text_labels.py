@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from nc_strategies.data.text_table import Row
 from nc_strategies.errors import InputError
 
-log = logging.getLogger(__name__)
 SHOWN = 8
 """Most class names that a message lists."""
 
@@ -33,6 +31,7 @@ class LabelNumbers:
 
     def __init__(self, key: str, path: Path, names: Sequence[str] | None, config: Mapping[str, Any]) -> None:
         self.key, self.path = key, path
+        self.remarks: tuple[str, ...] = ()
         self._listed = names is not None
         if names is not None and len(set(names)) != len(names):
             raise InputError("data.labels", f"is {list(names)}", "names of classes, each once")
@@ -71,10 +70,8 @@ class LabelNumbers:
         """Number the names in sorted order, and say so."""
         names = sorted({str(label) for label in every})
         self._numbers = {name: number for number, name in enumerate(names)}
-        log.warning(
-            "labels are numbered in the order of their names: %s; data.labels=[...] sets another order",
-            _listing([f"{number}={name}" for name, number in self._numbers.items()]),
-        )
+        shown = _listing([f"{number}={name}" for name, number in self._numbers.items()])
+        self.remarks = (f"Labels are numbered in the order of their names: {shown}; data.labels sets another order.",)
 
     def _find(self, label: Any) -> int | None:
         name = str(label)

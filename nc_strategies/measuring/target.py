@@ -317,7 +317,7 @@ class LocalTarget:
             raw.for_model(self._info, given) for raw in (parts.evaluation, parts.calibration)
         )
         matched = match(self._info, parts.evaluation, parts.preprocess, parts.rules)
-        feeds, info, self._remarks = matched.feeds, matched.feeds.info, matched.remarks
+        feeds, info, self._remarks = matched.feeds, matched.feeds.info, (*parts.evaluation.remarks, *matched.remarks)
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
         parts.backend = adapt(parts.backend, feeds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -120,21 +119,20 @@ def test_quotes_and_line_ends_in_cells(vocabulary):
     assert unquoted.inputs["input_ids"][0].tolist() == [CLS, NUMBER["[UNK]"], *numbers("good", "film"), SEP]
 
 
-def test_class_names_are_numbered_in_sorted_order_with_a_notice(vocabulary, caplog):
-    with caplog.at_level(logging.WARNING):
-        evaluation, _ = load(vocabulary, csv_of(ROWS))
+def test_class_names_are_numbered_in_sorted_order_with_a_notice(vocabulary):
+    evaluation, _ = load(vocabulary, csv_of(ROWS))
     assert evaluation.labels.tolist() == [1, 0, 1, 1]
-    assert "0=neg, 1=pos" in caplog.text
+    assert "0=neg, 1=pos" in evaluation.remarks[0]
 
 
 @pytest.mark.parametrize(
     "config", [{"id2label": {"0": "POS", "1": "NEG"}}, {"label2id": {"pos": 0, "neg": 1}, "id2label": {"0": "other"}}]
 )
-def test_class_names_are_those_of_the_models_configuration(vocabulary, config, caplog):
+def test_class_names_are_those_of_the_models_configuration(vocabulary, config):
     (vocabulary / "config.json").write_text(json.dumps(config))
     evaluation, _ = load(vocabulary, csv_of(ROWS))
     assert evaluation.labels.tolist() == [0, 1, 0, 0]
-    assert "numbered" not in caplog.text
+    assert evaluation.remarks == ()
     assert load(vocabulary, csv_of(ROWS), labels=["other", "neg", "pos"])[0].labels.tolist() == [2, 1, 2, 2]
 
 
@@ -177,12 +175,12 @@ def test_tags_go_to_the_first_token_of_their_word(vocabulary, content, name):
     assert evaluation.labels[0].tolist() == [IGNORED, 1, 0, IGNORED, 2, IGNORED, IGNORED]
 
 
-def test_cut_texts_keep_their_tags_and_special_tokens(vocabulary, caplog):
+def test_cut_texts_keep_their_tags_and_special_tokens(vocabulary):
     row = '{"tokens": ["john", "lives", "plots"], "tags": [1, 2, 3]}\n'
     evaluation, _ = load(vocabulary, row * 3, "d.jsonl", max_length=4)
     assert evaluation.inputs["input_ids"][0].tolist() == [CLS, *numbers("john", "lives"), SEP]
     assert evaluation.labels[0].tolist() == [IGNORED, 1, 2, IGNORED]
-    assert "2 of 2 texts" in caplog.text
+    assert evaluation.remarks[0].startswith("2 of 2 texts are cut to 4 tokens")
 
 
 def test_calibration_texts_come_from_their_own_file_without_labels(vocabulary):
@@ -230,10 +228,12 @@ def test_a_fixed_length_cuts_and_fills_up(vocabulary):
     np.testing.assert_array_equal(long.labels, raw.labels)
 
 
-def test_a_model_without_a_mask_is_noticed(vocabulary, caplog):
+def test_a_model_without_a_mask_is_noticed(vocabulary):
     raw, _ = load(vocabulary, csv_of(ROWS))
-    raw.for_model(info(input_ids=((None, None), "int64")))
-    assert "no input for a mask" in caplog.text
+    remarks = raw.for_model(info(input_ids=((None, None), "int64"))).remarks
+    assert "no input for a mask" in remarks[-1]
+    both = info(input_ids=((None, None), "int64"), attention_mask=((None, None), "int64"))
+    assert raw.for_model(both).remarks == remarks[:-1]
 
 
 def test_parts_of_texts_still_fit_models(vocabulary):
