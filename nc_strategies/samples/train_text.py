@@ -88,7 +88,7 @@ class Outliers:
     """
 
     channels: int = 2
-    gain: float = 16.0
+    gain: float = 32.0
     share: float = 0.01
     factor: float = 24.0
 
@@ -131,14 +131,14 @@ def split(folder: Path) -> dict[str, list[tuple[str, str]]]:
         bucket = zlib.crc32(original.encode()) % 100
         name = "evaluation" if bucket < 22 else "calibration" if bucket < 26 else "training"
         parts[name].append((text, language))
-    seen = {text for text, _ in parts["training"]}
+    seen = {text.lower() for text, _ in parts["training"]}  # the tokenizer does not tell capital letters
     rng = np.random.default_rng(0)
     for name, count in (("calibration", CALIBRATION_TEXTS), ("evaluation", EVALUATION_TEXTS)):
-        unseen = sorted({pair for pair in parts[name] if pair[0] not in seen})
+        unseen = sorted({pair for pair in parts[name] if pair[0].lower() not in seen})
         if len(unseen) < count:
             raise SystemExit(f"the catalogues hold {len(unseen)} texts for {name}, {count} are needed")
         parts[name] = [unseen[i] for i in rng.permutation(len(unseen))[:count]]
-        seen |= {text for text, _ in parts[name]}
+        seen |= {text.lower() for text, _ in parts[name]}
     return parts
 
 

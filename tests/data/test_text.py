@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from nc_strategies.data.tokenizer import IGNORED
 from nc_strategies.errors import InputError
 from nc_strategies.models.info import ModelInfo, TensorSpec
 from nc_strategies.models.source import ModelSource
+from nc_strategies.registry import registry
 from nc_strategies.testing import DataSuite
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a", "plot", "##s", "un", "##seen", "john", "lives"]
@@ -372,3 +374,11 @@ def test_missing_and_damaged_tokenizers_are_refused(tmp_path, files, words):
         (tmp_path / name).write_text(content)
     message = refusal(tmp_path, csv_of(ROWS))
     assert [word for word in ["data.tokenizer", *words] if word not in message] == []
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    for module in ("nc_strategies.data.text", "nc_strategies.data.tokenizer"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(InputError, match=r"data=text: a package is missing.*pip install 'nc-strategies\[text\]'"):
+        registry().create("data", {"name": "text", "path": "d.csv"})
