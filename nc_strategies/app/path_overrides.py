@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from nc_strategies.registry.literal import literal
 
 PATH_KEY = re.compile(
-    r"^(?P<mark>\+{0,2})(?P<key>run_dir|hydra\.sweep\.dir|model\.(model|weights)|data\.dataset"
+    r"^(?P<mark>\+{0,2})(?P<key>run_dir|hydra\.sweep\.dir|model\.(model|weights)|data\.(dataset|tokenizer)"
     r"|[\w.@/-]+[._](path|target|dir|file|folder))$"
 )
 """Keys whose values are paths, or targets that may start with the path of a file, with Hydra's marks before them."""

@@ -30,7 +30,10 @@ def build(settings: RunConfig) -> LocalTarget:
     further = tuple(_further(place, asked.metric) for place, asked in enumerate(settings.metrics.further()))
     auto = settings.metrics.accuracy["name"] == AUTO
     metric = None if auto else found.create("metric", metric_settings(settings), key="metrics.accuracy")
-    evaluation, calibration = found.create("data", settings.data).load()
+    loader = found.create("data", settings.data)
+    if hasattr(loader, "beside"):  # a loader that reads files beside the model, such as a tokenizer
+        loader.beside(model)
+    evaluation, calibration = loader.load()
     settings = replace(settings, metrics=settings.metrics.choose(evaluation.labels is not None))
     if metric is None:
         metric = found.create("metric", metric_settings(settings), key="metrics.accuracy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,12 +39,14 @@ class Raw:
             masks (N, H, W), or boxes (N, most boxes, 6), see `nc_strategies.data.labels.pack_boxes`. `Ragged` where
             samples have labels of different shapes.
         shared: Input name to an array of one value that all samples have in common.
+        remarks: What the user should know about how the samples were read, one sentence each.
     """
 
     key: str
     inputs: Mapping[str, Samples]
     labels: Samples | None = None
     shared: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {name: len(samples) for name, samples in self.inputs.items()}
@@ -75,6 +77,15 @@ class Raw:
         """Samples from `start` up to, but not including, `stop`."""
         labels = None if self.labels is None else self.labels[start:stop]
         return Raw(self.key, {name: array[start:stop] for name, array in self.inputs.items()}, labels, self.shared)
+
+    def for_model(self, info: ModelInfo, given: Collection[str] = ()) -> Raw:
+        """The samples in the form that a model takes: these, unless they become arrays only when the model is known.
+
+        Args:
+            info: The loaded model's inputs.
+            given: Inputs that do not come from the data.
+        """
+        return self
 
     def end_of_sequence(self, count: int) -> int:
         """The least number of samples from `count` on that does not cut a sequence in two; `count` without sequences.

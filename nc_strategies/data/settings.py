@@ -357,3 +357,52 @@ class SampleDataSettings(InputSettings):
     name: str = "sample"
     calibration_samples: int = CALIBRATION_SAMPLES
     preprocess: Preprocess = field(default_factory=lambda: Preprocess(scale=2 / 255, offset=-1.0))
+
+
+@dataclass
+class TextSettings(InputSettings):
+    """Settings of `TextData`.
+
+    Args:
+        name: The option's name.
+        path: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file.
+        text: Column of the texts; None for one of a usual name, such as ``text``, ``sentence``, or ``sentence1`` beside
+            ``sentence2``.
+        pair: Column of the second texts; None for none, or for one of a usual name if `text` is None.
+        label: Column of the labels; None for one of a usual name, such as ``label``, or for no labels.
+        labels: Names of the classes in the order of their numbers; None for those of the model's ``config.json``, and
+            without it those of the data in sorted order.
+        words: Whether each text is a list of words, with one tag for each as its label; None to decide by the columns.
+        tokenizer: ``tokenizer.json``, ``vocab.txt`` or ``vocab.json``, or a folder with one of them; None for the one
+            beside the model.
+        max_length: Most tokens of a text; None for the tokenizer's limit. A length that the model fixes limits it.
+        delimiter: Separator of columns; None for a comma, in ``.tsv`` files a tab.
+        encoding: Encoding of the file.
+        calibration_path: A separate file for calibration; its label column may be missing.
+        calibration_samples: Number of calibration samples.
+        preprocess: Not used; it must not change anything.
+    """
+
+    name: str = "text"
+    path: str = "???"
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    labels: list[str] | None = None
+    words: bool | None = None
+    tokenizer: str | None = None
+    max_length: int | None = None
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+    calibration_path: str | None = None
+    calibration_samples: int = CALIBRATION_SAMPLES
+    preprocess: Preprocess = field(default_factory=Preprocess)
+
+
+@dataclass
+class SampleTextSettings(InputSettings):
+    """Settings of `SampleTextData`."""
+
+    name: str = "sample_text"
+    calibration_samples: int = CALIBRATION_SAMPLES
+    preprocess: Preprocess = field(default_factory=Preprocess)

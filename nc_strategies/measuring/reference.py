@@ -79,7 +79,7 @@ class ReferenceOutputs:
         return block
 
     def rows(self, samples: NDArray[np.intp]) -> tuple[Array, ...]:
-        """Outputs of samples at the given positions, each of shape (n, ...), or an array of objects if shapes differ."""
+        """Outputs of samples at the given positions, each of shape (n, ...); an array of objects if shapes differ."""
         found: list[list[Array]] = [[] for _ in self._blocks[0]]
         for index, first, last in self._stretches(samples):
             for parts, block in zip(found, self._blocks[index], strict=True):

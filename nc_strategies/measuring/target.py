@@ -325,12 +325,17 @@ class LocalTarget:
     def calibrate(self, cautious: bool = False) -> Capabilities:
         """See `MeasurementTarget.calibrate`."""
         parts, measure = self.parts, self.config.measure
+        self.facts()  # of the samples as they were loaded
+        fed = (*parts.rules.constants, *parts.rules.state)
+        parts.evaluation, parts.calibration = (
+            raw.for_model(self._info, fed) for raw in (parts.evaluation, parts.calibration)
+        )
         given, calibration = (
             with_masks(cut(raw, self._info, parts.rules.lengths), self._info, parts.rules.constants)
             for raw in (parts.evaluation, parts.calibration)
         )
         matched = match(self._info, given, parts.preprocess, parts.rules)
-        feeds, info, self._remarks = matched.feeds, matched.feeds.info, matched.remarks
+        feeds, info, self._remarks = matched.feeds, matched.feeds.info, (*parts.evaluation.remarks, *matched.remarks)
         if feeds.decoder is not None and measure.context_lengths is None:
             self._remarks += (PREFILL_ONLY,)
         if feeds.state:

@@ -170,3 +170,23 @@ def sample() -> ModelSource:
     from nc_strategies import samples
 
     return ModelSource("fashion_cnn", {"onnx": samples.onnx_model(), "keras": samples.keras_model()})
+
+
+@dataclass
+class SampleTextModelSettings:
+    """Settings of the bundled text model: none."""
+
+    name: str = "sample_text"
+
+
+class SampleTextModel:
+    """The bundled language identifier, in every format."""
+
+    def __init__(self, settings: SampleTextModelSettings) -> None:
+        self.settings = settings
+
+    def load(self) -> ModelSource:
+        """The model's place on disk."""
+        from nc_strategies import samples
+
+        return ModelSource("text_encoder", {"onnx": samples.text_onnx_model(), "keras": samples.text_keras_model()})

@@ -11,6 +11,8 @@ from nc_strategies.data.settings import (
     NpzSettings,
     PythonDataSettings,
     SampleDataSettings,
+    SampleTextSettings,
+    TextSettings,
     TfdsSettings,
 )
 from nc_strategies.metrics.settings import (
@@ -34,7 +36,7 @@ from nc_strategies.metrics.settings import (
     TopKSettings,
 )
 from nc_strategies.models.settings import HuggingFaceModelSettings, KerasApplicationsSettings, PythonModelSettings
-from nc_strategies.models.source import FileModelSettings, SampleModelSettings
+from nc_strategies.models.source import FileModelSettings, SampleModelSettings, SampleTextModelSettings
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.hookspecs import hookimpl
 from nc_strategies.strategies.basic import BasicSettings
@@ -46,6 +48,7 @@ from nc_strategies.study.tracker import NoTrackerSettings
 METRICS = "nc_strategies.metrics"
 BUILT = "nc_strategies.models.built"
 SKLEARN, TENSORFLOW = "nc-strategies[metrics]", "nc-strategies[tensorflow]"
+TEXT = "nc-strategies[text]"
 
 
 @hookimpl
@@ -213,6 +216,13 @@ def ncs_components() -> list[Component]:
             SampleModelSettings,
             summary="the bundled Fashion-MNIST classifier",
         ),
+        Component(
+            "model",
+            "sample_text",
+            "nc_strategies.models.source:SampleTextModel",
+            SampleTextModelSettings,
+            summary="the bundled language identifier, a small transformer",
+        ),
         *(
             Component("model", name, "nc_strategies.models.source:FileModel", FileModelSettings, summary=text)
             for name, text in (
@@ -264,6 +274,22 @@ def ncs_components() -> list[Component]:
             "pictures in one folder per class (Pillow)",
         ),
         Component("data", "csv", "nc_strategies.data.table:CsvData", CsvSettings, summary="a table of numbers as text"),
+        Component(
+            "data",
+            "text",
+            "nc_strategies.data.text:TextData",
+            TextSettings,
+            TEXT,
+            "texts in a .csv, .tsv or .jsonl file, with a tokenizer from a file (tokenizers)",
+        ),
+        Component(
+            "data",
+            "sample_text",
+            "nc_strategies.data.text:SampleTextData",
+            SampleTextSettings,
+            TEXT,
+            "the bundled messages in 24 languages",
+        ),
         Component(
             "data",
             "tfds",

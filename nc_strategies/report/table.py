@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def length_columns(result: dict[str, Any]) -> tuple[str, ...]:
     return PHASE_COLUMNS if result["tuned"].get("latency_by_phase") else LENGTH_COLUMNS
 
 
-def length_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+def length_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Latency at each length as the cells of `length_columns`; empty where all samples have one shape."""
     return [
         (

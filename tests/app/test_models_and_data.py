@@ -114,6 +114,67 @@ def test_a_table_and_a_metric_where_lower_is_better(tmp_path):
     assert found["status"] == "missed" or tuned <= goal["threshold"]
 
 
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "plot", "the", "a"]
+"""The first four are special tokens."""
+
+
+def classifier_of_texts(path):
+    """A model that averages the tokens under the mask; "good" and "bad" decide, as the texts' labels do."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(0, 0.1, (len(WORDS), 64)).astype(np.float32)
+    table[4, 0], table[5, 0] = 8.0, -8.0
+    values = {
+        "table": table,
+        "hidden": np.eye(64, dtype=np.float32) + rng.normal(0, 0.01, (64, 64)).astype(np.float32),
+        "head": np.stack([table[5], table[4]], 1),
+        "last": np.array([-1], np.int64),
+        "middle": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens"], "tokens"),
+        helper.make_node("MatMul", ["tokens", "hidden"], ["states"], "states"),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], "mask", to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["wide"], "wide"),
+        helper.make_node("Mul", ["states", "wide"], ["kept"], "kept"),
+        helper.make_node("ReduceSum", ["kept", "middle"], ["sums"], "sums", keepdims=0),
+        helper.make_node("MatMul", ["sums", "head"], ["logits"], "logits"),
+    ]
+    shape = ["batch", "length"]
+    inputs = [
+        helper.make_tensor_value_info("attention_mask", TensorProto.INT32, shape),
+        helper.make_tensor_value_info("input_ids", TensorProto.INT64, shape),
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])]
+    tensors = [numpy_helper.from_array(array, name) for name, array in values.items()]
+    graph = helper.make_graph(nodes, "texts", inputs, outputs, tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def test_texts_are_tokenized_by_the_vocabulary_beside_the_model(tmp_path):
+    pytest.importorskip("tokenizers", reason="needs nc-strategies[text]")
+    (tmp_path / "bert").mkdir()
+    classifier_of_texts(tmp_path / "bert" / "model.onnx")
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (tmp_path / "bert" / "config.json").write_text('{"label2id": {"praise": 1, "blame": 0}}')
+    rows = []
+    for number in range(120):
+        word, label = (("good", "praise"), ("bad", "blame"))[number % 2]
+        text = f'"The {word} {"plot, " * (number % 5)}film"'
+        rows.append(f"{text},{label}" if number % 8 else f"{text},blame")  # one in eight is wrong
+    (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    done, found = run(tmp_path, *example("data=text"))
+    assert done.returncode in (0, 3), done.stderr
+    assert done.stderr == ""
+    assert found["measure"]["samples"] == 100
+    kept = np.setdiff1d(np.arange(120), (np.arange(20) + 0.5) * 6 // 1)
+    assert found["baseline"]["accuracy"] == pytest.approx((kept % 8 != 0).mean())
+    (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join([*rows, '"good",unknown']) + "\n")
+    shutil.rmtree(tmp_path / "out")
+    done, _ = run(tmp_path, *example("data=text"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "line 122 of reviews.csv has the label 'unknown'" in done.stderr
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_three_constraints_and_two_objectives(tmp_path):
     pytest.importorskip("sklearn", reason="needs nc-strategies[metrics]")

@@ -216,14 +216,15 @@ def test_the_outputs_of_fp32_are_given_as_they_were_stored(memory, ragged):
     for number in range(4):
         length = 3 + number * ragged
         batches.append((rng.normal(size=(5, length)).astype(np.float32), rng.integers(9, size=(5,))))
-        store.append(batches[-1])
+        store.append(batches[-1], np.arange(5 * number, 5 * number + 5))
     assert store.count == 20
     for place, batch in enumerate(batches):
-        for want, got in zip(batch, store.rows(slice(5 * place, 5 * place + 5)), strict=True):
+        for want, got in zip(batch, store.rows(np.arange(5 * place, 5 * place + 5)), strict=True):
             assert got.dtype == want.dtype
             np.testing.assert_array_equal(got, want)
-    across = store.rows(slice(3, 12))[0]
     every = [row for batch in batches for row in batch[0]]
-    assert len(across) == 9
-    for want, got in zip(every[3:12], across, strict=True):
-        np.testing.assert_array_equal(got, want)
+    for places in (range(3, 12), (17, 3, 4, 16, 5)):
+        across = store.rows(np.array(places))[0]
+        assert len(across) == len(places)
+        for place, got in zip(places, across, strict=True):
+            np.testing.assert_array_equal(got, every[place])
