@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from nc_strategies.backends.onnxruntime import attention
 from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
 from nc_strategies.errors import EngineError
@@ -64,6 +65,15 @@ class ModalQdqGraph(GuardedQdqGraph):
                 self.additions[node.name] = addition
                 self.dropped.add(addition.name)
         super().emit(node)
+
+    def finish(self) -> None:
+        """See `QdqGraph.finish`."""
+        result = attention.fused(self.graph, self.nodes) if self.fused_attention else None
+        if result is not None:
+            self.nodes = result.nodes
+            self.domains.add(MICROSOFT)
+            for name, values in result.constants.items():
+                self.constant(name, values)
 
     def addition(self, fused_op: FusedOp) -> onnx.NodeProto | None:
         """The floating-point Add of a constant row that is all that reads a product; None without one."""
