@@ -96,6 +96,8 @@ class GraphBuilder:
     def __init__(self, graph: Graph, weights: WeightCache, kind: type[QdqGraph] | None = None) -> None:
         self.graph = graph
         self.weights = weights
+        self.fused_attention = False
+        """Whether attentions in floating point become one kernel each, where the engine has one."""
         self._kind = kind or QdqGraph
 
     def to_look_at(self) -> GraphBuilder:
@@ -150,6 +152,7 @@ class QdqGraph:
         self.graph = builder.graph
         self.fresh = builder.graph.fresh
         self.weights = builder.weights
+        self.fused_attention = builder.fused_attention
         self.ranges = ranges
         self.reduce_range = bool(config.option("reduce_range", False))
         self.schemes: dict[str, OpScheme] = {name: s for name, s in config.ops if s.is_static}
@@ -168,6 +171,7 @@ class QdqGraph:
         for node in self.graph.model.graph.node:
             if node.name not in self.dropped:
                 self.emit(node)
+        self.finish()
         source = self.graph.model
         self.drop_unread()
         used = self.read()
@@ -189,6 +193,9 @@ class QdqGraph:
         for node in self.nodes:
             self.digest.update(node.SerializeToString(deterministic=True))
         return model, self.digest.hexdigest()[:16]
+
+    def finish(self) -> None:
+        """Change the nodes once all of them are there."""
 
     def emit(self, node: onnx.NodeProto) -> None:
         """Add what stands for a node of the fp32 model."""

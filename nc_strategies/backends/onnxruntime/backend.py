@@ -19,6 +19,7 @@ from nc_strategies.backends.collection import noise_in_pieces
 from nc_strategies.backends.onnxruntime import ceiling
 from nc_strategies.backends.onnxruntime.calibrate import collect
 from nc_strategies.backends.onnxruntime.capabilities import MODES, describe
+from nc_strategies.backends.onnxruntime.choose_attention import choose_attention
 from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
@@ -68,7 +69,7 @@ class OnnxRuntimeBackend(Backend):
         super().__init__(settings, threads)
         if not 50 < settings.percentile <= 100:
             raise InputError("backend.percentile", f"is {settings.percentile}", "above 50, at most 100")
-        for key in ("reduce_range", "equalize"):
+        for key in ("reduce_range", "equalize", "fused_attention"):
             if getattr(settings, key) not in EQUALIZE_MODES:
                 raise InputError(
                     f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(EQUALIZE_MODES)}"
@@ -87,6 +88,7 @@ class OnnxRuntimeBackend(Backend):
         self._calibration = CalibrationState(settings.percentile)
         self._operators: dict[str, str] = {}
         self._probe: Batch | None = None
+        self._attention_remark: tuple[str, ...] = ()
         self._kernel_times = KernelTimes(threads)
 
     @property
@@ -231,6 +233,9 @@ class OnnxRuntimeBackend(Backend):
             lambda peaks: self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks)),
             lambda: self._noise(first),
         )
+        self._builder.fused_attention, self._attention_remark = choose_attention(
+            self._builder, first, self._loaded_info, self.threads, self.settings.fused_attention
+        )
         if self._engine_able is not None:
             self.capabilities()
 
@@ -250,7 +255,7 @@ class OnnxRuntimeBackend(Backend):
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
-        return (*self._calibration.remarks, *self._unsuitable, *self._type_remarks())
+        return (*self._calibration.remarks, *self._unsuitable, *self._type_remarks(), *self._attention_remark)
 
     def _type_remarks(self) -> tuple[str, ...]:
         if self._plain is None or not self._plain.converted:

@@ -9,6 +9,8 @@ in floating point. Two guards in the model prevent this, so that they hold where
   optimizer would merge the two quantizations into one and then lose the int8 kernel of the reader.
 - An elementwise operator is followed by a Max with the lowest number (Add is written as Sum). No int8 pattern of the
   optimizer contains either.
+
+A sum that the optimizer would fuse to a slower kernel (see `probe_fusions`) is written as Sum too.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import onnx
 from onnx import helper
 
 from nc_strategies.backends.onnxruntime.executed import BARRIER, MOVEMENT
+from nc_strategies.backends.onnxruntime.probe_fusions import FUSED_SUMS, slow_fusions
 from nc_strategies.onnx_graph.graph import FOLLOWING
 from nc_strategies.onnx_graph.qdq import GraphBuilder, QdqGraph, Ranges
 from nc_strategies.space import Config
@@ -75,7 +78,7 @@ class GuardedQdqGraph(QdqGraph):
         self.nodes.append(copy)
         if guard is _Guard.NONE and node.op_type in PROPAGATING and self.from_int8(node.input[0]):
             self.movable.update(node.output)
-        if guard is _Guard.BARRIER and node.op_type == "Add":
+        if node.op_type == "Add" and (guard is _Guard.BARRIER or self.fused_slowly(node)):
             copy.op_type = "Sum"
         elif guard is _Guard.BARRIER:
             copy.output[0] = self.fresh(f"{node.output[0]}/open")
@@ -89,6 +92,12 @@ class GuardedQdqGraph(QdqGraph):
         maker = self.graph.producers.get(name)
         moved = maker is not None and self.graph.carried(maker) is not None
         return self.as_float(name, self.length(name) if moved else None)
+
+    def fused_slowly(self, node: onnx.NodeProto) -> bool:
+        """Whether the engine would fuse a sum with the operator behind it to a kernel that takes longer than both."""
+        readers = self.graph.consumers.get(node.output[0], [])
+        kinds = {r.op_type for r in readers if r.op_type in FUSED_SUMS and r.input[0] == node.output[0]}
+        return bool(kinds) and not slow_fusions().isdisjoint(kinds)
 
     def guard(self, node: onnx.NodeProto) -> _Guard:
         """What a float operator needs so that the engine leaves it in floating point."""

@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from nc_strategies.backends.onnxruntime import attention
 from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
 from nc_strategies.errors import EngineError
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
-from nc_strategies.space import OpScheme, TensorScheme
+from nc_strategies.onnx_graph.qdq import GraphBuilder, Ranges
+from nc_strategies.space import Config, OpScheme, TensorScheme
 from nc_strategies.space.scheme import DYNAMIC, FLOAT_TENSOR, WEIGHT_ONLY
 
 MICROSOFT = "com.microsoft"
@@ -50,6 +52,50 @@ def is_product(graph: Graph, fused_op: FusedOp) -> bool:
 class ModalQdqGraph(GuardedQdqGraph):
     """A Q/DQ graph with operators of all modes."""
 
+    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges) -> None:
+        super().__init__(builder, config, ranges)
+        self.additions: dict[str, onnx.NodeProto] = {}
+        """Operators whose kernels add a bias that the model adds in a node of its own, with that node."""
+
+    def emit(self, node: onnx.NodeProto) -> None:
+        """See `QdqGraph.emit`. The kernels of these modes add the bias behind a ``MatMul`` at no cost."""
+        if node.name in self.others:
+            addition = self.addition(self.graph.fused_ops[node.name])
+            if addition is not None:
+                self.additions[node.name] = addition
+                self.dropped.add(addition.name)
+        super().emit(node)
+
+    def finish(self) -> None:
+        """See `QdqGraph.finish`."""
+        result = attention.fused(self.graph, self.nodes) if self.fused_attention else None
+        if result is not None:
+            self.nodes = result.nodes
+            self.domains.add(MICROSOFT)
+            for name, values in result.constants.items():
+                self.constant(name, values)
+
+    def addition(self, fused_op: FusedOp) -> onnx.NodeProto | None:
+        """The floating-point Add of a constant row that is all that reads a product; None without one."""
+        readers = self.graph.consumers.get(fused_op.raw, [])
+        alone = len(readers) == 1 and fused_op.raw not in self.graph.named
+        if not alone or fused_op.type != "MatMul" or fused_op.act is not None or readers[0].name in self.schemes:
+            return None
+        if readers[0].op_type != "Add" or readers[0].domain not in ("", "ai.onnx"):
+            return None
+        row = self.graph.initializers.get(self._addend(readers[0], fused_op.raw))
+        _, channels = self._shape(fused_op)
+        return readers[0] if row is not None and list(row.dims) == [channels] else None
+
+    @staticmethod
+    def _addend(node: onnx.NodeProto, other: str) -> str:
+        return next((str(name) for name in node.input if name != other), "")
+
+    def _bias(self, fused_op: FusedOp) -> str:
+        """Name of the bias that the kernel of a product adds; empty without one."""
+        addition = self.additions.get(fused_op.name)
+        return fused_op.bias or "" if addition is None else self._addend(addition, fused_op.raw)
+
     def other_mode(self, fused_op: FusedOp, scheme: OpScheme) -> None:
         """See `QdqGraph.other_mode`."""
         source = fused_op.inputs[0]
@@ -70,7 +116,7 @@ class ModalQdqGraph(GuardedQdqGraph):
         self.constant(weight, values)
         self.constant(weight_scale, scale)
         self.constant(zero, np.zeros(scale.shape, np.int8))
-        bias = fused_op.bias or ""
+        bias = self._bias(fused_op)
         readers = [n for n in self.graph.consumers.get(source, []) if self._is_dynamic(n.name)]
         if len(readers) < 2:
             inputs = [read, weight, weight_scale, zero, bias]
@@ -101,7 +147,7 @@ class ModalQdqGraph(GuardedQdqGraph):
         packed, scales = (self.fresh(f"{fused_op.name}/blocks{bits}_{block}_{part}") for part in ("weight", "scale"))
         self.constant(packed, weight.packed)
         self.constant(scales, weight.scales)
-        inputs = [read, packed, scales, "", "", fused_op.bias or ""]
+        inputs = [read, packed, scales, "", "", self._bias(fused_op)]
         attributes = {"K": depth, "N": channels, "bits": bits, "block_size": block}
         return self._made("MatMulNBits", inputs, fused_op, accuracy_level=INT8_ACCURACY_LEVEL, **attributes)
 
@@ -114,4 +160,6 @@ class ModalQdqGraph(GuardedQdqGraph):
         while inputs and not inputs[-1]:
             inputs.pop()
         self.domains.add(MICROSOFT)
-        return helper.make_node(kind, inputs, [fused_op.raw], name=fused_op.name, domain=MICROSOFT, **attributes)
+        addition = self.additions.get(fused_op.name)
+        result = fused_op.raw if addition is None else str(addition.output[0])
+        return helper.make_node(kind, inputs, [result], name=fused_op.name, domain=MICROSOFT, **attributes)

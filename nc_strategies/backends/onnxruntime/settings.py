@@ -17,6 +17,8 @@ class OnnxRuntimeSettings:
         modes: Quantization modes that are offered for matrix products: ``static`` (int8 with calibrated ranges only),
             ``all`` (``dynamic`` and ``weight_only`` too), or ``auto`` (``all`` where matrix products are a good part of
             the model's work).
+        fused_attention: Attention in floating point as one kernel of the engine: ``auto`` (if that is measured to be
+            faster on calibration data), ``always`` or ``never``.
     """
 
     name: str = "onnxruntime"
@@ -24,3 +26,4 @@ class OnnxRuntimeSettings:
     reduce_range: str = "auto"
     equalize: str = "auto"
     modes: str = "auto"
+    fused_attention: str = "auto"
