@@ -23,10 +23,12 @@ from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
 from nc_strategies.backends.onnxruntime.probe import saturates
+from nc_strategies.backends.onnxruntime.recover import recovered, split
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
 from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
+from nc_strategies.calibration import recovery
 from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, asked
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.state import CalibrationState, Look
@@ -73,6 +75,7 @@ class OnnxRuntimeBackend(Backend):
                 raise InputError(
                     f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(EQUALIZE_MODES)}"
                 )
+        recovery.chosen(settings.recovery)
         if settings.modes not in MODES:
             raise InputError("backend.modes", f"is {settings.modes!r}", f"allowed: {', '.join(MODES)}")
         self._path = Path()
@@ -232,13 +235,37 @@ class OnnxRuntimeBackend(Backend):
         )
         if self._engine_able is not None:
             self.capabilities()
+        self._recover(batches)
+
+    def _recover(self, batches: Sequence[Batch]) -> None:
+        """Make quantized weights and biases less noisy, see `recovery`; the weights of a large model stay in files."""
+        methods = recovery.chosen(self.settings.recovery)
+        self.recovery = ()
+        if not methods or self.cautious or self.graph.files is not None:
+            return
+        self.capabilities()
+        self.recovery = recovered(
+            self.graph,
+            self._weights,
+            split(batches, self._loaded_info, self.largest_batch or 1),
+            self._loaded_info,
+            self.threads,
+            methods,
+            self._reduce_range()[0],
+            self._all_int8,
+            self.recovery_seconds,
+            self.settings.recovery != recovery.AUTO,
+        )
+
+    def _all_int8(self) -> onnx.ModelProto:
+        assert self._default is not None
+        return self._builder.build(self._default, self._calibration.range)[0]
 
     def _noise(self, batch: Batch) -> float:
         """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
         self.capabilities()
-        assert self._default is not None
         part = self._loaded_info.rows(batch, 0, LIMITS.noise_samples)
-        int8, _ = self._builder.build(self._default, self._calibration.range)
+        int8 = self._all_int8()
         models = [OrtExecutable(model.SerializeToString(), self.threads) for model in (self.graph.model, int8)]
         try:
             reference, other = (model.predict for model in models)
@@ -249,7 +276,8 @@ class OnnxRuntimeBackend(Backend):
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
-        return (*self._calibration.remarks, *self._unsuitable, *self._type_remarks())
+        told = [record.text() for record in self.recovery if record.adopted]
+        return (*self._calibration.remarks, *told, *self._unsuitable, *self._type_remarks())
 
     def _type_remarks(self) -> tuple[str, ...]:
         if self._plain is None or not self._plain.converted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -17,6 +18,9 @@ class OnnxRuntimeSettings:
         modes: Quantization modes that are offered for matrix products: ``static`` (int8 with calibrated ranges only),
             ``all`` (``dynamic`` and ``weight_only`` too), or ``auto`` (``all`` where matrix products are a good part of
             the model's work).
+        recovery: Methods that make the quantized model less noisy (see `nc_strategies.calibration.recovery`): ``auto``
+            (all, unless int8 everywhere has next to no noise), ``none``, or a list of names. Each is adopted only where
+            it leaves less noise on calibration samples that it was not fitted on.
     """
 
     name: str = "onnxruntime"
@@ -24,3 +28,4 @@ class OnnxRuntimeSettings:
     reduce_range: str = "auto"
     equalize: str = "auto"
     modes: str = "auto"
+    recovery: Any = "auto"
