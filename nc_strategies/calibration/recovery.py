@@ -17,11 +17,15 @@ from nc_strategies.errors import EngineError, InputError
 
 log = logging.getLogger(__name__)
 BIAS_CORRECTION, SMOOTH_QUANT, RESIDUAL, ROUNDING = "bias_correction", "smooth_quant", "residual_equalization", "gptq"
-METHODS = (BIAS_CORRECTION, SMOOTH_QUANT, RESIDUAL, ROUNDING)
+ADDED_SCALING = "smooth_quant_with_mul"
+METHODS = (BIAS_CORRECTION, SMOOTH_QUANT, RESIDUAL, ADDED_SCALING, ROUNDING)
 """Names of all methods, the cheapest first."""
+AUTO_METHODS = tuple(name for name in METHODS if name != ADDED_SCALING)
+"""What ``auto`` tries: methods that add no operator to the model."""
 AUTO, NONE = "auto", "none"
-WEIGHTS, EVERYTHING = "rounded weights", "int8 everywhere"
-"""What a model's noise was measured with: its weights rounded and all else in floating point, or the all-int8 model."""
+WEIGHTS, EVERYTHING, DYNAMIC = "rounded weights", "int8 everywhere", "dynamic products"
+"""What a model's noise was measured with: its weights rounded and all else in floating point; the all-int8 model; or,
+where it is offered, matrix products in dynamic int8 and all else in floating point."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class RecoveryRecord:
         noise_before: Noise-to-signal ratio of the model's output without it, on samples that it was not fitted on; None
             if it was not measured.
         noise_after: The same with it.
-        noise_of: What the noise was measured with: `WEIGHTS` or `EVERYTHING`.
+        noise_of: What the noise was measured with: `WEIGHTS`, `EVERYTHING` or `DYNAMIC`.
         seconds: Seconds that it took, with the measurements.
         adopted: Whether it is in use.
         note: Why it was not tried; empty if it was.
@@ -89,16 +93,6 @@ class RecoveryRecord:
         found["seconds"] = round(self.seconds, 3)
         return found
 
-    def text(self) -> str:
-        """One sentence for the user, if the method is in use; otherwise empty."""
-        if not self.adopted or not self.noise_before or self.noise_after is None:
-            return ""
-        what = "the all-int8 model" if self.noise_of == EVERYTHING else "rounded weights"
-        return (
-            f"Recovery by {self.method} changes {self.operators} operators. It reduces the noise of {what} to "
-            f"{self.noise_after / self.noise_before:.0%} on samples that it was not fitted on ({self.seconds:.1f} s)."
-        )
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -106,7 +100,7 @@ class Attempt:
 
     Args:
         method: One of `METHODS`.
-        noise_of: What its noise is measured with: `WEIGHTS` or `EVERYTHING`.
+        noise_of: What its noise is measured with: `WEIGHTS`, `EVERYTHING` or `DYNAMIC`.
         fit: Fits it within a number of seconds and puts it into use; returns the number of operators that it changes.
         undo: Takes it out of use again.
     """
@@ -121,13 +115,13 @@ def chosen(setting: Any) -> tuple[str, ...]:
     """The methods that a setting names, the cheapest first.
 
     Args:
-        setting: ``auto`` (all), ``none``, the name of a method, or a list of names.
+        setting: ``auto`` (`AUTO_METHODS`), ``none``, the name of a method, or a list of names.
 
     Raises:
         InputError: it names something else.
     """
     if setting == AUTO:
-        return METHODS
+        return AUTO_METHODS
     if setting == NONE:
         return ()
     names = [setting] if isinstance(setting, str) else setting

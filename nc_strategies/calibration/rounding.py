@@ -65,7 +65,9 @@ class ErrorSpread:
 
 def error_spread(rows: Array, limits: RoundingLimits = LIMITS) -> ErrorSpread:
     """The order and the spread of errors for rows of shape (G, R, K); see `round_by_second_moments`."""
-    moments = np.matmul(rows.swapaxes(1, 2), rows).astype(np.float64)
+    peak = np.abs(rows).max(initial=0.0)
+    alike = rows / peak if peak > 0 else rows  # squares of very large or small values are out of float32's range
+    moments = np.matmul(alike.swapaxes(1, 2), alike).astype(np.float64)
     own = np.einsum("gkk->gk", moments)  # a view of the diagonals
     mean = own.mean(1, keepdims=True)
     own += np.where(mean > 0, limits.damping * mean, 1.0)

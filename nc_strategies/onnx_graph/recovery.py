@@ -78,9 +78,8 @@ class WeightRecovery:
         )
         found = round_by_second_moments(matrices, steps, self._spread(fused_op.name), low, high)
         noise, plain_noise = (output_noise(matrices, q * steps, rows.held_out) for q in (found, plain))
-        if noise > LIMITS.max_noise_ratio * plain_noise:
-            return nearest
-        return from_matrices(fused_op, found, weight.shape)
+        better = noise <= LIMITS.max_noise_ratio * plain_noise
+        return from_matrices(fused_op, found, weight.shape) if better else nearest
 
     def correction(self, fused_op: FusedOp, weight: NDArray[Any], dequantized: NDArray[Any]) -> NDArray[np.float64]:
         """What to add to the outputs of an operator with rows, shape (outputs,).

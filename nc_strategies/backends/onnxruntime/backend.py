@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ from nc_strategies.onnx_graph.qdq import GraphBuilder
 from nc_strategies.onnx_graph.types import type_name
 from nc_strategies.onnx_graph.weights import WeightCache
 from nc_strategies.problem.latency import ConversionEdge
-from nc_strategies.space import Capabilities, Config
+from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme
+from nc_strategies.space.scheme import DYNAMIC
 
 log = logging.getLogger(__name__)
 HALF_TOLERANCE = {"float16": 0.05, "bfloat16": 0.2}
@@ -91,6 +92,7 @@ class OnnxRuntimeBackend(Backend):
         self._operators: dict[str, str] = {}
         self._probe: Batch | None = None
         self._kernel_times = KernelTimes(threads)
+        self._batches: Sequence[Batch] = ()
 
     @property
     def graph(self) -> Graph:
@@ -244,28 +246,59 @@ class OnnxRuntimeBackend(Backend):
         if not methods or self.cautious or self.graph.files is not None:
             return
         self.capabilities()
+        self._batches = batches
         self.recovery = recovered(
-            self.graph,
-            self._weights,
+            self,
             split(batches, self._loaded_info, self.largest_batch or 1),
             self._loaded_info,
             self.threads,
             methods,
-            self._reduce_range()[0],
-            self._all_int8,
             self.recovery_seconds,
             self.settings.recovery != recovery.AUTO,
         )
+        self._batches = ()
 
-    def _all_int8(self) -> onnx.ModelProto:
-        assert self._default is not None
-        return self._builder.build(self._default, self._calibration.range)[0]
+    @property
+    def weights(self) -> WeightCache:
+        """The quantized weights of the graph in use."""
+        return self._weights
+
+    @property
+    def offers_dynamic(self) -> bool:
+        """See `Recoverable.offers_dynamic`."""
+        return any(_dynamic(op) is not None for op in self.capabilities().ops)
+
+    @property
+    def reduce_range(self) -> bool:
+        """See `Recoverable.reduce_range`."""
+        return self._reduce_range()[0]
+
+    def quantized(self, what: str) -> onnx.ModelProto:
+        """See `Recoverable.quantized`."""
+        able = self.capabilities()
+        config = self._default
+        assert config is not None
+        if what == recovery.DYNAMIC:
+            config = Config(tuple((op.name, _dynamic(op) or FLOAT) for op in able.ops), config.options)
+        return self._builder.build(config, self._calibration.range)[0]
+
+    def use_scaled(self, graph: Graph, tensors: Collection[str]) -> Callable[[], None]:
+        """See `Recoverable.use_scaled`."""
+        before = (self._graph, self._weights, self._builder)
+        self._use(graph)
+        found, _ = collect(graph, self._batches, self._loaded_info, self.threads, lambda *_: None, tensors=tensors)
+        histograms = self._calibration.replace(found)
+
+        def undo() -> None:
+            self._graph, self._weights, self._builder = before
+            self._calibration.replace(histograms)
+
+        return undo
 
     def _noise(self, batch: Batch) -> float:
         """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
-        self.capabilities()
         part = self._loaded_info.rows(batch, 0, LIMITS.noise_samples)
-        int8 = self._all_int8()
+        int8 = self.quantized(recovery.EVERYTHING)
         models = [OrtExecutable(model.SerializeToString(), self.threads) for model in (self.graph.model, int8)]
         try:
             reference, other = (model.predict for model in models)
@@ -276,8 +309,7 @@ class OnnxRuntimeBackend(Backend):
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
-        told = [record.text() for record in self.recovery if record.adopted]
-        return (*self._calibration.remarks, *told, *self._unsuitable, *self._type_remarks())
+        return (*self._calibration.remarks, *self._unsuitable, *self._type_remarks())
 
     def _type_remarks(self) -> tuple[str, ...]:
         if self._plain is None or not self._plain.converted:
@@ -373,3 +405,8 @@ class OnnxRuntimeBackend(Backend):
         """See `Backend.versions`."""
         versions: dict[str, Any] = {"onnxruntime": ort.__version__, "onnx": onnx.__version__}
         return versions
+
+
+def _dynamic(op: OpCapability) -> OpScheme | None:
+    """The first dynamic scheme that an operator offers."""
+    return next((scheme for scheme in op.schemes if scheme.mode == DYNAMIC), None)
