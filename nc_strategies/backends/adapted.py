@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable, ExecutedOps, Profile
 from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.calibration.recovery import RecoveryRecord
 from nc_strategies.models import ModelSource
 from nc_strategies.models.feeds import Feeds, SequenceStep
 from nc_strategies.models.info import Batch, ModelInfo
@@ -136,6 +137,11 @@ class AdaptedBackend(Backend):
         """See `Backend.largest_batch`."""
         return self.inner.largest_batch
 
+    @property
+    def recovery(self) -> tuple[RecoveryRecord, ...]:  # type: ignore[override]
+        """See `Backend.recovery`."""
+        return self.inner.recovery
+
     def load(self, model: ModelSource) -> ModelInfo:
         """See `Backend.load`."""
         return self.inner.load(model)
@@ -150,7 +156,7 @@ class AdaptedBackend(Backend):
 
     def calibrate(self, batches: Sequence[Batch]) -> None:
         """See `Backend.calibrate`."""
-        self.inner.cautious = self.cautious
+        self.inner.cautious, self.inner.recovery_seconds = self.cautious, self.recovery_seconds
         self.inner.calibrate(LazyFeeds(batches, self.feeds))
 
     def reference(self) -> AdaptedExecutable:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from nc_strategies.calibration.recovery import LIMITS as RECOVERY_LIMITS
+from nc_strategies.calibration.recovery import RecoveryRecord
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.problem.latency import ConversionEdge
@@ -171,6 +173,10 @@ class Backend(ABC):
     largest_batch: int | None = None
     """Set by `calibrate`: the largest number of samples that a run should get, because the model refuses more or its
     activations would take too much memory; None where it is unknown."""
+    recovery: tuple[RecoveryRecord, ...] = ()
+    """Set by `calibrate`: what each recovery method brought, see `nc_strategies.calibration.recovery`."""
+    recovery_seconds: float = RECOVERY_LIMITS.seconds
+    """Seconds that recovery may take in `calibrate`."""
     clock: Callable[[], float] = time.perf_counter
     """The clock, in seconds, that latency is measured with. A simulated engine has one of its own."""
 

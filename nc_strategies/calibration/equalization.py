@@ -133,7 +133,7 @@ def adopt(when: str, tensors: int, noise: Callable[[], float], use: Callable[[bo
     return ()
 
 
-def factors(peaks: Array, weight: Array) -> Array:
+def factors(peaks: Array, weight: Array, strength: float = 0.5) -> Array:
     """Factors that balance the range of each channel's values and the range of the weights that read it.
 
     A weight is taken relative to the largest weight of its output channel, because each output channel has its own
@@ -142,6 +142,7 @@ def factors(peaks: Array, weight: Array) -> Array:
     Args:
         peaks: Largest magnitude of the values per channel, shape (channels,).
         weight: Magnitudes of weights, shape (channels, output channels); zero where a channel is not read.
+        strength: Share of the unevenness of values that moves to the weights: SmoothQuant's alpha.
 
     Returns:
         Powers of two, shape (channels,); 1 for a channel that is always zero or never read.
@@ -152,6 +153,6 @@ def factors(peaks: Array, weight: Array) -> Array:
         relative = (weight / np.where(largest > 0, largest, 1.0)).max(1)
         used = (peaks > 0) & (relative > 0)
         if used.any():
-            logs[used] = 0.5 * (np.log2(peaks[used]) - np.log2(relative[used]))
+            logs[used] = strength * np.log2(peaks[used]) - (1 - strength) * np.log2(relative[used])
             logs[used] -= logs[used].mean()
     return np.asarray(np.exp2(np.clip(np.round(logs), -LIMITS.max_exponent, LIMITS.max_exponent)))

@@ -63,6 +63,12 @@ class CalibrationState:
             self._ranges[key] = self._histograms[tensor].range(algorithm, self.percentile)
         return self._ranges[key]
 
+    def replace(self, histograms: Mapping[str, Histogram]) -> dict[str, Histogram]:
+        """Take new histograms of some tensors; return all earlier ones, which can be given back in the same way."""
+        before = self._histograms
+        self._take({**before, **histograms})
+        return before
+
     def run(
         self,
         collect: Collect,

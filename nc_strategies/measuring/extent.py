@@ -46,6 +46,7 @@ class Allowance:
         noise_seconds: Seconds to estimate the noise of all operators.
         samples: Number of evaluation samples that an earlier preparation has chosen; 0 to choose it.
         calibration_samples: Number of calibration samples that an earlier preparation has read; 0 to choose it.
+        recovery_seconds: Seconds of recovery during calibration.
     """
 
     calibration_seconds: float = math.inf
@@ -55,6 +56,7 @@ class Allowance:
     noise_seconds: float = math.inf
     samples: int = 0
     calibration_samples: int = 0
+    recovery_seconds: float = math.inf
 
     @property
     def limited(self) -> bool:

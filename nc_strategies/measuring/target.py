@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from nc_strategies.backends.adapted import AdaptedExecutable, adapt
 from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.calibration.recovery import LIMITS as RECOVERY_LIMITS
 from nc_strategies.config import RunConfig
 from nc_strategies.data.batches import LazyBatches
 from nc_strategies.data.dataset import Dataset, Raw, cut, with_masks
@@ -124,6 +125,9 @@ class MeasurementTarget(Protocol):
 
     def remarks(self) -> tuple[str, ...]:
         """Changes that calibration made to the model and that the user should know; see `Backend.remarks`."""
+
+    def recovery(self) -> tuple[Mapping[str, Any], ...]:
+        """What each recovery method brought, as plain data; see `calibration.recovery.RecoveryRecord`."""
 
     def ceiling(self) -> Ceiling | None:
         """Speed-up of the engine's int8 operators over fp32 on this machine; see `Backend.ceiling`."""
@@ -342,6 +346,7 @@ class LocalTarget:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
         parts.backend = adapt(parts.backend, feeds)
         parts.backend.cautious = cautious
+        parts.backend.recovery_seconds = min(RECOVERY_LIMITS.seconds, self._allowance.recovery_seconds)
         width = measure.evaluation_batch_size
         pad = parts.rules.pad
         evaluation = Dataset(given, parts.preprocess, info, self._order(), feeds, width, pad)
@@ -478,6 +483,10 @@ class LocalTarget:
     def remarks(self) -> tuple[str, ...]:
         """See `MeasurementTarget.remarks`."""
         return (*self._remarks, *self.parts.backend.remarks())
+
+    def recovery(self) -> tuple[Mapping[str, Any], ...]:
+        """See `MeasurementTarget.recovery`."""
+        return tuple(record.to_dict() for record in self.parts.backend.recovery)
 
     def ceiling(self) -> Ceiling | None:
         """See `MeasurementTarget.ceiling`; any exception of the backend is logged, and the ceiling is unknown."""

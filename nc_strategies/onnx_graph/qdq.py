@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from nc_strategies.onnx_graph.fuse import hard_sigmoid_coefficients
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.names import reads
 from nc_strategies.onnx_graph.opsets import describe_as
+from nc_strategies.onnx_graph.recovery import addend
 from nc_strategies.onnx_graph.weights import PlaceholderWeights, WeightCache, normal_scale
 from nc_strategies.space import Config, OpScheme, TensorScheme
 
@@ -164,6 +165,10 @@ class QdqGraph:
         self.variants: dict[str, list[Quantized]] = {}
         self.emitted: set[str] = set()
         self.dropped: set[str] = set()
+        self.addends: dict[str, tuple[str, str, NDArray[np.float32]]] = {}
+        """Node to the constant that it adds, and name and values of what it adds instead; see `correct`."""
+        self.corrections: dict[str, NDArray[np.float32]] = {}
+        """Corrected constants by name."""
         self.digest = hashlib.sha256()
 
     def run(self) -> tuple[onnx.ModelProto, str]:
@@ -200,6 +205,8 @@ class QdqGraph:
     def emit(self, node: onnx.NodeProto) -> None:
         """Add what stands for a node of the fp32 model."""
         fused_op = self.graph.fused_ops.get(node.name)
+        if node.name in self.addends:
+            node, fused_op = self.corrected(node, fused_op)
         if fused_op is not None and node.name in self.schemes:
             self.int8_fused_op(fused_op, self.schemes[node.name])
         elif fused_op is not None and node.name in self.others:
@@ -210,6 +217,35 @@ class QdqGraph:
             self.following(node)
         else:
             self.float_node(node)
+
+    def correct(self, fused_op: FusedOp, correction: NDArray[np.float64] | None, label: str) -> None:
+        """Add a bias correction to the constant that is added to a product without a bias, where there is one.
+
+        Args:
+            fused_op: The product.
+            correction: What to add, shape (outputs,); None for nothing.
+            label: Part of the constant's name: what the weight was quantized to.
+        """
+        found = None if correction is None else addend(self.graph, fused_op)
+        if found is None or correction is None:
+            return
+        node, constant = found
+        values = self.graph.array(constant)
+        changed = (values + correction.reshape(values.shape)).astype(values.dtype)
+        self.addends[str(node.name)] = (constant, self.fresh(f"{node.name}/corrected_{label}"), changed)
+
+    def corrected(self, node: onnx.NodeProto, fused_op: FusedOp | None) -> tuple[onnx.NodeProto, FusedOp | None]:
+        """A node that adds a corrected constant, and its operator if it is one."""
+        old, new, values = self.addends[node.name]
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[list(node.input).index(old)] = new
+        self.constant(new, values)
+        self.corrections[new] = values
+        if fused_op is None:
+            return copy, None
+        constants = tuple(new if name == old else name for name in fused_op.constants)
+        return copy, replace(fused_op, node=copy, constants=constants)
 
     def other_mode(self, fused_op: FusedOp, scheme: OpScheme) -> None:
         """Add an operator that is quantized in another mode than static int8; it reads and writes floating point.
@@ -424,7 +460,8 @@ class QdqGraph:
 
     def quantized_constant(self, name: str, key: TensorScheme) -> Quantized:
         """The int8 version of a constant operand."""
-        values = self.graph.array(name).astype(np.float64)
+        given = self.corrections.get(name)
+        values = (self.graph.array(name) if given is None else given).astype(np.float64)
         scale, zero = parameters(float(values.min()), float(values.max()), key)
         target = self.variant(name, key, scale, zero)
         self.constant(target.name, np.clip(np.round(values / np.float64(scale)) + zero, QMIN, QMAX).astype(np.uint8))
@@ -439,6 +476,9 @@ class QdqGraph:
     def weight(self, fused_op: FusedOp, scheme: TensorScheme, source: Quantized) -> list[str]:
         """Add an operator's quantized weight and bias; return the names of the dequantized tensors."""
         values, scale, bias = self.weights.get(fused_op, scheme.granularity, self.reduce_range, float(source.scale))
+        if bias is None:
+            correction = self.weights.correction(fused_op, scheme.granularity, self.reduce_range)
+            self.correct(fused_op, correction, f"{scheme.granularity}{'_7bit' if self.reduce_range else ''}")
         axis = {"axis": self.weights.axis(fused_op)} if scale.ndim else {}
         stem = f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}"
         read = (self.fresh(stem), self.fresh(f"{stem}_scale"), self.fresh(f"{stem}_zero"))

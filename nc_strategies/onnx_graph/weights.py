@@ -10,9 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from nc_strategies.onnx_graph.block_weights import BlockWeights, packed_shape, quantize_blocks
+from nc_strategies.onnx_graph.block_weights import (
+    BlockWeights,
+    Rounding,
+    dequantized_blocks,
+    packed_shape,
+    quantize_blocks,
+)
 from nc_strategies.onnx_graph.external import WeightFiles
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
+from nc_strategies.onnx_graph.recovery import WeightRecovery
 
 FULL, REDUCED = 127, 64
 """Largest magnitude of an 8-bit weight, and of a 7-bit one."""
@@ -23,6 +30,8 @@ SMALLEST_SCALE = 2 * float(np.finfo(np.float32).tiny)
 them, and a product of two scales is rounded."""
 LARGEST_SCALE = float(np.finfo(np.float32).max) / 2
 """Largest scale, likewise."""
+LEAST_ROUNDED_BITS = 4
+"""Bits per weight up to which blocks are rounded by calibration rows where `WeightRecovery` says so."""
 BLOCK_BYTES = 2**26
 """Bytes of a weight that are quantized together."""
 
@@ -37,14 +46,32 @@ class WeightCache:
 
     Weights are symmetric: ``q = round(w / scale)`` with ``scale = max|w| / limit`` over the tensor or per output
     channel (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference", CVPR 2018).
+    Inference", CVPR 2018), unless `recover` gave another rounding.
     """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self._recovery = WeightRecovery()
         self._cache: dict[tuple[str, str, bool], tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
         self._blocks: dict[tuple[str, int, int, int], BlockWeights] = {}
         self._turned: dict[tuple[str, str, bool], NDArray[np.int8]] = {}
+
+    def recover(self, recovery: WeightRecovery) -> None:
+        """Round and correct by calibration rows from now on; what was quantized before is forgotten."""
+        self._recovery = recovery
+        self._cache.clear()
+        self._blocks.clear()
+        self._turned.clear()
+
+    def forget(self, fused_op: FusedOp) -> None:
+        """Quantize the weight of an operator anew when it is asked for."""
+        assert fused_op.weight is not None
+        for key in [key for key in self._cache if key[0].startswith(f"{fused_op.weight}:")]:
+            del self._cache[key]
+        for turned in [turned for turned in self._turned if turned[0] == fused_op.weight]:
+            del self._turned[turned]
+        for place in [place for place in self._blocks if place[0] == fused_op.weight]:
+            del self._blocks[place]
 
     def axis(self, fused_op: FusedOp) -> int:
         """The axis of a weight's output channels."""
@@ -83,6 +110,9 @@ class WeightCache:
             weight, scale = self._quantize(fused_op, granularity, reduce_range, floor, cap)
         if bias is None:
             return weight, scale, None
+        if fused_op.name in self._recovery.corrected:
+            used = self._dequantized(fused_op, weight, scale)
+            bias = bias + self._recovery.correction(fused_op, self.original(fused_op), used)
         quantized = np.round(bias / (step * scale.astype(np.float64)))
         return weight, scale, np.clip(quantized, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
 
@@ -102,7 +132,8 @@ class WeightCache:
         key = (fused_op.weight, self.axis(fused_op), bits, block)
         if key not in self._blocks:
             weight = self._graph.array(fused_op.weight)
-            found = quantize_blocks(weight if self.axis(fused_op) else weight.T, bits, block)
+            columns = weight if self.axis(fused_op) else weight.T
+            found = quantize_blocks(columns, bits, block, self._block_rounding(fused_op, bits))
             self._blocks[key] = replace(found, packed=self._kept(found.packed), scales=self._kept(found.scales))
         return self._blocks[key]
 
@@ -119,6 +150,53 @@ class WeightCache:
     def _kept(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values that are kept for later graphs: in a file, if the model's weights are in files."""
         return values if self._graph.files is None else self._graph.files.keep(values)
+
+    def _block_rounding(self, fused_op: FusedOp, bits: int) -> Rounding | None:
+        """How blocks are rounded where not to the nearest; 8 bits leave too little noise to be worth the time."""
+        recovery = self._recovery
+        if bits > LEAST_ROUNDED_BITS or fused_op.name not in recovery.rounded:
+            return None
+
+        def rounded(
+            columns: NDArray[Any], nearest: NDArray[Any], scale: NDArray[Any], low: int, high: int
+        ) -> NDArray[Any]:
+            if self.axis(fused_op):
+                return recovery.round(fused_op, columns, nearest, scale, low, high)
+            return recovery.round(fused_op, columns.T, nearest.T, scale.T, low, high).T
+
+        return rounded
+
+    def correction(self, fused_op: FusedOp, granularity: str, reduce_range: bool) -> NDArray[np.float64] | None:
+        """What bias correction adds to an operator's outputs with its weight from `plain`; None for nothing."""
+        if fused_op.name not in self._recovery.corrected:
+            return None
+        used = self.dequantized(fused_op, granularity, reduce_range)
+        return self._recovery.correction(fused_op, self.original(fused_op), used)
+
+    def block_correction(self, fused_op: FusedOp, bits: int, block: int) -> NDArray[np.float64] | None:
+        """The same with its weight from `blocks`."""
+        if fused_op.name not in self._recovery.corrected:
+            return None
+        weight = self.original(fused_op)
+        depth = weight.shape[0] if self.axis(fused_op) else weight.shape[1]
+        columns = dequantized_blocks(self.blocks(fused_op, bits, block), depth)
+        return self._recovery.correction(fused_op, weight, columns if self.axis(fused_op) else columns.T)
+
+    def original(self, fused_op: FusedOp) -> NDArray[Any]:
+        """An operator's weight in floating point."""
+        assert fused_op.weight is not None
+        return self._graph.array(fused_op.weight)
+
+    def dequantized(self, fused_op: FusedOp, granularity: str, reduce_range: bool) -> NDArray[np.float32]:
+        """The floating-point values of the weight from `plain`, in the model's layout."""
+        return self._dequantized(fused_op, *self.plain(fused_op, granularity, reduce_range))
+
+    def _dequantized(
+        self, fused_op: FusedOp, values: NDArray[np.int8], scale: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        spread = [1] * values.ndim
+        spread[self.axis(fused_op)] = -1
+        return np.asarray(values * (scale.reshape(spread) if scale.ndim else scale), np.float32)
 
     def _quantize(
         self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0, cap: float = LARGEST_SCALE
@@ -141,6 +219,7 @@ class WeightCache:
         divisor = np.broadcast_to(scale.astype(np.float64).reshape(spread), weight.shape)
         for rows in _blocks(weight):
             quantized[rows] = np.clip(np.round(weight[rows] / divisor[rows]), -limit, limit)
+        quantized = self._recovery.round(fused_op, weight, quantized, scale.reshape(spread), -limit, limit)
         return self._kept(quantized), scale
 
 

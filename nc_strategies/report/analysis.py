@@ -57,6 +57,7 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
         "executed_int8": sorted(final.executed.int8_names) if final and final.executed.int8_names else None,
         "conversions": final.executed.conversions if final else None,
         "remarks": list(study.remarks),
+        "recovery": [dict(record) for record in study.recovery],
         "machine": study.machine.to_dict() if study.machine else None,
         "versions": dict(study.versions),
     }

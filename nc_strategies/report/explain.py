@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nc_strategies.report import engine, predictions
+from nc_strategies.report import engine, predictions, recovery
 from nc_strategies.report.advice import RULES
 from nc_strategies.report.causes import CAUSES
 from nc_strategies.report.facts import Available, Facts
@@ -100,7 +100,8 @@ def verdict(run: RunFiles) -> list[str]:
 
 def why(run: RunFiles, rows: Sequence[Operator]) -> list[str]:
     """Causes of a missing speed-up or a missed goal."""
-    words: list[str] = [*engine.notices(run), *(run.analysis.get("remarks") or []), *ceiling_sentences(run)]
+    words: list[str] = [*engine.notices(run), *(run.analysis.get("remarks") or []), *recovery.sentences(run)]
+    words += ceiling_sentences(run)
     if run.goal is None:
         return words
     facts = Facts(run, run.goal, rows, status(run))

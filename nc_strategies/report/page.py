@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.problem import Trial
-from nc_strategies.report import analysis, charts, explain, predictions
+from nc_strategies.report import analysis, charts, explain, predictions, recovery
 from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
@@ -171,6 +171,7 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         "priced": sum(o.loss is not None for o in rows),
         **_sources(rows),
         "told": any(t.error or t.note for t in run.trials),
+        "recovery": recovery.table(run),
         "machine": facts(machine) if machine else [],
         "ceiling": ratios(machine) if machine else [],
         "tuned": run.result.get("tuned"),

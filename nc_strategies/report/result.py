@@ -40,6 +40,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "objectives": list(config.metrics.objectives),
         "seed": config.tuning.seed,
         "goal": _goal(study, config.metrics.accuracy["name"]),
+        "recovery": [dict(record) for record in study.recovery],
         "outputs": {name: dict(found) for name, found in study.outputs.items()},
         "baseline": _baseline(study, config.metrics.accuracy["name"]),
         "tuned": _tuned(study.final, config.metrics.accuracy["name"]) if study.final else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -48,6 +48,7 @@ class Study:
         latency_terms: Terms of the latency model; None if no strategy requested them.
         stop_note: The strategy's reason for its end; empty if it did not end the run or gave none.
         remarks: Which outputs the metrics read, and changes that calibration made to the model, one sentence each.
+        recovery: What each recovery method brought, see `calibration.recovery.RecoveryRecord`.
         outputs: What each metric reads, by the metric's name; see `measuring.selection.described`.
         machine: The machine that the run measures on; None before it is known.
         box: Time budget of the run; None before it is known.
@@ -80,6 +81,7 @@ class Study:
     mode_sensitivity: dict[str, Mapping[str, float]] = field(default_factory=dict)
     latency_terms: LatencyTerms | None = None
     remarks: tuple[str, ...] = ()
+    recovery: Sequence[Mapping[str, Any]] = ()
     outputs: Mapping[str, Any] = field(default_factory=dict)
     machine: Machine | None = None
     notices: list[str] = field(default_factory=list)

@@ -40,11 +40,12 @@ class BoxRules:
         least_patience: Minimum seconds after its deadline in which a call may still end by itself.
         patience_share: Maximum of the same time as a share: a run may end this late.
         calibration_share: Maximum share of one pass over the calibration samples, of the time left once the model is
-            loaded, as for the following four.
+            loaded, as for the following five.
         evaluation_share: Maximum share of fp32's evaluation. A trial takes about as long, so that some 20 of them fit.
         most_evaluation_share: The same where fewer than `ExtentRules.least_samples` samples would be left.
         timing_share: Maximum share of timing a trial, once it has the minimum number of runs.
         noise_share: Maximum share of estimating the noise of all operators.
+        recovery_share: Maximum share of recovery.
         save_share_of_fp32: Expected time of saving a model until one was saved, relative to building fp32 as given and
             all-float. The model is written, opened like fp32 as given, and built again for comparison.
     """
@@ -61,6 +62,7 @@ class BoxRules:
     most_evaluation_share: float = 0.08
     timing_share: float = 0.02
     noise_share: float = 0.06
+    recovery_share: float = 0.05
     save_share_of_fp32: float = 1.5
 
 
@@ -222,6 +224,7 @@ class TimeBox:
             rules.most_evaluation_share * left,
             rules.timing_share * left,
             rules.noise_share * left,
+            recovery_seconds=rules.recovery_share * left,
         )
 
     @property

@@ -159,6 +159,7 @@ class _Run:
         first = str(config.metrics.accuracy["name"])
         study.outputs = {first if name == METRIC else name: found for name, found in baseline.outputs}
         study.remarks = (*sentences(study.outputs), *target.remarks())
+        study.recovery = target.recovery()
         for remark in study.remarks:
             log.info("%s", remark)
         if chosen:
@@ -223,7 +224,11 @@ class _Run:
         if not self.folder.resumes:
             return allowed
         if before is None:
-            return Allowance(timing_seconds=allowed.timing_seconds, noise_seconds=allowed.noise_seconds)
+            return Allowance(
+                timing_seconds=allowed.timing_seconds,
+                noise_seconds=allowed.noise_seconds,
+                recovery_seconds=allowed.recovery_seconds,
+            )
         return allowed.fixed(before)
 
     def _resolve(self, study: Study, baseline: Measured) -> None:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
 from nc_strategies.backends.onnxruntime.probe import saturates
+from nc_strategies.backends.onnxruntime.recover import recovered, split
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
 from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
+from nc_strategies.calibration import recovery
 from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, asked
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.state import CalibrationState, Look
@@ -43,7 +45,8 @@ from nc_strategies.onnx_graph.qdq import GraphBuilder
 from nc_strategies.onnx_graph.types import type_name
 from nc_strategies.onnx_graph.weights import WeightCache
 from nc_strategies.problem.latency import ConversionEdge
-from nc_strategies.space import Capabilities, Config
+from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme
+from nc_strategies.space.scheme import DYNAMIC
 
 log = logging.getLogger(__name__)
 HALF_TOLERANCE = {"float16": 0.05, "bfloat16": 0.2}
@@ -74,6 +77,7 @@ class OnnxRuntimeBackend(Backend):
                 raise InputError(
                     f"backend.{key}", f"is {getattr(settings, key)!r}", f"allowed: {', '.join(EQUALIZE_MODES)}"
                 )
+        recovery.chosen(settings.recovery)
         if settings.modes not in MODES:
             raise InputError("backend.modes", f"is {settings.modes!r}", f"allowed: {', '.join(MODES)}")
         self._path = Path()
@@ -90,6 +94,7 @@ class OnnxRuntimeBackend(Backend):
         self._probe: Batch | None = None
         self._attention_remark: tuple[str, ...] = ()
         self._kernel_times = KernelTimes(threads)
+        self._batches: Sequence[Batch] = ()
 
     @property
     def graph(self) -> Graph:
@@ -238,13 +243,68 @@ class OnnxRuntimeBackend(Backend):
         )
         if self._engine_able is not None:
             self.capabilities()
+        self._recover(batches)
+
+    def _recover(self, batches: Sequence[Batch]) -> None:
+        """Make quantized weights and biases less noisy, see `recovery`; the weights of a large model stay in files."""
+        methods = recovery.chosen(self.settings.recovery)
+        self.recovery = ()
+        if not methods or self.cautious or self.graph.files is not None:
+            return
+        self.capabilities()
+        self._batches = batches
+        self.recovery = recovered(
+            self,
+            split(batches, self._loaded_info, self.largest_batch or 1),
+            self._loaded_info,
+            self.threads,
+            methods,
+            self.recovery_seconds,
+            self.settings.recovery != recovery.AUTO,
+        )
+        self._batches = ()
+
+    @property
+    def weights(self) -> WeightCache:
+        """The quantized weights of the graph in use."""
+        return self._weights
+
+    @property
+    def offers_dynamic(self) -> bool:
+        """See `Recoverable.offers_dynamic`."""
+        return any(_dynamic(op) is not None for op in self.capabilities().ops)
+
+    @property
+    def reduce_range(self) -> bool:
+        """See `Recoverable.reduce_range`."""
+        return self._reduce_range()[0]
+
+    def quantized(self, what: str) -> onnx.ModelProto:
+        """See `Recoverable.quantized`."""
+        able = self.capabilities()
+        config = self._default
+        assert config is not None
+        if what == recovery.DYNAMIC:
+            config = Config(tuple((op.name, _dynamic(op) or FLOAT) for op in able.ops), config.options)
+        return self._builder.build(config, self._calibration.range)[0]
+
+    def use_scaled(self, graph: Graph, tensors: Collection[str]) -> Callable[[], None]:
+        """See `Recoverable.use_scaled`."""
+        before = (self._graph, self._weights, self._builder)
+        self._use(graph)
+        found, _ = collect(graph, self._batches, self._loaded_info, self.threads, lambda *_: None, tensors=tensors)
+        histograms = self._calibration.replace(found)
+
+        def undo() -> None:
+            self._graph, self._weights, self._builder = before
+            self._calibration.replace(histograms)
+
+        return undo
 
     def _noise(self, batch: Batch) -> float:
         """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
-        self.capabilities()
-        assert self._default is not None
         part = self._loaded_info.rows(batch, 0, LIMITS.noise_samples)
-        int8, _ = self._builder.build(self._default, self._calibration.range)
+        int8 = self.quantized(recovery.EVERYTHING)
         models = [OrtExecutable(model.SerializeToString(), self.threads) for model in (self.graph.model, int8)]
         try:
             reference, other = (model.predict for model in models)
@@ -351,3 +411,8 @@ class OnnxRuntimeBackend(Backend):
         """See `Backend.versions`."""
         versions: dict[str, Any] = {"onnxruntime": ort.__version__, "onnx": onnx.__version__}
         return versions
+
+
+def _dynamic(op: OpCapability) -> OpScheme | None:
+    """The first dynamic scheme that an operator offers."""
+    return next((scheme for scheme in op.schemes if scheme.mode == DYNAMIC), None)

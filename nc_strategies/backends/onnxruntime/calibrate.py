@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import onnx
@@ -91,6 +91,7 @@ def collect(
     threads: int,
     look: Look,
     limits: MemoryLimits = LIMITS,
+    tensors: Collection[str] | None = None,
 ) -> tuple[dict[str, Histogram], int]:
     """Collect a histogram per activation, see `nc_strategies.backends.collection.collect`.
 
@@ -101,10 +102,14 @@ def collect(
         threads: Threads per run.
         look: Called with the name and the values of each activation, per run.
         limits: Limits of memory.
+        tensors: The activations to observe; None for all.
 
     Raises:
         InputError: an activation is NaN, or the engine refuses the data.
     """
-    found = collect_within(OrtObserver(graph, threads), batches, info, look, limits)
+    observer = OrtObserver(graph, threads)
+    if tensors is not None:
+        observer.names = [name for name in observer.names if name in tensors]
+    found = collect_within(observer, batches, info, look, limits)
     memory.release()
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 from nc_strategies.backends.onnxruntime import attention
@@ -116,7 +117,8 @@ class ModalQdqGraph(GuardedQdqGraph):
         self.constant(weight, values)
         self.constant(weight_scale, scale)
         self.constant(zero, np.zeros(scale.shape, np.int8))
-        bias = self._bias(fused_op)
+        correction = self.weights.correction(fused_op, scheme.weight.granularity, self.reduce_range)
+        bias = self._bias(fused_op, correction, stem.rpartition("/")[2])
         readers = [n for n in self.graph.consumers.get(source, []) if self._is_dynamic(n.name)]
         if len(readers) < 2:
             inputs = [read, weight, weight_scale, zero, bias]
@@ -135,6 +137,17 @@ class ModalQdqGraph(GuardedQdqGraph):
         product.name = self.fresh(f"{fused_op.name}{DYNAMIC_PRODUCT}")
         return [*nodes, product]
 
+    def _bias(self, fused_op: FusedOp, correction: NDArray[np.float64] | None, label: str) -> str:
+        """Name of the bias of a product, corrected for the error of its weight; empty for none."""
+        if fused_op.bias is None:
+            self.correct(fused_op, correction, label)
+            return ""
+        if correction is None:
+            return fused_op.bias
+        name = self.fresh(f"{fused_op.name}/{label}_bias")
+        self.constant(name, (self.graph.array(fused_op.bias) + correction).astype(np.float32))
+        return name
+
     def _is_dynamic(self, name: str) -> bool:
         scheme = self.others.get(name)
         return scheme is not None and scheme.mode == DYNAMIC
@@ -147,7 +160,8 @@ class ModalQdqGraph(GuardedQdqGraph):
         packed, scales = (self.fresh(f"{fused_op.name}/blocks{bits}_{block}_{part}") for part in ("weight", "scale"))
         self.constant(packed, weight.packed)
         self.constant(scales, weight.scales)
-        inputs = [read, packed, scales, "", "", self._bias(fused_op)]
+        bias = self._bias(fused_op, self.weights.block_correction(fused_op, bits, block), f"blocks{bits}_{block}")
+        inputs = [read, packed, scales, "", "", bias]
         attributes = {"K": depth, "N": channels, "bits": bits, "block_size": block}
         return self._made("MatMulNBits", inputs, fused_op, accuracy_level=INT8_ACCURACY_LEVEL, **attributes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -19,6 +20,9 @@ class OnnxRuntimeSettings:
             the model's work).
         fused_attention: Attention in floating point as one kernel of the engine: ``auto`` (if that is measured to be
             faster on calibration data), ``always`` or ``never``.
+        recovery: Methods that make the quantized model less noisy (see `nc_strategies.calibration.recovery`): ``auto``
+            (all, unless int8 everywhere has next to no noise), ``none``, or a list of names. Each is adopted only where
+            it leaves less noise on calibration samples that it was not fitted on.
     """
 
     name: str = "onnxruntime"
@@ -27,3 +31,4 @@ class OnnxRuntimeSettings:
     equalize: str = "auto"
     modes: str = "auto"
     fused_attention: str = "auto"
+    recovery: Any = "auto"

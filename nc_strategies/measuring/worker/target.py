@@ -38,7 +38,7 @@ FINAL_CALLS = {
     "replay": "measuring the saved model",
 }
 RESUME_HINT = "; what was measured is kept, and the same command with the same run_dir goes on from there"
-UNLIMITED_CALLS = {"facts", "versions", "remarks", "remember", "close"}
+UNLIMITED_CALLS = {"facts", "versions", "remarks", "recovery", "remember", "close"}
 """Calls without a time limit: they run no model."""
 INTERRUPT_GRACE_SECONDS = 5.0
 """Seconds between asking a call to end and killing its process."""
@@ -102,6 +102,10 @@ class WorkerTarget:
     def remarks(self) -> tuple[str, ...]:
         """See `MeasurementTarget.remarks`."""
         return cast(tuple[str, ...], self._call("remarks"))
+
+    def recovery(self) -> tuple[Mapping[str, Any], ...]:
+        """See `MeasurementTarget.recovery`."""
+        return cast(tuple[Mapping[str, Any], ...], self._call("recovery"))
 
     def ceiling(self) -> Ceiling | None:
         """See `MeasurementTarget.ceiling`."""
