@@ -172,7 +172,7 @@ LENGTH_COLUMNS = ("length", "weight", "fp32 (ms)", "tuned (ms)", "of fp32")
 PHASE_COLUMNS = ("phase", "context", "weight", "fp32 (ms/token)", "tuned (ms/token)", "of fp32")
 
 
-def by_length(result: dict[str, Any]) -> list[dict[str, Any]]:
+def by_length(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Latency at each length, or of each phase of a decoder; empty where all samples have one shape."""
     tuned = result["tuned"]
     return list(tuned.get("latency_by_length") or tuned.get("latency_by_phase") or ())

@@ -92,11 +92,6 @@ class ModalQdqGraph(GuardedQdqGraph):
     def _addend(node: onnx.NodeProto, other: str) -> str:
         return next((str(name) for name in node.input if name != other), "")
 
-    def _bias(self, fused_op: FusedOp) -> str:
-        """Name of the bias that the kernel of a product adds; empty without one."""
-        addition = self.additions.get(fused_op.name)
-        return fused_op.bias or "" if addition is None else self._addend(addition, fused_op.raw)
-
     def other_mode(self, fused_op: FusedOp, scheme: OpScheme) -> None:
         """See `QdqGraph.other_mode`."""
         source = fused_op.inputs[0]
@@ -138,14 +133,16 @@ class ModalQdqGraph(GuardedQdqGraph):
         return [*nodes, product]
 
     def _bias(self, fused_op: FusedOp, correction: NDArray[np.float64] | None, label: str) -> str:
-        """Name of the bias of a product, corrected for the error of its weight; empty for none."""
-        if fused_op.bias is None:
+        """Name of the bias that the kernel of a product adds, corrected for the error of its weight; empty for none."""
+        addition = self.additions.get(fused_op.name)
+        bias = fused_op.bias or "" if addition is None else self._addend(addition, fused_op.raw)
+        if not bias:
             self.correct(fused_op, correction, label)
             return ""
         if correction is None:
-            return fused_op.bias
+            return bias
         name = self.fresh(f"{fused_op.name}/{label}_bias")
-        self.constant(name, (self.graph.array(fused_op.bias) + correction).astype(np.float32))
+        self.constant(name, (self.graph.array(bias) + correction).astype(np.float32))
         return name
 
     def _is_dynamic(self, name: str) -> bool:
