@@ -73,7 +73,6 @@ class TensorFlowBackend(Backend):
         probe.shared_probe()
         use_threads(self.threads)
         frozen = loading.load_source(model, kind, path)
-        _refuse_channels_first(frozen.graph, path)
         graph, ends = simplify(
             frozen.graph, [port.tensor for port in frozen.inputs], [port.tensor for port in frozen.outputs]
         )
@@ -244,13 +243,3 @@ def _rewriting(built: BuiltGraph) -> str:
     if not built.int8:
         return "stock"
     return "fuse" if any(node.op in REMAPPED for node in built.graph.nodes.values()) else "none"
-
-
-def _refuse_channels_first(graph: Graph, path: Path) -> None:
-    for node in graph.nodes.values():
-        if node.op in ("Conv2D", "DepthwiseConv2dNative") and node.attr["data_format"].s == b"NCHW":
-            raise InputError(
-                loading.KEY,
-                f"{path.name} computes {node.name!r} with channels first (NCHW)",
-                "expected channels last (NHWC), which TensorFlow's int8 kernels need",
-            )

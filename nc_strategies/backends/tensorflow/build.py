@@ -19,6 +19,8 @@ from nc_strategies.space import OpScheme
 
 ZERO_RANGE = 1.0
 """Upper bound of the quantized range of a tensor that is zero on calibration data, which must not have a zero scale."""
+LARGEST_RANGE = 1e25
+"""Highest upper bound of a quantized range: the kernels multiply scales of inputs and weights in float32."""
 ZERO = "nc_strategies/zero"
 """Name of the constant that holds the lowest value of every ``uint8`` tensor."""
 
@@ -212,7 +214,7 @@ class GraphBuilder:
         """Add constants for the lowest and highest value of a tensor; return their names and the highest value."""
         low, high = self._parts.range(self._range_source.get(tensor, tensor), algorithm)
         largest = high if dtype == "uint8" else max(abs(low), abs(high))
-        largest = float(np.float32(max(min(largest, cap) or ZERO_RANGE, SMALLEST_MAGNITUDE)))
+        largest = representable(min(largest, cap))
         highest = self._out.constant(f"{name}/highest", np.array(largest, np.float32))
         if dtype == "int8":
             return self._out.constant(f"{name}/lowest", np.array(-largest, np.float32)), highest, largest
@@ -304,6 +306,8 @@ class GraphBuilder:
             if not kernels.pool(self._out, node, first):
                 return False
             self._int8.add(node.name)
+        elif node.op in kernels.VIEWED:
+            kernels.viewed(self._out, node, first)
         elif node.op != "Pad" or not kernels.pad(
             self._out, node, first, self._parts.matched.shapes.get(data[0]), self._parts.graph.value(node.input[1])
         ):
@@ -329,6 +333,11 @@ class GraphBuilder:
         return digest.hexdigest()[:16]
 
 
+def representable(largest: float) -> float:
+    """The upper bound of a range as the kernels take it: within their arithmetic, and not zero."""
+    return float(np.float32(min(max(largest or ZERO_RANGE, SMALLEST_MAGNITUDE), LARGEST_RANGE)))
+
+
 def activation_dtype(matched: Matched, tensor: str) -> str:
     """The type to which a tensor is quantized: ``uint8`` if it is known to be nonnegative, else ``int8``."""
     return "uint8" if tensor in matched.nonnegative else "int8"
@@ -343,7 +352,7 @@ def _channels(graph: Graph, fused_op: FusedOp) -> int:
     assert weight is not None
     if fused_op.op == "MatMul" and graph.nodes[fused_op.name].attr["transpose_b"].b:
         return int(weight.shape[0])
-    return int(weight.shape[2] if fused_op.op == "DepthwiseConv2dNative" else weight.shape[-1])
+    return int(weight.shape[2] * weight.shape[3] if fused_op.op == "DepthwiseConv2dNative" else weight.shape[-1])
 
 
 def _data_inputs(node: Node) -> list[str]:

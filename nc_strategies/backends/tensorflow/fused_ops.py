@@ -13,22 +13,32 @@ from nc_strategies.backends.tensorflow.graph import Graph, Node
 from nc_strategies.backends.tensorflow.matrix_products import Shape, static_types
 
 ACTIVATIONS = ("Relu", "Relu6")
-CARRIERS = frozenset({"MaxPool", "AvgPool", "Pad", "Reshape", "Squeeze", "ConcatV2"})
+CARRIERS = frozenset(
+    {
+        "MaxPool",
+        "AvgPool",
+        "Pad",
+        "Reshape",
+        "Squeeze",
+        "ExpandDims",
+        "ConcatV2",
+        "Slice",
+        "StridedSlice",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Transpose",
+    }
+)
 """Operators that run on int8 tensors as they come, when one comes in and an int8 operator reads what goes out."""
 NONNEGATIVE = frozenset({"Relu", "Relu6", "Sigmoid", "Softmax", "Softplus", "Abs", "Square", "Exp"})
 KEEP_SIGN = CARRIERS | {
     "Mean",
     "Max",
-    "Transpose",
-    "ExpandDims",
     "AddV2",
     "Mul",
-    "StridedSlice",
     "ResizeBilinear",
     "ResizeNearestNeighbor",
     "MirrorPad",
-    "SpaceToDepth",
-    "DepthToSpace",
     "Tile",
     "AddN",
     "Maximum",
@@ -114,7 +124,6 @@ def _has_kernel(graph: Graph, node: Node) -> bool:
     strides, dilations = list(node.attr["strides"].list.i), list(node.attr["dilations"].list.i) or [1] * 4
     return (
         node.attr["data_format"].s in (b"", b"NHWC")
-        and (node.op != "DepthwiseConv2dNative" or weight.shape[3] == 1)
         and strides[0] == strides[3] == 1
         and dilations[0] == dilations[3] == 1
     )
@@ -245,6 +254,7 @@ def _nonnegative(graph: Graph) -> frozenset[str]:
                     "Max",
                     "Transpose",
                     "ExpandDims",
+                    "Slice",
                     "StridedSlice",
                     "Tile",
                     "MirrorPad",
