@@ -187,3 +187,156 @@ def test_a_kind_of_model_is_the_same_in_float_and_int8_where_asked(tmp_path, bui
 
     executed = held(model_source(model, tmp_path), tmp_path, reference)
     assert dict(executed.int8) == KINDS[build]
+
+
+def graph_source(tmp_path: Any, build: Any) -> Any:
+    """A frozen graph that a function of TensorFlow builds."""
+    import tensorflow as tf
+
+    graph = tf.Graph()
+    with graph.as_default():
+        build(tf, tf.compat.v1.placeholder)
+    return model_source(graph.as_graph_def(), tmp_path)
+
+
+def constant(tf: Any, *shape: int, seed: int = 0, dtype: Any = np.float32) -> Any:
+    values = np.random.default_rng(seed).normal(0, (2 / max(1, np.prod(shape[:-1]))) ** 0.5, shape)
+    return tf.constant(values.astype(np.float32), dtype)
+
+
+def channels_first(tf: Any, placeholder: Any) -> None:
+    """A residual block, a depthwise convolution, pools, a Concat and BatchNorm, all with channels first."""
+    first = {"data_format": "NCHW"}
+    x = placeholder(tf.float32, (None, 4, 12, 12), "x")
+    padded = tf.pad(x, [[0, 0], [0, 0], [1, 1], [1, 1]])
+    y = tf.nn.relu(
+        tf.nn.bias_add(tf.nn.conv2d(padded, constant(tf, 3, 3, 4, 8), 2, "VALID", **first), [0.1] * 8, **first)
+    )
+    y = tf.nn.max_pool2d(y, 3, 1, "SAME", **first)
+    z = tf.nn.relu(tf.nn.conv2d(y, constant(tf, 1, 1, 8, 8, seed=2), 1, "SAME", **first))
+    z = tf.nn.conv2d(z, constant(tf, 3, 3, 8, 8, seed=1), 1, "SAME", **first)
+    z, _, _ = tf.compat.v1.nn.fused_batch_norm(
+        z, [1.0] * 8, [0.2] * 8, [0.1] * 8, [0.5] * 8, is_training=False, **first
+    )
+    y = tf.nn.relu(z + y)
+    y = tf.concat([y, tf.nn.avg_pool2d(y, 3, 1, "SAME", **first)], 1)
+    y = tf.nn.depthwise_conv2d(y, constant(tf, 3, 3, 16, 1), [1, 1, 2, 2], "SAME", **first)
+    y = tf.nn.relu6(y * np.linspace(0.5, 1, 16, dtype=np.float32).reshape(1, 16, 1, 1))
+    y = tf.nn.conv2d(y, constant(tf, 1, 1, 16, 8), 1, [[0, 0], [0, 0], [1, 0], [0, 1]], **first)
+    tf.matmul(tf.reduce_mean(tf.nn.relu(y), [2, 3]), constant(tf, 8, 5))
+
+
+def test_channels_first_is_computed_with_channels_last_and_without_conversions_between(tmp_path):
+    executed = held(graph_source(tmp_path, channels_first), tmp_path)
+    assert dict(executed.int8) == {"Conv2D": 4, "DepthwiseConv2dNative": 1, "MatMul": 1, "MaxPool": 1, "AvgPool": 1}
+    assert set(executed.fp32) == {"Mean"}
+
+
+def short(dtype: str, ends: str) -> Any:
+    """A network that computes in a type, with inputs and outputs of the same or another one."""
+
+    def build(tf: Any, placeholder: Any) -> None:
+        inner = tf.as_dtype(dtype)
+        x = tf.cast(placeholder(tf.as_dtype(ends), (None, 8, 8, 4), "x"), inner)
+        y = tf.nn.relu(tf.nn.conv2d(x, constant(tf, 3, 3, 4, 8, dtype=inner), 1, "SAME"))
+        y = tf.reduce_mean(tf.nn.softplus(y), [1, 2]) * tf.constant(0.5, inner)
+        y = tf.nn.relu(tf.nn.bias_add(tf.matmul(y, constant(tf, 8, 6, dtype=inner)), tf.constant([0.1] * 6, inner)))
+        tf.cast(tf.matmul(y, constant(tf, 6, 5, dtype=inner)), tf.as_dtype(ends))
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("inner", "ends"),
+    [
+        ("float16", "float32"),
+        ("float16", "float16"),
+        ("bfloat16", "float32"),
+        ("float64", "float64"),
+        ("float64", "float32"),
+    ],
+)
+def test_a_graph_of_another_float_type_keeps_its_inputs_and_outputs_and_runs_in_int8(tmp_path, inner, ends):
+    tolerance = {"float16": 5e-3, "bfloat16": 3e-2, "float64": 1e-5}[inner]
+    executed = held(graph_source(tmp_path, short(inner, ends)), tmp_path, tolerance=tolerance)
+    assert dict(executed.int8) == {"Conv2D": 1, "MatMul": 2}
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_model_of_a_mixed_policy_runs_in_int8(tmp_path, policy):
+    layers = keras().layers
+    x = keras().Input((8, 8, 3))
+    y = layers.Conv2D(8, 3, dtype=policy, use_bias=False)(x)
+    y = layers.Activation("relu", dtype=policy)(layers.BatchNormalization(dtype=policy)(y))
+    y = layers.Conv2D(8, 3, dtype=policy, activation="relu")(y)
+    y = layers.Dense(5, dtype="float32")(layers.GlobalAveragePooling2D(dtype=policy)(y))
+    executed = held(model_source(randomized(keras().Model(x, y)), tmp_path), tmp_path, tolerance=3e-2)
+    assert dict(executed.int8) == {"Conv2D": 2, "MatMul": 1}
+
+
+def scaled_by(factor: float) -> Any:
+    """A network whose values are tiny or huge."""
+
+    def build(tf: Any, placeholder: Any) -> None:
+        x = placeholder(tf.float32, (None, 8, 8, 4), "x") * factor
+        y = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, constant(tf, 3, 3, 4, 8), 1, "SAME"), [0.1 * factor] * 8))
+        y = tf.nn.conv2d(y, constant(tf, 3, 3, 8, 8) * np.float32(factor), 1, "SAME")
+        y = tf.matmul(tf.reduce_mean(tf.nn.relu(y / factor), [1, 2]), constant(tf, 8, 6))
+        tf.matmul(tf.nn.relu(y), constant(tf, 6, 5) / np.float32(factor))
+
+    return build
+
+
+@pytest.mark.parametrize("factor", [1e-13, 1e-9, 1.0, 1e9])
+def test_ranges_have_no_absolute_floor(tmp_path, factor):
+    executed = held(graph_source(tmp_path, scaled_by(factor)), tmp_path, noise=0.05)
+    assert dict(executed.int8) == {"Conv2D": 2, "MatMul": 2}
+
+
+def test_a_tensor_that_is_zero_on_calibration_data_does_not_break_the_model(tmp_path):
+    def build(tf: Any, placeholder: Any) -> None:
+        x = placeholder(tf.float32, (None, 8, 8, 4), "x")
+        dead = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, constant(tf, 3, 3, 4, 8), 1, "SAME"), [-1e3] * 8))
+        y = tf.nn.conv2d(dead, constant(tf, 3, 3, 8, 8) * 0, 1, "SAME")
+        tf.nn.conv2d(
+            tf.nn.relu(y + tf.nn.conv2d(x, constant(tf, 1, 1, 4, 8), 1, "SAME")), constant(tf, 1, 1, 8, 3), 1, "SAME"
+        )
+
+    held(graph_source(tmp_path, build), tmp_path)
+
+
+def convolved(tf: Any, x: Any, seed: int, size: int = 3, channels: int = 8) -> Any:
+    weight = constant(tf, size, size, x.shape[-1], channels, seed=seed)
+    return tf.nn.bias_add(tf.nn.conv2d(x, weight, 1, "SAME"), [0.1] * channels)
+
+
+def sum_with_own_input(tf: Any, x: Any) -> None:
+    y = tf.nn.relu(convolved(tf, x, 1))
+    convolved(tf, tf.nn.relu(convolved(tf, y, 2) + y), 3)
+
+
+def sum_with_what_is_read_later(tf: Any, x: Any) -> None:
+    y = tf.nn.relu(convolved(tf, x, 1))
+    z = tf.nn.relu(convolved(tf, tf.nn.relu(convolved(tf, y, 2)), 3) + y)
+    convolved(tf, tf.concat([convolved(tf, z, 4), y, convolved(tf, y, 5)], 3), 6)
+
+
+def sum_with_a_view_of_its_input(tf: Any, x: Any) -> None:
+    y = tf.nn.relu(convolved(tf, x, 1))
+    convolved(tf, tf.nn.relu(convolved(tf, y, 2) + tf.reshape(y, [-1, 8, 8, 8])), 3)
+
+
+def sum_of_signed_tensors(tf: Any, x: Any) -> None:
+    y = tf.nn.relu(convolved(tf, x, 1))
+    z = tf.nn.relu(convolved(tf, y, 2) + convolved(tf, y, 3))
+    convolved(tf, tf.nn.relu(z), 4)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [sum_with_own_input, sum_with_what_is_read_later, sum_with_a_view_of_its_input, sum_of_signed_tensors],
+    ids=lambda build: build.__name__,
+)
+def test_a_residual_sum_is_right_whoever_else_reads_its_operands(tmp_path, build):
+    source = graph_source(tmp_path, lambda tf, placeholder: build(tf, placeholder(tf.float32, (None, 8, 8, 4), "x")))
+    held(source, tmp_path, noise=0.05)

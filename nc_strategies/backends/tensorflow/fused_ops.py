@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nc_strategies.backends.tensorflow.fold import WEIGHTED
-from nc_strategies.backends.tensorflow.graph import Graph, Node
+from nc_strategies.backends.tensorflow.graph import Graph, Node, node_of
 from nc_strategies.backends.tensorflow.matrix_products import Shape, static_types
 
 ACTIVATIONS = ("Relu", "Relu6")
@@ -30,6 +30,8 @@ CARRIERS = frozenset(
     }
 )
 """Operators that run on int8 tensors as they come, when one comes in and an int8 operator reads what goes out."""
+ALIASES = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "Slice", "StridedSlice"})
+"""Operators whose outputs may lie in the memory of their input."""
 NONNEGATIVE = frozenset({"Relu", "Relu6", "Sigmoid", "Softmax", "Softplus", "Abs", "Square", "Exp"})
 KEEP_SIGN = CARRIERS | {
     "Mean",
@@ -139,9 +141,9 @@ def _grow(
 ) -> FusedOp:
     growth = _Growth(graph, readers, fetched, taken, node.name)
     bias = growth.bias()
-    addend = growth.addend(shapes) if node.op == "Conv2D" and bias else ""
-    activation = growth.activation()
     source, paddings = _before_padding(graph, node)
+    addend = growth.addend(shapes, node) if node.op == "Conv2D" and bias else ""
+    activation = growth.activation()
     return FusedOp(
         node.name,
         node.op,
@@ -184,7 +186,7 @@ class _Growth:
         self._take(after)
         return str(after.input[1])
 
-    def addend(self, shapes: dict[str, Shape | None]) -> str:
+    def addend(self, shapes: dict[str, Shape | None], node: Node) -> str:
         """The other side of an addition that an activation alone reads; empty without one."""
         after = self._following("AddV2", "Add")
         if after is None:
@@ -193,8 +195,31 @@ class _Growth:
         computed = other != self.end and self.graph.value(other) is None
         if not computed or not self._read_by_activation(after) or not _same_shape(shapes, other, self.end):
             return ""
+        if not self._may_be_overwritten(other, node, after):
+            return ""
         self._take(after)
         return other
+
+    def _may_be_overwritten(self, addend: str, node: Node, sum_: Node) -> bool:
+        """Whether all that reads an addend has run before the operator that takes it in.
+
+        The kernel writes the sum into the addend's memory, and crashes the process if something else holds it.
+        """
+        before = _ancestors(self.graph, node)
+        stack, seen = [_owner_of_memory(self.graph, addend)], set()
+        while stack:
+            tensor = stack.pop()
+            if tensor in seen:
+                continue
+            seen.add(tensor)
+            if tensor in self.fetched:
+                return False
+            for reader in self.readers.get(tensor, ()):
+                if reader.op in ALIASES:
+                    stack.append(reader.name)
+                elif reader is not sum_ and reader.name not in before:
+                    return False
+        return True
 
     def activation(self) -> str:
         """The type of the activation function; empty without one."""
@@ -217,6 +242,25 @@ class _Growth:
     def _take(self, node: Node) -> None:
         self.end = node.name
         self.absorbed.append(node.name)
+
+
+def _owner_of_memory(graph: Graph, tensor: str) -> str:
+    """The tensor whose memory a tensor shares."""
+    while node_of(tensor) in graph.nodes and graph.nodes[node_of(tensor)].op in ALIASES:
+        tensor = graph.nodes[node_of(tensor)].input[0]
+    return tensor
+
+
+def _ancestors(graph: Graph, node: Node) -> set[str]:
+    """The nodes that have run before a node runs."""
+    found: set[str] = set()
+    stack = [node_of(text) for text in node.input]
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack.extend(node_of(text) for text in graph.nodes[name].input)
+    return found
 
 
 def _same_shape(shapes: dict[str, Shape | None], one: str, other: str) -> bool:

@@ -54,7 +54,7 @@ def channels_last(graph: Graph, _: Collection[str]) -> dict[str, str]:
         if node.op == "BiasAdd" and len(shapes.get(node.input[0]) or ()) != len(TO_LAST):
             continue
         place = 2 if node.op == "Conv2DBackpropInput" else 0
-        node.input[place] = _transpose(graph, f"{node.name}/channels_last", node.input[place], TO_LAST)
+        node.input[place] = _last(graph, node, node.input[place])
         if node.op == "Conv2DBackpropInput":
             node.input[0] = _permuted_sizes(graph, node)
         _set_channels_last(node)
@@ -63,6 +63,19 @@ def channels_last(graph: Graph, _: Collection[str]) -> dict[str, str]:
         made.add(back)
     graph.rewire(replaced, [node for node in graph.nodes.values() if node.name not in made])
     return replaced
+
+
+def _last(graph: Graph, node: Node, source: str) -> str:
+    """The input of a node with channels last; in front of a padding, so that the padding stays beside its reader."""
+    tf = tensorflow()
+    pad = graph.nodes.get(source)
+    amounts = graph.value(pad.input[1]) if pad is not None and pad.op == "Pad" else None
+    if pad is None or amounts is None or len(amounts) != len(TO_LAST):
+        return _transpose(graph, f"{node.name}/channels_last", source, TO_LAST)
+    moved = _transpose(graph, f"{node.name}/channels_last", pad.input[0], TO_LAST)
+    paddings = graph.constant(graph.free_name(f"{node.name}/pad_amounts"), amounts[list(TO_LAST)])
+    kind = tf.as_dtype(amounts.dtype)
+    return graph.add("Pad", graph.free_name(f"{node.name}/pad"), [moved, paddings], T=tf.float32, Tpaddings=kind)
 
 
 def _transpose(graph: Graph, name: str, source: str, order: tuple[int, ...]) -> str:

@@ -123,6 +123,13 @@ def load(
     model = _only_what_outputs_need(model)
     if not trust:
         _refuse_external_access(path, model.graph.to_def())
+    for port in model.inputs:
+        if not _is_numeric(port.spec.dtype):
+            raise InputError(
+                KEY,
+                f"input {port.spec.name!r} of {path.name} is not numeric",
+                "expected floating point, integer or boolean inputs",
+            )
     ops = _operators(model.graph.to_def())
     if tables := sorted(op for op in ops if op in TABLE_OPS):
         raise InputError(
@@ -139,14 +146,11 @@ def load(
         )
     if resource_ops := ops & RESOURCE_OPS:
         raise InputError(KEY, f"{path.name} keeps state that cannot be frozen ({', '.join(sorted(resource_ops))})")
-    for port in model.inputs:
-        if port.spec.dtype.kind not in "fiub":
-            raise InputError(
-                KEY,
-                f"input {port.spec.name!r} of {path.name} is not numeric",
-                "expected floating point, integer or boolean inputs",
-            )
     return model
+
+
+def _is_numeric(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "fiub" or dtype.name == "bfloat16"
 
 
 def _only_what_outputs_need(model: FrozenModel) -> FrozenModel:

@@ -43,6 +43,7 @@ POSITIONED = frozenset({"ConcatV2", "Pad"})
 REDUCTIONS = frozenset({"Mean", "Sum", "Max", "Min"})
 STARTS = frozenset({"Conv2D", "DepthwiseConv2dNative", "MatMul"})
 """Operators behind which moves are moved on; and then behind what they have passed."""
+NORMS = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 POOLS = frozenset({"MaxPool", "AvgPool"})
 """Operators behind which a Transpose is moved on as well: with channels first, one is there for their sake only."""
 LARGEST_ROUNDS = 1000
@@ -99,7 +100,7 @@ class _Movement:
     def _see_passed(self, order: Iterable[Node]) -> None:
         """Note weighted operators, pools, and what only works on their elements."""
         for node in order:
-            follows = node.op in ELEMENTWISE or _adds_to_channels(node)
+            follows = node.op in ELEMENTWISE or node.op in NORMS or _adds_to_channels(node)
             if node.op in STARTS | POOLS or (follows and any(text in self.passed for text in node.input)):
                 self.passed.add(node.name)
 
