@@ -85,9 +85,24 @@ def _convert_types(graph: Graph, nodes: list[Node], narrow: frozenset[int], sing
             _make_identity(node, single)
     if graph.library is not None:
         for function in graph.library.function:
+            _read_identities(function)
             for argument in (*function.signature.input_arg, *function.signature.output_arg):
                 if argument.type in narrow:
                     argument.type = single
+
+
+def _read_identities(function: Any) -> None:
+    """Name the outputs of Identity in a function as it does, also where a Cast was turned into one."""
+    identities = {node.name for node in function.node_def if node.op == "Identity"}
+
+    def renamed(text: str) -> str:
+        name, *output = text.split(":")
+        return f"{name}:output:0" if output and name in identities else text
+
+    for node in function.node_def:
+        node.input[:] = [renamed(text) for text in node.input]
+    for key, text in function.ret.items():
+        function.ret[key] = renamed(text)
 
 
 def _make_identity(cast: Node, dtype: int) -> None:
