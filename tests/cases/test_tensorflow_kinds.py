@@ -11,6 +11,7 @@ pytest.importorskip("tensorflow")
 
 from nc_strategies.backends.tensorflow.backend import TensorFlowBackend
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
+from nc_strategies.errors import InputError
 from nc_strategies.models.objects import model_source
 from nc_strategies.space import Config
 
@@ -135,6 +136,27 @@ def sequences(layers: Any) -> Any:
     return x, layers.Dense(5)(layers.GlobalAveragePooling1D()(y))
 
 
+def causal_and_dilated(layers: Any) -> Any:
+    x = keras().Input((24, 6), name="series")
+    y = layers.Conv1D(8, 3, padding="causal", dilation_rate=2, activation="relu")(x)
+    z = layers.Conv1D(8, 3, padding="causal", dilation_rate=4, activation="relu")(y)
+    y = layers.ReLU()(layers.Add()([layers.Conv1D(8, 3, padding="causal", dilation_rate=4)(z), y]))
+    return x, layers.SeparableConv1D(4, 3, dilation_rate=2, padding="same")(y)
+
+
+def transposed_sequences(layers: Any) -> Any:
+    x = keras().Input((12, 6), name="series")
+    y = layers.Conv1DTranspose(8, 4, strides=2, padding="same", activation="relu")(x)
+    y = layers.Conv1DTranspose(6, 6, strides=3, use_bias=False)(y)
+    return x, layers.Conv1DTranspose(4, 2, strides=2)(layers.ReLU()(layers.BatchNormalization()(y)))
+
+
+def grouped(layers: Any) -> Any:
+    x, y = picture(layers)
+    y = layers.Conv2D(16, 3, groups=4, activation="relu")(y)
+    return x, layers.Conv2D(8, 1)(y)
+
+
 def rows(layers: Any) -> Any:
     x = keras().Input((6, 12), name="rows")
     y = layers.Dense(16, activation="relu")(x)
@@ -144,7 +166,7 @@ def rows(layers: Any) -> Any:
 
 def recurrent(layers: Any) -> Any:
     x = keras().Input((7, 6), name="series")
-    y = layers.LSTM(8, return_sequences=True)(x)
+    y = layers.LSTM(8, return_sequences=True, dropout=0.1)(x)
     y = layers.Bidirectional(layers.GRU(6))(y)
     return x, layers.Dense(5)(layers.Dense(16, activation="relu")(y))
 
@@ -169,11 +191,18 @@ KINDS = {
     transposed_with_more_work: {"Conv2D": 2},
     multiplied: {"Conv2D": 2, "DepthwiseConv2dNative": 2},
     sequences: {"Conv2D": 3, "MatMul": 1},
+    causal_and_dilated: {"Conv2D": 4, "DepthwiseConv2dNative": 1},
+    transposed_sequences: {"Conv2D": 3},
+    grouped: {"Conv2D": 2},
     rows: {"MatMul": 4},
     recurrent: {"MatMul": 2},
     volumes: {"MatMul": 2},
     nested: {"Conv2D": 5},
 }
+
+
+WHOLLY_FUSED = (dilated, transposed, multiplied, causal_and_dilated, transposed_sequences)
+"""Kinds with nothing in floating point: biases, sums and activations are computed by the int8 kernels."""
 
 
 @pytest.mark.parametrize("build", KINDS, ids=lambda build: build.__name__)
@@ -187,6 +216,7 @@ def test_a_kind_of_model_is_the_same_in_float_and_int8_where_asked(tmp_path, bui
 
     executed = held(model_source(model, tmp_path), tmp_path, reference)
     assert dict(executed.int8) == KINDS[build]
+    assert not executed.fp32 or build not in WHOLLY_FUSED
 
 
 def graph_source(tmp_path: Any, build: Any) -> Any:
@@ -274,6 +304,57 @@ def test_a_model_of_a_mixed_policy_runs_in_int8(tmp_path, policy):
     assert dict(executed.int8) == {"Conv2D": 2, "MatMul": 1}
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_recurrent_model_of_a_mixed_policy_runs_around_its_loop(tmp_path, policy):
+    layers = keras().layers
+    x = keras().Input((6, 5))
+    y = layers.GRU(6, dtype=policy)(layers.Masking(dtype=policy)(x))
+    y = layers.Dense(4, dtype="float32")(layers.Dense(8, activation="relu", dtype=policy)(y))
+    executed = held(model_source(randomized(keras().Model(x, y)), tmp_path), tmp_path, tolerance=3e-2)
+    assert (executed.int8["MatMul"], executed.fp32["While"]) == (4, 1)
+
+
+def test_a_bias_of_as_many_channels_as_columns_is_a_bias_with_channels_first(tmp_path):
+    layers = keras().layers
+    x = keras().Input((4, 8, 8))
+    y = layers.Conv2D(8, 3, padding="same", activation="relu", data_format="channels_first")(x)
+    y = layers.Conv2DTranspose(8, 2, strides=2, data_format="channels_first")(y)
+    y = layers.Conv2D(3, 3, dilation_rate=2, padding="same", data_format="channels_first")(layers.ReLU()(y))
+    model = randomized(keras().Model(x, y))
+    source = model_source(model, tmp_path)
+    executed = held(source, tmp_path, lambda data: [model.predict(next(iter(data.values())), verbose=0)])
+    assert dict(executed.int8) == {"Conv2D": 3}
+
+
+def transposed_in_float(layers: Any, **arguments: Any) -> Any:
+    """Why a transposed convolution that is followed by another convolution stays in floating point."""
+    x, y = picture(layers)
+    return x, layers.Conv2D(4, 1)(layers.Conv2DTranspose(8, **{"kernel_size": 4, "strides": 2, **arguments})(y))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"kernel_size": 3}, "kernel of 3 by 3 is no multiple"),
+        ({"strides": (2, 1)}, "strides are 2 and 1"),
+        ({"strides": 1, "dilation_rate": 2}, "dilated"),
+    ],
+)
+def test_the_reason_says_what_keeps_a_transposed_convolution_in_float(tmp_path, arguments, words):
+    backend = TensorFlowBackend(TensorFlowSettings(), 1)
+    backend.load(model_source(keras().Model(*transposed_in_float(keras().layers, **arguments)), tmp_path))
+    found = [op for op in backend.capabilities().float_ops if op.type == "Conv2DBackpropInput"]
+    assert [op.fixable for op in found] == [True]
+    assert words in found[0].reason
+
+
+def test_a_model_that_carries_state_from_call_to_call_is_refused(tmp_path):
+    x = keras().Input(batch_shape=(2, 4, 3))
+    model = keras().Model(x, keras().layers.LSTM(4, stateful=True)(x))
+    with pytest.raises(InputError, match="keeps state from call to call"):
+        TensorFlowBackend(TensorFlowSettings(), 1).load(model_source(model, tmp_path))
+
+
 def scaled_by(factor: float) -> Any:
     """A network whose values are tiny or huge."""
 
@@ -326,6 +407,13 @@ def sum_with_a_view_of_its_input(tf: Any, x: Any) -> None:
     convolved(tf, tf.nn.relu(convolved(tf, y, 2) + tf.reshape(y, [-1, 8, 8, 8])), 3)
 
 
+def sum_with_its_padded_input(tf: Any, x: Any) -> None:
+    y = tf.nn.relu(convolved(tf, x, 1))
+    padded = tf.pad(y, [[0, 0], [2, 0], [2, 0], [0, 0]])
+    z = tf.nn.bias_add(tf.nn.conv2d(padded, constant(tf, 3, 3, 8, 8, seed=2), 1, "VALID"), [0.1] * 8)
+    convolved(tf, tf.nn.relu(z + y), 3)
+
+
 def sum_of_signed_tensors(tf: Any, x: Any) -> None:
     y = tf.nn.relu(convolved(tf, x, 1))
     z = tf.nn.relu(convolved(tf, y, 2) + convolved(tf, y, 3))
@@ -334,7 +422,13 @@ def sum_of_signed_tensors(tf: Any, x: Any) -> None:
 
 @pytest.mark.parametrize(
     "build",
-    [sum_with_own_input, sum_with_what_is_read_later, sum_with_a_view_of_its_input, sum_of_signed_tensors],
+    [
+        sum_with_own_input,
+        sum_with_what_is_read_later,
+        sum_with_a_view_of_its_input,
+        sum_with_its_padded_input,
+        sum_of_signed_tensors,
+    ],
     ids=lambda build: build.__name__,
 )
 def test_a_residual_sum_is_right_whoever_else_reads_its_operands(tmp_path, build):

@@ -63,7 +63,7 @@ def simplify(source: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> tu
     converted = compute_in_float32(graph, fed, ends.values())
     ends = {tensor: converted.get(end, end) for tensor, end in ends.items()}
     fold_constants(graph, kept())
-    for rewrite in (_without_passes, channels_last, dilate, convolve_instead, _flattened, postpone_moves, fold_affine):
+    for rewrite in (_without_passes, dilate, channels_last, convolve_instead, _flattened, postpone_moves, fold_affine):
         ends = followed(ends, rewrite(graph, kept()))
         graph.prune(kept())
     pad_explicitly(graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ CARRIERS = frozenset(
     }
 )
 """Operators that run on int8 tensors as they come, when one comes in and an int8 operator reads what goes out."""
-ALIASES = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "Slice", "StridedSlice"})
+ALIASES = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "Slice", "StridedSlice", "Transpose"})
 """Operators whose outputs may lie in the memory of their input."""
 NONNEGATIVE = frozenset({"Relu", "Relu6", "Sigmoid", "Softmax", "Softplus", "Abs", "Square", "Exp"})
 KEEP_SIGN = CARRIERS | {
@@ -109,7 +109,7 @@ def match(graph: Graph, outputs: Iterable[str]) -> Matched:
     taken: set[str] = set()
     # The later operand of a residual addition takes it in: the earlier one is then available as its addend.
     for node in sorted((n for n in graph.nodes.values() if n.op in WEIGHTED), key=lambda n: -order[n.name]):
-        if _has_kernel(graph, node):
+        if _has_kernel(graph, node) and not is_grouped(graph, node, shapes):
             fused_op = _grow(graph, node, readers, fetched, taken, shapes)
             taken.update(fused_op.absorbed)
             fused_ops[node.name] = fused_op
@@ -129,6 +129,14 @@ def _has_kernel(graph: Graph, node: Node) -> bool:
         and strides[0] == strides[3] == 1
         and dilations[0] == dilations[3] == 1
     )
+
+
+def is_grouped(graph: Graph, node: Node, shapes: Mapping[str, Shape | None]) -> bool:
+    """Whether a convolution has several groups of channels: no int8 kernel computes those."""
+    if node.op != "Conv2D":
+        return False
+    weight, source = graph.value(node.input[1]), shapes.get(node.input[0])
+    return weight is not None and source is not None and source[-1:] not in ((), (None,), (weight.shape[2],))
 
 
 def _grow(
@@ -215,7 +223,8 @@ class _Growth:
             if tensor in self.fetched:
                 return False
             for reader in self.readers.get(tensor, ()):
-                if reader.op in ALIASES:
+                # A convolution that takes in the padding in front of it reads what the padding reads.
+                if reader.op in ALIASES or reader.op == "Pad":
                     stack.append(reader.name)
                 elif reader is not sum_ and reader.name not in before:
                     return False

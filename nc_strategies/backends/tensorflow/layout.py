@@ -4,12 +4,13 @@
 - A dilated convolution, which TensorFlow writes as a convolution of a rearranged picture (SpaceToBatchND and back),
   becomes a convolution with a dilation.
 - A transposed convolution whose kernel is a multiple of its stride becomes a convolution with DepthToSpace behind it
-  (https://arxiv.org/abs/1609.05158): it computes the same products and no more.
+  (https://arxiv.org/abs/1609.05158), or with Reshape for a stride along one axis only: it computes the same products
+  and no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -47,6 +48,7 @@ def channels_last(graph: Graph, _: Collection[str]) -> dict[str, str]:
     first_transposed = [n for n in transposed if n.attr["data_format"].s == b"NCHW"]
     if not first and not first_transposed:
         return {}
+    first += _misnamed_biases(graph)
     shapes, _ = static_types(graph) if any(node.op == "BiasAdd" for node in first) else ({}, {})
     replaced: dict[str, str] = {}
     made = set()
@@ -63,6 +65,25 @@ def channels_last(graph: Graph, _: Collection[str]) -> dict[str, str]:
         made.add(back)
     graph.rewire(replaced, [node for node in graph.nodes.values() if node.name not in made])
     return replaced
+
+
+def _misnamed_biases(graph: Graph) -> list[Node]:
+    """Biases of convolutions with channels first that say channels last, as TensorFlow's fused kernel computes them.
+
+    Keras writes these where there are as many channels as columns. The graph optimizer of TensorFlow fuses them with
+    the convolution, whose layout is then used for both.
+    """
+    return [
+        node
+        for readers in [graph.consumers()]
+        for node in graph.nodes.values()
+        if node.op == "BiasAdd"
+        and node.attr["data_format"].s in (b"", b"NHWC")
+        and (source := graph.nodes.get(node.input[0])) is not None
+        and source.op in ("Conv2D", "DepthwiseConv2dNative")
+        and source.attr["data_format"].s == b"NCHW"
+        and len(readers.get(source.name, ())) == 1
+    ]
 
 
 def _last(graph: Graph, node: Node, source: str) -> str:
@@ -87,6 +108,14 @@ def _transpose(graph: Graph, name: str, source: str, order: tuple[int, ...]) -> 
 def _permuted_sizes(graph: Graph, node: Node) -> str:
     """The sizes of a transposed convolution's output with channels last."""
     tf = tensorflow()
+    sizes = graph.value(node.input[0])
+    if sizes is not None:
+        return graph.constant(graph.free_name(f"{node.name}/sizes"), sizes[list(TO_LAST)])
+    packed = graph.nodes.get(node.input[0])
+    if packed is not None and packed.op == "Pack" and len(packed.input) == len(TO_LAST):
+        # Unlike Gather, Pack keeps the sizes that are known beside an unknown batch.
+        parts = [packed.input[axis] for axis in TO_LAST]
+        return graph.add("Pack", graph.free_name(f"{node.name}/sizes"), parts, T=tf.int32, N=len(parts), axis=0)
     order = graph.constant(graph.free_name(f"{node.name}/sizes_order"), np.array(TO_LAST, np.int32))
     axis = graph.constant(graph.free_name(f"{node.name}/sizes_axis"), np.array(0, np.int32))
     return graph.add(
@@ -126,31 +155,49 @@ def dilate(graph: Graph, keep: Collection[str]) -> dict[str, str]:
     readers = graph.consumers()
     replaced: dict[str, str] = {}
     for node in [n for n in graph.nodes.values() if n.op in ("Conv2D", "DepthwiseConv2dNative")]:
-        before = graph.nodes.get(node.input[0])
-        after = readers.get(node.name, [])
+        first, last = _one_axis(graph, node, readers, keep)
+        before, after = graph.nodes.get(first.input[0]), readers.get(last.name, [])
         if before is None or before.op != "SpaceToBatchND" or len(after) != 1 or after[0].op != "BatchToSpaceND":
             continue
-        if node.name in keep or not _is_plain(node):
+        if last.name in keep or not _is_plain(node):
             continue
         rates, amounts = graph.value(before.input[1]), graph.value(before.input[2])
         back, crops = graph.value(after[0].input[1]), graph.value(after[0].input[2])
-        if rates is None or amounts is None or crops is None or back is None or rates.shape != (2,):
+        if rates is None or amounts is None or crops is None or back is None:
             continue
         left = amounts - crops
-        if not np.array_equal(rates, back) or (left < 0).any() or (amounts[:, 0] != left[:, 0]).any():
+        channels_first = node.attr["data_format"].s == b"NCHW"
+        axes = 1 if first is not node else 3 if channels_first else 2
+        if rates.shape != (axes,) or not np.array_equal(rates, back) or (channels_first and rates[0] != 1):
             continue
-        paddings = np.array([[0, 0], *left.tolist(), [0, 0]], np.int32)
+        if (left < 0).any() or (amounts[:, 0] != left[:, 0]).any():
+            continue
+        paddings = np.array([[0, 0], *left.tolist(), *([] if channels_first else [[0, 0]])], np.int32)
         source = before.input[0]
         if paddings.any():
             sizes = graph.constant(graph.free_name(f"{node.name}/paddings"), paddings)
             name = graph.free_name(f"{node.name}/pad")
             source = graph.add("Pad", name, [source, sizes], T=tf.float32, Tpaddings=tf.int32)
-        node.input[0] = source
-        del node.attr["dilations"].list.i[:]
-        node.attr["dilations"].list.i.extend([1, int(rates[0]), int(rates[1]), 1])
-        replaced[after[0].name] = node.name
+        first.input[0] = source
+        spatial = [1, *rates.tolist()][-2:]
+        node.attr["dilations"].list.i[:] = [1, 1, *spatial] if channels_first else [1, *spatial, 1]
+        replaced[after[0].name] = last.name
     graph.rewire(replaced)
     return replaced
+
+
+def _one_axis(
+    graph: Graph, node: Node, readers: Mapping[str, Sequence[Node]], keep: Collection[str]
+) -> tuple[Node, Node]:
+    """The first and last node of a convolution: of a sequence, what adds an axis to it and takes it away."""
+    before, after = graph.nodes.get(node.input[0]), readers.get(node.name, [])
+    if before is None or before.op != "ExpandDims" or len(after) != 1 or after[0].op != "Squeeze":
+        return node, node
+    axis, squeezed = graph.value(before.input[1]), list(after[0].attr["squeeze_dims"].list.i)
+    # An axis of four, or of the three that it is added to.
+    added = axis is not None and axis.size == 1 and int(axis.item()) in (1, -3)
+    alone = len(readers.get(before.name, [])) == 1 and not {before.name, node.name} & set(keep)
+    return (before, after[0]) if added and squeezed in ([1], [-3]) and alone else (node, node)
 
 
 def _is_plain(node: Node) -> bool:
@@ -159,7 +206,6 @@ def _is_plain(node: Node) -> bool:
     return (
         node.attr["T"].type == tensorflow().float32.as_datatype_enum
         and node.attr["padding"].s == b"VALID"
-        and node.attr["data_format"].s in (b"", b"NHWC")
         and set(strides) == {1}
         and set(dilations) <= {1}
     )
@@ -182,8 +228,8 @@ def convolve_instead(graph: Graph, _: Collection[str]) -> dict[str, str]:
         if weight is None or weight.dtype != np.float32 or source is None or result is None:
             continue
         begins = _crop(node, weight.shape, source, result)
-        if begins is not None:
-            replaced[node.name] = _as_convolution(graph, node, weight, begins, result)
+        if begins is not None and source[1] is not None and source[2] is not None:
+            replaced[node.name] = _as_convolution(graph, node, weight, begins, (source[1], source[2]), result)
     # What was added reads the convolution itself.
     graph.rewire(replaced, [node for name, node in graph.nodes.items() if name in given])
     return {name: end for name, end in replaced.items() if name != end}
@@ -195,7 +241,7 @@ def _crop(node: Node, kernel: tuple[int, ...], source: Shape, result: Shape) -> 
     padding = node.attr["padding"].s
     if node.attr["data_format"].s not in (b"", b"NHWC") or set(dilations) - {1} or len(strides) != len(TO_LAST):
         return None
-    if strides[1] != strides[2] or padding not in (b"SAME", b"VALID"):
+    if strides[1] not in (1, strides[2]) or padding not in (b"SAME", b"VALID"):
         return None
     begins = []
     for axis in (1, 2):
@@ -215,15 +261,16 @@ def _as_convolution(
     node: Node,
     weight: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
     begins: tuple[int, int],
+    sizes: tuple[int, int],
     result: Shape,
 ) -> str:
     tf = tensorflow()
-    name, stride = node.name, int(node.attr["strides"].list.i[1])
+    name, (rows, columns) = node.name, list(node.attr["strides"].list.i)[1:3]
     height, width, out, channels = weight.shape
-    taps = (height // stride, width // stride)
-    # Output row a * stride + r is the sum of input rows a - j by the kernel's rows j * stride + r.
-    parts = weight.reshape(taps[0], stride, taps[1], stride, out, channels)[::-1, :, ::-1]
-    kernel = np.ascontiguousarray(parts.transpose(0, 2, 5, 1, 3, 4).reshape(*taps, channels, stride * stride * out))
+    taps = (height // rows, width // columns)
+    # Output row a * rows + r is the sum of input rows a - j by the kernel's rows j * rows + r.
+    parts = weight.reshape(taps[0], rows, taps[1], columns, out, channels)[::-1, :, ::-1]
+    kernel = np.ascontiguousarray(parts.transpose(0, 2, 5, 1, 3, 4).reshape(*taps, channels, rows * columns * out))
     source = node.input[2]
     if taps != (1, 1):
         amounts = np.array([[0, 0], [taps[0] - 1] * 2, [taps[1] - 1] * 2, [0, 0]], np.int32)
@@ -242,10 +289,16 @@ def _as_convolution(
         use_cudnn_on_gpu=True,
         explicit_paddings=[],
     )
-    if stride > 1:
+    if rows > 1:
         spread = graph.free_name(f"{name}/depth_to_space")
-        end = graph.add("DepthToSpace", spread, [end], T=tf.float32, block_size=stride, data_format="NHWC")
-    return _cropped(graph, name, end, begins, (taps, stride), result)
+        end = graph.add("DepthToSpace", spread, [end], T=tf.float32, block_size=rows, data_format="NHWC")
+    elif columns > 1:
+        # Columns and the channels that hold the columns between them are neighbours in memory.
+        size = np.array([-1, sizes[0] + taps[0] - 1, (sizes[1] + taps[1] - 1) * columns, out], np.int32)
+        wide = graph.constant(graph.free_name(f"{name}/wide"), size)
+        spread = graph.free_name(f"{name}/columns")
+        end = graph.add("Reshape", spread, [end, wide], T=tf.float32, Tshape=tf.int32)
+    return _cropped(graph, name, end, begins, taps, result)
 
 
 def _cropped(
@@ -253,12 +306,12 @@ def _cropped(
     name: str,
     end: str,
     begins: tuple[int, int],
-    made: tuple[tuple[int, int], int],
+    taps: tuple[int, int],
     result: Shape,
 ) -> str:
     """The part of a whole transposed convolution that is its output."""
     tf = tensorflow()
-    if begins == (0, 0) and made[0] == (1, 1):
+    if begins == (0, 0) and taps == (1, 1):
         return end
     begin = graph.constant(graph.free_name(f"{name}/begin"), np.array([0, *begins, 0], np.int32))
     sizes = np.array([-1, result[1], result[2], -1], np.int32)

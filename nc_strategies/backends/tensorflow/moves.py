@@ -98,9 +98,10 @@ class _Movement:
         return self.replaced
 
     def _see_passed(self, order: Iterable[Node]) -> None:
-        """Note weighted operators, pools, and what only works on their elements."""
+        """Note weighted operators, pools, and what only works on their elements or moves them."""
         for node in order:
             follows = node.op in ELEMENTWISE or node.op in NORMS or _adds_to_channels(node)
+            follows = follows or (node.op in MOVES and self._keeps_channels(node))
             if node.op in STARTS | POOLS or (follows and any(text in self.passed for text in node.input)):
                 self.passed.add(node.name)
 
@@ -120,7 +121,7 @@ class _Movement:
             return self._order(move) is not None
         if move.op == "Slice":
             return self.graph.value(move.input[1]) is not None and before[-1] == after[-1]
-        return move.op == "DepthToSpace" or _last_axes(before[-1], after) > 0
+        return move.op == "DepthToSpace" or _last_axes(before[-1], after) > 0 or _spreads_channels(before, after)
 
     def _order(self, move: Node) -> list[int] | None:
         value = self.graph.value(move.input[1])
@@ -215,7 +216,9 @@ class _Movement:
         shape = [1] * (len(after) - value.ndim) + list(value.shape)
         flat = value.reshape(-1)
         if shape == self._channel_shape(move, before, after):
-            return np.tile(flat, int(move.attr["block_size"].i) ** 2) if move.op == "DepthToSpace" else flat
+            # Where channels hold neighbours that the move spreads, each of these has the number of its channel.
+            spread = flat.size and before[-1] is not None and before[-1] > flat.size
+            return np.tile(flat, (before[-1] or 0) // flat.size) if spread else flat
         return flat.reshape(()) if flat.size == 1 else None
 
     def _channel_shape(self, move: Node, before: Shape, after: Shape) -> list[int | None]:
@@ -224,6 +227,7 @@ class _Movement:
             order = self._order(move) or []
             return [after[place] if axis == len(before) - 1 else 1 for place, axis in enumerate(order)]
         count = _last_axes(before[-1], after) if move.op == "Reshape" else 1
+        count = count or int(_spreads_channels(before, after))
         return [1] * (len(after) - count) + list(after[len(after) - count :])
 
     def _pass_two(self, node: Node) -> bool:
@@ -357,6 +361,9 @@ class _Movement:
                 del readers[index]
                 break
         self.readers.setdefault(tensor, []).append(node)
+        unread = self.graph.nodes.get(former)
+        if unread is not None and unread.op in MOVES and not readers and former not in self.keep:
+            self._forget(unread)
 
     def _forget(self, node: Node) -> None:
         for text in node.input:
@@ -388,6 +395,11 @@ def _last_axes(channels: int | None, after: Shape) -> int:
         if product >= (channels or 0):
             return count if product == channels else 0
     return 0
+
+
+def _spreads_channels(before: Shape, after: Shape) -> bool:
+    """Whether each channel after a Reshape takes what whole channels before it hold: one in so many is the same one."""
+    return bool(before and after and before[-1] and after[-1]) and (before[-1] or 0) % (after[-1] or 1) == 0
 
 
 def followed(ends: dict[str, str], replaced: dict[str, str]) -> dict[str, str]:
