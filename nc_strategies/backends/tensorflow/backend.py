@@ -18,9 +18,10 @@ from nc_strategies.backends.tensorflow.capabilities import REDUCE_RANGE, describ
 from nc_strategies.backends.tensorflow.edges import find_conversion_edges
 from nc_strategies.backends.tensorflow.fold import simplify
 from nc_strategies.backends.tensorflow.fused_ops import Matched, match
-from nc_strategies.backends.tensorflow.graph import Graph
+from nc_strategies.backends.tensorflow.graph import Graph, follow
 from nc_strategies.backends.tensorflow.import_tensorflow import onednn_rewrites, tensorflow, use_threads
 from nc_strategies.backends.tensorflow.kernels import FUSED_BY_ONEDNN, FUSED_FLOAT, REMAPPED
+from nc_strategies.backends.tensorflow.layout import channels_last
 from nc_strategies.backends.tensorflow.reuse_session import DualPrecisionBuilder, TfDualPrecisionSession
 from nc_strategies.backends.tensorflow.saving import ServedModel, save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
@@ -72,8 +73,7 @@ class TensorFlowBackend(Backend):
         kind, path = model.pick(self.accepts, "tensorflow")
         probe.shared_probe()
         use_threads(self.threads)
-        frozen = loading.load_source(model, kind, path)
-        _refuse_channels_first(frozen.graph, path)
+        frozen = _runnable(loading.load_source(model, kind, path))
         graph, ends = simplify(
             frozen.graph, [port.tensor for port in frozen.inputs], [port.tensor for port in frozen.outputs]
         )
@@ -240,17 +240,17 @@ class TensorFlowBackend(Backend):
         return versions
 
 
+def _runnable(model: loading.FrozenModel) -> loading.FrozenModel:
+    """The model as TensorFlow can run it here: without oneDNN it has no kernels for channels first."""
+    if onednn_rewrites() or not any(node.attr["data_format"].s == b"NCHW" for node in model.graph.nodes.values()):
+        return model
+    graph = Graph.from_def(model.graph.to_def())
+    replaced = channels_last(graph, ())
+    outputs = tuple(loading.Port(port.spec, follow(replaced, port.tensor)) for port in model.outputs)
+    return loading.FrozenModel(graph, model.inputs, outputs, model.signature)
+
+
 def _rewriting(built: BuiltGraph) -> str:
     if not built.int8:
         return "stock"
     return "fuse" if any(node.op in REMAPPED for node in built.graph.nodes.values()) else "none"
-
-
-def _refuse_channels_first(graph: Graph, path: Path) -> None:
-    for node in graph.nodes.values():
-        if node.op in ("Conv2D", "DepthwiseConv2dNative") and node.attr["data_format"].s == b"NCHW":
-            raise InputError(
-                loading.KEY,
-                f"{path.name} computes {node.name!r} with channels first (NCHW)",
-                "expected channels last (NHWC), which TensorFlow's int8 kernels need",
-            )

@@ -14,11 +14,16 @@ from nc_strategies.backends.tensorflow.fused_ops import CARRIERS, FusedOp, Match
 from nc_strategies.backends.tensorflow.graph import Graph, Node, node_of
 from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
 from nc_strategies.backends.tensorflow.kernels import FUSED_FLOAT, REMAPPED, Quantized, quantized_type
-from nc_strategies.backends.tensorflow.weights import SMALLEST_MAGNITUDE, WeightCache
+from nc_strategies.backends.tensorflow.weights import REDUCED, SMALLEST_MAGNITUDE, WeightCache
 from nc_strategies.space import OpScheme
 
 ZERO_RANGE = 1.0
 """Upper bound of the quantized range of a tensor that is zero on calibration data, which must not have a zero scale."""
+LARGEST_RANGE = 1e25
+"""Highest upper bound of a quantized range: the kernels multiply scales of inputs and weights in float32."""
+SIGNED_SUM = "Sum"
+"""What a probe and `limits` call a convolution that adds a signed tensor and has an unsigned output. The kernel of some
+processors writes its sum to the signed tensor's memory as signed, so that it ends at 127 and not at 255."""
 ZERO = "nc_strategies/zero"
 """Name of the constant that holds the lowest value of every ``uint8`` tensor."""
 
@@ -207,12 +212,21 @@ class GraphBuilder:
         return self._quantized[tensor]
 
     def _bounds(
-        self, name: str, tensor: str, dtype: str, algorithm: str, cap: float = float("inf")
+        self, name: str, tensor: str, dtype: str, algorithm: str, cap: float = float("inf"), halved: bool = False
     ) -> tuple[str, str, float]:
-        """Add constants for the lowest and highest value of a tensor; return their names and the highest value."""
+        """Add constants for the lowest and highest value of a tensor; return their names and the highest value.
+
+        Args:
+            name: Name of the node that makes the tensor.
+            tensor: The tensor.
+            dtype: Its quantized type.
+            algorithm: The calibration algorithm.
+            cap: The highest value that it can have.
+            halved: Whether its largest value is to be represented by 127 of 255.
+        """
         low, high = self._parts.range(self._range_source.get(tensor, tensor), algorithm)
         largest = high if dtype == "uint8" else max(abs(low), abs(high))
-        largest = float(np.float32(max(min(largest, cap) or ZERO_RANGE, SMALLEST_MAGNITUDE)))
+        largest = representable(min(largest, cap) * (255 / 127 if halved else 1))
         highest = self._out.constant(f"{name}/highest", np.array(largest, np.float32))
         if dtype == "int8":
             return self._out.constant(f"{name}/lowest", np.array(-largest, np.float32)), highest, largest
@@ -250,7 +264,8 @@ class GraphBuilder:
         dtype = "uint8" if fused_op.activation else "int8"
         algorithm = self._algorithms.get(fused_op.output, scheme.activation.algorithm)
         cap = 6.0 if fused_op.activation == "Relu6" else float("inf")
-        low, high, largest = self._bounds(fused_op.name, fused_op.output, dtype, algorithm, cap)
+        halved = addend == "int8" and dtype == "uint8" and self._limits(SIGNED_SUM, addend) == REDUCED
+        low, high, largest = self._bounds(fused_op.name, fused_op.output, dtype, algorithm, cap, halved)
         arguments.bounds += [low, high]
         arguments.fused.append("Requantize")
         if fused_op.op == "MatMul":
@@ -304,6 +319,8 @@ class GraphBuilder:
             if not kernels.pool(self._out, node, first):
                 return False
             self._int8.add(node.name)
+        elif node.op in kernels.VIEWED:
+            kernels.viewed(self._out, node, first)
         elif node.op != "Pad" or not kernels.pad(
             self._out, node, first, self._parts.matched.shapes.get(data[0]), self._parts.graph.value(node.input[1])
         ):
@@ -329,6 +346,11 @@ class GraphBuilder:
         return digest.hexdigest()[:16]
 
 
+def representable(largest: float) -> float:
+    """The upper bound of a range as the kernels take it: within their arithmetic, and not zero."""
+    return float(np.float32(min(max(largest or ZERO_RANGE, SMALLEST_MAGNITUDE), LARGEST_RANGE)))
+
+
 def activation_dtype(matched: Matched, tensor: str) -> str:
     """The type to which a tensor is quantized: ``uint8`` if it is known to be nonnegative, else ``int8``."""
     return "uint8" if tensor in matched.nonnegative else "int8"
@@ -343,7 +365,7 @@ def _channels(graph: Graph, fused_op: FusedOp) -> int:
     assert weight is not None
     if fused_op.op == "MatMul" and graph.nodes[fused_op.name].attr["transpose_b"].b:
         return int(weight.shape[0])
-    return int(weight.shape[2] if fused_op.op == "DepthwiseConv2dNative" else weight.shape[-1])
+    return int(weight.shape[2] * weight.shape[3] if fused_op.op == "DepthwiseConv2dNative" else weight.shape[-1])
 
 
 def _data_inputs(node: Node) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from nc_strategies.backends.tensorflow.build import activation_dtype
+from nc_strategies.backends.tensorflow.build import SIGNED_SUM, activation_dtype
 from nc_strategies.backends.tensorflow.executed import MOVES
 from nc_strategies.backends.tensorflow.fused_ops import CARRIERS, FusedOp, Matched
 from nc_strategies.backends.tensorflow.graph import Graph, node_of
@@ -61,11 +61,12 @@ def limits(kernels: Kernels, reduce_range: bool) -> Callable[[str, str], int]:
     """Map (operator type, activation type) to the largest integer weight to use.
 
     A MatMul on signed activations always has 7-bit weights if its kernel saturates: the kernel shifts activations by
-    128, so that nearly every product would saturate.
+    128, so that nearly every product would saturate. `SIGNED_SUM` saturates whatever the weights are.
     """
 
     def limit(op_type: str, dtype: str) -> int:
-        reduced = kernels.saturates(op_type, dtype) and (reduce_range or (op_type == "MatMul" and dtype == "int8"))
+        always = op_type == SIGNED_SUM or (op_type == "MatMul" and dtype == "int8")
+        reduced = kernels.saturates(op_type, dtype) and (reduce_range or always)
         return REDUCED if reduced else FULL
 
     return limit

@@ -26,6 +26,8 @@ def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair[F
         second = by_source.get(first.output)
         if second is None or first.addend or first.activation not in ("", "Relu") or first.output in fetched:
             continue
+        if any(_multiplies(graph, fused_op) for fused_op in (first, second)):
+            continue
         unshared = all(len(readers[name]) == 1 for name in (first.weight, first.bias, second.weight) if name)
         channels = _channels(graph, first, _output_axis(graph, first))
         fits = (first.op == "MatMul") == (second.op == "MatMul") and channels == _channels(
@@ -34,6 +36,12 @@ def pairs(graph: Graph, matched: Matched, outputs: Iterable[str]) -> list[Pair[F
         if unshared and fits and _only_reader(first.output, second, readers):
             scalable.append(Pair(first, second, first.output, channels))
     return scalable
+
+
+def _multiplies(graph: Graph, fused_op: FusedOp) -> bool:
+    """Whether a depthwise convolution makes several channels of one."""
+    weight = graph.value(fused_op.weight)
+    return fused_op.op == "DepthwiseConv2dNative" and weight is not None and weight.shape[3] > 1
 
 
 def equalized(graph: Graph, chosen: Sequence[Pair[FusedOp]], peaks: Mapping[str, Array]) -> Graph:

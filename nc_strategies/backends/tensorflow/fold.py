@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.backends.tensorflow.float_types import compute_in_float32
 from nc_strategies.backends.tensorflow.graph import Graph, Node, follow, node_of
 from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
+from nc_strategies.backends.tensorflow.layout import channels_last, convolve_instead, dilate
 from nc_strategies.backends.tensorflow.matrix_products import flatten_products
+from nc_strategies.backends.tensorflow.moves import followed, postpone_moves
 
 WEIGHTED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 PASSES = frozenset({"Identity", "StopGradient", "PreventGradient", "Snapshot"})
@@ -51,17 +54,38 @@ def simplify(source: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> tu
     replaced = {name: node.input[0] for name, node in graph.nodes.items() if node.op in PASSES and node.input}
     graph.rewire(replaced)
     ends = {tensor: follow(replaced, tensor) for tensor in outputs}
-    keep = {node_of(tensor) for tensor in (*ends.values(), *inputs)}
-    graph.prune(keep)
-    fold_constants(graph, keep)
-    flatten_products(graph)
-    replaced = fold_affine(graph, keep)
-    ends = {tensor: follow(replaced, end) for tensor, end in ends.items()}
-    keep = {node_of(tensor) for tensor in (*ends.values(), *inputs)}
+    fed = list(inputs)
+
+    def kept() -> set[str]:
+        return {node_of(tensor) for tensor in (*ends.values(), *fed)}
+
+    graph.prune(kept())
+    converted = compute_in_float32(graph, fed, ends.values())
+    ends = {tensor: converted.get(end, end) for tensor, end in ends.items()}
+    fold_constants(graph, kept())
+    for rewrite in (_without_passes, dilate, channels_last, convolve_instead, _flattened, postpone_moves, fold_affine):
+        ends = followed(ends, rewrite(graph, kept()))
+        graph.prune(kept())
     pad_explicitly(graph)
     multiply_by_reciprocals(graph)
-    graph.prune(keep)
+    graph.prune(kept())
     return graph, ends
+
+
+def _without_passes(graph: Graph, keep: set[str]) -> dict[str, str]:
+    """Drop what hands a tensor on, which the conversion of types may have left."""
+    replaced = {
+        name: node.input[0]
+        for name, node in graph.nodes.items()
+        if node.op in PASSES and node.input and name not in keep
+    }
+    graph.rewire(replaced)
+    return replaced
+
+
+def _flattened(graph: Graph, _: set[str]) -> dict[str, str]:
+    flatten_products(graph)
+    return {}
 
 
 def fold_constants(graph: Graph, keep: set[str]) -> None:

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from nc_strategies.backends.tensorflow.fold import WEIGHTED
-from nc_strategies.backends.tensorflow.graph import Graph, Node
+from nc_strategies.backends.tensorflow.graph import Graph, Node, node_of
 from nc_strategies.backends.tensorflow.matrix_products import Shape, static_types
 
 ACTIVATIONS = ("Relu", "Relu6")
-CARRIERS = frozenset({"MaxPool", "AvgPool", "Pad", "Reshape", "Squeeze", "ConcatV2"})
+CARRIERS = frozenset(
+    {
+        "MaxPool",
+        "AvgPool",
+        "Pad",
+        "Reshape",
+        "Squeeze",
+        "ExpandDims",
+        "ConcatV2",
+        "Slice",
+        "StridedSlice",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Transpose",
+    }
+)
 """Operators that run on int8 tensors as they come, when one comes in and an int8 operator reads what goes out."""
+ALIASES = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "Slice", "StridedSlice", "Transpose"})
+"""Operators whose outputs may lie in the memory of their input."""
 NONNEGATIVE = frozenset({"Relu", "Relu6", "Sigmoid", "Softmax", "Softplus", "Abs", "Square", "Exp"})
 KEEP_SIGN = CARRIERS | {
     "Mean",
     "Max",
-    "Transpose",
-    "ExpandDims",
     "AddV2",
     "Mul",
-    "StridedSlice",
     "ResizeBilinear",
     "ResizeNearestNeighbor",
     "MirrorPad",
-    "SpaceToDepth",
-    "DepthToSpace",
     "Tile",
     "AddN",
     "Maximum",
@@ -97,7 +109,7 @@ def match(graph: Graph, outputs: Iterable[str]) -> Matched:
     taken: set[str] = set()
     # The later operand of a residual addition takes it in: the earlier one is then available as its addend.
     for node in sorted((n for n in graph.nodes.values() if n.op in WEIGHTED), key=lambda n: -order[n.name]):
-        if _has_kernel(graph, node):
+        if _has_kernel(graph, node) and not is_grouped(graph, node, shapes):
             fused_op = _grow(graph, node, readers, fetched, taken, shapes)
             taken.update(fused_op.absorbed)
             fused_ops[node.name] = fused_op
@@ -114,10 +126,17 @@ def _has_kernel(graph: Graph, node: Node) -> bool:
     strides, dilations = list(node.attr["strides"].list.i), list(node.attr["dilations"].list.i) or [1] * 4
     return (
         node.attr["data_format"].s in (b"", b"NHWC")
-        and (node.op != "DepthwiseConv2dNative" or weight.shape[3] == 1)
         and strides[0] == strides[3] == 1
         and dilations[0] == dilations[3] == 1
     )
+
+
+def is_grouped(graph: Graph, node: Node, shapes: Mapping[str, Shape | None]) -> bool:
+    """Whether a convolution has several groups of channels: no int8 kernel computes those."""
+    if node.op != "Conv2D":
+        return False
+    weight, source = graph.value(node.input[1]), shapes.get(node.input[0])
+    return weight is not None and source is not None and source[-1:] not in ((), (None,), (weight.shape[2],))
 
 
 def _grow(
@@ -130,9 +149,9 @@ def _grow(
 ) -> FusedOp:
     growth = _Growth(graph, readers, fetched, taken, node.name)
     bias = growth.bias()
-    addend = growth.addend(shapes) if node.op == "Conv2D" and bias else ""
-    activation = growth.activation()
     source, paddings = _before_padding(graph, node)
+    addend = growth.addend(shapes, node) if node.op == "Conv2D" and bias else ""
+    activation = growth.activation()
     return FusedOp(
         node.name,
         node.op,
@@ -175,7 +194,7 @@ class _Growth:
         self._take(after)
         return str(after.input[1])
 
-    def addend(self, shapes: dict[str, Shape | None]) -> str:
+    def addend(self, shapes: dict[str, Shape | None], node: Node) -> str:
         """The other side of an addition that an activation alone reads; empty without one."""
         after = self._following("AddV2", "Add")
         if after is None:
@@ -184,8 +203,32 @@ class _Growth:
         computed = other != self.end and self.graph.value(other) is None
         if not computed or not self._read_by_activation(after) or not _same_shape(shapes, other, self.end):
             return ""
+        if not self._may_be_overwritten(other, node, after):
+            return ""
         self._take(after)
         return other
+
+    def _may_be_overwritten(self, addend: str, node: Node, sum_: Node) -> bool:
+        """Whether all that reads an addend has run before the operator that takes it in.
+
+        The kernel writes the sum into the addend's memory, and crashes the process if something else holds it.
+        """
+        before = _ancestors(self.graph, node)
+        stack, seen = [_owner_of_memory(self.graph, addend)], set()
+        while stack:
+            tensor = stack.pop()
+            if tensor in seen:
+                continue
+            seen.add(tensor)
+            if tensor in self.fetched:
+                return False
+            for reader in self.readers.get(tensor, ()):
+                # A convolution that takes in the padding in front of it reads what the padding reads.
+                if reader.op in ALIASES or reader.op == "Pad":
+                    stack.append(reader.name)
+                elif reader is not sum_ and reader.name not in before:
+                    return False
+        return True
 
     def activation(self) -> str:
         """The type of the activation function; empty without one."""
@@ -208,6 +251,25 @@ class _Growth:
     def _take(self, node: Node) -> None:
         self.end = node.name
         self.absorbed.append(node.name)
+
+
+def _owner_of_memory(graph: Graph, tensor: str) -> str:
+    """The tensor whose memory a tensor shares."""
+    while node_of(tensor) in graph.nodes and graph.nodes[node_of(tensor)].op in ALIASES:
+        tensor = graph.nodes[node_of(tensor)].input[0]
+    return tensor
+
+
+def _ancestors(graph: Graph, node: Node) -> set[str]:
+    """The nodes that have run before a node runs."""
+    found: set[str] = set()
+    stack = [node_of(text) for text in node.input]
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack.extend(node_of(text) for text in graph.nodes[name].input)
+    return found
 
 
 def _same_shape(shapes: dict[str, Shape | None], one: str, other: str) -> bool:
@@ -245,6 +307,7 @@ def _nonnegative(graph: Graph) -> frozenset[str]:
                     "Max",
                     "Transpose",
                     "ExpandDims",
+                    "Slice",
                     "StridedSlice",
                     "Tile",
                     "MirrorPad",

@@ -43,7 +43,11 @@ class Graph:
     @staticmethod
     def from_def(graph_def: Any) -> Graph:
         """A copy of a GraphDef, with the short names of inputs."""
-        graph = Graph(library=graph_def.library if graph_def.library.function else None)
+        library = None
+        if graph_def.library.function:
+            library = type(graph_def.library)()
+            library.CopyFrom(graph_def.library)
+        graph = Graph(library=library)
         for node in graph_def.node:
             copy = graph.copy(node)
             inputs = [tensor_name(text) for text in node.input]

@@ -132,7 +132,9 @@ class _Bodies:
             ]
             del copy.input[:]
             copy.input.extend(inputs)
-            copy.attr.pop("_class", None)
+            # Neither holds once the function's variables are constants and its nodes have other names.
+            for key in ("_class", "_output_shapes"):
+                copy.attr.pop(key, None)
             _fill_attributes(copy, call)
             added.append(copy)
         return added, [renamed(text) for text in results]

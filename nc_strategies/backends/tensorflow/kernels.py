@@ -21,6 +21,8 @@ FUSED_FLOAT = ("Conv2D", "MatMul")
 """Operators that stock TensorFlow fuses with bias and activation in floating point, with and without oneDNN."""
 FUSED_BY_ONEDNN = ("DepthwiseConv2dNative",)
 """Operators that it fuses with oneDNN only. Without oneDNN the fused operator has no kernel, so it is never saved."""
+VIEWED = frozenset({"DepthToSpace", "SpaceToDepth", "Transpose"})
+"""Operators that move values and have a kernel for plain 8-bit numbers, but none for quantized types."""
 VALUES_PER_WORD = 8
 """8-bit values per 64-bit number."""
 REMAPPED = frozenset(
@@ -247,6 +249,19 @@ def pad(out: Graph, node: Node, source: Quantized, shape: Shape | None, amounts:
     out.add("Bitcast", f"{name}/narrow", [f"{name}/padded"], T=tf.int64, type=narrow)
     out.add("Reshape", name, [f"{name}/narrow", out.constant(f"{name}/shape", end)], T=narrow, Tshape=tf.int32)
     return True
+
+
+def viewed(out: Graph, node: Node, source: Quantized) -> None:
+    """Add an operator of `VIEWED` on an int8 tensor, whose bytes it takes for plain numbers."""
+    tf = tensorflow()
+    narrow, name = quantized_type(source.dtype), node.name
+    out.add("Bitcast", f"{name}/bytes", [source.values], T=narrow, type=tf.uint8)
+    moved = type(node)()
+    moved.CopyFrom(node)
+    moved.name, moved.input[0] = f"{name}/moved", f"{name}/bytes"
+    moved.attr["T"].type = tf.uint8.as_datatype_enum
+    out.nodes[moved.name] = moved
+    out.add("Bitcast", name, [moved.name], T=tf.uint8, type=narrow)
 
 
 def fused_float(out: Graph, fused_op: FusedOp, node: Node, data: list[str]) -> None:

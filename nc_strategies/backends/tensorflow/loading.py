@@ -25,6 +25,7 @@ KEY = "model.path"
 OBJECTS_KEY = keras_files.OBJECTS_KEY
 FRAME_OPS = frozenset({"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefMerge", "RefEnter"})
 RESOURCE_OPS = frozenset({"VarHandleOp", "VariableV2", "ReadVariableOp"})
+WRITES = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"})
 TABLE_OPS = frozenset(
     {
         "HashTable",
@@ -123,6 +124,13 @@ def load(
     model = _only_what_outputs_need(model)
     if not trust:
         _refuse_external_access(path, model.graph.to_def())
+    for port in model.inputs:
+        if not _is_numeric(port.spec.dtype):
+            raise InputError(
+                KEY,
+                f"input {port.spec.name!r} of {path.name} is not numeric",
+                "expected floating point, integer or boolean inputs",
+            )
     ops = _operators(model.graph.to_def())
     if tables := sorted(op for op in ops if op in TABLE_OPS):
         raise InputError(
@@ -139,14 +147,11 @@ def load(
         )
     if resource_ops := ops & RESOURCE_OPS:
         raise InputError(KEY, f"{path.name} keeps state that cannot be frozen ({', '.join(sorted(resource_ops))})")
-    for port in model.inputs:
-        if port.spec.dtype.kind not in "fiub":
-            raise InputError(
-                KEY,
-                f"input {port.spec.name!r} of {path.name} is not numeric",
-                "expected floating point, integer or boolean inputs",
-            )
     return model
+
+
+def _is_numeric(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "fiub" or dtype.name == "bfloat16"
 
 
 def _only_what_outputs_need(model: FrozenModel) -> FrozenModel:
@@ -252,11 +257,13 @@ def _freeze(path: Path, function: Any, specs: Any, names: Sequence[str]) -> Froz
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     try:
-        concrete = function.get_concrete_function(specs)
+        concrete = _without_seeds(path, function.get_concrete_function(specs), len(names))
         frozen, graph_def = concrete, _frozen_in_place(concrete)
         if graph_def is None:
             frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
             graph_def = frozen.graph.as_graph_def()
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(KEY, f"{path.name} cannot be frozen: {reason(error)}") from error
     outputs = sorted(concrete.structured_outputs, key=_natural)
@@ -267,6 +274,37 @@ def _freeze(path: Path, function: Any, specs: Any, names: Sequence[str]) -> Froz
         tuple(_port(name, tensor) for name, tensor in zip(names, frozen.inputs[: len(names)], strict=True)),
         tuple(_port(name, by_name[name]) for name in outputs),
     )
+
+
+def _without_seeds(path: Path, concrete: Any, inputs: int) -> Any:
+    """A traced function without the seeds of random numbers that it advances, such as those of a dropout in an LSTM.
+
+    Args:
+        path: The model, for messages.
+        concrete: The function.
+        inputs: How many of its inputs are arguments; the others are captured variables.
+
+    Raises:
+        InputError: the model writes to a variable that holds no seed or counter: its calls depend on each other.
+    """
+    from tensorflow.python.eager import wrap_function
+
+    writes = [op for op in concrete.graph.get_operations() if op.type in WRITES]
+    if not writes:
+        return concrete
+    if not all(op.get_attr("dtype").is_integer for op in writes):
+        raise InputError(
+            KEY,
+            f"{path.name} keeps state from call to call ({writes[0].name})",
+            "a model that gets its state as an input and returns it; in Keras, layers without stateful=True",
+        )
+    # A returned tensor is an Identity that waits for all that the function writes.
+    fetched = {
+        name: output.op.inputs[0] if output.op.type == "Identity" else output
+        for name, output in zip(sorted(concrete.structured_outputs), concrete.outputs, strict=True)
+    }
+    whole = wrap_function.WrappedFunction(concrete.graph, wrap_function.VariableHolder())
+    return whole.prune(concrete.inputs[:inputs], fetched)
 
 
 def _frozen_in_place(concrete: Any) -> Any:

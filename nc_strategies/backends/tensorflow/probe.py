@@ -19,12 +19,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nc_strategies.runtime import cache, machine
 from nc_strategies.runtime.process import be_expendable, child_environment
 
+if TYPE_CHECKING:
+    from nc_strategies.backends.tensorflow.graph import Graph
+
 KINDS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 DTYPES = ("uint8", "int8")
+SIGNED_SUM = "Sum/int8"
+"""The case of `build.SIGNED_SUM`."""
+CASES = (*(f"{kind}/{dtype}" for kind in KINDS for dtype in DTYPES), SIGNED_SUM)
 MODULE = "nc_strategies.backends.tensorflow.probe"
 SECONDS = 120
 CPUINFO = Path("/proc/cpuinfo")
@@ -142,8 +149,7 @@ def _kept(text: str | None) -> Kernels | None:
         kept = Kernels(dict(found["results"]), dict(found["failures"]))
     except (ValueError, TypeError, KeyError):
         return None
-    cases = {f"{kind}/{dtype}" for kind in KINDS for dtype in DTYPES}
-    sound = {*kept.results, *kept.failures} == cases and {*kept.results.values()} <= {EXACT, SATURATES, WRONG}
+    sound = {*kept.results, *kept.failures} == {*CASES} and {*kept.results.values()} <= {EXACT, SATURATES, WRONG}
     return kept if sound else None
 
 
@@ -179,16 +185,15 @@ def main(skip: list[str]) -> None:
     """Try every case."""
     from nc_strategies.errors import EngineError
 
-    for kind in KINDS:
-        for dtype in DTYPES:
-            case = f"{kind}/{dtype}"
-            if case in skip:
-                continue
-            _print({"begin": case})
-            try:
-                _print({"case": case, "result": _classify(kind, dtype)})
-            except EngineError as error:
-                _print({"case": case, "error": str(error)[:200]})
+    for case in CASES:
+        if case in skip:
+            continue
+        _print({"begin": case})
+        try:
+            result = _classify_sum() if case == SIGNED_SUM else _classify(*case.split("/"))
+            _print({"case": case, "result": result})
+        except EngineError as error:
+            _print({"case": case, "error": str(error)[:200]})
     _print({"end": True})
 
 
@@ -206,19 +211,43 @@ def _classify(kind: str, dtype: str) -> str:
     return EXACT if abs(full - 1) < 0.05 else SATURATES
 
 
+def _classify_sum() -> str:
+    """Whether a convolution with a signed addend and ReLU reaches the highest value of its unsigned output."""
+    return EXACT if abs(_sum_ratio() - 1) < 0.05 else SATURATES
+
+
+def _sum_ratio() -> float:
+    """The largest sum that the kernel computes, over the true one."""
+    import numpy as np
+
+    from nc_strategies.backends.tensorflow.graph import Graph
+    from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
+    from nc_strategies.backends.tensorflow.weights import FULL
+
+    tf, channels = tensorflow(), 8
+    graph = Graph()
+    shape = [4, 4, channels]
+    graph.add("Placeholder", "x", [], dtype=tf.float32, shape=tf.TensorShape([None, *shape]))
+    graph.constant("w", np.full([1, 1, channels, channels], 1 / channels, np.float32))
+    graph.constant("b", np.zeros(channels, np.float32))
+    plain = {"strides": [1, 1, 1, 1], "padding": "VALID", "data_format": "NHWC", "dilations": [1, 1, 1, 1]}
+    for name in ("addend", "y"):
+        graph.add("Conv2D", name, ["x", "w"], T=tf.float32, **plain)
+        graph.add("BiasAdd", f"{name}/bias", [name, "b"], T=tf.float32, data_format="NHWC")
+    graph.add("AddV2", "sum", ["addend/bias", "y/bias"], T=tf.float32)
+    graph.add("Relu", "relu", ["sum"], T=tf.float32)
+    graph.constant("last", np.eye(channels, dtype=np.float32).reshape(1, 1, channels, channels))
+    graph.add("Conv2D", "end", ["relu", "last"], T=tf.float32, **plain)
+    ranges = {"relu": (0.0, 2.0), "end": (0.0, 2.0)}
+    return _run(graph, "end", shape, ranges, "uint8", FULL) / 2
+
+
 def _ratio(kind: str, dtype: str, level: int) -> float:
     """A sum of the largest activations times `level`, computed by the kernel, over its true value."""
     import numpy as np
 
-    from nc_strategies.backends.tensorflow.build import BuildContext, GraphBuilder
-    from nc_strategies.backends.tensorflow.fused_ops import match
     from nc_strategies.backends.tensorflow.graph import Graph
     from nc_strategies.backends.tensorflow.import_tensorflow import tensorflow
-    from nc_strategies.backends.tensorflow.loading import Port
-    from nc_strategies.backends.tensorflow.session import SessionExecutable
-    from nc_strategies.backends.tensorflow.weights import WeightCache
-    from nc_strategies.models.info import TensorSpec
-    from nc_strategies.space import OpScheme, TensorScheme
 
     tf, channels = tensorflow(), 32
     shape, weight_shape = {
@@ -244,15 +273,30 @@ def _ratio(kind: str, dtype: str, level: int) -> float:
             dilations=[1, 1, 1, 1],
         )
     true = float(np.prod(weight_shape[:-1]) if kind != "DepthwiseConv2dNative" else 9)
-    matched = match(graph, ["y"])
-    parts = BuildContext(
-        graph, matched, ("y",), WeightCache(graph), lambda tensor, _: (-true, true) if tensor == "y" else (-1.0, 1.0)
-    )
+    return _run(graph, "y", shape, {"y": (-true, true)}, dtype, level) / true
+
+
+def _run(
+    graph: Graph, end: str, shape: list[int], ranges: Mapping[str, tuple[float, float]], dtype: str, level: int
+) -> float:
+    """The smallest output of a graph in int8 for an input of ones; ranges not given are of one to either side."""
+    import numpy as np
+
+    from nc_strategies.backends.tensorflow.build import BuildContext, GraphBuilder
+    from nc_strategies.backends.tensorflow.fused_ops import match
+    from nc_strategies.backends.tensorflow.loading import Port
+    from nc_strategies.backends.tensorflow.session import SessionExecutable
+    from nc_strategies.backends.tensorflow.weights import WeightCache
+    from nc_strategies.models.info import TensorSpec
+    from nc_strategies.space import OpScheme, TensorScheme
+
+    matched = match(graph, [end])
+    parts = BuildContext(graph, matched, (end,), WeightCache(graph), lambda tensor, _: ranges.get(tensor, (-1.0, 1.0)))
     scheme = OpScheme(TensorScheme(dtype), TensorScheme("int8", "sym", "per_channel"))
-    built = GraphBuilder(parts, {"y": scheme}, lambda *_: level).build()
+    built = GraphBuilder(parts, dict.fromkeys(matched.fused_ops, scheme), lambda *_: level).build()
     port = Port(TensorSpec("x", (None, *shape), np.dtype(np.float32)), "x")
     executable = SessionExecutable(built.graph.to_def(), [port], built.outputs, 1, "", rewriting="none")
-    return float(executable.predict({"x": np.ones([2, *shape], np.float32)})[0].min()) / true
+    return float(executable.predict({"x": np.ones([2, *shape], np.float32)})[0].min())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from nc_strategies.backends.tensorflow.build import activation_dtype
 from nc_strategies.backends.tensorflow.executed import MOVES
 from nc_strategies.backends.tensorflow.fold import WEIGHTED
-from nc_strategies.backends.tensorflow.fused_ops import CARRIERS, Matched
+from nc_strategies.backends.tensorflow.fused_ops import CARRIERS, Matched, is_grouped
 from nc_strategies.backends.tensorflow.graph import Graph, Node
 from nc_strategies.backends.tensorflow.probe import Kernels
 from nc_strategies.space import FloatOp
@@ -27,6 +27,7 @@ FUNCTION_CALLS = frozenset(
     }
 )
 NO_KERNEL = "the engine has no int8 kernel"
+GROUPED = "its channels are in groups; int8 kernels take one group, or one for each channel (depthwise)"
 NOT_MATCHED = "no int8 kernel of the engine fits it"
 
 
@@ -54,8 +55,10 @@ def float_ops(graph: Graph, matched: Matched, kernels: Kernels, offered: Collect
             why = kernels.failures.get(case, "it computes wrong results")
             found.append(FloatOp(node.name, node.op, f"its int8 kernel does not run on this machine ({why})"))
         elif node.op not in FUNCTION_CALLS:
-            weighted = node.op in WEIGHTED
-            found.append(FloatOp(node.name, node.op, _reason(graph, node) if weighted else NO_KERNEL, weighted))
+            weighted = node.op in WEIGHTED or node.op == "Conv2DBackpropInput"
+            grouped = is_grouped(graph, node, matched.shapes)
+            why = GROUPED if grouped else _reason(graph, node) if weighted else NO_KERNEL
+            found.append(FloatOp(node.name, node.op, why, weighted))
     return tuple(found)
 
 
@@ -68,11 +71,21 @@ def _reason(graph: Graph, node: Node) -> str:
         return f"its weight is {weight.dtype}; int8 kernels go with float32"
     if node.op == "MatMul":
         return "its first operand is transposed" if node.attr["transpose_a"].b else NOT_MATCHED
-    if node.attr["data_format"].s == b"NCHW":
-        return "channels first (NCHW); int8 kernels take channels last"
-    if node.op == "DepthwiseConv2dNative" and weight.shape[3] != 1:
-        return f"its depth multiplier is {weight.shape[3]}; the int8 kernel takes 1"
+    if node.op == "Conv2DBackpropInput":
+        return _reason_transposed(node, weight.shape)
     return NOT_MATCHED
+
+
+def _reason_transposed(node: Node, kernel: tuple[int, ...]) -> str:
+    """Why a transposed convolution is not written as a convolution, see `layout.convolve_instead`."""
+    rows, columns = list(node.attr["strides"].list.i)[1:3]
+    if set(node.attr["dilations"].list.i) - {1}:
+        return "transposed and dilated: no int8 kernel computes it"
+    if rows not in (1, columns):
+        return f"its strides are {rows} and {columns}; int8 takes equal ones, or a stride along the last axis only"
+    if kernel[0] % rows or kernel[1] % columns:
+        return f"its kernel of {kernel[0]} by {kernel[1]} is no multiple of its stride; int8 takes such kernels only"
+    return "the sizes of its input or output are not fixed in the graph"
 
 
 def _in_functions(graph: Graph, node: Node) -> list[FloatOp]:

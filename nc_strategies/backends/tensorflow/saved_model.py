@@ -190,7 +190,8 @@ def _plain(graph: Graph) -> Graph:
     """The graph without what ties nodes to devices and to each other."""
     for node in graph.nodes.values():
         node.device = ""
-        node.attr.pop("_class", None)
+        for key in ("_class", "_output_shapes"):
+            node.attr.pop(key, None)
     return graph
 
 

@@ -145,6 +145,8 @@ class ServedModel(Executable):
         try:
             signature(**feed)
             metadata = eager.export_run_metadata()
+        except tf.errors.OpError as error:
+            raise EngineError(reason(error)) from error
         finally:
             eager.disable_graph_collection()
         graphs = [graph for function in metadata.function_graphs for graph in function.partition_graphs]

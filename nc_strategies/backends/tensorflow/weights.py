@@ -77,9 +77,11 @@ class WeightCache:
         assert weight is not None
         if fused_op.op == "MatMul" and self._graph.nodes[fused_op.name].attr["transpose_b"].b:
             weight = np.ascontiguousarray(weight.T)
-        largest, values = quantize(
-            weight, 2 if fused_op.op == "DepthwiseConv2dNative" else weight.ndim - 1, granularity, limit
-        )
+        # The channels of a depthwise convolution are on two axes: those of its input, and its depth multiplier.
+        depthwise = fused_op.op == "DepthwiseConv2dNative"
+        flat = weight.reshape(*weight.shape[:2], -1) if depthwise else weight
+        largest, values = quantize(flat, flat.ndim - 1, granularity, limit)
+        values = values.reshape(weight.shape)
         label = f"{fused_op.name}/{granularity}/{limit}"
         # The kernels take the bound as the real value of 127, whatever the limit is.
         bound = (largest * (FULL / limit)).astype(np.float32)

@@ -109,14 +109,6 @@ def test_a_model_without_weighted_operators_says_why_none_runs_in_int8(tmp_path)
     assert able.float_reasons() == (("Softmax", "the engine has no int8 kernel", 1),)
 
 
-def test_channels_first_is_refused(tmp_path):
-    def build(tf):
-        x = tf.compat.v1.placeholder(tf.float32, (None, 3, 8, 8), "x")
-        tf.nn.conv2d(x, tf.ones((3, 3, 3, 4)), 1, "VALID", data_format="NCHW")
-
-    refused("model.path", "channels first", graph_def=frozen(tmp_path, build))
-
-
 def test_control_flow_of_tensorflow_1_is_refused(tmp_path):
     def build(tf):
         from tensorflow.python.ops import control_flow_ops

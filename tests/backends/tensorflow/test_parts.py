@@ -91,7 +91,13 @@ def test_weights_are_reduced_only_where_products_saturate():
     assert limits(kernels, False)("Conv2D", "uint8") == FULL
     assert limits(kernels, True)("Conv2D", "int8") == FULL
     assert limits(kernels, False)("MatMul", "int8") == REDUCED
+    assert limits(kernels, False)("Sum", "int8") == FULL
     assert not Kernels({"Conv2D/uint8": "wrong"}).runs("Conv2D", "uint8")
+
+
+def test_a_signed_sum_that_saturates_keeps_half_of_its_range_whatever_weights_have():
+    saturating = Kernels({probe.SIGNED_SUM: "saturates"})
+    assert [limits(saturating, reduce_range)("Sum", "int8") for reduce_range in (True, False)] == [REDUCED, REDUCED]
 
 
 def test_a_processor_without_saturation_is_offered_no_reduced_range(loaded, monkeypatch):
@@ -127,7 +133,7 @@ def test_a_kernel_that_aborts_its_process_is_left_out_and_the_others_are_tried(m
     assert "aborts" in found.failures["b"]
 
 
-CASES = [f"{kind}/{dtype}" for kind in probe.KINDS for dtype in probe.DTYPES]
+CASES = [*probe.CASES]
 
 
 def test_a_probe_of_its_own_imports_no_more_than_a_worker():
