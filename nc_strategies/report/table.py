@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ def lengths(result: dict[str, Any]) -> Table:
 LENGTH_COLUMNS = ("length", "weight", "fp32 (ms)", "tuned (ms)", "of fp32")
 
 
-def length_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+def length_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Latency at each length as the cells of `LENGTH_COLUMNS`; empty where all samples have one shape."""
     return [
         (
