@@ -46,18 +46,18 @@ def timed(data, models, clock, size=1, asked=None, runs=60):
 
 class TestTiming:
     def test_the_objective_is_the_weighted_mean_over_the_quantiles_of_the_lengths(self):
-        clock, lengths = [0.0], np.arange(1, 101)
+        clock, lengths = [0.0], np.array([*range(1, 51), *range(60, 560, 10)])
         fp32, other = Clocked(clock, 0.001), Clocked(clock, 0.0002, 0.02)
         found, batches = timed(text(lengths), [fp32, other], clock)
-        assert [(one.length, one.weight) for one in batches] == list(zip((10, 50, 90), (0.3, 0.4, 0.3), strict=True))
-        assert found.median_ms(0) == pytest.approx(50)
-        assert found.median_ms(1) == pytest.approx(30)
-        assert found.ratio(1, 0) == pytest.approx(0.6)
+        assert [(one.length, one.weight) for one in batches] == list(zip((10, 50, 450), (0.3, 0.4, 0.3), strict=True))
+        assert found.median_ms(0) == pytest.approx(158)
+        assert found.median_ms(1) == pytest.approx(51.6)
+        assert found.ratio(1, 0) == pytest.approx(51.6 / 158)
         rows = by_length(found, batches, 1, 0)
         assert [(one.length, round(one.fp32_ms), round(one.ms), round(one.ratio, 2)) for one in rows] == [
             (10, 10, 22, 2.2),
             (50, 50, 30, 0.6),
-            (90, 90, 38, 0.42),
+            (450, 450, 110, 0.24),
         ]
 
     def test_several_lengths_take_no_more_runs_than_one(self):
