@@ -125,9 +125,11 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_list_of_samples(x: Any, y: Any) -> bool:
-    """Whether these are a list of arrays of different shapes, and as many labels."""
-    labels = _is_list(y) or _is_array(y)
-    return _is_list(x) and labels and len(np.shape(x[0])) > 0 and len(x) == len(y) and len({np.shape(a) for a in x}) > 1
+    """Whether these are a list of arrays of different shapes, and their labels."""
+    if not _is_list(x) or not (_is_list(y) or _is_array(y)) or len(np.shape(x[0])) == 0:
+        return False
+    # Two arrays may also be a batch and its labels.
+    return len({np.shape(sample) for sample in x}) > 1 and (len(x) == len(y) or len(x) > 2)
 
 
 def _is_array(value: Any) -> bool:

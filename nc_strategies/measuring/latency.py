@@ -169,6 +169,7 @@ def interleave(
     limit: float = 0.0,
     clock: Callable[[], float] | None = None,
     check: Check = unlimited,
+    least: int = TIMING_RULES.least_runs,
 ) -> Timing:
     """Time several callables side by side, in a new random order per round; an untimed run precedes each timed run.
 
@@ -176,9 +177,10 @@ def interleave(
         runs: Callables to time.
         count: Number of rounds.
         rng: Shuffles the order.
-        limit: Seconds after which the timing stops, once there were 20 rounds; 0 for no limit.
+        limit: Seconds after which the timing stops, once there were `least` rounds; 0 for no limit.
         clock: Clock in seconds; `time.perf_counter` by default.
         check: Called before each callable's turn in a round, and before each warm-up run.
+        least: Least number of rounds before the limit applies.
 
     Raises:
         OutOfTimeError: `check` raised it.
@@ -193,7 +195,7 @@ def interleave(
     # The C library gives a new thread its own memory arena. In the memory that the process has used and freed before,
     # the allocations of a run would be scattered, the more so the longer the process has lived.
     with ThreadPoolExecutor(1) as thread:
-        timing = thread.submit(_interleave, runs, count, rng, limit, clock or time.perf_counter, checked)
+        timing = thread.submit(_interleave, runs, count, rng, limit, clock or time.perf_counter, checked, least)
         try:
             return timing.result()
         except BaseException:
@@ -208,6 +210,7 @@ def _interleave(
     limit: float,
     clock: Callable[[], float],
     check: Check,
+    least: int,
 ) -> Timing:
     for run in runs:
         for _ in range(TIMING_RULES.warm_up_runs):
@@ -223,6 +226,6 @@ def _interleave(
             before = clock()
             runs[model]()
             seconds[index, model] = clock() - before
-        if limit and index + 1 >= TIMING_RULES.least_runs and time.perf_counter() - start > limit:
+        if limit and index + 1 >= least and time.perf_counter() - start > limit:
             return Timing(seconds[: index + 1])
     return Timing(seconds)

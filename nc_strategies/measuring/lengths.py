@@ -112,7 +112,7 @@ def middle(batches: Sequence[TimedBatch]) -> TimedBatch:
 
 def rounds(runs: int, batches: int) -> int:
     """Rounds of a timing in which each of several batches is run once, for about as many runs of a model in all."""
-    return runs if batches == 1 else max(min(runs, TIMING_RULES.least_runs), math.ceil(runs / batches))
+    return runs if batches == 1 else max(TIMING_RULES.least_blocks, math.ceil(runs / batches))
 
 
 def interleave_batches(
@@ -144,7 +144,8 @@ def interleave_batches(
         return lambda: model.predict(batch)
 
     calls = [run(model, timed.batch) for timed in batches for model in models]
-    found = interleave(calls, rounds(runs, len(batches)), rng, limit, clock, check)
+    least = rounds(TIMING_RULES.least_runs, len(batches))
+    found = interleave(calls, rounds(runs, len(batches)), rng, limit, clock, check, least)
     if len(batches) == 1:
         return found
     seconds = found.seconds.reshape(found.runs, len(batches), len(models))

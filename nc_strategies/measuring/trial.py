@@ -108,16 +108,18 @@ class TrialMeasurer(MeasurerCore):
             sample_seconds: The model's seconds per sample.
         """
         fp32 = self.baseline.evaluation.value("latency_ms") / 1e3
-        once = (fp32 + max(fp32, sample_seconds * self.settings.batch_size)) * len(self.timed)
-        return once * (TIMING_RULES.warm_up_runs + 2 * rounds(runs, len(self.timed)))
+        once, lengths = fp32 + max(fp32, sample_seconds * self.settings.batch_size), len(self.timed)
+        timed = rounds(runs, lengths) * lengths if runs else 0
+        return once * (TIMING_RULES.warm_up_runs * lengths + 2 * timed)
 
     def _runs_in_time(self, sample_seconds: float) -> int:
         """Timed runs that end before the deadline, at least one per block."""
         left = self.deadline.left / PARTIAL_CAUTION
-        if self._timing_seconds(TIMING_RULES.least_runs, sample_seconds) <= left:
+        least = self._timing_seconds(TIMING_RULES.least_runs, sample_seconds)
+        if least <= left:
             return self.settings.latency_runs
         warm = self._timing_seconds(0, sample_seconds)
-        per_run = self._timing_seconds(1, sample_seconds) - warm
+        per_run = (least - warm) / TIMING_RULES.least_runs
         return max(TIMING_RULES.least_blocks, math.floor((left - warm) / per_run))
 
     def rehearse(self, config: Config) -> dict[str, float]:
@@ -143,11 +145,10 @@ class TrialMeasurer(MeasurerCore):
             seconds["accuracy"] = (time.perf_counter() - start) * len(self.data) / read
             start = time.perf_counter()
             self._time([self.baseline.reference, model], TIMING_RULES.least_runs)
-            factor = rounds(self.settings.latency_runs, len(self.timed)) / TIMING_RULES.least_runs
-            spent = (time.perf_counter() - start) * factor
+            spent = (time.perf_counter() - start) * self.settings.latency_runs / TIMING_RULES.least_runs
             # A timing stops at its limit, but not before its minimum number of runs.
             limit = min(self.settings.latency_timeout or spent, self.allowance.timing_seconds)
-            least = spent / factor
+            least = spent * TIMING_RULES.least_runs / self.settings.latency_runs
             seconds["latency"] = min(spent, max(limit, least))
         finally:
             model.close()

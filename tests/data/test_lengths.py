@@ -144,6 +144,8 @@ class TestBatches:
         assert sorted(place for run in runs for place in run.positions) == list(range(50))
         for run in runs:
             assert {shapes[place] for place in run.positions} == {run.batch["x"].shape[1:]}
+        for start in range(5):
+            assert data.batch(start, 4)["x"].shape == (4, *shapes[start])
 
     def test_calibration_reads_the_longest_batch_first_and_every_sample_once(self):
         lengths = RNG.integers(1, 50, 100)
