@@ -293,7 +293,7 @@ class MeasurerCore:
             count = len(outputs[0]) if isinstance(outputs, tuple) else len(outputs)
             start, read = read, read + count
             if test is not None:
-                scores = self.metric.scores(outputs, labels[start:read])
+                scores = self.metric.paired_scores(outputs, labels[start:read])
                 assert scores is not None
                 if test.read(scores) is Verdict.OUT_OF_REACH:
                     return True

@@ -159,12 +159,13 @@ class TrialMeasurer(MeasurerCore):
         if self.limit is None:
             return None
         base = self.baseline
-        scores = self.metric.scores(base.kept[0], self.labels_of(self.metric)) if base.kept else None
+        scores = self.metric.paired_scores(base.kept[0], self.labels_of(self.metric)) if base.kept else None
         if scores is None:
             return None
+        value = base.evaluation.metric(METRIC)
         test = PairedTest(
             scores,
-            self.limit(base.evaluation.metric(METRIC)),
+            self.metric.paired_limit(value, self.limit(value)),
             self.metric.score_range,
             self.higher_is_better,
             least=math.ceil(STOPPING_RULES.least_share * len(self.data)),

@@ -181,6 +181,23 @@ class Metric(ABC):
         """Score of each sample, shape (N,), if the metric is the mean of scores; else None."""
         return None
 
+    def paired_scores(self, outputs: Outputs, labels: Array) -> Array | None:
+        """Scores that stop a hopeless trial early, shape (n,); None for a metric that cannot; by default `scores`.
+
+        A metric that is no mean of scores may be a monotonic function of one. Its scores are in `score_range`, and the
+        mean of their loss is compared with `paired_limit`.
+        """
+        return self.scores(outputs, labels)
+
+    def paired_limit(self, baseline: float, limit: float) -> float:
+        """Tolerable mean loss of `paired_scores`.
+
+        Args:
+            baseline: fp32's value of the metric.
+            limit: Tolerable loss of the metric.
+        """
+        return limit
+
     def resampler(self, outputs: Outputs, labels: Array) -> Callable[[NDArray[np.int64]], float]:
         """A function from sample positions, with repetitions, to the metric over these samples.
 

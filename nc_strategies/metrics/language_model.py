@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,17 +23,21 @@ class Perplexity(Metric):
     are the input's ids, and the logits at position t score the label at t + 1; `shift` false compares equal positions.
 
     Of each sample only the sum of its negative log-likelihoods and the number of its tokens are held in memory. The
-    interval of the loss is a paired bootstrap over samples: a resample adds up these sums.
+    interval of the loss is a paired bootstrap over samples: a resample adds up these sums. A trial is stopped early by
+    the logarithm of the perplexity, which is a mean over samples.
 
     Source: sliding windows as in Hugging Face's guide "Perplexity of fixed-length models".
     """
 
     higher_is_better = False
     accepts_nonfinite = True
+    graded = True
+    score_range = (0.0, math.inf)
 
     def __init__(self, settings: PerplexitySettings | None = None) -> None:
         super().__init__(settings or PerplexitySettings())
         self._vocabulary = 0
+        self._tokens = 0.0
 
     def fits(self, output: Array, labels: Array) -> bool:
         """See `Metric.fits`: logits of each token."""
@@ -66,6 +71,18 @@ class Perplexity(Metric):
         if not np.isfinite(found).all():
             raise EngineError("the model's output holds NaN or infinity, or no probability for a token of the data")
         return found
+
+    def prepare(self, outputs: Array, labels: Array) -> None:
+        """See `Metric.prepare`: the mean number of tokens of a sample, which is the same for all models."""
+        self._tokens = float(outputs[:, 1].mean())
+
+    def paired_scores(self, outputs: Array, labels: Array) -> Array | None:
+        """See `Metric.paired_scores`: negative log-likelihoods whose mean is the logarithm of the perplexity."""
+        return outputs[:, 0] / self._tokens if self._tokens else None
+
+    def paired_limit(self, baseline: float, limit: float) -> float:
+        """See `Metric.paired_limit`."""
+        return math.log((baseline + limit) / baseline) if baseline + limit > 0 else -math.inf
 
     def compute(self, outputs: Array, labels: Array) -> float:
         """See `Metric.compute`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -26,9 +27,12 @@ class ErrorRate(Metric):
     """
 
     higher_is_better = False
+    graded = True
+    score_range = (0.0, math.inf)
 
     def __init__(self, settings: ErrorRateSettings | None = None) -> None:
         super().__init__(settings or ErrorRateSettings())
+        self._length = 0.0
 
     def fits(self, output: Array, labels: Array) -> bool:
         """See `Metric.fits`: scores per step, or whole numbers."""
@@ -73,6 +77,14 @@ class ErrorRate(Metric):
         for token in kept:
             words = [*words, ()] if token == settings.space else [*words[:-1], (*words[-1], token)]
         return [word for word in words if word]
+
+    def prepare(self, outputs: Array, labels: Array) -> None:
+        """See `Metric.prepare`: the mean length of a label, which is the same for all models."""
+        self._length = float(outputs[:, 1].mean())
+
+    def paired_scores(self, outputs: Array, labels: Array) -> Array | None:
+        """See `Metric.paired_scores`: edits relative to the mean length, whose mean is the error rate."""
+        return outputs[:, 0] / self._length if self._length else None
 
     def compute(self, outputs: Array, labels: Array) -> float:
         """See `Metric.compute`."""

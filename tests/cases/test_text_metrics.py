@@ -82,6 +82,19 @@ def test_the_logits_are_read_whichever_output_they_are(tmp_path):
     assert study.result["outputs"]["perplexity"]["output"] == "logits"
 
 
+def test_a_hopeless_trial_of_a_language_model_is_stopped_early(tmp_path):
+    ids = counting(800, 12)
+    study = nc_strategies.tune(
+        language_model(),
+        ({"ids": ids}, ids),
+        metric="perplexity",
+        tolerable_loss=1e-9,
+        run_dir=tmp_path / "run",
+        **QUICK,
+    )
+    assert study.result["trials"]["pruned"] == 1
+
+
 def encoder(outputs, tail=(), shapes=None, constants=()):
     """Words to a hidden state (N, T, 8), whose first values are the bits of the word's number as -1 or 1."""
     rng = np.random.default_rng(0)

@@ -136,3 +136,18 @@ def test_each_token_counts_in_one_window_and_sees_what_came_before(length, strid
 def test_windows_that_cannot_be_cut_are_refused(ids, length, stride):
     with pytest.raises(InputError):
         sliding_windows(ids, length, stride)
+
+
+def test_trials_are_stopped_by_the_logarithm_of_the_perplexity():
+    rng, metric = np.random.default_rng(0), Perplexity()
+    labels = rng.integers(6, size=(40, 9))
+    labels[::3, 5:] = -100
+    fp32 = metric.condense(rng.normal(size=(40, 9, 6)), labels)
+    metric.prepare(fp32, labels)
+    value = metric.compute(fp32, labels)
+    assert metric.paired_scores(fp32, labels).mean() == pytest.approx(math.log(value))
+    assert metric.paired_limit(value, 0.1 * value) == pytest.approx(math.log(1.1))
+    int8 = metric.condense(rng.normal(size=(40, 9, 6)), labels)
+    loss = metric.paired_scores(int8, labels).mean() - metric.paired_scores(fp32, labels).mean()
+    within = loss <= metric.paired_limit(value, 0.1 * value)
+    assert within == (metric.compute(int8, labels) <= 1.1 * value)

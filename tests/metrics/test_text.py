@@ -272,3 +272,10 @@ def test_a_correlation_no_better_than_that_of_a_random_order_is_worthless():
 def test_labels_that_do_not_fit_the_embeddings_are_refused(outputs, labels, problem):
     with pytest.raises(InputError, match=problem):
         value(Correlation(), outputs, labels)
+
+
+def test_the_scores_that_stop_trials_of_an_error_rate_have_its_value_as_their_mean():
+    metric, labels = ErrorRate(), np.array([[1, 2, 3], [1, -100, -100]])
+    pairs = metric.condense(ctc([[1, 2, 0, 0], [2, 0, 3, 0]]), labels)
+    metric.prepare(pairs, labels)
+    assert metric.paired_scores(pairs, labels).mean() == pytest.approx(metric.compute(pairs, labels)) == 3 / 4
