@@ -36,7 +36,7 @@ def write_data(folder: Path, size: decoder.DecoderSize) -> None:
     np.savez(folder / "calibration.npz", input_ids=text[SAMPLES:])
 
 
-def command(folder: Path, model: Path, strategy: str, contexts: str) -> list[str]:
+def command(folder: Path, model: Path, strategy: str, contexts: str, threads: int) -> list[str]:
     """The command line of the run."""
     return [
         sys.executable,
@@ -52,7 +52,8 @@ def command(folder: Path, model: Path, strategy: str, contexts: str) -> list[str
         f"data.calibration_path={folder}/calibration.npz",
         "metrics.accuracy.name=perplexity",
         "metrics.allow_poor_baseline=true",  # random weights predict nothing
-        f"measure.context_lengths=[{contexts}]",
+        f"measure.context_lengths={f'[{contexts}]' if contexts else 'null'}",
+        f"measure.threads={threads}",
         *SETTINGS,
         f"run_dir={folder}/run",
     ]
@@ -65,7 +66,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--strategy", default="basic")
-    parser.add_argument("--contexts", default="8", help="context lengths, separated by commas")
+    parser.add_argument("--contexts", default="8", help="context lengths, separated by commas; '' for none")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     size = decoder.DecoderSize(
         options.vocabulary, options.width, options.layers, 16, inner=3 * options.width, positions=2048
@@ -77,11 +79,13 @@ def main() -> None:
         stored = sum(file.stat().st_size for file in folder.glob("decoder.onnx*"))
         print(f"decoder of {stored / 1e9:.2f} GB, {options.layers} layers of width {options.width}", flush=True)
         start = time.perf_counter()
-        status = subprocess.run(command(folder, model, options.strategy, options.contexts), check=False).returncode
+        launched = command(folder, model, options.strategy, options.contexts, options.threads)
+        status = subprocess.run(launched, check=False).returncode
         if status not in (0, 3):
             sys.exit(f"the run ended with status {status}")
         result = json.loads((folder / "run" / "result.json").read_text())
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items()))
     print(
         f"{result['trials']['total']} trials, {result['speedup']:.2f} times as fast as fp32, "
         f"{result['tuned']['size_bytes'] / stored:.2f} of its size, {time.perf_counter() - start:.0f} s"

@@ -36,6 +36,7 @@ class ExternalLimits:
             room for the nodes is left.
         alignment: Multiple at which a tensor begins in a file of weights. Whole pages can be mapped, see
             ``onnx.external_data_helper``.
+        profiled_beside_bytes: Size of a model from which its session is closed while another one of it is profiled.
         equalized_bytes: Size of a model from which its channels are not equalized, which writes its weights again.
     """
 
@@ -44,6 +45,7 @@ class ExternalLimits:
     message_bytes: int = 2**31 - 2**24
     alignment: int = 4096
     equalized_bytes: int = 2**29
+    profiled_beside_bytes: int = 2**28
 
 
 LIMITS = ExternalLimits()

@@ -41,6 +41,7 @@ class NodeTimingLimits:
         max_copies: Greatest number of copies. Each has weights of its own, because in the model's graph the weights of
             other nodes pass through the caches between two runs of a node.
         weight_bytes: Bytes that the weights of all copies may take.
+        copied_bytes: Bytes that the weights of the least number of copies may take: they are in memory at least twice.
         row_seconds: Seconds that a row of more than `min_copies` copies may take: a slow node needs fewer copies, as
             its time is far above the clock's resolution.
         runs: Timed runs of the row.
@@ -58,6 +59,7 @@ class NodeTimingLimits:
     min_copies: int = 2
     max_copies: int = 8
     weight_bytes: int = 2**25
+    copied_bytes: int = 2**28
     row_seconds: float = 0.002
     runs: int = 12
     min_runs: int = 4
@@ -130,8 +132,8 @@ class KernelTimes:
     def _time(self, model: onnx.ModelProto, node: onnx.NodeProto, weights: Arrays, values: Arrays) -> float | None:
         """Seconds of a node: the added time of further copies, divided by their number."""
         weight_bytes = sum(weights[name].nbytes for name in set(node.input) if name in weights)
-        if weight_bytes * (1 + LIMITS.min_copies) > external.LIMITS.message_bytes:
-            return None  # The copies would not fit into one message.
+        if weight_bytes * (1 + LIMITS.min_copies) > LIMITS.copied_bytes:
+            return None  # The copies are in memory, and the session that runs them holds them again.
         feed = {name: values[name] for name in node.input if name and name not in weights}
         start = time.perf_counter()
         try:

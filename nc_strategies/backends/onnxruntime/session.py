@@ -114,29 +114,40 @@ class OrtExecutable(Executable):
 
     def close(self) -> None:
         """See `Executable.close`."""
-
-        def forget() -> None:
-            self._session = None
-
         if self._session is not None:
-            self._thread.submit(forget).result()
+            self._thread.submit(self._forget).result()
             self._thread.shutdown()
-            if self.size_bytes >= external.LIMITS.model_bytes:
-                memory.release()
 
     def profile(self, batch: Batch, runs: int) -> Profile:
-        """See `Executable.profile`. A separate session is profiled, because profiling slows every run."""
+        """See `Executable.profile`. A separate session is profiled, because profiling slows every run.
+
+        That of a large model is profiled while its own one is closed.
+        """
+        if self.size_bytes < external.LIMITS.profiled_beside_bytes or self._session is None:
+            return self._profile(batch, runs)
+        self._thread.submit(self._forget).result()
+        try:
+            return self._profile(batch, runs)
+        finally:
+            self._thread.submit(self._start, None).result()
+
+    def _forget(self) -> None:
+        self._session = None
+        if self.size_bytes >= external.LIMITS.model_bytes:
+            memory.release()
+
+    def _profile(self, batch: Batch, runs: int) -> Profile:
         alone: Mapping[str, float] = {}
         with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
             path = Path(folder) / "optimized.onnx"
-            _, events = _profiled(self._model, self._threads, batch, 2, path)
+            events = _profiled(self._model, self._threads, batch, 2, path)[1]
             optimized = onnx.load(str(path), load_external_data=False)
         if isinstance(self._model, Path):
             external.rebase(optimized, self._model.parent)
         if self._kernel_times is not None:
             alone = self._kernel_times(optimized, batch)
         if any(event["name"].removesuffix("_kernel_time") not in alone for event in node_events(events)):
-            _, events = _profiled(self._model, self._threads, batch, runs + 1)
+            events = _profiled(self._model, self._threads, batch, runs + 1)[1]
         return read_times(events, self._operators, origins(optimized.graph, self._operators), alone)
 
     def executed(self) -> ExecutedOps:
