@@ -11,9 +11,6 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nc_strategies.space.capabilities import OpCapability
 
 QUERY, KEY, VALUE, OUTPUT, UP, DOWN = ROLES = ("query", "key", "value", "output", "up", "down")
@@ -23,7 +20,6 @@ SCORES, MIX = "scores", "mix"
 """Roles of the products of activations: queries times keys, and attention weights times values."""
 PRODUCTS = ("MatMul", "Gemm", "Dense")
 LEAST_PERIOD, LEAST_COPIES = 2, 2
-Numbers = NDArray[np.int_]
 
 # Words that exporters and libraries use for a role, in the order in which they are looked for. "output" and "proj" mean
 # the attention's projection only within an attention.
@@ -71,7 +67,7 @@ def find_repetitions(ops: Sequence[OpCapability]) -> tuple[Repetition, ...]:
     places = [place for place, op in enumerate(ops) if op.parameters]
     signs = [_sign(ops[place]) for place in places]
     numbers = {sign: number for number, sign in enumerate(dict.fromkeys(signs))}
-    runs = _runs(np.array([numbers[sign] for sign in signs], int))
+    runs = _runs([numbers[sign] for sign in signs])
     bounds = [*places, len(ops)]
     found: list[tuple[int, Repetition]] = []
     ranges = [(0, len(places))]
@@ -117,27 +113,26 @@ def _sign(op: OpCapability) -> Hashable:
     return op.type, op.parameters, frozenset(op.schemes)
 
 
-def _runs(signs: Numbers) -> Numbers:
-    """Number of operators from each place on that equal those one period later, shape (periods + 1, operators)."""
+def _runs(signs: Sequence[int]) -> list[list[int]]:
+    """For each period and place, the number of signs from there on that equal those one period later."""
     count = len(signs)
-    runs = np.zeros((count // LEAST_COPIES + 1, count), int)
+    runs = [[0] * (count + 1) for _ in range(count // LEAST_COPIES + 1)]
     for period in range(LEAST_PERIOD, len(runs)):
-        places = np.arange(count - period)
-        differs = np.where(signs[:-period] != signs[period:], places, count - period)
-        runs[period, : count - period] = np.minimum.accumulate(differs[::-1])[::-1] - places
+        row = runs[period]
+        for place in range(count - period - 1, -1, -1):
+            row[place] = row[place + 1] + 1 if signs[place] == signs[place + period] else 0
     return runs
 
 
-def _best(runs: Numbers, low: int, high: int) -> tuple[int, int, int]:
+def _best(runs: Sequence[Sequence[int]], low: int, high: int) -> tuple[int, int, int]:
     """Start, period and number of repetitions of the stretch that covers most of a range; zeros if nothing repeats."""
     best, most = (0, 0, 0), 0
     for period in range(LEAST_PERIOD, (high - low) // LEAST_COPIES + 1):
-        places = np.arange(low, high - period)
-        copies = np.minimum(runs[period, places], high - period - places) // period + 1
-        covered = np.where(copies >= LEAST_COPIES, copies * period, 0)
-        start = int(covered.argmax())
-        if covered[start] > most:
-            best, most = (low + start, period, int(copies[start])), int(covered[start])
+        row = runs[period]
+        for start in range(low, high - period):
+            copies = min(row[start], high - period - start) // period + 1
+            if copies >= LEAST_COPIES and copies * period > most:
+                best, most = (start, period, copies), copies * period
     return best
 
 

@@ -142,7 +142,8 @@ class OnnxRuntimeBackend(Backend):
                 nodes[fused_op.act.name] = fused_op.name
         self._other_ops = find_other_ops(self.graph)
         for op in self._other_ops.values():
-            tensors[op.raw] = nodes[op.name] = op.name
+            tensors.update({name: op.name for name in op.node.output if name})
+            nodes[op.name] = op.name
         # A node may be called like the tensor of another one.
         self._operators = {**tensors, **nodes}
         for node in self.graph.model.graph.node:

@@ -29,7 +29,7 @@ def find_other_ops(graph: Graph) -> dict[str, FusedOp]:
     """The embeddings and LSTMs of a model that the engine may have kernels for, by name."""
     found = {}
     for node in graph.model.graph.node:
-        if node.domain in ("", "ai.onnx") and node.output[0] in graph.floats:
+        if node.domain in ("", "ai.onnx") and not graph.floats.isdisjoint(node.output):
             if node.op_type == "Gather" and _is_embedding(graph, node):
                 found[str(node.name)] = FusedOp(node, (), weight=str(node.input[0]))
             elif node.op_type == "LSTM" and _is_plain_lstm(graph, node):
