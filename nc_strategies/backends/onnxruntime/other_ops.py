@@ -99,8 +99,9 @@ def lstm(graph: Graph, op: FusedOp, read: list[str], reduced: bool, constant: Co
     for place, part in ((1, "input"), (2, "recurrent")):
         values, scale = _lstm_weight(graph.array(read[place]), reduced)
         names = [f"{stem}_{part}", f"{stem}_{part}_scale", f"{stem}_{part}_zero"]
-        for name, array in zip(names, (values, scale, np.zeros(scale.shape, np.int8)), strict=True):
-            constant(name, array)
+        constant(names[0], values)
+        constant(names[1], scale)
+        constant(names[2], np.zeros(scale.shape, np.int8))
         inputs[place] = names[0]
         inputs += names[1:]
     node = helper.make_node("DynamicQuantizeLSTM", inputs, list(op.node.output), name=op.name, domain=ENGINE)
