@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     )
     from nc_strategies.registry import CONTRACT_VERSION, Component, hookimpl
     from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Overrides, Space, TensorScheme
+    from nc_strategies.space.blocks import find_roles
+    from nc_strategies.space.scheme import way
     from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
     from nc_strategies.study.tracker import Tracker
 else:
@@ -86,7 +88,9 @@ else:
         "Trial": "nc_strategies.problem",
         "TrialState": "nc_strategies.problem",
         "Overrides": "nc_strategies.space",
+        "find_roles": "nc_strategies.space.blocks",
         "hookimpl": "nc_strategies.registry",
+        "way": "nc_strategies.space.scheme",
     }
 
     def __getattr__(name: str) -> object:
@@ -99,7 +103,8 @@ __all__ = [
     "CONTRACT_VERSION", "Component", "hookimpl",
     "Strategy", "StepwiseStrategy", "Steps", "Problem", "Goal", "Constraint", "Objective", "Evaluation", "Trial",
     "TrialState", "Prediction", "LatencyTerms", "ConversionEdge",
-    "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Overrides", "FLOAT",
+    "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Overrides", "FLOAT", "way",
+    "find_roles",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
     "ModelSource", "Histogram", "Ceiling",
     "Metric", "MeanMetric", "Dataset", "Ragged", "Raw", "Preprocess", "Tracker",

@@ -75,7 +75,7 @@ class WeightCache:
 
     def axis(self, fused_op: FusedOp) -> int:
         """The axis of a weight's output channels."""
-        if fused_op.type == "Conv":
+        if fused_op.type in ("Conv", "Gather"):
             return 0
         if fused_op.type == "Gemm":
             transposed = any(a.name == "transB" and a.i for a in fused_op.node.attribute)

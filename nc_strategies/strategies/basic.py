@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
 from nc_strategies.space import FLOAT, Config, OpCapability
+from nc_strategies.space.scheme import way
 from nc_strategies.strategies.base import Steps, StepwiseStrategy
-from nc_strategies.strategies.choices import changed, changes, whole_modes
+from nc_strategies.strategies.choices import changed, changes, kinds, whole_modes
 
 log = logging.getLogger(__name__)
 MATMULS = ("Conv", "DepthwiseConv", "MatMul", "Gemm", "Dense")
+MANY_ALIKE = 2
+"""Operators of one kind from which a choice for all of them is worth a trial."""
 Group = tuple[str, ...]
 
 
@@ -38,6 +41,7 @@ class BasicStrategy(StepwiseStrategy):
     1. The default int8 scheme everywhere.
     2. Other values of graph options; dynamic and weight-only quantization of all operators that offer it; other
        activation schemes, algorithms and granularities for all operators together.
+       Where layers repeat, also each mode for the operators of one role or place in all layers.
     3. Where stage 2 misses the goal and the loss is estimated per operator: operators in fp32 by loss per saved time.
        Their number starts where the estimated losses leave a tolerable one, is doubled until the goal is met, then
        found by bisection; then stage 7. If there is no time to fit
@@ -46,7 +50,8 @@ class BasicStrategy(StepwiseStrategy):
     4. The choices of stage 2 for one operator type at a time.
     5. Recipes, unless stage 3 has met the goal: the first and the last convolution or matmul in fp32; pre- and
        post-processing in fp32.
-    6. One operator at a time in fp32, to measure its effect on accuracy and time; then several together, in the order
+    6. One operator at a time in fp32 (those of one kind in repeated layers together, where trials do not suffice for
+       each alone), to measure its effect on accuracy and time; then several together, in the order
        of their effects, until the goal is met. Once it is met, only operators that a latency model expects to be faster
        in fp32.
     7. Operators back to int8 where this keeps the accuracy and is not slower.
@@ -68,6 +73,7 @@ class BasicStrategy(StepwiseStrategy):
         ops = list(self.problem.space.quantizable)
         for mode, config in whole_modes(self.problem.space).items():
             yield from self._try(config, "modes", f"{mode} quantization, the others in fp32")
+        yield from self._modes_by_kind()
         yield from self._combinations("all operators", ops)
         ranked = self.settings.fallback and not self._met() and (yield from self._ranked_fallback())
         types = sorted({op.type for op in ops})
@@ -113,6 +119,19 @@ class BasicStrategy(StepwiseStrategy):
         for name, values in self.problem.space.options.items():
             for value in values:
                 yield from self._try(self._base.with_option(name, value), "options", f"{name}={value}")
+
+    def _modes_by_kind(self) -> Steps:
+        """Try each mode for the operators of one kind in all repeated layers, where operators have several modes."""
+        space = self.problem.space
+        for kind, groups in kinds(space).items():
+            ways = list(dict.fromkeys(way(s) for group in groups for s in space.schemes(group)))
+            if len(groups) < MANY_ALIKE or all(s.is_static or s.is_float for g in groups for s in space.schemes(g)):
+                continue
+            for wanted in ways:
+                chosen = {g: next((s for s in space.schemes(g) if way(s) == wanted), None) for g in groups}
+                schemes = {name: s for g, s in chosen.items() if s is not None for name in g}
+                if any(way(self._base.schemes[name]) != wanted for name in schemes):
+                    yield from self._try(self._base.with_ops(schemes), "blocks", f"{wanted} for {kind}")
 
     def _combinations(self, label: str, part: list[OpCapability]) -> Steps:
         """Try one choice at a time, for some operators together."""
@@ -163,7 +182,7 @@ class BasicStrategy(StepwiseStrategy):
         met, before = self._met(), start.evaluation
         groups = self._quantized(base)
         effects: list[tuple[Group, Evaluation]] = []
-        for group in self._faster_in_fp32(base, groups) if met else self._order(groups):
+        for group in self._faster_in_fp32(base, groups) if met else self._order(self._together(groups)):
             trial = yield from self._try(space.fall_back(base, *group), "fallback", f"{group[0]} in fp32")
             if trial.evaluation is not None:
                 effects.append((group, trial.evaluation))
@@ -274,6 +293,15 @@ class BasicStrategy(StepwiseStrategy):
             log.warning("latency is not modelled: %s", error)
             return groups
         return sorted((g for g in groups if cost[g] < limit), key=lambda g: cost[g])
+
+    def _together(self, groups: list[Group]) -> list[Group]:
+        """Groups of the same kind in repeated layers as one, if trials do not suffice and no estimate orders them."""
+        if self.problem.sensitivity is not None or self.problem.budget == 0 or len(groups) < self._left():
+            return groups
+        merged = kinds(self.problem.space)
+        joined = [tuple(n for g in alike if g in groups for n in g) for alike in merged.values()]
+        inside = {g for alike in merged.values() for g in alike}
+        return [*(g for g in joined if g), *(g for g in groups if g not in inside)]
 
     def _order(self, groups: list[Group]) -> list[Group]:
         if self.problem.sensitivity is None or self.problem.budget == 0 or len(groups) < self._left():

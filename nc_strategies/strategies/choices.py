@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from nc_strategies.space import FLOAT, Config, OpCapability, OpScheme, Space
+from nc_strategies.space.blocks import find_kinds
 from nc_strategies.space.scheme import way
 
 Change = tuple[tuple[str, str], ...]
@@ -66,3 +67,14 @@ def whole_modes(space: Space) -> dict[str, Config]:
                 chosen.update(dict.fromkeys(group, mine))
         found[wanted] = space.default().with_ops(chosen)
     return found
+
+
+def kinds(space: Space) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Kinds of operators that recur in repeated layers, see `find_kinds`, each with its groups of tied operators."""
+    known = find_kinds(list(space.ops.values()))
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for group in space.groups:
+        kind = next((known[name] for name in group if name in known), None)
+        if kind is not None:
+            found.setdefault(kind, []).append(group)
+    return {kind: tuple(groups) for kind, groups in found.items()}

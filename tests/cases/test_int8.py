@@ -440,11 +440,11 @@ def test_a_prelu_of_one_slope_runs_in_int8(tmp_path):
 def test_a_model_of_recurrent_layers_is_told_what_would_help(tmp_path):
     net = Net()
     net.op("LSTM", ["x", net.weight("w", 1, 32, 4), net.weight("r", 1, 32, 8)], "y", hidden_size=8)
-    backend = OnnxRuntimeBackend(OnnxRuntimeSettings())
+    backend = OnnxRuntimeBackend(OnnxRuntimeSettings(modes="static"))
     path = tmp_path / "model.onnx"
     onnx.save(net.model([5, "N", 4]), str(path))
     backend.load(ModelSource("model", {"onnx": path}))
     able = backend.capabilities()
     assert able.ops == ()
     assert [op.type for op in able.float_ops] == ["LSTM"]
-    assert "quantize_dynamic" in able.float_ops[0].reason
+    assert "backend.modes" in able.float_ops[0].reason

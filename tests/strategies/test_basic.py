@@ -402,3 +402,51 @@ class TestRankingWithoutAllEstimates:
 
 def problem_met(trial):
     return trial.evaluation is not None and trial.evaluation.metric("accuracy") >= 0.9 - 0.005
+
+
+DYNAMIC = OpScheme(TensorScheme("uint8", "asym", algorithm="dynamic"), TensorScheme("int8", "sym", "per_channel"))
+STATIC = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
+PARTS = ("query", "key", "value", "attention/output", "up", "down")
+
+
+def encoder_space(layers, schemes=(STATIC, DYNAMIC, FLOAT)):
+    names = [f"layer.{i}/{part}" for i in range(layers) for part in PARTS]
+    return Space(Capabilities(tuple(OpCapability(n, "MatMul", schemes, parameters=64) for n in names)))
+
+
+def encoder_evaluation(ops, config):
+    """Static int8 ruins the last product of every layer, dynamic int8 does not; it is slower for the others."""
+    toy = toy_evaluation(ops, Space(encoder_space(1).capabilities).default())
+    bad = sum(s.mode == "static" for n, s in config.ops if n.endswith("down"))
+    time = sum({"static": 0.3, "dynamic": 0.6, "fp32": 1.0}[s.mode] for _, s in config.ops) / len(config.ops)
+    return replace(
+        toy,
+        metrics=tuple((name, 0.9 - 0.02 * bad) for name, _ in toy.metrics),
+        ratios=tuple((name, time) for name, _ in toy.ratios),
+    )
+
+
+def test_modes_are_tried_for_each_role_in_all_layers_at_once():
+    space = encoder_space(12)
+    base = toy_problem([ToyOp(n) for n in encoder_space(1).ops], tolerable_loss=0.01)
+    problem = replace(base, space=space)
+    ops = [ToyOp(n) for n in encoder_space(1).ops]
+    found = drive(problem, lambda config: encoder_evaluation(ops, config), BasicSettings(recipes=False, fallback=False))
+    tried = of(found, "blocks")
+    assert 0 < len(tried) <= 3 * len(PARTS)
+    best = problem.goal.best([trial for _, trial in found])
+    assert {n.rpartition("/")[2] for n, s in best.config.ops if s.mode == "dynamic"} == {"down"}
+    assert all(s.mode == "static" for n, s in best.config.ops if not n.endswith("down"))
+
+
+def test_one_trial_takes_back_all_layers_where_there_are_fewer_trials_than_operators():
+    space = encoder_space(24, (STATIC, FLOAT))
+    ops = [ToyOp(n) for n in encoder_space(1).ops]
+    problem = replace(
+        toy_problem(ops, tolerable_loss=0.01), space=space, budget=40, sensitivity=None, latency_model=None
+    )
+    only = BasicSettings(recipes=False)
+    found = drive(problem, lambda config: replace(encoder_evaluation(ops, config), metrics=(("accuracy", 0.5),)), only)
+    fallback = of(found, "fallback")
+    assert [trial.note.partition(" ")[0] for trial in fallback][: len(PARTS)] == [f"layer.0/{part}" for part in PARTS]
+    assert all(len(trial.config.float_ops) >= 24 for trial in fallback)

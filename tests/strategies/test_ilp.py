@@ -355,6 +355,30 @@ def test_estimates_are_shrunk_towards_each_other():
     assert 0 < error < 1
 
 
+def test_estimates_are_shrunk_towards_those_of_their_kind():
+    rng = np.random.default_rng(0)
+    kinds = ["up", "down"] * 20
+    truth = np.where(np.array(kinds) == "down", 10.0, 1.0)
+    raw = truth * np.exp(rng.normal(0, 0.7, 40))
+    alone, together = (np.log(shrink(raw, 0.7, k)[0] / truth) for k in ([], kinds))
+    assert together.std() < 0.6 * alone.std()
+    few = shrink(raw, 0.7, ["rare", "rare"] + [""] * 38)[0]
+    assert few == pytest.approx(shrink(raw, 0.7)[0])
+
+
+def test_the_same_role_in_every_layer_has_one_prior_where_nothing_is_estimated():
+    scheme = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
+    parts = ("query", "key", "value", "attention/output", "up", "down")
+    names = [f"layer.{i}/{part}" for i in range(12) for part in parts]
+    ops = [OpCapability(name, "MatMul", (scheme, FLOAT), parameters=64) for name in names]
+    problem = replace(toy_problem([ToyOp("a"), ToyOp("b")]), space=Space(Capabilities(tuple(ops))), sensitivity=None)
+    _, found = losses(problem, 0, None, {})
+    inner = dict(zip(names[1:-1], found.shape[1:-1], strict=True))
+    by_part = {part: {round(float(v), 6) for n, v in inner.items() if n.endswith(f"/{part}")} for part in parts}
+    assert all(len(values) == 1 for values in by_part.values())
+    assert max(by_part["down"]) > max(by_part["up"])
+
+
 def test_what_the_solver_prints_stays_off_the_terminal(capfd):
     import os
 

@@ -23,6 +23,7 @@ from nc_strategies.backends.onnxruntime.choose_attention import choose_attention
 from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
+from nc_strategies.backends.onnxruntime.other_ops import find_other_ops
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.recover import recovered, split
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
@@ -40,7 +41,7 @@ from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.onnx_graph import equalize, external
 from nc_strategies.onnx_graph import graph as graphs
 from nc_strategies.onnx_graph.edges import find_conversion_edges
-from nc_strategies.onnx_graph.graph import Graph
+from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.qdq import GraphBuilder
 from nc_strategies.onnx_graph.types import type_name
 from nc_strategies.onnx_graph.weights import WeightCache
@@ -91,6 +92,7 @@ class OnnxRuntimeBackend(Backend):
         self._info: ModelInfo | None = None
         self._calibration = CalibrationState(settings.percentile)
         self._operators: dict[str, str] = {}
+        self._other_ops: dict[str, FusedOp] = {}
         self._probe: Batch | None = None
         self._attention_remark: tuple[str, ...] = ()
         self._kernel_times = KernelTimes(threads)
@@ -143,6 +145,10 @@ class OnnxRuntimeBackend(Backend):
                 nodes[self.graph.fresh(f"{fused_op.name}{suffix}")] = fused_op.name
             if fused_op.act is not None:
                 nodes[fused_op.act.name] = fused_op.name
+        self._other_ops = find_other_ops(self.graph)
+        for op in self._other_ops.values():
+            tensors.update({name: op.name for name in op.node.output if name})
+            nodes[op.name] = op.name
         # A node may be called like the tensor of another one.
         self._operators = {**tensors, **nodes}
         for node in self.graph.model.graph.node:
@@ -193,7 +199,7 @@ class OnnxRuntimeBackend(Backend):
         return able
 
     def _operands(self, name: str) -> Operands:
-        op = self.graph.fused_ops[name]
+        op = self.graph.fused_ops.get(name) or self._other_ops[name]
         return Operands(op.type, (*op.inputs, *op.constants), op.raw, op.output)
 
     def _span(self, name: str) -> tuple[float, float]:

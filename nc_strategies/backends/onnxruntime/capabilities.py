@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from nc_strategies.backends.onnxruntime.executed import MOVEMENT, base_name, is_int8
 from nc_strategies.backends.onnxruntime.modes import SCHEMES as OTHER_SCHEMES
 from nc_strategies.backends.onnxruntime.modes import is_product
+from nc_strategies.backends.onnxruntime.other_ops import candidates, find_other_ops
 from nc_strategies.backends.onnxruntime.probe_modes import executed_schemes
 from nc_strategies.backends.onnxruntime.reasons import float_ops
 from nc_strategies.backends.onnxruntime.session import optimize
@@ -46,7 +48,9 @@ def describe(
     offered = _offered(builder, operators, reduce_range[0])
     for name, schemes in _other_modes(builder, operators, modes).items():
         offered[name] += schemes
-    ops = tuple(_capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name])
+    capable = {name: _capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name]}
+    capable.update(_without_static(builder, operators, modes))
+    ops = tuple(capable[node.name] for node in graph.model.graph.node if node.name in capable)
     edges = tuple((a, b) for a, b in _edges(graph) if offered.get(a) and offered.get(b))
     order = tuple(n.name for n in graph.model.graph.node if n.op_type not in MOVEMENT and n.op_type not in QUIET)
     stay = float_ops(graph, {op.name for op in ops})
@@ -93,6 +97,26 @@ def _other_modes(builder: GraphBuilder, operators: Mapping[str, str], modes: str
         config = Config(tuple((op.name, scheme) for op in products), (("reduce_range", False),))
         for name in _runs_int8(builder, operators, config) & set(found):
             found[name].append(scheme)
+    return found
+
+
+def _without_static(builder: GraphBuilder, operators: Mapping[str, str], modes: str) -> dict[str, OpCapability]:
+    """Embeddings and LSTMs with the schemes that the engine keeps in its optimized graph.
+
+    An embedding takes a small share of the time, and its weights a large one of the memory: it starts in floating
+    point.
+    """
+    graph, found = builder.graph, {}
+    for name, op in find_other_ops(graph).items() if modes != "static" else ():
+        held = executed_schemes(op.type)
+        schemes = []
+        for scheme in (s for s in candidates(graph, op) if s in held):
+            if name in _runs_int8(builder, operators, Config(((name, scheme),), (("reduce_range", False),))):
+                schemes.append(scheme)
+        if schemes:
+            made = _capability(graph, op, schemes)
+            starts_float = op.type == "Gather"
+            found[name] = replace(made, schemes=(FLOAT, *schemes)) if starts_float else made
     return found
 
 

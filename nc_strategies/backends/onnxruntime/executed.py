@@ -46,6 +46,7 @@ PLAIN_TYPES = {
     "DynamicQuantizeMatMul": "MatMul",
     "MatMulNBits": "MatMul",
     "DynamicQuantizeLSTM": "LSTM",
+    "GatherBlockQuantized": "Gather",
     "Sum": "Add",
 }
 DYNAMIC_KERNELS = {
@@ -55,7 +56,7 @@ DYNAMIC_KERNELS = {
     "DynamicQuantizeLSTM",
 }
 """Kernels of operators whose activations are quantized at run time."""
-WEIGHT_ONLY_KERNELS = {"MatMulNBits"}
+WEIGHT_ONLY_KERNELS = {"MatMulNBits", "GatherBlockQuantized"}
 """Kernels of operators with quantized weights and floating-point activations."""
 INT8_ONLY = {"QGemm", "NhwcMaxPool", "MatMulIntegerToFloat"} | DYNAMIC_KERNELS | WEIGHT_ONLY_KERNELS
 DYNAMIC_SUFFIX = ":dynamic"

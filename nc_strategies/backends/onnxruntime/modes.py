@@ -11,33 +11,24 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from nc_strategies.backends.onnxruntime import attention
+from nc_strategies.backends.onnxruntime import attention, other_ops
 from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
+from nc_strategies.backends.onnxruntime.other_ops import find_other_ops
+from nc_strategies.backends.onnxruntime.schemes import SCHEMES, blocks_of
 from nc_strategies.errors import EngineError
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.qdq import GraphBuilder, Ranges
-from nc_strategies.space import Config, OpScheme, TensorScheme
-from nc_strategies.space.scheme import DYNAMIC, FLOAT_TENSOR, WEIGHT_ONLY
+from nc_strategies.space import Config, OpScheme
+from nc_strategies.space.scheme import DYNAMIC, WEIGHT_ONLY
 
 MICROSOFT = "com.microsoft"
 PRODUCTS = ("MatMul", "Gemm")
 """Operator types that have kernels for these modes."""
 INT8_ACCURACY_LEVEL = 4
 """Level of ``MatMulNBits`` at which activations are rounded to int8 per block inside the kernel: the fast one."""
-BLOCK_SIZES = (32, 128)
-"""Weights per block that are offered, the most accurate first."""
 
-DYNAMIC_SCHEME = OpScheme(
-    TensorScheme("uint8", "asym", "per_tensor", DYNAMIC), TensorScheme("int8", "sym", "per_channel", "minmax")
-)
-WEIGHT_ONLY_SCHEMES = tuple(
-    OpScheme(FLOAT_TENSOR, TensorScheme(dtype, "sym", f"per_block_{size}", "minmax"))
-    for dtype in ("int8", "int4")
-    for size in BLOCK_SIZES
-)
-SCHEMES = (DYNAMIC_SCHEME, *WEIGHT_ONLY_SCHEMES)
-"""All schemes of these modes, one after the other, as they are offered to an operator."""
+__all__ = ["MICROSOFT", "SCHEMES", "ModalQdqGraph", "is_product"]
 
 
 def is_product(graph: Graph, fused_op: FusedOp) -> bool:
@@ -60,12 +51,28 @@ class ModalQdqGraph(GuardedQdqGraph):
 
     def emit(self, node: onnx.NodeProto) -> None:
         """See `QdqGraph.emit`. The kernels of these modes add the bias behind a ``MatMul`` at no cost."""
+        if node.name in self.others and node.name not in self.graph.fused_ops:
+            self.other_op(find_other_ops(self.graph)[node.name], self.others[node.name])
+            return
         if node.name in self.others:
             addition = self.addition(self.graph.fused_ops[node.name])
             if addition is not None:
                 self.additions[node.name] = addition
                 self.dropped.add(addition.name)
         super().emit(node)
+
+    def other_op(self, op: FusedOp, scheme: OpScheme) -> None:
+        """Add an operator that has no static int8 kernel, see `other_ops`."""
+        self.domains.add(MICROSOFT)
+        if scheme.mode == WEIGHT_ONLY:
+            bits, block = blocks_of(scheme)
+            stem = self.fresh(f"{op.name}/rows{bits}_{block}")
+            node = other_ops.embedding(op, scheme, self.weights, self.constant, stem)
+        else:
+            read = [self.as_float(name, None) if name in self.state else str(name) for name in op.node.input]
+            stem = self.fresh(f"{op.name}/dynamic{'_7bit' if self.reduce_range else ''}")
+            node = other_ops.lstm(self.graph, op, read, self.reduce_range, self.constant, stem)
+        self.nodes.append(node)
 
     def finish(self) -> None:
         """See `QdqGraph.finish`."""
@@ -150,8 +157,7 @@ class ModalQdqGraph(GuardedQdqGraph):
         return scheme is not None and scheme.mode == DYNAMIC
 
     def _weight_only(self, fused_op: FusedOp, scheme: OpScheme, read: str) -> onnx.NodeProto:
-        assert scheme.weight is not None
-        bits, block = int(scheme.weight.dtype.removeprefix("int")), int(scheme.weight.granularity.rpartition("_")[2])
+        bits, block = blocks_of(scheme)
         weight = self.weights.blocks(fused_op, bits, block)
         depth, channels = self._shape(fused_op)
         packed, scales = (self.fresh(f"{fused_op.name}/blocks{bits}_{block}_{part}") for part in ("weight", "scale"))

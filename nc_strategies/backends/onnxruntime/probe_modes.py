@@ -9,11 +9,16 @@ from functools import cache as once
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from nc_strategies.backends.onnxruntime.modes import SCHEMES, ModalQdqGraph
+from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
+from nc_strategies.backends.onnxruntime.other_ops import LEAST_EMBEDDING
+from nc_strategies.backends.onnxruntime.schemes import DYNAMIC_SCHEME, SCHEMES, WEIGHT_ONLY_SCHEMES
 from nc_strategies.errors import EngineError, InputError
+from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph.graph import Graph
 from nc_strategies.onnx_graph.interpreter import options, run, start
 from nc_strategies.onnx_graph.qdq import GraphBuilder
@@ -23,8 +28,12 @@ from nc_strategies.runtime.child import run_child, serve
 from nc_strategies.space import Config, OpScheme
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 """Version of the probe, a part of the cache's key: count it up when it changes."""
+CANDIDATES = {"MatMul": SCHEMES, "Gather": WEIGHT_ONLY_SCHEMES, "LSTM": (DYNAMIC_SCHEME,)}
+"""Operator type to the schemes that are tried. ``MatMul`` stands for every product with one constant matrix."""
+UNITS, WIDTH = 24, 128
+"""Hidden units of the probe's LSTM, and columns of its embedding."""
 DEPTH, CHANNELS, ROWS = 160, 96, 3
 """Shape of the probe's product; its depth is no multiple of the largest block."""
 TOLERANCE = 0.2
@@ -32,33 +41,39 @@ TOLERANCE = 0.2
 
 
 @once
-def executed_schemes() -> frozenset[OpScheme]:
-    """Schemes of `modes.SCHEMES` that the engine runs, and rightly. A missing kernel may end the process that asks."""
-    name = f"modes-{_key()}.json"
-    held = _read(cache.read(name))
+def executed_schemes(kind: str = "MatMul") -> frozenset[OpScheme]:
+    """Schemes that the engine runs, and rightly, for a type of operator; a missing kernel may end the asking process.
+
+    Args:
+        kind: A key of `CANDIDATES`.
+    """
+    name = f"modes-{_key(kind)}.json"
+    schemes = CANDIDATES[kind]
+    held = _read(cache.read(name), len(schemes))
     if held is None:
         held = []
-        for number, scheme in enumerate(SCHEMES):
+        for number, scheme in enumerate(schemes):
             try:
-                answer = run_child(__name__, {"scheme": number}, "backend.modes", f"the probe of {scheme}")
+                request = {"kind": kind, "scheme": number}
+                answer = run_child(__name__, request, "backend.modes", f"the probe of {kind}: {scheme}")
             except InputError as error:
-                log.info("%s is not offered: %s", scheme, error)
+                log.info("%s is not offered for %s: %s", scheme, kind, error)
                 continue
             if answer["error_of_product"] < TOLERANCE:
                 held.append(number)
         cache.keep(name, json.dumps(held))
-    return frozenset(SCHEMES[number] for number in held)
+    return frozenset(schemes[number] for number in held)
 
 
-def _key() -> str:
-    facts = [VERSION, ort.__version__, machine.identity(), [str(s) for s in SCHEMES]]
+def _key(kind: str) -> str:
+    facts = [VERSION, ort.__version__, machine.identity(), kind, [str(s) for s in CANDIDATES[kind]]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _read(text: str | None) -> list[int] | None:
+def _read(text: str | None, count: int) -> list[int] | None:
     try:
         found = json.loads(text or "")
-        return found if all(isinstance(n, int) and 0 <= n < len(SCHEMES) for n in found) else None
+        return found if all(isinstance(n, int) and 0 <= n < count for n in found) else None
     except (ValueError, TypeError):
         return None
 
@@ -69,27 +84,68 @@ def product_error(scheme: OpScheme) -> float:
     Raises:
         EngineError: the engine refuses it.
     """
+    return operator_error("MatMul", scheme)
+
+
+def operator_error(kind: str, scheme: OpScheme) -> float:
+    """Error of a small operator in a scheme, relative to the size of its result in floating point.
+
+    Args:
+        kind: A key of `CANDIDATES`.
+        scheme: A scheme of that type of operator.
+
+    Raises:
+        EngineError: the engine refuses it.
+    """
     rng = np.random.default_rng(0)
-    weight = rng.normal(size=(DEPTH, CHANNELS)).astype(np.float32)
-    x = rng.normal(size=(ROWS, DEPTH)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
-        "probe",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, DEPTH])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, CHANNELS])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    prepared = Graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    model, feed = {"MatMul": _product, "Gather": _embedding, "LSTM": _lstm}[kind](rng)
+    prepared = Graph(model)
     builder = GraphBuilder(prepared, WeightCache(prepared), ModalQdqGraph)
-    model, _ = builder.build(Config((("product", scheme),)), lambda *_: (-1.0, 1.0))
-    (y,) = run(start(model.SerializeToString(), options(1)), {"x": x})
-    exact = x @ weight
+    made, _ = builder.build(Config((("probe", scheme),)), lambda *_: (-1.0, 1.0))
+    y, exact = (run(start(m.SerializeToString(), options(1)), feed)[0] for m in (made, model))
     return float(np.linalg.norm(y - exact) / np.linalg.norm(exact))
 
 
+def _model(node: onnx.NodeProto, source: onnx.ValueInfoProto, **constants: NDArray[Any]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        [node],
+        "probe",
+        [source],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _product(rng: np.random.Generator) -> tuple[onnx.ModelProto, Batch]:
+    weight = rng.normal(size=(DEPTH, CHANNELS))
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, DEPTH])
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="probe")
+    return _model(node, source, w=weight), {"x": rng.normal(size=(ROWS, DEPTH)).astype(np.float32)}
+
+
+def _embedding(rng: np.random.Generator) -> tuple[onnx.ModelProto, Batch]:
+    weight = rng.normal(size=(LEAST_EMBEDDING // WIDTH, WIDTH))
+    source = helper.make_tensor_value_info("x", TensorProto.INT64, [None, ROWS])
+    node = helper.make_node("Gather", ["w", "x"], ["y"], name="probe")
+    return _model(node, source, w=weight), {"x": rng.integers(0, len(weight), (2, ROWS))}
+
+
+def _lstm(rng: np.random.Generator) -> tuple[onnx.ModelProto, Batch]:
+    weights = {
+        "w": rng.normal(size=(1, 4 * UNITS, DEPTH)) / DEPTH**0.5,
+        "r": rng.normal(size=(1, 4 * UNITS, UNITS)) / UNITS**0.5,
+        "b": rng.normal(size=(1, 8 * UNITS)),
+    }
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 1, DEPTH])
+    node = helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], name="probe", hidden_size=UNITS)
+    return _model(node, source, **weights), {"x": rng.normal(size=(ROWS, 1, DEPTH)).astype(np.float32)}
+
+
 def _work(request: dict[str, Any]) -> dict[str, Any]:
+    kind = request["kind"]
     try:
-        return {"error_of_product": product_error(SCHEMES[request["scheme"]])}
+        return {"error_of_product": operator_error(kind, CANDIDATES[kind][request["scheme"]])}
     except EngineError as error:
         raise InputError("backend.modes", str(error)) from error
 

@@ -20,7 +20,7 @@ FLOATING = {
     TensorProto.DOUBLE: "fp64",
 }
 NO_KERNEL = "the engine has no int8 kernel"
-ONLY_DYNAMIC = "static int8 has no kernel; onnxruntime's quantize_dynamic has one"
+ONLY_DYNAMIC = "static int8 has no kernel; the dynamic one needs constant weights and backend.modes=auto or all"
 NOT_BEHIND_INT8 = "part of an int8 operator only right behind one"
 NOT_RUN = "the engine did not run it in int8 between quantized tensors"
 

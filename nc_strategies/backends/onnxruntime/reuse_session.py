@@ -37,7 +37,8 @@ class OrtDualPrecisionSession(DualPrecisionSession):
 
     def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, threads: int) -> None:
         self._flags = builder.graph.fresh(FLAGS)
-        self.ops = tuple(name for name, scheme in config.ops if not scheme.is_float)
+        known = builder.graph.fused_ops
+        self.ops = tuple(name for name, scheme in config.ops if not scheme.is_float and name in known)
         model = _DualPrecisionGraph(builder, config, ranges, self.ops).model()
         self._flags = builder.graph.fresh(FLAGS)
         self._model = OrtExecutable(model.SerializeToString(), threads)

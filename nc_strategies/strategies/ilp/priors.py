@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nc_strategies.problem import LatencyTerms, Problem
 from nc_strategies.space import OpScheme, Space
+from nc_strategies.space.blocks import find_roles
 from nc_strategies.space.scheme import way
 from nc_strategies.strategies.choices import Change, changed_scheme, changes
 from nc_strategies.strategies.ilp.candidate_schemes import CandidateSchemes, choose
@@ -27,6 +29,12 @@ GUESSED_FACTORS = {
 """Choice to the factor by which it multiplies an operator's loss, where nothing is measured."""
 
 
+ROLE_FACTORS = {"down": 2.0}
+"""Role in a transformer's layer to the factor by which it multiplies a guessed loss. The second product of the
+feed-forward network reads and writes the tensors with outliers in few channels (Bondarenko et al., "Understanding and
+Overcoming the Challenges of Efficient Transformer Quantization", EMNLP 2021)."""
+
+
 @dataclass(frozen=True)
 class PriorRules:
     """Errors of prior losses, and limits on the estimates from which they are derived."""
@@ -37,6 +45,9 @@ class PriorRules:
     """The same where losses are guessed."""
     min_estimate: float = 0.02
     """Least estimate of a decision, relative to the mean: an estimate of zero or below is noise."""
+    least_alike: int = 3
+    """Fewest decisions about operators that are alike, such as the same projection in every layer, from which the mean
+    of these replaces that of all."""
     min_spread_decisions: int = 5
     """Fewest decisions for which the spread of the true losses is separated from the error of the estimates."""
     guessed_factor_sd: float = 0.3
@@ -88,7 +99,7 @@ def losses(
         if known_loss
         else (_guess(columns), PRIOR_RULES.guess_log_sd)
     )
-    shape, relative = shrink(raw, error)
+    shape, relative = shrink(raw, error, _roles(columns))
     found = CandidateSchemes({}, {}, {})
     if problem.divergence is not None and probes > 0 and _alternatives(problem.space):
         found = choose(problem, shape, terms, probes, known)
@@ -143,25 +154,43 @@ def _factor(columns: Columns, column: Column, found: CandidateSchemes) -> float:
     )
 
 
-def shrink(estimates: Array, error: float) -> tuple[Array, float]:
+def _roles(columns: Columns) -> list[str]:
+    """Role of each decision's operators in a transformer's layer, see `find_roles`; empty for none."""
+    known = find_roles(list(columns.space.ops.values()))
+    return [next((known[name] for name in group if name in known), "") for group in columns.space.groups]
+
+
+def shrink(estimates: Array, error: float, kinds: Sequence[str] = ()) -> tuple[Array, float]:
     """Expected true values given estimates with a lognormal error, and their relative error.
 
-    True values are taken as lognormal too. Their spread is that of the estimates less the error's, so that the largest
-    estimates are lowered and the smallest raised. Source: empirical Bayes, Efron and Morris, "Stein's Estimation Rule
-    and Its Competitors", JASA 1973.
+    True values are taken as lognormal too, around the mean of their kind. Their spread is that of the estimates less
+    the error's, so that the largest estimates are lowered and the smallest raised. Source: empirical Bayes, Efron and
+    Morris, "Stein's Estimation Rule and Its Competitors", JASA 1973.
 
     Args:
         estimates: Not negative.
         error: Standard deviation of the logarithm of estimate over truth.
+        kinds: Kind of each estimate, empty for none. Kinds with few estimates count as none.
     """
     if not len(estimates) or not (estimates > 0).any():
         return np.ones(len(estimates)), math.sqrt(math.expm1(error**2))
     logs = np.log(np.maximum(estimates, PRIOR_RULES.min_estimate * float(estimates.mean())))
-    spread, share = float(logs.var()), 1.0
+    means = _means(logs, kinds)
+    spread, share = float(np.square(logs - means).mean()), 1.0
     if len(estimates) >= PRIOR_RULES.min_spread_decisions:
         share = max(spread - error**2, 0.25 * spread) / spread if spread > 0 else 0.0
     left = max(share, 0.25) * error**2
-    return np.exp(logs.mean() + share * (logs - logs.mean())), math.sqrt(math.expm1(left))
+    return np.exp(means + share * (logs - means)), math.sqrt(math.expm1(left))
+
+
+def _means(values: Array, kinds: Sequence[str]) -> Array:
+    """Mean of the values of each one's kind, shape of `values`; of all that are of no frequent kind for the others."""
+    frequent = {k for k, n in Counter(kinds).items() if k and n >= PRIOR_RULES.least_alike}
+    labels = np.array([k if k in frequent else "" for k in kinds] or [""] * len(values))
+    means = np.empty(len(values))
+    for label in dict.fromkeys(labels.tolist()):
+        means[labels == label] = values[labels == label].mean()
+    return means
 
 
 def _by_decision(columns: Columns, known: Mapping[str, float]) -> Array:
@@ -173,11 +202,14 @@ def _by_decision(columns: Columns, known: Mapping[str, float]) -> Array:
 
 
 def _guess(columns: Columns) -> Array:
-    """Guessed loss of each decision: more for the first and the last, which the literature keeps in high precision."""
+    """Guessed loss of each decision: more for the first, the last, and some roles in a transformer's layer.
+
+    The literature keeps the first and the last operator in high precision; see `ROLE_FACTORS` for roles.
+    """
     guess = np.ones(len(columns.space.groups))
     if len(guess) > 2:
         guess[[0, -1]] = 3.0
-    return guess
+    return np.asarray(guess * np.array([ROLE_FACTORS.get(role, 1.0) for role in _roles(columns)]))
 
 
 def differences(first: OpScheme, scheme: OpScheme, fields: Mapping[str, Change]) -> dict[str, Change]:

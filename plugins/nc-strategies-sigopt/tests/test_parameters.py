@@ -7,6 +7,7 @@ import pytest
 from nc_strategies_sigopt.estimate import estimate
 from nc_strategies_sigopt.opening import opening
 from nc_strategies_sigopt.parameters import Parameters
+from nc_strategies_sigopt.proposal import known_points
 
 from nc_strategies.api import (
     FLOAT,
@@ -161,3 +162,45 @@ def test_estimates_of_nothing_are_as_good_as_none():
     guess = estimate(problem(of, sensitivity=dict, latency_model=lambda _: 1.0))
     assert guess.loss.sum() == pytest.approx(1.0)
     assert (guess.saved > 0).all()
+
+
+DYNAMIC = OpScheme(TensorScheme("uint8", "asym", algorithm="dynamic"), TensorScheme("int8", "sym", "per_channel"))
+FEW = OpScheme(TensorScheme("fp32", "none", "none", "none"), TensorScheme("int4", "sym", "per_block_32"))
+PARTS = ("query", "key", "value", "attention/output", "up", "down")
+
+
+def encoder(layers=12):
+    names = [f"layer.{i}/{part}" for i in range(layers) for part in PARTS]
+    ops = [OpCapability(name, "MatMul", (CHANNEL, TENSOR, DYNAMIC, FEW, FLOAT), parameters=64) for name in names]
+    return Space(Capabilities((*ops, OpCapability("pool", "Pool", (PLAIN, FLOAT)))))
+
+
+def test_modes_are_chosen_for_each_role_in_all_layers():
+    of = encoder()
+    found = parameters(of)
+    modes = {name: values for name, values in found.knobs.items() if name.startswith("mode_")}
+    assert set(modes) == {f"mode_{part.rpartition('/')[2]}" for part in PARTS}
+    assert all(values == ["static", "dynamic", "weight_only int4"] for values in modes.values())
+    assert found.knobs["weight_granularity"] == ["per_channel", "per_tensor"]
+    config = found.config({**found.all_int8(), "mode_down": 1, "mode_up": 2, "weight_granularity": 1})
+    assert of.contains(config)
+    chosen = {part: {config.schemes[f"layer.{i}/{part}"] for i in range(12)} for part in PARTS}
+    assert chosen["down"] == {DYNAMIC}
+    assert chosen["up"] == {FEW}
+    assert chosen["query"] == {TENSOR}
+    assert [found.knob_of(config, f"mode_{part}") for part in ("down", "up", "query")] == [
+        "dynamic", "weight_only int4", "static"
+    ]  # fmt: skip
+    assert len(found.definition()) == 1 + len(PARTS) + 1
+
+
+def test_known_points_try_each_mode_everywhere_once():
+    of = encoder(3)
+    found = parameters(of)
+    points = list(known_points(found, problem(of), {}))
+    assert [p.mark for p in points] == ["known int8", "known dynamic", "known weight_only int4"]
+    assert points[0].config == of.default()
+    assert {s.mode for n, s in points[1].config.ops if n != "pool"} == {"dynamic"}
+    rest = list(known_points(found, problem(of), {}, skip="known dynamic"))
+    assert [p.mark for p in rest] == ["known weight_only int4"]
+    assert list(known_points(found, problem(of), {}, skip="known estimate")) == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nc_strategies.api import FLOAT, Config, InputError, OpScheme, Space
+from nc_strategies.api import FLOAT, Config, InputError, OpScheme, Space, find_roles, way
 from nc_strategies_sigopt.estimate import Estimate
 
 EVENT = "parameters"
@@ -16,6 +16,9 @@ COUNT = "int8_groups"
 MOST_GROUPS = 64
 """Groups at most: steps finer than a sixty-fourth of the operators change less than a trial's noise."""
 LONGEST_VALUE = 500
+MODE = "mode_"
+"""Start of the names of the parameters that choose a quantization mode for the operators of one role."""
+NO_ROLE = "other"
 FIELDS = ("weight_granularity", "activation_algorithm", "activation_scheme")
 Assignments = dict[str, Any]
 
@@ -28,6 +31,8 @@ class Parameters:
 
     - ``int8_groups``: so many groups are in int8, the first in the order of expected loss for what is saved. A group is
       an operator with those tied to it, or neighbours in that order where there are more than `MOST_GROUPS`.
+    - ``mode_query`` and the like: the quantization mode of the operators of one role in all layers, where they have
+      several modes; ``mode_other`` for operators without a role. It counts for those in int8.
     - one for each graph-wide choice (weight granularity, calibration algorithm, activation scheme, the backend's
       options): the place of the value in the choice's list, the default first.
 
@@ -43,7 +48,8 @@ class Parameters:
         self.groups = (
             [list(group) for group in groups] if groups is not None else _split(count, min(count, MOST_GROUPS))
         )
-        self.knobs = _knobs(space)
+        self._role_of = _roles(space)
+        self.knobs = {**_knobs(space), **_modes(space, self._role_of)}
         self.options = {
             f"option_{i:02d}": (name, {str(v): v for v in values})
             for i, (name, values) in enumerate(space.options.items(), 1)
@@ -144,20 +150,41 @@ class Parameters:
             if not schemes or (tied_op in free and tied_op not in chosen):
                 config = config.with_op(*tied_op, scheme=FLOAT)
             else:
-                config = config.with_op(*tied_op, scheme=self._closest(schemes, choices))
+                config = config.with_op(
+                    *tied_op, scheme=self._closest(self._of_mode(tied_op, schemes, choices), choices)
+                )
         for name, (option, values) in self.options.items():
             config = config.with_option(option, values[str(choices[name])])
         return config
 
+    def _of_mode(self, tied_op: tuple[str, ...], schemes: list[OpScheme], choices: Mapping[str, Any]) -> list[OpScheme]:
+        """The schemes of the mode that is chosen for operators; of their default mode if they do not have that one."""
+        wanted = choices.get(f"{MODE}{self._role_of[tied_op]}")
+        return [s for s in schemes if way(s) == wanted] or [s for s in schemes if way(s) == way(schemes[0])]
+
     def _closest(self, schemes: list[OpScheme], choices: Mapping[str, Any]) -> OpScheme:
         return max(schemes, key=lambda s: sum(_fields(s).get(knob) == choices[knob] for knob in self.knobs))
+
+    @property
+    def other_modes(self) -> list[str]:
+        """The modes other than each role's default."""
+        return list(dict.fromkeys(w for name, ways in self.knobs.items() if name.startswith(MODE) for w in ways[1:]))
+
+    def whole_mode(self, wanted: str) -> Assignments:
+        """Assignments of int8 everywhere, in one mode where operators have it."""
+        modes = {n: ways.index(wanted) for n, ways in self.knobs.items() if n.startswith(MODE) and wanted in ways}
+        return {**self.all_int8(), **modes}
 
     def knob_of(self, config: Config, name: str) -> str:
         """A graph-wide choice of a configuration: what most of its int8 operators have."""
         values = self.knobs[name]
         votes = dict.fromkeys(values, 0)
-        for _, scheme in config.ops:
-            value = None if scheme.is_float else _fields(scheme).get(name)
+        role = name.removeprefix(MODE) if name.startswith(MODE) else ""
+        inside = {op for tied_op, its in self._role_of.items() if its == role for op in tied_op}
+        for op, scheme in config.ops:
+            if scheme.is_float or (role and op not in inside):
+                continue
+            value = way(scheme) if role else _fields(scheme).get(name)
             if value in votes:
                 votes[str(value)] += 1
         return max(values, key=lambda v: votes[v])
@@ -174,7 +201,28 @@ def _split(count: int, groups: int) -> list[list[int]]:
     return [list(range(a, b)) for a, b in pairwise(edges) if b > a]
 
 
+def _roles(space: Space) -> dict[tuple[str, ...], str]:
+    """Role of each group of tied operators; `NO_ROLE` for those without one."""
+    known = find_roles(list(space.ops.values()))
+    return {tied_op: next((known[name] for name in tied_op if name in known), NO_ROLE) for tied_op in space.groups}
+
+
+def _modes(space: Space, role_of: Mapping[tuple[str, ...], str]) -> dict[str, list[str]]:
+    """Quantization modes of the operators of each role, where there are several, the most common default first."""
+    found: dict[str, dict[str, int]] = {}
+    for tied_op, role in role_of.items():
+        ways = list(dict.fromkeys(way(s) for s in space.schemes(tied_op) if not s.is_float))
+        votes = found.setdefault(f"{MODE}{role}", {})
+        for place, value in enumerate(ways if len(ways) > 1 else []):
+            votes[value] = votes.get(value, 0) + (place == 0)
+    ordered = {name: sorted(votes, key=lambda v: -votes[v]) for name, votes in found.items()}
+    return {name: values for name, values in ordered.items() if len(values) > 1}
+
+
 def _fields(scheme: OpScheme) -> dict[str, str]:
+    """The graph-wide choices that a scheme of static int8 follows; none for other modes."""
+    if not scheme.is_static:
+        return {}
     act, weight = scheme.activation, scheme.weight
     found = {"activation_algorithm": act.algorithm, "activation_scheme": f"{act.dtype}_{act.scheme}"}
     return found if weight is None else {**found, "weight_granularity": weight.granularity}

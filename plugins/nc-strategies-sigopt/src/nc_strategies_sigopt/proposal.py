@@ -67,7 +67,7 @@ class Proposal:
 def known_points(
     parameters: Parameters, problem: Problem, trials: Mapping[str, Trial], skip: str = ""
 ) -> Iterator[Proposal]:
-    """Int8 everywhere; then, once that is measured, what the estimates make of it.
+    """Int8 everywhere; every other mode everywhere; then, once int8 is measured, what the estimates make of it.
 
     Where it keeps the goal: without the operators that the latency model expects to be faster in fp32. Else as much
     int8 as the estimates of the loss say the goal allows.
@@ -80,10 +80,15 @@ def known_points(
     """
     goal, chosen = problem.goal, parameters.all_int8()
     config = parameters.config(chosen)
-    if not skip:
-        yield Proposal("known int8", config, "int8 everywhere", chosen)
+    first_points = [("known int8", "int8 everywhere", chosen)]
+    for mode in parameters.other_modes:
+        first_points.append((f"known {mode}", f"{mode} where operators have it", parameters.whole_mode(mode)))
+    marks = [mark for mark, _, _ in first_points]
+    for mark, note, assigned in first_points[marks.index(skip) + 1 if skip in marks else 0 :]:
+        if skip in ("", *marks):
+            yield Proposal(mark, parameters.config(assigned), note, assigned)
     trial = trials.get(config.fingerprint)
-    if skip not in ("", "known int8") or trial is None or trial.evaluation is None:
+    if skip not in ("", *marks) or trial is None or trial.evaluation is None:
         return
     if trial.ok and goal.feasible(trial.evaluation):
         faster = fastest(problem, config, parameters.estimate.tied_ops)
