@@ -23,7 +23,7 @@ from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
 from nc_strategies.backends.onnxruntime.probe import saturates
-from nc_strategies.backends.onnxruntime.recover import recovered, split
+from nc_strategies.backends.onnxruntime.recover import dynamic_scheme, recovered, split
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
 from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
@@ -44,8 +44,7 @@ from nc_strategies.onnx_graph.qdq import GraphBuilder
 from nc_strategies.onnx_graph.types import type_name
 from nc_strategies.onnx_graph.weights import WeightCache
 from nc_strategies.problem.latency import ConversionEdge
-from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme
-from nc_strategies.space.scheme import DYNAMIC
+from nc_strategies.space import FLOAT, Capabilities, Config
 
 log = logging.getLogger(__name__)
 HALF_TOLERANCE = {"float16": 0.05, "bfloat16": 0.2}
@@ -266,7 +265,7 @@ class OnnxRuntimeBackend(Backend):
     @property
     def offers_dynamic(self) -> bool:
         """See `Recoverable.offers_dynamic`."""
-        return any(_dynamic(op) is not None for op in self.capabilities().ops)
+        return any(dynamic_scheme(op) is not None for op in self.capabilities().ops)
 
     @property
     def reduce_range(self) -> bool:
@@ -279,7 +278,7 @@ class OnnxRuntimeBackend(Backend):
         config = self._default
         assert config is not None
         if what == recovery.DYNAMIC:
-            config = Config(tuple((op.name, _dynamic(op) or FLOAT) for op in able.ops), config.options)
+            config = Config(tuple((op.name, dynamic_scheme(op) or FLOAT) for op in able.ops), config.options)
         return self._builder.build(config, self._calibration.range)[0]
 
     def use_scaled(self, graph: Graph, tensors: Collection[str]) -> Callable[[], None]:
@@ -405,8 +404,3 @@ class OnnxRuntimeBackend(Backend):
         """See `Backend.versions`."""
         versions: dict[str, Any] = {"onnxruntime": ort.__version__, "onnx": onnx.__version__}
         return versions
-
-
-def _dynamic(op: OpCapability) -> OpScheme | None:
-    """The first dynamic scheme that an operator offers."""
-    return next((scheme for scheme in op.schemes if scheme.mode == DYNAMIC), None)

@@ -43,6 +43,8 @@ from nc_strategies.onnx_graph.recovery import WeightRecovery, can_be_corrected
 from nc_strategies.onnx_graph.rounded_model import GRANULARITY, rounded_model
 from nc_strategies.onnx_graph.smooth import ChannelGroup, branch_groups, channel_groups, per_row, scaled, scaled_name
 from nc_strategies.onnx_graph.weights import WeightCache
+from nc_strategies.space import OpCapability, OpScheme
+from nc_strategies.space.scheme import DYNAMIC as DYNAMIC_MODE
 
 log = logging.getLogger(__name__)
 HELD_OUT_EVERY = 4
@@ -195,6 +197,11 @@ class Judge:
             return [np.array(signal_of(session.predict(feed))) for feed in self._feeds]
         finally:
             session.close()
+
+
+def dynamic_scheme(op: OpCapability) -> OpScheme | None:
+    """The first dynamic scheme that an operator offers; None if it offers none."""
+    return next((scheme for scheme in op.schemes if scheme.mode == DYNAMIC_MODE), None)
 
 
 class Recoverable(Protocol):
@@ -396,6 +403,8 @@ def recovered(
     ops = [op for op in model.graph.fused_ops.values() if has_matrix(model.graph, op)]
     if not ops:
         return refused("no operator has a weight of its own")
+    if seconds <= 0:
+        return refused("no time left")
     try:
         judge = Judge(model.graph, pieces.held_out, info, threads)
         if not always:
