@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import FLOAT, Capabilities, Config
 
 log = logging.getLogger(__name__)
+FIRST_STEP_SHARE = 0.5
+"""Time of the first measurement of recovery relative to that of calibration."""
 HALF_TOLERANCE = {"float16": 0.05, "bfloat16": 0.2}
 """Floating-point type of a model to the difference from float32 that its rounding may cause, relative to the largest
 output. One rounding loses 2**-11 or 2**-8; a deep network adds up some hundred."""
@@ -227,6 +230,7 @@ class OnnxRuntimeBackend(Backend):
             histograms, self.largest_batch = collect(self.graph, batches, self._loaded_info, self.threads, look)
             return histograms
 
+        begin = time.perf_counter()
         self._calibration.run(
             gather,
             self.settings.equalize,
@@ -236,10 +240,15 @@ class OnnxRuntimeBackend(Backend):
         )
         if self._engine_able is not None:
             self.capabilities()
-        self._recover(batches)
+        self._recover(batches, time.perf_counter() - begin)
 
-    def _recover(self, batches: Sequence[Batch]) -> None:
-        """Make quantized weights and biases less noisy, see `recovery`; the weights of a large model stay in files."""
+    def _recover(self, batches: Sequence[Batch], pass_seconds: float) -> None:
+        """Make quantized weights and biases less noisy, see `recovery`; the weights of a large model stay in files.
+
+        Args:
+            batches: Calibration data.
+            pass_seconds: Seconds that calibration took: where there is less time, recovery would overrun it.
+        """
         methods = recovery.chosen(self.settings.recovery)
         self.recovery = ()
         if not methods or self.cautious or self.graph.files is not None:
@@ -252,7 +261,7 @@ class OnnxRuntimeBackend(Backend):
             self._loaded_info,
             self.threads,
             methods,
-            self.recovery_seconds,
+            self.recovery_seconds if FIRST_STEP_SHARE * pass_seconds < self.recovery_seconds else 0.0,
             self.settings.recovery != recovery.AUTO,
         )
         self._batches = ()

@@ -407,10 +407,12 @@ def recovered(
         return refused("no time left")
     try:
         judge = Judge(model.graph, pieces.held_out, info, threads)
-        if not always:
+        if not always and time.perf_counter() - begin < seconds:
             noise = judge.noise(model.quantized(EVERYTHING))
             if noise <= LIMITS.negligible_noise:
                 return refused(f"int8 everywhere has a noise-to-signal ratio of {noise:.1g} only", noise)
+        if time.perf_counter() - begin >= seconds:
+            return refused("no time left")
         rows = read_rows(model.graph, ops, pieces, info, threads, READING_SHARE * seconds)
     except EngineError as error:
         return refused(f"the model does not run: {error}")

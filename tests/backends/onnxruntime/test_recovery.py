@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from nc_strategies.backends.onnxruntime import recover
@@ -228,3 +229,23 @@ def test_held_out_samples_are_apart_from_those_of_the_fit(tmp_path):
 def test_another_name_of_a_method_is_refused():
     with pytest.raises(InputError, match=r"backend\.recovery.*adaround.*allowed: auto, none"):
         OnnxRuntimeBackend(OnnxRuntimeSettings(recovery=["adaround"]))
+
+
+def test_channels_whose_scale_is_widened_for_a_large_bias_keep_the_rounding_of_the_others(tmp_path):
+    path = narrow(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    for initializer in model.graph.initializer:
+        if initializer.name == "a1_w":
+            values = onnx.numpy_helper.to_array(initializer).copy()
+            values[2] *= 1e-9  # with a normal bias, the scale of this channel has to grow
+            initializer.CopyFrom(onnx.numpy_helper.from_array(values, "a1_w"))
+    onnx.save(model, str(path))
+    backend = ready(path, [pictures()], recovery="gptq")
+    op = backend.graph.fused_ops["Conv_a1"]
+    plain, scale = backend.weights.plain(op, "per_channel", backend.reduce_range)
+    used, wide, _ = backend.weights.get(op, "per_channel", backend.reduce_range, 0.01)
+    assert (wide != scale).tolist() == [channel == 2 for channel in range(8)]
+    others = np.arange(8) != 2
+    np.testing.assert_array_equal(used[others], plain[others])
+    nearest = ready(path, [pictures()], recovery="none").weights.plain(op, "per_channel", backend.reduce_range)[0]
+    assert not np.array_equal(plain[others], nearest[others])
