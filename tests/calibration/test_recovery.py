@@ -162,3 +162,17 @@ def test_a_model_that_does_not_run_and_one_without_gain_say_so():
     assert broken.note == "the model does not run: no kernel"
     assert idle.note == "no operator gains from it"
     assert model.undone == []
+
+
+@pytest.mark.parametrize("depth", [1, 64, 130])
+def test_the_spread_of_errors_factorizes_the_inverse_of_the_second_moments(depth):
+    rows = correlated(np.random.default_rng(4), 2, depth=depth)
+    spread = error_spread(rows)
+    peak = np.abs(rows).max()
+    for group, (order, factor) in enumerate(zip(spread.order, spread.factor, strict=True)):
+        ordered = (rows[group] / peak)[:, order].astype(np.float64)
+        moments = ordered.T @ ordered
+        moments += 0.01 * np.diag(moments).mean() * np.eye(depth)
+        assert (np.diff(np.diag(moments)) <= 1e-9).all()
+        np.testing.assert_allclose(moments @ (factor.T @ factor), np.eye(depth), atol=1e-2)
+        assert not np.tril(factor, -1).any()
