@@ -272,6 +272,11 @@ class OnnxRuntimeBackend(Backend):
         return self._weights
 
     @property
+    def offered(self) -> frozenset[str]:
+        """See `Recoverable.offered`."""
+        return frozenset(op.name for op in self.capabilities().ops)
+
+    @property
     def offers_dynamic(self) -> bool:
         """See `Recoverable.offers_dynamic`."""
         return any(dynamic_scheme(op) is not None for op in self.capabilities().ops)

@@ -216,6 +216,10 @@ class Recoverable(Protocol):
         """Its quantized weights."""
 
     @property
+    def offered(self) -> frozenset[str]:
+        """Operators that can be quantized."""
+
+    @property
     def offers_dynamic(self) -> bool:
         """Whether matrix products can be quantized at run time."""
 
@@ -335,9 +339,10 @@ class Methods:
         for group in groups:
             if time.perf_counter() - begin > seconds:
                 break
-            if group.residual is not (name == RESIDUAL) or not group.readers.keys() <= rows.keys():
+            read = [op for op in group.readers.values() if op.name in rows]
+            if group.residual is not (name == RESIDUAL) or not read:
                 continue
-            readers = {op.name: self._reader(graph, op, group.channels(graph)) for op in group.readers.values()}
+            readers = {op.name: self._reader(graph, op, group.channels(graph)) for op in read}
             found = searched(list(readers.values()), group.channels(graph))
             if found is None or found.after > LIMITS.max_noise_ratio * found.before:
                 continue
@@ -357,7 +362,7 @@ class Methods:
         if changed > SAME_FUNCTION:
             self.restore_channels(name)
             raise EngineError(f"scaled channels change the floating-point outputs (noise {changed:.1g})")
-        return len({op for group, _ in chosen for op in group.readers})
+        return len({op for group, _ in chosen for op in group.readers if op in rows})
 
     def _reader(self, graph: Graph, op: FusedOp, channels: int) -> Reader:
         weight = self.model.weights.original(op)
@@ -400,9 +405,9 @@ def recovered(
 
     if not pieces.fit or not pieces.held_out:
         return refused("there are too few calibration samples to hold some out")
-    ops = [op for op in model.graph.fused_ops.values() if has_matrix(model.graph, op)]
+    ops = [op for op in model.graph.fused_ops.values() if op.name in model.offered and has_matrix(model.graph, op)]
     if not ops:
-        return refused("no operator has a weight of its own")
+        return refused("no operator that can be quantized has a weight of its own")
     if seconds <= 0:
         return refused("no time left")
     try:

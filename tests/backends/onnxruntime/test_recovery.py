@@ -249,3 +249,20 @@ def test_channels_whose_scale_is_widened_for_a_large_bias_keep_the_rounding_of_t
     np.testing.assert_array_equal(used[others], plain[others])
     nearest = ready(path, [pictures()], recovery="none").weights.plain(op, "per_channel", backend.reduce_range)[0]
     assert not np.array_equal(plain[others], nearest[others])
+
+
+def test_the_bias_of_an_int8_convolution_holds_the_correction(tmp_path):
+    path, offset = narrow(tmp_path / "m.onnx"), [{"x": pictures()["x"] + np.float32(2)}]
+    backend = ready(path, offset, recovery="bias_correction")
+    (record,) = backend.recovery
+    assert record.adopted
+    step, found = 0.01, []
+    for op in backend.graph.fused_ops.values():
+        correction = backend.weights.correction(op, "per_channel", backend.reduce_range) if op.bias else None
+        if correction is not None:
+            _, scale, bias = backend.weights.get(op, "per_channel", backend.reduce_range, step)
+            added = bias * step * scale.astype(np.float64) - backend.graph.array(op.bias)
+            np.testing.assert_allclose(added, correction, atol=1e-4)
+            found.append(float(np.abs(correction).max()))
+    assert len(found) == record.operators
+    assert max(found) > 1e-3
