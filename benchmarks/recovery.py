@@ -2,11 +2,11 @@
 
     python benchmarks/recovery.py --model model.onnx --calibration calib.npz --evaluation eval.npz
 
-Each method is tried alone, after a row without any. The first two noise columns are what a run decides by: calibration
-samples that the method was not fitted on. The further columns are noise-to-signal ratios on evaluation samples, with
-int8 everywhere and, where they are offered, all matrix products in dynamic int8 or with 4-bit weights. Arrays of the
-files are inputs by name; ``x`` is the input of a model that has one. A method that does not gain is not in use, so that
-its row equals the first.
+Each method is tried alone, after rows without any, one of them without cross-layer equalization. The first two noise
+columns are what a run decides by: calibration samples that the method was not fitted on. The further columns are
+noise-to-signal ratios on evaluation samples, with int8 everywhere and, where they are offered, all matrix products in
+dynamic int8 or with 4-bit weights. Arrays of the files are inputs by name; ``x`` is the input of a model that has one.
+A method that does not gain is not in use, so that its row equals that without any.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ def main() -> None:
     options = parser.parse_args()
     print("| method | operators | noise of | before | after | seconds | in use |", " | ".join(COLUMNS), "|")
     print("| --- |" + " ---: |" * (6 + len(COLUMNS)))
-    for method in (NONE, *options.methods):
-        settings = OnnxRuntimeSettings(equalize=options.equalize, recovery=method)
+    cases = [("never", NONE), (options.equalize, NONE), *((options.equalize, name) for name in options.methods)]
+    for equalize, method in dict.fromkeys(cases):
+        settings = OnnxRuntimeSettings(equalize=equalize, recovery=method)
         backend = OnnxRuntimeBackend(settings, options.threads)
         backend.load(ModelSource(options.model.stem, {"onnx": options.model}))
         backend.capabilities()
@@ -89,7 +90,8 @@ def main() -> None:
             use = "yes" if record.adopted else f"no: {record.note}".rstrip(": ")
             shown = [str(record.operators), record.noise_of, before, after, f"{record.seconds:.1f}", use]
         noise = " | ".join(evaluated(backend, options))
-        print(f"| {method} | {' | '.join(shown)} | {noise} |", flush=True)
+        label = f"{method}, equalize={equalize}" if method == NONE else method
+        print(f"| {label} | {' | '.join(shown)} | {noise} |", flush=True)
 
 
 def evaluated(backend: OnnxRuntimeBackend, options: argparse.Namespace) -> list[str]:

@@ -277,6 +277,11 @@ class OnnxRuntimeBackend(Backend):
         return frozenset(op.name for op in self.capabilities().ops)
 
     @property
+    def scales_pairs(self) -> bool:
+        """See `Recoverable.scales_pairs`: not with ``equalize=never``."""
+        return bool(self.settings.equalize != "never")
+
+    @property
     def offers_dynamic(self) -> bool:
         """See `Recoverable.offers_dynamic`."""
         return any(dynamic_scheme(op) is not None for op in self.capabilities().ops)

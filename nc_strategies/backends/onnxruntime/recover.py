@@ -37,6 +37,7 @@ from nc_strategies.calibration.rounding import Rows, output_noise
 from nc_strategies.calibration.smoothing import Reader, searched
 from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.onnx_graph.equalize import pairs
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.operands import as_matrices, has_matrix, row_size, rows_of
 from nc_strategies.onnx_graph.recovery import WeightRecovery, can_be_corrected
@@ -220,6 +221,10 @@ class Recoverable(Protocol):
         """Operators that can be quantized."""
 
     @property
+    def scales_pairs(self) -> bool:
+        """Whether channels between two operators with weights may be scaled, as cross-layer equalization does."""
+
+    @property
     def offers_dynamic(self) -> bool:
         """Whether matrix products can be quantized at run time."""
 
@@ -335,12 +340,13 @@ class Methods:
         begin = time.perf_counter()
         graph, rows = self.model.graph, dict(self.recovery.rows)
         chosen: list[tuple[ChannelGroup, NDArray[np.float64]]] = []
+        left_alone = frozenset() if self.model.scales_pairs else {pair.tensor for pair in pairs(graph)}
         groups = branch_groups(graph) if name == ADDED_SCALING else channel_groups(graph)
         for group in groups:
             if time.perf_counter() - begin > seconds:
                 break
             read = [op for op in group.readers.values() if op.name in rows]
-            if group.residual is not (name == RESIDUAL) or not read:
+            if group.residual is not (name == RESIDUAL) or not read or (group.tensors & left_alone):
                 continue
             readers = {op.name: self._reader(graph, op, group.channels(graph)) for op in read}
             found = searched(list(readers.values()), group.channels(graph))

@@ -266,3 +266,17 @@ def test_the_bias_of_an_int8_convolution_holds_the_correction(tmp_path):
             found.append(float(np.abs(correction).max()))
     assert len(found) == record.operators
     assert max(found) > 1e-3
+
+
+@pytest.mark.parametrize(("equalize", "done"), [("never", False), ("auto", True)])
+def test_without_equalization_channels_between_two_weights_are_left_alone(tmp_path, equalize, done, monkeypatch):
+    """Normally equalization comes first; here it decides against it."""
+    monkeypatch.setattr(OnnxRuntimeBackend, "_noise", lambda self, batch: 1.0)
+    b = models.Builder(3)
+    b.constant("a", b.rng.normal(size=(16, 16)) * (factors := 2.0 ** b.rng.integers(-5, 6, 16)))
+    b.constant("b", b.rng.normal(size=(16, 16)) / factors[:, None])
+    b.node("Gemm", [b.node("Gemm", ["x", "a"], "first"), "b"], "y")
+    path = b.save(tmp_path / "m.onnx", ["N", 16], ["N", 16])
+    data = [{"x": np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)}]
+    (record,) = ready(path, data, recovery="smooth_quant", equalize=equalize).recovery
+    assert record.adopted is done
