@@ -265,6 +265,11 @@ class Methods:
         self.model.weights.recover(self.recovery)
         self.ops = [op for name, op in self.model.graph.fused_ops.items() if name in rows]
 
+    def release(self) -> None:
+        """Keep the rows of operators that are rounded or corrected only; other weights need none."""
+        kept = self.rounded | self.corrected
+        self.recovery.rows = {name: rows for name, rows in self.recovery.rows.items() if name in kept}
+
     def attempts(self) -> dict[str, Attempt]:
         """The methods by name."""
         int8 = DYNAMIC if self.model.offers_dynamic else EVERYTHING
@@ -430,4 +435,6 @@ def recovered(
     own = Methods(model, judge, rows)
     attempts = own.attempts()
     left = seconds - (time.perf_counter() - begin)
-    return tuple(tried([attempts[name] for name in methods], own.noise, left))
+    records = tuple(tried([attempts[name] for name in methods], own.noise, left))
+    own.release()
+    return records
