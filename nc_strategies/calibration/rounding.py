@@ -74,8 +74,23 @@ def error_spread(rows: Array, limits: RoundingLimits = LIMITS) -> ErrorSpread:
     order = np.argsort(-own, axis=1, kind="stable")
     at = np.arange(len(order))[:, None, None]
     moments = moments[at, order[:, :, None], order[:, None, :]]
-    factor = np.linalg.cholesky(np.linalg.inv(moments)).swapaxes(1, 2)
+    # With the values reversed, the inverse of the lower factor of the moments is the upper factor of their inverse. It
+    # takes a third of the operations of inverting first.
+    factor = _inverse_of_lower(np.linalg.cholesky(moments[:, ::-1, ::-1]))[:, ::-1, ::-1]
     return ErrorSpread(order, np.ascontiguousarray(factor, np.float32))
+
+
+def _inverse_of_lower(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverses of lower triangular matrices, shape (G, K, K), by halves."""
+    size = matrices.shape[1]
+    if size <= LIMITS.block:
+        return np.tril(np.linalg.inv(matrices))
+    half = size // 2
+    found = np.zeros_like(matrices)
+    upper, lower = (_inverse_of_lower(matrices[:, part, part]) for part in (slice(0, half), slice(half, size)))
+    found[:, :half, :half], found[:, half:, half:] = upper, lower
+    found[:, half:, :half] = -np.matmul(lower, np.matmul(matrices[:, half:, :half], upper))
+    return found
 
 
 def round_by_second_moments(

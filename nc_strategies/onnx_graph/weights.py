@@ -107,7 +107,7 @@ class WeightCache:
         if np.any(floor > scale) or np.any(scale > cap):
             # With tiny weights in a channel, the scale is so small that a normal bias would overflow int32. The product
             # of both scales has to be a normal number as well, because kernels compute it in float32.
-            weight, scale = self._quantize(fused_op, granularity, reduce_range, floor, cap)
+            weight, scale = self._widened(fused_op, granularity, reduce_range, floor, cap)
         if bias is None:
             return weight, scale, None
         if fused_op.name in self._recovery.corrected:
@@ -115,6 +115,18 @@ class WeightCache:
             bias = bias + self._recovery.correction(fused_op, self.original(fused_op), used)
         quantized = np.round(bias / (step * scale.astype(np.float64)))
         return weight, scale, np.clip(quantized, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
+
+    def _widened(
+        self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any, cap: float
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """The weight with scales within bounds; the integers of channels whose scale stays are those of `plain`."""
+        before, scale_before = self.plain(fused_op, granularity, reduce_range)
+        weight, scale = self._nearest(fused_op, granularity, reduce_range, floor, cap)
+        if scale.ndim and fused_op.name in self._recovery.rounded:
+            spread = [1] * weight.ndim
+            spread[self.axis(fused_op)] = -1
+            weight = np.where((scale == scale_before).reshape(spread), before, weight)
+        return weight, scale
 
     def plain(
         self, fused_op: FusedOp, granularity: str, reduce_range: bool
@@ -199,6 +211,19 @@ class WeightCache:
         return np.asarray(values * (scale.reshape(spread) if scale.ndim else scale), np.float32)
 
     def _quantize(
+        self, fused_op: FusedOp, granularity: str, reduce_range: bool
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        quantized, scale = self._nearest(fused_op, granularity, reduce_range)
+        if fused_op.name in self._recovery.rounded:
+            limit = REDUCED if reduce_range else FULL
+            spread = [1] * quantized.ndim
+            spread[self.axis(fused_op)] = -1
+            steps = scale.reshape(spread) if scale.ndim else scale
+            rounded = self._recovery.round(fused_op, self.original(fused_op), quantized, steps, -limit, limit)
+            return self._kept(rounded), scale
+        return quantized, scale
+
+    def _nearest(
         self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0, cap: float = LARGEST_SCALE
     ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         assert fused_op.weight is not None
@@ -219,7 +244,6 @@ class WeightCache:
         divisor = np.broadcast_to(scale.astype(np.float64).reshape(spread), weight.shape)
         for rows in _blocks(weight):
             quantized[rows] = np.clip(np.round(weight[rows] / divisor[rows]), -limit, limit)
-        quantized = self._recovery.round(fused_op, weight, quantized, scale.reshape(spread), -limit, limit)
         return self._kept(quantized), scale
 
 
@@ -238,7 +262,7 @@ class PlaceholderWeights(WeightCache):
         super().__init__(graph)
         self._files = files
 
-    def _quantize(
+    def _nearest(
         self, fused_op: FusedOp, granularity: str, reduce_range: bool, floor: Any = 0.0, cap: float = LARGEST_SCALE
     ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         assert fused_op.weight is not None

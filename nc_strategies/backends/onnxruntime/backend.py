@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
 from nc_strategies.backends.onnxruntime.other_ops import find_other_ops
 from nc_strategies.backends.onnxruntime.probe import saturates
-from nc_strategies.backends.onnxruntime.recover import recovered, split
+from nc_strategies.backends.onnxruntime.recover import dynamic_scheme, recovered, split
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
 from nc_strategies.backends.onnxruntime.saving import save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
@@ -46,10 +47,11 @@ from nc_strategies.onnx_graph.qdq import GraphBuilder
 from nc_strategies.onnx_graph.types import type_name
 from nc_strategies.onnx_graph.weights import WeightCache
 from nc_strategies.problem.latency import ConversionEdge
-from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme
-from nc_strategies.space.scheme import DYNAMIC
+from nc_strategies.space import FLOAT, Capabilities, Config
 
 log = logging.getLogger(__name__)
+FIRST_STEP_SHARE = 0.5
+"""Time of the first measurement of recovery relative to that of calibration."""
 HALF_TOLERANCE = {"float16": 0.05, "bfloat16": 0.2}
 """Floating-point type of a model to the difference from float32 that its rounding may cause, relative to the largest
 output. One rounding loses 2**-11 or 2**-8; a deep network adds up some hundred."""
@@ -237,6 +239,7 @@ class OnnxRuntimeBackend(Backend):
             histograms, self.largest_batch = collect(self.graph, batches, self._loaded_info, self.threads, look)
             return histograms
 
+        begin = time.perf_counter()
         self._calibration.run(
             gather,
             self.settings.equalize,
@@ -249,10 +252,15 @@ class OnnxRuntimeBackend(Backend):
         )
         if self._engine_able is not None:
             self.capabilities()
-        self._recover(batches)
+        self._recover(batches, time.perf_counter() - begin)
 
-    def _recover(self, batches: Sequence[Batch]) -> None:
-        """Make quantized weights and biases less noisy, see `recovery`; the weights of a large model stay in files."""
+    def _recover(self, batches: Sequence[Batch], pass_seconds: float) -> None:
+        """Make quantized weights and biases less noisy, see `recovery`; the weights of a large model stay in files.
+
+        Args:
+            batches: Calibration data.
+            pass_seconds: Seconds that calibration took: where there is less time, recovery would overrun it.
+        """
         methods = recovery.chosen(self.settings.recovery)
         self.recovery = ()
         if not methods or self.cautious or self.graph.files is not None:
@@ -265,7 +273,7 @@ class OnnxRuntimeBackend(Backend):
             self._loaded_info,
             self.threads,
             methods,
-            self.recovery_seconds,
+            self.recovery_seconds if FIRST_STEP_SHARE * pass_seconds < self.recovery_seconds else 0.0,
             self.settings.recovery != recovery.AUTO,
         )
         self._batches = ()
@@ -276,9 +284,19 @@ class OnnxRuntimeBackend(Backend):
         return self._weights
 
     @property
+    def offered(self) -> frozenset[str]:
+        """See `Recoverable.offered`."""
+        return frozenset(op.name for op in self.capabilities().ops)
+
+    @property
+    def scales_pairs(self) -> bool:
+        """See `Recoverable.scales_pairs`: not with ``equalize=never``."""
+        return bool(self.settings.equalize != "never")
+
+    @property
     def offers_dynamic(self) -> bool:
         """See `Recoverable.offers_dynamic`."""
-        return any(_dynamic(op) is not None for op in self.capabilities().ops)
+        return any(dynamic_scheme(op) is not None for op in self.capabilities().ops)
 
     @property
     def reduce_range(self) -> bool:
@@ -291,7 +309,7 @@ class OnnxRuntimeBackend(Backend):
         config = self._default
         assert config is not None
         if what == recovery.DYNAMIC:
-            config = Config(tuple((op.name, _dynamic(op) or FLOAT) for op in able.ops), config.options)
+            config = Config(tuple((op.name, dynamic_scheme(op) or FLOAT) for op in able.ops), config.options)
         return self._builder.build(config, self._calibration.range)[0]
 
     def use_scaled(self, graph: Graph, tensors: Collection[str]) -> Callable[[], None]:
@@ -417,8 +435,3 @@ class OnnxRuntimeBackend(Backend):
         """See `Backend.versions`."""
         versions: dict[str, Any] = {"onnxruntime": ort.__version__, "onnx": onnx.__version__}
         return versions
-
-
-def _dynamic(op: OpCapability) -> OpScheme | None:
-    """The first dynamic scheme that an operator offers."""
-    return next((scheme for scheme in op.schemes if scheme.mode == DYNAMIC), None)

@@ -37,12 +37,15 @@ from nc_strategies.calibration.rounding import Rows, output_noise
 from nc_strategies.calibration.smoothing import Reader, searched
 from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.onnx_graph.equalize import pairs
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.operands import as_matrices, has_matrix, row_size, rows_of
 from nc_strategies.onnx_graph.recovery import WeightRecovery, can_be_corrected
 from nc_strategies.onnx_graph.rounded_model import GRANULARITY, rounded_model
 from nc_strategies.onnx_graph.smooth import ChannelGroup, branch_groups, channel_groups, per_row, scaled, scaled_name
 from nc_strategies.onnx_graph.weights import WeightCache
+from nc_strategies.space import OpCapability, OpScheme
+from nc_strategies.space.scheme import DYNAMIC as DYNAMIC_MODE
 
 log = logging.getLogger(__name__)
 HELD_OUT_EVERY = 4
@@ -197,6 +200,11 @@ class Judge:
             session.close()
 
 
+def dynamic_scheme(op: OpCapability) -> OpScheme | None:
+    """The first dynamic scheme that an operator offers; None if it offers none."""
+    return next((scheme for scheme in op.schemes if scheme.mode == DYNAMIC_MODE), None)
+
+
 class Recoverable(Protocol):
     """The calibrated model of a backend, as recovery sees and changes it."""
 
@@ -207,6 +215,14 @@ class Recoverable(Protocol):
     @property
     def weights(self) -> WeightCache:
         """Its quantized weights."""
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """Operators that can be quantized."""
+
+    @property
+    def scales_pairs(self) -> bool:
+        """Whether channels between two operators with weights may be scaled, as cross-layer equalization does."""
 
     @property
     def offers_dynamic(self) -> bool:
@@ -248,6 +264,11 @@ class Methods:
         self.recovery = WeightRecovery(rows, self.rounded, self.corrected)
         self.model.weights.recover(self.recovery)
         self.ops = [op for name, op in self.model.graph.fused_ops.items() if name in rows]
+
+    def release(self) -> None:
+        """Keep the rows of operators that are rounded or corrected only; other weights need none."""
+        kept = self.rounded | self.corrected
+        self.recovery.rows = {name: rows for name, rows in self.recovery.rows.items() if name in kept}
 
     def attempts(self) -> dict[str, Attempt]:
         """The methods by name."""
@@ -324,13 +345,15 @@ class Methods:
         begin = time.perf_counter()
         graph, rows = self.model.graph, dict(self.recovery.rows)
         chosen: list[tuple[ChannelGroup, NDArray[np.float64]]] = []
+        left_alone = frozenset() if self.model.scales_pairs else {pair.tensor for pair in pairs(graph)}
         groups = branch_groups(graph) if name == ADDED_SCALING else channel_groups(graph)
         for group in groups:
             if time.perf_counter() - begin > seconds:
                 break
-            if group.residual is not (name == RESIDUAL) or not group.readers.keys() <= rows.keys():
+            read = [op for op in group.readers.values() if op.name in rows]
+            if group.residual is not (name == RESIDUAL) or not read or (group.tensors & left_alone):
                 continue
-            readers = {op.name: self._reader(graph, op, group.channels(graph)) for op in group.readers.values()}
+            readers = {op.name: self._reader(graph, op, group.channels(graph)) for op in read}
             found = searched(list(readers.values()), group.channels(graph))
             if found is None or found.after > LIMITS.max_noise_ratio * found.before:
                 continue
@@ -350,7 +373,7 @@ class Methods:
         if changed > SAME_FUNCTION:
             self.restore_channels(name)
             raise EngineError(f"scaled channels change the floating-point outputs (noise {changed:.1g})")
-        return len({op for group, _ in chosen for op in group.readers})
+        return len({op for group, _ in chosen for op in group.readers if op in rows})
 
     def _reader(self, graph: Graph, op: FusedOp, channels: int) -> Reader:
         weight = self.model.weights.original(op)
@@ -393,19 +416,25 @@ def recovered(
 
     if not pieces.fit or not pieces.held_out:
         return refused("there are too few calibration samples to hold some out")
-    ops = [op for op in model.graph.fused_ops.values() if has_matrix(model.graph, op)]
+    ops = [op for op in model.graph.fused_ops.values() if op.name in model.offered and has_matrix(model.graph, op)]
     if not ops:
-        return refused("no operator has a weight of its own")
+        return refused("no operator that can be quantized has a weight of its own")
+    if seconds <= 0:
+        return refused("no time left")
     try:
         judge = Judge(model.graph, pieces.held_out, info, threads)
-        if not always:
+        if not always and time.perf_counter() - begin < seconds:
             noise = judge.noise(model.quantized(EVERYTHING))
             if noise <= LIMITS.negligible_noise:
                 return refused(f"int8 everywhere has a noise-to-signal ratio of {noise:.1g} only", noise)
+        if time.perf_counter() - begin >= seconds:
+            return refused("no time left")
         rows = read_rows(model.graph, ops, pieces, info, threads, READING_SHARE * seconds)
     except EngineError as error:
         return refused(f"the model does not run: {error}")
     own = Methods(model, judge, rows)
     attempts = own.attempts()
     left = seconds - (time.perf_counter() - begin)
-    return tuple(tried([attempts[name] for name in methods], own.noise, left))
+    records = tuple(tried([attempts[name] for name in methods], own.noise, left))
+    own.release()
+    return records
