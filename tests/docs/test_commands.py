@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -165,6 +165,7 @@ def check(config):
     settings.validate()
     for kind in {field.name for field in fields(RunConfig)} & {kind for kind, _ in registry().components}:
         registry().settings(kind, plain[kind])
+    settings = replace(settings, metrics=settings.metrics.choose(labelled=True))
     if not settings.metrics.constraints:
         registry().settings("metric", metric_settings(settings), "metrics.accuracy")
 
