@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
             lambda problem: make(strategy, problem),
             found.create("executor", config.executor),
             _plain(config),
+            partial(make.check_model, strategy),
         )
         result = execute(found, setup, folder, run_log)
     finally:

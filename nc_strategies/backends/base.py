@@ -174,6 +174,8 @@ class Backend(ABC):
     clock: Callable[[], float] = time.perf_counter
     """The clock, in seconds, that latency is measured with. A simulated engine has one of its own."""
 
+    gradients: bool = False
+    """Whether the engine can differentiate models."""
     float_tolerance: float = 0.0
     """Greatest difference, relative to the largest output, between the model as given and its all-float graph, where
     the engine computes the two in different floating-point types; 0 where the types are the same."""

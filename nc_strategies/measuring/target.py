@@ -156,6 +156,9 @@ class MeasurementTarget(Protocol):
             EngineError: the engine cannot run the configurations that the terms are fitted to.
         """
 
+    def gradients(self) -> bool:
+        """Whether the engine can differentiate the loaded model; see `Backend.gradients`."""
+
     def divergence(self, config: Config) -> float:
         """Noise-to-signal ratio of a configuration's outputs; see `Problem.divergence`.
 
@@ -501,6 +504,10 @@ class LocalTarget:
                 brief=brief,
             )
         return self._terms
+
+    def gradients(self) -> bool:
+        """See `MeasurementTarget.gradients`."""
+        return self.parts.backend.gradients
 
     def divergence(self, config: Config) -> float:
         """See `MeasurementTarget.divergence`."""

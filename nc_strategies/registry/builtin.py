@@ -28,7 +28,10 @@ from nc_strategies.models.source import FileModelSettings, SampleModelSettings
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.hookspecs import hookimpl
 from nc_strategies.strategies.basic import BasicSettings
+from nc_strategies.strategies.conservative import ConservativeSettings
+from nc_strategies.strategies.exhaustive import ExhaustiveSettings
 from nc_strategies.strategies.ilp.settings import IlpSettings
+from nc_strategies.strategies.mse import MseSettings
 from nc_strategies.strategies.random import RandomSettings
 from nc_strategies.study.executor import SerialSettings
 from nc_strategies.study.tracker import NoTrackerSettings
@@ -55,6 +58,19 @@ def ncs_components() -> list[Component]:
             "nc_strategies.strategies.ilp.strategy:IlpStrategy",
             IlpSettings,
             summary="integer program: least predicted latency within the loss allowed, corrected by trials",
+        ),
+        *(
+            Component("strategy", name, f"nc_strategies.strategies.{name}:{kind}", settings, summary=text)
+            for name, kind, settings, text in (
+                (
+                    "conservative",
+                    "ConservativeStrategy",
+                    ConservativeSettings,
+                    "from fp32: one operator type after the other, and what keeps the accuracy stays",
+                ),
+                ("exhaustive", "ExhaustiveStrategy", ExhaustiveSettings, "every configuration of a small space"),
+                ("mse", "MseStrategy", MseSettings, "operators back to fp32 in the order of their output error"),
+            )
         ),
         Component(
             "strategy",

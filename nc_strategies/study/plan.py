@@ -75,7 +75,7 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
     """
     config, target, box = setup.config, setup.target, make_box(setup.config)
     listener.stage("loading the model")
-    make_space(config, target.load())
+    setup.check_model(make_space(config, target.load()), target.gradients)
     target.allow(box.allowance())
     listener.stage("calibrating")
     space = make_space(config, target.calibrate())

@@ -74,6 +74,7 @@ class Setup:
         make_strategy: Creates the strategy for a problem.
         executor: Runs trials; has an attribute ``workers``.
         resolved: The configuration as plain data without secrets, for ``config.yaml``.
+        check_model: Refuses a model that the strategy cannot tune; see `Strategy.check_model`.
     """
 
     config: RunConfig
@@ -81,6 +82,7 @@ class Setup:
     make_strategy: Callable[[Problem], Strategy]
     executor: Any
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    check_model: Callable[[Space, Callable[[], bool]], None] = lambda space, gradients: None
 
 
 def tune(
@@ -211,6 +213,7 @@ class _Run:
         self.listener.stage("loading the model")
         with self._clock("load"):
             space = make_space(self.config, self._in_time("the model was loaded", self.setup.target.load))
+        self.setup.check_model(space, self.setup.target.gradients)
         log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
         return space
 

@@ -133,6 +133,10 @@ class WorkerTarget:
         """See `MeasurementTarget.latency_terms`."""
         return cast(LatencyTerms, self._call("latency_terms", brief))
 
+    def gradients(self) -> bool:
+        """See `MeasurementTarget.gradients`."""
+        return cast(bool, self._call("gradients"))
+
     def divergence(self, config: Config) -> float:
         """See `MeasurementTarget.divergence`."""
         return cast(float, self._call("divergence", config))
