@@ -36,7 +36,7 @@ from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.measurer import Measurer
 from nc_strategies.measuring.outputs import close
-from nc_strategies.measuring.sensitivity import SAMPLES, divergence, output_noise, signal_in_pieces
+from nc_strategies.measuring.sensitivity import SAMPLES, mean_divergence, output_noise, signal_in_pieces
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import UserEvaluation
@@ -159,8 +159,19 @@ class MeasurementTarget(Protocol):
     def gradients(self) -> bool:
         """Whether the engine can differentiate the loaded model; see `Backend.gradients`."""
 
-    def divergence(self, config: Config) -> float:
+    def hessian(self, draws: int) -> Mapping[str, float]:
+        """Hessian-weighted error by operator; see `Backend.hessian`.
+
+        Raises:
+            EngineError: the engine cannot differentiate the model.
+        """
+
+    def divergence(self, config: Config, batches: int = 1) -> float:
         """Noise-to-signal ratio of a configuration's outputs; see `Problem.divergence`.
+
+        Args:
+            config: The configuration.
+            batches: Batches of calibration samples to average over, as far as there are so many.
 
         Raises:
             EngineError: the engine cannot build or run it.
@@ -269,7 +280,7 @@ class LocalTarget:
         self._allowance = Allowance()
         self._batches: BatchesInTime | None = None
         self._calibration_size = CALIBRATION_BATCH
-        self._signal: NDArray[Any] | None = None
+        self._signals: dict[int, NDArray[Any]] = {}
         self._terms: LatencyTerms | None = None
         self._deadline = Deadline()
 
@@ -509,21 +520,37 @@ class LocalTarget:
         """See `MeasurementTarget.gradients`."""
         return self.parts.backend.gradients
 
-    def divergence(self, config: Config) -> float:
+    def hessian(self, draws: int) -> Mapping[str, float]:
+        """See `MeasurementTarget.hessian`."""
+        self._deadline.check()
+        return self.parts.backend.hessian(self._looked_at()[0], draws)
+
+    def divergence(self, config: Config, batches: int = 1) -> float:
         """See `MeasurementTarget.divergence`."""
         self._deadline.check()
-        return divergence(self.parts.backend, config, *self._looked_at(), self.measurer.signal_of)
-
-    def _looked_at(self) -> tuple[Batch, NDArray[Any]]:
-        """A few calibration samples, and fp32's output for them."""
         assert self._calibration is not None
-        count = self._calibration.batch_size or min(self._noise_samples(), len(self._calibration))
-        batch = self._calibration.batch(0, count)
-        if self._signal is None:
+        most = max(1, len(self._calibration) // self._looked_at_count())
+        parts = [self._looked_at(place) for place in range(min(batches, most))]
+        return mean_divergence(self.parts.backend, config, parts, self.measurer.signal_of)
+
+    def _looked_at_count(self) -> int:
+        assert self._calibration is not None
+        return self._calibration.batch_size or min(self._noise_samples(), len(self._calibration))
+
+    def _looked_at(self, place: int = 0) -> tuple[Batch, NDArray[Any]]:
+        """A few calibration samples, and fp32's output for them.
+
+        Args:
+            place: Number of the batch, from 0.
+        """
+        assert self._calibration is not None
+        count = self._looked_at_count()
+        batch = self._calibration.batch(place * count, count)
+        if place not in self._signals:
             predict = self.measurer.baseline.all_float.predict
             select = self.measurer.signal_of
-            self._signal = np.array(signal_in_pieces(predict, batch, self.parts.backend.largest_batch, select))
-        return batch, self._signal
+            self._signals[place] = np.array(signal_in_pieces(predict, batch, self.parts.backend.largest_batch, select))
+        return batch, self._signals[place]
 
     def _noise_samples(self) -> int:
         assert self._space is not None, "measure the baseline first"

@@ -1,12 +1,14 @@
-"""Fallback in the order of an estimate: `mse`."""
+"""Fallback in the order of an estimate: `mse`, `mse_v2` and `hawq_v2`."""
 
 import math
 from dataclasses import replace
 
 import pytest
 
-from nc_strategies.api import EngineError
+from nc_strategies.api import EngineError, InputError
+from nc_strategies.strategies.hawq_v2 import HawqV2Settings, HawqV2Strategy
 from nc_strategies.strategies.mse import MseSettings, MseStrategy
+from nc_strategies.strategies.mse_v2 import MseV2Settings, MseV2Strategy
 from nc_strategies.testing import ToyOp, toy_problem
 from nc_strategies.testing.toy import toy_evaluation
 
@@ -42,7 +44,7 @@ def test_no_error_is_estimated_while_the_whole_model_keeps_the_goal(toy):
     assert not fallback(found)
 
 
-def fails(way=""):
+def fails(*_):
     raise EngineError("the engine crashed")
 
 
@@ -73,3 +75,71 @@ def test_tied_and_fixed_operators_stay_within_the_space(drive, modes):
     found = drive(MseStrategy(MseSettings(), problem), problem, lambda c: evaluation)
     assert fallback(found)[:2] == [{"product0"}, {"product0", "product1", "product2"}]
     assert "conv" in found[-1].config.int8_ops
+
+
+def noise(config, batches=1):
+    """Operators of which "e" hurts only beside "a": an error that no estimate of single operators shows."""
+    int8 = set(config.int8_ops)
+    return sum(op.loss for op in OPS if op.name in int8) + (0.1 if {"a", "e"} <= int8 else 0.0)
+
+
+def test_the_most_sensitive_operator_falls_back_and_the_least_is_requantized_first(toy):
+    def far_off(way=""):
+        return {"a": 0.5, "b": 0.4, "c": 0.3, "d": 0.2, "e": 0.0, "f": 0.1}
+
+    settings = MseV2Settings(confidence_batches=0)
+    problem, found = toy(MseV2Strategy, settings, OPS, tolerable_loss=0.012, sensitivity=far_off)
+    assert fallback(found) == [{"a"}, {"a", "b"}, {"a", "b", "c"}, {"a", "b", "c", "d"}]
+    back = [set(item.config.float_ops) for item in found if item.stage == "requantize"]
+    # "d" was in int8 in an earlier trial, which missed the goal.
+    assert back == [{"a", "b", "d"}, {"a", "c", "d"}, {"b", "c", "d"}]
+    assert set(problem.goal.best([item.trial for item in found]).config.float_ops) == {"b", "c", "d"}
+
+
+def test_operators_are_compared_in_the_current_configuration(toy):
+    asked = []
+
+    def compare(config, batches=1):
+        asked.append(batches)
+        return noise(config)
+
+    def equal(way=""):
+        return dict.fromkeys("abcdef", 1.0)
+
+    _, found = toy(
+        MseV2Strategy, MseV2Settings(confidence_batches=3), OPS, 500, tolerable_loss=0.01, sensitivity=equal,
+        divergence=compare,
+    )  # fmt: skip
+    assert fallback(found)[:3] == [{"a"}, {"a", "d"}, {"a", "b", "d"}]
+    assert set(asked) == {3}
+
+
+def test_a_comparison_that_fails_leaves_the_order_of_the_estimate(toy):
+    _, found = toy(MseV2Strategy, MseV2Settings(), OPS, tolerable_loss=0.01, sensitivity=loss, divergence=fails)
+    assert fallback(found) == [{"d"}, {"b", "d"}, {"b", "d", "f"}]
+
+
+def test_negative_confidence_batches_are_refused():
+    with pytest.raises(InputError, match=r"strategy.confidence_batches: is -1"):
+        MseV2Settings(confidence_batches=-1)
+
+
+def test_operators_fall_back_by_their_hessian_and_those_without_weights_last(toy):
+    asked = []
+
+    def hessian(draws):
+        asked.append(draws)
+        return {"b": 2.0, "d": 3.0, "f": 1.0}
+
+    _, found = toy(HawqV2Strategy, HawqV2Settings(draws=7), OPS, tolerable_loss=0.003, hessian=hessian)
+    assert fallback(found)[:4] == [{"d"}, {"b", "d"}, {"b", "d", "f"}, {"a", "b", "d", "f"}]
+    assert asked == [7]
+
+
+def test_an_engine_without_gradients_is_refused():
+    problem = toy_problem(OPS)
+    with pytest.raises(InputError, match=r"^strategy: hawq_v2 needs gradients"):
+        HawqV2Strategy.check_model(HawqV2Settings(), problem.space, lambda: False)
+    with pytest.raises(InputError, match=r"^strategy: hawq_v2 needs gradients"):
+        HawqV2Strategy(HawqV2Settings(), problem)
+    HawqV2Strategy.check_model(HawqV2Settings(), problem.space, lambda: True)
