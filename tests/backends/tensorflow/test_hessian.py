@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow")
+
+import tensorflow as tf
 
 from nc_strategies.backends.tensorflow.backend import TensorFlowBackend
 from nc_strategies.backends.tensorflow.settings import TensorFlowSettings
@@ -30,7 +32,7 @@ def backend(tmp_path_factory):
     model.set_weights(WEIGHTS)
     path = tmp_path_factory.mktemp("hessian") / "chain.keras"
     model.save(path)
-    made = TensorFlowBackend(TensorFlowSettings(), 1)
+    made = TensorFlowBackend(TensorFlowSettings(equalize="never"), 1)
     info = made.load(ModelSource("chain", {"keras": path}))
     feed = {info.inputs[0].name: X}
     made.calibrate([feed])
