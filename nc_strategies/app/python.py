@@ -46,7 +46,7 @@ class Request:
 
     model: Any
     data: Any = None
-    strategy: Any = "basic"
+    strategy: Any = "auto"
     backend: Any = None
     metric: Any = "top1"
     higher_is_better: bool | None = None

@@ -36,10 +36,9 @@ class AutoRules:
     whole model. Below it, they change too little to be worth a trial each."""
     max_exhaustive: int = 64
     """Largest space that is enumerated, if the budget has a trial for each of its configurations."""
-    min_trials_to_estimate: float = 5.0
-    """Trials that fit into the time left, at the pace so far, below which nothing is fitted to the latency of whole
-    models: `basic` falls back by what it has time to estimate. `ilp` meets a missed goal in 2 trials where `basic`
-    needs 9 or 10, but its latency terms take the time of several trials."""
+    min_trials_to_estimate: int = 5
+    """Trials left, by the budget or by the time at the pace so far, below which `basic` goes on. `ilp` meets a missed
+    goal in 2 trials where `basic` needs 9 or 10, but its estimates take the time of several trials."""
 
 
 AUTO_RULES = AutoRules()
@@ -51,7 +50,7 @@ class AutoStrategy(StagedStrategy):
     1. int8 everywhere.
     2. Each other quantization mode for the whole model, if operators that offer one do most of the work.
     3. A space with fewer configurations than trials left is enumerated (`exhaustive`), and that is all.
-    4. If no trial has kept the goal and the time left is short, `basic` until one does.
+    4. If few trials are left, `basic`, and that is all: the estimates of `ilp` would take longer than they.
     5. `ilp`: it recovers a missed goal in the fewest trials, and finds the fastest models once the goal is kept.
     6. If `ilp` ends without a model that keeps the goal, `basic` until one does.
 
@@ -79,12 +78,12 @@ class AutoStrategy(StagedStrategy):
                 yield from self._try(config, "modes", note)
         left = space.size() - len(self._tried)
         if space.size() <= AUTO_RULES.max_exhaustive and (left <= self._left() or self.problem.budget == 0):
-            yield from self._follow(self._exhaustive(), "exhaustive", f"step 3: all of {space.size()} configurations")
+            every = ExhaustiveStrategy(ExhaustiveSettings(), self.problem)
+            yield from self._follow(every, "exhaustive", f"step 3: all of {space.size()} configurations")
             return
-        if not self._met() and self._short_of_time():
-            yield from self._follow(
-                self._basic(), "basic", "step 4: the goal is missed and time is short", until=self._met
-            )
+        if 0 < self._left() < AUTO_RULES.min_trials_to_estimate or self._short_of_time():
+            self.ended = yield from self._follow(self._basic(), "basic", "step 4: few trials are left")
+            return
         why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
         ended = yield from self._follow(self._ilp(), "ilp", f"step 5: {why}")
         if not self._met():
@@ -137,9 +136,6 @@ class AutoStrategy(StagedStrategy):
             if self._trial is not None:
                 self._inner.observe(self._trial)
             self._inner.close()
-
-    def _exhaustive(self) -> Strategy:
-        return ExhaustiveStrategy(ExhaustiveSettings(), self.problem)
 
     def _basic(self) -> Strategy:
         return BasicStrategy(BasicSettings(), self.problem)

@@ -85,7 +85,7 @@ def sensitivity(
 def _scale(signal: NDArray[Any]) -> NDArray[np.float64]:
     """Factor of each sample's outputs, shape (N, 1, ...): the root of 1 / (N times the sample's power)."""
     power = np.square(signal.astype(np.float64)).reshape(len(signal), -1).sum(1)
-    scale = 1 / np.sqrt(len(signal) * np.maximum(power, LEAST_POWER))
+    scale: NDArray[np.float64] = 1 / np.sqrt(len(signal) * np.maximum(power, LEAST_POWER))
     return scale.reshape(-1, *(1,) * (signal.ndim - 1))
 
 

@@ -64,7 +64,7 @@ def read_yaml(path: str | Path) -> PostTrainingQuantConfig:
     backend = next((found for word, found in BACKENDS.items() if framework.startswith(word)), None)
     if framework and backend is None:
         raise InputError("model.framework", f"is {framework!r}", f"allowed: {', '.join(BACKENDS)}, with any suffix")
-    options = {
+    options: dict[str, Any] = {
         "device": top.get("device"),
         "backend": backend,
         "inputs": model.get("inputs"),
@@ -86,7 +86,7 @@ def _tuning(tuning: Mapping[str, Any]) -> TuningCriterion:
     strategy, exits = dict(_mapping("tuning.strategy", tuning.get("strategy"))), _section("tuning.exit_policy", tuning)
     if exits.get("performance_only"):
         raise InputError("tuning.exit_policy.performance_only", "is not supported: there is no tuning without a goal")
-    options = {
+    options: dict[str, Any] = {
         "strategy": strategy.pop("name", None),
         "strategy_kwargs": strategy or None,
         "objective": tuning.get("objective"),
