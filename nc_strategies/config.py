@@ -7,7 +7,12 @@ from typing import Any
 
 import yaml
 
-from nc_strategies.compat.neural_compressor import AccuracyCriterion, PostTrainingQuantConfig, TuningCriterion
+from nc_strategies.compat.neural_compressor import (
+    AccuracyCriterion,
+    PostTrainingQuantConfig,
+    TuningCriterion,
+    read_yaml,
+)
 from nc_strategies.defaults import CRITERION, MAX_TRIALS, TOLERABLE_LOSS
 from nc_strategies.errors import InputError, first_line
 
@@ -20,6 +25,7 @@ __all__ = [
     "SpaceConfig",
     "TuningConfig",
     "TuningCriterion",
+    "read_yaml",
 ]
 CRITERIA = ("relative", "absolute")
 STOP_WHEN = ("budget", "met")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Request:
 
     model: Any
     data: Any = None
-    strategy: Any = "basic"
+    strategy: Any = "auto"
     backend: Any = None
     metric: Any = None
     higher_is_better: bool | None = None
@@ -152,6 +153,7 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
             lambda problem: make(strategy, problem),
             found.create("executor", config.executor),
             _plain(config),
+            partial(make.check_model, strategy),
         )
         result = execute(found, setup, folder, run_log)
     finally:

@@ -115,6 +115,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
             lambda problem: make(strategy, problem),
             found.create("executor", settings.executor),
             resolved,
+            partial(make.check_model, strategy),
         )
         if settings.plan:
             return _plan(setup, _Observers(found, StudyListener(), _progress(stack), resolved))

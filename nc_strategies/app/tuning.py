@@ -16,7 +16,7 @@ def tune(
     model: Any,
     data: Any = None,
     *,
-    strategy: str | Mapping[str, Any] = "basic",
+    strategy: str | Mapping[str, Any] = "auto",
     backend: str | Mapping[str, Any] | None = None,
     metric: Any = None,
     higher_is_better: bool | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ class AdaptedBackend(Backend):
         super().__init__(inner.settings, inner.threads)
         self.inner, self.feeds = inner, feeds
         self.accepts, self.cautious, self.clock = inner.accepts, inner.cautious, inner.clock
+        self.gradients = inner.gradients
 
     @property
     def largest_batch(self) -> int | None:  # type: ignore[override]
@@ -171,6 +172,10 @@ class AdaptedBackend(Backend):
         """See `Backend.dual_precision_session`."""
         session = self.inner.dual_precision_session(config)
         return None if session is None else AdaptedDualPrecisionSession(session, self.feeds)
+
+    def hessian(self, batch: Batch, draws: int) -> Mapping[str, float]:
+        """See `Backend.hessian`."""
+        return self.inner.hessian(self.feeds.engine(batch), draws)
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: the saved model has the inputs and outputs of the model as given."""

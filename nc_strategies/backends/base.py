@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.calibration.recovery import LIMITS as RECOVERY_LIMITS
 from nc_strategies.calibration.recovery import RecoveryRecord
+from nc_strategies.errors import EngineError
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.problem.latency import ConversionEdge
@@ -180,6 +181,8 @@ class Backend(ABC):
     clock: Callable[[], float] = time.perf_counter
     """The clock, in seconds, that latency is measured with. A simulated engine has one of its own."""
 
+    gradients: bool = False
+    """Whether the engine can differentiate models, as `hessian` does."""
     float_tolerance: float = 0.0
     """Greatest difference, relative to the largest output, between the model as given and its all-float graph, where
     the engine computes the two in different floating-point types; 0 where the types are the same."""
@@ -243,6 +246,20 @@ class Backend(ABC):
             EngineError: the engine could not build it.
         """
         return None
+
+    def hessian(self, batch: Batch, draws: int) -> Mapping[str, float]:
+        """Average Hessian trace times squared weight error, by operator with a weight; see `gradients`.
+
+        The Hessian is that of half the squared difference of the output from fp32's, relative to the signal.
+
+        Args:
+            batch: Samples.
+            draws: Number of random vectors that the trace is estimated with.
+
+        Raises:
+            EngineError: the engine gives no gradients, or cannot differentiate this model.
+        """
+        raise EngineError("the engine gives no gradients")
 
     @abstractmethod
     def save(self, config: Config, folder: Path) -> Path:

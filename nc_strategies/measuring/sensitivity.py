@@ -108,21 +108,34 @@ def divergence(
     signal: NDArray[Any],
     select: Signal = signal_of,
 ) -> float:
-    """Noise-to-signal ratio of one of a configuration's outputs against fp32's.
+    """See `mean_divergence`, of one batch."""
+    return mean_divergence(backend, config, [(batch, signal)], select)
+
+
+def mean_divergence(
+    backend: Backend,
+    config: Config,
+    parts: Sequence[tuple[Batch | Sequence[Batch], NDArray[Any]]],
+    select: Signal = signal_of,
+) -> float:
+    """Noise-to-signal ratio of one of a configuration's outputs against fp32's, the mean over batches.
 
     Args:
         backend: Loaded and calibrated.
         config: The configuration.
-        batch: Samples of the calibration data, in several batches if they differ in their shapes.
-        signal: fp32's output on them.
+        parts: Pairs (samples of the calibration data, in several batches if they differ in their shapes; fp32's output
+            on them).
         select: Selects the output.
 
     Raises:
         EngineError: the engine cannot build or run it.
     """
-    model = backend.build(config)
+    model, most = backend.build(config), backend.largest_batch
     try:
-        return noise_to_signal(signal, signal_in_pieces(model.predict, batch, backend.largest_batch, select))
+        noise = [
+            noise_to_signal(signal, signal_in_pieces(model.predict, batch, most, select)) for batch, signal in parts
+        ]
+        return sum(noise) / len(noise)
     finally:
         model.close()
 

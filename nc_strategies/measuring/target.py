@@ -38,7 +38,7 @@ from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.lengths import heeds_mask
 from nc_strategies.measuring.measurer import Measurer
 from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
-from nc_strategies.measuring.sensitivity import SAMPLES, divergence, output_noise, signal_in_pieces
+from nc_strategies.measuring.sensitivity import SAMPLES, mean_divergence, output_noise, signal_in_pieces
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import UserEvaluation
@@ -169,8 +169,22 @@ class MeasurementTarget(Protocol):
             EngineError: the engine cannot run the configurations that the terms are fitted to.
         """
 
-    def divergence(self, config: Config) -> float:
+    def gradients(self) -> bool:
+        """Whether the engine can differentiate the loaded model; see `Backend.gradients`."""
+
+    def hessian(self, draws: int) -> Mapping[str, float]:
+        """Hessian-weighted error by operator; see `Backend.hessian`.
+
+        Raises:
+            EngineError: the engine cannot differentiate the model.
+        """
+
+    def divergence(self, config: Config, batches: int = 1) -> float:
         """Noise-to-signal ratio of a configuration's outputs; see `Problem.divergence`.
+
+        Args:
+            config: The configuration.
+            batches: Batches of calibration samples to average over, as far as there are so many.
 
         Raises:
             EngineError: the engine cannot build or run it.
@@ -280,7 +294,7 @@ class LocalTarget:
         self._batches: BatchesInTime | None = None
         self._every_batch: LazyBatches | None = None
         self._calibration_size = CALIBRATION_BATCH
-        self._signal: NDArray[Any] | None = None
+        self._signals: dict[int, NDArray[Any]] = {}
         self._terms: LatencyTerms | None = None
         self._deadline = Deadline()
 
@@ -554,26 +568,47 @@ class LocalTarget:
             )
         return self._terms
 
-    def divergence(self, config: Config) -> float:
+    def gradients(self) -> bool:
+        """See `MeasurementTarget.gradients`."""
+        return self.parts.backend.gradients
+
+    def hessian(self, draws: int) -> Mapping[str, float]:
+        """See `MeasurementTarget.hessian`."""
+        self._deadline.check()
+        batch = self._looked_at()[0]
+        return self.parts.backend.hessian(batch if isinstance(batch, Mapping) else batch[0], draws)
+
+    def divergence(self, config: Config, batches: int = 1) -> float:
         """See `MeasurementTarget.divergence`."""
         self._deadline.check()
-        return divergence(self.parts.backend, config, *self._looked_at(), self.measurer.signal_of)
-
-    def _looked_at(self) -> tuple[Batch | Sequence[Batch], NDArray[Any]]:
-        """A few calibration samples, in batches of like length if they differ in it, and fp32's output for them."""
         assert self._calibration is not None
-        count = self._calibration.batch_size or min(self._noise_samples(), len(self._calibration))
+        most = max(1, len(self._calibration) // self._looked_at_count()) if self._calibration.lengths is None else 1
+        parts = [self._looked_at(place) for place in range(min(batches, most))]
+        return mean_divergence(self.parts.backend, config, parts, self.measurer.signal_of)
+
+    def _looked_at_count(self) -> int:
+        assert self._calibration is not None
+        return self._calibration.batch_size or min(self._noise_samples(), len(self._calibration))
+
+    def _looked_at(self, place: int = 0) -> tuple[Batch | Sequence[Batch], NDArray[Any]]:
+        """A few calibration samples, in batches of like length if they differ in it, and fp32's output for them.
+
+        Args:
+            place: Number of the samples' batch, from 0; there is only one if they differ in their length.
+        """
+        assert self._calibration is not None
+        count = self._looked_at_count()
         batch: Batch | Sequence[Batch]
         if self._calibration.lengths is None:
-            batch = self._calibration.batch(0, count)
+            batch = self._calibration.batch(place * count, count)
         else:
             batch = [run.batch for run in self._calibration.first_runs(count)]
-        if self._signal is None:
+        if place not in self._signals:
             base = self.measurer.baseline
             predict = (base.reference if base.large else base.all_float).predict
             select = self.measurer.signal_of
-            self._signal = np.array(signal_in_pieces(predict, batch, self.parts.backend.largest_batch, select))
-        return batch, self._signal
+            self._signals[place] = np.array(signal_in_pieces(predict, batch, self.parts.backend.largest_batch, select))
+        return batch, self._signals[place]
 
     def _noise_samples(self) -> int:
         assert self._space is not None, "measure the baseline first"

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LatencyModel = Callable[[Config], float]
-Divergence = Callable[[Config], float]
+
+
+class Divergence(Protocol):
+    """Estimates the noise of a configuration."""
+
+    def __call__(self, config: Config, batches: int = 1, /) -> float:
+        """The noise-to-signal ratio of the configuration's outputs.
+
+        Args:
+            config: The configuration.
+            batches: Batches of calibration samples to average over.
+        """
 
 
 class Sensitivity(Protocol):
@@ -57,6 +68,9 @@ class Problem:
             None if there are none.
         divergence: Returns the noise-to-signal ratio of a configuration's outputs against fp32's on calibration data,
             or None; larger is worse. It costs a fraction of a trial.
+        hessian: Returns the average Hessian trace times the squared weight error by operator, larger is worse, from a
+            number of random vectors; None if the engine gives no gradients. It returns an empty mapping if the run's
+            time is too short.
         state_dir: Folder of the run in which a strategy may store what it needs to resume; None without one.
         metadata: Short texts about model, data and space, for strategies that report to a service.
         time_used: Returns the share of the run's time for trials that is used, from 0 to 1; 0 without a time limit. Far
@@ -78,3 +92,4 @@ class Problem:
     metadata: Mapping[str, str] = field(default_factory=dict)
     time_used: Callable[[], float] = lambda: 0.0
     notice: Callable[[str], None] = log.warning
+    hessian: Callable[[int], Mapping[str, float]] | None = None

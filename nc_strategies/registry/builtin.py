@@ -39,8 +39,14 @@ from nc_strategies.models.settings import HuggingFaceModelSettings, KerasApplica
 from nc_strategies.models.source import FileModelSettings, SampleModelSettings, SampleTextModelSettings
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.hookspecs import hookimpl
+from nc_strategies.strategies.auto import AutoSettings
 from nc_strategies.strategies.basic import BasicSettings
+from nc_strategies.strategies.conservative import ConservativeSettings
+from nc_strategies.strategies.exhaustive import ExhaustiveSettings
+from nc_strategies.strategies.hawq_v2 import HawqV2Settings
 from nc_strategies.strategies.ilp.settings import IlpSettings
+from nc_strategies.strategies.mse import MseSettings
+from nc_strategies.strategies.mse_v2 import MseV2Settings
 from nc_strategies.strategies.random import RandomSettings
 from nc_strategies.study.executor import SerialSettings
 from nc_strategies.study.tracker import NoTrackerSettings
@@ -57,6 +63,13 @@ def ncs_components() -> list[Component]:
     return [
         Component(
             "strategy",
+            "auto",
+            "nc_strategies.strategies.auto:AutoStrategy",
+            AutoSettings,
+            summary="int8 everywhere, other modes, then whichever strategy is quickest to a fast model; the default",
+        ),
+        Component(
+            "strategy",
             "basic",
             "nc_strategies.strategies.basic:BasicStrategy",
             BasicSettings,
@@ -68,6 +81,31 @@ def ncs_components() -> list[Component]:
             "nc_strategies.strategies.ilp.strategy:IlpStrategy",
             IlpSettings,
             summary="integer program: least predicted latency within the loss allowed, corrected by trials",
+        ),
+        *(
+            Component("strategy", name, f"nc_strategies.strategies.{name}:{kind}", settings, summary=text)
+            for name, kind, settings, text in (
+                (
+                    "conservative",
+                    "ConservativeStrategy",
+                    ConservativeSettings,
+                    "from fp32: one operator type after the other, and what keeps the accuracy stays",
+                ),
+                ("exhaustive", "ExhaustiveStrategy", ExhaustiveSettings, "every configuration of a small space"),
+                (
+                    "hawq_v2",
+                    "HawqV2Strategy",
+                    HawqV2Settings,
+                    "operators back to fp32 in the order of their Hessian traces; needs an engine with gradients",
+                ),
+                (
+                    "mse_v2",
+                    "MseV2Strategy",
+                    MseV2Settings,
+                    "the most sensitive operators back to fp32, then the least sensitive requantized",
+                ),
+                ("mse", "MseStrategy", MseSettings, "operators back to fp32 in the order of their output error"),
+            )
         ),
         Component(
             "strategy",

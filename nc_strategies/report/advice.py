@@ -30,6 +30,8 @@ class Limits:
 
 
 LIMITS = Limits()
+WITHOUT_A_MODEL = ("random", "basic", "conservative", "mse", "mse_v2", "hawq_v2")
+"""Strategies that do not predict what a configuration costs and loses."""
 OPTIONAL = {
     ("strategy", "sigopt"): "pip install nc-strategies-sigopt",
     ("backend", "onnxruntime"): "pip install 'nc-strategies[onnxruntime]'",
@@ -133,7 +135,7 @@ def _other_backends(facts: Facts) -> list[str]:
 
 
 def _better_strategy(facts: Facts) -> str | None:
-    if facts.status not in ("missed", "met") or facts.run.name("strategy") not in ("random", "basic"):
+    if facts.status not in ("missed", "met") or facts.run.name("strategy") not in WITHOUT_A_MODEL:
         return None
     return (
         f"{choice(facts, 'strategy', 'ilp')} finds the fastest model in few trials: it solves for the least "
@@ -142,7 +144,7 @@ def _better_strategy(facts: Facts) -> str | None:
 
 
 def _losses_do_not_add_up(facts: Facts) -> str | None:
-    if not _missed_by(facts) or facts.run.name("strategy") not in ("random", "basic", "ilp"):
+    if not _missed_by(facts) or facts.run.name("strategy") not in (*WITHOUT_A_MODEL, "ilp", "auto"):
         return None
     return (
         f"Where the loss is far from a sum over operators, {choice(facts, 'strategy', 'sigopt')} searches groups "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from nc_strategies.problem import Prediction, Problem, Trial
-from nc_strategies.space import Config
+from nc_strategies.space import Config, Space
 
 Steps = Generator[Config, Trial, None]
 """Return type of `StepwiseStrategy.steps`: a generator that yields configurations and is sent their trials."""
@@ -45,6 +45,19 @@ class Strategy(ABC):
     @classmethod  # noqa: B027 - optional, nothing to check by default
     def check(cls, settings: Any) -> None:
         """Check accounts, servers and packages that a run with these settings needs, before the model is opened.
+
+        Raises:
+            InputError: the run cannot begin.
+        """
+
+    @classmethod  # noqa: B027 - optional, nothing to check by default
+    def check_model(cls, settings: Any, space: Space, gradients: Callable[[], bool]) -> None:
+        """Check that a strategy with these settings can tune this model, before anything is calibrated or measured.
+
+        Args:
+            settings: The strategy's own settings.
+            space: The search space, as it is before calibration, which may leave fewer choices.
+            gradients: Returns whether `Problem.hessian` is available.
 
         Raises:
             InputError: the run cannot begin.

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
-from nc_strategies.space import FLOAT, Config, OpCapability
+from nc_strategies.space import FLOAT, Config
 from nc_strategies.space.scheme import way
-from nc_strategies.strategies.base import Steps, StepwiseStrategy
-from nc_strategies.strategies.choices import changed, changes, kinds, whole_modes
+from nc_strategies.strategies.base import Steps
+from nc_strategies.strategies.choices import kinds
+from nc_strategies.strategies.staged import StagedStrategy
 
 log = logging.getLogger(__name__)
 MATMULS = ("Conv", "DepthwiseConv", "MatMul", "Gemm", "Dense")
@@ -35,7 +36,7 @@ class BasicSettings:
     fallback: bool = True
 
 
-class BasicStrategy(StepwiseStrategy):
+class BasicStrategy(StagedStrategy):
     """Tries int8 everywhere, then returns operators to fp32 where accuracy or speed needs it.
 
     1. The default int8 scheme everywhere.
@@ -64,17 +65,10 @@ class BasicStrategy(StepwiseStrategy):
 
     def steps(self) -> Steps:
         """See `StepwiseStrategy.steps`."""
-        self._best: Trial | None = None
-        self._tried: dict[str, Trial] = {}
         self._saved: dict[Group, float] = {}
         self._loss: dict[Group, float] = {}
-        yield from self._try(self.problem.space.default(), "default int8", "default int8 everywhere")
-        yield from self._options()
+        yield from self._whole_model(self._modes_by_kind)
         ops = list(self.problem.space.quantizable)
-        for mode, config in whole_modes(self.problem.space).items():
-            yield from self._try(config, "modes", f"{mode} quantization, the others in fp32")
-        yield from self._modes_by_kind()
-        yield from self._combinations("all operators", ops)
         ranked = self.settings.fallback and not self._met() and (yield from self._ranked_fallback())
         types = sorted({op.type for op in ops})
         for name in types if len(types) > 1 else []:
@@ -85,40 +79,6 @@ class BasicStrategy(StepwiseStrategy):
             yield from self._fallback()
             if ranked:
                 yield from self._requantize()
-
-    def _try(self, config: Config, stage: str, note: str) -> Generator[Config, Trial, Trial]:
-        if config.fingerprint not in self._tried:
-            self.stage, self.note = stage, note
-            trial = yield config
-            self._tried[config.fingerprint] = trial
-            if trial.evaluation is not None and self._preferred(trial):
-                self._best = trial
-        return self._tried[config.fingerprint]
-
-    def _preferred(self, trial: Trial) -> bool:
-        """Whether a trial is better than the best; a trial that was stopped early has missed the goal."""
-        best = self._best
-        if best is None or self._feasible(trial) != self._feasible(best):
-            return best is None or self._feasible(trial)
-        assert trial.evaluation is not None
-        assert best.evaluation is not None
-        return self.problem.goal.better(trial.evaluation, best.evaluation)
-
-    def _feasible(self, trial: Trial) -> bool:
-        return trial.ok and trial.evaluation is not None and self.problem.goal.feasible(trial.evaluation)
-
-    @property
-    def _base(self) -> Config:
-        return self._best.config if self._best is not None else self.problem.space.default()
-
-    def _met(self) -> bool:
-        return self._best is not None and self._feasible(self._best)
-
-    def _options(self) -> Steps:
-        """Try each value of each graph option."""
-        for name, values in self.problem.space.options.items():
-            for value in values:
-                yield from self._try(self._base.with_option(name, value), "options", f"{name}={value}")
 
     def _modes_by_kind(self) -> Steps:
         """Try each mode for the operators of one kind in all repeated layers, where operators have several modes."""
@@ -132,12 +92,6 @@ class BasicStrategy(StepwiseStrategy):
                 schemes = {name: s for g, s in chosen.items() if s is not None for name in g}
                 if any(way(self._base.schemes[name]) != wanted for name in schemes):
                     yield from self._try(self._base.with_ops(schemes), "blocks", f"{wanted} for {kind}")
-
-    def _combinations(self, label: str, part: list[OpCapability]) -> Steps:
-        """Try one choice at a time, for some operators together."""
-        for field, change in changes(part).items():
-            config = changed(self.problem.space, self._base, part, change)
-            yield from self._try(config, "combinations", f"{field} for {label}")
 
     def _recipes(self) -> Steps:
         space = self.problem.space
@@ -304,14 +258,11 @@ class BasicStrategy(StepwiseStrategy):
         return [*(g for g in joined if g), *(g for g in groups if g not in inside)]
 
     def _order(self, groups: list[Group]) -> list[Group]:
+        # An order of the operators is worth its estimates only when there are too few trials for all.
         if self.problem.sensitivity is None or self.problem.budget == 0 or len(groups) < self._left():
             return groups
         loss = self.problem.sensitivity()
         return sorted(groups, key=lambda group: -sum(loss.get(name, 0.0) for name in group))
-
-    def _left(self) -> int:
-        """Trials left. An order of the operators is worth its estimates only when there are too few trials for all."""
-        return self.problem.budget - len(self._tried)
 
     def _accumulate(self, base: Config, groups: list[Group], enough: Callable[[], bool]) -> Steps:
         config = base

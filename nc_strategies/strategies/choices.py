@@ -1,15 +1,22 @@
-"""Choices among int8 schemes that several operators share: a mode, an algorithm, a granularity, a data type."""
+"""What strategies share: choices that several operators make together, and the order in which operators fall back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from nc_strategies.errors import EngineError
+from nc_strategies.problem import Problem
 from nc_strategies.space import FLOAT, Config, OpCapability, OpScheme, Space
 from nc_strategies.space.blocks import find_kinds
 from nc_strategies.space.scheme import way
 
+log = logging.getLogger(__name__)
 Change = tuple[tuple[str, str], ...]
+Group = tuple[str, ...]
+Scores = dict[Group, float]
 
 
 def changes(ops: Iterable[OpCapability]) -> dict[str, Change]:
@@ -78,3 +85,55 @@ def kinds(space: Space) -> dict[str, tuple[tuple[str, ...], ...]]:
         if kind is not None:
             found.setdefault(kind, []).append(group)
     return {kind: tuple(groups) for kind, groups in found.items()}
+
+
+def quantized_groups(space: Space, config: Config) -> list[Group]:
+    """Groups of operators that are quantized in a configuration and could run in floating point, in execution order."""
+    return [g for g in space.groups if not config.schemes[g[0]].is_float and FLOAT in space.schemes(g)]
+
+
+def guessed_work(space: Space, group: Group) -> float:
+    """Time of a group of operators, in an arbitrary unit, guessed from their sizes.
+
+    The time of a matrix product grows about as the geometric mean of the numbers of weights and outputs.
+    """
+    return sum(math.sqrt(max(space.ops[n].parameters, 1) * max(space.ops[n].elements, 1)) for n in group)
+
+
+def score(
+    problem: Problem, groups: Sequence[Group], estimate: Callable[[], Mapping[str, float]] | None, what: str
+) -> Scores:
+    """Score groups of operators by an estimate, the most sensitive highest; guess the order where there is none.
+
+    The guess: the first and the last operator with weights come first, then the smallest operators, which cost the
+    least time in floating point. The user is told that it is a guess.
+
+    Args:
+        problem: The tuning problem.
+        groups: Groups of operators.
+        estimate: Returns the estimate by operator, larger is more sensitive; None if the backend has none. The score of
+            a group is the largest among its operators, and 0 if none has an estimate.
+        what: Name of the estimate, for the notice.
+    """
+    found: Mapping[str, float] = {}
+    reason = "the backend has no such estimate" if estimate is None else "the run has no time for it"
+    try:
+        found = estimate() if estimate is not None else {}
+    except EngineError as error:
+        reason = f"the engine failed ({error})"
+    if any(math.isfinite(value) for value in found.values()):
+        return {g: max((found[name] for name in g if name in found), default=0.0) for g in groups}
+    if groups:
+        problem.notice(
+            f"operators fall back in a guessed order, the first, the last and the smallest before others: "
+            f"{what} is not known, because {'the engine fails at every operator' if found else reason}"
+        )
+    space = problem.space
+    weighted = [g for g in groups if any(space.ops[name].parameters for name in g)] or list(groups)
+    ends = {weighted[0], weighted[-1]} if weighted else set()
+    return {g: math.inf if g in ends else 1.0 / guessed_work(space, g) for g in groups}
+
+
+def step_size(groups: int, trials_left: int) -> int:
+    """Number of groups to change per trial, so that half of the trials left suffice for all; 1 without a budget."""
+    return max(1, math.ceil(groups / (trials_left // 2))) if trials_left > 1 else 1

@@ -38,6 +38,9 @@ class RandomStrategy(Strategy):
             if len(self._proposed) >= space.size():
                 return None
             config = space.sample(self.problem.rng)
+        self.note = (
+            "a uniform sample" if self._proposed or not self.settings.default_first else "default int8 everywhere"
+        )
         self._proposed.add(config.fingerprint)
         return config
 

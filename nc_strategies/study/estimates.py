@@ -40,6 +40,7 @@ class Estimates:
         self._mode_sensitivity: dict[str, dict[str, float]] = {}
         self._terms: LatencyTerms | None = None
         self._divergence: dict[str, float] = {}
+        self._hessian: dict[str, dict[str, float]] = {}
         if resumes and self.path.is_file():
             try:
                 self._read(json.loads(self.path.read_text(encoding="utf-8")), space)
@@ -75,13 +76,22 @@ class Estimates:
         self._terms = found
         self._write()
 
-    def divergence(self, config: Config) -> float | None:
-        """See `Problem.divergence`; None if it was not estimated for this configuration."""
-        return self._divergence.get(config.fingerprint)
+    def divergence(self, config: Config, batches: int = 1) -> float | None:
+        """See `Problem.divergence`; None if it was not estimated for this configuration on so many batches."""
+        return self._divergence.get(_key(config, batches))
 
-    def add_divergence(self, config: Config, found: float) -> None:
+    def add_divergence(self, config: Config, found: float, batches: int = 1) -> None:
         """Store the divergence of a configuration."""
-        self._divergence[config.fingerprint] = found
+        self._divergence[_key(config, batches)] = found
+        self._write()
+
+    def hessian(self, draws: int) -> Mapping[str, float] | None:
+        """See `Problem.hessian`; None before it is estimated from so many random vectors."""
+        return self._hessian.get(str(draws))
+
+    def add_hessian(self, draws: int, found: Mapping[str, float]) -> None:
+        """Store what `Problem.hessian` returns."""
+        self._hessian[str(draws)] = dict(found)
         self._write()
 
     def _write(self) -> None:
@@ -91,6 +101,7 @@ class Estimates:
             "mode_sensitivity": self._mode_sensitivity,
             "latency_terms": terms_to_dict(self._terms) if self._terms else None,
             "divergence": self._divergence,
+            "hessian": self._hessian,
         }
         # The sensitivity of an operator that fails in int8 is infinite: Python reads and writes it, unlike strict JSON.
         write_atomically(self.path, json.dumps(data) + "\n")
@@ -112,9 +123,10 @@ class Estimates:
             terms(space.all_float())
         divergence = _numbers(data["divergence"])
         modes = {str(way): _numbers(found) for way, found in data.get("mode_sensitivity", {}).items()}
-        if not all(set(found) <= set(space.ops) for found in modes.values()):
+        hessian = {str(draws): _numbers(found) for draws, found in data.get("hessian", {}).items()}
+        if not all(set(found) <= set(space.ops) for found in (*modes.values(), *hessian.values())):
             raise ValueError("sensitivity of operators that this model does not have")
-        self._mode_sensitivity = modes
+        self._mode_sensitivity, self._hessian = modes, hessian
         self._sensitivity, self._terms, self._divergence = sensitivity, terms, divergence
 
 
@@ -207,6 +219,10 @@ def terms_from_dict(data: Mapping[str, Any]) -> LatencyTerms:
     return LatencyTerms(
         float(data["base"]), ops, conversion_edges, options, float(data["error"]), float(data["all_float"])
     )
+
+
+def _key(config: Config, batches: int) -> str:
+    return config.fingerprint if batches == 1 else f"{config.fingerprint}/{batches}"
 
 
 def _numbers(data: Mapping[str, Any]) -> dict[str, float]:

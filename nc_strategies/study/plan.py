@@ -75,7 +75,7 @@ def plan(setup: Setup, listener: StudyListener) -> Plan:
     """
     config, target, box = setup.config, setup.target, make_box(setup.config)
     listener.stage("loading the model")
-    make_space(config, target.load())
+    setup.check_model(make_space(config, target.load()), target.gradients)
     if chosen := choose_metric(setup):
         listener.notice(chosen)
     target.allow(box.allowance())

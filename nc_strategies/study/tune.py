@@ -74,6 +74,7 @@ class Setup:
         make_strategy: Creates the strategy for a problem.
         executor: Runs trials; has an attribute ``workers``.
         resolved: The configuration as plain data without secrets, for ``config.yaml``.
+        check_model: Refuses a model that the strategy cannot tune; see `Strategy.check_model`.
     """
 
     config: RunConfig
@@ -81,6 +82,7 @@ class Setup:
     make_strategy: Callable[[Problem], Strategy]
     executor: Any
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    check_model: Callable[[Space, Callable[[], bool]], None] = lambda space, gradients: None
 
 
 def tune(
@@ -215,6 +217,7 @@ class _Run:
         self.listener.stage("loading the model")
         with self._clock("load"):
             space = make_space(self.config, self._in_time("the model was loaded", self.setup.target.load))
+        self.setup.check_model(space, self.setup.target.gradients)
         log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
         return space
 
@@ -350,18 +353,36 @@ class _Run:
                 raise
         return study.latency_terms
 
-    def _divergence(self, config: Config, kept: Estimates) -> float:
-        found = kept.divergence(config)
+    def _hessian(self, kept: Estimates, draws: int) -> Mapping[str, float]:
+        """The Hessian-weighted error by operator; nothing where there is no time for it."""
+        found = kept.hessian(draws)
+        if found is None:
+            self.listener.stage("estimating the Hessian's trace")
+            least = self.box.build_seconds + draws * self.box.sample_seconds
+            try:
+                with Clock(self.estimates, "hessian"):
+                    found = self._while_time(
+                        "the Hessian's trace", least, lambda: ask(lambda: self.setup.target.hessian(draws))
+                    )
+            except OutOfTimeError:
+                return {}
+            kept.add_hessian(draws, found)
+        return found
+
+    def _divergence(self, config: Config, kept: Estimates, batches: int = 1) -> float:
+        found = kept.divergence(config, batches)
         if found is None:
             with Clock(self.estimates, "divergence"):
-                least = self.box.build_seconds + self.box.sample_seconds
+                least = self.box.build_seconds + batches * self.box.sample_seconds
                 try:
                     found = self._while_time(
-                        "the noise of a configuration", least, lambda: ask(lambda: self.setup.target.divergence(config))
+                        "the noise of a configuration",
+                        least,
+                        lambda: ask(lambda: self.setup.target.divergence(config, batches)),
                     )
                 except OutOfTimeError as error:
                     raise EngineError(str(error)) from None
-                kept.add_divergence(config, found)
+                kept.add_divergence(config, found, batches)
         return found
 
     def _search(self, study: Study, journal: Journal, finished: list[Trial]) -> None:
@@ -381,7 +402,7 @@ class _Run:
             lambda way="": self._sensitivity(study, kept, way),
             lambda config: self._latency_terms(study, kept)(config),
             lambda: self._latency_terms(study, kept),
-            lambda config: self._divergence(config, kept),
+            lambda config, batches=1: self._divergence(config, kept, batches),
             state_dir=self.folder.path,
             metadata={
                 "model": study.model,
@@ -390,6 +411,7 @@ class _Run:
             },
             time_used=lambda: self.box.used,
             notice=lambda text: self._notice(study, text),
+            hessian=(lambda draws: self._hessian(kept, draws)) if self.setup.target.gradients() else None,
         )
         self.listener.started(study, config.max_trials, config.timeout)
         with self._clock("strategy"):

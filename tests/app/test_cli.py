@@ -180,7 +180,7 @@ def wrong(small, tmp_path, name):
         "override": lambda: (['space.op_name_dict={"none.*": {weight: {dtype: [fp32]}}}'], "matches no operator"),
         "override value": lambda: (["space.op_type_dict={Conv: {weight: {dtype: [fp64]}}}"], "possible: fp32, int8"),
         "override text": lambda: (["space.op_type_dict={Conv: [}"], "a mapping in YAML"),
-        "setting": lambda: (["+strategy.zzz=1"], "is not a setting of strategy 'basic'"),
+        "setting": lambda: (["+strategy.zzz=1"], "is not a setting of strategy 'auto'"),
         "folder": lambda: (["run_dir=/proc/nothing/here"], "cannot be written"),
         "file in the way": lambda: ([f"run_dir={small / 'eval.npz'}"], "not a folder"),
         "foreign folder": lambda: ([f"run_dir={small}"], "not of an earlier run"),
@@ -283,7 +283,7 @@ def test_help_imports_no_engine(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^strategy: basic, .*\brandom", done.stdout, re.MULTILINE)
+    assert re.search(r"^strategy: auto, basic, .*\brandom", done.stdout, re.MULTILINE)
 
 
 def test_an_unknown_option_lists_those_there_are(tmp_path):

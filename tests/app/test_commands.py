@@ -302,7 +302,7 @@ def test_the_help_of_the_run_mentions_the_commands(tmp_path):
     assert (
         "nc-strategies list | machine | explain RUN_DIR | report RUN_DIR | export RUN_DIR --to PATH | replay RUN_DIR"
     ) in out
-    assert re.search(r"^strategy: basic, .*\brandom", out, re.MULTILINE)
+    assert re.search(r"^strategy: auto, basic, .*\brandom", out, re.MULTILINE)
 
 
 def test_a_run_replayed_says_what_holds_then_and_now(finished):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 CASES = {
-    "an unknown choice": ("strategy=nope", r"error: strategy: there is no 'nope'; allowed: basic, "),
+    "an unknown choice": ("strategy=nope", r"error: strategy: there is no 'nope'; allowed: auto, "),
     "an unknown key": ("tuning.nope=1", r"error: tuning.nope: is not a key; allowed: criterion, "),
     "a wrong type": ("tuning.max_trials=abc", r"error: tuning.max_trials: Value 'abc' "),
     "no assignment": ("nonsense", r"error: nonsense: cannot be read "),

@@ -144,9 +144,25 @@ def test_an_operator_named_in_op_name_dict_stays_in_fp32(proto, calibration, eva
 
 
 @pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"tuning": {"strategy": "mse_v2", "strategy_kwargs": {"confidence_batches": 1}}}, "mse_v2"),
+        ({"quant_level": 0}, "conservative"),
+    ],
+)
+def test_a_strategy_runs_under_neural_compressors_name(changes, name, proto, calibration, evaluate, tmp_path):
+    q_model = quantization.fit(
+        proto, conf(**changes), calib_dataloader=calibration, eval_func=evaluate, run_dir=tmp_path / "run", **QUICK
+    )
+    assert q_model.study.result["strategy"] == name
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"conf": {}}, "conf: is of type dict"),
+        ({"conf": conf(tuning={"strategy": "bayesian"})}, "tuning_criterion.strategy: 'bayesian' is not supported"),
+        ({"conf": conf(tuning={"strategy": "hawq_v2"})}, "strategy: hawq_v2 needs gradients"),
         ({"calib_func": print}, "calib_func: is not supported"),
         ({"eval_func": None}, "eval_func: is missing"),
         ({"eval_func": None, "eval_dataloader": [1]}, "eval_metric: is missing"),

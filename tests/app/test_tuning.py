@@ -28,12 +28,12 @@ def test_a_run_leaves_what_the_command_line_leaves(study):
     assert {"result.json", "trials.jsonl", "config.yaml", "nc_strategies.log", "model"} <= names
     assert study.result == json.loads((study.run_dir / "result.json").read_text())
     told = yaml.safe_load((study.run_dir / "config.yaml").read_text())
-    assert told["strategy"]["name"] == "basic"
+    assert told["strategy"]["name"] == "auto"
     assert told["tuning"]["max_trials"] == 3
 
 
-def test_the_default_strategy_is_basic_on_the_engine_of_the_model(study):
-    assert (study.result["strategy"], study.result["backend"]) == ("basic", "onnxruntime")
+def test_the_default_strategy_is_auto_on_the_engine_of_the_model(study):
+    assert (study.result["strategy"], study.result["backend"]) == ("auto", "onnxruntime")
     assert study.result["trials"]["total"] == len(study.trials) == 3
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable
 from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.backends.collection import noise_in_pieces
-from nc_strategies.backends.tensorflow import ceiling, equalize, loading, probe
+from nc_strategies.backends.tensorflow import ceiling, equalize, hessian, loading, probe
 from nc_strategies.backends.tensorflow.build import BuildContext, BuiltGraph, GraphBuilder
 from nc_strategies.backends.tensorflow.calibrate import collect
 from nc_strategies.backends.tensorflow.callable_model import CallableModel
@@ -56,6 +56,7 @@ class TensorFlowBackend(Backend):
     """
 
     accepts = ("keras", "saved_model", "graph_def", "h5")
+    gradients = True
     settings: TensorFlowSettings
 
     def __init__(self, settings: TensorFlowSettings, threads: int = 1) -> None:
@@ -188,6 +189,11 @@ class TensorFlowBackend(Backend):
         """See `Backend.dual_precision_session`."""
         graph_def, outputs, ops = self._builder(config, DualPrecisionBuilder).switched()
         return TfDualPrecisionSession(graph_def, self._loaded.inputs, outputs, ops, self.threads)
+
+    def hessian(self, batch: Batch, draws: int) -> Mapping[str, float]:
+        """See `Backend.hessian`."""
+        graph, ops, inputs = self._context.graph, self._matched.fused_ops, self._loaded.inputs
+        return hessian.sensitivity(graph, ops, inputs, self._context.outputs, batch, self.threads, draws)
 
     def _build_graph(self, config: Config, fused: Sequence[str] = FUSED_FLOAT) -> BuiltGraph:
         return self._builder(config, GraphBuilder, fused).build()

@@ -6,5 +6,6 @@ ignored. An option that has no effect here is accepted. ``docs/coming-from-neura
 
 from nc_strategies.compat.neural_compressor.criteria import AccuracyCriterion, TuningCriterion
 from nc_strategies.compat.neural_compressor.post_training import PostTrainingQuantConfig
+from nc_strategies.compat.neural_compressor.yaml_file import read_yaml
 
-__all__ = ["AccuracyCriterion", "PostTrainingQuantConfig", "TuningCriterion"]
+__all__ = ["AccuracyCriterion", "PostTrainingQuantConfig", "TuningCriterion", "read_yaml"]

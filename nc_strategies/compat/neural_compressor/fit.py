@@ -13,13 +13,13 @@ from nc_strategies.app.python import Request, run
 from nc_strategies.app.studies import Study
 from nc_strategies.compat.neural_compressor import PostTrainingQuantConfig
 from nc_strategies.compat.neural_compressor.metrics import metric_of
+from nc_strategies.compat.neural_compressor.strategies import strategy_of
 from nc_strategies.errors import InputError
 from nc_strategies.problem.objective import Shortfall
 from nc_strategies.registry import registry
 from nc_strategies.report.original import keep_original
 
 __all__ = ["QuantizedModel", "fit"]
-CONSERVATIVE = "conservative"
 
 
 @dataclass(repr=False)
@@ -217,22 +217,8 @@ def _request(
 
 def _strategy(conf: PostTrainingQuantConfig) -> dict[str, Any]:
     criterion = conf.tuning_criterion
-    name = criterion.strategy
-    if conf.quant_level == 0:
-        if name not in ("basic", CONSERVATIVE):
-            raise InputError(
-                "quant_level",
-                f"is 0, which is the conservative strategy, but the strategy is {name!r}",
-                "1 or auto, to run the named strategy",
-            )
-        if CONSERVATIVE not in registry().names("strategy"):
-            raise InputError(
-                "quant_level",
-                "is 0, the conservative strategy, which is not installed",
-                f"1 or auto, with a strategy: {', '.join(registry().names('strategy'))}",
-            )
-        name = CONSERVATIVE
-    return {"name": name, **criterion.strategy_kwargs}
+    installed = registry().names("strategy")
+    return strategy_of(criterion.strategy, criterion.strategy_kwargs, conf.quant_level, installed)
 
 
 def _backend(conf: PostTrainingQuantConfig) -> Any:

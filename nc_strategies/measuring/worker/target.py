@@ -137,9 +137,17 @@ class WorkerTarget:
         """See `MeasurementTarget.latency_terms`."""
         return cast(LatencyTerms, self._call("latency_terms", brief))
 
-    def divergence(self, config: Config) -> float:
+    def gradients(self) -> bool:
+        """See `MeasurementTarget.gradients`."""
+        return cast(bool, self._call("gradients"))
+
+    def hessian(self, draws: int) -> Mapping[str, float]:
+        """See `MeasurementTarget.hessian`."""
+        return cast(Mapping[str, float], self._call("hessian", draws))
+
+    def divergence(self, config: Config, batches: int = 1) -> float:
         """See `MeasurementTarget.divergence`."""
-        return cast(float, self._call("divergence", config))
+        return cast(float, self._call("divergence", config, batches))
 
     def settle(self, trial: Trial) -> Finish:
         """See `MeasurementTarget.settle`."""

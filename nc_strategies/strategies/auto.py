@@ -1,0 +1,148 @@
+"""The strategy `auto`: int8 everywhere, then whichever strategy is quickest to a fast model that keeps the goal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from nc_strategies.problem import Problem, Trial
+from nc_strategies.space import Config
+from nc_strategies.strategies.base import Steps, Strategy
+from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
+from nc_strategies.strategies.choices import guessed_work, whole_modes
+from nc_strategies.strategies.exhaustive import ExhaustiveSettings, ExhaustiveStrategy
+from nc_strategies.strategies.staged import StagedStrategy
+
+log = logging.getLogger(__name__)
+DECISION_FILE = "auto.json"
+"""Name of the file in the run's folder with the decision that follows from the time used, for a resumed run."""
+
+
+@dataclass
+class AutoSettings:
+    """Settings of `AutoStrategy`; there are none but the name."""
+
+    name: str = "auto"
+
+
+@dataclass(frozen=True)
+class AutoRules:
+    """When which strategy goes on. The reasons are figures of docs/benchmarks.md and docs/strategies.md."""
+
+    product_share: float = 0.5
+    """Share of the work in operators that offer other modes than static int8, from which these modes are tried for the
+    whole model. Below it, they change too little to be worth a trial each."""
+    max_exhaustive: int = 64
+    """Largest space that is enumerated, if the budget has a trial for each of its configurations."""
+    min_trials_to_estimate: int = 5
+    """Trials left, by the budget or by the time at the pace so far, below which `basic` goes on. `ilp` meets a missed
+    goal in 2 trials where `basic` needs 9 or 10, but its estimates take the time of several trials."""
+
+
+AUTO_RULES = AutoRules()
+
+
+class AutoStrategy(StagedStrategy):
+    """Climbs a ladder, and says in each trial's note which step it is on and why.
+
+    1. int8 everywhere.
+    2. Each other quantization mode for the whole model, if operators that offer one do most of the work.
+    3. A space with fewer configurations than trials left is enumerated (`exhaustive`), and that is all.
+    4. If few trials are left, `basic`, and that is all: the estimates of `ilp` would take longer than they.
+    5. `ilp`: it recovers a missed goal in the fewest trials, and finds the fastest models once the goal is kept.
+    6. If `ilp` ends without a model that keeps the goal, `basic` until one does.
+
+    A strategy that goes on asks for its own first trials, which are answered from those already measured.
+
+    Source: the ladder is that of Intel Neural Compressor's ``quant_level="auto"`` ("Tuning Strategies", Auto,
+    https://intel.github.io/neural-compressor/latest/docs/source/tuning_strategies.html): the default, then strategies
+    one after the other. There they are `conservative` and `basic`.
+    """
+
+    settings: AutoSettings
+
+    def __init__(self, settings: AutoSettings, problem: Problem) -> None:
+        super().__init__(settings, problem)
+        self._inner: Strategy | None = None
+
+    def steps(self) -> Steps:
+        """See `StepwiseStrategy.steps`."""
+        space = self.problem.space
+        yield from self._try(space.default(), "default int8", "step 1: default int8 everywhere")
+        share = self._product_share()
+        if share >= AUTO_RULES.product_share:
+            for mode, config in whole_modes(space).items():
+                note = f"step 2: {mode} quantization, which operators with {share:.0%} of the work offer"
+                yield from self._try(config, "modes", note)
+        left = space.size() - len(self._tried)
+        if space.size() <= AUTO_RULES.max_exhaustive and (left <= self._left() or self.problem.budget == 0):
+            every = ExhaustiveStrategy(ExhaustiveSettings(), self.problem)
+            yield from self._follow(every, "exhaustive", f"step 3: all of {space.size()} configurations")
+            return
+        if 0 < self._left() < AUTO_RULES.min_trials_to_estimate or self._short_of_time():
+            self.ended = yield from self._follow(self._basic(), "basic", "step 4: few trials are left")
+            return
+        why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
+        ended = yield from self._follow(self._ilp(), "ilp", f"step 5: {why}")
+        if not self._met():
+            why = "step 6: ilp has ended without a model that keeps the goal"
+            ended = yield from self._follow(self._basic(), "basic", why, until=self._met)
+        self.ended = ended
+
+    def _product_share(self) -> float:
+        """Share of the guessed work in operators that offer a quantization mode other than static int8."""
+        space = self.problem.space
+        work = {g: guessed_work(space, g) for g in space.groups}
+        able = sum(w for g, w in work.items() if any(not s.is_static and not s.is_float for s in space.schemes(g)))
+        return able / max(sum(work.values()), 1e-9)
+
+    def _short_of_time(self) -> bool:
+        """Whether few trials fit into the time left; a resumed run decides as the run did that it resumes."""
+        folder = self.problem.state_dir
+        path = folder / DECISION_FILE if folder is not None else None
+        if path is not None and path.is_file():
+            try:
+                return bool(json.loads(path.read_text(encoding="utf-8"))["short_of_time"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("%s cannot be read: %s; what it held is decided again", path, error)
+        used = self.problem.time_used()
+        short = used > 0 and (1 - used) / used * len(self._tried) < AUTO_RULES.min_trials_to_estimate
+        if path is not None and used > 0:
+            path.write_text(json.dumps({"short_of_time": short}) + "\n", encoding="utf-8")
+        return short
+
+    def _follow(
+        self, strategy: Strategy, name: str, why: str, until: Callable[[], bool] = lambda: False
+    ) -> Generator[Config, Trial, str]:
+        """Pass on another strategy's proposals until it has finished or a condition holds.
+
+        Returns:
+            Why the strategy has finished.
+        """
+        self.engine, self._inner = name, strategy
+        while not until() and (config := strategy.propose()) is not None:
+            self.predicted = strategy.predicted
+            note = f"{why}, {name}: {strategy.note}"
+            strategy.observe((yield from self._try(config, strategy.stage, note)))
+        self.predicted = self._inner = None
+        strategy.close()
+        return strategy.ended
+
+    def close(self) -> None:
+        """See `Strategy.close`. The strategy that was followed learns the last trial, and leaves its files."""
+        if self._inner is not None:
+            if self._trial is not None:
+                self._inner.observe(self._trial)
+            self._inner.close()
+
+    def _basic(self) -> Strategy:
+        return BasicStrategy(BasicSettings(), self.problem)
+
+    def _ilp(self) -> Strategy:
+        # Imported here: a run that meets the goal at once needs no solver, and importing it takes a second.
+        from nc_strategies.strategies.ilp.settings import IlpSettings
+        from nc_strategies.strategies.ilp.strategy import IlpStrategy
+
+        return IlpStrategy(IlpSettings(), self.problem)

@@ -1,0 +1,106 @@
+"""The strategy `auto`: which strategy goes on, and why."""
+
+import json
+
+import pytest
+
+from nc_strategies.strategies.auto import DECISION_FILE, AutoSettings, AutoStrategy
+from nc_strategies.strategies.ilp.settings import IlpSettings
+from nc_strategies.strategies.ilp.strategy import IlpStrategy
+from nc_strategies.testing import ToyOp, toy_problem
+from nc_strategies.testing.toy import toy_evaluation
+
+OPS = [ToyOp(f"op{i}", loss=0.04 if i == 3 else 0.001, time_us=40 + i) for i in range(8)]
+EASY = [ToyOp(f"op{i}", loss=0.001, time_us=40 + i) for i in range(8)]
+
+
+def test_a_kept_goal_goes_to_ilp_for_a_faster_model(toy):
+    _, found = toy(AutoStrategy, AutoSettings(), EASY, budget=6, tolerable_loss=0.02)
+    assert found[0].note == "step 1: default int8 everywhere"
+    assert found[1].note.startswith("step 5: the goal is kept, a faster model is sought, ilp: predicted cost")
+
+
+def test_a_missed_goal_goes_to_ilp_which_recovers_it(drive):
+    problem = toy_problem(OPS, budget=12, tolerable_loss=0.01)
+    found = drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(OPS, c), 3)
+    assert found[1].note.startswith("step 5: the goal is missed, ilp: ")
+    assert problem.goal.met(problem.goal.best([item.trial for item in found]).evaluation)
+
+
+def test_it_proposes_what_ilp_alone_would(drive):
+    def run(kind, settings):
+        problem = toy_problem(OPS, budget=8, tolerable_loss=0.01)
+        return [i.config.fingerprint for i in drive(kind(settings, problem), problem, evaluate, 5)]
+
+    def evaluate(config):
+        return toy_evaluation(OPS, config)
+
+    assert run(AutoStrategy, AutoSettings()) == run(IlpStrategy, IlpSettings())
+
+
+def test_a_space_that_the_budget_covers_is_enumerated(toy):
+    problem, found = toy(AutoStrategy, AutoSettings(), [ToyOp("a", loss=0.5), ToyOp("b")], budget=30)
+    assert len(found) == problem.space.size() - 1
+    assert found[1].note.startswith("step 3: all of 25 configurations, exhaustive: 1 choice differs")
+
+
+def test_a_space_larger_than_the_budget_is_not_enumerated(toy):
+    _, found = toy(AutoStrategy, AutoSettings(), [ToyOp("a", loss=0.5), ToyOp("b")], budget=10)
+    assert not any("exhaustive" in item.note for item in found)
+
+
+def test_other_modes_are_tried_where_products_do_most_of_the_work(drive, modes):
+    problem, evaluate = modes
+    problem = problem(budget=20)
+    found = drive(AutoStrategy(AutoSettings(), problem), problem, evaluate, 4)
+    assert [item.note.split(" quantization")[0] for item in found[1:3]] == [
+        "step 2: dynamic",
+        "step 2: weight_only int4",
+    ]
+    assert found[1].note.endswith("which operators with 91% of the work offer")
+    assert found[3].note.startswith("step 5: the goal is kept")
+
+
+@pytest.mark.parametrize(("used", "engine"), [(0.3, "basic"), (0.05, "ilp"), (0.0, "ilp")])
+def test_the_time_left_decides_who_recovers_a_missed_goal(drive, tmp_path, used, engine):
+    problem = toy_problem(OPS, budget=12, tolerable_loss=0.01, time_used=lambda: used, state_dir=tmp_path)
+    strategy = AutoStrategy(AutoSettings(), problem)
+    found = drive(strategy, problem, lambda c: toy_evaluation(OPS, c), 2)
+    assert found[1].note.partition(", ")[2].startswith(engine)
+    assert (tmp_path / DECISION_FILE).exists() == (used > 0)
+
+
+@pytest.mark.parametrize("ops", [OPS, EASY])
+def test_a_budget_of_few_trials_is_left_to_basic(toy, ops):
+    def never(*_):
+        raise AssertionError("estimated")
+
+    _, found = toy(AutoStrategy, AutoSettings(), ops, budget=5, tolerable_loss=0.02, latency_terms=never)
+    assert [item.note.partition(": ")[0] for item in found] == ["step 1", *["step 4"] * 4]
+    assert found[1].note == "step 4: few trials are left, basic: per_tensor weights for all operators"
+
+
+@pytest.mark.parametrize("text", [json.dumps({"short_of_time": True}), "no json"])
+def test_a_resumed_run_decides_as_before(drive, tmp_path, text):
+    (tmp_path / DECISION_FILE).write_text(text)
+    problem = toy_problem(OPS, budget=12, tolerable_loss=0.01, time_used=lambda: 0.01, state_dir=tmp_path)
+    found = drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(OPS, c), 2)
+    assert ("basic" in found[1].note) == ("true" in text)
+
+
+def test_basic_goes_on_where_ilp_ends_without_a_model(drive, monkeypatch):
+    monkeypatch.setattr(IlpStrategy, "propose", lambda self: None)
+    problem = toy_problem(OPS, budget=200, tolerable_loss=0.01)
+    strategy = AutoStrategy(AutoSettings(), problem)
+    found = drive(strategy, problem, lambda c: toy_evaluation(OPS, c), 200)
+    assert found[1].note.startswith("step 6: ilp has ended without a model that keeps the goal, basic: ")
+    assert problem.goal.feasible(found[-1].trial.evaluation)
+    assert strategy.engine == "basic"
+
+
+def test_the_strategy_that_it_follows_leaves_its_files(drive, tmp_path):
+    problem = toy_problem(EASY, budget=8, tolerable_loss=0.02, state_dir=tmp_path)
+    strategy = AutoStrategy(AutoSettings(), problem)
+    drive(strategy, problem, lambda c: toy_evaluation(EASY, c), 3)
+    strategy.close()
+    assert json.loads((tmp_path / "pareto.json").read_text())["points"]
