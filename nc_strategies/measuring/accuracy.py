@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ RESAMPLES = 200
 LEAST_RESAMPLES = 20
 Condense = Callable[[Outputs, slice], Outputs]
 """Reduces the outputs that a metric keeps of a batch, whose samples are at these positions of the data."""
+Way = tuple[Keep, Condense | None]
+"""How a metric's outputs of a batch are kept and reduced."""
 Z_95 = 1.96
 
 
@@ -91,16 +93,23 @@ def predict(
                 keeper: _checked(keeper(_of_samples(outputs, keeper, layouts, size)), count, size, _finite_only(keeper))
                 for keeper in dict.fromkeys(keep)
             }
-            for part, (keeper, reduce) in zip(parts[index], unique, strict=True):
-                part.append(kept[keeper] if reduce is None else reduce(kept[keeper], samples))
+            for part, way in zip(parts[index], unique, strict=True):
+                part.append(_condensed(kept, way, samples))
         if enough is not None and enough(parts[0][0][-1]):
             break
     found = []
     for model, spent in zip(parts, seconds, strict=True):
-        by_way = {way: _joined(part, ragged.get(way)) for way, part in zip(unique, model, strict=True)}
-        every = tuple(by_way[way] for way in ways)
+        every = _of_ways(ways, dict(zip(unique, model, strict=True)), ragged)
         found.append(Predictions(every[0], spent, every))
     return found
+
+
+def _of_ways(
+    ways: Sequence[Way], parts: Mapping[Way, Sequence[Outputs]], ragged: Mapping[Way, Outputs]
+) -> tuple[Outputs, ...]:
+    """What each metric keeps of all batches."""
+    by_way = {way: _joined(part, ragged.get(way)) for way, part in parts.items()}
+    return tuple(by_way[way] for way in ways)
 
 
 def _batches(data: Dataset, batch_size: int) -> Iterator[tuple[Batch, int, int]]:
@@ -128,6 +137,12 @@ def _of_samples(
     return [
         own[place].samples(place, output, size) if place in read else output for place, output in enumerate(outputs)
     ]
+
+
+def _condensed(kept: Mapping[Keep, Outputs], way: Way, samples: slice) -> Outputs:
+    """What one metric keeps of a batch."""
+    keeper, reduce = way
+    return kept[keeper] if reduce is None else reduce(kept[keeper], samples)
 
 
 def _finite_only(keeper: Keep) -> bool:
