@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ RESAMPLES = 200
 LEAST_RESAMPLES = 20
 Condense = Callable[[Outputs, NDArray[np.intp]], Outputs]
 """Reduces the outputs that a metric keeps of a batch, whose samples are at these positions of the data."""
+Way = tuple[Keep, Condense | None]
+"""How a metric's outputs of a batch are kept and reduced."""
 Z_95 = 1.96
 
 
@@ -88,8 +90,8 @@ def predict(
             outputs = models[index].predict(run.batch)
             seconds[index] += time.perf_counter() - before
             kept = {keeper: _kept(keeper, outputs, layouts, run, data) for keeper in dict.fromkeys(keep)}
-            for part, (keeper, reduce) in zip(parts[index], unique, strict=True):
-                part.append(kept[keeper] if reduce is None else reduce(kept[keeper], run.positions))
+            for part, way in zip(parts[index], unique, strict=True):
+                part.append(_condensed(kept, way, run.positions))
         if not run.complete:
             continue
         for part in (part for model in parts for part in model):
@@ -99,10 +101,17 @@ def predict(
             break
     found = []
     for model, spent in zip(parts, seconds, strict=True):
-        by_way = {way: _joined(part, ragged.get(way)) for way, part in zip(unique, model, strict=True)}
-        every = tuple(by_way[way] for way in ways)
+        every = _of_ways(ways, dict(zip(unique, model, strict=True)), ragged)
         found.append(Predictions(every[0], spent, every))
     return found
+
+
+def _of_ways(
+    ways: Sequence[Way], parts: Mapping[Way, Sequence[Outputs]], ragged: Mapping[Way, Outputs]
+) -> tuple[Outputs, ...]:
+    """What each metric keeps of all batches."""
+    by_way = {way: _joined(part, ragged.get(way)) for way, part in parts.items()}
+    return tuple(by_way[way] for way in ways)
 
 
 def _ordered(parts: Sequence[Outputs], positions: Sequence[NDArray[np.intp]]) -> Outputs:
@@ -135,6 +144,12 @@ def _of_samples(
         if own[place].length_axes and run.lengths is not None and data.lengths is not None:
             found[place] = widened(found[place], own[place].length_axes, run.lengths, data.lengths.width)
     return found
+
+
+def _condensed(kept: Mapping[Keep, Outputs], way: Way, samples: NDArray[np.intp]) -> Outputs:
+    """What one metric keeps of a batch."""
+    keeper, reduce = way
+    return kept[keeper] if reduce is None else reduce(kept[keeper], samples)
 
 
 def _finite_only(keeper: Keep) -> bool:

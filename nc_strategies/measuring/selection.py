@@ -70,11 +70,6 @@ class Request:
 
 
 def select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
-    """Select the outputs that a metric reads; see `_select`."""
-    return replace(_select(request, layouts, labels), accepts_nonfinite=request.metric.accepts_nonfinite)
-
-
-def _select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
     """Select the outputs that a metric reads.
 
     Args:
@@ -85,13 +80,21 @@ def _select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
     Raises:
         InputError: no output has the name, or not exactly one fits the labels.
     """
-    metric, count = request.metric, len(layouts.outputs)
+    metric = request.metric
     if not metric.needs_labels:
-        return _compared(request, layouts)
-    if metric.reads_several:
-        return _several(request, layouts, labels)
-    if request.output is not None:
-        return _named(request, layouts)
+        reader = _compared(request, layouts)
+    elif metric.reads_several:
+        reader = _several(request, layouts, labels)
+    elif request.output is not None:
+        reader = _named(request, layouts)
+    else:
+        reader = _fitting(request, layouts, labels)
+    return replace(reader, accepts_nonfinite=metric.accepts_nonfinite)
+
+
+def _fitting(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
+    """The only output that fits the labels, or the outputs that the metric's own settings or code select."""
+    metric, count = request.metric, len(layouts.outputs)
     if metric.positions is not None:
         _check_positions(request, layouts, metric.positions)
         return OutputReader(metric.keep, tuple(metric.positions), Choice.METRIC, alone=False)
@@ -102,9 +105,7 @@ def _select(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
         if metric.keep is not Metric.keep and not metric.reads_one:
             return OutputReader(metric.keep, tuple(range(count)), Choice.METRIC, alone=False)
         return OutputReader(metric.keep, (0,), Choice.FIRST)
-    found = [place for place, fit in enumerate(fits) if fit]
-    if len(found) > 1:
-        found = _same_answers(metric, layouts, found)
+    found = _same_answers(metric, layouts, [place for place, fit in enumerate(fits) if fit])
     if len(found) == 1:
         return OutputReader(metric.keep, (found[0],), Choice.FITS)
     shown = ", ".join(str(layouts.outputs[place]) for place in found)
@@ -123,18 +124,16 @@ def _compared(request: Request, layouts: Layouts) -> OutputReader:
     An output that no axis assigns to samples is left out where the model fixes a batch of several.
     """
     metric, outputs = request.metric, layouts.outputs
-    key = f"{request.key}.output"
     if request.output is not None:
-        names = (request.output,) if isinstance(request.output, str) else request.output
-        places = tuple(dict.fromkeys(_place(key, name, layouts) for name in names))
+        places = tuple(dict.fromkeys(_places(request, layouts)))
         for place in places:
-            if not any(outputs[place].dtype.kind in kind for kind in metric.kinds):
-                raise InputError(key, f"names {outputs[place]}", _comparable(metric, layouts))
+            if outputs[place].dtype.kind not in "".join(metric.kinds):
+                raise InputError(f"{request.key}.output", f"names {outputs[place]}", _comparable(metric, layouts))
         return OutputReader(metric.keep, places, Choice.NAMED)
-    whole = () if layouts.batch_size in (None, 1) else tuple(p for p, o in enumerate(outputs) if o.axis is None)
+    several = layouts.batch_size not in (None, 1)
     for kind in metric.kinds:
-        found = tuple(place for place, output in enumerate(outputs) if output.dtype.kind in kind)
-        found = tuple(place for place in found if place not in whole) or found
+        every = tuple(place for place, output in enumerate(outputs) if output.dtype.kind in kind)
+        found = tuple(place for place in every if not (several and outputs[place].axis is None)) or every
         if found:
             return OutputReader(metric.keep, found, Choice.ONLY if len(outputs) == 1 else Choice.ALL)
     raise InputError(
@@ -144,15 +143,16 @@ def _compared(request: Request, layouts: Layouts) -> OutputReader:
 
 def _several(request: Request, layouts: Layouts, labels: Array) -> OutputReader:
     """The outputs of a metric that may read several: the named ones, or those that it selects."""
-    metric, key = request.metric, f"{request.key}.output"
+    metric = request.metric
     if request.output is not None:
-        names = (request.output,) if isinstance(request.output, str) else request.output
-        return OutputReader(metric.keep, tuple(_place(key, name, layouts) for name in names), Choice.NAMED)
+        return OutputReader(metric.keep, _places(request, layouts), Choice.NAMED)
     samples = [shown[0] if shown and len({one.shape for one in shown}) == 1 else None for shown in layouts.examples]
     found = metric.several([layout.name for layout in layouts.outputs], samples, labels)
     if found is None:
         raise InputError(
-            key, f"is needed: it is not clear which of the outputs {layouts} to read", "[NAME] or [NAME, NAME]"
+            f"{request.key}.output",
+            f"is needed: it is not clear which of the outputs {layouts} to read",
+            "a name, or two: [NAME,NAME]",
         )
     return OutputReader(metric.keep, found, Choice.ONLY if len(layouts.outputs) == 1 else Choice.FITS)
 
@@ -177,6 +177,12 @@ def _named(request: Request, layouts: Layouts) -> OutputReader:
         )
     place = _place(f"{request.key}.output", request.output, layouts)
     return OutputReader(request.metric.keep, (place,), Choice.NAMED)
+
+
+def _places(request: Request, layouts: Layouts) -> tuple[int, ...]:
+    """Positions of the outputs that the configuration names, in its order."""
+    names = (request.output,) if isinstance(request.output, str) else request.output or ()
+    return tuple(_place(f"{request.key}.output", name, layouts) for name in names)
 
 
 def _place(key: str, asked: str, layouts: Layouts) -> int:
@@ -212,6 +218,8 @@ def _same_answers(metric: Metric, layouts: Layouts, found: list[int]) -> list[in
 
     Classifiers of scikit-learn have both: class numbers first, probabilities second.
     """
+    if len(found) < 2:
+        return found
     answers = {place: metric.answers(np.stack(layouts.examples[place])) for place in found}
     known = {place: answer for place, answer in answers.items() if answer is not None}
     scores = [place for place in known if layouts.outputs[place].dtype.kind == "f"]

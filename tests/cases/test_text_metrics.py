@@ -83,14 +83,9 @@ def test_the_logits_are_read_whichever_output_they_are(tmp_path):
 
 
 def test_a_hopeless_trial_of_a_language_model_is_stopped_early(tmp_path):
-    ids = counting(800, 12)
+    ids, goal = counting(800, 12), {"criterion": "absolute", "tolerable_loss": -1.0}
     study = nc_strategies.tune(
-        language_model(),
-        ({"ids": ids}, ids),
-        metric="perplexity",
-        tolerable_loss=1e-9,
-        run_dir=tmp_path / "run",
-        **QUICK,
+        language_model(), ({"ids": ids}, ids), metric="perplexity", run_dir=tmp_path / "run", **goal, **QUICK
     )
     assert study.result["trials"]["pruned"] == 1
 
