@@ -24,7 +24,7 @@ from nc_strategies.testing import decoder
 
 MAX_MULTIPLE = 3.0
 """Greatest allowed peak, as a multiple of the model's size."""
-TOKENS, SAMPLES, CALIBRATION = 16, 4, 4
+TOKENS, SAMPLES, CALIBRATION = 4, 4, 4
 """Length and number of the random samples."""
 SETTINGS = ("tuning.max_trials=2", "measure.latency_runs=20", "measure.final_runs=20", "measure.latency_timeout=5")
 

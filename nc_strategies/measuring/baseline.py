@@ -13,6 +13,7 @@ from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring.core import METRIC, Baseline, MeasurerCore, Scored, comparable
 from nc_strategies.measuring.extent import EXTENT_RULES
 from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
+from nc_strategies.measuring.phases import run_ms
 from nc_strategies.measuring.reopening import OPEN_RULES, Reopening
 from nc_strategies.measuring.selection import sentence
 from nc_strategies.metrics.base import Metric, Outputs
@@ -65,6 +66,7 @@ class BaselineMeasurer(MeasurerCore):
                 ("size_bytes", float(as_given.size_bytes)),
                 ("as_given_latency_ms", timing.median_ms(0)),
                 ("all_float_latency_ms", timing.median_ms(1)),
+                *run_ms(timing, self.timed, faster),
                 *peak,
             ),
             ratios=tuple((name, 1.0) for name in self.metrics.objectives),

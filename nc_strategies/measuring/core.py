@@ -25,7 +25,7 @@ from nc_strategies.measuring.latency import TIMING_RULES, Timing
 from nc_strategies.measuring.lengths import by_length, interleave_batches, middle, timed_batches
 from nc_strategies.measuring.memory import peak_bytes
 from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
-from nc_strategies.measuring.phases import phase_batches
+from nc_strategies.measuring.phases import phase_batches, run_ms
 from nc_strategies.measuring.reference import ReferenceOutputs
 from nc_strategies.measuring.selection import OutputReader, Request, described, select
 from nc_strategies.measuring.sequential import PairedTest, Verdict
@@ -394,6 +394,7 @@ class MeasurerCore:
                 ("fp32_latency_high_ms", fp32[1]),
                 ("duration_s", found.seconds),
                 ("size_bytes", float(model.size_bytes)),
+                *run_ms(timing, self.timed, index),
                 *peak,
             ),
             ratios=tuple(ratios.items()),

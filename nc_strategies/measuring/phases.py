@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import InputError
+from nc_strategies.measuring.latency import Timing
 from nc_strategies.measuring.lengths import TimedBatch
 from nc_strategies.models.decoder import Decoder, empty
 from nc_strategies.models.info import ModelInfo
+from nc_strategies.problem.evaluation import RUN_MS, Pairs
 
 KEY = "measure.context_lengths"
 PREFILL, DECODE = "prefill", "decode"
@@ -57,6 +59,14 @@ def phase_batches(data: Dataset, size: int, lengths: Sequence[int]) -> tuple[Tim
             TimedBatch(decode, weight, length, DECODE),
         ]
     return tuple(batches)
+
+
+def run_ms(timing: Timing, batches: Sequence[TimedBatch], model: int) -> Pairs:
+    """The value `RUN_MS` of a model whose latency is given per token; empty for other models."""
+    if not any(timed.phase for timed in batches):
+        return ()
+    runs = [part.median_ms(model) * timed.tokens for timed, part in zip(batches, timing.parts, strict=True)]
+    return ((RUN_MS, sum(runs) / len(runs)),)
 
 
 def _tokens(

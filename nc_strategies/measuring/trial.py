@@ -107,7 +107,7 @@ class TrialMeasurer(MeasurerCore):
             runs: Timed runs of each of the two.
             sample_seconds: The model's seconds per sample.
         """
-        fp32 = self.baseline.evaluation.value("latency_ms") / 1e3
+        fp32 = self.baseline.evaluation.run_ms / 1e3
         once, lengths = fp32 + max(fp32, sample_seconds * self.settings.batch_size), len(self.timed)
         timed = rounds(runs, lengths) * lengths if runs else 0
         return once * (TIMING_RULES.warm_up_runs * lengths + 2 * timed)

@@ -417,6 +417,9 @@ def _initializer_parts(tensor: TensorProto) -> tuple[bytes, NDArray[Any] | None]
         body = tensor.SerializeToString()
         return field_key(INITIALIZER) + as_varint(len(body)) + body, None
     values = array(tensor)
-    bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string)
+    bare = TensorProto()
+    bare.CopyFrom(tensor)
+    bare.ClearField("external_data")
+    bare.ClearField("data_location")
     body = bare.SerializeToString() + field_key(RAW_DATA) + as_varint(values.nbytes)
     return field_key(INITIALIZER) + as_varint(len(body) + values.nbytes) + body, values

@@ -10,6 +10,8 @@ from typing import Any
 from nc_strategies.space import Config
 
 Pairs = tuple[tuple[str, float], ...]
+RUN_MS = "run_ms"
+"""Value of an evaluation whose latency is given per token: mean milliseconds of a timed run."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ class Evaluation:
     graph: str = ""
     partial: bool = False
     latency_by_length: tuple[LengthLatency, ...] = ()
+
+    @property
+    def run_ms(self) -> float:
+        """Mean milliseconds of a timed run: the latency, if that is not given per token."""
+        values = dict(self.values)
+        return values.get(RUN_MS, values["latency_ms"])
 
     def metric(self, name: str) -> float:
         """A metric's value; KeyError if it was not measured."""

@@ -230,7 +230,7 @@ class TimeBox:
     @property
     def run_seconds(self) -> float:
         """Seconds of one run of a trial's model."""
-        return max((e.value("latency_ms") for e in self._trials), default=self.fp32.value("latency_ms")) / 1e3
+        return max((e.run_ms for e in self._trials), default=self.fp32.run_ms) / 1e3
 
     @property
     def build_seconds(self) -> float:
@@ -323,8 +323,7 @@ class TimeBox:
     def _fp32_run(self) -> float:
         values = dict(self.fp32.values)
         return (
-            max(values.get("as_given_latency_ms", 0.0), values.get("all_float_latency_ms", 0.0), values["latency_ms"])
-            / 1e3
+            max(values.get("as_given_latency_ms", 0.0), values.get("all_float_latency_ms", 0.0), self.fp32.run_ms) / 1e3
         )
 
     @property

@@ -88,8 +88,10 @@ def test_time_per_token_is_measured_by_phase_at_each_context(folder, tmp_path):
     assert found[2]["fp32_ms"] < found[3]["fp32_ms"] / 2
     own = sum(one["weight"] * one["fp32_ms"] for one in found)
     assert result["baseline"]["latency_ms"] == pytest.approx(own, rel=0.5)
+    runs = [one["fp32_ms"] * (one["length"] if one["phase"] == "prefill" else 1) for one in found]
     trial = json.loads((study.run_dir / "trials.jsonl").read_text().splitlines()[-1])
     assert trial["evaluation"]["latency_by_phase"][0]["phase"] == "prefill"
+    assert min(runs) / 3 < trial["evaluation"]["values"]["run_ms"] < 3 * max(runs)
 
 
 def test_phases_are_shown_beside_each_other(folder, tmp_path):
