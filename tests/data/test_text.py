@@ -209,6 +209,10 @@ def test_a_model_gets_the_inputs_that_it_has_by_its_names(vocabulary):
     for name in ("serving_default_input_word_ids:0", "encoder/input_ids", "input_ids_1", "x"):
         only = raw.for_model(info(**{name: ((None, None), "int64")}))
         np.testing.assert_array_equal(only.inputs[name], raw.inputs["input_ids"])
+    of_numbers = raw.for_model(info(anything=((None, None), "float32")))
+    np.testing.assert_array_equal(of_numbers.inputs["anything"], raw.inputs["input_ids"])
+    with pytest.raises(InputError, match="nothing to the model's input picture"):
+        raw.for_model(info(picture=((None, 3, 8, 8), "float32")))
 
 
 def test_unknown_inputs_are_refused_by_name(vocabulary):
