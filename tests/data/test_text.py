@@ -275,6 +275,9 @@ def test_byte_level_vocabularies_get_the_ends_of_roberta(tmp_path):
 
 
 def test_vocabularies_with_capital_letters_keep_them(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, "Â©"]) + "\n")
+    evaluation, _ = load(tmp_path, csv_of([("Good", "1")] * 3))
+    assert evaluation.inputs["input_ids"][0].tolist() == [CLS, *numbers("good"), SEP]
     (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, "Good"]) + "\n")
     evaluation, _ = load(tmp_path, csv_of([("Good", "1")] * 3))
     assert evaluation.inputs["input_ids"][0].tolist() == [CLS, len(WORDS), SEP]
