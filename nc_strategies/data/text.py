@@ -27,6 +27,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     POSITIONS: (POSITIONS, "input_positions", "positions"),
 }
 """What a text gives to a model, and the names that exporters give to such inputs."""
+TOKEN_AXES = 2
+"""Axes of an input of token numbers: samples and tokens."""
 PREFIX = "serving_default_"
 """Prefix of inputs in converted SavedModels."""
 
@@ -242,7 +244,7 @@ def _roles(key: str, specs: Sequence[TensorSpec], info: ModelInfo) -> dict[str, 
     Raises:
         InputError: an input has a name that says nothing, or there is none for the tokens.
     """
-    if len(specs) == 1 and specs[0].dtype.kind in "iu":
+    if len(specs) == 1 and len(specs[0].shape) <= TOKEN_AXES:
         return {specs[0].name: IDS}
     roles = {spec.name: role for spec in specs if (role := _role(spec.name)) is not None}
     unknown = [spec.name for spec in specs if spec.name not in roles]

@@ -122,8 +122,9 @@ def _word_piece(path: Path) -> Tokenizer:
     if missing:
         raise InputError(KEY, f"{path} has no token {missing[0]}", "a WordPiece vocabulary of BERT, one token per line")
     stated = read_json(path.parent / "tokenizer_config.json")
-    # A vocabulary with capital letters belongs to a tokenizer that keeps them.
-    cased = any(any(letter.isupper() for letter in token) for token in vocabulary if not token.startswith("["))
+    # Words with capital letters belong to a tokenizer that keeps them. Letters beyond ASCII say nothing: some have no
+    # small form, and files in a wrong encoding are full of them.
+    cased = any(token.isascii() and token.isalpha() and token != token.lower() for token in vocabulary)
     lowercase = bool(stated.get("do_lower_case", not cased))
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(

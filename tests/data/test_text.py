@@ -209,6 +209,10 @@ def test_a_model_gets_the_inputs_that_it_has_by_its_names(vocabulary):
     for name in ("serving_default_input_word_ids:0", "encoder/input_ids", "input_ids_1", "x"):
         only = raw.for_model(info(**{name: ((None, None), "int64")}))
         np.testing.assert_array_equal(only.inputs[name], raw.inputs["input_ids"])
+    of_numbers = raw.for_model(info(anything=((None, None), "float32")))
+    np.testing.assert_array_equal(of_numbers.inputs["anything"], raw.inputs["input_ids"])
+    with pytest.raises(InputError, match="nothing to the model's input picture"):
+        raw.for_model(info(picture=((None, 3, 8, 8), "float32")))
 
 
 def test_unknown_inputs_are_refused_by_name(vocabulary):
@@ -271,6 +275,9 @@ def test_byte_level_vocabularies_get_the_ends_of_roberta(tmp_path):
 
 
 def test_vocabularies_with_capital_letters_keep_them(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, "Â©"]) + "\n")
+    evaluation, _ = load(tmp_path, csv_of([("Good", "1")] * 3))
+    assert evaluation.inputs["input_ids"][0].tolist() == [CLS, *numbers("good"), SEP]
     (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, "Good"]) + "\n")
     evaluation, _ = load(tmp_path, csv_of([("Good", "1")] * 3))
     assert evaluation.inputs["input_ids"][0].tolist() == [CLS, len(WORDS), SEP]
