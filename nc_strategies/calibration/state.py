@@ -28,12 +28,13 @@ class CalibrationState:
         self.percentile = percentile
         self.remarks: tuple[str, ...] = ()
         self._histograms: dict[str, Histogram] = {}
+        self._ready = False
         self._ranges: dict[tuple[str, str], tuple[float, float]] = {}
 
     @property
     def ready(self) -> bool:
-        """Whether the model is calibrated."""
-        return bool(self._histograms)
+        """Whether the model is calibrated. One without operators in static int8 has no tensors to calibrate."""
+        return self._ready
 
     @property
     def infinite(self) -> frozenset[str]:
@@ -49,6 +50,7 @@ class CalibrationState:
         """Discard all results, because another model was loaded."""
         self.remarks = ()
         self._take({})
+        self._ready = False
 
     def range(self, tensor: str, algorithm: str) -> tuple[float, float]:
         """The range of a tensor to quantize, as (lowest, highest) value; see `Histogram.range`.
@@ -104,6 +106,7 @@ class CalibrationState:
 
     def _take(self, histograms: dict[str, Histogram]) -> None:
         self._histograms = histograms
+        self._ready = True
         self._ranges.clear()
 
 

@@ -379,6 +379,30 @@ def test_the_same_role_in_every_layer_has_one_prior_where_nothing_is_estimated()
     assert max(by_part["down"]) > max(by_part["up"])
 
 
+def test_without_latency_terms_modes_and_embeddings_are_guessed_to_save_what_they_can():
+    activation = TensorScheme("uint8", "asym")
+    weight = TensorScheme("int8", "sym", "per_channel")
+    static, dynamic = OpScheme(activation, weight), OpScheme(replace(activation, algorithm="dynamic"), weight)
+    few = OpScheme(FLOAT.activation, TensorScheme("int4", "sym", "per_block_32"))
+    ops = (
+        OpCapability("embedding", "Gather", (FLOAT, few), parameters=10**6, elements=64),
+        OpCapability("product", "MatMul", (static, dynamic, few, FLOAT), parameters=64, elements=8),
+        OpCapability("other", "MatMul", (static, dynamic, few, FLOAT), parameters=64, elements=8),
+    )
+    base = toy_problem([ToyOp("a"), ToyOp("b")])
+    problem = replace(base, space=Space(Capabilities(ops)), latency_model=None, latency_terms=None)
+    model = CostModel(problem, Columns(problem.space), None)
+    model.fit([])
+    rest = problem.space.all_float()
+    row = model._columns.row
+
+    def cost(name, scheme):
+        return float(model.predict([row(rest.with_op(name, scheme=scheme))])[0][0])
+
+    assert cost("product", static) < cost("product", dynamic) < cost("product", few) < cost("product", FLOAT)
+    assert cost("embedding", few) == pytest.approx(cost("embedding", FLOAT))
+
+
 def test_what_the_solver_prints_stays_off_the_terminal(capfd):
     import os
 

@@ -232,6 +232,13 @@ def latency_terms(problem: Problem) -> LatencyTerms | None:
         return None
 
 
+SIZED_SAVINGS = {"static": 1.0, "dynamic": 0.9, "weight_only": 0.4}
+"""Quantization mode to the time that it is guessed to save, relative to static int8: a dynamic operator also computes
+the range of its input, and weights alone save time only with few rows."""
+LOOKUPS = ("Gather",)
+"""Operator types that read a few rows of their weights: their time does not grow with the number of weights."""
+
+
 class CostModel:
     """Cost of a configuration relative to fp32: a base, one price per column, conversions.
 
@@ -382,7 +389,10 @@ class CostModel:
             four_bits = column.scheme.weight is not None and column.scheme.weight.dtype == "int4"
             stored = MODEL_RULES.int4_weight_bytes if four_bits else MODEL_RULES.int8_weight_bytes
             return sum(op.parameters for op in ops) * (MODEL_RULES.fp32_weight_bytes - stored)
-        return float(sum(math.sqrt(max(op.parameters, 1) * max(op.elements, 1)) for op in ops))
+        assert column.scheme is not None
+        factor = SIZED_SAVINGS[column.scheme.mode]
+        computing = [op for op in ops if op.type not in LOOKUPS]
+        return factor * float(sum(math.sqrt(max(op.parameters, 1) * max(op.elements, 1)) for op in computing))
 
     @property
     def prices(self) -> tuple[Array, float, tuple[ConversionEdge[int], ...]]:

@@ -20,8 +20,8 @@ from nc_strategies.space import FLOAT, Space
 WORDS, UNITS, ROWS, CLASSES = 1100, 12, 6, 5
 
 
-def recurrent(path, width=64, directions=1, state=False, words=WORDS, **attributes):
-    """Token numbers, an embedding, an LSTM, and a classifier of its last output."""
+def recurrent(path, width=64, directions=1, state=False, words=WORDS, classifies=True, **attributes):
+    """Token numbers, an embedding, an LSTM, and a classifier of its last output or that output itself."""
     rng = np.random.default_rng(0)
 
     def weight(name, *shape, scale=1.0):
@@ -37,6 +37,8 @@ def recurrent(path, width=64, directions=1, state=False, words=WORDS, **attribut
         helper.make_node("Reshape", ["t", "shape"], ["flat"], name="flat"),
         helper.make_node("MatMul", ["flat", "o"], ["y"], name="out"),
     ]
+    if not classifies:
+        nodes[-2:] = [helper.make_node("Reshape", ["t", "shape"], ["y"], name="flat")]
     constants = [
         weight("words", words, width),
         weight("w", directions, 4 * UNITS, width, scale=width**-0.5),
@@ -52,8 +54,8 @@ def recurrent(path, width=64, directions=1, state=False, words=WORDS, **attribut
         nodes,
         "g",
         [value("x", TensorProto.INT64, [batch, ROWS])],
-        [value("y", TensorProto.FLOAT, [batch, CLASSES])],
-        [c for c in constants if c.name != "h" or state],
+        [value("y", TensorProto.FLOAT, [batch, CLASSES if classifies else last])],
+        [c for c in constants if (c.name != "h" or state) and (c.name != "o" or classifies)],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
@@ -134,6 +136,16 @@ def test_an_lstm_runs_dynamically_where_asked(tmp_path, form):
     assert executed.modes["dynamic"] == {"LSTM": 1}
     assert 0 < noise_to_signal(exact, ours) < 0.01
     assert np.allclose(backend.open(backend.save(config, tmp_path / "saved")).predict(batch)[0], ours, atol=1e-6)
+
+
+def test_a_model_without_any_static_operator_is_quantized(tmp_path):
+    backend, space, batch = opened(recurrent(tmp_path / "m.onnx", classifies=False))
+    assert set(space.ops) == {"embedding", "lstm"}
+    chosen = {name: next(s for s in op.schemes if not s.is_float) for name, op in space.ops.items()}
+    exact, _ = output(backend.reference(), batch)
+    ours, executed = output(backend.build(space.all_float().with_ops(chosen)), batch)
+    assert executed.int8_names == {"embedding", "lstm"}
+    assert 0 < noise_to_signal(exact, ours) < 0.01
 
 
 def test_reduce_range_applies_to_a_dynamic_lstm(tmp_path):
