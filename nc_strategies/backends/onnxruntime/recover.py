@@ -53,6 +53,7 @@ HELD_OUT_EVERY = 4
 READING_SHARE = 0.3
 """Share of the time of all methods that reading the data they are fitted on may take."""
 
+ITEM_BYTES = np.dtype(np.float32).itemsize
 LARGEST_VALUE = 1e12
 """Largest magnitude of the rows of an operator that is looked at: sums of products of larger ones are not finite."""
 SAME_FUNCTION = 1e-8
@@ -136,14 +137,10 @@ def read_rows(
         readers.setdefault(op.inputs[0], []).append(op)
     observer = OrtObserver(graph, threads)
     observer.names = sorted(readers)
-    itemsize = np.dtype(np.float32).itemsize
-    most = LIMITS.row_bytes // max(1, itemsize * sum(row_size(graph, op) for op in ops))
+    most = LIMITS.row_bytes // max(1, ITEM_BYTES * sum(row_size(graph, op) for op in ops))
     most = max(1, min(LIMITS.most_rows, most))
-    first = pieces.fit[0]
-    largest = max(info.samples(feed) for feed in (*pieces.fit, *pieces.held_out)) / max(1, info.samples(first))
-    sizes = {name: math.ceil(itemsize * math.prod(s) * largest) for name, s in observer.shapes(first).items()}
     found: dict[str, tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]] = {op.name: ([], []) for op in ops}
-    for names in plan_runs(sizes, 1, MEMORY).groups:
+    for names in _groups(observer, pieces, info):
         read = observer.reader(names)
         for place, feeds, share in ((1, pieces.held_out, HELD_OUT_EVERY), (0, pieces.fit, 1)):
             count = max(1, -(-most // (len(feeds) * share)))
@@ -155,6 +152,14 @@ def read_rows(
                     found[op.name][place].append(rows_of(graph, op, values[op.inputs[0]], count, rng))
     rows = {name: Rows(*(np.concatenate(parts, 1) for parts in both)) for name, both in found.items()}
     return {name: own for name, own in rows.items() if max(map(_peak, (own.fit, own.held_out))) <= LARGEST_VALUE}
+
+
+def _groups(observer: OrtObserver, pieces: Pieces, info: ModelInfo) -> tuple[tuple[str, ...], ...]:
+    """Observed tensors that are read in the same run."""
+    first = pieces.fit[0]
+    largest = max(info.samples(feed) for feed in (*pieces.fit, *pieces.held_out)) / max(1, info.samples(first))
+    sizes = {name: math.ceil(ITEM_BYTES * math.prod(shape) * largest) for name, shape in observer.shapes(first).items()}
+    return plan_runs(sizes, 1, MEMORY).groups
 
 
 def _peak(values: NDArray[np.float32]) -> float:
