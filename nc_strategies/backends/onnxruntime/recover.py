@@ -132,26 +132,23 @@ def read_rows(
     """
     begin = time.perf_counter()
     rng = np.random.default_rng(0)
-    readers: dict[str, list[FusedOp]] = {}
-    for op in ops:
-        readers.setdefault(op.inputs[0], []).append(op)
     observer = OrtObserver(graph, threads)
-    observer.names = sorted(readers)
+    observer.names = sorted({op.inputs[0] for op in ops})
     most = LIMITS.row_bytes // max(1, ITEM_BYTES * sum(row_size(graph, op) for op in ops))
     most = max(1, min(LIMITS.most_rows, most))
     found: dict[str, tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]] = {op.name: ([], []) for op in ops}
     for names in _groups(observer, pieces, info):
-        read = observer.reader(names)
+        read, readers = observer.reader(names), [op for op in ops if op.inputs[0] in names]
         for place, feeds, share in ((1, pieces.held_out, HELD_OUT_EVERY), (0, pieces.fit, 1)):
             count = max(1, -(-most // (len(feeds) * share)))
             for number, feed in enumerate(feeds):
                 if number and time.perf_counter() - begin > seconds:
                     break
                 values = dict(zip(names, read(feed), strict=True))
-                for op in [op for name in names for op in readers[name]]:
+                for op in readers:
                     found[op.name][place].append(rows_of(graph, op, values[op.inputs[0]], count, rng))
     rows = {name: Rows(*(np.concatenate(parts, 1) for parts in both)) for name, both in found.items()}
-    return {name: own for name, own in rows.items() if max(map(_peak, (own.fit, own.held_out))) <= LARGEST_VALUE}
+    return {name: own for name, own in rows.items() if _moderate(own)}
 
 
 def _groups(observer: OrtObserver, pieces: Pieces, info: ModelInfo) -> tuple[tuple[str, ...], ...]:
@@ -162,10 +159,9 @@ def _groups(observer: OrtObserver, pieces: Pieces, info: ModelInfo) -> tuple[tup
     return plan_runs(sizes, 1, MEMORY).groups
 
 
-def _peak(values: NDArray[np.float32]) -> float:
-    """Largest magnitude; infinite if a value is not finite."""
-    peak = float(np.abs(values).max(initial=0.0))
-    return peak if math.isfinite(peak) else math.inf
+def _moderate(rows: Rows) -> bool:
+    """Whether all values are finite and not so large that sums of their products are infinite."""
+    return all(bool((np.abs(values) <= LARGEST_VALUE).all()) for values in (rows.fit, rows.held_out))
 
 
 class Judge:
