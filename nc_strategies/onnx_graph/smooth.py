@@ -224,22 +224,29 @@ class _Walk:
             return False
         forward = name in node.input
         if node.op_type in PASSING or node.name in self.scaling:
-            if node.op_type in POOLS and (axis != SECOND or len([n for n in node.output if n]) != 1):
-                return False
-            source = self.graph.scaled[node.output[0]][0] if node.name in self.scaling else node.input[0]
-            self.open.append((node.output[0] if forward else source, axis))
-            return True
+            return self.computes_alike(node, forward, axis)
         if node.op_type in FLATTENING and self.flattens(node):
             self.open.append((node.output[0], LAST) if forward else (node.input[0], SECOND))
             return axis == (SECOND if forward else LAST)
-        if node.op_type == "Reshape" and axis == LAST:
-            start = node if forward else self.values_of(node)
-            between = self.attention_after(start) if start is not None else []
-            if start is not None and between and (forward or between[-1] == name):
-                self.group.between += between[:-1]
-                self.open.append((between[-1] if forward else start.input[0], LAST))
-                return True
-        return False
+        return node.op_type == "Reshape" and axis == LAST and self.attends(node, forward)
+
+    def computes_alike(self, node: onnx.NodeProto, forward: bool, axis: int) -> bool:
+        """Follow a tensor over a function of each element, a pool, or a multiplication by one number."""
+        if node.op_type in POOLS and (axis != SECOND or len([n for n in node.output if n]) != 1):
+            return False
+        source = self.graph.scaled[node.output[0]][0] if node.name in self.scaling else node.input[0]
+        self.open.append((node.output[0] if forward else source, axis))
+        return True
+
+    def attends(self, node: onnx.NodeProto, forward: bool) -> bool:
+        """Follow the values of an attention to its output, or back."""
+        start = node if forward else self.values_of(node)
+        between = self.attention_after(start) if start is not None else []
+        if start is None or not between or not (forward or between[-1] == node.output[0]):
+            return False
+        self.group.between += between[:-1]
+        self.open.append((between[-1] if forward else start.input[0], LAST))
+        return True
 
     def flattens(self, node: onnx.NodeProto) -> bool:
         """Whether a node only takes away spatial axes of length 1, as they are left by global pooling."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -34,7 +34,7 @@ from nc_strategies.calibration.recovery import (
     tried,
 )
 from nc_strategies.calibration.rounding import Rows, output_noise
-from nc_strategies.calibration.smoothing import Reader, searched
+from nc_strategies.calibration.smoothing import Reader, Smoothing, searched
 from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.onnx_graph.equalize import pairs
@@ -53,6 +53,7 @@ HELD_OUT_EVERY = 4
 READING_SHARE = 0.3
 """Share of the time of all methods that reading the data they are fitted on may take."""
 
+ITEM_BYTES = np.dtype(np.float32).itemsize
 LARGEST_VALUE = 1e12
 """Largest magnitude of the rows of an operator that is looked at: sums of products of larger ones are not finite."""
 SAME_FUNCTION = 1e-8
@@ -133,36 +134,34 @@ def read_rows(
     rng = np.random.default_rng(0)
     observer = OrtObserver(graph, threads)
     observer.names = sorted({op.inputs[0] for op in ops})
-    readers: dict[str, list[FusedOp]] = {}
-    for op in ops:
-        readers.setdefault(op.inputs[0], []).append(op)
-    bytes_per_row = np.dtype(np.float32).itemsize * sum(row_size(graph, op) for op in ops)
-    most = min(LIMITS.most_rows, max(1, LIMITS.row_bytes // max(1, bytes_per_row)))
-    sizes = {
-        name: 4 * math.prod(shape) // max(1, info.samples(pieces.fit[0]))
-        for name, shape in observer.shapes(pieces.fit[0]).items()
-    }
-    largest = max(info.samples(feed) for feed in (*pieces.fit, *pieces.held_out))
-    plan = plan_runs({name: size * largest for name, size in sizes.items()}, 1, MEMORY)
+    most = LIMITS.row_bytes // max(1, ITEM_BYTES * sum(row_size(graph, op) for op in ops))
+    most = max(1, min(LIMITS.most_rows, most))
     found: dict[str, tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]] = {op.name: ([], []) for op in ops}
-    for names in plan.groups:
-        read = observer.reader(names)
+    for names in _groups(observer, pieces, info):
+        read, readers = observer.reader(names), [op for op in ops if op.inputs[0] in names]
         for place, feeds, share in ((1, pieces.held_out, HELD_OUT_EVERY), (0, pieces.fit, 1)):
+            count = max(1, -(-most // (len(feeds) * share)))
             for number, feed in enumerate(feeds):
                 if number and time.perf_counter() - begin > seconds:
                     break
-                count = max(1, -(-most // (len(feeds) * share)))
-                for name, values in zip(names, read(feed), strict=True):
-                    for op in readers[name]:
-                        found[op.name][place].append(rows_of(graph, op, values, count, rng))
+                values = dict(zip(names, read(feed), strict=True))
+                for op in readers:
+                    found[op.name][place].append(rows_of(graph, op, values[op.inputs[0]], count, rng))
     rows = {name: Rows(*(np.concatenate(parts, 1) for parts in both)) for name, both in found.items()}
-    return {name: own for name, own in rows.items() if max(map(_peak, (own.fit, own.held_out))) <= LARGEST_VALUE}
+    return {name: own for name, own in rows.items() if _moderate(own)}
 
 
-def _peak(values: NDArray[np.float32]) -> float:
-    """Largest magnitude; infinite if a value is not finite."""
-    peak = float(np.abs(values).max(initial=0.0))
-    return peak if math.isfinite(peak) else math.inf
+def _groups(observer: OrtObserver, pieces: Pieces, info: ModelInfo) -> tuple[tuple[str, ...], ...]:
+    """Observed tensors that are read in the same run."""
+    first = pieces.fit[0]
+    largest = max(info.samples(feed) for feed in (*pieces.fit, *pieces.held_out)) / max(1, info.samples(first))
+    sizes = {name: math.ceil(ITEM_BYTES * math.prod(shape) * largest) for name, shape in observer.shapes(first).items()}
+    return plan_runs(sizes, 1, MEMORY).groups
+
+
+def _moderate(rows: Rows) -> bool:
+    """Whether all values are finite and not so large that sums of their products are infinite."""
+    return all(bool((np.abs(values) <= LARGEST_VALUE).all()) for values in (rows.fit, rows.held_out))
 
 
 class Judge:
@@ -342,21 +341,9 @@ class Methods:
         Raises:
             EngineError: the engine refuses the scaled model, or it computes something else.
         """
-        begin = time.perf_counter()
         graph, rows = self.model.graph, dict(self.recovery.rows)
-        chosen: list[tuple[ChannelGroup, NDArray[np.float64]]] = []
-        left_alone = frozenset() if self.model.scales_pairs else {pair.tensor for pair in pairs(graph)}
-        groups = branch_groups(graph) if name == ADDED_SCALING else channel_groups(graph)
-        for group in groups:
-            if time.perf_counter() - begin > seconds:
-                break
-            read = [op for op in group.readers.values() if op.name in rows]
-            if group.residual is not (name == RESIDUAL) or not read or (group.tensors & left_alone):
-                continue
-            readers = {op.name: self._reader(graph, op, group.channels(graph)) for op in read}
-            found = searched(list(readers.values()), group.channels(graph))
-            if found is None or found.after > LIMITS.max_noise_ratio * found.before:
-                continue
+        chosen = []
+        for group, readers, found in self._smoothings(name, seconds):
             chosen.append((group, found.factors))
             for op_name, reader in readers.items():
                 by = found.factors[reader.channels][:, None].astype(np.float32)
@@ -374,6 +361,22 @@ class Methods:
             self.restore_channels(name)
             raise EngineError(f"scaled channels change the floating-point outputs (noise {changed:.1g})")
         return len({op for group, _ in chosen for op in group.readers if op in rows})
+
+    def _smoothings(self, name: str, seconds: float) -> Iterator[tuple[ChannelGroup, dict[str, Reader], Smoothing]]:
+        """The groups of a method that gain on held-out rows, with their readers and factors."""
+        begin = time.perf_counter()
+        graph, rows = self.model.graph, self.recovery.rows
+        left_alone = frozenset() if self.model.scales_pairs else {pair.tensor for pair in pairs(graph)}
+        for group in branch_groups(graph) if name == ADDED_SCALING else channel_groups(graph):
+            if time.perf_counter() - begin > seconds:
+                return
+            if group.residual is not (name == RESIDUAL) or group.tensors & left_alone:
+                continue
+            count = group.channels(graph)
+            readers = {op.name: self._reader(graph, op, count) for op in group.readers.values() if op.name in rows}
+            found = searched(list(readers.values()), count) if readers else None
+            if found is not None and found.after <= LIMITS.max_noise_ratio * found.before:
+                yield group, readers, found
 
     def _reader(self, graph: Graph, op: FusedOp, channels: int) -> Reader:
         weight = self.model.weights.original(op)
