@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from nc_strategies.strategies.staged import StagedStrategy
 
 log = logging.getLogger(__name__)
 DECISION_FILE = "auto.json"
-"""Name of the file in the run's folder with the decision that follows from the time used, for a resumed run."""
+"""Name of the file in the run's folder with the decision of step 4: a resumed run may have more time and trials."""
 
 
 @dataclass
@@ -50,7 +51,7 @@ class AutoStrategy(StagedStrategy):
     1. int8 everywhere.
     2. Each other quantization mode for the whole model, if operators that offer one do most of the work.
     3. A space with fewer configurations than trials left is enumerated (`exhaustive`), and that is all.
-    4. If few trials are left, `basic`, and that is all: the estimates of `ilp` would take longer than they.
+    4. If few trials are left, `basic` for these: the estimates of `ilp` would take longer than they.
     5. `ilp`: it recovers a missed goal in the fewest trials, and finds the fastest models once the goal is kept.
     6. If `ilp` ends without a model that keeps the goal, `basic` until one does.
 
@@ -81,9 +82,10 @@ class AutoStrategy(StagedStrategy):
             every = ExhaustiveStrategy(ExhaustiveSettings(), self.problem)
             yield from self._follow(every, "exhaustive", f"step 3: all of {space.size()} configurations")
             return
-        if 0 < self._left() < AUTO_RULES.min_trials_to_estimate or self._short_of_time():
-            self.ended = yield from self._follow(self._basic(), "basic", "step 4: few trials are left")
-            return
+        last = self._trials_of_basic()
+        if len(self._tried) < last:
+            few = "step 4: few trials are left"
+            yield from self._follow(self._basic(), "basic", few, until=lambda: len(self._tried) >= last)
         why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
         ended = yield from self._follow(self._ilp(), "ilp", f"step 5: {why}")
         if not self._met():
@@ -98,29 +100,27 @@ class AutoStrategy(StagedStrategy):
         able = sum(w for g, w in work.items() if any(not s.is_static and not s.is_float for s in space.schemes(g)))
         return able / max(sum(work.values()), 1e-9)
 
-    def _short_of_time(self) -> bool:
-        """Whether few trials fit into the time left; a resumed run decides as the run did that it resumes."""
+    def _trials_of_basic(self) -> int:
+        """Number of trials up to which `basic` goes on; 0 for none. A resumed run keeps what the first one decided."""
         folder = self.problem.state_dir
         path = folder / DECISION_FILE if folder is not None else None
         if path is not None and path.is_file():
             try:
-                return bool(json.loads(path.read_text(encoding="utf-8"))["short_of_time"])
+                return int(json.loads(path.read_text(encoding="utf-8"))["trials_of_basic"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("%s cannot be read: %s; what it held is decided again", path, error)
-        used = self.problem.time_used()
-        short = used > 0 and (1 - used) / used * len(self._tried) < AUTO_RULES.min_trials_to_estimate
-        if path is not None and used > 0:
-            path.write_text(json.dumps({"short_of_time": short}) + "\n", encoding="utf-8")
-        return short
+        used, least = self.problem.time_used(), AUTO_RULES.min_trials_to_estimate
+        found = self.problem.budget if 0 < self._left() < least else 0
+        if used > 0 and (1 - used) / used * len(self._tried) < least:
+            found = sys.maxsize
+        if path is not None and (found or used > 0):
+            path.write_text(json.dumps({"trials_of_basic": found}) + "\n", encoding="utf-8")
+        return found
 
     def _follow(
         self, strategy: Strategy, name: str, why: str, until: Callable[[], bool] = lambda: False
     ) -> Generator[Config, Trial, str]:
-        """Pass on another strategy's proposals until it has finished or a condition holds.
-
-        Returns:
-            Why the strategy has finished.
-        """
+        """Pass on another strategy's proposals until it has finished or a condition holds; return why it finished."""
         self.engine, self._inner = name, strategy
         while not until() and (config := strategy.propose()) is not None:
             self.predicted = strategy.predicted

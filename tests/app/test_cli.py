@@ -82,7 +82,7 @@ def test_the_main_job_says_what_it_found_and_leaves_what_it_promises(tmp_path):
     assert (status, found["status"]) == ((0, "met") if met else (3, "missed"))
     assert f"goal {found['status']}" in out
     # What is estimated, and kept, depends on what the trials find.
-    assert {p.name for p in (tmp_path / "out").iterdir()} - {"estimates.json"} == {
+    assert {p.name for p in (tmp_path / "out").iterdir()} - {"estimates.json", "pareto.json"} == {
         "result.json",
         "trials.jsonl",
         "config.yaml",

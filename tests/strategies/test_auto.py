@@ -80,7 +80,18 @@ def test_a_budget_of_few_trials_is_left_to_basic(toy, ops):
     assert found[1].note == "step 4: few trials are left, basic: per_tensor weights for all operators"
 
 
-@pytest.mark.parametrize("text", [json.dumps({"short_of_time": True}), "no json"])
+def test_a_resumed_run_with_more_trials_goes_from_basic_to_ilp(drive, tmp_path):
+    def run(budget, measured):
+        problem = toy_problem(OPS, budget=budget, tolerable_loss=0.01, state_dir=tmp_path)
+        return drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(OPS, c), measured)
+
+    first, again = run(4, 4), run(12, 5)
+    assert [item.config for item in again[:4]] == [item.config for item in first]
+    assert "basic" in again[3].note
+    assert again[4].note.startswith("step 5: the goal is missed, ilp: ")
+
+
+@pytest.mark.parametrize("text", [json.dumps({"trials_of_basic": 4, "true": 1}), "no json"])
 def test_a_resumed_run_decides_as_before(drive, tmp_path, text):
     (tmp_path / DECISION_FILE).write_text(text)
     problem = toy_problem(OPS, budget=12, tolerable_loss=0.01, time_used=lambda: 0.01, state_dir=tmp_path)
