@@ -162,7 +162,7 @@ class TestSettings:
         assert "\n" not in message
 
     def test_a_name_left_out_lists_what_there_is(self, found):
-        with pytest.raises(InputError, match=r"^strategy\.name: .*available: basic"):
+        with pytest.raises(InputError, match=r"^strategy\.name: .*available: auto, basic"):
             found.settings("strategy", {})
 
     def test_keys_without_a_value_are_no_settings(self, found):
