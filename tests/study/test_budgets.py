@@ -9,15 +9,16 @@ OPS = tuple(toy_ops(3, 8))
 FEW, MANY = 4, 16
 
 
-def settings(name):
-    return {"name": name, **({"driver": "local"} if name == "sigopt" else {})}
+SETTINGS = {"sigopt": {"driver": "local"}, "exhaustive": {"limit": 10**12}}
+ON_GRADIENTS = "hawq_v2"
+"""Refuses the toy backend, which gives none: its own tests give it a backend that does."""
 
 
 @pytest.mark.parametrize(("first", "second"), [(FEW, MANY), (MANY, FEW)], ids=["larger", "smaller"])
-@pytest.mark.parametrize("name", sorted(registry().names("strategy")))
+@pytest.mark.parametrize("name", sorted(set(registry().names("strategy")) - {ON_GRADIENTS}))
 def test_a_run_goes_on_with_another_budget(run, name, first, second):
     def make(problem):
-        return registry().create("strategy", settings(name), problem)
+        return registry().create("strategy", {"name": name, **SETTINGS.get(name, {})}, problem)
 
     before = run(ops=OPS, strategy=name, make=make, max_trials=first)
     done = before()
