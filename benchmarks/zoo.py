@@ -164,6 +164,10 @@ def table(found: dict[str, Any]) -> str:
                 rest, label = f"| {seconds:.0f} | " if seconds else "| |", model
             if judge or model == "ours":
                 shown = error or ("-" if value is None else f"{value:.4f}")
+                by_length = (judge.get("ratio_by_length") or {}).items()
+                parts = [(length, each.get(model, {}).get("fp32")) for length, each in by_length]
+                at = [f"{length}: {one[0]:.3f} ({one[1]:.3f}-{one[2]:.3f})" for length, one in parts if one]
+                time_of = "; ".join(at) or time_of
                 lines.append(f"| {name} ({case.metric}) | {label} | {shown} | {time_of} | {rest} |")
     return "\n".join(lines)
 

@@ -30,6 +30,7 @@ class Case:
         reference: Output of the ONNX file beside the data whose fp32 values are the labels; empty if the data has some.
         samples: Evaluation samples that are used at most.
         batch: Samples a run when accuracy is judged.
+        lengths: Lengths of a sample at which latency is judged, and tuned for; without any, that of the arrays.
         arguments: Further arguments of the command line.
     """
 
@@ -45,12 +46,21 @@ class Case:
     reference: str = ""
     samples: int = 1000
     batch: int = 20
+    lengths: tuple[int, ...] = ()
     arguments: tuple[str, ...] = ()
 
     def feed(self, data: Arrays, part: slice) -> Arrays:
         """Engine inputs of some samples."""
         found = {n: np.moveaxis(data[n][part], 0, self.axes.get(n, 0)) for n in self.arrays}
         return found | {n: np.array(v, np.int64) for n, v in self.constants.items()}
+
+    def timed(self, data: Arrays, length: int | None) -> Arrays:
+        """Engine inputs of the longest sample, cut to a length: every place of it counts."""
+        longest = int(np.argmax(data["attention_mask"].sum(1))) if self.lengths else 0
+        one = self.feed(data, slice(longest, longest + 1))
+        if length is None:
+            return one
+        return {n: np.ones_like(a[:, :length]) if n == "attention_mask" else a[:, :length] for n, a in one.items()}
 
     def command(self, model: Path, folder: Path, metrics: Path, timeout: float) -> list[str]:
         """Arguments of ``python -m nc_strategies``; the data are ``calib.npz`` and ``eval.npz`` in `folder`."""
@@ -75,6 +85,8 @@ class Case:
             arguments.append("data.constants={" + ",".join(f"{k}: {v}" for k, v in self.constants.items()) + "}")
         if self.axes:
             arguments.append("data.axes={" + ",".join(f"{k}: {v}" for k, v in self.axes.items()) + "}")
+        if self.lengths:
+            arguments.append(f"measure.lengths=[{','.join(map(str, self.lengths))}]")
         return [*arguments, *self.arguments]
 
 
@@ -86,6 +98,7 @@ CASES = (
         "cosine",
         0.02,
         output="461",
+        lengths=(16, 64),
     ),
     Case("magika", "magika/model.onnx", {"bytes": "x"}, "top1", 0.01),
     Case(

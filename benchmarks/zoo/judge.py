@@ -50,29 +50,40 @@ def main() -> None:
             for i in range(0, len(data["y"]), case.batch)
         ]
         accuracy[name] = metric(np.concatenate(parts), data["y"])
-    one, rng, timings = case.feed(data, slice(0, 1)), np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
 
     def run(session: ort.InferenceSession, feed: Arrays) -> Callable[[], object]:
         return lambda: session.run(None, feed)
 
     sessions.clear()
+    lengths: tuple[int | None, ...] = case.lengths or (None,)
+    feeds = {length: case.timed(data, length) for length in lengths}
+    timings: dict[int | None, list[Timing]] = {length: [] for length in lengths}
     for _ in range(SESSIONS):
         anew = [opened(task["models"][n]) for n in names]
-        timings.append(interleave([run(s, one) for s in anew], -(-task["runs"] // SESSIONS), rng))
+        for length, feed in feeds.items():
+            timings[length].append(interleave([run(s, feed) for s in anew], -(-task["runs"] // SESSIONS), rng))
         del anew
-    timing = Timing.joined(timings)
+    joined = {length: Timing.joined(parts) for length, parts in timings.items()}
+    timing = joined[lengths[-1]]
     found = {
         "accuracy": accuracy,
         "latency_ms": {n: timing.median_ms(i) for i, n in enumerate(names)},
-        "ratio": {
-            a: {b: [timing.ratio(i, j), *timing.ratio_interval(i, j)] for j, b in enumerate(names) if i != j}
-            for i, a in enumerate(names)
-        },
+        "ratio": ratios(timing, names),
+        "ratio_by_length": {str(length): ratios(joined[length], names) for length in case.lengths},
         "refused": refused,
         "runs": timing.runs,
         "onnxruntime": ort.__version__,
     }
     Path(task["output"]).write_text(json.dumps(found, indent=2) + "\n")
+
+
+def ratios(timing: Timing, names: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Latency of each model relative to each other one, with its 95 % interval."""
+    return {
+        a: {b: [timing.ratio(i, j), *timing.ratio_interval(i, j)] for j, b in enumerate(names) if i != j}
+        for i, a in enumerate(names)
+    }
 
 
 if __name__ == "__main__":
