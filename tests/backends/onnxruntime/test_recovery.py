@@ -112,8 +112,9 @@ def test_scaled_channels_leave_less_noise_on_new_data_and_the_same_operators_in_
     chosen = config(plain)
     assert better.build(chosen).executed().int8 == plain.build(chosen).executed().int8
     everything = Config(tuple((name, FLOAT) for name, _ in chosen.ops), chosen.options)
+    # Factors are powers of two; only the form of attention that is measured to be faster may differ.
     for mine, theirs in zip(better.build(everything).predict(new), plain.build(everything).predict(new), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
 def test_rounding_halves_the_noise_of_four_bits_on_new_data(tmp_path):
