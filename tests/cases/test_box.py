@@ -82,7 +82,8 @@ def test_a_hundred_operators_get_trials_in_a_small_limit(hundred, tmp_path, stra
     if study is None:
         assert refused.startswith("tuning.timeout")
         assert "give the run more than" in refused
-        assert not (tmp_path / "run").exists()
+        # A machine that is busy from one moment to the next has its time end in the trial: the folder says so.
+        assert (tmp_path / "run").exists() == ("during the first trial" in refused)
         return
     result = study.result
     assert result["status"] in ("met", "missed")
