@@ -6,6 +6,8 @@ Profiles give each operator's share of the latency. Timings give the latency of 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -96,9 +98,13 @@ class FitPlan:
     them."""
     brief_profiled_runs: int = 4
     """Profiled runs per configuration of a brief fit."""
+    brief_margin: float = 1.5
+    """Factor on the time of the longest configuration of a brief fit: another one is begun only if so much is left."""
 
 
 PLAN = FitPlan()
+BRIEF_ENDS = 2
+"""Configurations that a brief fit cannot do without: the all-float graph and the default."""
 
 
 @dataclass
@@ -227,6 +233,7 @@ def fit_latency(
     reference: Executable | None = None,
     check: Check = unlimited,
     brief: bool = False,
+    left: Callable[[], float] = lambda: math.inf,
     timed_batches: Sequence[TimedBatch] = (),
 ) -> LatencyTerms:
     """Fit the terms of a model's latency relative to fp32's.
@@ -250,7 +257,9 @@ def fit_latency(
             Latency varies by a few percent between sessions of the same graph, so ratios are comparable only beside
             the same session.
         check: Called before each timed run.
-        brief: Profile only the all-float graph, the default and every second operator in int8, with few runs.
+        brief: Profile only the all-float graph, the default and every second operator in int8, with few runs. The
+            latter only if there is time.
+        left: Returns the seconds that are left for a brief fit.
         timed_batches: Inputs that trials are timed with, if they are several.
 
     Returns:
@@ -264,8 +273,10 @@ def fit_latency(
         backend, batch, rng, runs, limit, clock or backend.clock, reference, check, brief, timed_batches
     )
     timer.choose_reference(space.all_float())
-    timed = timer.time(list(_ends(space, brief)), 1 if brief else PLAN.end_runs_factor)
-    timed += timer.time(list(_alternating(space)))
+    if brief:
+        timed = _time_briefly(timer, space, left)
+    else:
+        timed = timer.time(list(_ends(space)), PLAN.end_runs_factor) + timer.time(list(_alternating(space)))
     conversion_edges, profiled = backend.conversion_edges(), any(sample.profile is not None for sample in timed)
     columns = Columns(space, conversion_edges, indirect(space, conversion_edges) if profiled else ())
     pairs, least = _how_many(space, profiled)
@@ -291,6 +302,19 @@ def fit_latency(
     return columns.terms(values, error)
 
 
+def _time_briefly(timer: _TimingSession, space: Space, left: Callable[[], float]) -> list[_Timed]:
+    """The all-float graph, the default, and as many of the alternating ones as there is time for."""
+    timed: list[_Timed] = []
+    longest = 0.0
+    for number, sample in enumerate((*_ends(space, brief=True), *_alternating(space))):
+        if number >= BRIEF_ENDS and longest * PLAN.brief_margin > left():
+            break
+        start = time.perf_counter()
+        timed += timer.time([sample])
+        longest = max(longest, time.perf_counter() - start)
+    return timed
+
+
 def least_seconds(space: Space, run: float, build: float, brief: bool = False) -> float:
     """Minimum seconds that `fit_latency` takes.
 
@@ -304,7 +328,8 @@ def least_seconds(space: Space, run: float, build: float, brief: bool = False) -
     if brief:
         # Per timed run, fp32 and the model are each run twice; profiled runs are those of the model alone.
         each = 4 * PLAN.brief_runs + 2 * PLAN.brief_profiled_runs + TIMING_RULES.warm_up_runs
-        return (ends + alternating) * (build + each * run)
+        opened = 2  # A profile is taken in a session of its own.
+        return ends * (opened * build + each * run)
     _, random = _how_many(space)
     runs = min(PLAN.most_runs, max(PLAN.runs, int(PLAN.runs_seconds / run) if run else PLAN.runs))
     models = ends + alternating + random

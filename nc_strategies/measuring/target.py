@@ -564,6 +564,7 @@ class LocalTarget:
                 reference=self.measurer.baseline.reference,
                 check=self._deadline.check,
                 brief=brief,
+                left=lambda: self._deadline.left,
                 timed_batches=self.measurer.timed,
             )
         return self._terms

@@ -523,6 +523,15 @@ def test_a_brief_fit_opens_four_graphs_and_finds_what_is_slower_in_int8(toy, kin
     assert latency_model.least_seconds(space, 0.01, 0.1, brief=True) < latency_model.least_seconds(space, 0.01, 0.1) / 3
 
 
+def test_a_brief_fit_leaves_out_what_it_has_no_time_for(toy):
+    backend, space = a_backend(toy, ProfiledBackend())
+    fit_latency(
+        backend, space, BATCH, np.random.default_rng(0), clock=lambda: backend.now, brief=True, left=lambda: 0.0
+    )
+    # The all-float form of the reference, then the all-float graph and the default.
+    assert [config.int8_ops != () for config in backend.built] == [False, False, True]
+
+
 def pairs_timed(toy, backend):
     backend, space = a_backend(toy, backend)
     terms = fit_latency(backend, space, BATCH, np.random.default_rng(0), runs=20, clock=lambda: backend.now)
