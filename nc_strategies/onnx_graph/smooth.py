@@ -22,6 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from nc_strategies.onnx_graph import external
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
 from nc_strategies.onnx_graph.operands import as_matrices, attributes_of, from_matrices, has_matrix
 
@@ -355,7 +356,9 @@ def _with(
     model.CopyFrom(graph.model)
     for initializer in model.graph.initializer:
         if initializer.name in changed:
-            initializer.CopyFrom(numpy_helper.from_array(changed[initializer.name], initializer.name))
+            name, values = initializer.name, changed[initializer.name]
+            made = external.tensor(name, values) if graph.files is None else graph.files.tensor(name, values)
+            initializer.CopyFrom(made)
     nodes = list(model.graph.node)
     del model.graph.node[:]
     for node in nodes:
@@ -371,7 +374,7 @@ def _with(
         for group, _ in added.values():
             if node.name in group.readers:
                 node.input[0] = scaled_name(graph, group)
-    return Graph(model)
+    return Graph(model, files=graph.files)
 
 
 def scaled_name(graph: Graph, group: ChannelGroup) -> str:

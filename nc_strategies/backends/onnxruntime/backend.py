@@ -255,7 +255,7 @@ class OnnxRuntimeBackend(Backend):
         self._recover(batches, time.perf_counter() - begin)
 
     def _recover(self, batches: Sequence[Batch], pass_seconds: float) -> None:
-        """Make quantized weights and biases less noisy, see `recovery`; the weights of a large model stay in files.
+        """Make quantized weights and biases less noisy, see `recovery`; models from 512 MB on are left alone.
 
         Args:
             batches: Calibration data.
@@ -263,7 +263,8 @@ class OnnxRuntimeBackend(Backend):
         """
         methods = recovery.chosen(self.settings.recovery)
         self.recovery = ()
-        if not methods or self.cautious or self.graph.files is not None:
+        large = external.stored_bytes(self.graph.model) >= external.LIMITS.equalized_bytes
+        if not methods or self.cautious or large:
             return
         self.capabilities()
         self._batches = batches

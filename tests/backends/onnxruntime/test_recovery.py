@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.calibration import recovery
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
+from nc_strategies.onnx_graph import external
 from nc_strategies.space import FLOAT, Config
 
 
@@ -115,6 +117,20 @@ def test_scaled_channels_leave_less_noise_on_new_data_and_the_same_operators_in_
     # Factors are powers of two; only the form of attention that is measured to be faster may differ.
     for mine, theirs in zip(better.build(everything).predict(new), plain.build(everything).predict(new), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["gptq", "smooth_quant"])
+def test_weights_in_files_are_recovered_as_those_in_memory(tmp_path, monkeypatch, method):
+    path = transformer.block(tmp_path / "m.onnx", spread=4)
+    inside = ready(path, [text()], recovery=method, modes="all", fused_attention="never")
+    monkeypatch.setattr(external, "LIMITS", replace(external.LIMITS, model_bytes=1000, tensor_bytes=256))
+    outside = ready(path, [text()], recovery=method, modes="all", fused_attention="never")
+    assert outside.graph.files is not None
+    (mine,), (theirs,) = outside.recovery, inside.recovery
+    assert (mine.method, mine.adopted) == (theirs.method, theirs.adopted) == (method, True)
+    chosen, new = config(inside, four_bits if method == "gptq" else dynamic), text(seed=5)
+    for one, other in zip(outside.build(chosen).predict(new), inside.build(chosen).predict(new), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_rounding_halves_the_noise_of_four_bits_on_new_data(tmp_path):
