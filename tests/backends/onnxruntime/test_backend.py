@@ -831,7 +831,7 @@ def test_a_model_over_two_gigabytes_is_refused_without_being_read(tmp_path):
 
 def test_the_weights_of_a_large_model_stay_in_files_and_are_saved_beside_it(tmp_path, monkeypatch):
     path, plain = models.residual(tmp_path / "r.onnx"), tmp_path / "plain"
-    backend, space = ready(path, pictures(), OnnxRuntimeSettings(recovery="none"))
+    backend, space = ready(path, pictures())
     expected = backend.build(space.default()).predict(pictures()[0])
     backend.save(space.default(), plain)
     monkeypatch.setattr(external, "LIMITS", external.ExternalLimits(1024, 64, 4096))
