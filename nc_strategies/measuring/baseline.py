@@ -38,7 +38,6 @@ class BaselineMeasurer(MeasurerCore):
         with Clock(spent, "build"):
             as_given, all_float = self.backend.reference(), self.backend.build(self._all_float)
         self._check_lengths(as_given)
-        self._check_phases(as_given)
         with Clock(spent, "accuracy"):
             try:
                 self._fit_samples(as_given)
@@ -86,17 +85,19 @@ class BaselineMeasurer(MeasurerCore):
         return self._baseline
 
     def _check_lengths(self, model: Executable) -> None:
-        """Check that the model runs at the lengths that the user names.
+        """Check that the model runs at the lengths, or the context lengths, that the user names.
 
         Raises:
             InputError: it does not, for example because it has no embeddings of positions that far.
         """
-        for timed in self.timed if self.settings.lengths is not None else ():
+        named = [name for name in ("lengths", "context_lengths") if getattr(self.settings, name) is not None]
+        for timed in self.timed if named else ():
             try:
                 model.predict(timed.batch)
             except EngineError as error:
+                where = f"at which {timed.phase} fails" if timed.phase else "which the model cannot run"
                 raise InputError(
-                    "measure.lengths", f"holds {timed.length}, which the model cannot run ({error})", "other lengths"
+                    f"measure.{named[0]}", f"holds {timed.length}, {where} ({error})", "other lengths"
                 ) from error
 
     def _fit_samples(self, model: Executable) -> None:
@@ -117,22 +118,6 @@ class BaselineMeasurer(MeasurerCore):
             log.info("fp32 takes about %.3g s per sample: %d of %d samples are used", seconds, count, len(self.data))
             self.data.limit(count)
             self.samples = count
-
-    def _check_phases(self, model: Executable) -> None:
-        """Check that the model runs at the context lengths that the user names.
-
-        Raises:
-            InputError: it does not, for example because it has no embeddings of positions that far.
-        """
-        for timed in self.timed if self.settings.context_lengths is not None else ():
-            try:
-                model.predict(timed.batch)
-            except EngineError as error:
-                raise InputError(
-                    "measure.context_lengths",
-                    f"holds {timed.length}, at which the model cannot run its {timed.phase} ({error})",
-                    "other lengths",
-                ) from error
 
     def _check_equal(self, as_given: Executable, all_float: Executable) -> None:
         tolerance = self.backend.float_tolerance

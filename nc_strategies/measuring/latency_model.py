@@ -99,12 +99,11 @@ class FitPlan:
     brief_profiled_runs: int = 4
     """Profiled runs per configuration of a brief fit."""
     brief_margin: float = 1.5
-    """Factor on the time of the longest configuration of a brief fit: another one is begun only if so much is left."""
+    """Factor on the time that the all-float graph and the default take each: another one is begun only if so much is
+    left."""
 
 
 PLAN = FitPlan()
-BRIEF_ENDS = 2
-"""Configurations that a brief fit cannot do without: the all-float graph and the default."""
 
 
 @dataclass
@@ -293,25 +292,25 @@ def fit_latency(
         if start + PLAN.timed_between_checks >= least and own <= PLAN.accepted_error:
             break
     unsure = [sample for sample in timed if sample.deviation > PLAN.unsure_error]
-    if own > PLAN.accepted_error and unsure and not brief:
+    if own > PLAN.accepted_error and unsure:
         log.info("latency model: %d timings are noisy, and taken once more", len(unsure))
         timer.time_again(unsure)
         values, error, own = fit()
     timer.close()
-    log.info("latency model: %d timings, error %.3f", len(timed), error)
+    log.info("latency model: %d timings, error %s", len(timed), f"{error:.3f}" if halves else "unknown")
     return columns.terms(values, error)
 
 
 def _time_briefly(timer: _TimingSession, space: Space, left: Callable[[], float]) -> list[_Timed]:
     """The all-float graph, the default, and as many of the alternating ones as there is time for."""
-    timed: list[_Timed] = []
-    longest = 0.0
-    for number, sample in enumerate((*_ends(space, brief=True), *_alternating(space))):
-        if number >= BRIEF_ENDS and longest * PLAN.brief_margin > left():
+    ends = list(_ends(space, brief=True))
+    start = time.perf_counter()
+    timed = timer.time(ends)
+    each = (time.perf_counter() - start) / len(ends)
+    for sample in _alternating(space):
+        if PLAN.brief_margin * each > left():
             break
-        start = time.perf_counter()
         timed += timer.time([sample])
-        longest = max(longest, time.perf_counter() - start)
     return timed
 
 

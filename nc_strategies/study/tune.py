@@ -728,8 +728,12 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
         "space": space,
         "threads": config.measure.threads,
         "batch_size": config.measure.batch_size,
-        # Runs of earlier versions had no such key.
-        **({"lengths": list(config.measure.lengths)} if config.measure.lengths else {}),
+        # Runs of earlier versions had no such keys.
+        **{
+            name: list(found)
+            for name in ("lengths", "context_lengths")
+            if (found := getattr(config.measure, name)) is not None
+        },
     }
     # Convert to the types that are read back from the file, such as lists instead of tuples.
     return cast(dict[str, Any], json.loads(json.dumps(facts)))

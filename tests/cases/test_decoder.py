@@ -94,6 +94,12 @@ def test_time_per_token_is_measured_by_phase_at_each_context(folder, tmp_path):
     assert min(runs) / 3 < trial["evaluation"]["values"]["run_ms"] < 3 * max(runs)
 
 
+def test_a_run_is_not_resumed_with_other_context_lengths(folder, tmp_path):
+    tuned(folder, tmp_path / "run", context_lengths=[8])
+    with pytest.raises(InputError, match=r"context_lengths was \[8\], is \[16\]"):
+        tuned(folder, tmp_path / "run", context_lengths=[16])
+
+
 def test_phases_are_shown_beside_each_other(folder, tmp_path):
     study = tuned(folder, tmp_path / "run", context_lengths=[8])
     shown = io.StringIO()
