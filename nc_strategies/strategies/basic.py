@@ -230,7 +230,7 @@ class BasicStrategy(StagedStrategy):
         first = self.problem.goal.constraints[0]
         share = first.loss(first.threshold) / max(self.problem.goal.loss(trial.evaluation), 1e-12)
         rest, count, most = total, 0, max(1, len(groups) // 2)
-        while count < most and (rest > share * share * total or math.isinf(self._loss[groups[count]])):
+        while count < most and rest > share * share * total:
             rest -= self._loss[groups[count]] if math.isfinite(self._loss[groups[count]]) else 0.0
             count += 1
         return max(1, count)
