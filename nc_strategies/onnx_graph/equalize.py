@@ -14,7 +14,7 @@ from nc_strategies.onnx_graph.graph import FusedOp, Graph
 
 def pairs(graph: Graph) -> list[Pair[FusedOp]]:
     """The tensors of a model whose channels can be scaled; none in a large one: its weights would be written again."""
-    if external.stored_bytes(graph.model) >= external.LIMITS.equalized_bytes:
+    if not external.may_be_reworked(graph.model):
         return []
     by_input = {fused_op.inputs[0]: fused_op for fused_op in graph.fused_ops.values() if fused_op.weight is not None}
     found = []

@@ -37,14 +37,15 @@ class ExternalLimits:
         alignment: Multiple at which a tensor begins in a file of weights. Whole pages can be mapped, see
             ``onnx.external_data_helper``.
         profiled_beside_bytes: Size of a model from which its session is closed while another one of it is profiled.
-        equalized_bytes: Size of a model from which its channels are not equalized, which writes its weights again.
+        reworked_bytes: Size of a model from which calibration leaves it as it is: equalization and recovery would write
+            its weights again, and comparing forms of attention would open it twice.
     """
 
     model_bytes: int = 2**26
     tensor_bytes: int = 2**16
     message_bytes: int = 2**31 - 2**24
     alignment: int = 4096
-    equalized_bytes: int = 2**29
+    reworked_bytes: int = 2**29
     profiled_beside_bytes: int = 2**28
 
 
@@ -231,6 +232,11 @@ def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 def stored_bytes(model: onnx.ModelProto) -> int:
     """Size of a model with its external data, as it would be saved."""
     return int(model.ByteSize()) + sum(_place_of(t)[2] for t in model.graph.initializer if is_external(t))
+
+
+def may_be_reworked(model: onnx.ModelProto) -> bool:
+    """Whether calibration may write a model's weights again, or open it twice; see `ExternalLimits.reworked_bytes`."""
+    return stored_bytes(model) < LIMITS.reworked_bytes
 
 
 Places = Mapping[int, tuple[int, int]]

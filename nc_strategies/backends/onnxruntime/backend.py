@@ -263,8 +263,7 @@ class OnnxRuntimeBackend(Backend):
         """
         methods = recovery.chosen(self.settings.recovery)
         self.recovery = ()
-        large = external.stored_bytes(self.graph.model) >= external.LIMITS.equalized_bytes
-        if not methods or self.cautious or large:
+        if not methods or self.cautious or not external.may_be_reworked(self.graph.model):
             return
         self.capabilities()
         self._batches = batches

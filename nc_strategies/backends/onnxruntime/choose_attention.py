@@ -16,6 +16,7 @@ from nc_strategies.backends.onnxruntime.attention import KIND, AttentionFusion
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.onnx_graph import external
 from nc_strategies.onnx_graph.qdq import GraphBuilder
 from nc_strategies.runtime import cache, machine
 from nc_strategies.space import FLOAT, Config
@@ -63,7 +64,7 @@ def choose_attention(
         wanted: ``auto``, ``always`` or ``never``.
     """
     found = len(AttentionFusion(builder.graph, builder.graph.model.graph.node).cores()) if wanted != "never" else 0
-    if not found or (wanted == "auto" and builder.graph.files is not None):
+    if not found or (wanted == "auto" and not external.may_be_reworked(builder.graph.model)):
         return False, ()
     try:
         takes = _Comparison(builder, batch, info, threads).fused_wins(wanted == "always")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.calibration.noise import noise_to_signal
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
+from nc_strategies.onnx_graph import external
 from nc_strategies.space import Space
 
 spec = importlib.util.spec_from_file_location("encoders", Path(__file__).with_name("encoders.py"))
@@ -210,6 +212,21 @@ def test_attention_is_fused_where_that_was_measured_to_be_faster(tmp_path, monke
     _, executed = output(backend.build(space.all_float()), batch)
     assert ("MultiHeadAttention" in executed.fp32) == fused
     assert any("MultiHeadAttention" in remark for remark in backend.remarks()) == fused
+
+
+@pytest.mark.parametrize("reworked", [True, False])
+def test_of_models_in_files_the_smaller_ones_are_compared_too(tmp_path, monkeypatch, reworked):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(choose_attention._Comparison, "_ratio", lambda *_: 0.9)
+    limits = replace(external.LIMITS, model_bytes=1000, tensor_bytes=256)
+    monkeypatch.setattr(external, "LIMITS", limits if reworked else replace(limits, reworked_bytes=2000))
+    encoder = Encoder(masked=False)
+    batch = encoder.batch()
+    backend, space = opened(encoder.save(tmp_path / "m.onnx"), batch)
+    assert backend.graph.files is not None
+    _, executed = output(backend.build(space.all_float()), batch)
+    assert ("MultiHeadAttention" in executed.fp32) == reworked
+    assert (backend.recovery != ()) == reworked
 
 
 def test_an_attention_kernel_that_computes_something_else_is_dropped_with_a_remark(tmp_path, monkeypatch):
