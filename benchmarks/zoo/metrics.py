@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nc_strategies.metrics.transcription import edit_distance
+
 Array = NDArray[Any]
 
 
@@ -36,16 +38,6 @@ def characters(outputs: Array, labels: Array) -> float:
         path = scores.argmax(-1)
         read = [int(c) for c, before in zip(path, [0, *path[:-1]], strict=True) if c and c != before]
         meant = [int(c) for c in label if c >= 0]
-        wrong += _edits(read, meant)
+        wrong += edit_distance(read, meant)
         total += len(meant)
     return max(0.0, 1.0 - wrong / max(total, 1))
-
-
-def _edits(a: list[int], b: list[int]) -> int:
-    """Levenshtein distance."""
-    row = list(range(len(b) + 1))
-    for i, left in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, right in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (left != right))
-    return row[-1]

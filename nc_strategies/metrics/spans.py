@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nc_strategies.errors import InputError
 from nc_strategies.metrics.base import Array, MeanMetric, Metric, Outputs
 from nc_strategies.metrics.settings import AnswerSettings, TokenF1Settings
-from nc_strategies.metrics.tokens import check_classes, token_labels
+from nc_strategies.metrics.tokens import check_classes, check_scores, token_labels
 
 OUTSIDE = ("O", "")
 Span = tuple[str, int, int]
@@ -63,12 +63,7 @@ class TokenF1(Metric):
     def condense(self, outputs: Array, labels: Array) -> Array:
         """Right, found and true entities of each sample, shape (n, 3)."""
         scores = np.asarray(outputs)
-        if scores.dtype.kind not in "fiub" or scores.ndim != (3 if scores.dtype.kind == "f" else 2):
-            raise InputError(
-                "metrics.accuracy.output",
-                f"the output has shape (N, {', '.join(map(str, scores.shape[1:]))}) and type {scores.dtype}",
-                "scores (N, tokens, tags) or tag numbers (N, tokens)",
-            )
+        check_scores(scores, "tokens", "tags")
         truth = token_labels(labels, scores.shape[1], self.settings.ignore)
         counted = truth != self.settings.ignore
         known = len(self._tags) if self._tags is not None else scores.shape[2] if scores.dtype.kind == "f" else None

@@ -14,6 +14,26 @@ IGNORE = -100
 """Label of tokens that do not count: the value that PyTorch's cross-entropy ignores by default."""
 
 
+def check_scores(scores: Array, places: str, classes: str) -> None:
+    """Check that an output has scores of each place, or the number of a class at each place.
+
+    Args:
+        scores: The output, shape (n, places, classes) or (n, places).
+        places: What the places are, for the error.
+        classes: What the classes are.
+
+    Raises:
+        InputError: its shape or type is another one.
+    """
+    if scores.dtype.kind in "fiub" and scores.ndim == (3 if scores.dtype.kind == "f" else 2):
+        return
+    raise InputError(
+        "metrics.accuracy.output",
+        f"the output has shape (N, {', '.join(map(str, scores.shape[1:]))}) and type {scores.dtype}",
+        f"scores (N, {places}, {classes}) or {classes.removesuffix('s')} numbers (N, {places})",
+    )
+
+
 def token_labels(labels: Array, length: int, ignore: int = IGNORE) -> NDArray[np.int64]:
     """Labels of tokens in the length of the outputs.
 

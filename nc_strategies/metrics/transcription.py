@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nc_strategies.errors import InputError
 from nc_strategies.metrics.base import Array, Metric, Outputs
 from nc_strategies.metrics.settings import ErrorRateSettings
+from nc_strategies.metrics.tokens import check_scores
 
 
 class ErrorRate(Metric):
@@ -43,12 +44,7 @@ class ErrorRate(Metric):
     def condense(self, outputs: Array, labels: Array) -> Array:
         """Edits and length of each sample, shape (n, 2)."""
         scores = np.asarray(outputs)
-        if scores.dtype.kind not in "fiu" or scores.ndim != (3 if scores.dtype.kind == "f" else 2):
-            raise InputError(
-                "metrics.accuracy.output",
-                f"the output has shape (N, {', '.join(map(str, scores.shape[1:]))}) and type {scores.dtype}",
-                "scores (N, steps, tokens) or token numbers (N, steps)",
-            )
+        check_scores(scores, "steps", "tokens")
         decode = scores.dtype.kind == "f" and self.settings.ctc
         steps = scores.argmax(2) if scores.dtype.kind == "f" else scores
         pairs = []
