@@ -39,15 +39,17 @@ from nc_strategies.models.settings import HuggingFaceModelSettings, KerasApplica
 from nc_strategies.models.source import FileModelSettings, SampleModelSettings, SampleTextModelSettings
 from nc_strategies.registry.component import Component
 from nc_strategies.registry.hookspecs import hookimpl
-from nc_strategies.strategies.auto import AutoSettings
-from nc_strategies.strategies.basic import BasicSettings
-from nc_strategies.strategies.conservative import ConservativeSettings
-from nc_strategies.strategies.exhaustive import ExhaustiveSettings
-from nc_strategies.strategies.hawq_v2 import HawqV2Settings
 from nc_strategies.strategies.ilp.settings import IlpSettings
-from nc_strategies.strategies.mse import MseSettings
-from nc_strategies.strategies.mse_v2 import MseV2Settings
-from nc_strategies.strategies.random import RandomSettings
+from nc_strategies.strategies.settings import (
+    AutoSettings,
+    BasicSettings,
+    ConservativeSettings,
+    ExhaustiveSettings,
+    HawqV2Settings,
+    MseSettings,
+    MseV2Settings,
+    RandomSettings,
+)
 from nc_strategies.study.executor import SerialSettings
 from nc_strategies.study.tracker import NoTrackerSettings
 

@@ -11,21 +11,15 @@ from dataclasses import dataclass
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Steps, Strategy
-from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
+from nc_strategies.strategies.basic import BasicStrategy
 from nc_strategies.strategies.choices import guessed_work, whole_modes
-from nc_strategies.strategies.exhaustive import ExhaustiveSettings, ExhaustiveStrategy
+from nc_strategies.strategies.exhaustive import ExhaustiveStrategy
+from nc_strategies.strategies.settings import AutoSettings, BasicSettings, ExhaustiveSettings
 from nc_strategies.strategies.staged import StagedStrategy
 
 log = logging.getLogger(__name__)
 DECISION_FILE = "auto.json"
 """Name of the file in the run's folder with the decision of step 4: a resumed run may have more time and trials."""
-
-
-@dataclass
-class AutoSettings:
-    """Settings of `AutoStrategy`; there are none but the name."""
-
-    name: str = "auto"
 
 
 @dataclass(frozen=True)

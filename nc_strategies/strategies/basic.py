@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 
 from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
@@ -13,6 +12,7 @@ from nc_strategies.space import FLOAT, Config
 from nc_strategies.space.scheme import way
 from nc_strategies.strategies.base import Steps
 from nc_strategies.strategies.choices import kinds
+from nc_strategies.strategies.settings import BasicSettings
 from nc_strategies.strategies.staged import StagedStrategy
 
 log = logging.getLogger(__name__)
@@ -20,20 +20,6 @@ MATMULS = ("Conv", "DepthwiseConv", "MatMul", "Gemm", "Dense")
 MANY_ALIKE = 2
 """Operators of one kind from which a choice for all of them is worth a trial."""
 Group = tuple[str, ...]
-
-
-@dataclass
-class BasicSettings:
-    """Settings of `BasicStrategy`.
-
-    Args:
-        recipes: Try fp32 for the first and last convolution or matmul, and for pre- and post-processing.
-        fallback: Try fp32 for one operator at a time, then for several together.
-    """
-
-    name: str = "basic"
-    recipes: bool = True
-    fallback: bool = True
 
 
 class BasicStrategy(StagedStrategy):

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 from nc_strategies.space import Config, OpScheme
 from nc_strategies.space.scheme import way
 from nc_strategies.strategies.base import Steps
 from nc_strategies.strategies.choices import Group, guessed_work
+from nc_strategies.strategies.settings import ConservativeSettings
 from nc_strategies.strategies.staged import StagedStrategy
-
-
-@dataclass
-class ConservativeSettings:
-    """Settings of `ConservativeStrategy`.
-
-    Args:
-        split: Try halves of an operator type that loses too much as a whole, down to single operators.
-    """
-
-    name: str = "conservative"
-    split: bool = True
 
 
 class ConservativeStrategy(StagedStrategy):

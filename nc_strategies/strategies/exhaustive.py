@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
@@ -11,27 +10,9 @@ from nc_strategies.errors import InputError
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config, Space
 from nc_strategies.strategies.base import Strategy
+from nc_strategies.strategies.settings import ExhaustiveSettings
 
 Change = Callable[[Config], Config]
-
-
-@dataclass
-class ExhaustiveSettings:
-    """Settings of `ExhaustiveStrategy`.
-
-    Args:
-        limit: Largest number of configurations that are enumerated; a larger space is refused.
-
-    Raises:
-        InputError: the limit is below 1.
-    """
-
-    name: str = "exhaustive"
-    limit: int = 10_000
-
-    def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise InputError("strategy.limit", f"is {self.limit}", "1 or more")
 
 
 class ExhaustiveStrategy(Strategy):

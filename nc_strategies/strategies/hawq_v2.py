@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from nc_strategies.errors import InputError
@@ -11,25 +10,7 @@ from nc_strategies.problem import Problem
 from nc_strategies.space import Space
 from nc_strategies.strategies.choices import Group, Scores, score
 from nc_strategies.strategies.ranked import RankedFallbackStrategy
-
-
-@dataclass
-class HawqV2Settings:
-    """Settings of `HawqV2Strategy`.
-
-    Args:
-        draws: Random vectors of the trace's estimate. The error falls with their square root.
-
-    Raises:
-        InputError: the number is below 1.
-    """
-
-    name: str = "hawq_v2"
-    draws: int = 16
-
-    def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise InputError("strategy.draws", f"is {self.draws}", "1 or more")
+from nc_strategies.strategies.settings import HawqV2Settings
 
 
 class HawqV2Strategy(RankedFallbackStrategy):

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from nc_strategies.strategies.choices import Group, Scores, score
 from nc_strategies.strategies.ranked import RankedFallbackStrategy
-
-
-@dataclass
-class MseSettings:
-    """Settings of `MseStrategy`; there are none but the name."""
-
-    name: str = "mse"
+from nc_strategies.strategies.settings import MseSettings
 
 
 class MseStrategy(RankedFallbackStrategy):

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from nc_strategies.errors import EngineError, InputError
+from nc_strategies.errors import EngineError
 from nc_strategies.problem import Problem
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Steps
 from nc_strategies.strategies.choices import Group, Scores, quantized_groups, score, step_size
+from nc_strategies.strategies.settings import MseV2Settings
 from nc_strategies.strategies.staged import StagedStrategy
 
 log = logging.getLogger(__name__)
 SHORTLIST = 4
 """Operators of a step whose effect on the current configuration is compared. Each comparison builds a graph: all
 operators would cost more than the trial."""
-
-
-@dataclass
-class MseV2Settings:
-    """Settings of `MseV2Strategy`.
-
-    Args:
-        confidence_batches: Batches of calibration samples on which operators are compared; 0 to compare none and keep
-            the first order.
-
-    Raises:
-        InputError: the number is below 0.
-    """
-
-    name: str = "mse_v2"
-    confidence_batches: int = 2
-
-    def __post_init__(self) -> None:
-        if self.confidence_batches < 0:
-            raise InputError("strategy.confidence_batches", f"is {self.confidence_batches}", "0 or more")
 
 
 class MseV2Strategy(StagedStrategy):

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Strategy
-
-
-@dataclass
-class RandomSettings:
-    """Settings of `RandomStrategy`."""
-
-    name: str = "random"
-    default_first: bool = True
+from nc_strategies.strategies.settings import RandomSettings
 
 
 class RandomStrategy(Strategy):
