@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nc_strategies.data.ragged import Ragged
     from nc_strategies.data.settings import Preprocess
     from nc_strategies.errors import EngineError, InputError, NcsError
+    from nc_strategies.measuring.shares import EvaluationPool
     from nc_strategies.metrics.base import MeanMetric, Metric
     from nc_strategies.models import ModelSource
     from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from nc_strategies.space.blocks import find_roles
     from nc_strategies.space.scheme import way
     from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
+    from nc_strategies.study.executor import SerialExecutor
     from nc_strategies.study.tracker import Tracker
 else:
     _PLACES = {
@@ -57,6 +59,7 @@ else:
         "Dataset": "nc_strategies.data.dataset",
         "EngineError": "nc_strategies.errors",
         "Evaluation": "nc_strategies.problem",
+        "EvaluationPool": "nc_strategies.measuring.shares",
         "Executable": "nc_strategies.backends.base",
         "ExecutedOps": "nc_strategies.backends.base",
         "Profile": "nc_strategies.backends.base",
@@ -78,6 +81,7 @@ else:
         "Problem": "nc_strategies.problem",
         "Ragged": "nc_strategies.data.ragged",
         "Raw": "nc_strategies.data.dataset",
+        "SerialExecutor": "nc_strategies.study.executor",
         "Space": "nc_strategies.space",
         "Steps": "nc_strategies.strategies.base",
         "StepwiseStrategy": "nc_strategies.strategies.base",
@@ -107,6 +111,7 @@ __all__ = [
     "find_roles",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
     "ModelSource", "Histogram", "Ceiling",
+    "SerialExecutor", "EvaluationPool",
     "Metric", "MeanMetric", "Dataset", "Ragged", "Raw", "Preprocess", "Tracker",
     "NcsError", "InputError", "EngineError",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nc_strategies.app.target import metric_settings
+from nc_strategies.app.target import metric_settings, sharing, without_secrets
 from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.ragged import Ragged, Samples
@@ -123,9 +123,8 @@ def start(
         scratch: Folder for files that are needed until the target is closed.
         rules: What the caller states about the model's inputs.
     """
-    without_settings = replace(config, strategy={"name": config.strategy["name"]}, tracker={"name": "none"})
     sent = Sent(
-        without_settings,
+        without_secrets(config),
         model,
         StoredSamples.write(evaluation, scratch / "evaluation"),
         StoredSamples.write(calibration, scratch / "calibration"),
@@ -152,10 +151,11 @@ def build(sent: Sent) -> LocalTarget:
             rules=sent.rules,
         ),
         config,
+        sharing(TARGET, sent, sent.config),
     )
 
 
-def check(isolation: str, options: Mapping[str, Any], metric: Any, eval_func: Any) -> None:
+def check(isolation: str, options: Mapping[str, Any], metric: Any, eval_func: Any, executor: str) -> None:
     """Check that the requested options are possible in the process where the engine runs.
 
     Args:
@@ -163,6 +163,7 @@ def check(isolation: str, options: Mapping[str, Any], metric: Any, eval_func: An
         options: Options of the section ``tuning``.
         metric: The caller's metric: a name, a mapping or an object.
         eval_func: The caller's evaluation function; None without one.
+        executor: Name of the executor.
 
     Raises:
         InputError: an option is not possible; the message names it.
@@ -175,6 +176,12 @@ def check(isolation: str, options: Mapping[str, Any], metric: Any, eval_func: An
                     f"is {options[name]!r}, which nothing can enforce where the engine runs in the caller's process",
                     "nc_strategies.tune(..., isolation='process'), or leave it out",
                 )
+        if executor != "serial":
+            raise InputError(
+                "executor",
+                f"is {executor!r}, and other processes cannot get the objects of the caller's",
+                "nc_strategies.tune(..., isolation='process'), or serial",
+            )
         return
     if eval_func is not None:
         raise InputError(

@@ -109,7 +109,8 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     strategy = _strategy(found, plain, secrets)
     make = found.target(found.get("strategy", plain["name"]))
     sections = _sections(request.options)
-    isolated.check(request.isolation, request.options, request.metric, request.eval_func)
+    executor = _component("executor", request.executor)
+    isolated.check(request.isolation, request.options, request.metric, request.eval_func, executor["name"])
     source = model_source(request.model, scratch, request.name)
     backend_name = "onnxruntime" if "onnx" in source.files else "tensorflow"
     backend_config = _component("backend", request.backend or backend_name)
@@ -129,7 +130,7 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         metrics=metrics,
         model={"name": next(iter(source.files)), "path": _place(request.model)},
         data={"name": _described(request)},
-        executor=_component("executor", request.executor),
+        executor=executor,
         isolation=request.isolation,
         **sections,
     )

@@ -9,6 +9,7 @@ from typing import Any, cast
 from nc_strategies.config import AUTO, OUTPUT, RunConfig
 from nc_strategies.data.settings import InputRules
 from nc_strategies.errors import InputError
+from nc_strategies.measuring.shares import Origin, Sharing
 from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
 from nc_strategies.measuring.worker.target import WorkerTarget
 from nc_strategies.metrics.base import Metric
@@ -23,7 +24,7 @@ def build(settings: RunConfig) -> LocalTarget:
     Raises:
         InputError: a component cannot be built from its settings.
     """
-    found = registry()
+    found, asked = registry(), settings
     model = found.create("model", settings.model).load()
     data_settings = found.settings("data", settings.data)
     backend = found.create("backend", settings.backend, settings.measure.threads)
@@ -49,7 +50,29 @@ def build(settings: RunConfig) -> LocalTarget:
             InputRules.of(data_settings),
         ),
         settings,
+        sharing(TARGET, asked, asked),
     )
+
+
+def sharing(factory: str, given: Any, settings: RunConfig) -> Sharing | None:
+    """The processes that evaluate a part of each trial's samples, as the executor has them; None for no others.
+
+    Args:
+        factory: ``module:function`` with which they make their target.
+        given: Its argument, in which `settings` are the configuration.
+        settings: The whole configuration.
+
+    Raises:
+        InputError: the executor cannot be built from its settings.
+    """
+    executor = registry().create("executor", settings.executor)
+    make = getattr(executor, "evaluation_pool", None)
+    pool = make(settings.measure.threads) if make is not None else None
+    if pool is None:
+        return None
+    # They share no evaluation with others, and need no secrets.
+    alone = replace(without_secrets(settings), executor={"name": "serial"})
+    return Sharing(pool, Origin(factory, alone if given is settings else replace(given, config=alone)))
 
 
 def start(settings: RunConfig) -> MeasurementTarget:
@@ -69,9 +92,13 @@ def start(settings: RunConfig) -> MeasurementTarget:
         found.settings("metric", metric_settings(settings), "metrics.accuracy")
     for place, asked in enumerate(settings.metrics.further()):
         found.settings("metric", without_output(asked.metric), f"metrics.constraints[{place}]")
-    # The worker does not get the settings of strategy and tracker, which may hold secrets.
-    without_settings = replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
-    return WorkerTarget(TARGET, without_settings, settings.tuning)
+    found.create("executor", settings.executor)
+    return WorkerTarget(TARGET, without_secrets(settings), settings.tuning)
+
+
+def without_secrets(settings: RunConfig) -> RunConfig:
+    """The configuration for another process, without the settings of strategy and tracker, which may hold secrets."""
+    return replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
 
 
 def metric_settings(settings: RunConfig) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -149,6 +150,21 @@ class Run:
     complete: bool = True
 
 
+@dataclass(frozen=True)
+class DataView:
+    """What was decided about a data set after it was made, see `Dataset.view`.
+
+    Args:
+        samples: Number of samples that are used.
+        most: Most samples of a batch; None for no limit.
+        mask_distrusted: Whether samples are not filled up, see `Dataset.distrust_mask`.
+    """
+
+    samples: int
+    most: int | None = None
+    mask_distrusted: bool = False
+
+
 class Dataset:
     """Samples for a model: preprocessed once, in batches, with their labels.
 
@@ -199,6 +215,7 @@ class Dataset:
         self._specs = {spec.name: spec for spec in info.inputs}
         self._batch_size = info.batch_size
         self._most: int | None = None
+        self._mask_distrusted = False
         self.feeds = feeds = feeds or Feeds(info)
         self._made: set[str] = set()
         self._sources = samples_by_input(raw, info, feeds)
@@ -336,10 +353,23 @@ class Dataset:
 
         Samples that are given filled up are run so, as they were given.
         """
+        self._mask_distrusted = True
         if self.lengths is None:
             return
         ragged = any(isinstance(source, Ragged) for source in self._sources.values())
         self.lengths = self.lengths.unpadded() if ragged else None
+
+    def view(self) -> DataView:
+        """What was decided about this data set since it was made."""
+        return DataView(len(self), self._most, self._mask_distrusted)
+
+    def use(self, view: DataView) -> None:
+        """Decide as for another data set of the same samples in the same order, which may not use more of them."""
+        if view.samples < len(self):
+            self.limit(view.samples)
+        self.at_most(view.most)
+        if view.mask_distrusted and not self._mask_distrusted:
+            self.distrust_mask()
 
     def window(self, size: int) -> int:
         """Number of samples after which `runs` is complete, for batches of a size."""
@@ -408,7 +438,7 @@ class Dataset:
             return np.ascontiguousarray(cut)
         return np.pad(cut, missing, constant_values=np.asarray(self._fill(name), array.dtype)[()])
 
-    def runs(self, size: int) -> Iterator[Run]:
+    def runs(self, size: int, wanted: Callable[[int], bool] | None = None) -> Iterator[Run]:
         """All samples, in batches for a model to run.
 
         Samples of one length come as in `batches`; a last batch of one sample is filled up with a second one where
@@ -417,26 +447,28 @@ class Dataset:
 
         Args:
             size: Most samples of a batch, unless the model fixes it.
+            wanted: Called with the number of each batch, from 0, when its turn comes. The inputs of a batch that is
+                not wanted are not made: its `Run.batch` is empty.
         """
         if self.lengths is not None:
-            yield from self._runs_by_length(self.lengths, size)
+            yield from self._runs_by_length(self.lengths, size, wanted=wanted)
             return
-        start = 0
-        for batch, _, count in self.batches(size):
-            full = self.batch_size or count
+        for number, (start, count, full) in enumerate(self._places(size)):
             if self.batch_size is None and count == 1 < size and len(self) > 1:
                 full = 2
-                batch = self.batch(start, full)
+            batch = self._step(start, count, full) if wanted is None or wanted(number) else {}
             yield Run(batch, np.arange(start, start + count), full)
-            start += count
 
     def first_runs(self, count: int) -> Iterator[Run]:
         """The first `count` samples as `runs` gives them, where samples differ in their length."""
         assert self.lengths is not None
         return self._runs_by_length(self.lengths, count, count)
 
-    def _runs_by_length(self, lengths: Lengths, size: int, most: int | None = None) -> Iterator[Run]:
+    def _runs_by_length(
+        self, lengths: Lengths, size: int, most: int | None = None, wanted: Callable[[int], bool] | None = None
+    ) -> Iterator[Run]:
         self.store()
+        count = itertools.count()
         size = self._batch_size or min(size, self._most or size)
         part = self.window(size)
         for first in range(0, min(len(self), most or len(self)), part):
@@ -448,7 +480,8 @@ class Dataset:
                 full = self._batch_size or max(len(bucket), least)
                 own = index[bucket]
                 length = lengths.length_of(own)
-                batch = self.padded(np.resize(own, full), length)
+                make = wanted is None or wanted(next(count))
+                batch = self.padded(np.resize(own, full), length) if make else {}
                 values = lengths.values[own] if lengths.mask is not None and lengths.fixed is None else None
                 yield Run(batch, places[bucket], full, values, length, number == len(buckets))
 
@@ -476,19 +509,26 @@ class Dataset:
         A model with a fixed batch size gets batches of that size; the last batch is padded with samples that are not
         valid.
         """
+        all_labels = None if self.raw.labels is None else self.labels
+        for start, count, full in self._places(size):
+            labels = None if all_labels is None else all_labels[start : start + count]
+            yield self._step(start, count, full), labels, count
+
+    def _places(self, size: int) -> Iterator[tuple[int, int, int]]:
+        """Start, number of valid samples, and size of each batch."""
         self.store()
         size = self._batch_size or min(size, self._most or size)
         if self.lengths is not None and not self.lengths.padded:
             size = self._batch_size or 1  # neighbours differ in their shapes
-        all_labels = None if self.raw.labels is None else self.labels
         for first, end in self._sequences.steps if self._sequences else [(0, len(self))]:
             for start in range(first, end, size):
                 count = min(size, end - start)
-                labels = None if all_labels is None else all_labels[start : start + count]
-                batch: Batch = self.batch(start, size if self._batch_size else count)
-                if self._sequences is not None:
-                    batch = self._sequences.step(batch, start, count)
-                yield batch, labels, count
+                yield start, count, size if self._batch_size else count
+
+    def _step(self, start: int, count: int, full: int) -> Batch:
+        """The inputs of a batch of `full` samples, of which `count` are valid."""
+        batch: Batch = self.batch(start, full)
+        return batch if self._sequences is None else self._sequences.step(batch, start, count)
 
     def _slice(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
         return {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.measuring.lengths import widened
 from nc_strategies.measuring.outputs import OutputLayout, joined
 from nc_strategies.measuring.selection import OutputReader
+from nc_strategies.measuring.shares import Executed, Source
 from nc_strategies.metrics.base import Keep, Metric, Outputs, rows
 
 RESAMPLES = 200
@@ -53,6 +55,7 @@ def predict(
     layouts: Sequence[OutputLayout] | None = None,
     like: Sequence[Outputs] = (),
     condense: Sequence[Condense | None] = (),
+    source: Source | None = None,
 ) -> list[Predictions]:
     """Run models on all samples, batch by batch in turn, so that a drift of the machine's speed affects all alike.
 
@@ -69,6 +72,7 @@ def predict(
         like: Outputs that each function kept of fp32: where samples have arrays of different shapes there, all
             models' samples are given as such.
         condense: Functions that reduce each metric's kept outputs of a batch further; None, or nothing, to keep them.
+        source: Runs the only model; by default, this process does.
 
     Raises:
         OutOfTimeError: `check` raised it.
@@ -81,29 +85,42 @@ def predict(
     parts: list[list[list[Outputs]]] = [[[] for _ in unique] for _ in models]
     since: list[NDArray[np.intp]] = []
     seconds = [0.0] * len(models)
-    for number, run in enumerate(data.runs(batch_size)):
-        since.append(run.positions)
-        order = range(len(models)) if number % 2 else reversed(range(len(models)))
-        for index in order:
-            check()
-            before = time.perf_counter()
-            outputs = models[index].predict(run.batch)
-            seconds[index] += time.perf_counter() - before
-            kept = {keeper: _kept(keeper, outputs, layouts, run, data) for keeper in dict.fromkeys(keep)}
-            for part, way in zip(parts[index], unique, strict=True):
+    executed = (
+        _in_turn(models, data, batch_size, check) if source is None else source(models[0], data, batch_size, check)
+    )
+    with contextlib.closing(executed):
+        for done in executed:
+            run = done.run
+            seconds[done.index] += done.seconds
+            kept = {keeper: _kept(keeper, done.outputs, layouts, run, data) for keeper in dict.fromkeys(keep)}
+            for part, way in zip(parts[done.index], unique, strict=True):
                 part.append(_condensed(kept, way, run.positions))
-        if not run.complete:
-            continue
-        for part in (part for model in parts for part in model):
-            part[-len(since) :] = [_ordered(part[-len(since) :], since)]
-        since = []
-        if enough is not None and enough(parts[0][0][-1]):
-            break
+            if not done.last:
+                continue
+            since.append(run.positions)
+            if not run.complete:
+                continue
+            for part in (part for model in parts for part in model):
+                part[-len(since) :] = [_ordered(part[-len(since) :], since)]
+            since = []
+            if enough is not None and enough(parts[0][0][-1]):
+                break
     found = []
     for model, spent in zip(parts, seconds, strict=True):
         every = _of_ways(ways, dict(zip(unique, model, strict=True)), ragged)
         found.append(Predictions(every[0], spent, every))
     return found
+
+
+def _in_turn(models: Sequence[Executable], data: Dataset, batch_size: int, check: Check) -> Generator[Executed]:
+    """Run each batch on all models, in an order that changes from batch to batch."""
+    for number, run in enumerate(data.runs(batch_size)):
+        order = list(range(len(models))) if number % 2 else list(reversed(range(len(models))))
+        for index in order:
+            check()
+            before = time.perf_counter()
+            outputs = models[index].predict(run.batch)
+            yield Executed(run, index, outputs, time.perf_counter() - before, index == order[-1])
 
 
 def _of_ways(

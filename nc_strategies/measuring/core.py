@@ -6,6 +6,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from nc_strategies.measuring.phases import phase_batches, run_ms
 from nc_strategies.measuring.reference import ReferenceOutputs
 from nc_strategies.measuring.selection import OutputReader, Request, described, select
 from nc_strategies.measuring.sequential import PairedTest, Verdict
+from nc_strategies.measuring.shares import Sharing, Source
 from nc_strategies.metrics.base import Metric, Outputs, rows
 from nc_strategies.models.info import TensorSpec
 from nc_strategies.problem import Evaluation
@@ -119,6 +121,7 @@ class MeasurerCore:
         self.deadline = deadline or Deadline()
         self.samples = len(data)
         self.allowance = Allowance()
+        self.sharing: Sharing | None = None
         self._batch_size = settings.evaluation_batch_size
         self._all = {METRIC: metric, **(further or {})}
         self._specs, self._named = tuple(outputs), dict(named or {})
@@ -201,18 +204,25 @@ class MeasurerCore:
         chosen = noise.signal_of(read)
         return chosen if np.asarray(chosen).dtype.kind == "f" else noise.signal_of([*outputs, *read])
 
-    def _predict(self, models: list[Executable], enough: Callable[[Outputs], bool] | None = None) -> list[Predictions]:
+    def _predict(
+        self,
+        models: list[Executable],
+        enough: Callable[[Outputs], bool] | None = None,
+        source: Source | None = None,
+    ) -> list[Predictions]:
         if self._layouts is None:
             self._read_outputs(models[0])
         assert self._layouts is not None
-        size = 1 if self.one_by_one else self._batch_size
+        size = self._run_size
         like = self._baseline.kept if self._baseline is not None else ()
         condense = [self._condenser(name, metric) for name, metric in self._all.items()]
         outputs = self._layouts.outputs
         if self._baseline is None:
             self._fp32_outputs.clear()
         try:
-            return predict(models, self.data, size, enough, self._readers, self.deadline.check, outputs, like, condense)
+            return predict(
+                models, self.data, size, enough, self._readers, self.deadline.check, outputs, like, condense, source
+            )
         except AxisError as error:
             if self._baseline is not None or self._layouts.outputs[error.place].axis is None:
                 raise
@@ -220,6 +230,24 @@ class MeasurerCore:
             log.info("%s", error)
             self._use_layouts(self._layouts.whole(error.place))
             return self._predict(models, enough)
+
+    @property
+    def _run_size(self) -> int:
+        """Most samples of a batch of the evaluation."""
+        return 1 if self.one_by_one else self._batch_size
+
+    def _source(self, config: Config | None) -> AbstractContextManager[Source | None]:
+        """What runs the batches of a configuration's evaluation: several processes where that pays, otherwise None."""
+        sharing = self.sharing
+        if sharing is None or config is None or self._baseline is None or self._layouts is None:
+            return nullcontext()
+        return sharing.source(
+            lambda folder: self.backend.save(config, folder),
+            self.data.view(),
+            sorted({place for reader in self._readers for place in reader.positions}),
+            self.baseline.evaluation.value("duration_s"),
+            math.ceil(len(self.data) / self._run_size),
+        )
 
     def labels_of(self, metric: Metric) -> NDArray[Any]:
         """Labels that a metric gets, shape (N, ...); (N, 0) for one that compares with fp32.
@@ -299,7 +327,8 @@ class MeasurerCore:
                     return True
             return out_of_time is not None and out_of_time(read)
 
-        (found,) = self._predict([model], enough if test or out_of_time else None)
+        with self._source(config) as source:
+            (found,) = self._predict([model], enough if test or out_of_time else None, source)
         read = read or len(self.data)
         values = self._values(found) if read == len(self.data) else self._extrapolated(found, read)
         return Scored(values, found.seconds * len(self.data) / read, read, found.kept)

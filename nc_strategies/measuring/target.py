@@ -39,11 +39,12 @@ from nc_strategies.measuring.lengths import heeds_mask
 from nc_strategies.measuring.measurer import Measurer
 from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
 from nc_strategies.measuring.sensitivity import SAMPLES, mean_divergence, output_noise, signal_in_pieces
+from nc_strategies.measuring.shares import Sharing
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import UserEvaluation
 from nc_strategies.models import ModelSource
-from nc_strategies.models.feeds import SequenceStep
+from nc_strategies.models.feeds import Feeds, SequenceStep
 from nc_strategies.models.info import Batch
 from nc_strategies.problem import Constraint, Evaluation, Goal, LatencyTerms, Trial
 from nc_strategies.runtime.files import unwritable
@@ -240,6 +241,9 @@ class MeasurementTarget(Protocol):
             patience: Seconds after the deadline in which a call may still end by itself.
         """
 
+    def workers(self) -> Mapping[str, Any]:
+        """What each process has evaluated, see `nc_strategies.measuring.shares.Usage`; empty for one process."""
+
     def prepared(self) -> bool:
         """Whether the next call runs without loading, calibrating and measuring fp32 again."""
 
@@ -278,10 +282,11 @@ class LocalTarget:
     Args:
         parts: Components of the target.
         config: The whole configuration.
+        sharing: Other processes that evaluate a part of the samples.
     """
 
-    def __init__(self, parts: TargetParts, config: RunConfig) -> None:
-        self.parts, self.config = parts, config
+    def __init__(self, parts: TargetParts, config: RunConfig, sharing: Sharing | None = None) -> None:
+        self.parts, self.config, self.sharing = parts, config, sharing
         self._rng = np.random.default_rng([config.tuning.seed, 1])
         self._facts: dict[str, Any] | None = None
         self._info: Any = None
@@ -343,29 +348,16 @@ class LocalTarget:
     def calibrate(self, cautious: bool = False) -> Capabilities:
         """See `MeasurementTarget.calibrate`."""
         parts, measure = self.parts, self.config.measure
-        self.facts()  # of the samples as they were loaded
-        fed = (*parts.rules.constants, *parts.rules.state)
-        parts.evaluation, parts.calibration = (
-            raw.for_model(self._info, fed) for raw in (parts.evaluation, parts.calibration)
-        )
-        given, calibration = (
-            with_masks(cut(raw, self._info, parts.rules.lengths), self._info, parts.rules.constants)
-            for raw in (parts.evaluation, parts.calibration)
-        )
-        matched = match(self._info, given, parts.preprocess, parts.rules)
-        feeds, info, self._remarks = matched.feeds, matched.feeds.info, (*parts.evaluation.remarks, *matched.remarks)
-        if feeds.decoder is not None and measure.context_lengths is None:
-            self._remarks += (PREFILL_ONLY,)
+        if self.sharing is not None:
+            self.sharing.start()
+        evaluation, self._calibration, feeds = self._datasets()
+        info = feeds.info
+        parts.backend.cautious = cautious
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
-        parts.backend = adapt(parts.backend, feeds)
-        parts.backend.cautious = cautious
+            if self.sharing is not None:
+                self.sharing.stop("the samples of a sequence follow each other")
         parts.backend.recovery_seconds = min(RECOVERY_LIMITS.seconds, self._allowance.recovery_seconds)
-        width = measure.evaluation_batch_size
-        pad = parts.rules.pad
-        evaluation = Dataset(given, parts.preprocess, info, self._order(), feeds, width, pad)
-        order = self._calibration_order()
-        self._calibration = Dataset(calibration, parts.preprocess, info, order, feeds, width, pad)
         self._check_mask(evaluation, self._calibration)
         if self._allowance.calibration_samples:
             self._calibration.limit(min(self._allowance.calibration_samples, len(self._calibration)))
@@ -404,6 +396,7 @@ class LocalTarget:
             self.config.metrics.named_outputs(),
         )
         self._measurer.allowance = self._allowance
+        self._measurer.sharing = None if by_function else self.sharing
         # Read the labels now, so that data without labels is rejected before any long step.
         needed = not by_function and any(metric.needs_labels for metric in (parts.metric, *parts.further))
         assert not needed or evaluation.labels is not None
@@ -415,6 +408,39 @@ class LocalTarget:
             data.at_most(parts.backend.largest_batch)
         with _model_at_fault("cannot be run on the calibration data"):
             return parts.backend.capabilities()
+
+    def _datasets(self) -> tuple[Dataset, Dataset, Feeds]:
+        """The samples for evaluation and for calibration as the loaded model takes them, and how it is fed."""
+        parts, measure = self.parts, self.config.measure
+        self.facts()  # of the samples as they were loaded
+        fed = (*parts.rules.constants, *parts.rules.state)
+        parts.evaluation, parts.calibration = (
+            raw.for_model(self._info, fed) for raw in (parts.evaluation, parts.calibration)
+        )
+        given, calibration = (
+            with_masks(cut(raw, self._info, parts.rules.lengths), self._info, parts.rules.constants)
+            for raw in (parts.evaluation, parts.calibration)
+        )
+        matched = match(self._info, given, parts.preprocess, parts.rules)
+        feeds, info, self._remarks = matched.feeds, matched.feeds.info, (*parts.evaluation.remarks, *matched.remarks)
+        if feeds.decoder is not None and measure.context_lengths is None:
+            self._remarks += (PREFILL_ONLY,)
+        parts.backend = adapt(parts.backend, feeds)
+        width, pad = measure.evaluation_batch_size, parts.rules.pad
+        evaluation = Dataset(given, parts.preprocess, info, self._order(), feeds, width, pad)
+        order = self._calibration_order()
+        return evaluation, Dataset(calibration, parts.preprocess, info, order, feeds, width, pad), feeds
+
+    def evaluation_data(self) -> tuple[Backend, Dataset]:
+        """Load the model's description and the evaluation data only: for a process that runs saved models.
+
+        Raises:
+            InputError: the model cannot be used, or the data does not fit it.
+        """
+        with _model_at_fault("cannot be worked on"):
+            self._info = self.parts.backend.load(self.parts.model)
+        evaluation, _, _ = self._datasets()
+        return self.parts.backend, evaluation
 
     def _check_mask(self, *sets: Dataset) -> None:
         """Run fp32 on filled up samples, and fill none up if that changes its outputs."""
@@ -513,6 +539,8 @@ class LocalTarget:
     def baseline(self, space: Space) -> Measured:
         """See `MeasurementTarget.baseline`."""
         self._space = space
+        if self.sharing is not None:
+            self.sharing.ready()
         found = self.measurer.measure_baseline(space)
         return Measured(
             found.evaluation,
@@ -694,12 +722,18 @@ class LocalTarget:
         """See `MeasurementTarget.until`. An engine run that hangs cannot be stopped in this process."""
         self._deadline.at = deadline
 
+    def workers(self) -> Mapping[str, Any]:
+        """See `MeasurementTarget.workers`."""
+        return {} if self.sharing is None else self.sharing.usage.to_dict(self.sharing.workers)
+
     def prepared(self) -> bool:
         """See `MeasurementTarget.prepared`."""
         return self._measurer is not None
 
     def close(self) -> None:
-        """See `MeasurementTarget.close`. Nothing to do: the end of the process releases all resources."""
+        """See `MeasurementTarget.close`. The end of the process releases what is not released here."""
+        if self.sharing is not None:
+            self.sharing.close()
 
 
 def _stated(rules: InputRules) -> dict[str, Any]:

@@ -50,7 +50,7 @@ from nc_strategies.strategies.settings import (
     MseV2Settings,
     RandomSettings,
 )
-from nc_strategies.study.executor import SerialSettings
+from nc_strategies.study.executor import ProcessesSettings, SerialSettings
 from nc_strategies.study.tracker import NoTrackerSettings
 
 METRICS = "nc_strategies.metrics"
@@ -359,6 +359,14 @@ def ncs_components() -> list[Component]:
             "nc_strategies.study.executor:SerialExecutor",
             SerialSettings,
             summary="one trial after the other, in this process",
+        ),
+        Component(
+            "executor",
+            "processes",
+            "nc_strategies.study.executor:ProcessesExecutor",
+            ProcessesSettings,
+            extra="nc-strategies[processes]",
+            summary="one trial after the other, its samples evaluated by several processes",
         ),
         Component(
             "tracker",

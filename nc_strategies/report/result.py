@@ -66,6 +66,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
             "processors": os.cpu_count(),
             "processor": processor(),
         },
+        "executor": {"name": config.executor["name"], **study.workers},
         "machine": study.machine.to_dict() if study.machine else None,
         "budget": {
             "max_trials": config.tuning.max_trials,

@@ -1,14 +1,20 @@
-"""Execution of trials."""
+"""Execution of trials: one at a time, and their evaluation by one or by several processes."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from nc_strategies.errors import InputError
+from nc_strategies.measuring.shares import EvaluationPool
+
 P = ParamSpec("P")
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -34,3 +40,84 @@ class SerialExecutor(Executor):
         except Exception as error:  # noqa: BLE001 - a future stores any exception of its function
             future.set_exception(error)
         return future
+
+    def evaluation_pool(self, threads: int) -> EvaluationPool | None:
+        """Processes that evaluate a part of each trial's samples; None for no others.
+
+        It is called in the process of the engine, once.
+
+        Args:
+            threads: Threads of the engine in each process.
+        """
+        return None
+
+
+@dataclass
+class ProcessesSettings:
+    """Settings of `ProcessesExecutor`.
+
+    Args:
+        workers: Processes that evaluate, the one that measures included; 0 for as many as there are processors, divided
+            by `measure.threads`.
+    """
+
+    name: str = "processes"
+    workers: int = 0
+
+
+class ProcessesExecutor(SerialExecutor):
+    """Runs one trial at a time, and shares the evaluation of its samples among processes of this machine.
+
+    Nothing is timed while the other processes run, so latencies are those of `SerialExecutor`, and so are the trials.
+
+    Raises:
+        InputError: the number of workers is negative.
+    """
+
+    settings: ProcessesSettings
+
+    def __init__(self, settings: ProcessesSettings) -> None:
+        super().__init__(settings)
+        if settings.workers < 0:
+            raise InputError("executor.workers", f"is {settings.workers}", "0 (as many as processors) or more")
+
+    def evaluation_pool(self, threads: int) -> EvaluationPool | None:
+        """See `SerialExecutor.evaluation_pool`."""
+        count = self.settings.workers or max(1, len(os.sched_getaffinity(0)) // max(1, threads))
+        return _LokyPool(count - 1) if count > 1 else None
+
+
+class _LokyPool:
+    """See `EvaluationPool`. The processes are those of ``loky``, which replaces lost ones."""
+
+    same_files = True
+
+    def __init__(self, workers: int) -> None:
+        import loky
+
+        self.workers = workers
+        self._executor = loky.ProcessPoolExecutor(workers)
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        """See `EvaluationPool.submit`."""
+        found: Future[Any] = self._executor.submit(function, *arguments)
+        return found
+
+    def share(self, data: bytes) -> bytes:
+        """See `EvaluationPool.share`; not called, as the processes see the files of this one."""
+        return data
+
+    def alive(self) -> bool:
+        """See `EvaluationPool.alive`: a process that has ended makes ``loky`` end its calls with an error."""
+        return True
+
+    def restart(self) -> None:
+        """See `EvaluationPool.restart`."""
+        import loky
+
+        self._executor.shutdown(wait=False, kill_workers=True)
+        self._executor = loky.ProcessPoolExecutor(self.workers)
+
+    def close(self) -> None:
+        """See `EvaluationPool.close`."""
+        self._executor.shutdown(wait=False, kill_workers=True)

@@ -55,6 +55,7 @@ class Study:
         confirmed: Final measurements by fingerprint of the executed graph; they replace those of the trials.
         extent: Numbers of samples used, of those given.
         error: Reason why the run has no model, in one line; empty if it has one.
+        workers: What each process evaluated, see `measuring.shares.Usage`; empty for one process.
         notices: What the strategy told the user during this run, one sentence each.
     """
 
@@ -89,6 +90,7 @@ class Study:
     box: TimeBox | None = None
     extent: Extent = field(default_factory=Extent)
     error: str = ""
+    workers: Mapping[str, Any] = field(default_factory=dict)
 
     def latest(self, trial: Trial) -> Evaluation | None:
         """The latest measurement of a trial's executed graph: the final one if there is one."""

@@ -587,6 +587,7 @@ class _Run:
         finally:
             target.until(0.0)
         self._spent(finish.final.seconds)
+        study.workers = target.workers()
         self._finishes.append(finish)
         study.confirmed.update(finish.final.finalists)
         return finish

@@ -38,7 +38,7 @@ FINAL_CALLS = {
     "replay": "measuring the saved model",
 }
 RESUME_HINT = "; what was measured is kept, and the same command with the same run_dir goes on from there"
-UNLIMITED_CALLS = {"facts", "versions", "remarks", "recovery", "remember", "close"}
+UNLIMITED_CALLS = {"facts", "versions", "remarks", "recovery", "remember", "workers", "close"}
 """Calls without a time limit: they run no model."""
 INTERRUPT_GRACE_SECONDS = 5.0
 """Seconds between asking a call to end and killing its process."""
@@ -168,6 +168,10 @@ class WorkerTarget:
     def keep(self, folder: Path) -> None:
         """See `MeasurementTarget.keep`."""
         self._call("keep", folder)
+
+    def workers(self) -> Mapping[str, Any]:
+        """See `MeasurementTarget.workers`."""
+        return cast(Mapping[str, Any], self._call("workers"))
 
     def versions(self) -> Mapping[str, str]:
         """See `MeasurementTarget.versions`."""

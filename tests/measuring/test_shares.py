@@ -1,0 +1,196 @@
+"""Evaluation shared among processes: real processes, the real engine, the bundled sample."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from nc_strategies import config as configs
+from nc_strategies.app import target as targets
+from nc_strategies.app.settings import run_config
+from nc_strategies.measuring import shares
+from nc_strategies.measuring.extent import Allowance
+from nc_strategies.space import Space
+
+GROUPS = {
+    "strategy": {"name": "random"},
+    "backend": {"name": "onnxruntime", "recovery": "none", "modes": "static"},
+    "model": {"name": "sample"},
+    "data": {"name": "sample", "calibration_samples": 20},
+    "executor": {"name": "processes", "workers": 2},
+}
+
+
+def opened(workers: int, **tuning):
+    """A target with its baseline, and the space."""
+    executor = {"name": "processes", "workers": workers} if workers > 1 else {"name": "serial"}
+    settings = run_config({**GROUPS, "executor": executor, "tuning": tuning, "measure": {"latency_runs": 20}})
+    target = targets.build(settings)
+    target.load()
+    target.allow(Allowance())
+    space = Space(target.calibrate())
+    target.baseline(space)
+    return target, space
+
+
+def running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Share evaluations that take less than a second, in small portions."""
+    monkeypatch.setattr(shares, "SHARING_RULES", replace(shares.SHARING_RULES, least_seconds=0.0, portion_seconds=0.01))
+    monkeypatch.setattr(shares.Sharing, "_pays", staticmethod(lambda spent, gain: True))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return opened(1)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    target, space = opened(2)
+    yield target, space
+    target.close()
+
+
+def test_two_processes_give_the_metrics_of_one(alone, shared):
+    (one, space), (two, _) = alone, shared
+    config = space.default()
+    serial, both = one.measure(config), two.measure(config)
+    assert both.metrics == serial.metrics
+    assert both.samples == serial.samples == 3000
+    assert both.graph == serial.graph
+    usage = two.workers()
+    assert usage["workers"] == 2
+    assert set(usage["batches"]) - {shares.HERE}, "the other process ran nothing"
+    assert sum(usage["batches"].values()) == 30
+    assert 0 <= usage["idle_share"] < 1
+    assert one.workers() == {}
+
+
+def test_early_stopping_reads_the_samples_that_one_process_reads(alone, shared):
+    (one, space), (two, _) = alone, shared
+    worst = space.default()
+
+    def stopping(target, monkeypatch):
+        monkeypatch.setattr(target.measurer, "limit", lambda value: -0.2)  # a gain of 0.2 is asked for: hopeless
+        target.measurer._graphs.clear()
+        return target.measure(worst)
+
+    with pytest.MonkeyPatch.context() as patch:
+        serial, both = stopping(one, patch), stopping(two, patch)
+    assert serial.samples == both.samples < 3000
+    assert serial.metrics == both.metrics
+    one.measurer._graphs.clear()
+    two.measurer._graphs.clear()
+
+
+def test_nothing_runs_elsewhere_while_a_model_is_timed(shared, monkeypatch):
+    target, space = shared
+    target.measurer._graphs.clear()
+    under_way = []
+    futures, submit = [], target.sharing.pool.submit
+
+    def watched(*arguments):
+        futures.append(submit(*arguments))
+        return futures[-1]
+
+    monkeypatch.setattr(target.sharing.pool, "submit", watched)
+    time_them = target.measurer._time
+
+    def timed(*arguments, **options):
+        under_way.append(sum(not future.done() for future in futures))
+        return time_them(*arguments, **options)
+
+    monkeypatch.setattr(target.measurer, "_time", timed)
+    target.measure(space.default())
+    assert futures
+    assert under_way
+    assert not any(under_way)
+
+
+def test_a_killed_process_loses_no_sample_and_is_replaced(alone, shared, monkeypatch, caplog):
+    (one, space), (two, _) = alone, shared
+    two.measurer._graphs.clear()
+    victim = two.sharing.pool.submit(os.getpid).result()
+    killed = []
+    run = shares._Evaluation._run
+
+    def killing(self, runs):
+        if not killed:
+            killed.append(victim)
+            os.kill(victim, signal.SIGKILL)
+        return run(self, runs)
+
+    monkeypatch.setattr(shares._Evaluation, "_run", killing)
+    with caplog.at_level(logging.WARNING):
+        found = two.measure(space.default())
+    assert found.metrics == one.measure(space.default()).metrics
+    assert "a process that evaluates was lost" in caplog.text
+    assert two.workers()["lost"] == 1
+    two.measurer._graphs.clear()
+    before = dict(two.workers()["batches"])
+    again = two.measure(space.default())
+    assert again.metrics == found.metrics
+    new = set(two.workers()["batches"]) - set(before)
+    assert new, "no new process took part"
+    assert f":{victim}" not in str(new)
+
+
+def test_a_process_that_cannot_open_the_data_leaves_this_one_alone(monkeypatch, caplog):
+    settings = run_config({**GROUPS, "measure": {"latency_runs": 20}})
+    target = targets.build(settings)
+    target.sharing.origin = replace(target.sharing.origin, factory="nc_strategies.nothing:here")
+    target.load()
+    target.allow(Allowance())
+    space = Space(target.calibrate())
+    with caplog.at_level(logging.WARNING):
+        target.baseline(space)
+    assert "the other processes cannot evaluate" in caplog.text
+    assert target.measure(space.default()).samples == 3000
+    assert target.workers()["batches"] == {}
+    target.close()
+
+
+def test_short_evaluations_are_not_shared(monkeypatch):
+    monkeypatch.setattr(shares, "SHARING_RULES", replace(shares.SHARING_RULES, least_seconds=1e9))
+    sharing = shares.Sharing(None, shares.Origin("a:b", 1))
+    monkeypatch.setattr(shares.Sharing, "workers", 2)
+    with sharing.source(lambda folder: folder, None, [0], 1.0, 100) as source:
+        assert source is None
+
+
+def test_other_processes_get_no_secrets():
+    settings = run_config({**GROUPS, "strategy": {"name": "random", "token": "secret"}})
+    sharing = targets.sharing(targets.TARGET, settings, settings)
+    assert sharing.origin.settings.strategy == {"name": "random"}
+    assert sharing.origin.settings.executor == {"name": "serial"}
+    sharing.close()
+
+
+def test_processes_end_with_the_target():
+    settings = run_config(GROUPS)
+    sharing = targets.sharing(targets.TARGET, settings, settings)
+    pid = sharing.pool.submit(os.getpid).result()
+    sharing.close()
+    until = time.monotonic() + 10
+    while running(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not running(pid)
+
+
+@pytest.mark.parametrize("workers", [-1])
+def test_a_negative_number_of_workers_is_refused(workers):
+    with pytest.raises(configs.InputError, match=r"executor\.workers: is -1"):
+        targets.sharing(
+            targets.TARGET, None, run_config({**GROUPS, "executor": {"name": "processes", "workers": workers}})
+        )
