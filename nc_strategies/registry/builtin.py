@@ -365,7 +365,6 @@ def ncs_components() -> list[Component]:
             "processes",
             "nc_strategies.study.executor:ProcessesExecutor",
             ProcessesSettings,
-            extra="nc-strategies[processes]",
             summary="one trial after the other, its samples evaluated by several processes",
         ),
         Component(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from nc_strategies.errors import InputError
 from nc_strategies.measuring.shares import EvaluationPool
+from nc_strategies.runtime.process import be_expendable, die_with_parent
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,40 +86,45 @@ class ProcessesExecutor(SerialExecutor):
     def evaluation_pool(self, threads: int) -> EvaluationPool | None:
         """See `SerialExecutor.evaluation_pool`."""
         count = self.settings.workers or max(1, len(os.sched_getaffinity(0)) // max(1, threads))
-        return _LokyPool(count - 1) if count > 1 else None
+        return _ProcessPool(count - 1) if count > 1 else None
 
 
-class _LokyPool:
-    """See `EvaluationPool`. The processes are those of ``loky``, which replaces lost ones."""
+class _ProcessPool:
+    """See `EvaluationPool`. New processes are started, not forked: an engine's threads do not survive a fork."""
 
     same_files = True
 
     def __init__(self, workers: int) -> None:
-        import loky
-
         self.workers = workers
-        self._executor = loky.ProcessPoolExecutor(workers)
+        self._executor = self._started()
+
+    def _started(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.workers, context, _begin, (os.getpid(),))
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
         """See `EvaluationPool.submit`."""
-        found: Future[Any] = self._executor.submit(function, *arguments)
-        return found
+        return self._executor.submit(function, *arguments)
 
     def share(self, data: bytes) -> bytes:
         """See `EvaluationPool.share`; not called, as the processes see the files of this one."""
         return data
 
     def alive(self) -> bool:
-        """See `EvaluationPool.alive`: a process that has ended makes ``loky`` end its calls with an error."""
+        """See `EvaluationPool.alive`: a process that has ended makes the executor end all calls with an error."""
         return True
 
     def restart(self) -> None:
         """See `EvaluationPool.restart`."""
-        import loky
-
-        self._executor.shutdown(wait=False, kill_workers=True)
-        self._executor = loky.ProcessPoolExecutor(self.workers)
+        self.close()
+        self._executor = self._started()
 
     def close(self) -> None:
-        """See `EvaluationPool.close`."""
-        self._executor.shutdown(wait=False, kill_workers=True)
+        """See `EvaluationPool.close`: each process ends when it has finished its call."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(parent: int) -> None:
+    """Runs first in each process."""
+    die_with_parent(parent)
+    be_expendable()
