@@ -21,6 +21,10 @@ class InputError(NcsError):
         super().__init__(" ".join(f"{key}: {problem}{f'; {allowed}' if allowed else ''}".split()))
 
 
+class TargetError(InputError):
+    """The machine that a run measures on cannot be used, or is not reached any more. No configuration is at fault."""
+
+
 class EngineError(NcsError):
     """The inference engine could not build or run a graph: a failed trial, not a failed run."""
 

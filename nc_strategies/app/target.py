@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from nc_strategies import __version__
+from nc_strategies.backends.base import Backend
 from nc_strategies.config import AUTO, OUTPUT, RunConfig
 from nc_strategies.data.settings import InputRules
 from nc_strategies.errors import InputError
+from nc_strategies.measuring.remote.connection import Target
+from nc_strategies.measuring.remote.session import Engine, RemoteSession
 from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
 from nc_strategies.measuring.worker.target import WorkerTarget
 from nc_strategies.metrics.base import Metric
 from nc_strategies.registry import registry
+from nc_strategies.registry.component import Component
+from nc_strategies.runtime.ssh import Address
 
 TARGET = f"{__name__}:build"
 
@@ -47,6 +53,7 @@ def build(settings: RunConfig) -> LocalTarget:
             metric,
             further,
             InputRules.of(data_settings),
+            remote(settings, backend),
         ),
         settings,
     )
@@ -71,7 +78,24 @@ def start(settings: RunConfig) -> MeasurementTarget:
         found.settings("metric", without_output(asked.metric), f"metrics.constraints[{place}]")
     # The worker does not get the settings of strategy and tracker, which may hold secrets.
     without_settings = replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
-    return WorkerTarget(TARGET, without_settings, settings.tuning)
+    return WorkerTarget(TARGET, without_settings, settings.tuning, settings.measure.target is not None)
+
+
+def remote(settings: RunConfig, backend: Backend) -> RemoteSession | None:
+    """The use of the machine that ``measure.target`` names, not yet connected; None for this machine."""
+    measure = settings.measure
+    if measure.target is None:
+        return None
+    needed = requirements(registry().get("backend", settings.backend["name"]))
+    machine = Target(Address.parse(measure.target), measure.ssh_config, needed)
+    return RemoteSession(machine, Engine.of(backend), measure.lock)
+
+
+def requirements(backend: Component) -> tuple[str, ...]:
+    """What is installed on another machine so that it can use a backend."""
+    if backend.extra.startswith("nc-strategies["):
+        return (f"{backend.extra}=={__version__}",)
+    return (f"nc-strategies=={__version__}", *([backend.extra] if backend.extra else []))
 
 
 def metric_settings(settings: RunConfig) -> dict[str, Any]:

@@ -269,6 +269,17 @@ class Backend(ABC):
             The path that a user opens.
         """
 
+    def save_reference(self, folder: Path) -> Path | None:
+        """Write the model as given so that `open` runs it as `reference` does, for timing it on another machine.
+
+        Args:
+            folder: A folder to create.
+
+        Returns:
+            The path that is opened; None where the engine cannot, so that its all-float graph stands for it there.
+        """
+        return None
+
     @abstractmethod
     def open(self, path: Path) -> Executable:
         """Open a saved model with the engine's defaults, as a user would. It serves to verify what `save` wrote.

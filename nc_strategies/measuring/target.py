@@ -28,7 +28,7 @@ from nc_strategies.data.batches import LazyBatches
 from nc_strategies.data.dataset import Dataset, Raw, cut, with_masks
 from nc_strategies.data.matching import match
 from nc_strategies.data.settings import InputRules, Preprocess
-from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.errors import EngineError, InputError, TargetError, first_line
 from nc_strategies.measuring.core import METRIC, comparable
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.ending import Ending
@@ -38,6 +38,9 @@ from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.lengths import heeds_mask
 from nc_strategies.measuring.measurer import Measurer
 from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
+from nc_strategies.measuring.remote.agreement import SAMPLES_COMPARED, Agreement, compare
+from nc_strategies.measuring.remote.models import ON_TARGET, RemoteTimer, TwinBackend
+from nc_strategies.measuring.remote.session import RemoteSession
 from nc_strategies.measuring.sensitivity import SAMPLES, mean_divergence, output_noise, signal_in_pieces
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric
@@ -243,6 +246,13 @@ class MeasurementTarget(Protocol):
     def prepared(self) -> bool:
         """Whether the next call runs without loading, calibrating and measuring fp32 again."""
 
+    def timed_on(self) -> Mapping[str, Any] | None:
+        """The other machine that times, as plain data; None where this one does.
+
+        ``target`` names it; ``processor``, ``instruction_sets``, ``cores``, ``engine`` (versions there), and after
+        `baseline` ``agreement``, see `nc_strategies.measuring.remote.agreement`.
+        """
+
     def close(self) -> None:
         """Release all resources."""
 
@@ -260,6 +270,7 @@ class TargetParts:
         metric: Metric of the first constraint.
         further: Metrics of the further constraints, in the order of the constraints.
         rules: What the user states about the model's inputs.
+        remote: The use of the machine that times; None for this one.
     """
 
     backend: Backend
@@ -270,6 +281,7 @@ class TargetParts:
     metric: Metric
     further: tuple[Metric, ...] = ()
     rules: InputRules = field(default_factory=InputRules)
+    remote: RemoteSession | None = None
 
 
 class LocalTarget:
@@ -296,6 +308,7 @@ class LocalTarget:
         self._calibration_size = CALIBRATION_BATCH
         self._signals: dict[int, NDArray[Any]] = {}
         self._terms: LatencyTerms | None = None
+        self._agreement: Agreement | None = None
         self._deadline = Deadline()
 
     @property
@@ -332,6 +345,8 @@ class LocalTarget:
 
     def load(self) -> Capabilities:
         """See `MeasurementTarget.load`."""
+        if self.parts.remote is not None:
+            self.parts.remote.connect()
         with _model_at_fault("cannot be worked on"):
             self._info = self.parts.backend.load(self.parts.model)
             return self.parts.backend.capabilities()
@@ -359,6 +374,8 @@ class LocalTarget:
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
         parts.backend = adapt(parts.backend, feeds)
+        if parts.remote is not None:
+            parts.backend = TwinBackend(parts.backend, feeds, parts.remote)
         parts.backend.cautious = cautious
         parts.backend.recovery_seconds = min(RECOVERY_LIMITS.seconds, self._allowance.recovery_seconds)
         width = measure.evaluation_batch_size
@@ -386,6 +403,10 @@ class LocalTarget:
                 "cannot be measured beside a function that takes the model",
                 "a metric of outputs and labels as the first",
             )
+        if by_function and measure.accuracy_on == ON_TARGET:
+            raise InputError(
+                "measure.accuracy_on", "is target, but a function that takes the model runs here", "host, or a metric"
+            )
         kind = FunctionMeasurer if by_function else Measurer
         further = [asked.name for asked in self.config.metrics.further()]
         self._measurer = kind(
@@ -404,6 +425,8 @@ class LocalTarget:
             self.config.metrics.named_outputs(),
         )
         self._measurer.allowance = self._allowance
+        if parts.remote is not None:
+            self._measurer.timer = RemoteTimer(parts.remote, measure.accuracy_on)
         # Read the labels now, so that data without labels is rejected before any long step.
         needed = not by_function and any(metric.needs_labels for metric in (parts.metric, *parts.further))
         assert not needed or evaluation.labels is not None
@@ -505,7 +528,10 @@ class LocalTarget:
     def ceiling(self) -> Ceiling | None:
         """See `MeasurementTarget.ceiling`; any exception of the backend is logged, and the ceiling is unknown."""
         try:
-            return self.parts.backend.ceiling()
+            remote = self.parts.remote
+            return self.parts.backend.ceiling() if remote is None else remote.ceiling()
+        except TargetError:
+            raise
         except Exception:
             log.exception("the int8 ceiling could not be measured")
             return None
@@ -514,6 +540,7 @@ class LocalTarget:
         """See `MeasurementTarget.baseline`."""
         self._space = space
         found = self.measurer.measure_baseline(space)
+        self._compare_machines(space)
         return Measured(
             found.evaluation,
             found.latency_ci95,
@@ -523,6 +550,30 @@ class LocalTarget:
             found.readings,
             self._extent(),
         )
+
+    def _compare_machines(self, space: Space) -> None:
+        """Check that the default configuration's model gives the same outputs here and on the machine that times."""
+        if self.parts.remote is None or isinstance(self.parts.metric, UserEvaluation):
+            return
+        measurer, backend = self.measurer, self.parts.backend
+        assert isinstance(backend, TwinBackend)
+        try:
+            self._agreement = compare(
+                backend.build(space.default()),
+                measurer.baseline.all_float,
+                (batch for batch, *_ in measurer.data.batches(min(SAMPLES_COMPARED, measurer.evaluation_batch))),
+                measurer.signal_of,
+                self._deadline.check,
+            )
+        except EngineError as error:
+            log.warning("whether this machine and the target agree is unknown: %s", error)
+
+    def timed_on(self) -> dict[str, Any] | None:
+        """See `MeasurementTarget.timed_on`."""
+        if self.parts.remote is None:
+            return None
+        agreement = self._agreement.to_dict() if self._agreement is not None else None
+        return {"target": self.config.measure.target, **self.parts.remote.machine(), "agreement": agreement}
 
     def remember(self, evaluation: Evaluation) -> None:
         """See `MeasurementTarget.remember`."""
@@ -566,6 +617,7 @@ class LocalTarget:
                 brief=brief,
                 left=lambda: self._deadline.left,
                 timed_batches=self.measurer.timed,
+                timer=self.measurer.timer,
             )
         return self._terms
 
@@ -699,7 +751,9 @@ class LocalTarget:
         return self._measurer is not None
 
     def close(self) -> None:
-        """See `MeasurementTarget.close`. Nothing to do: the end of the process releases all resources."""
+        """See `MeasurementTarget.close`. On this machine, the end of the process releases all resources."""
+        if self.parts.remote is not None:
+            self.parts.remote.close()
 
 
 def _stated(rules: InputRules) -> dict[str, Any]:

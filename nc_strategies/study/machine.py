@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nc_strategies.backends.ceiling import Ceiling
-from nc_strategies.errors import NcsError, first_line
+from nc_strategies.errors import NcsError, TargetError, first_line
 from nc_strategies.runtime import machine
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ class Machine:
         cores: Logical cores that the run may use.
         threads: Threads that a model runs with.
         ceiling: Speed-ups of int8 operators over fp32; None if unknown.
+        target: Address of the machine that timed; empty for the one that tuned.
+        engine: Versions of the engine's packages on the machine that timed.
+        agreement: Whether that machine's outputs are those of the one that tuned, see
+            `nc_strategies.measuring.remote.agreement`; None if unknown.
     """
 
     processor: str
@@ -42,11 +46,41 @@ class Machine:
     cores: int
     threads: int
     ceiling: Ceiling | None = None
+    target: str = ""
+    engine: Mapping[str, str] = field(default_factory=dict)
+    agreement: Mapping[str, Any] | None = None
 
     @staticmethod
-    def here(threads: int, ceiling: Ceiling | None = None) -> Machine:
+    def here(threads: int, ceiling: Ceiling | None = None, engine: Mapping[str, str] | None = None) -> Machine:
         """Describe this machine."""
-        return Machine(machine.processor_name(), machine.instruction_sets(), machine.cores(), threads, ceiling)
+        return Machine(
+            machine.processor_name(),
+            machine.instruction_sets(),
+            machine.cores(),
+            threads,
+            ceiling,
+            engine=engine or {},
+        )
+
+    @staticmethod
+    def there(found: Mapping[str, Any], threads: int, ceiling: Ceiling | None = None) -> Machine:
+        """Describe another machine.
+
+        Args:
+            found: What `MeasurementTarget.timed_on` returned.
+            threads: Threads that a model runs with.
+            ceiling: Its ceiling.
+        """
+        return Machine(
+            str(found["processor"]),
+            tuple(found["instruction_sets"]),
+            int(found["cores"]),
+            threads,
+            ceiling,
+            str(found["target"]),
+            dict(found["engine"]),
+            found.get("agreement"),
+        )
 
     @property
     def best(self) -> float | None:
@@ -73,6 +107,9 @@ class Machine:
             if known is not None
             else None,
             "best_ceiling": round(self.best, 3) if self.best is not None else None,
+            "target": self.target or None,
+            "engine": dict(self.engine),
+            "agreement": dict(self.agreement) if self.agreement is not None else None,
         }
 
     @staticmethod
@@ -93,6 +130,9 @@ class Machine:
             int(data["cores"]),
             threads,
             ceiling if known else None,
+            str(data.get("target") or ""),
+            dict(data.get("engine") or {}),
+            data.get("agreement"),
         )
 
     def sentences(self, backend: str) -> list[str]:
@@ -120,10 +160,19 @@ class Machine:
 
 
 def find_machine(target: MeasurementTarget, threads: int) -> Machine:
-    """This machine, with the ceiling of a target's engine; a failure to measure it is logged and leaves it unknown."""
+    """The machine that times, with the ceiling of its engine; a failure to measure it is logged, and it is unknown.
+
+    Raises:
+        TargetError: the machine is another one, and is no longer reached.
+    """
     try:
         ceiling = target.ceiling()
+    except TargetError:
+        raise
     except NcsError as error:
         log.warning("the int8 ceiling could not be measured: %s", first_line(error))
         ceiling = None
-    return Machine.here(threads, ceiling)
+    other = target.timed_on()
+    if other is not None:
+        return Machine.there(other, threads, ceiling)
+    return Machine.here(threads, ceiling, dict(target.versions()))
