@@ -136,6 +136,8 @@ class MeasureConfig:
             latency, memory and the int8 ceiling are measured there. None for this machine.
         accuracy_on: Where accuracy is evaluated if `target` is given: ``host`` (this machine) or ``target``.
         ssh_config: Configuration file of the OpenSSH client for `target`; None for the user's own.
+        reconnect_seconds: Seconds in which a lost connection to `target` is made again, with growing pauses, before the
+            run stops; the same command then goes on with it.
         lock: Whether timings wait for those of other runs on the machine that times.
     """
 
@@ -150,6 +152,7 @@ class MeasureConfig:
     target: str | None = None
     accuracy_on: str = "host"
     ssh_config: str | None = None
+    reconnect_seconds: float = 90.0
     lock: bool = True
 
     def validate(self) -> None:
@@ -173,6 +176,7 @@ class MeasureConfig:
         self._validate_target()
 
     def _validate_target(self) -> None:
+        _at_least("measure.reconnect_seconds", self.reconnect_seconds, 0)
         _one_of("measure.accuracy_on", self.accuracy_on, ACCURACY_ON)
         if self.target is not None:
             Address.parse(self.target)

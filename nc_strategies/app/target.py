@@ -88,7 +88,7 @@ def remote(settings: RunConfig, backend: Backend) -> RemoteSession | None:
         return None
     needed = requirements(registry().get("backend", settings.backend["name"]))
     machine = Target(Address.parse(measure.target), measure.ssh_config, needed)
-    return RemoteSession(machine, Engine.of(backend), measure.lock)
+    return RemoteSession(machine, Engine.of(backend), measure.lock, measure.reconnect_seconds)
 
 
 def requirements(backend: Component) -> tuple[str, ...]:

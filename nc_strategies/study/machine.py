@@ -142,15 +142,16 @@ class Machine:
             backend: The backend's name.
         """
         fastest = self.ceiling.fastest if self.ceiling is not None else None
+        place = "the target" if self.target else "this machine"
         if fastest is None:
-            words = [f"How fast int8 operators of {backend} can be on this machine is unknown."]
+            words = [f"How fast int8 operators of {backend} can be on {place} is unknown."]
         else:
             kind, name, ratio = fastest
             follows = (
                 "no int8 model can be much faster than fp32 here" if self.low else "a whole model usually gains less"
             )
             words = [
-                f"The fastest int8 operator of {backend} on this machine, {kind} ({name}), runs {ratio:.2f} times "
+                f"The fastest int8 operator of {backend} on {place}, {kind} ({name}), runs {ratio:.2f} times "
                 f"as fast as in fp32: {follows}.",
                 *([HELPS] if self.low else []),
             ]

@@ -105,6 +105,13 @@ class Machine:
         for each in self.connections():
             os.kill(each, signal.SIGKILL)
 
+    def vanish(self):
+        """End the server and all connections; `start` brings it back."""
+        open_ones = self.connections()
+        self.stop()
+        for each in open_ones:
+            os.kill(each, signal.SIGKILL)
+
     def address(self, python=sys.executable):
         return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{python}"
 
@@ -158,7 +165,7 @@ def toy_ops(count=6):
     ]
 
 
-class Toy:
+class Toys:
     """A toy problem in a folder."""
 
     def __init__(self, folder: Path):
@@ -189,6 +196,7 @@ class Toy:
         ]
 
     def start(self, *arguments):
+        """Start the command line."""
         return subprocess.Popen(
             [sys.executable, "-m", "nc_strategies", *arguments],
             cwd=self.folder,
@@ -207,10 +215,25 @@ class Toy:
             process.kill()
         return process.returncode, out, err
 
+    def journal(self, name):
+        path = self.folder / name / "trials.jsonl"
+        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+    def log(self, name):
+        return (self.folder / name / "nc_strategies.log").read_text()
+
+    @staticmethod
+    def wait_for(condition, seconds=60.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError("waited in vain")
+            time.sleep(0.01)
+
     def result(self, name="run"):
         return json.loads((self.folder / name / "result.json").read_text())
 
 
-@pytest.fixture
-def toy(tmp_path):
-    return Toy(tmp_path)
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    return Toys(tmp_path_factory.mktemp("toys"))

@@ -50,9 +50,9 @@ class Target:
     requirements: tuple[str, ...] = (f"nc-strategies=={nc_strategies.__version__}",)
     key: str = KEY
 
-    def error(self, problem: str, allowed: str = "") -> TargetError:
+    def error(self, problem: str, allowed: str = "", kind: type[TargetError] = TargetError) -> TargetError:
         """An error about this machine."""
-        return TargetError(self.key, f"{self.address.machine} {problem}", allowed)
+        return kind(self.key, f"{self.address.machine} {problem}", allowed)
 
     @property
     def install(self) -> str:
@@ -159,6 +159,9 @@ class Connection:
             error = self._ended()
             self.close()
             raise (error if isinstance(error, LostError) else LostError(error.problem)) from None
+        except frames.FrameError as error:
+            self.close()
+            raise self._target.error(f"does not answer as nc-strategies does: {error}") from None
         except BaseException:
             self.close()  # an interrupt may have come between two halves of a message
             raise

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
-from nc_strategies.errors import EngineError, TargetError, first_line
+from nc_strategies.errors import EngineError, MissingEngineError, TargetError, first_line
 from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.measuring.latency import Timing
 from nc_strategies.measuring.lengths import TimedBatch
@@ -38,19 +38,31 @@ class RetryRules:
     """When a lost connection is given up.
 
     Args:
-        pauses: Seconds before each further attempt to connect; a minute and a half in all outlasts the restart of a
-            machine's network, and mostly of the machine.
+        first_pause: Seconds before the first further attempt to connect; each pause is twice the one before.
+        longest_pause: Seconds of the longest pause.
         poll_seconds: Seconds between two looks at the run's deadline during a pause.
         most_losses: Losses during the same call, each after a connection in order, after which the model is at fault:
             the engine's process dies of it.
     """
 
-    pauses: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0)
+    first_pause: float = 0.5
+    longest_pause: float = 30.0
     poll_seconds: float = 0.2
     most_losses: int = 3
 
 
 RULES = RetryRules()
+
+
+def pauses(seconds: float) -> Iterator[float]:
+    """Seconds before each attempt to connect, which add up to `seconds`; nothing precedes the first."""
+    pause, left = 0.0, seconds
+    while True:
+        yield pause
+        if left <= 0:
+            return
+        pause = min(left, RULES.longest_pause, 2 * pause or RULES.first_pause)
+        left -= pause
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,19 @@ class Engine:
             backend.threads,
         )
 
+    @staticmethod
+    def named(target: str, schema: type | None, threads: int) -> Engine:
+        """The engine of a backend with its default settings, which need not be installed here.
+
+        Args:
+            target: ``module:Class`` of the backend.
+            schema: Dataclass of its settings.
+            threads: Threads per run.
+        """
+        module, _, name = target.partition(":")
+        settings = ("", "") if schema is None else (schema.__module__, schema.__qualname__)
+        return Engine((module, name), (*settings, {}), threads)
+
 
 @dataclass(frozen=True)
 class RemoteModel:
@@ -101,12 +126,16 @@ class RemoteSession:
 
     Args:
         target: The machine.
-        engine: The backend that opens models there.
+        engine: The backend that opens models there; None for `machine` alone.
         take_turns: Whether timings there wait for those of other runs.
+        reconnect_seconds: See ``measure.reconnect_seconds``.
     """
 
-    def __init__(self, target: Target, engine: Engine, take_turns: bool = True) -> None:
+    def __init__(
+        self, target: Target, engine: Engine | None, take_turns: bool = True, reconnect_seconds: float = 0.0
+    ) -> None:
         self.target, self.engine, self._take_turns = target, engine, take_turns
+        self._reconnect_seconds = reconnect_seconds
         self._run = secrets.token_hex(8)
         self._connection: Connection | None = None
         self._began = False
@@ -133,20 +162,21 @@ class RemoteSession:
             raise self.target.error(f"cannot be reached ({first_line(error)})") from None
         try:
             connection.call("begin", run=self._run)
-            answer, _ = connection.call(
-                "backend",
-                backend=self.engine.backend,
-                settings=self.engine.settings,
-                threads=self.engine.threads,
-            )
+            self._choose_engine(connection)
         except BaseException:
-            connection.close()
+            self._end(connection)
             raise
-        if "missing" in answer:
-            connection.close()
-            raise self.target.error(f"has no {answer['missing']}", f"install it: {self.target.install}")
-        self.versions = {str(name): str(version) for name, version in dict(answer["versions"]).items()}
         self._connection, self._began = connection, True
+
+    def _choose_engine(self, connection: Connection) -> None:
+        engine = self.engine
+        if engine is None:
+            return
+        answer, _ = connection.call("backend", backend=engine.backend, settings=engine.settings, threads=engine.threads)
+        if "missing" in answer:
+            install = f"install it: {self.target.install}"
+            raise self.target.error(f"has no {answer['missing']}", install, MissingEngineError)
+        self.versions = {str(name): str(version) for name, version in dict(answer["versions"]).items()}
 
     def _attempt(self, work: Callable[[Connection], T], check: Check = unlimited) -> T:
         """Do something over the connection, again after a new one when it is lost on the way.
@@ -156,7 +186,7 @@ class RemoteSession:
             EngineError: the connection was lost several times at this.
         """
         losses, why = 0, ""
-        for pause in (0.0, *RULES.pauses):
+        for pause in pauses(self._reconnect_seconds):
             self._pause(pause, check)
             try:
                 self.connect()
@@ -299,12 +329,17 @@ class RemoteSession:
         """Remove what was sent, and end the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._end(connection)
+        self._remove()
+
+    @staticmethod
+    def _end(connection: Connection) -> None:
+        if not connection.closed:
             try:
                 connection.call("end")
             except (LostError, EngineError, TargetError) as error:
                 log.info("files may stay on the target for a day: %s", first_line(error))
-            connection.close()
-        self._remove()
+        connection.close()
 
     def _take_released(self) -> list[str]:
         taken, self._released = self._released, []

@@ -12,7 +12,7 @@ class ToysSettings:
     Args:
         simulated: See `ToySettings`.
         there: What is different on the other machine beside its speed: ``saturates`` (int8 loses more there), ``slow``
-            (a run takes real time), ``dies`` (its process ends when it runs int8), ``mark`` (a run leaves a file).
+            (a run takes real time, and leaves a file), ``dies`` (its process ends when it runs int8 beside fp32).
         mark: The file that a slow run on the other machine leaves.
     """
 

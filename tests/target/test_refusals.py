@@ -1,0 +1,262 @@
+"""What a user is told when the other machine cannot be used."""
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+import nc_strategies
+from nc_strategies.errors import EngineError, InputError, TargetError
+from nc_strategies.measuring.lengths import TimedBatch
+from nc_strategies.measuring.remote import frames
+from nc_strategies.measuring.remote.connection import Target
+from nc_strategies.measuring.remote.session import Engine, RemoteSession, pauses
+from nc_strategies.measuring.remote.store import Parcel
+from nc_strategies.runtime.ssh import Address
+from nc_strategies.testing.toy import ToySettings
+
+TOY = Engine.named("nc_strategies.testing.toy:ToyBackend", ToySettings, 1)
+HERE = os.path.dirname(nc_strategies.__file__)
+
+
+@pytest.fixture
+def there(machine):
+    """Makes a session with an interpreter on the other machine."""
+
+    def make(python=sys.executable, engine=TOY):
+        target = Target(Address.parse(machine.address(python)), str(machine.config))
+        return closing(RemoteSession(target, engine))
+
+    return make
+
+
+def refusal(session):
+    with session as made, pytest.raises(TargetError) as caught:
+        made.connect()
+    text = str(caught.value)
+    assert text.startswith("measure.target: ")
+    assert "\n" not in text
+    return text
+
+
+def script(machine, name, text):
+    path = machine.folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_wrong_host_key_is_one_line_with_status_two(machine, toys):
+    machine.know(machine.folder / "other.pub")
+    try:
+        status, out, err = toys.run(*toys.arguments(*machine.settings(), "run_dir=refused"))
+    finally:
+        machine.know(machine.folder / "host.pub")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: measure.target: ")
+    assert err.endswith("cannot be reached (Host key verification failed.)\n")
+    assert err.count("\n") == 1
+    assert not (toys.folder / "refused").exists()
+
+
+def test_a_refused_login_says_what_ssh_says(machine, there):
+    machine.configure("other")
+    try:
+        assert "Permission denied (publickey)" in refusal(there())
+    finally:
+        machine.configure("client")
+
+
+def test_a_server_that_is_not_there_says_what_ssh_says(machine):
+    target = Target(Address.parse("ssh://127.0.0.1:1/usr/bin/python3"), str(machine.config))
+    assert "Connection refused" in refusal(closing(RemoteSession(target, TOY)))
+
+
+def test_a_missing_interpreter_is_named(there):
+    assert "has no Python at /no/such/python" in refusal(there("/no/such/python"))
+
+
+def test_an_interpreter_that_cannot_be_run_is_named(machine, there):
+    path = machine.folder / "not-a-program"
+    path.write_text("")
+    assert f"cannot run {path}" in refusal(there(path))
+
+
+def test_a_missing_package_comes_with_the_command_that_installs_it(machine, there):
+    python = machine.python("bare", [])
+    text = refusal(there(python))
+    assert f"has no nc-strategies in {python}" in text
+    version = nc_strategies.__version__
+    assert f'"{python} -m pip install nc-strategies=={version}"' in text
+    assert f"ssh -p {machine.port} " in text
+
+
+def test_another_version_comes_with_the_command_that_installs_it(machine, there):
+    stub = machine.folder / "older" / "nc_strategies"
+    stub.mkdir(parents=True)
+    (stub / "__init__.py").write_text('__version__ = "0.0.9"\n')
+    text = refusal(there(machine.python("old", [stub.parent])))
+    assert f"has nc-strategies 0.0.9, this is {nc_strategies.__version__}" in text
+    assert "pip install" in text
+
+
+def test_a_missing_engine_is_named(there):
+    engine = Engine(("no_such_engine.backend", "Backend"), ("", "", {}), 1)
+    text = refusal(there(engine=engine))
+    assert "has no no_such_engine" in text
+    assert "pip install" in text
+
+
+def test_a_login_may_print_before_the_greeting(machine, there):
+    python = script(machine, "chatty", f'echo Welcome\necho to this machine\nexec {sys.executable} "$@"')
+    with there(python) as session:
+        assert session.machine()["cores"] >= 1
+
+
+@pytest.mark.parametrize("limit", ["file size", "disk"])
+def test_a_full_disk_is_one_line(machine, there, limit, tmp_path):
+    if limit == "disk":
+        full = tmp_path / "full"
+        full.mkdir()
+        mounted = (
+            os.getuid() == 0
+            and not subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", full], check=False, capture_output=True
+            ).returncode
+        )
+        if not mounted:
+            pytest.skip("needs the right to mount a small file system")
+        setting = f"export XDG_CACHE_HOME={full}"
+    else:
+        setting = "ulimit -f 64"
+    python = script(machine, "small", f'{setting}\nexec {sys.executable} "$@"')
+    parcel = tmp_path / "large.zip"
+    parcel.write_bytes(os.urandom(10**6))
+    try:
+        with there(python) as session, pytest.raises(TargetError, match="cannot store what the run sends") as caught:
+            session.peak_bytes(Parcel(parcel, "0" * 40), {"x": np.zeros(4)})
+        assert "\n" not in str(caught.value)
+        assert any(word in str(caught.value) for word in ("No space left", "File too large"))
+    finally:
+        if limit == "disk":
+            subprocess.run(["umount", "-l", full], check=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "problem"),
+    [
+        ("garbage that is not a frame at all", TargetError, "does not answer as nc-strategies does"),
+        ("shape", EngineError, "not that of the models asked for"),
+        ("nan", EngineError, "not that of the models asked for"),
+        ("pickle", EngineError, "cannot be read"),
+    ],
+)
+def test_a_target_that_sends_something_else_is_not_believed(machine, there, tmp_path, answer, error, problem):
+    """The other machine's answers are data: none of them is run."""
+    ran = tmp_path / "ran"
+    python = machine.folder / "liar"
+    python.write_text(
+        LIAR.format(python=sys.executable, answer=answer, ran=str(ran), version=nc_strategies.__version__)
+    )
+    python.chmod(0o755)
+    parcel = tmp_path / "model.zip"
+    parcel.write_bytes(b"")
+    with there(python) as session:
+        model = session.model(Parcel(parcel, "0" * 40))
+        with pytest.raises(error, match=problem):
+            session.time([model, model], [TimedBatch({"x": np.zeros(4)})], 20, 0, 1.0, lambda: None, lambda: 1.0)
+    assert not ran.exists()
+
+
+LIAR = """#!{python}
+import io, json, os, struct, sys
+import numpy as np
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ({ran!r},))
+
+def send(header, body=b""):
+    text = json.dumps(header).encode()
+    sys.stdout.buffer.write(struct.pack(">IQ", len(text), len(body)) + text + body)
+    sys.stdout.buffer.flush()
+
+answers = {{
+    "shape": np.ones((5, 3)),
+    "nan": np.full((5, 2), np.nan),
+    "pickle": np.array([Evil()], dtype=object),
+}}
+print("nc-strategies-target " + json.dumps({{"version": {version!r}, "protocol": 1}}), flush=True)
+while sizes := sys.stdin.buffer.read(12):
+    count, size = struct.unpack(">IQ", sizes)
+    call = json.loads(sys.stdin.buffer.read(count))["call"]
+    sys.stdin.buffer.read(size)
+    if call != "time":
+        send({{"versions": {{}}, "lacking": []}})
+    elif {answer!r} in answers:
+        stream = io.BytesIO()
+        np.savez(stream, a0=answers[{answer!r}])
+        send({{}}, stream.getvalue())
+    else:
+        sys.stdout.buffer.write({answer!r}.encode() * 10)
+        sys.stdout.buffer.flush()
+"""
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "user@host:/usr/bin/python3",
+        "ssh://host",
+        "ssh://host/",
+        "ssh://-oProxyCommand=touch/usr/bin/python3",
+        "ssh://user@-host/usr/bin/python3",
+        "ssh://host:port/usr/bin/python3",
+        "ssh://host/usr/bin/python3?x=1",
+        "ssh://us er@host/usr/bin/python3",
+        "http://host/usr/bin/python3",
+    ],
+)
+def test_an_address_of_another_form_is_refused(address):
+    with pytest.raises(InputError, match=r"expected ssh://user@host\[:port\]/path/to/python"):
+        Address.parse(address)
+
+
+def test_an_address_with_a_password_is_refused_without_showing_it():
+    with pytest.raises(InputError, match="no password is taken") as caught:
+        Address.parse("ssh://user:geheim@host/usr/bin/python3")
+    assert "geheim" not in str(caught.value)
+
+
+def test_the_path_of_an_interpreter_is_quoted_for_the_shell():
+    command = Address.parse("ssh://host/a%20b/$(touch x)/python").command(["-c", "1"])
+    assert command[-1] == "'/a b/$(touch x)/python' -c 1"
+    assert command[-3:-1] == ["--", "host"]
+    assert Address.parse("ssh://host/~/venv/bin/python").python == "venv/bin/python"
+
+
+def test_host_keys_are_checked_and_no_password_is_asked_for():
+    words = " ".join(Address.parse("ssh://host/usr/bin/python3").command([]))
+    assert "BatchMode=yes" in words
+    assert "StrictHostKeyChecking" not in words
+
+
+def test_pauses_grow_and_add_up():
+    found = list(pauses(90.0))
+    assert found[:4] == [0.0, 0.5, 1.0, 2.0]
+    assert sum(found) == pytest.approx(90.0)
+    assert list(pauses(0.0)) == [0.0]
+
+
+def test_frames_hold_what_was_written():
+    import io
+
+    stream = io.BytesIO()
+    frames.write_frame(stream, {"call": "put", "key": "é"}, b"\0" * 5)
+    stream.seek(0)
+    assert frames.read_frame(stream) == ({"call": "put", "key": "é"}, b"\0" * 5)
+    with pytest.raises(EOFError):
+        frames.read_frame(stream)
