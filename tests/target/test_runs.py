@@ -145,3 +145,23 @@ def test_another_target_does_not_resume_a_run(measured, toys):
     status, _, err = toys.run(*toys.arguments("run_dir=run", "metrics.objectives=[latency,size]"))
     assert status == 2
     assert "target" in err
+
+
+def test_the_machine_command_shows_the_target(machine, python_there, toys):
+    place = machine.address(python_there)
+    status, out, err = toys.run("machine", "--target", place, "--ssh-config", str(machine.config), "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["target"] == place
+    assert found["versions"]["python"]
+    assert found["backends"]["toys"]["best_ceiling"] == CEILING
+    assert {"onnxruntime", "tensorflow"} <= found["backends"].keys()
+
+
+def test_the_machine_command_says_why_a_target_cannot_be_used(machine, toys):
+    status, out, err = toys.run(
+        "machine", "--target", machine.address("/no/python"), "--ssh-config", str(machine.config)
+    )
+    assert (status, out) == (2, "")
+    assert err.startswith("error: --target: ")
+    assert "has no Python at /no/python" in err

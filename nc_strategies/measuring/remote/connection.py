@@ -108,13 +108,17 @@ class Connection:
             raise target.error(f"has no nc-strategies in {target.address.python}", f"install it: {target.install}")
         if version != own:
             raise target.error(
-                f"has nc-strategies {version}, this is {own}: both must be the same", f"install it: {target.install}"
+                f"has nc-strategies {frames.plain(version)}, this is {own}: both must be the same",
+                f"install it: {target.install}",
             )
         if error is not None:
-            raise target.error(f"cannot start nc-strategies ({error})", f"install it anew: {target.install}")
+            raise target.error(
+                f"cannot start nc-strategies ({frames.plain(error)})", f"install it anew: {target.install}"
+            )
         if protocol != frames.PROTOCOL:
             raise target.error(
-                f"has another build of nc-strategies {own} (its protocol is {protocol}, this is {frames.PROTOCOL})",
+                f"has another build of nc-strategies {own}: its protocol is {frames.plain(protocol)}, not "
+                f"{frames.PROTOCOL}",
                 f"install it: {target.install}",
             )
 
@@ -166,7 +170,9 @@ class Connection:
             self.close()  # an interrupt may have come between two halves of a message
             raise
         if header.get("error") == "system":
-            raise self._target.error(f"cannot store what the run sends ({header.get('text')})", "room on its disk")
+            raise self._target.error(
+                f"cannot store what the run sends ({frames.plain(header.get('text'))})", "room on its disk"
+            )
         if "error" in header:
             frames.raise_error(header)
         return header, data
@@ -191,7 +197,7 @@ class Connection:
     def _last_words(self) -> str:
         self._said.seek(0)
         lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "")[:300]
+        return frames.plain(next((line for line in reversed(lines) if line), ""))
 
     @property
     def closed(self) -> bool:

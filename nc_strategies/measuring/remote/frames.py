@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, NoReturn
 
@@ -23,7 +24,9 @@ GREETING = "nc-strategies-target "
 SIZES = struct.Struct(">IQ")
 """Bytes of a frame's JSON and of what follows it."""
 MOST_JSON_BYTES = 2**26
-MOST_BODY_BYTES = 2**34
+MOST_BODY_BYTES = 2**32
+MOST_TEXT = 300
+"""Characters of the other machine's words in a message."""
 CHUNK_BYTES = 2**23
 """Bytes of a file in a frame, and bytes that are read at once."""
 
@@ -98,11 +101,14 @@ def unpack_arrays(data: bytes) -> list[NDArray[Any]]:
     """Convert what `pack_arrays` returned back.
 
     Raises:
-        FrameError: it is something else.
+        FrameError: it is something else, or is compressed: it could grow without limit.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return [archive[f"a{place}"] for place in range(len(archive.files))]
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise FrameError("arrays are compressed")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return [arrays[f"a{place}"] for place in range(len(arrays.files))]
     except Exception as error:  # a damaged archive raises errors of many classes
         raise FrameError(f"arrays cannot be read ({first_line(error)})") from error
 
@@ -123,9 +129,15 @@ def error_header(error: BaseException) -> dict[str, Any]:
     return {"error": kind, "text": text if kind != "internal" else f"{type(error).__name__}: {text}"}
 
 
+def plain(text: Any) -> str:
+    """The other machine's words as they may be shown on a terminal: one line without control characters."""
+    words = " ".join(str(text).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)[:MOST_TEXT]
+
+
 def raise_error(header: Mapping[str, Any]) -> NoReturn:
     """Raise the error that a header of `error_header` describes, but not ``system``, which the caller explains."""
-    text = f"on the target: {header.get('text')}"
+    text = f"on the target: {plain(header.get('text'))}"
     if header["error"] == "time":
         raise OutOfTimeError(text)
     raise EngineError(text)

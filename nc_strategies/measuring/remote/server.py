@@ -171,7 +171,7 @@ class Server:
         found = self._files.find(asked["key"])
         if found is None:
             raise EngineError("a model has not arrived")
-        path = (found / asked["path"]).resolve()
+        path: Path = (found / asked["path"]).resolve()
         if not path.is_relative_to(found.resolve()):
             raise EngineError("the path of a model leads out of its folder")
         return path

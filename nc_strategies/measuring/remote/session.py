@@ -152,14 +152,15 @@ class RemoteSession:
         Raises:
             TargetError: that cannot be done; the first connection is not tried again.
         """
+        try:
+            self._connect()
+        except LostError as error:
+            raise self.target.error(f"cannot be reached ({first_line(error)})") from None
+
+    def _connect(self) -> None:
         if self._connection is not None:
             return
-        try:
-            connection = Connection(self.target)
-        except LostError as error:
-            if self._began:
-                raise
-            raise self.target.error(f"cannot be reached ({first_line(error)})") from None
+        connection = Connection(self.target)
         try:
             connection.call("begin", run=self._run)
             self._choose_engine(connection)
@@ -175,8 +176,10 @@ class RemoteSession:
         answer, _ = connection.call("backend", backend=engine.backend, settings=engine.settings, threads=engine.threads)
         if "missing" in answer:
             install = f"install it: {self.target.install}"
-            raise self.target.error(f"has no {answer['missing']}", install, MissingEngineError)
-        self.versions = {str(name): str(version) for name, version in dict(answer["versions"]).items()}
+            raise self.target.error(f"has no {frames.plain(answer['missing'])}", install, MissingEngineError)
+        self.versions = {
+            frames.plain(name): frames.plain(version) for name, version in dict(answer["versions"]).items()
+        }
 
     def _attempt(self, work: Callable[[Connection], T], check: Check = unlimited) -> T:
         """Do something over the connection, again after a new one when it is lost on the way.
@@ -189,7 +192,7 @@ class RemoteSession:
         for pause in pauses(self._reconnect_seconds):
             self._pause(pause, check)
             try:
-                self.connect()
+                self._connect() if self._began else self.connect()
             except LostError as error:
                 why = first_line(error)
                 continue
@@ -315,10 +318,14 @@ class RemoteSession:
         found = self._attempt(lambda connection: connection.call("machine")[0])
         try:
             return {
-                "processor": str(found["processor"]),
-                "instruction_sets": [str(name) for name in found["instruction_sets"]],
+                "processor": frames.plain(found["processor"]),
+                "instruction_sets": [frames.plain(name) for name in found["instruction_sets"]],
                 "cores": int(found["cores"]),
-                "engine": {**self.versions, "numpy": str(found["numpy"]), "python": str(found["python"])},
+                "engine": {
+                    **self.versions,
+                    "numpy": frames.plain(found["numpy"]),
+                    "python": frames.plain(found["python"]),
+                },
             }
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(
