@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from nc_strategies import __version__
 from nc_strategies.backends.base import Backend
 from nc_strategies.config import AUTO, OUTPUT, RunConfig
 from nc_strategies.data.settings import InputRules
@@ -19,6 +18,7 @@ from nc_strategies.metrics.base import Metric
 from nc_strategies.registry import registry
 from nc_strategies.registry.component import Component
 from nc_strategies.runtime.ssh import Address
+from nc_strategies.runtime.version import own_version
 
 TARGET = f"{__name__}:build"
 
@@ -94,8 +94,8 @@ def remote(settings: RunConfig, backend: Backend) -> RemoteSession | None:
 def requirements(backend: Component) -> tuple[str, ...]:
     """What is installed on another machine so that it can use a backend."""
     if backend.extra.startswith("nc-strategies["):
-        return (f"{backend.extra}=={__version__}",)
-    return (f"nc-strategies=={__version__}", *([backend.extra] if backend.extra else []))
+        return (f"{backend.extra}=={own_version()}",)
+    return (f"nc-strategies=={own_version()}", *([backend.extra] if backend.extra else []))
 
 
 def metric_settings(settings: RunConfig) -> dict[str, Any]:

@@ -19,6 +19,8 @@ LOW_CEILING = 1.1
 """Int8 ceiling below which a run warns: in most models, conversions between int8 and float outweigh such a gain."""
 TIMED = ("latency", "throughput")
 """Objectives that a low ceiling limits."""
+BESIDE_ENGINE = ("python", "numpy", "nc-strategies")
+"""Versions that are recorded beside those of an engine, and that change no kernel."""
 HELPS = (
     "What helps: size or memory as the objective (metrics=accuracy_size, metrics=accuracy_memory), another "
     "backend, or tuning on the processor that will run the model."
@@ -91,6 +93,24 @@ class Machine:
     def low(self) -> bool:
         """Whether the ceiling is known and below `LOW_CEILING`."""
         return self.best is not None and self.best < LOW_CEILING
+
+    def other_versions(self, here: Mapping[str, str]) -> str:
+        """A sentence on packages of the engine that differ on the machine that timed; empty if none does.
+
+        Args:
+            here: Versions of the software on the machine that tunes.
+        """
+        apart = [
+            f"{name} {there} there, {here[name]} here"
+            for name, there in self.engine.items()
+            if name not in BESIDE_ENGINE and name in here and here[name] != there
+        ]
+        if not self.target or not apart:
+            return ""
+        return (
+            f"the target has other versions: {', '.join(apart)}; operators and schemes are chosen by what the engine "
+            "can do here"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to the data in ``result.json``; the inverse of `from_dict`."""

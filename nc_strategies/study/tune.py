@@ -248,8 +248,9 @@ class _Run:
         for sentence in words:
             log.info("%s", sentence)
         apart = disagreement(study.machine.agreement, self.config.measure.accuracy_on)
-        if apart:
-            self._notice(study, apart)
+        for text in (apart, study.machine.other_versions(study.versions)):
+            if text:
+                self._notice(study, text)
         if study.machine.low and set(TIMED) & set(self.config.metrics.objectives):
             self.listener.notice(" ".join(words))
 

@@ -1,9 +1,13 @@
 """What a user is told when the other machine cannot be used."""
 
+import io
+import json
 import os
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +18,15 @@ from nc_strategies.measuring.lengths import TimedBatch
 from nc_strategies.measuring.remote import frames
 from nc_strategies.measuring.remote.connection import Target
 from nc_strategies.measuring.remote.session import Engine, RemoteSession, pauses
-from nc_strategies.measuring.remote.store import Parcel
+from nc_strategies.measuring.remote.store import Parcel, pack
+from nc_strategies.measuring.worker.messages import Request
+from nc_strategies.measuring.worker.process import DiedError, Limits, WorkerProcess
+from nc_strategies.models import ModelSource
 from nc_strategies.runtime.ssh import Address
-from nc_strategies.testing.toy import ToySettings
+from nc_strategies.testing.toy import SCHEMES, ToyBackend, ToyOp, ToySettings, toy_space
 
 TOY = Engine.named("nc_strategies.testing.toy:ToyBackend", ToySettings, 1)
-HERE = os.path.dirname(nc_strategies.__file__)
+HERE = Path(nc_strategies.__file__).parent
 
 
 @pytest.fixture
@@ -252,11 +259,37 @@ def test_pauses_grow_and_add_up():
 
 
 def test_frames_hold_what_was_written():
-    import io
-
     stream = io.BytesIO()
     frames.write_frame(stream, {"call": "put", "key": "é"}, b"\0" * 5)
     stream.seek(0)
     assert frames.read_frame(stream) == ({"call": "put", "key": "é"}, b"\0" * 5)
     with pytest.raises(EOFError):
         frames.read_frame(stream)
+
+
+def test_an_engine_that_dies_there_again_and_again_is_at_fault(machine, python_there, tmp_path):
+    ops = [ToyOp("a"), ToyOp("b")]
+    config = toy_space(ops).all_float().with_op("a", scheme=SCHEMES[0])
+    (tmp_path / "model.toy").write_text(json.dumps([asdict(op) for op in ops]))
+    backend = ToyBackend(ToySettings())
+    backend.load(ModelSource("toy", {"toy": tmp_path / "model.toy"}))
+    parcel = pack(backend.save(config, tmp_path / "int8"), tmp_path / "int8", tmp_path / "int8.zip")
+    engine = Engine(("ncs_toys.parts", "Toys"), ("ncs_toys", "ToysSettings", {"there": "dies"}), 1)
+    target = Target(Address.parse(machine.address(python_there)), str(machine.config))
+    with closing(RemoteSession(target, engine, reconnect_seconds=5.0)) as session:
+        batch = {"x": np.zeros(4)}
+        with pytest.raises(EngineError, match="ended 3 times"):
+            session.time([session.model(parcel)], [TimedBatch(batch)], 20, 0, 1.0, lambda: None, lambda: 1.0)
+        assert session.machine()["engine"]["toys"] == "there"  # the next model gets a new process
+
+
+def test_time_in_which_a_worker_waits_does_not_count_for_its_limit(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE.parent / "tests" / "target" / "plugin"))
+    worker = WorkerProcess("ncs_toys.waiting:make", None)
+    try:
+        assert worker.call(Request("wait", (0.1, True)), Limits(60.0)) == "waited"
+        assert worker.call(Request("wait", (1.5, True)), Limits(1.0)) == "waited"
+        with pytest.raises(DiedError, match="gave no answer within 1 seconds"):
+            worker.call(Request("wait", (2.5, False)), Limits(1.0))
+    finally:
+        worker.kill()

@@ -11,12 +11,12 @@ import time
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-import nc_strategies
 from nc_strategies.errors import NcsError, TargetError
 from nc_strategies.measuring.remote import frames
 from nc_strategies.measuring.remote.server import BOOTSTRAP
 from nc_strategies.runtime.ssh import KEY, Address
 from nc_strategies.runtime.turns import waited
+from nc_strategies.runtime.version import own_version
 
 SSH_FAILED = 255
 """Exit status of the OpenSSH client for its own errors, see ssh(1); also that of a program that a signal ended."""
@@ -47,7 +47,7 @@ class Target:
 
     address: Address
     ssh_config: str | None = None
-    requirements: tuple[str, ...] = (f"nc-strategies=={nc_strategies.__version__}",)
+    requirements: tuple[str, ...] = ()
     key: str = KEY
 
     def error(self, problem: str, allowed: str = "", kind: type[TargetError] = TargetError) -> TargetError:
@@ -57,7 +57,7 @@ class Target:
     @property
     def install(self) -> str:
         """The command line that installs what is needed there."""
-        return self.address.install(self.requirements)
+        return self.address.install(self.requirements or (f"nc-strategies=={own_version()}",))
 
 
 class Connection:
@@ -103,7 +103,7 @@ class Connection:
             version, protocol, error = (told.get(name) for name in ("version", "protocol", "error"))
         except (ValueError, AttributeError):
             raise target.error("sent a greeting that cannot be read") from None
-        own = nc_strategies.__version__
+        own = own_version()
         if version is None:
             raise target.error(f"has no nc-strategies in {target.address.python}", f"install it: {target.install}")
         if version != own:

@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-import nc_strategies
 from nc_strategies.backends.base import Backend, Executable
 from nc_strategies.errors import EngineError, first_line
 from nc_strategies.measuring import memory
@@ -33,6 +32,7 @@ from nc_strategies.measuring.timer import LocalTimer
 from nc_strategies.models.info import Batch
 from nc_strategies.runtime import machine, turns
 from nc_strategies.runtime.process import be_expendable
+from nc_strategies.runtime.version import own_version
 
 BOOTSTRAP = f"""
 import sys
@@ -209,7 +209,7 @@ def main() -> None:
     output = os.fdopen(own, "wb")
     be_expendable()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    greeting = {"version": nc_strategies.__version__, "protocol": frames.PROTOCOL}
+    greeting = {"version": own_version(), "protocol": frames.PROTOCOL}
     output.write(f"{frames.GREETING}{json.dumps(greeting)}\n".encode())
     output.flush()
     sending = threading.Lock()
