@@ -560,7 +560,7 @@ class LocalTarget:
         try:
             self._agreement = compare(
                 backend.build(space.default()),
-                measurer.baseline.all_float,
+                measurer.baseline.reference if measurer.baseline.large else measurer.baseline.all_float,
                 (batch for batch, *_ in measurer.data.batches(min(SAMPLES_COMPARED, measurer.evaluation_batch))),
                 measurer.signal_of,
                 self._deadline.check,

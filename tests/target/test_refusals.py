@@ -15,7 +15,7 @@ import pytest
 import nc_strategies
 from nc_strategies.errors import EngineError, InputError, TargetError
 from nc_strategies.measuring.lengths import TimedBatch
-from nc_strategies.measuring.remote import frames
+from nc_strategies.measuring.remote import frames, store
 from nc_strategies.measuring.remote.connection import Target
 from nc_strategies.measuring.remote.session import Engine, RemoteSession, pauses
 from nc_strategies.measuring.remote.store import Parcel, pack
@@ -293,3 +293,68 @@ def test_time_in_which_a_worker_waits_does_not_count_for_its_limit(monkeypatch):
             worker.call(Request("wait", (2.5, False)), Limits(1.0))
     finally:
         worker.kill()
+
+
+def packed(folder, text):
+    """A parcel with a file of a thousand random bytes and a text."""
+    folder.mkdir()
+    (folder / "weights").write_bytes(os.urandom(1000))
+    (folder / "model").write_text(text)
+    return pack(folder / "model", folder, folder.with_suffix(".zip"))
+
+
+@pytest.fixture
+def little_room(monkeypatch, tmp_path):
+    """Room for three parcels on both machines."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "RULES", store.StoreRules(most_bytes=3900))
+
+
+def test_parcels_in_use_stay_when_others_make_room(little_room, tmp_path):
+    parcels, made = store.Parcels(), []
+
+    def take(name):
+        def make():
+            made.append(name)
+            return packed(tmp_path / f"{name}-{len(made)}", name)
+
+        return parcels.take(name, make)
+
+    fp32, first = take("fp32"), take("first")
+    parcels.give_back(first)
+    assert take("first").archive.exists()
+    parcels.give_back(first)
+    for name in ("second", "third"):
+        parcels.give_back(take(name))
+    assert fp32.archive.exists()
+    assert not first.archive.exists()
+    take("first")
+    assert made == ["fp32", "first", "second", "third", "first"]
+
+
+def test_the_target_makes_room_and_says_what_is_gone(little_room, tmp_path):
+    there = store.Store("abc")
+    found = [packed(tmp_path / str(n), str(n)) for n in range(5)]
+    gone = []
+    for parcel in found:
+        data = parcel.archive.read_bytes()
+        assert there.add(parcel.key, data[:100], True, False) == []
+        gone += there.add(parcel.key, data[100:], False, True, used=[found[0].key])
+    assert gone == [found[1].key, found[2].key]
+    assert [there.find(parcel.key) is not None for parcel in found] == [True, False, False, True, True]
+    assert (there.find(found[4].key) / found[4].path).read_text() == "4"
+    there.remove()
+    assert not there.folder.exists()
+
+
+def test_what_an_old_run_left_is_removed_by_a_new_one(little_room):
+    left, kept = store.Store("aaa"), store.Store("bbb")
+    os.utime(left.folder, (0, 0))
+    store.Store("ccc")
+    assert (left.folder.exists(), kept.folder.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("name", ["../run", "", "a/b"])
+def test_the_name_of_a_run_is_no_path(little_room, name):
+    with pytest.raises(ValueError, match="no name of a run"):
+        store.Store(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.measuring.latency import Timing
 from nc_strategies.measuring.lengths import TimedBatch
 from nc_strategies.measuring.remote.session import RemoteModel, RemoteSession
-from nc_strategies.measuring.remote.store import Parcel, pack
+from nc_strategies.measuring.remote.store import Parcel, Parcels, pack
 from nc_strategies.measuring.reopening import Reopening
 from nc_strategies.measuring.timer import unending
 from nc_strategies.models.feeds import Feeds
@@ -58,31 +59,46 @@ class Twin(Executable):
 
     Args:
         make: Opens it here.
-        parcel: Packs its files.
+        parcel: Returns its files.
+        parcels: Takes them back.
         session: The use of the other machine.
         feeds: Conversion to the engine's feeds.
     """
 
     def __init__(
-        self, make: Callable[[], Executable], parcel: Callable[[], Parcel], session: RemoteSession, feeds: Feeds
+        self,
+        make: Callable[[], Executable],
+        parcel: Callable[[], Parcel],
+        parcels: Parcels,
+        session: RemoteSession,
+        feeds: Feeds,
     ) -> None:
-        self._make, self._parcel, self._session, self.feeds = make, parcel, session, feeds
+        self._make, self._parcel, self._parcels, self._session, self.feeds = make, parcel, parcels, session, feeds
+        self._facts: tuple[str, int] | None = None
         self._here: Executable | None = None
         self._there: RemoteModel | None = None
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
         """See `Executable`."""
-        return self._opened().fingerprint
+        return self._known()[0]
 
     @property
     def size_bytes(self) -> int:  # type: ignore[override]
         """See `Executable`."""
-        return self._opened().size_bytes
+        return self._known()[1]
+
+    def _known(self) -> tuple[str, int]:
+        """Fingerprint and size, for which a closed model is not opened again."""
+        if self._facts is None:
+            self._opened()
+        assert self._facts is not None
+        return self._facts
 
     def _opened(self) -> Executable:
         if self._here is None:
             self._here = self._make()
+            self._facts = self._here.fingerprint, self._here.size_bytes
         return self._here
 
     @property
@@ -120,6 +136,7 @@ class Twin(Executable):
             here.close()
         if there is not None:
             self._session.release(there)
+            self._parcels.give_back(there.parcel)
 
 
 class TwinBackend(AdaptedBackend):
@@ -135,7 +152,8 @@ class TwinBackend(AdaptedBackend):
         super().__init__(backend.inner if isinstance(backend, AdaptedBackend) else backend, feeds)
         self.float_tolerance = backend.float_tolerance
         self._session = session
-        self._parcels: dict[str, Parcel] = {}
+        self._parcels = Parcels()
+        self._folders = itertools.count()
 
     def reference(self) -> Twin:  # type: ignore[override]
         """See `Backend.reference`. Where the backend cannot save it, its all-float graph is timed instead."""
@@ -154,27 +172,24 @@ class TwinBackend(AdaptedBackend):
         """See `Backend.ceiling`: that of the other machine."""
         return self._session.ceiling(again)
 
-    def parcel(self, config: Config) -> Parcel:
-        """The files of a configuration's model."""
-        return self.build(config).there.parcel
-
     def _twin(self, make: Callable[[], Executable], name: str, save: Callable[[Path], Path]) -> Twin:
-        return Twin(make, lambda: self._packed(name, save), self._session, self.feeds)
+        def parcel() -> Parcel:
+            return self._parcels.take(name, lambda: self._packed(save))
 
-    def _packed(self, name: str, save: Callable[[Path], Path]) -> Parcel:
-        """What a model is opened from there; each is packed once."""
-        if name not in self._parcels:
-            place = self._session.folder / f"model-{len(self._parcels)}"
-            try:
-                path = save(place)
-                # A file that was saved earlier travels with those that lie beside it, such as external weights.
-                folder = path if path.is_dir() else path.parent
-                self._parcels[name] = pack(path, folder, place.with_suffix(".zip"))
-            except OSError as error:
-                raise EngineError(f"the model cannot be packed ({error.strerror})") from error
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
-        return self._parcels[name]
+        return Twin(make, parcel, self._parcels, self._session, self.feeds)
+
+    def _packed(self, save: Callable[[Path], Path]) -> Parcel:
+        """What a model is opened from there."""
+        place = self._session.folder / f"model-{next(self._folders)}"
+        try:
+            path = save(place)
+            # A file that was saved earlier travels with those that lie beside it, such as external weights.
+            folder = path if path.is_dir() else path.parent
+            return pack(path, folder, place.with_suffix(".zip"))
+        except OSError as error:
+            raise EngineError(f"the model cannot be packed ({error.strerror})") from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def _save(self, config: Config, folder: Path) -> Path:
         return self.inner.save(config, folder)
@@ -223,7 +238,11 @@ class RemoteTimer:
     def peak_bytes(self, backend: Backend, config: Config, batch: Batch) -> int:
         """See `Timer.peak_bytes`."""
         assert isinstance(backend, TwinBackend)
-        return self._session.peak_bytes(backend.parcel(config), backend.feeds.engine(batch))
+        model = backend.build(config)
+        try:
+            return self._session.peak_bytes(model.there.parcel, backend.feeds.engine(batch))
+        finally:
+            model.close()
 
 
 def _twin(model: Executable) -> Twin:

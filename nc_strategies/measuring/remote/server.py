@@ -75,6 +75,7 @@ class Server:
         self._backend: Backend | None = None
         self._models: dict[str, _Opened] = {}
         self._batches: dict[str, Batch] = {}
+        self._wanted: set[str] = set()
         turns.on_wait(lambda seconds: send({"waited": seconds}, b""))
 
     def answer(self, call: dict[str, Any], body: bytes) -> None:
@@ -125,11 +126,12 @@ class Server:
         return self._store
 
     def _on_has(self, call: dict[str, Any], _: bytes) -> Answer:
+        self._wanted = set(call["keys"])
         return {"lacking": [key for key in call["keys"] if self._files.find(key) is None]}, b""
 
     def _on_put(self, call: dict[str, Any], body: bytes) -> Answer:
-        self._files.add(call["key"], body, call["first"], call["last"])
-        return {}, b""
+        used = self._wanted | {opened.key for opened in self._models.values()}
+        return {"removed": self._files.add(call["key"], body, call["first"], call["last"], used)}, b""
 
     def _on_time(self, call: dict[str, Any], _: bytes) -> Answer:
         """Time models side by side; see `interleave_batches`."""

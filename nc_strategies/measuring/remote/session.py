@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import secrets
@@ -354,23 +355,29 @@ class RemoteSession:
 
     def _batch(self, batch: Batch) -> Parcel:
         """A batch as a parcel."""
+        digest = hashlib.sha256()
+        for array in batch.values():
+            digest.update(f"{array.dtype.str} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        name = digest.hexdigest()
+        if name not in self._batches:
+            self._batches[name] = self._packed_batch(batch)
+        return self._batches[name]
+
+    def _packed_batch(self, batch: Batch) -> Parcel:
         data = frames.pack_arrays(list(batch.values()))
         place = self.folder / f"batch-{secrets.token_hex(4)}"
         place.mkdir()
         try:
             (place / BATCH).write_bytes(data)
-            parcel = pack(place / BATCH, place, place.with_suffix(".zip"))
+            return pack(place / BATCH, place, place.with_suffix(".zip"))
         finally:
             shutil.rmtree(place, ignore_errors=True)
-        known = self._batches.setdefault(parcel.key, parcel)
-        if known is not parcel:
-            parcel.archive.unlink()
-        return known
 
     def _send(self, connection: Connection, parcels: Sequence[Parcel], check: Check = unlimited) -> None:
         """Send the parcels that are not there."""
-        unique = {parcel.key: parcel for parcel in parcels if parcel.key not in self._there}
-        if not unique:
+        unique = {parcel.key: parcel for parcel in parcels}
+        if unique.keys() <= self._there:
             return
         lacking = connection.call("has", keys=list(unique))[0]["lacking"]
         for key, parcel in unique.items():
@@ -381,7 +388,8 @@ class RemoteSession:
                         check()
                         part = stream.read(frames.CHUNK_BYTES)
                         first, sent = sent == 0, sent + len(part)
-                        connection.call("put", part, key=key, first=first, last=sent >= size)
+                        answer, _ = connection.call("put", part, key=key, first=first, last=sent >= size)
+                        self._there.difference_update(map(str, answer.get("removed", ())))
             self._there.add(key)
 
 
