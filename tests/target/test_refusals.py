@@ -179,7 +179,7 @@ def test_a_target_that_sends_something_else_is_not_believed(machine, there, tmp_
 
 
 LIAR = """#!{python}
-import io, json, os, struct, sys
+import io, json, os, re, struct, sys
 import numpy as np
 
 class Evil:
@@ -196,6 +196,7 @@ answers = {{
     "nan": np.full((5, 2), np.nan),
     "pickle": np.array([Evil()], dtype=object),
 }}
+sys.stdin.buffer.read(int(re.search("[0-9]+", sys.argv[-1])[0]))
 print("nc-strategies-target " + json.dumps({{"version": {version!r}, "protocol": 1}}), flush=True)
 while sizes := sys.stdin.buffer.read(12):
     count, size = struct.unpack(">IQ", sizes)

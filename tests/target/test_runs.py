@@ -83,6 +83,7 @@ def test_accuracy_is_evaluated_on_the_target_if_asked(measured, machine, python_
         "tuning.max_trials=1",
         "tuning.early_stop=false",
         "measure.accuracy_on=target",
+        "isolation=none",
         "run_dir=there",
     )
     status, _, err = toys.run(*arguments)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from nc_strategies.errors import NcsError, TargetError
 from nc_strategies.measuring.remote import frames
-from nc_strategies.measuring.remote.server import BOOTSTRAP
+from nc_strategies.measuring.remote.server import BOOTSTRAP, STARTER
 from nc_strategies.runtime.ssh import KEY, Address
 from nc_strategies.runtime.turns import waited
 from nc_strategies.runtime.version import own_version
@@ -74,7 +74,7 @@ class Connection:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        command = target.address.command(["-u", "-c", BOOTSTRAP], target.ssh_config)
+        command = target.address.command(["-u", "-c", STARTER], target.ssh_config)
         try:
             # In a session of its own, an interrupt at the terminal does not cut the connection that ends in order.
             self._process = subprocess.Popen(
@@ -98,6 +98,8 @@ class Connection:
 
     def _greet(self) -> None:
         target = self._target
+        with contextlib.suppress(OSError):  # a client that has ended says why, see `_greeting`
+            frames.write_all(self._in, BOOTSTRAP.encode())
         try:
             told = json.loads(self._greeting().removeprefix(frames.GREETING))
             version, protocol, error = (told.get(name) for name in ("version", "protocol", "error"))

@@ -42,10 +42,19 @@ def write_frame(stream: BinaryIO, header: Mapping[str, Any], body: bytes = b"") 
         OSError: the other side no longer reads.
     """
     text = json.dumps(header).encode()
-    for part in (SIZES.pack(len(text), len(body)) + text, body):
-        view = memoryview(part)
-        while view:  # a stream without a buffer may write less than it is given
-            view = view[stream.write(view) or 0 :]
+    write_all(stream, SIZES.pack(len(text), len(body)) + text)
+    write_all(stream, body)
+
+
+def write_all(stream: BinaryIO, data: bytes) -> None:
+    """Write bytes to a stream that may take less than it is given, as one without a buffer does.
+
+    Raises:
+        OSError: the other side no longer reads.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) or 0 :]
     stream.flush()
 
 

@@ -50,7 +50,9 @@ except Exception as error:
 else:
     main()
 """
-"""What the interpreter is asked to run. It also runs where the package is missing or another version, and says so."""
+"""What the interpreter runs first. It also runs where the package is missing or another version, and says so."""
+STARTER = f"import sys; exec(sys.stdin.buffer.read({len(BOOTSTRAP.encode())}))"
+"""What the interpreter is asked to run: it reads `BOOTSTRAP` from its input, as not every shell takes several lines."""
 Answer = tuple[dict[str, Any], bytes]
 
 
