@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import nc_strategies
+from nc_strategies.app.path_overrides import quote_path
 from nc_strategies.errors import EngineError, InputError, TargetError
 from nc_strategies.measuring.lengths import TimedBatch
 from nc_strategies.measuring.remote import frames, store
@@ -359,3 +361,13 @@ def test_what_an_old_run_left_is_removed_by_a_new_one(little_room):
 def test_the_name_of_a_run_is_no_path(little_room, name):
     with pytest.raises(ValueError, match="no name of a run"):
         store.Store(name)
+
+
+def test_addresses_can_be_swept_and_may_be_relative_to_the_home_folder():
+    parse, places = (
+        OverridesParser.create().parse_override,
+        ["ssh://a@b:22/usr/bin/python3", "ssh://c/~/venv/bin/python"],
+    )
+    swept = parse(quote_path(f"measure.target={','.join(places)}", True))
+    assert [parse(f"measure.target={each}").value() for each in swept.sweep_string_iterator()] == places
+    assert parse(quote_path(f"measure.target={places[1]}", False)).value() == places[1]
