@@ -69,9 +69,9 @@ def test_a_timing_waits_for_that_of_another_process_and_says_so_once(hold, caplo
 
 def test_the_turn_of_a_process_that_dies_is_over(hold):
     other = hold(600)
-    threading.Timer(0.2, os.kill, (other.pid, signal.SIGKILL)).start()
+    threading.Timer(0.5, os.kill, (other.pid, signal.SIGKILL)).start()
     with turns.turn():
-        assert other.wait(10) == -signal.SIGKILL
+        assert other.wait(0.2) == -signal.SIGKILL
 
 
 def test_a_deadline_ends_the_wait(hold):

@@ -161,6 +161,7 @@ def test_a_full_disk_is_one_line(machine, there, limit, tmp_path):
         ("shape", EngineError, "not that of the models asked for"),
         ("nan", EngineError, "not that of the models asked for"),
         ("pickle", EngineError, "cannot be read"),
+        ("escape", EngineError, r"on the target: \?\[2Jgone"),
     ],
 )
 def test_a_target_that_sends_something_else_is_not_believed(machine, there, tmp_path, answer, error, problem):
@@ -206,6 +207,8 @@ while sizes := sys.stdin.buffer.read(12):
     sys.stdin.buffer.read(size)
     if call != "time":
         send({{"versions": {{}}, "lacking": []}})
+    elif {answer!r} == "escape":
+        send({{"error": "engine", "text": chr(27) + "[2Jgone"}})
     elif {answer!r} in answers:
         stream = io.BytesIO()
         np.savez(stream, a0=answers[{answer!r}])
