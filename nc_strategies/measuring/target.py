@@ -347,6 +347,8 @@ class LocalTarget:
         """See `MeasurementTarget.load`."""
         if self.parts.remote is not None:
             self.parts.remote.connect()
+            there = self.ceiling()
+            self.parts.backend.saturates_there = there is not None and there.saturates is True
         with _model_at_fault("cannot be worked on"):
             self._info = self.parts.backend.load(self.parts.model)
             return self.parts.backend.capabilities()

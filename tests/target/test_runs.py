@@ -89,6 +89,8 @@ def test_accuracy_is_evaluated_on_the_target_if_asked(measured, machine, python_
     status, _, err = toys.run(*arguments)
     assert status == 3, err
     assert "do not agree" in err
+    assert "the target saturates" in toys.log("there")
+    assert "the target saturates" not in toys.log("run")
     (trial,) = toys.journal("there")
     (same,) = [line for line in toys.journal("run") if line["fingerprint"] == trial["fingerprint"]]
     # Each int8 operator of the plugin's other machine answers 5 % of the samples wrongly beside its own loss.

@@ -212,7 +212,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _reduce_range(self) -> tuple[bool, ...]:
         if self.settings.reduce_range == "auto":
-            return (True, False) if saturates() else (False,)
+            return (True, False) if self.saturates_there or saturates() else (False,)
         return (self.settings.reduce_range == "always",)
 
     def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:

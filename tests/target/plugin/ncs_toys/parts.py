@@ -51,7 +51,13 @@ class Toys(ToyBackend):
 
     def ceiling(self, again=False):
         """See `Backend.ceiling`."""
-        return Ceiling({"Conv": {"uint8 asym": CEILING if BEHIND_SSH in os.environ else 2.0}}, False, self.threads)
+        there = BEHIND_SSH in os.environ
+        saturates = there and self.settings.there == "saturates"
+        return Ceiling({"Conv": {"uint8 asym": CEILING if there else 2.0}}, saturates, self.threads)
+
+    def remarks(self):
+        """See `Backend.remarks`."""
+        return ("the target saturates",) if self.saturates_there else ()
 
     def versions(self):
         """See `Backend.versions`."""
