@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,6 +16,7 @@ from nc_strategies.compat.neural_compressor import (
 )
 from nc_strategies.defaults import CRITERION, MAX_TRIALS, TOLERABLE_LOSS
 from nc_strategies.errors import InputError, first_line
+from nc_strategies.runtime.ssh import Address
 
 __all__ = [
     "AccuracyCriterion",
@@ -30,6 +32,7 @@ __all__ = [
 CRITERIA = ("relative", "absolute")
 STOP_WHEN = ("budget", "met")
 ISOLATION = ("process", "none")
+ACCURACY_ON = ("host", "target")
 OBJECTIVES = ("latency", "throughput", "size", "memory")
 NAME, FIDELITY = "name", "fidelity"
 ACCURACY = "accuracy"
@@ -129,6 +132,13 @@ class MeasureConfig:
         context_lengths: Context lengths at which a decoder's time per token is measured, of reading a prompt of that
             length (prefill) and of writing one token after as many (decode), with equal weights; None for the time of
             reading samples.
+        target: Python interpreter on the machine that the model is for, ``ssh://user@host[:port]/path/to/python``;
+            latency, memory and the int8 ceiling are measured there. None for this machine.
+        accuracy_on: Where accuracy is evaluated if `target` is given: ``host`` (this machine) or ``target``.
+        ssh_config: Configuration file of the OpenSSH client for `target`; None for the user's own.
+        reconnect_seconds: Seconds in which a lost connection to `target` is made again, with growing pauses, before the
+            run stops; the same command then goes on with it.
+        lock: Whether timings wait for those of other runs on the machine that times.
     """
 
     threads: int = 1
@@ -139,6 +149,11 @@ class MeasureConfig:
     evaluation_batch_size: int = 100
     lengths: list[int] | None = None
     context_lengths: list[int] | None = None
+    target: str | None = None
+    accuracy_on: str = "host"
+    ssh_config: str | None = None
+    reconnect_seconds: float = 90.0
+    lock: bool = True
 
     def validate(self) -> None:
         """Check the values.
@@ -158,6 +173,17 @@ class MeasureConfig:
                     raise InputError(f"measure.{name}", f"is {given}", "positive whole numbers, each once")
         if self.lengths is not None and self.context_lengths is not None:
             raise InputError("measure.context_lengths", "and measure.lengths are both given", "one of them")
+        self._validate_target()
+
+    def _validate_target(self) -> None:
+        _at_least("measure.reconnect_seconds", self.reconnect_seconds, 0)
+        _one_of("measure.accuracy_on", self.accuracy_on, ACCURACY_ON)
+        if self.target is not None:
+            Address.parse(self.target)
+        elif self.accuracy_on != ACCURACY_ON[0]:
+            raise InputError("measure.accuracy_on", f"is {self.accuracy_on} without a target", "set measure.target")
+        if self.ssh_config is not None and not Path(self.ssh_config).expanduser().is_file():
+            raise InputError("measure.ssh_config", f"no such file: {self.ssh_config}")
 
 
 @dataclass

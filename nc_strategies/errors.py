@@ -21,6 +21,14 @@ class InputError(NcsError):
         super().__init__(" ".join(f"{key}: {problem}{f'; {allowed}' if allowed else ''}".split()))
 
 
+class TargetError(InputError):
+    """The machine that a run measures on cannot be used, or is not reached any more. No configuration is at fault."""
+
+
+class MissingEngineError(TargetError):
+    """The machine that a run measures on has no such engine."""
+
+
 class EngineError(NcsError):
     """The inference engine could not build or run a graph: a failed trial, not a failed run."""
 

@@ -9,6 +9,11 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Timings of two test processes would wait for each other, and runs with a time limit would get less done.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ["XDG_CACHE_HOME"] = os.path.join(home, "nc_strategies-tests", worker)
+
 # A shell starts what it puts in the background with interrupts ignored, and so would every process that a test starts
 # be: those that are to be interrupted would not notice.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

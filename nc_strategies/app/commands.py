@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     machine.add_argument("--threads", type=int, default=1, help="threads that a model runs with (default: 1)")
     machine.add_argument("--again", action="store_true", help="measure again, whatever is kept")
+    _add_target(machine, "look at this machine instead")
     machine.add_argument("--json", action="store_true", help="print JSON")
     machine.set_defaults(run=_machine)
 
@@ -108,9 +109,15 @@ def parser() -> argparse.ArgumentParser:
         "result still holds: status 0 when it does, 3 when not.",
     )
     replay.add_argument("run_dir", type=Path, help="the folder of a finished run; start it where the run was started")
+    _add_target(replay, "measure on this machine instead, accuracy too")
     replay.add_argument("--json", action="store_true", help="print JSON")
     replay.set_defaults(run=_replay)
     return top
+
+
+def _add_target(command: argparse.ArgumentParser, purpose: str) -> None:
+    command.add_argument("--target", metavar="ADDRESS", help=f"{purpose}: ssh://user@host[:port]/path/to/python")
+    command.add_argument("--ssh-config", metavar="FILE", help="a configuration file of ssh for --target")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -126,7 +133,10 @@ def _machine(options: argparse.Namespace) -> int:
     from nc_strategies.app import machine
     from nc_strategies.report.table import show
 
-    found = machine.survey(options.threads, options.again)
+    if options.target:
+        found = machine.survey_target(options.target, options.ssh_config, options.threads, options.again)
+    else:
+        found = machine.survey(options.threads, options.again)
     if options.json:
         sys.stdout.write(f"{json.dumps(machine.as_dict(found), indent=2)}\n")
     else:
@@ -187,6 +197,6 @@ def _replay(options: argparse.Namespace) -> int:
 
     from nc_strategies.app import replay
 
-    found = replay.replay(options.run_dir)
+    found = replay.replay(options.run_dir, options.target, options.ssh_config)
     sys.stdout.write(f"{json.dumps(found, indent=2) if options.json else replay.render(found)}\n")
     return replay.exit_status(found)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nc_strategies.app.target import metric_settings, sharing, without_secrets
+from nc_strategies.app.target import metric_settings, remote, sharing, without_secrets
 from nc_strategies.config import RunConfig
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.ragged import Ragged, Samples
@@ -131,7 +131,7 @@ def start(
         preprocess,
         rules,
     )
-    return WorkerTarget(TARGET, sent, config.tuning)
+    return WorkerTarget(TARGET, sent, config.tuning, config.measure.target is not None)
 
 
 def build(sent: Sent) -> LocalTarget:
@@ -149,6 +149,7 @@ def build(sent: Sent) -> LocalTarget:
             sent.preprocess,
             metric,
             rules=sent.rules,
+            remote=remote(config, backend),
         ),
         config,
         sharing(TARGET, sent, sent.config),

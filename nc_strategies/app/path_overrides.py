@@ -16,12 +16,12 @@ from hydra.errors import HydraException
 from nc_strategies.registry.literal import literal
 
 PATH_KEY = re.compile(
-    r"^(?P<mark>\+{0,2})(?P<key>run_dir|hydra\.sweep\.dir|model\.(model|weights)|data\.(dataset|tokenizer)"
+    r"^(?P<mark>\+{0,2})(?P<key>run_dir|measure\.ssh_config|hydra\.sweep\.dir|model\.(model|weights)|data\.(dataset|tokenizer)"
     r"|[\w.@/-]+[._](path|target|dir|file|folder))$"
 )
 """Keys whose values are paths, or targets that may start with the path of a file, with Hydra's marks before them."""
-INPUT_KEY = re.compile(r"^(model|data|metrics)\b")
-"""Keys of files that exist before the run."""
+INPUT_KEY = re.compile(r"^(model|data|metrics|measure\.target)\b")
+"""Keys that a sweep may have several values of: files that exist before the run, and machines."""
 SWEEP_FUNCTION = re.compile(r"^(choice|range|interval|glob|shuffle|sort|tag)\(.*\)$", re.DOTALL)
 QUOTES = ("'", '"')
 

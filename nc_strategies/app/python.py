@@ -20,7 +20,7 @@ from nc_strategies.app.logs import RunLog, redact_error, register_secret
 from nc_strategies.app.run import execute
 from nc_strategies.app.settings import SECTIONS, section
 from nc_strategies.app.studies import Study
-from nc_strategies.app.target import without_output
+from nc_strategies.app.target import remote, without_output
 from nc_strategies.backends.base import Backend
 from nc_strategies.config import AUTO, LABELLED, OUTPUT, UNLABELLED, MetricsConfig, RunConfig
 from nc_strategies.data.dataset import Raw
@@ -145,7 +145,16 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         target = isolated.start(config, source, evaluation, calibration, preprocess, scratch, rules)
     else:
         backend = found.create("backend", backend_config, config.measure.threads)
-        parts = TargetParts(backend, source, evaluation, calibration, preprocess, metric, rules=rules)
+        parts = TargetParts(
+            backend,
+            source,
+            evaluation,
+            calibration,
+            preprocess,
+            metric,
+            rules=rules,
+            remote=remote(config, backend),
+        )
         target = LocalTarget(parts, replace(config, metrics=metrics.choose(evaluation.labels is not None)))
     try:
         setup = Setup(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,47 +11,75 @@ from typing import Any
 from nc_strategies.app import status
 from nc_strategies.app import target as benches
 from nc_strategies.app.logs import RunLog
+from nc_strategies.app.machine import TARGET_OPTION
 from nc_strategies.app.settings import run_config
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import InputError
+from nc_strategies.measuring.remote.agreement import sentence as disagreement
+from nc_strategies.measuring.remote.models import ON_TARGET
 from nc_strategies.measuring.target import Finish, MeasurementTarget
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Goal
 from nc_strategies.report.run_files import RunFiles
+from nc_strategies.runtime.ssh import Address
 from nc_strategies.study.folder import CONFIG, IDENTITY, VERSIONS
+from nc_strategies.study.machine import Machine
 from nc_strategies.study.tune import make_goal, make_space
 
 HASHES = {"model_sha256": "model", "data_sha256": "data", "calibration_sha256": "data"}
 
 
-def replay(run_dir: Path) -> dict[str, Any]:
+def replay(run_dir: Path, target: str | None = None, ssh_config: str | None = None) -> dict[str, Any]:
     """Open the saved model of a finished run and measure it side by side with fp32, as the run did at its end.
 
     The paths of model and data come from the run's ``config.yaml``. Nothing is written.
 
     Args:
         run_dir: The run's folder.
+        target: Address of a machine to measure on, accuracy included, as in ``measure.target``; None for where the run
+            measured.
+        ssh_config: See ``measure.ssh_config``.
 
     Returns:
         Plain data: ``holds``, and its parts: ``goal`` (with ``met``, ``threshold``, ``then_met``),
         ``speedup`` and ``accuracy`` (each ``then`` and ``now``), ``executed`` (``equal``, ``then``, ``now``),
-        ``versions`` (the changed ones).
+        ``versions`` (the changed ones), ``machine`` (``then`` and ``now``: what timed).
 
     Raises:
+        TargetError: `target` cannot be used.
         InputError: the run is not finished, or its model, data or saved model is missing or has changed.
         EngineError: the engine cannot open or run the saved model.
     """
     run = RunFiles.read(run_dir)
     saved = _saved(run)
     config = _config(run)
+    if target is not None:
+        Address.parse(target, TARGET_OPTION)
+        config.measure = dataclasses.replace(
+            config.measure, target=target, accuracy_on=ON_TARGET, ssh_config=ssh_config
+        )
     log = RunLog()
     with ExitStack() as stack:
         stack.callback(log.close)
-        target = benches.start(config)
-        stack.callback(target.close)
-        _check(run, target)
-        finish, goal = _measure(run, config, target, saved)
-        return _compared(run, finish, goal, dict(target.versions()))
+        bench = benches.start(config)
+        stack.callback(bench.close)
+        _check(run, bench)
+        finish, goal = _measure(run, config, bench, saved)
+        found = _compared(run, finish, goal, dict(bench.versions()))
+        now = bench.timed_on() or {
+            "target": None,
+            **Machine.here(config.measure.threads, None, dict(bench.versions())).to_dict(),
+        }
+        found["machine"] = _machines(run, now)
+        found["disagreement"] = disagreement(now.get("agreement"), config.measure.accuracy_on)
+        return found
+
+
+def _machines(run: RunFiles, now: Mapping[str, Any]) -> dict[str, Any]:
+    """What timed then and now: its address, processor, instruction sets and versions."""
+    names = ("target", "processor", "instruction_sets", "engine")
+    then = run.result.get("machine") or {}
+    return {"then": {name: then.get(name) for name in names}, "now": {name: now.get(name) for name in names}}
 
 
 def _saved(run: RunFiles) -> Path:
@@ -159,8 +188,24 @@ def render(found: Mapping[str, Any]) -> str:
     ]
     if goal["accuracy_met"] and not goal["met"]:
         lines.append("The saved model keeps the accuracy, but is not surely better than fp32: keep the original model.")
+    lines += _machine_lines(found)
     lines += [f"{name} was {changed['then']}, is {changed['now']}" for name, changed in found["versions"].items()]
     return "\n".join(lines)
+
+
+def _machine_lines(found: Mapping[str, Any]) -> list[str]:
+    """The machine that timed, where it is another one than then."""
+    then, now = found["machine"]["then"], found["machine"]["now"]
+    lines = []
+    if then["target"] != now["target"] or then["processor"] != now["processor"]:
+        names = [str(m["processor"]) + (f" ({m['target']})" if m["target"] else "") for m in (now, then)]
+        lines.append(f"machine    {names[0]} now, {names[1]} then")
+        lacking = sorted(set(then["instruction_sets"] or ()) - set(now["instruction_sets"] or ()))
+        if lacking:
+            lines.append(f"           without {', '.join(lacking)}")
+    if found["disagreement"]:
+        lines.append(found["disagreement"])
+    return lines
 
 
 def _speed(speed: Mapping[str, Any], when: str) -> str:

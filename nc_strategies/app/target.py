@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from nc_strategies.backends.base import Backend
 from nc_strategies.config import AUTO, OUTPUT, RunConfig
 from nc_strategies.data.settings import InputRules
 from nc_strategies.errors import InputError
+from nc_strategies.measuring.remote.connection import Target
+from nc_strategies.measuring.remote.session import Engine, RemoteSession
 from nc_strategies.measuring.shares import Origin, Sharing
 from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
 from nc_strategies.measuring.worker.target import WorkerTarget
 from nc_strategies.metrics.base import Metric
 from nc_strategies.registry import registry
+from nc_strategies.registry.component import Component
+from nc_strategies.runtime.ssh import Address
+from nc_strategies.runtime.version import own_version
 
 TARGET = f"{__name__}:build"
 
@@ -48,6 +54,7 @@ def build(settings: RunConfig) -> LocalTarget:
             metric,
             further,
             InputRules.of(data_settings),
+            remote(settings, backend),
         ),
         settings,
         sharing(TARGET, asked, asked),
@@ -93,12 +100,29 @@ def start(settings: RunConfig) -> MeasurementTarget:
     for place, asked in enumerate(settings.metrics.further()):
         found.settings("metric", without_output(asked.metric), f"metrics.constraints[{place}]")
     found.create("executor", settings.executor)
-    return WorkerTarget(TARGET, without_secrets(settings), settings.tuning)
+    return WorkerTarget(TARGET, without_secrets(settings), settings.tuning, settings.measure.target is not None)
 
 
 def without_secrets(settings: RunConfig) -> RunConfig:
     """The configuration for another process, without the settings of strategy and tracker, which may hold secrets."""
     return replace(settings, strategy={"name": settings.strategy["name"]}, tracker={"name": "none"})
+
+
+def remote(settings: RunConfig, backend: Backend) -> RemoteSession | None:
+    """The use of the machine that ``measure.target`` names, not yet connected; None for this machine."""
+    measure = settings.measure
+    if measure.target is None:
+        return None
+    needed = requirements(registry().get("backend", settings.backend["name"]))
+    machine = Target(Address.parse(measure.target), measure.ssh_config, needed)
+    return RemoteSession(machine, Engine.of(backend), measure.lock, measure.reconnect_seconds)
+
+
+def requirements(backend: Component) -> tuple[str, ...]:
+    """What is installed on another machine so that it can use a backend."""
+    if backend.extra.startswith("nc-strategies["):
+        return (f"{backend.extra}=={own_version()}",)
+    return (f"nc-strategies=={own_version()}", *([backend.extra] if backend.extra else []))
 
 
 def metric_settings(settings: RunConfig) -> dict[str, Any]:

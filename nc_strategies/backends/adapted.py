@@ -181,6 +181,10 @@ class AdaptedBackend(Backend):
         """See `Backend.save`: the saved model has the inputs and outputs of the model as given."""
         return self.inner.save(config, folder)
 
+    def save_reference(self, folder: Path) -> Path | None:
+        """See `Backend.save_reference`."""
+        return self.inner.save_reference(folder)
+
     def open(self, path: Path) -> AdaptedExecutable:
         """See `Backend.open`."""
         return AdaptedExecutable(self.inner.open(path), self.feeds)

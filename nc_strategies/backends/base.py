@@ -181,6 +181,10 @@ class Backend(ABC):
     clock: Callable[[], float] = time.perf_counter
     """The clock, in seconds, that latency is measured with. A simulated engine has one of its own."""
 
+    saturates_there: bool = False
+    """Set before `load`: sums of 8-bit products overflow 16 bits on the machine that the model is for, if that is
+    another one. A backend that gives weights 7 bits where this processor's kernels saturate gives them then, too."""
+
     gradients: bool = False
     """Whether the engine can differentiate models, as `hessian` does."""
     float_tolerance: float = 0.0
@@ -268,6 +272,17 @@ class Backend(ABC):
         Returns:
             The path that a user opens.
         """
+
+    def save_reference(self, folder: Path) -> Path | None:
+        """Write the model as given so that `open` runs it as `reference` does, for timing it on another machine.
+
+        Args:
+            folder: A folder to create.
+
+        Returns:
+            The path that is opened; None where the engine cannot, so that its all-float graph stands for it there.
+        """
+        return None
 
     @abstractmethod
     def open(self, path: Path) -> Executable:

@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from nc_strategies.errors import NcsError, first_line
 from nc_strategies.models import ModelSource
 from nc_strategies.models.info import Batch
 from nc_strategies.runtime import cache, machine
+from nc_strategies.runtime.turns import turn
 from nc_strategies.space import Config, OpCapability, OpScheme, Space
 from nc_strategies.space.scheme import FP32
 
@@ -161,8 +162,14 @@ def measure_ceiling(
         limits: What it may take.
         clock: Seconds that count.
     """
-    limits = limits or CeilingLimits()
-    timer = _Timer(limits, clock)
+    with turn() if clock is time.perf_counter else nullcontext():
+        timer = _Timer(limits or CeilingLimits(), clock)
+        return Ceiling(_measured_ratios(make, cases, timer), saturates, threads)
+
+
+def _measured_ratios(
+    make: Callable[[], Backend], cases: Sequence[CeilingCase], timer: _Timer
+) -> dict[str, dict[str, float]]:
     ratios: dict[str, dict[str, float]] = {}
     for position, case in enumerate(cases):
         if not timer.begin(len(cases) - position):
@@ -176,7 +183,7 @@ def measure_ceiling(
             continue
         if found:
             ratios.setdefault(case.operator, {}).update(found)
-    return Ceiling(ratios, saturates, threads)
+    return ratios
 
 
 class _Timer:

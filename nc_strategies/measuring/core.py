@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +21,14 @@ from nc_strategies.measuring.accuracy import Condense, Predictions, predict
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.latency import TIMING_RULES, Timing
-from nc_strategies.measuring.lengths import by_length, interleave_batches, middle, timed_batches
-from nc_strategies.measuring.memory import peak_bytes
+from nc_strategies.measuring.lengths import by_length, middle, timed_batches
 from nc_strategies.measuring.outputs import AxisError, Layouts, find_layouts
 from nc_strategies.measuring.phases import phase_batches, run_ms
 from nc_strategies.measuring.reference import ReferenceOutputs
 from nc_strategies.measuring.selection import OutputReader, Request, described, select
 from nc_strategies.measuring.sequential import PairedTest, Verdict
 from nc_strategies.measuring.shares import Sharing, Source
+from nc_strategies.measuring.timer import LocalTimer, Timer
 from nc_strategies.metrics.base import Metric, Outputs, rows
 from nc_strategies.models.info import TensorSpec
 from nc_strategies.problem import Evaluation
@@ -41,8 +39,6 @@ log = logging.getLogger(__name__)
 METRIC = ACCURACY
 MEMORY_SPREAD = 0.02
 """Assumed relative half-width of the 95 % interval of a ratio of memory peaks: each peak is measured only once."""
-LEAST_TIMING_SECONDS = 1e-3
-"""Time limit of a timing when no time is left: a limit of 0 would mean no limit."""
 SESSIONS = 5
 """Sessions in which finalists are timed: per-session bias is averaged out only by reopening the graph."""
 
@@ -122,6 +118,7 @@ class MeasurerCore:
         self.samples = len(data)
         self.allowance = Allowance()
         self.sharing: Sharing | None = None
+        self.timer: Timer = LocalTimer(backend, settings.lock)
         self._batch_size = settings.evaluation_batch_size
         self._all = {METRIC: metric, **(further or {})}
         self._specs, self._named = tuple(outputs), dict(named or {})
@@ -186,6 +183,11 @@ class MeasurerCore:
         read = {place for reader in self._readers for place in reader.positions}
         return layouts.single or any(layouts.outputs[place].axis is None for place in read)
 
+    @property
+    def evaluation_batch(self) -> int:
+        """Samples per run when accuracy is evaluated."""
+        return 1 if self.one_by_one else self._batch_size
+
     def readings(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
         """Pairs (name of the constraint's value, what its metric reads); empty before fp32 was measured."""
         layouts = self._layouts
@@ -210,10 +212,11 @@ class MeasurerCore:
         enough: Callable[[Outputs], bool] | None = None,
         source: Source | None = None,
     ) -> list[Predictions]:
+        models = self.timer.evaluated(models)
         if self._layouts is None:
             self._read_outputs(models[0])
         assert self._layouts is not None
-        size = self._run_size
+        size = self.evaluation_batch
         like = self._baseline.kept if self._baseline is not None else ()
         condense = [self._condenser(name, metric) for name, metric in self._all.items()]
         outputs = self._layouts.outputs
@@ -231,11 +234,6 @@ class MeasurerCore:
             self._use_layouts(self._layouts.whole(error.place))
             return self._predict(models, enough)
 
-    @property
-    def _run_size(self) -> int:
-        """Most samples of a batch of the evaluation."""
-        return 1 if self.one_by_one else self._batch_size
-
     def _source(self, config: Config | None) -> AbstractContextManager[Source | None]:
         """What runs the batches of a configuration's evaluation: several processes where that pays, otherwise None."""
         sharing = self.sharing
@@ -246,7 +244,7 @@ class MeasurerCore:
             self.data.view(),
             sorted({place for reader in self._readers for place in reader.positions}),
             self.baseline.evaluation.value("duration_s"),
-            math.ceil(len(self.data) / self._run_size),
+            math.ceil(len(self.data) / self.evaluation_batch),
         )
 
     def labels_of(self, metric: Metric) -> NDArray[Any]:
@@ -294,9 +292,7 @@ class MeasurerCore:
         if "memory" not in self.metrics.objectives:
             return ()
         if graph not in self._memory:
-            with tempfile.TemporaryDirectory(prefix="ncs-memory-") as folder:
-                path = self.backend.save(config, Path(folder) / "model")
-                self._memory[graph] = float(peak_bytes(self.backend, path, self.timed[-1].batch))
+            self._memory[graph] = float(self.timer.peak_bytes(self.backend, config, self.timed[-1].batch))
         return (("memory_bytes", self._memory[graph]),)
 
     def _score(
@@ -350,10 +346,8 @@ class MeasurerCore:
         return found
 
     def _time(self, models: list[Executable], runs: int, patience: float = 1.0) -> Timing:
-        limit, left = self.settings.latency_timeout * patience, self.deadline.left
-        if left < math.inf:  # stop at the deadline without an error: enough runs before it are a valid timing
-            limit = max(min(limit or left, left), LEAST_TIMING_SECONDS)
-        return interleave_batches(models, self.timed, runs, self.rng, limit, self.backend.clock, self.deadline.check)
+        limit, deadline = self.settings.latency_timeout * patience, self.deadline
+        return self.timer.time(models, self.timed, runs, self.rng, limit, deadline.check, lambda: deadline.left)
 
     def _time_trial(self, models: list[Executable], runs: int) -> Timing:
         """Time a trial, or fp32 before the trials, within `Allowance.timing_seconds`."""

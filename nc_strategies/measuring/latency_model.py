@@ -28,6 +28,7 @@ from nc_strategies.measuring.latency_regression import (
     unstretched,
 )
 from nc_strategies.measuring.lengths import TimedBatch, interleave_batches
+from nc_strategies.measuring.timer import Timer
 from nc_strategies.models.info import Batch
 from nc_strategies.problem.latency import LatencyTerms
 from nc_strategies.space import Config, OpScheme, Space
@@ -142,6 +143,7 @@ class _TimingSession:
     check: Check = unlimited
     brief: bool = False
     timed_batches: Sequence[TimedBatch] = ()
+    timer: Timer | None = None
     seconds: float = field(init=False, default=0.0)
     _own: bool = field(init=False, default=False)
 
@@ -211,6 +213,8 @@ class _TimingSession:
     def _interleave(self, models: Sequence[Executable], times: int = 1) -> Timing:
         count = PLAN.brief_runs if self.brief else self.runs or self._count(PLAN.runs, PLAN.most_runs)
         batches = self.timed_batches or [TimedBatch(self.batch)]
+        if self.timer is not None:
+            return self.timer.time(models, batches, count * times, self.rng, self.limit, self.check)
         return interleave_batches(models, batches, count * times, self.rng, self.limit, self.clock, self.check)
 
     def _profiled_runs(self) -> int:
@@ -234,6 +238,7 @@ def fit_latency(
     brief: bool = False,
     left: Callable[[], float] = lambda: math.inf,
     timed_batches: Sequence[TimedBatch] = (),
+    timer: Timer | None = None,
 ) -> LatencyTerms:
     """Fit the terms of a model's latency relative to fp32's.
 
@@ -260,6 +265,8 @@ def fit_latency(
             latter only if there is time.
         left: Returns the seconds that are left for a brief fit.
         timed_batches: Inputs that trials are timed with, if they are several.
+        timer: What times trials; by default they are timed in this process with `clock`. Profiles are always taken in
+            this process: they only give the prior of each term.
 
     Returns:
         The terms; `LatencyTerms.error` is the leave-one-out error on the random configurations; 0 without any.
@@ -268,35 +275,35 @@ def fit_latency(
         EngineError: not even the all-float graph runs.
         OutOfTimeError: `check` raised it.
     """
-    timer = _TimingSession(
-        backend, batch, rng, runs, limit, clock or backend.clock, reference, check, brief, timed_batches
+    session = _TimingSession(
+        backend, batch, rng, runs, limit, clock or backend.clock, reference, check, brief, timed_batches, timer
     )
-    timer.choose_reference(space.all_float())
+    session.choose_reference(space.all_float())
     if brief:
-        timed = _time_briefly(timer, space, left)
+        timed = _time_briefly(session, space, left)
     else:
-        timed = timer.time(list(_ends(space)), PLAN.end_runs_factor) + timer.time(list(_alternating(space)))
+        timed = session.time(list(_ends(space)), PLAN.end_runs_factor) + session.time(list(_alternating(space)))
     conversion_edges, profiled = backend.conversion_edges(), any(sample.profile is not None for sample in timed)
     columns = Columns(space, conversion_edges, indirect(space, conversion_edges) if profiled else ())
     pairs, least = _how_many(space, profiled)
     halves = [] if brief else list(_halves(space, pairs, rng))
 
     def fit() -> tuple[Array, float, float]:
-        prior = expected(columns, _profiles(timed, timer.seconds), timer.seconds, len(next(iter(batch.values()))))
+        prior = expected(columns, _profiles(timed, session.seconds), session.seconds, len(next(iter(batch.values()))))
         return _fit(columns, prior, timed)
 
     values, error, own = fit() if brief else (np.zeros(0), 0.0, 0.0)
     for start in range(0, len(halves), PLAN.timed_between_checks):
-        timed += timer.time(halves[start : start + PLAN.timed_between_checks])
+        timed += session.time(halves[start : start + PLAN.timed_between_checks])
         values, error, own = fit()
         if start + PLAN.timed_between_checks >= least and own <= PLAN.accepted_error:
             break
     unsure = [sample for sample in timed if sample.deviation > PLAN.unsure_error]
     if own > PLAN.accepted_error and unsure:
         log.info("latency model: %d timings are noisy, and taken once more", len(unsure))
-        timer.time_again(unsure)
+        session.time_again(unsure)
         values, error, own = fit()
-    timer.close()
+    session.close()
     log.info("latency model: %d timings, error %s", len(timed), f"{error:.3f}" if halves else "unknown")
     return columns.terms(values, error)
 

@@ -41,22 +41,23 @@ class Reopening(Executable):
         self.fingerprint, self.size_bytes = self._inner.fingerprint, self._inner.size_bytes
 
     @property
-    def _open(self) -> Executable:
+    def inner(self) -> Executable:
+        """The executable, open."""
         if self._inner is None:
             self._inner = self._make()
         return self._inner
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
         """See `Executable.predict`."""
-        return self._open.predict(batch)
+        return self.inner.predict(batch)
 
     def executed(self) -> ExecutedOps:
         """See `Executable.executed`."""
-        return self._open.executed()
+        return self.inner.executed()
 
     def profile(self, batch: Batch, runs: int) -> Profile | None:
         """See `Executable.profile`."""
-        return self._open.profile(batch, runs)
+        return self.inner.profile(batch, runs)
 
     def close(self) -> None:
         """Close it until it is used again."""

@@ -325,6 +325,8 @@ class Sharing:
 
     def start(self) -> None:
         """Let the processes open model and data while this one calibrates."""
+        if self._off:
+            return
         try:
             self._preparing = [self.pool.submit(prepare, self.origin) for _ in range(self.pool.workers)]
         except Exception as error:  # noqa: BLE001 - a pool loses its processes with errors of any class

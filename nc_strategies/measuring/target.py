@@ -28,7 +28,7 @@ from nc_strategies.data.batches import LazyBatches
 from nc_strategies.data.dataset import Dataset, Raw, cut, with_masks
 from nc_strategies.data.matching import match
 from nc_strategies.data.settings import InputRules, Preprocess
-from nc_strategies.errors import EngineError, InputError, first_line
+from nc_strategies.errors import EngineError, InputError, TargetError, first_line
 from nc_strategies.measuring.core import METRIC, comparable
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.ending import Ending
@@ -38,6 +38,9 @@ from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.lengths import heeds_mask
 from nc_strategies.measuring.measurer import Measurer
 from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
+from nc_strategies.measuring.remote.agreement import SAMPLES_COMPARED, Agreement, compare
+from nc_strategies.measuring.remote.models import ON_TARGET, RemoteTimer, TwinBackend
+from nc_strategies.measuring.remote.session import RemoteSession
 from nc_strategies.measuring.sensitivity import SAMPLES, mean_divergence, output_noise, signal_in_pieces
 from nc_strategies.measuring.shares import Sharing
 from nc_strategies.measuring.user_function import FunctionMeasurer
@@ -247,6 +250,13 @@ class MeasurementTarget(Protocol):
     def prepared(self) -> bool:
         """Whether the next call runs without loading, calibrating and measuring fp32 again."""
 
+    def timed_on(self) -> Mapping[str, Any] | None:
+        """The other machine that times, as plain data; None where this one does.
+
+        ``target`` names it; ``processor``, ``instruction_sets``, ``cores``, ``engine`` (versions there), and after
+        `baseline` ``agreement``, see `nc_strategies.measuring.remote.agreement`.
+        """
+
     def close(self) -> None:
         """Release all resources."""
 
@@ -264,6 +274,7 @@ class TargetParts:
         metric: Metric of the first constraint.
         further: Metrics of the further constraints, in the order of the constraints.
         rules: What the user states about the model's inputs.
+        remote: The use of the machine that times; None for this one.
     """
 
     backend: Backend
@@ -274,6 +285,7 @@ class TargetParts:
     metric: Metric
     further: tuple[Metric, ...] = ()
     rules: InputRules = field(default_factory=InputRules)
+    remote: RemoteSession | None = None
 
 
 class LocalTarget:
@@ -301,6 +313,7 @@ class LocalTarget:
         self._calibration_size = CALIBRATION_BATCH
         self._signals: dict[int, NDArray[Any]] = {}
         self._terms: LatencyTerms | None = None
+        self._agreement: Agreement | None = None
         self._deadline = Deadline()
 
     @property
@@ -337,6 +350,10 @@ class LocalTarget:
 
     def load(self) -> Capabilities:
         """See `MeasurementTarget.load`."""
+        if self.parts.remote is not None:
+            self.parts.remote.connect()
+            there = self.ceiling()
+            self.parts.backend.saturates_there = there is not None and there.saturates is True
         with _model_at_fault("cannot be worked on"):
             self._info = self.parts.backend.load(self.parts.model)
             return self.parts.backend.capabilities()
@@ -349,14 +366,18 @@ class LocalTarget:
         """See `MeasurementTarget.calibrate`."""
         parts, measure = self.parts, self.config.measure
         if self.sharing is not None:
+            if measure.accuracy_on == ON_TARGET:
+                self.sharing.stop("samples are evaluated on the target")
             self.sharing.start()
         evaluation, self._calibration, feeds = self._datasets()
         info = feeds.info
-        parts.backend.cautious = cautious
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
             if self.sharing is not None:
                 self.sharing.stop("the samples of a sequence follow each other")
+        if parts.remote is not None:
+            parts.backend = TwinBackend(parts.backend, feeds, parts.remote)
+        parts.backend.cautious = cautious
         parts.backend.recovery_seconds = min(RECOVERY_LIMITS.seconds, self._allowance.recovery_seconds)
         self._check_mask(evaluation, self._calibration)
         if self._allowance.calibration_samples:
@@ -378,6 +399,10 @@ class LocalTarget:
                 "cannot be measured beside a function that takes the model",
                 "a metric of outputs and labels as the first",
             )
+        if by_function and measure.accuracy_on == ON_TARGET:
+            raise InputError(
+                "measure.accuracy_on", "is target, but a function that takes the model runs here", "host, or a metric"
+            )
         kind = FunctionMeasurer if by_function else Measurer
         further = [asked.name for asked in self.config.metrics.further()]
         self._measurer = kind(
@@ -397,6 +422,8 @@ class LocalTarget:
         )
         self._measurer.allowance = self._allowance
         self._measurer.sharing = None if by_function else self.sharing
+        if parts.remote is not None:
+            self._measurer.timer = RemoteTimer(parts.remote, measure.accuracy_on)
         # Read the labels now, so that data without labels is rejected before any long step.
         needed = not by_function and any(metric.needs_labels for metric in (parts.metric, *parts.further))
         assert not needed or evaluation.labels is not None
@@ -531,7 +558,10 @@ class LocalTarget:
     def ceiling(self) -> Ceiling | None:
         """See `MeasurementTarget.ceiling`; any exception of the backend is logged, and the ceiling is unknown."""
         try:
-            return self.parts.backend.ceiling()
+            remote = self.parts.remote
+            return self.parts.backend.ceiling() if remote is None else remote.ceiling()
+        except TargetError:
+            raise
         except Exception:
             log.exception("the int8 ceiling could not be measured")
             return None
@@ -542,6 +572,7 @@ class LocalTarget:
         if self.sharing is not None:
             self.sharing.ready()
         found = self.measurer.measure_baseline(space)
+        self._compare_machines(space)
         return Measured(
             found.evaluation,
             found.latency_ci95,
@@ -551,6 +582,30 @@ class LocalTarget:
             found.readings,
             self._extent(),
         )
+
+    def _compare_machines(self, space: Space) -> None:
+        """Check that the default configuration's model gives the same outputs here and on the machine that times."""
+        if self.parts.remote is None or isinstance(self.parts.metric, UserEvaluation):
+            return
+        measurer, backend = self.measurer, self.parts.backend
+        assert isinstance(backend, TwinBackend)
+        try:
+            self._agreement = compare(
+                backend.build(space.default()),
+                measurer.baseline.reference if measurer.baseline.large else measurer.baseline.all_float,
+                (batch for batch, *_ in measurer.data.batches(min(SAMPLES_COMPARED, measurer.evaluation_batch))),
+                measurer.signal_of,
+                self._deadline.check,
+            )
+        except EngineError as error:
+            log.warning("whether this machine and the target agree is unknown: %s", error)
+
+    def timed_on(self) -> dict[str, Any] | None:
+        """See `MeasurementTarget.timed_on`."""
+        if self.parts.remote is None:
+            return None
+        agreement = self._agreement.to_dict() if self._agreement is not None else None
+        return {"target": self.config.measure.target, **self.parts.remote.machine(), "agreement": agreement}
 
     def remember(self, evaluation: Evaluation) -> None:
         """See `MeasurementTarget.remember`."""
@@ -594,6 +649,7 @@ class LocalTarget:
                 brief=brief,
                 left=lambda: self._deadline.left,
                 timed_batches=self.measurer.timed,
+                timer=self.measurer.timer,
             )
         return self._terms
 
@@ -731,9 +787,11 @@ class LocalTarget:
         return self._measurer is not None
 
     def close(self) -> None:
-        """See `MeasurementTarget.close`. The end of the process releases what is not released here."""
+        """See `MeasurementTarget.close`. On this machine, the end of the process releases what is not released here."""
         if self.sharing is not None:
             self.sharing.close()
+        if self.parts.remote is not None:
+            self.parts.remote.close()
 
 
 def _stated(rules: InputRules) -> dict[str, Any]:

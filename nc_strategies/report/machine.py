@@ -41,6 +41,7 @@ def facts(machine: Machine) -> list[tuple[str, str]]:
             ],
         ),
         ("int8 ceiling", f"{machine.best:.2f} times fp32" if machine.best is not None else UNKNOWN),
+        *([("measured on", machine.target)] if machine.target else []),
     ]
 
 

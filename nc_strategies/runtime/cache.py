@@ -21,7 +21,7 @@ def read(name: str) -> str | None:
         name: The name of a file.
     """
     try:
-        return (_folder() / name).read_text(encoding="utf-8")
+        return (folder() / name).read_text(encoding="utf-8")
     except (OSError, ValueError, RuntimeError):  # no such file; not text; no home directory
         return None
 
@@ -34,13 +34,13 @@ def keep(name: str, text: str) -> None:
         text: The text.
     """
     try:
-        folder = _folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+        place = folder()
+        place.mkdir(parents=True, exist_ok=True)
+        handle, path = tempfile.mkstemp(prefix=f".{name}.", dir=place)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 stream.write(text)
-            os.replace(path, folder / name)
+            os.replace(path, place / name)
         except BaseException:
             Path(path).unlink(missing_ok=True)
             raise
@@ -48,5 +48,6 @@ def keep(name: str, text: str) -> None:
         log.info("%s cannot be written to the cache: %s", name, error)
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """The folder, which need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nc_strategies"

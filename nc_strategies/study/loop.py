@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import replace
 
 from nc_strategies.config import TuningConfig
-from nc_strategies.errors import EngineError, OutOfTimeError, first_line
+from nc_strategies.errors import EngineError, OutOfTimeError, TargetError, first_line
 from nc_strategies.problem import Evaluation, Prediction, Trial, TrialState
 from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Config
@@ -162,6 +162,8 @@ class TrialLoop:
     def _complete(self, future: Future[Evaluation]) -> None:
         number, config, note, predicted = self._pending.pop(future)
         error = future.exception()
+        if isinstance(error, TargetError):
+            raise error  # no configuration is at fault: the same command goes on with this one
         if isinstance(error, OutOfTimeError):
             log.info("trial %d is dropped: %s", number, error)
             raise error

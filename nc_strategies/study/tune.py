@@ -20,6 +20,7 @@ from nc_strategies.measuring import latency_model, resolution
 from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
 from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.finalists import FINALISTS
+from nc_strategies.measuring.remote.agreement import sentence as disagreement
 from nc_strategies.measuring.selection import sentences
 from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
 from nc_strategies.problem import (
@@ -246,6 +247,10 @@ class _Run:
         words = study.machine.sentences(str(self.config.backend["name"]))
         for sentence in words:
             log.info("%s", sentence)
+        apart = disagreement(study.machine.agreement, self.config.measure.accuracy_on)
+        for text in (apart, study.machine.other_versions(study.versions)):
+            if text:
+                self._notice(study, text)
         if study.machine.low and set(TIMED) & set(self.config.metrics.objectives):
             self.listener.notice(" ".join(words))
 
@@ -735,6 +740,8 @@ def identity(setup: Setup, space: str) -> dict[str, Any]:
             for name in ("lengths", "context_lengths")
             if (found := getattr(config.measure, name)) is not None
         },
+        **({"target": config.measure.target} if config.measure.target is not None else {}),
+        **({"accuracy_on": config.measure.accuracy_on} if config.measure.accuracy_on != "host" else {}),
     }
     # Convert to the types that are read back from the file, such as lists instead of tuples.
     return cast(dict[str, Any], json.loads(json.dumps(facts)))

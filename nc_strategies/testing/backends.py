@@ -114,6 +114,16 @@ class BackendSuite:
             for a, b in zip(measured.predict(batch), saved.predict(batch), strict=True):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
+    def test_the_model_as_given_is_saved_for_another_machine(self, tmp_path: Path) -> None:
+        backend, _ = self.ready()
+        path = backend.save_reference(tmp_path / "given")
+        if path is None:
+            pytest.skip("the backend's all-float graph is timed there instead")
+        given, saved = backend.reference(), backend.open(path)
+        batch = self.batches()[0]
+        for a, b in zip(given.predict(batch), saved.predict(batch), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
     def test_conversion_edges_hold_every_edge_and_name_operators(self) -> None:
         backend, _ = self.ready()
         capabilities, conversion_edges = backend.capabilities(), backend.conversion_edges()

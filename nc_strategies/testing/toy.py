@@ -227,6 +227,13 @@ class ToyBackend(Backend):
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`."""
+        return self._write(config, folder)
+
+    def save_reference(self, folder: Path) -> Path:
+        """See `Backend.save_reference`."""
+        return self._write(toy_space(self.ops).all_float(), folder)
+
+    def _write(self, config: Config, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "model.toy"
         path.write_text(json.dumps({"ops": [asdict(op) for op in self.ops], "config": config.to_dict()}))

@@ -28,7 +28,7 @@ from nc_strategies.backends.onnxruntime.other_ops import find_other_ops
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.recover import dynamic_scheme, recovered, split
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
-from nc_strategies.backends.onnxruntime.saving import save
+from nc_strategies.backends.onnxruntime.saving import FILE, save
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.calibration import recovery
@@ -212,7 +212,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _reduce_range(self) -> tuple[bool, ...]:
         if self.settings.reduce_range == "auto":
-            return (True, False) if saturates() else (False,)
+            return (True, False) if self.saturates_there or saturates() else (False,)
         return (self.settings.reduce_range == "always",)
 
     def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
@@ -412,6 +412,29 @@ class OnnxRuntimeBackend(Backend):
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: ``model.onnx``, a Q/DQ model for onnxruntime's defaults."""
         return save(self._builder.build(config, self._calibration.range)[0], folder)
+
+    def save_reference(self, folder: Path) -> Path:
+        """See `Backend.save_reference`: the file as given, with its external data."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / FILE
+        if self._plain is not None and self._plain.converted and not self._runs_as_given():
+            external.save(self._plain.model, path)
+        elif self._given is not None:
+            path.write_bytes(self._given)
+        else:
+            for file in (self._path, *graphs.external_files(self._path)):
+                place = path if file == self._path else folder / file.relative_to(self._path.parent)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.symlink_to(file.resolve())
+        return path
+
+    def _runs_as_given(self) -> bool:
+        """Whether the engine has kernels for the types of the model as given; see `reference`."""
+        try:
+            OrtExecutable(self._given or self._path, self.threads).close()
+        except EngineError:
+            return False
+        return True
 
     def open(self, path: Path) -> OrtExecutable:
         """See `Backend.open`."""

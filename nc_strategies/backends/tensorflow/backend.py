@@ -218,6 +218,12 @@ class TensorFlowBackend(Backend):
             folder,
         )
 
+    def save_reference(self, folder: Path) -> Path:
+        """See `Backend.save_reference`: a SavedModel of the frozen graph."""
+        model = self._loaded
+        tensors = [port.tensor for port in model.outputs]
+        return save(model.graph.to_def(), model.inputs, model.outputs, tensors, [], model.signature, folder)
+
     def open(self, path: Path) -> Executable:
         """See `Backend.open`."""
         return ServedModel(path)
@@ -225,11 +231,10 @@ class TensorFlowBackend(Backend):
     def native(self, config: Config | None) -> CallableModel:
         """See `Backend.native`: a loaded SavedModel that can also be called with arrays."""
         model = self._loaded
-        tensors = [port.tensor for port in model.outputs]
         with tempfile.TemporaryDirectory(prefix="ncs-native-") as folder:
             path = Path(folder) / "model"
             if config is None:
-                save(model.graph.to_def(), model.inputs, model.outputs, tensors, [], model.signature, path)
+                self.save_reference(path)
             else:
                 self.save(config, path)
             names = [port.spec.name for port in model.inputs], [port.spec.name for port in model.outputs]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from nc_strategies.errors import EngineError, InputError, NcsError, OutOfTimeError, first_line
+from nc_strategies.errors import EngineError, InputError, NcsError, OutOfTimeError, TargetError, first_line
 
 PLAIN_DATA_CLASSES = {
     "builtins": {"complex", "frozenset", "set", "slice", "range", "bytearray"},
@@ -38,6 +38,7 @@ class Kind(StrEnum):
     ERROR = "error"
     INTERRUPTED = "interrupted"
     LOG = "log"
+    WAITED = "waited"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class _Plain(pickle.Unpickler):
 def error_message(error: BaseException) -> tuple[str, tuple[str, ...], str]:
     """Convert an exception to plain text: the name of its class, its arguments, its traceback."""
     trace = "".join(traceback.format_exception(error))
+    if isinstance(error, TargetError):
+        return "TargetError", (error.key, error.problem, error.allowed), trace
     if isinstance(error, InputError):
         return "InputError", (error.key, error.problem, error.allowed), trace
     if isinstance(error, EngineError):
@@ -97,6 +100,8 @@ def error_from(message: tuple[str, tuple[str, ...], str]) -> NcsError:
     error: NcsError
     if name == "InputError":
         error = InputError(*arguments)
+    elif name == "TargetError":
+        error = TargetError(*arguments)
     elif name == "EngineError":
         error = EngineError(*arguments)
     elif name == "OutOfTimeError":

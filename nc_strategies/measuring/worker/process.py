@@ -89,6 +89,7 @@ class WorkerProcess:
     def __init__(self, factory: str, settings: Any, memory_limit: float = 0.0) -> None:
         self._memory_limit = memory_limit
         self._output = bytearray()
+        self._waited = 0.0
         self.idle = True
         self._folder = tempfile.mkdtemp(prefix="ncs-worker-")
         ours, theirs = multiprocessing.Pipe()
@@ -134,10 +135,10 @@ class WorkerProcess:
         ends += [(limits.deadline + limits.patience / 2, True)] if limits.deadline else []
         end, by_deadline = min(ends, default=(0.0, False))
         reason = f"gave no answer within {limits.seconds:g} seconds ({limits.setting})"
-        self.idle = False
+        self.idle, self._waited = False, 0.0
         try:
             self._send(request)
-            answer = self._answer(end)
+            answer = self._answer(end, not by_deadline)
             if answer is None:
                 answer = self._ask_to_end(limits.patience / 2 if by_deadline else limits.grace)
                 if answer is None:
@@ -169,10 +170,16 @@ class WorkerProcess:
         except OSError:
             raise self._died() from None
 
-    def _answer(self, end: float) -> tuple[Kind, Any] | None:
-        """Next answer of the worker; None if there is none until `end` (`time.monotonic`; 0 waits indefinitely)."""
+    def _answer(self, limit: float, extends: bool = False) -> tuple[Kind, Any] | None:
+        """Next answer of the worker; None if there is none until `limit` (`time.monotonic`; 0 waits indefinitely).
+
+        Args:
+            limit: The point in time.
+            extends: Whether the seconds in which the worker waits for its turn, or for a connection, do not count.
+        """
         sources: list[Any] = [self._connection, self._pipe]
         while True:
+            end = limit + self._waited if limit and extends else limit
             left = max(0.0, end - time.monotonic()) if end else None
             pause = min(POLL_SECONDS, POLL_SECONDS if left is None else left) if self._memory_limit else left
             ready = wait(sources, pause)
@@ -184,7 +191,7 @@ class WorkerProcess:
                     return message
             elif self._memory_limit:
                 self._check_memory()
-            if end and time.monotonic() >= end:
+            if end and time.monotonic() >= (limit + self._waited if extends else limit):
                 return None
 
     def _receive(self) -> tuple[Kind, Any] | None:
@@ -197,6 +204,9 @@ class WorkerProcess:
             logger = logging.getLogger(record.name)
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)
+            return None
+        if kind == Kind.WAITED:
+            self._waited += float(body)
             return None
         self.idle = True
         return Kind(kind), body

@@ -21,6 +21,7 @@ from typing import Any
 
 from nc_strategies.measuring.worker import messages
 from nc_strategies.measuring.worker.messages import Kind, Request
+from nc_strategies.runtime import turns
 from nc_strategies.runtime.process import be_expendable, die_with_parent
 
 
@@ -114,6 +115,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, server.interrupt)
     # Ignore SIGTERM: whoever stops the whole process group wants the run to save its results with this worker.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    turns.on_wait(lambda seconds: server.send(Kind.WAITED, seconds))
     logger = logging.getLogger("nc_strategies")
     logger.setLevel(logging.INFO)
     logger.addHandler(Forward(server))

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.config import TuningConfig
-from nc_strategies.errors import EngineError, InputError, OutOfTimeError
+from nc_strategies.errors import EngineError, InputError, NcsError, OutOfTimeError, TargetError
 from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.extent import Allowance, Extent
 from nc_strategies.measuring.final import Final
@@ -38,7 +38,9 @@ FINAL_CALLS = {
     "replay": "measuring the saved model",
 }
 RESUME_HINT = "; what was measured is kept, and the same command with the same run_dir goes on from there"
-UNLIMITED_CALLS = {"facts", "versions", "remarks", "recovery", "remember", "workers", "close"}
+CLOSE_SECONDS = 10.0
+"""Seconds in which a worker ends its connection to another machine."""
+UNLIMITED_CALLS = {"facts", "versions", "timed_on", "remarks", "recovery", "remember", "workers", "close"}
 """Calls without a time limit: they run no model."""
 INTERRUPT_GRACE_SECONDS = 5.0
 """Seconds between asking a call to end and killing its process."""
@@ -54,9 +56,11 @@ class WorkerTarget:
         factory: ``module:function`` that creates the target in the worker.
         settings: Argument of the factory; it can be pickled and contains no secrets.
         tuning: Provides the limits `trial_timeout`, `stage_timeout` and `memory_limit`.
+        remote: Whether the worker measures on another machine, where it has to clear up at its end.
     """
 
-    def __init__(self, factory: str, settings: Any, tuning: TuningConfig) -> None:
+    def __init__(self, factory: str, settings: Any, tuning: TuningConfig, remote: bool = False) -> None:
+        self._remote = remote
         self._make: Callable[[], WorkerProcess] = functools.partial(
             WorkerProcess, factory, settings, tuning.memory_limit
         )
@@ -81,6 +85,11 @@ class WorkerTarget:
     def close(self) -> None:
         """See `MeasurementTarget.close`. The worker has exited when this returns."""
         with self._lock:
+            if self._remote and self._child is not None and self._child.idle:
+                try:
+                    self._child.call(Request("close"), Limits(CLOSE_SECONDS))
+                except NcsError as error:
+                    log.info("the worker could not end its connection in order: %s", error)
             self._kill()
 
     def load(self) -> Capabilities:
@@ -173,6 +182,10 @@ class WorkerTarget:
         """See `MeasurementTarget.workers`."""
         return cast(Mapping[str, Any], self._call("workers"))
 
+    def timed_on(self) -> Mapping[str, Any] | None:
+        """See `MeasurementTarget.timed_on`."""
+        return cast(Mapping[str, Any] | None, self._call("timed_on"))
+
     def versions(self) -> Mapping[str, str]:
         """See `MeasurementTarget.versions`."""
         return cast(Mapping[str, str], self._call("versions"))
@@ -236,6 +249,8 @@ class WorkerTarget:
             if self._prepared:
                 for evaluation in self._known.values():
                     self._run(Request("remember", (evaluation,)))
+        except TargetError:
+            raise
         except InputError as error:
             raise EngineError(f"a new worker cannot prepare the model again: {error}") from error
         self._ready = True

@@ -917,6 +917,13 @@ def test_reduce_range_is_offered_where_the_processor_saturates(tmp_path):
     assert backend.build(space.default()).fingerprint
 
 
+def test_reduce_range_is_offered_where_the_processor_of_the_target_saturates(tmp_path):
+    backend = OnnxRuntimeBackend(OnnxRuntimeSettings())
+    backend.saturates_there = True
+    backend.load(ModelSource("r", {"onnx": models.residual(tmp_path / "r.onnx")}))
+    assert Space(backend.capabilities()).options["reduce_range"] == (True, False)
+
+
 @pytest.mark.parametrize("settings", [{"percentile": 20.0}, {"percentile": 101.0}, {"reduce_range": "maybe"}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(InputError, match="backend"):

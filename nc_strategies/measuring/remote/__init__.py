@@ -1,0 +1,1 @@
+"""Measurement on another machine: models are built here, and timed there by its own engine."""
