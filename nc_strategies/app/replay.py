@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,18 @@ def replay(run_dir: Path) -> dict[str, Any]:
     """
     run = RunFiles.read(run_dir)
     saved = _saved(run)
+    with reopened(run) as (config, target):
+        finish, goal = _measure(run, config, target, saved)
+        return _compared(run, finish, goal, dict(target.versions()))
+
+
+@contextmanager
+def reopened(run: RunFiles) -> Iterator[tuple[RunConfig, MeasurementTarget]]:
+    """Start a run's engine again, with the model and the data of the run; nothing is loaded yet.
+
+    Raises:
+        InputError: the configuration cannot be read, or the model or data is missing or has changed.
+    """
     config = _config(run)
     log = RunLog()
     with ExitStack() as stack:
@@ -49,8 +61,7 @@ def replay(run_dir: Path) -> dict[str, Any]:
         target = benches.start(config)
         stack.callback(target.close)
         _check(run, target)
-        finish, goal = _measure(run, config, target, saved)
-        return _compared(run, finish, goal, dict(target.versions()))
+        yield config, target
 
 
 def _saved(run: RunFiles) -> Path:
