@@ -150,16 +150,10 @@ class OrtLayers(LayerReader):
         """See `LayerReader.reader`."""
         self.close()
         plain, branches = self._beside(names)
-        sources = {name: source for name in names if (source := self._source(self._ops[name])) is not None}
+        model, sources = self._readable(names)
         signals = {name: self._signal(self._ops[name]) for name in sources}
-        added = _Additions(self._graph.fresh)
-        for name, source in sources.items():
-            if source.zero_point is not None:
-                added.outputs[source.tensor] = TensorProto.UINT8
-            elif source.tensor not in self._graph.outputs:
-                sources[name] = _Source(added.behind_max(source.tensor))
         first = self._open(plain)
-        second = self._open(added.model(self._model)) if sources else None
+        second = self._open(model) if sources else None
         by_name = {layer.name: layer for layer in self.layers}
         wanted = [*dict.fromkeys(t.name for name in names for t in by_name[name].tensors), *signals.values()]
         wanted = [*dict.fromkeys(name for name in wanted if name not in self._inputs), *branches.values()]
@@ -181,6 +175,21 @@ class OrtLayers(LayerReader):
                 )
 
         return read
+
+    def readable_model(self, names: Sequence[str]) -> bytes:
+        """The configuration's graph as it is run, with the outputs of some operators as outputs of the model."""
+        return self._readable(names)[0]
+
+    def _readable(self, names: Sequence[str]) -> tuple[bytes, dict[str, _Source]]:
+        """See `readable_model`; and where the graph holds the operators' outputs."""
+        sources = {name: source for name in names if (source := self._source(self._ops[name])) is not None}
+        added = _Additions(self._graph.fresh)
+        for name, source in sources.items():
+            if source.zero_point is not None:
+                added.outputs[source.tensor] = TensorProto.UINT8
+            elif source.tensor not in self._graph.outputs:
+                sources[name] = _Source(added.behind_max(source.tensor))
+        return added.model(self._model), sources
 
     def close(self) -> None:
         """See `LayerReader.close`."""
