@@ -71,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
         "diagnose",
         help="what int8 does to each operator of a run's model",
         description="Compare the output of each operator with fp32's, alone in int8 and with all errors before it; "
-        "name the operators to look at first and why. Writes diagnosis.json and a section of report.html into the run's "
-        "folder.",
+        "name the operators to look at first and why. Writes diagnosis.json and a section of report.html into "
+        "the run's folder.",
     )
     diagnose.add_argument("run_dir", type=Path, help="the folder of a run; start it where the run was started")
     diagnose.add_argument(

@@ -35,15 +35,15 @@ class Limits:
             intent; twenty times as many on other samples are too many.
         central_levels: Steps of 255 that 99 % of the values share: five of eight bits are left below this.
         unused: Share of a range that no value reaches: one bit is lost above this.
-        negligible_db: Ratio above which an operator needs no attention. It is that of noise of 1e-4, at which cosine
-            similarity to fp32 is about 0.99995.
+        negligible_db: Ratio above which an operator needs no attention: the noise of 1e-3 from which recovery
+            acts, see `RecoveryLimits.negligible_noise`.
         dead: Share of channels that are constant.
     """
 
     clipped: float = 0.004
     central_levels: float = 32.0
     unused: float = 0.5
-    negligible_db: float = 40.0
+    negligible_db: float = 30.0
     dead: float = 0.05
 
 
@@ -110,6 +110,8 @@ def explained(layer: Layer, backend: Mapping[str, Any]) -> dict[str, str]:
             if found is not None:
                 why.append(found[0])
                 suggestions.append(found[1])
+        if len(why) == 1:
+            why.append("No range, channel or weight stands out: the sum of its rounding errors is what int8 costs.")
         suggestions.append("keep it in fp32 (space.op_name_dict with weight or activation dtype [fp32])")
     else:
         suggestions.append("none: its error is small")
