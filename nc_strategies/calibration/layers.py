@@ -7,6 +7,7 @@ facts: AIMET's quantization analyzer, which draws each tensor's histogram with i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,20 @@ def _by_channel(values: NDArray[Any], axis: int) -> tuple[NDArray[Any], tuple[in
     return values, tuple(i for i in range(values.ndim) if i != axis)
 
 
+def _joined(
+    before: Floats, new: Floats, join: Callable[[Floats, Floats], Floats], whole: Callable[[Floats], Any]
+) -> Floats:
+    """Figures of channels with those of another run; of one channel where the number of channels differs.
+
+    An axis whose length changes from run to run, such as that of the positions of a text, counts no channels.
+    """
+    if not before.size:
+        return new
+    if len(before) != len(new):
+        before, new = np.atleast_1d(whole(before)), np.atleast_1d(whole(new))
+    return join(before, new)
+
+
 class NoiseSum:
     """Sums of squares of a signal and of its error, per channel.
 
@@ -122,10 +137,8 @@ class NoiseSum:
         # An output that is not a number is as wrong as one that is infinite.
         error = np.where(np.isnan(error), np.inf, error)
         power = np.square(wanted).sum(others)
-        if not self.signal.size:
-            self.signal, self.noise = np.zeros_like(power), np.zeros_like(power)
-        self.signal += power
-        self.noise += error
+        self.signal = _joined(self.signal, power, np.add, np.sum)
+        self.noise = _joined(self.noise, error, np.add, np.sum)
 
     def db(self) -> float | None:
         """Ratio over all channels in dB; None without any value."""
@@ -213,8 +226,8 @@ class TensorStatistics:
         finite = np.isfinite(wide)
         low = np.where(finite, wide, np.inf).min(others).astype(np.float64)
         high = np.where(finite, wide, -np.inf).max(others).astype(np.float64)
-        self._low = np.minimum(self._low, low) if self._low.size else low
-        self._high = np.maximum(self._high, high) if self._high.size else high
+        self._low = _joined(self._low, low, np.minimum, np.min)
+        self._high = _joined(self._high, high, np.maximum, np.max)
         self._count += int(finite.sum())
         if self._range is not None:
             # Half a step beyond the range is still rounded to its end.

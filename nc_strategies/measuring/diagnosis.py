@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -185,7 +185,7 @@ def diagnose(
     return sums.result(), samples
 
 
-def _bytes(layer: Layer, shapes: Any) -> int:
+def _bytes(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> int:
     itemsize = np.dtype(np.float32).itemsize
     elements = [math.prod(shapes[tensor.name]) for tensor in layer.tensors]
     return itemsize * (sum(elements[:-1]) + ARRAYS_PER_OUTPUT * elements[-1])

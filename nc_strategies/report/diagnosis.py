@@ -200,8 +200,8 @@ def _unused(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | None:
     worst = max(found, key=lambda t: t["unused"])
     low, high = worst["range"]
     text = (
-        f"No value of {_named(worst)} reaches {worst['unused']:.0%} of its range ({low:.3g} to {high:.3g}; values are "
-        f"{worst['low']:.3g} to {worst['high']:.3g})."
+        f"{worst['unused']:.0%} of the range of {_named(worst)} is unused: it goes from {low:.3g} to {high:.3g}, the "
+        f"values from {worst['low']:.3g} to {worst['high']:.3g}."
     )
     return text, "calibration samples like those that the model will see (data.calibration_path)"
 

@@ -118,6 +118,18 @@ def test_a_tensor_without_channels_is_one_channel():
     assert facts(np.zeros((0, 4), np.float32)) is None
 
 
+def test_an_axis_whose_length_changes_counts_no_channels():
+    rng = np.random.default_rng(4)
+    runs = [rng.normal(size=(3, length)).astype(np.float32) for length in (18, 25, 18)]
+    statistics, total = TensorStatistics(-1, ActivationRange(-4.0, 4.0, 254)), NoiseSum(-1)
+    for values in runs:
+        statistics.update(values)
+        total.update(values, values + 0.5)
+    found, every = statistics.facts("t", "input"), np.concatenate([r.ravel() for r in runs]).astype(float)
+    assert (found.channels, found.dead, found.low) == (1, 0, every.min())
+    assert total.db() == pytest.approx(10 * np.log10((every**2).sum() / (0.25 * every.size)), abs=1e-4)
+
+
 def test_weight_facts_are_those_of_its_rounding():
     weight = np.random.default_rng(2).normal(size=(6, 3, 3, 3)).astype(np.float32)
     weight[1] *= 50

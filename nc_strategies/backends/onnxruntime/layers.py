@@ -105,7 +105,8 @@ class _Additions:
         have_opsets = {o.domain for o in source.opset_import}
         further = [o for o in opsets(source, domains) if o.domain not in have_opsets]
         # Serialized messages that follow each other are merged by the parser, so that the weights are not copied.
-        return source.SerializeToString() + onnx.ModelProto(graph=graph, opset_import=further).SerializeToString()
+        added = onnx.ModelProto(graph=graph, opset_import=further)
+        return b"".join((source.SerializeToString(), added.SerializeToString()))
 
 
 class OrtLayers(LayerReader):
