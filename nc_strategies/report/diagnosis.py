@@ -256,11 +256,7 @@ def row(layer: Layer) -> tuple[str, ...]:
     """An operator as the cells of `COLUMNS`; of several activations, the largest share is shown."""
     clipped, unused = _most(layer, "clipped"), _most(layer, "unused")
     output = layer["tensors"][-1] if layer["tensors"] else None
-    outliers = [
-        f"{t['role']}: {t['outliers']} of {t['channels']} (up to {t['outlier_channels'][0][1]:.0f} times)"
-        for t in layer["tensors"]
-        if t["outliers"]
-    ]
+    outliers = [f"{t['role']} {_channels(t)}" for t in layer["tensors"] if t["outliers"]]
     return (
         layer["name"],
         layer["type"] + ("" if layer["int8"] else " (in fp32)"),
@@ -272,6 +268,13 @@ def row(layer: Layer) -> tuple[str, ...]:
         str(output["dead"]) if output is not None and output["role"] == "output" else "-",
         ", ".join(outliers) or "-",
     )
+
+
+def _channels(tensor: Mapping[str, Any], most: int = 3) -> str:
+    """Outlier channels as text: the largest by number, and how far the first is beyond the median."""
+    first = [str(channel) for channel, _ in tensor["outlier_channels"][:most]]
+    more = f", ... {tensor['outliers']} in all" if tensor["outliers"] > most else ""
+    return f"{', '.join(first)}{more} ({tensor['outlier_channels'][0][1]:.0f} times)"
 
 
 def decibels(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -125,6 +126,12 @@ def test_the_terminal_shows_the_worst_first_and_how_many_more():
     assert text.index("op0 ") < text.index("op19 ")
     assert "op20" not in text
     assert "and 5 more in diagnosis.json" in text
+
+
+def test_the_table_names_the_largest_outlier_channels():
+    outlier = activation(larger, ActivationRange(-200.0, 200.0, 254), "input")
+    cells = diagnosis.row(content(layer(tensors=(outlier, activation())))["layers"][0])
+    assert re.fullmatch(r"input 7 \(\d\d times\)", cells[-1])
 
 
 def test_ratios_without_a_number_have_words():

@@ -84,9 +84,24 @@ class ReadableGraph(GraphBuilder):
         self._emit_nodes()
         held = dict(self._quantized)
         found = {name: self._as_float(tensor) for name, tensor in outputs.items()}
+        self._read_before_sums(found)
         feeds = [name for name, node in self._out.nodes.items() if node.op == "Placeholder"]
         self._out.prune([*map(node_of, found.values()), *feeds])
         return self._out.to_def(), found, held
+
+    def _read_before_sums(self, found: Mapping[str, str]) -> None:
+        """Let outputs be read before a convolution that adds a tensor runs, as it may write to the tensor's memory.
+
+        Args:
+            found: Operators in execution order, and what holds their outputs.
+        """
+        earlier: dict[str, None] = {}
+        for name, held in found.items():
+            fused_op = self._parts.matched.fused_ops[name]
+            if fused_op.addend and name in self._schemes:
+                self._out.nodes[name].input.extend(f"^{node_of(tensor)}" for tensor in earlier)
+            if self._out.nodes[node_of(held)].op == "Dequantize":
+                earlier[held] = None
 
 
 class TfLayers(LayerReader):
@@ -156,7 +171,8 @@ class TfLayers(LayerReader):
                 tf.import_graph_def(graph_def, name="")
         except (ValueError, tf.errors.OpError) as error:
             raise EngineError(reason(error)) from error
-        return tf.compat.v1.Session(graph=graph, config=session_config(self._threads, "none"))
+        # Without the fusions of grappler, oneDNN's own pass over floating-point operators that are read may crash.
+        return tf.compat.v1.Session(graph=graph, config=session_config(self._threads, "fuse"))
 
     def _layer(
         self, op: FusedOp, scheme: OpScheme, held: Mapping[str, Quantized], beside: Mapping[str, Quantized]
