@@ -115,12 +115,12 @@ def explained(layer: Layer, backend: Mapping[str, Any]) -> dict[str, str]:
         suggestions.append("keep it in fp32 (space.op_name_dict with weight or activation dtype [fp32])")
     else:
         suggestions.append("none: its error is small")
-    text = ", or ".join(dict.fromkeys(suggestions))
+    text = ", or ".join(dict.fromkeys(filter(None, suggestions)))
     return {"operator": layer["name"], "why": " ".join(why), "suggestion": f"{text[0].upper()}{text[1:]}."}
 
 
 Cause = Callable[[Layer, Mapping[str, Any]], tuple[str, str] | None]
-"""Returns what is the matter and what to try; None where it does not apply."""
+"""Returns what is the matter, and what to try (empty for nothing but fp32); None where it does not apply."""
 
 
 def _named(tensor: Mapping[str, Any]) -> str:
@@ -142,6 +142,8 @@ def _outliers(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | Non
         f"one scale, the others have few integers."
     )
     tries = []
+    if layer["weight"] is None:  # No weight can take up the difference.
+        return text, ""
     if str(backend.get("equalize", "")) == "never":
         tries.append("equalize channels (backend.equalize=auto)")
     if str(backend.get("recovery", "")) == "none":
@@ -150,7 +152,7 @@ def _outliers(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | Non
         tries.append("move the difference into the weights (backend.recovery=[smooth_quant_with_mul])")
     if DYNAMIC in layer["offers"] and DYNAMIC not in layer["scheme"]:
         tries.append("compute its ranges at run time (activation quant_mode [dynamic])")
-    return text, ", or ".join(tries) or "equalize the channels before tuning"
+    return text, ", or ".join(tries)
 
 
 def _per_tensor_weight(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -44,6 +44,17 @@ def content(*layers, backend=None, floats=()):
     return json.loads(json.dumps(found, allow_nan=False))
 
 
+WEIGHT = weight_facts(np.eye(20), np.eye(20) * 0.99999, 0, "per_channel")
+
+
+def test_an_operator_without_a_weight_is_not_to_be_equalized():
+    sum_of_two = layer(tensors=(activation(larger, ActivationRange(-200.0, 200.0, 254), "input"),))
+    text = told(content(sum_of_two))
+    assert "(channel 7) reaches" in text
+    assert "equalize" not in text
+    assert "Keep it in fp32" in text
+
+
 def told(found):
     return f"{found['look_at'][0]['why']} {found['look_at'][0]['suggestion']}"
 
@@ -69,7 +80,7 @@ def test_an_operator_with_a_small_error_asks_for_nothing():
     ("one", "says", "tries"),
     [
         (
-            layer(tensors=(activation(larger, ActivationRange(-200.0, 200.0, 254), "input"),)),
+            layer(tensors=(activation(larger, ActivationRange(-200.0, 200.0, 254), "input"),), weight=WEIGHT),
             "1 of 20 channels of its input 't' (channel 7) reaches",
             "backend.equalize=auto",
         ),
