@@ -1,4 +1,4 @@
-"""Commands other than a run: components, the machine, a model; and explain, export or replay a finished run."""
+"""Commands other than a run: components, the machine, a model; and diagnose, explain, export or replay a run."""
 
 from __future__ import annotations
 
@@ -67,6 +67,24 @@ def parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("run_dir", type=Path, help="the folder of a run")
     explain.set_defaults(run=_explain)
+
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="what int8 does to each operator of a run's model",
+        description="Compare the output of each operator with fp32's, alone in int8 and with all errors before it; "
+        "name the operators to look at first and why. Writes diagnosis.json and a section of report.html into "
+        "the run's folder.",
+    )
+    diagnose.add_argument("run_dir", type=Path, help="the folder of a run; start it where the run was started")
+    diagnose.add_argument(
+        "--config",
+        default="int8",
+        metavar="{int8,tuned}",
+        help="the configuration whose errors accumulate: int8 everywhere (default), or the one that was chosen",
+    )
+    diagnose.add_argument("--samples", default="100", metavar="N", help="most samples to run (default: 100)")
+    diagnose.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here, and nothing else")
+    diagnose.set_defaults(run=_diagnose)
 
     report = commands.add_parser(
         "report",
@@ -152,6 +170,18 @@ def _explain(options: argparse.Namespace) -> int:
 
     text = render(RunFiles.read(options.run_dir), available())
     show(lambda _: text)
+    return status.MET
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from nc_strategies.app.diagnose import diagnose
+    from nc_strategies.report.diagnosis import render
+    from nc_strategies.report.table import show
+
+    found, written = diagnose(options.run_dir, options.config, options.samples, options.output)
+    show(lambda _: render(found))
+    for path in written:
+        sys.stdout.write(f"{path}\n")
     return status.MET
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from nc_strategies.app.settings import run_config
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import InputError
 from nc_strategies.measuring.remote.agreement import sentence as disagreement
-from nc_strategies.measuring.remote.models import ON_TARGET
+from nc_strategies.measuring.remote.models import ON_HOST, ON_TARGET
 from nc_strategies.measuring.target import Finish, MeasurementTarget
 from nc_strategies.models.source import files_sha256
 from nc_strategies.problem import Goal
@@ -52,18 +52,7 @@ def replay(run_dir: Path, target: str | None = None, ssh_config: str | None = No
     """
     run = RunFiles.read(run_dir)
     saved = _saved(run)
-    config = _config(run)
-    if target is not None:
-        Address.parse(target, TARGET_OPTION)
-        config.measure = dataclasses.replace(
-            config.measure, target=target, accuracy_on=ON_TARGET, ssh_config=ssh_config
-        )
-    log = RunLog()
-    with ExitStack() as stack:
-        stack.callback(log.close)
-        bench = benches.start(config)
-        stack.callback(bench.close)
-        _check(run, bench)
+    with reopened(run, target, ssh_config) as (config, bench):
         finish, goal = _measure(run, config, bench, saved)
         found = _compared(run, finish, goal, dict(bench.versions()))
         now = bench.timed_on() or {
@@ -73,6 +62,39 @@ def replay(run_dir: Path, target: str | None = None, ssh_config: str | None = No
         found["machine"] = _machines(run, now)
         found["disagreement"] = disagreement(now.get("agreement"), config.measure.accuracy_on)
         return found
+
+
+@contextmanager
+def reopened(
+    run: RunFiles, target: str | None = None, ssh_config: str | None = None, here: bool = False
+) -> Iterator[tuple[RunConfig, MeasurementTarget]]:
+    """Start a run's engine again, with the model and the data of the run; nothing is loaded yet.
+
+    Args:
+        run: The run.
+        target: Address of the machine that measures; None for the one that the run measured on.
+        ssh_config: See `replay`.
+        here: Use this machine only, because nothing is timed.
+
+    Raises:
+        InputError: the configuration cannot be read, or the model or data is missing or has changed.
+    """
+    config = _config(run)
+    if target is not None:
+        Address.parse(target, TARGET_OPTION)
+        config.measure = dataclasses.replace(
+            config.measure, target=target, accuracy_on=ON_TARGET, ssh_config=ssh_config
+        )
+    if here:
+        config.measure = dataclasses.replace(config.measure, target=None, accuracy_on=ON_HOST)
+    config.executor = {"name": "serial"}
+    log = RunLog()
+    with ExitStack() as stack:
+        stack.callback(log.close)
+        bench = benches.start(config)
+        stack.callback(bench.close)
+        _check(run, bench)
+        yield config, bench
 
 
 def _machines(run: RunFiles, now: Mapping[str, Any]) -> dict[str, Any]:

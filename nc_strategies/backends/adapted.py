@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable, ExecutedOps, Profile
 from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.backends.layers import LayerReader, Read
 from nc_strategies.calibration.recovery import RecoveryRecord
 from nc_strategies.models import ModelSource
 from nc_strategies.models.feeds import Feeds, SequenceStep
@@ -119,6 +120,26 @@ class AdaptedDualPrecisionSession(DualPrecisionSession):
         self._inner.close()
 
 
+class AdaptedLayers(LayerReader):
+    """A reader of operators' outputs that takes the project's batches."""
+
+    def __init__(self, inner: LayerReader, feeds: Feeds) -> None:
+        self._inner, self._feeds, self.layers = inner, feeds, inner.layers
+
+    def shapes(self, batch: Batch) -> Mapping[str, tuple[int, ...]]:
+        """See `LayerReader.shapes`."""
+        return self._inner.shapes(self._feeds.engine(batch))
+
+    def reader(self, names: Sequence[str]) -> Read:
+        """See `LayerReader.reader`."""
+        read = self._inner.reader(names)
+        return lambda batch: read(self._feeds.engine(batch))
+
+    def close(self) -> None:
+        """See `LayerReader.close`."""
+        self._inner.close()
+
+
 class AdaptedBackend(Backend):
     """A backend whose executables take the project's batches.
 
@@ -176,6 +197,11 @@ class AdaptedBackend(Backend):
     def hessian(self, batch: Batch, draws: int) -> Mapping[str, float]:
         """See `Backend.hessian`."""
         return self.inner.hessian(self.feeds.engine(batch), draws)
+
+    def layers(self, config: Config, alone: Config) -> LayerReader | None:
+        """See `Backend.layers`."""
+        found = self.inner.layers(config, alone)
+        return None if found is None else AdaptedLayers(found, self.feeds)
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: the saved model has the inputs and outputs of the model as given."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from nc_strategies.backends.layers import LayerReader
 from nc_strategies.calibration.recovery import LIMITS as RECOVERY_LIMITS
 from nc_strategies.calibration.recovery import RecoveryRecord
 from nc_strategies.errors import EngineError
@@ -264,6 +265,18 @@ class Backend(ABC):
             EngineError: the engine gives no gradients, or cannot differentiate this model.
         """
         raise EngineError("the engine gives no gradients")
+
+    def layers(self, config: Config, alone: Config) -> LayerReader | None:
+        """Read the outputs of single operators; optional, None where the backend cannot.
+
+        Args:
+            config: The configuration whose errors accumulate from operator to operator.
+            alone: The scheme of each operator when it alone is quantized; those in floating point are not read.
+
+        Raises:
+            EngineError: the engine cannot build the graphs.
+        """
+        return None
 
     @abstractmethod
     def save(self, config: Config, folder: Path) -> Path:

@@ -31,6 +31,7 @@ from nc_strategies.data.settings import InputRules, Preprocess
 from nc_strategies.errors import EngineError, InputError, TargetError, first_line
 from nc_strategies.measuring.core import METRIC, comparable
 from nc_strategies.measuring.deadline import Deadline
+from nc_strategies.measuring.diagnosis import Diagnosis, diagnose, first_samples
 from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.extent import EXTENT_RULES, Allowance, BatchesInTime, Extent
 from nc_strategies.measuring.final import Final
@@ -194,6 +195,20 @@ class MeasurementTarget(Protocol):
             EngineError: the engine cannot build or run it.
         """
 
+    def diagnose(self, config: Config, alone: Config, samples: int) -> Diagnosis:
+        """Compare the output of each operator with fp32's; it needs no baseline.
+
+        Args:
+            config: The configuration whose errors accumulate.
+            alone: The scheme of each operator when it alone is quantized.
+            samples: Most samples: the first of the evaluation data, which ranges were not fitted to; of the calibration
+                data for a model that carries state from step to step.
+
+        Raises:
+            InputError: the backend cannot read single operators.
+            EngineError: the engine cannot build or run the graphs.
+        """
+
     def settle(self, trial: Trial) -> Finish:
         """Return a trial as it was measured, without measuring again: for a run that is interrupted or out of time."""
 
@@ -315,6 +330,7 @@ class LocalTarget:
         self._terms: LatencyTerms | None = None
         self._agreement: Agreement | None = None
         self._deadline = Deadline()
+        self._stateful = False
 
     @property
     def higher_is_better(self) -> bool:
@@ -371,6 +387,7 @@ class LocalTarget:
             self.sharing.start()
         evaluation, self._calibration, feeds = self._datasets()
         info = feeds.info
+        self._stateful = bool(feeds.state)
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
             if self.sharing is not None:
@@ -701,6 +718,31 @@ class LocalTarget:
         # A user's function counts no samples: its time says nothing about the model's.
         each = base.value("duration_s") / base.samples if base.samples else base.value("latency_ms") / 1e3
         return self._allowance.noise_samples(SAMPLES, len(self._space.groups), each)
+
+    def diagnose(self, config: Config, alone: Config, samples: int) -> Diagnosis:
+        """See `MeasurementTarget.diagnose`."""
+        assert self._calibration is not None, "calibrate first"
+        backend = self.parts.backend
+        reader = backend.layers(config, alone)
+        if reader is None:
+            raise InputError(
+                "backend",
+                f"{self.config.backend['name']} cannot read the outputs of single operators",
+                "a run with a backend that can, such as onnxruntime or tensorflow",
+            )
+        data = self._calibration if self._stateful else self.measurer.data
+        source = "calibration" if self._stateful else "evaluation"
+        try:
+            layers, count = diagnose(
+                reader,
+                first_samples(data, samples),
+                backend.largest_batch,
+                data.batch_size is None,
+                self._deadline.check,
+            )
+        finally:
+            reader.close()
+        return Diagnosis(layers, count, source)
 
     def settle(self, trial: Trial) -> Finish:
         """See `MeasurementTarget.settle`."""

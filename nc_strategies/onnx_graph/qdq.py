@@ -108,7 +108,11 @@ class GraphBuilder:
 
     def build(self, config: Config, ranges: Ranges) -> tuple[onnx.ModelProto, str]:
         """Build the graph of a configuration; return it and its fingerprint."""
-        return self._kind(self, config, ranges).run()
+        return self.unbuilt(config, ranges).run()
+
+    def unbuilt(self, config: Config, ranges: Ranges) -> QdqGraph:
+        """The graph of a configuration before it is built; afterwards it says which tensors it holds in int8."""
+        return self._kind(self, config, ranges)
 
     def alone(
         self, fused_op: FusedOp, config: Config, ranges: Ranges

@@ -39,6 +39,10 @@ def _spec(description: str, height: int, values: list[dict[str, Any]], layer: li
     }
 
 
+spec = _spec
+"""A specification with the page's size and layout, for charts of other modules."""
+
+
 def _rule(value: dict[str, Any], y: Spec, below: bool) -> Spec:
     """A dashed horizontal line with its label at the right, below or above it."""
     text = {"type": "text", "align": "right", "dy": 9 if below else -8, "color": "var(--goal)"}

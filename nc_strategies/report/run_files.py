@@ -20,6 +20,7 @@ from nc_strategies.study.folder import CONFIG, RESULT, read_json, read_yaml
 
 log = logging.getLogger(__name__)
 COMPARISON = "comparison.json"
+DIAGNOSIS = "diagnosis.json"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class RunFiles:
         config: Content of ``config.yaml``.
         trials: Trials of ``trials.jsonl``.
         running: The run is still running.
+        diagnosis: Content of ``diagnosis.json``; empty without this file.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class RunFiles:
     config: Mapping[str, Any] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     running: bool = False
+    diagnosis: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(path: Path, running: bool = False, trials: Sequence[Trial] | None = None) -> RunFiles:
@@ -72,6 +75,7 @@ class RunFiles:
             _mapping(path / CONFIG, read_yaml),
             tuple(_trials(path / journal.FILE) if trials is None else trials),
             running,
+            _mapping(path / DIAGNOSIS, read_json),
         )
 
     @cached_property

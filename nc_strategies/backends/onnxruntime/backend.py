@@ -22,6 +22,7 @@ from nc_strategies.backends.onnxruntime.calibrate import collect
 from nc_strategies.backends.onnxruntime.capabilities import MODES, describe
 from nc_strategies.backends.onnxruntime.choose_attention import choose_attention
 from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
+from nc_strategies.backends.onnxruntime.layers import OrtLayers
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
 from nc_strategies.backends.onnxruntime.other_ops import find_other_ops
@@ -408,6 +409,12 @@ class OnnxRuntimeBackend(Backend):
         if not self._calibration.ready:
             raise EngineError("dual_precision_session needs calibrate first")
         return OrtDualPrecisionSession(self._builder, config, self._calibration.range, self.threads)
+
+    def layers(self, config: Config, alone: Config) -> OrtLayers:
+        """See `Backend.layers`."""
+        if not self._calibration.ready:
+            raise EngineError("layers needs calibrate first")
+        return OrtLayers(self._builder, config, alone, self._calibration.range, self.threads)
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: ``model.onnx``, a Q/DQ model for onnxruntime's defaults."""

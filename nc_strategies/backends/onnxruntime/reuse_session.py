@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,38 @@ class OrtDualPrecisionSession(DualPrecisionSession):
     def close(self) -> None:
         """See `DualPrecisionSession.close`."""
         self._model.close()
+
+
+def apart(
+    graph: Graph, name: str, nodes: Sequence[onnx.NodeProto], added: Mapping[str, onnx.TensorProto], result: str
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+    """The int8 branch of an operator under names of its own, so that it can stand beside the operator.
+
+    Args:
+        graph: The graph.
+        name: The operator's name.
+        nodes: The nodes of the branch, which are renamed.
+        added: Its constants.
+        result: Name of its result.
+
+    Returns:
+        The nodes, the constants, and the name of the result.
+    """
+    prefix = graph.fresh(f"{name}/int8") + "/"
+    own = {output for node in nodes for output in node.output} | set(added)
+    constants = []
+    for node in nodes:
+        node.name = graph.fresh(prefix + node.name)
+        for names in (node.input, node.output):
+            for index, tensor in enumerate(names):
+                if tensor in own:
+                    names[index] = graph.fresh(prefix + tensor)
+    for constant, values in added.items():
+        renamed = onnx.TensorProto()
+        renamed.CopyFrom(values)
+        renamed.name = graph.fresh(prefix + constant)
+        constants.append(renamed)
+    return list(nodes), constants, graph.fresh(prefix + result)
 
 
 class _DualPrecisionGraph:
@@ -102,21 +134,10 @@ class _DualPrecisionGraph:
         scheme: OpScheme = self.config.schemes[fused_op.name]
         alone = Config(((fused_op.name, scheme),), self.config.options)
         nodes, added, result = self.builder.alone(fused_op, alone, self.ranges)
-        prefix = self.fresh(f"{fused_op.name}/int8") + "/"
-        own = {name for node in nodes for name in node.output} | set(added)
-        for node in nodes:
-            node.name = self.fresh(prefix + node.name)
-            for names in (node.input, node.output):
-                for index, name in enumerate(names):
-                    if name in own:
-                        names[index] = self.fresh(prefix + name)
-        for name, values in added.items():
-            renamed = onnx.TensorProto()
-            renamed.CopyFrom(values)
-            renamed.name = self.fresh(prefix + name)
-            self.added.append(renamed)
+        nodes, constants, result = apart(self.graph, fused_op.name, nodes, added, result)
+        self.added += constants
         self.nodes += nodes
-        return self.fresh(prefix + result)
+        return result
 
     def constant(self, name: str, values: NDArray[Any]) -> None:
         self.added.append(onnx.numpy_helper.from_array(values, name))

@@ -21,6 +21,7 @@ from nc_strategies.backends.tensorflow.fused_ops import Matched, match
 from nc_strategies.backends.tensorflow.graph import Graph, follow
 from nc_strategies.backends.tensorflow.import_tensorflow import onednn_rewrites, tensorflow, use_threads
 from nc_strategies.backends.tensorflow.kernels import FUSED_BY_ONEDNN, FUSED_FLOAT, REMAPPED
+from nc_strategies.backends.tensorflow.layers import LayersBesideFloat, ReadableGraph, TfLayers
 from nc_strategies.backends.tensorflow.layout import channels_last
 from nc_strategies.backends.tensorflow.reuse_session import DualPrecisionBuilder, TfDualPrecisionSession
 from nc_strategies.backends.tensorflow.saving import ServedModel, save
@@ -189,6 +190,12 @@ class TensorFlowBackend(Backend):
         """See `Backend.dual_precision_session`."""
         graph_def, outputs, ops = self._builder(config, DualPrecisionBuilder).switched()
         return TfDualPrecisionSession(graph_def, self._loaded.inputs, outputs, ops, self.threads)
+
+    def layers(self, config: Config, alone: Config) -> TfLayers:
+        """See `Backend.layers`."""
+        graphs = self._builder(alone, LayersBesideFloat), self._builder(config, ReadableGraph)
+        reduce_range = limits(probe.kernels(), bool(alone.option(REDUCE_RANGE, True)))
+        return TfLayers(self._context, graphs, alone, reduce_range, self._loaded.inputs, self.threads)
 
     def hessian(self, batch: Batch, draws: int) -> Mapping[str, float]:
         """See `Backend.hessian`."""

@@ -119,6 +119,18 @@ class GraphBuilder:
 
     def build(self) -> BuiltGraph:
         """Build the graph."""
+        self._emit_nodes()
+        outputs = []
+        for index, tensor in enumerate(self._parts.outputs):
+            name = self._out.free_name(f"output/{index}")
+            dtype = tensorflow().as_dtype(self._dtype_of(tensor))
+            outputs.append(self._out.add("Identity", name, [self._as_float(tensor)], T=dtype))
+        feeds = [name for name, node in self._out.nodes.items() if node.op == "Placeholder"]
+        self._out.prune([*outputs, *feeds])
+        return BuiltGraph(self._out, tuple(outputs), frozenset(self._int8 & set(self._out.nodes)), self._hash())
+
+    def _emit_nodes(self) -> None:
+        """Add what stands for the nodes of the fp32 graph."""
         inside = {name for fused_op in self._fused_ops.values() for name in (fused_op.name, *fused_op.absorbed)}
         for end, fused_op in self._fused_floats.items():
             inside |= {fused_op.name, *fused_op.absorbed[: fused_op.absorbed.index(end)]}
@@ -129,14 +141,6 @@ class GraphBuilder:
                 self._emit_fused_float(self._fused_floats[node.name], node.name)
             elif node.name not in inside and not self._emit_carrier(node):
                 self._emit_float(node)
-        outputs = []
-        for index, tensor in enumerate(self._parts.outputs):
-            name = self._out.free_name(f"output/{index}")
-            dtype = tensorflow().as_dtype(self._dtype_of(tensor))
-            outputs.append(self._out.add("Identity", name, [self._as_float(tensor)], T=dtype))
-        feeds = [name for name, node in self._out.nodes.items() if node.op == "Placeholder"]
-        self._out.prune([*outputs, *feeds])
-        return BuiltGraph(self._out, tuple(outputs), frozenset(self._int8 & set(self._out.nodes)), self._hash())
 
     def _collect_requirements(self, order: list[Node]) -> None:
         """Walk from the outputs to the inputs and record what the readers of each tensor require.

@@ -14,6 +14,7 @@ from typing import Any, cast
 from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.config import TuningConfig
 from nc_strategies.errors import EngineError, InputError, NcsError, OutOfTimeError, TargetError
+from nc_strategies.measuring.diagnosis import Diagnosis
 from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.extent import Allowance, Extent
 from nc_strategies.measuring.final import Final
@@ -36,6 +37,7 @@ FINAL_CALLS = {
     "save": "saving the model",
     "keep": "copying the model",
     "replay": "measuring the saved model",
+    "diagnose": "comparing operators with fp32",
 }
 RESUME_HINT = "; what was measured is kept, and the same command with the same run_dir goes on from there"
 CLOSE_SECONDS = 10.0
@@ -158,6 +160,10 @@ class WorkerTarget:
         """See `MeasurementTarget.divergence`."""
         return cast(float, self._call("divergence", config, batches))
 
+    def diagnose(self, config: Config, alone: Config, samples: int) -> Diagnosis:
+        """See `MeasurementTarget.diagnose`."""
+        return cast(Diagnosis, self._call("diagnose", config, alone, samples))
+
     def settle(self, trial: Trial) -> Finish:
         """See `MeasurementTarget.settle`."""
         return cast(Finish, self._call("settle", trial))
@@ -272,7 +278,7 @@ class WorkerTarget:
             if error.by_deadline:
                 raise OutOfTimeError(f"the run's time ended in {request.method}") from None
             if request.method in FINAL_CALLS:
-                kept = "" if request.method == "replay" else RESUME_HINT
+                kept = "" if request.method in ("replay", "diagnose") else RESUME_HINT
                 raise EngineError(f"{error} while {FINAL_CALLS[request.method]}{kept}") from None
             raise
         except BaseException as error:
@@ -286,7 +292,7 @@ class WorkerTarget:
         tuning = self._tuning
         if method in UNLIMITED_CALLS:
             return Limits()
-        if method in PREPARING_CALLS:
+        if method in PREPARING_CALLS or method == "diagnose":
             return Limits(tuning.stage_timeout, self._deadline, patience=self._patience, setting="tuning.stage_timeout")
         seconds = tuning.trial_timeout
         if seconds is None:
