@@ -42,17 +42,20 @@ ACTIVATION_SCHEMES = (("uint8", "asym"), ("int8", "sym"))
 GRANULARITIES = ("per_channel", "per_tensor")
 PROBE_ROUNDS = 3
 """Times that an engine is asked for the operators that it executed before, without those that it did not."""
-MOVEMENT = FOLLOWING | {"Identity", "Cast", "Shape", "ConstantOfShape", "Range", "Dropout", "Constant", "GatherND"}
+SELECTING = {"MaxPool", "ReduceMax", "ReduceMin", "Resize"}
+"""Operator types that keep values and select among them, which takes time."""
+MOVEMENT = (FOLLOWING - SELECTING) | {
+    "Identity", "Cast", "Shape", "ConstantOfShape", "Range", "Dropout", "Constant", "GatherND",
+}  # fmt: skip
 """Operator types that compute nothing."""
 NOT_RUN = "the engine did not run it in int8 between quantized tensors"
 NO_KERNEL = "the engine has no int8 kernel"
 
 
 class OnnxBackend(Backend):
-    """The base class of backends whose engine reads ONNX; the settings have ``percentile``, ``equalize`` and
-    ``reduce_range``.
+    """The base class of backends whose engine reads ONNX.
 
-    A subclass sets `engine`, may set `graph_class`, and implements `observer`, `open_model`, `executed_in_int8`,
+    Its settings have ``percentile``, ``equalize`` and ``reduce_range``. A subclass sets `engine`, may set `graph_class`, and implements `observer`, `open_model`, `executed_in_int8`,
     `reference`, `open` and `save`. The core's ONNX work folds constants with onnxruntime, whatever engine runs the
     model.
 
@@ -85,9 +88,9 @@ class OnnxBackend(Backend):
 
     @abstractmethod
     def observer(self, graph: Graph) -> Observer:
-        """Reads tensors of the floating-point graph: an object with the methods of
-        `nc_strategies.backends.collection.Observer`, ``shapes`` and ``reader``; the tensors are those of
-        `observed_tensors`.
+        """What reads the `observed_tensors` of the floating-point graph.
+
+        It has the methods ``shapes`` and ``reader`` of `nc_strategies.backends.collection.Observer`.
         """
 
     @abstractmethod

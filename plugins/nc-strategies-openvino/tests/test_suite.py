@@ -1,6 +1,5 @@
 """The suite that every backend must pass, on the bundled model."""
 
-import numpy as np
 import pytest
 from nc_strategies_openvino.backend import OpenVinoBackend
 from nc_strategies_openvino.settings import OpenVinoSettings

@@ -149,8 +149,9 @@ class OpenVinoQdqGraph(QdqGraph):
         values, scale = self.weights.plain(fused_op, scheme.granularity, self.reduce_range)
         stem = f"{fused_op.name}/weight_{scheme.granularity}{'_7bit' if self.reduce_range else ''}"
         read = (self.fresh(stem), self.fresh(f"{stem}_scale"), self.fresh(f"{stem}_zero"))
-        for name, array in zip(read, (values, scale, np.zeros(scale.shape, np.int8)), strict=True):
-            self.constant(name, array)
+        self.constant(read[0], values)
+        self.constant(read[1], scale)
+        self.constant(read[2], np.zeros(scale.shape, np.int8))
         axis = {"axis": self.weights.axis(fused_op)} if scale.ndim else {}
         result = self.fresh(f"{fused_op.name}/weight")
         node = self.conversion("DequantizeLinear", read, result, self.fresh(f"{fused_op.name}/weight_dq"), **axis)

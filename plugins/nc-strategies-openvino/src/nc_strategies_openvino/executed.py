@@ -25,6 +25,8 @@ MOVEMENT = frozenset(
 """Layers that compute nothing."""
 WEIGHTED = frozenset({"Convolution", "Deconvolution", "FullyConnected"})
 """Layers whose first input is the activation; further ones are their weight, their bias, and what is added behind."""
+ONNX_TYPES = {"Convolution": "Conv", "Deconvolution": "ConvTranspose", "FullyConnected": "MatMul"}
+"""Layers to ONNX types, for operators that the engine's names do not identify."""
 BIAS_SUFFIX = "/WithoutBiases"
 """What the engine appends to the name of a product whose bias it adds apart."""
 
@@ -101,23 +103,27 @@ def _joined(parts: tuple[str, ...], known: Mapping[str, str]) -> list[str]:
 
 
 def runtime_nodes(compiled: Any) -> list[RuntimeNode]:
-    """The nodes of a compiled model in the order of execution, without constants and the model's ends."""
+    """The nodes of a compiled model in the order of execution, without the model's ends and what computes constants."""
     found = []
+    constants: set[str] = set()
     for op in compiled.get_runtime_model().get_ordered_ops():
-        info = _info(op)
-        if info["layerType"] in CONSTANTS | ENDS:
-            continue
+        info, name = _info(op), op.get_friendly_name()
         sources = [value.get_source_output() for value in op.inputs()]
-        inputs = [s.get_element_type() for s in sources if _info(s.get_node())["layerType"] not in CONSTANTS]
+        varying = [source for source in sources if source.get_node().get_friendly_name() not in constants]
+        if info["layerType"] in CONSTANTS or (sources and not varying):
+            constants.add(name)
+            continue
+        if info["layerType"] in ENDS:
+            continue
         outputs = op.outputs()
         shape = outputs[0].get_partial_shape() if outputs else ()
         found.append(
             RuntimeNode(
-                op.get_friendly_name(),
+                name,
                 info["layerType"],
                 info["runtimePrecision"],
                 tuple(name for name in info["originalLayersNames"].split(",") if name),
-                tuple(kind.get_type_name() for kind in inputs),
+                tuple(source.get_element_type().get_type_name() for source in varying),
                 outputs[0].get_element_type().get_type_name() if outputs else "",
                 prod(d.get_length() if d.is_static else 1 for d in shape),
             )
@@ -168,12 +174,12 @@ def count(nodes: Iterable[RuntimeNode], operators: Operators) -> ExecutedOps:
             continue
         if node.layer in MOVEMENT:
             continue
-        known = operators.computed(node)
+        known, layer = operators.computed(node), ONNX_TYPES.get(node.layer, node.layer)
         counted = known[:1] + [name for name in known[1:] if name in operators.choices]
         executed = set(in_int8(node, operators))
         names |= executed
         for name in counted:
-            (int8 if name in executed else fp32)[operators.types.get(name, node.layer)] += 1
+            (int8 if name in executed else fp32)[operators.types.get(name, layer)] += 1
         if not counted:
-            (int8 if node.precision in INT8 else fp32)[node.layer] += 1
+            (int8 if node.precision in INT8 else fp32)[layer] += 1
     return ExecutedOps(int8, fp32, frozenset(names), conversions)
