@@ -28,6 +28,33 @@ class KnownPoint:
     assignments: Assignments | None = None
 
 
+LADDER = (0.75, 1.25, 0.5, 1.5)
+"""How many operators the steps of `ladder` have in int8, relative to what the estimates say the goal allows: a rough
+estimate of the loss is wrong by half, and each step that keeps the goal or misses it bounds where the limit is."""
+
+
+def ladder(
+    parameters: Parameters, problem: Problem, trials: Mapping[str, Trial], skip: str = ""
+) -> Iterator[KnownPoint]:
+    """Less and more int8 than the estimates say the goal allows, where int8 everywhere misses it.
+
+    Args:
+        parameters: The sampler's parameters.
+        problem: What is to be solved.
+        trials: Finished trials by fingerprint; read when the first point is asked for.
+        skip: Mark of the point that was proposed last, by an earlier process.
+    """
+    trial = trials.get(parameters.config(parameters.all_int8()).fingerprint)
+    if trial is None or trial.evaluation is None or problem.goal.feasible(trial.evaluation):
+        return
+    first = problem.goal.constraints[0]
+    wanted = expected_tied_ops(parameters.estimate, problem.goal.loss(trial.evaluation), first.loss(first.threshold))
+    marks = [f"known ladder {share:g}" for share in LADDER]
+    for mark, share in list(zip(marks, LADDER, strict=True))[marks.index(skip) + 1 if skip in marks else 0 :]:
+        chosen = parameters.first(round(wanted * share))
+        yield KnownPoint(mark, parameters.config(chosen), f"{share:.0%} of what the estimates expect", chosen)
+
+
 def known_points(
     parameters: Parameters, problem: Problem, trials: Mapping[str, Trial], skip: str = ""
 ) -> Iterator[KnownPoint]:

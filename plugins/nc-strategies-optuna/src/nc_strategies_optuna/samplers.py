@@ -38,7 +38,7 @@ class Traits:
     """
 
     options: dict[str, Any] = field(default_factory=dict)
-    groups: int = 10
+    groups: int = 3
     constrained: bool = False
     two_objectives: bool = False
     categorical: bool = True

@@ -11,7 +11,8 @@ from nc_strategies.api import InputError
 KEY = "strategy"
 ENVIRONMENT, VARIABLE = "environment", "OPTUNA_STORAGE"
 """Value of `SamplerSettings.storage` that stands for the URL in an environment variable; the variable is Optuna's."""
-PASSWORD_URL = re.compile(r"://[^/\s@]*:[^/\s@]*@")
+PASSWORD_URL = re.compile(r"://[^/\s@]*:[^/\s@]*@|[?&][^=&]*(password|passwd|pwd|secret|token)[^=&]*=", re.IGNORECASE)
+"""A URL with a password, before its host or in its query."""
 LONGEST_STUDY_NAME = 512
 """Characters of a study's name that Optuna's tables hold."""
 MOST_GROUPS = 64

@@ -16,7 +16,7 @@ from nc_strategies.api import TrialState as OurState
 from nc_strategies_optuna import study as store
 from nc_strategies_optuna.ask import Answer, ask, seed_of
 from nc_strategies_optuna.estimate import estimate
-from nc_strategies_optuna.known import known_points
+from nc_strategies_optuna.known import KnownPoint, known_points, ladder
 from nc_strategies_optuna.outcome import COST, LOSS, Outcome
 from nc_strategies_optuna.parameters import Assignments, Parameters
 from nc_strategies_optuna.refine import refinement, refining
@@ -27,7 +27,7 @@ from nc_strategies_optuna.study import State, Study
 log = logging.getLogger("nc_strategies.optuna")
 MARK, NOTE, OPERATORS, TRIAL = "kind", "note", "int8_operators", "trial"
 """Attributes of a trial in the study."""
-MOST_REPEATS = 15
+MOST_REPEATS = 8
 """Suggestions in a row for configurations that were tried, after which a neighbour of the last is tried instead."""
 
 
@@ -51,7 +51,7 @@ class _Begun:
 
     parameters: Parameters
     study: Study
-    first: Iterator[Any]
+    first: Iterator[KnownPoint]
     earlier: deque[int]
     entries: list[_Entry] = field(default_factory=list)
 
@@ -84,9 +84,8 @@ class OptunaStrategy(Strategy):
             InputError: the sampler or the storage cannot be used.
         """
         choose(settings)
-        url = store.url_of(settings)
-        if url is not None:
-            store.connect(url).remove_session()
+        # The storage's modules take seconds to import: before a run's time begins.
+        store.connect(store.url_of(settings) or "sqlite://").remove_session()
 
     def __init__(self, settings: SamplerSettings | None, problem: Problem) -> None:
         super().__init__(settings or TpeSettings(), problem)
@@ -153,13 +152,16 @@ class OptunaStrategy(Strategy):
         about = {"strategy": settings.name, "sampler": self.engine, **problem.metadata}
         study = Study(url, state.study_name, state.mark, names, about, problem.notice)
         state.write(problem.state_dir)
-        begun = self._begun = _Begun(
-            parameters, study, known_points(parameters, problem, self._trials), deque(range(len(study.stored)))
-        )
+        begun = self._begun = _Begun(parameters, study, self._opening(parameters), deque(range(len(study.stored))))
         begun.entries = [self._read(parameters, trial) for trial in study.stored]
         if not begun.entries:
             self._add(begun, "known fp32", "fp32 as it was measured", problem.space.all_float(), parameters.all_float())
         return begun
+
+    def _opening(self, parameters: Parameters, skip: str = "") -> Iterator[KnownPoint]:
+        """What is tried before the sampler suggests, behind the point that an earlier process tried last."""
+        yield from known_points(parameters, self.problem, self._trials, skip)
+        yield from ladder(parameters, self.problem, self._trials, skip)
 
     def _read(self, parameters: Parameters, stored: FrozenTrial) -> _Entry:
         """A trial that an earlier process has stored."""
@@ -184,7 +186,7 @@ class OptunaStrategy(Strategy):
             entry = begun.entries[number]
             mark = entry.running.user_attrs[MARK]
             if mark.startswith("known") and mark != "known fp32":
-                begun.first = known_points(begun.parameters, self.problem, self._trials, mark)
+                begun.first = self._opening(begun.parameters, mark)
             self._refined += mark.startswith("refinement")
             if not self._expect(number):
                 return number

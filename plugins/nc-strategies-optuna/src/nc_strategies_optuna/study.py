@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
@@ -86,13 +86,17 @@ def url_of(settings: SamplerSettings) -> str | None:
 
 
 def scrub(text: object, url: str) -> str:
-    """One line of text without the URL's password."""
+    """One line of text without the URL's password and the values of its query."""
     line = re.sub(r"\s+", " ", str(text)).strip().replace(url, shown(url))
     try:
-        password = urlsplit(url).password
+        parts = urlsplit(url)
+        secrets = [parts.password, *(value for _, value in parse_qsl(parts.query))]
     except ValueError:
-        password = None
-    return line.replace(password, "***") if password else line
+        return "the URL cannot be read"
+    for secret in secrets:
+        if secret:
+            line = line.replace(secret, "***").replace(unquote(secret), "***")
+    return line
 
 
 def shown(url: str) -> str:
@@ -119,7 +123,7 @@ def _errors() -> tuple[type[Exception], ...]:
     """What a storage raises when it does not work."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (optuna.exceptions.OptunaError, SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError)
+    return (optuna.exceptions.OptunaError, SQLAlchemyError, ImportError, OSError, ValueError, TypeError, RuntimeError)
 
 
 class Study:
@@ -155,24 +159,29 @@ class Study:
         self.stored: list[FrozenTrial] = []
         self.attrs: Attrs = {}
         if self._storage is not None:
-            found = _find(self._storage, name)
-            if found is None:
-                found = self._create(self._storage, name, metric_names, {RUN: mark, **attrs})
-            elif self._storage.get_study_user_attrs(found).get(RUN) != mark:
-                raise InputError(
-                    f"{KEY}.study_name",
-                    f"the storage has a study {name!r} of another run",
-                    "another name, or that run's run_dir",
-                )
-            self._study = found
-            self.stored = self._storage.get_all_trials(found)
-            self._ids = [trial._trial_id for trial in self.stored]
-            self.attrs = dict(self._storage.get_study_system_attrs(found))
-            self.attrs.pop(METRIC_NAMES, None)
+            with quiet():
+                self._open(self._storage, name, metric_names, {RUN: mark, **attrs})
+
+    def _open(self, storage: BaseStorage, name: str, metric_names: Sequence[str], attrs: Attrs) -> None:
+        """Find the study, or make it."""
+        found = _find(storage, name)
+        if found is None:
+            found = self._create(storage, name, metric_names, attrs)
+        elif storage.get_study_user_attrs(found).get(RUN) != attrs[RUN]:
+            raise InputError(
+                f"{KEY}.study_name",
+                f"the storage has a study {name!r} of another run",
+                "another name, or that run's run_dir",
+            )
+        self._study = found
+        self.stored = storage.get_all_trials(found)
+        self._ids = [trial._trial_id for trial in self.stored]
+        self.attrs = dict(storage.get_study_system_attrs(found))
+        self.attrs.pop(METRIC_NAMES, None)
 
     @staticmethod
     def _create(storage: BaseStorage, name: str, metric_names: Sequence[str], attrs: Attrs) -> int:
-        made = storage.create_new_study([StudyDirection.MINIMIZE] * len(metric_names), name)
+        made = int(storage.create_new_study([StudyDirection.MINIMIZE] * len(metric_names), name))
         storage.set_study_system_attr(made, METRIC_NAMES, list(metric_names))
         for key, value in attrs.items():
             storage.set_study_user_attr(made, key, value)
@@ -227,7 +236,7 @@ class Study:
 
 def _find(storage: BaseStorage, name: str) -> int | None:
     try:
-        return storage.get_study_id_from_name(name)
+        return int(storage.get_study_id_from_name(name))
     except KeyError:
         return None
 
