@@ -64,4 +64,4 @@ def test_optuna_dashboard_serves_the_study_of_a_run(dashboard):
     shown = get(f"{address}/api/studies/{summary['study_id']}")
     assert [t["state"] for t in shown["trials"]] == [t.state.name.title() for t in run.study().trials]
     assert {t["state"] for t in shown["trials"]} == {"Complete", "Fail"}
-    assert shown["metric_names"] == ["accuracy loss", "cost"]
+    assert shown["objective_names"] == ["accuracy loss", "cost"]

@@ -38,7 +38,6 @@ def ask(
     space: Mapping[str, BaseDistribution],
     trials: Sequence[FrozenTrial],
     study_attrs: Mapping[str, Any] | None = None,
-    fixed: Mapping[str, Any] | None = None,
 ) -> Answer:
     """The next suggestion.
 
@@ -51,7 +50,6 @@ def ask(
         space: The parameters.
         trials: The trials so far, in their order; running ones count where the sampler looks at them.
         study_attrs: What earlier answers noted about the study.
-        fixed: The parameters' values, where they are known and the sampler only has to take note of them.
     """
     with quiet():
         storage = InMemoryStorage()
@@ -60,12 +58,9 @@ def ask(
         for key, value in (study_attrs or {}).items():
             storage.set_study_system_attr(number, key, value)
         study.add_trials(trials)
-        if fixed is not None:
-            study.enqueue_trial(dict(fixed))
         params = dict(study.ask(dict(space)).params)
         made = storage.get_all_trials(number)[-1]
-        noted = {k: v for k, v in made.system_attrs.items() if k != "fixed_params"}
-        return Answer(params, noted, dict(storage.get_study_system_attrs(number)))
+        return Answer(params, dict(made.system_attrs), dict(storage.get_study_system_attrs(number)))
 
 
 def seed_of(*parts: object) -> int:

@@ -32,6 +32,7 @@ class Traits:
         constrained: It reads a trial's constraints; otherwise what is missing is added to the cost.
         two_objectives: It searches loss against cost.
         categorical: It can choose between values without an order; otherwise choices are integers.
+        generations: It learns only from trials of its generations, which those that it did not suggest have to join.
         one_seed: All suggestions of a run come from one sequence, hence one seed.
         needs: Module it cannot work without.
         package: What installs it.
@@ -42,6 +43,7 @@ class Traits:
     constrained: bool = False
     two_objectives: bool = False
     categorical: bool = True
+    generations: bool = False
     one_seed: bool = False
     needs: str = ""
     package: str = ""
@@ -50,9 +52,11 @@ class Traits:
 TRAITS = {
     "TPESampler": Traits({"n_startup_trials": 4, "constant_liar": True}, constrained=True),
     "GPSampler": Traits({"n_startup_trials": 4}, constrained=True, needs="torch", package="torch"),
-    "NSGAIISampler": Traits({"population_size": 8}, constrained=True, two_objectives=True),
-    "NSGAIIISampler": Traits({"population_size": 8}, constrained=True, two_objectives=True),
-    "CmaEsSampler": Traits({"warn_independent_sampling": False}, categorical=False, needs="cmaes", package="cmaes"),
+    "NSGAIISampler": Traits({"population_size": 8}, constrained=True, two_objectives=True, generations=True),
+    "NSGAIIISampler": Traits({"population_size": 8}, constrained=True, two_objectives=True, generations=True),
+    "CmaEsSampler": Traits(
+        {"warn_independent_sampling": False}, categorical=False, generations=True, needs="cmaes", package="cmaes"
+    ),
     "QMCSampler": Traits({"warn_independent_sampling": False}, one_seed=True),
     "GridSampler": Traits(groups=1, one_seed=True),
     "BruteForceSampler": Traits(groups=1),

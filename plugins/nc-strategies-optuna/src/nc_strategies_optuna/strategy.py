@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -27,6 +26,8 @@ from nc_strategies_optuna.study import State, Study
 log = logging.getLogger("nc_strategies.optuna")
 MARK, NOTE, OPERATORS, TRIAL = "kind", "note", "int8_operators", "trial"
 """Attributes of a trial in the study."""
+CONSTRAINTS = "constraints"
+"""Start of the attributes in which Optuna keeps a trial's constraints, which follow from its outcome."""
 MOST_REPEATS = 8
 """Suggestions in a row for configurations that were tried, after which a neighbour of the last is tried instead."""
 
@@ -175,7 +176,7 @@ class OptunaStrategy(Strategy):
             params=stored.params,
             distributions=stored.distributions,
             user_attrs=stored.user_attrs,
-            system_attrs=stored.system_attrs,
+            system_attrs={k: v for k, v in stored.system_attrs.items() if not k.startswith(CONSTRAINTS)},
         )
         return _Entry(running, config)
 
@@ -221,20 +222,18 @@ class OptunaStrategy(Strategy):
         return self._add(begun, "suggestion", note, config, assignments, answer)
 
     def _neighbour(self, begun: _Begun) -> int | None:
-        """The last suggestion with one parameter or two changed, at random, where all others were tried."""
+        """A trial with one parameter changed, at random, of the latest trial that has such a neighbour left."""
         rng = np.random.default_rng([self._seed, len(begun.entries)])
         parameters = begun.parameters
-        start = self._choice.assignments(parameters, begun.entries[-1].running.params)
-        tops = {name: top for name, top in parameters.tops().items() if top > 0}
-        steps = [(name, value) for name, top in tops.items() for value in range(top + 1) if value != start[name]]
-        for place in rng.permutation(len(steps)):
-            name, value = steps[place]
-            assignments = {**start, name: value}
-            config = parameters.config(assignments)
-            if config.fingerprint not in self._trials and config.fingerprint not in self._waiting:
-                return self._add(
-                    begun, "neighbour", f"a neighbour of suggestion {len(begun.entries) - 1}", config, assignments
-                )
+        tops = parameters.tops()
+        for place in reversed(range(len(begun.entries))):
+            start = self._choice.assignments(parameters, begun.entries[place].running.params)
+            changes = [(n, v) for n, top in tops.items() for v in range(top + 1) if v != start[n]]
+            for name, value in (changes[i] for i in rng.permutation(len(changes))):
+                assignments = {**start, name: value}
+                config = parameters.config(assignments)
+                if config.fingerprint not in self._trials and config.fingerprint not in self._waiting:
+                    return self._add(begun, "neighbour", f"a neighbour of suggestion {place}", config, assignments)
         return None
 
     def _refinement(self, begun: _Begun) -> int | None:
@@ -245,7 +244,7 @@ class OptunaStrategy(Strategy):
         note = f"refinement {self._refined} around the best"
         return self._add(begun, f"refinement {self._refined}", note, config, begun.parameters.nearest(config))
 
-    def _ask(self, begun: _Begun, fixed: dict[str, Any] | None = None) -> Answer:
+    def _ask(self, begun: _Begun) -> Answer:
         seed = self._seed if self._choice.traits.one_seed else seed_of(self._seed, len(begun.entries))
         space = self._choice.space(begun.parameters)
         return ask(
@@ -254,7 +253,6 @@ class OptunaStrategy(Strategy):
             space,
             [entry.frozen for entry in begun.entries],
             begun.study.attrs,
-            fixed,
         )
 
     def _add(
@@ -266,10 +264,15 @@ class OptunaStrategy(Strategy):
         assignments: Assignments,
         answer: Answer | None = None,
     ) -> int:
-        """A new trial of the study. What was not suggested by the sampler is shown to it as fixed values."""
+        """A new trial of the study.
+
+        Where the sampler works in generations, a trial that it did not suggest takes the place of one that it would
+        have.
+        """
         space = self._choice.space(begun.parameters)
         params = self._choice.params(begun.parameters, assignments)
-        answer = answer or self._ask(begun, params)
+        if answer is None:
+            answer = self._ask(begun) if self._choice.traits.generations else Answer(params)
         inside = set(begun.parameters.int8_tied_ops(config))
         flags = "".join("1" if i in inside else "0" for i in range(len(begun.parameters.estimate.tied_ops)))
         running = create_trial(
