@@ -1,6 +1,9 @@
 """Settings, and what is refused before a model is opened."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 
 import pytest
 from nc_strategies_optuna import GpSettings, OptunaSettings, TpeSettings
@@ -75,3 +78,26 @@ def test_gp_is_refused_where_torch_is_missing(monkeypatch, settings):
     with pytest.raises(InputError) as caught:
         OptunaStrategy.check(settings)
     assert str(caught.value) == "strategy: Optuna's GPSampler needs torch, which is not installed; pip install torch"
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("strategy.sampler_options={nothing: 1}", "unexpected keyword argument 'nothing'"),
+        ("strategy.storage=environment", "postgresql+nothing://db/x cannot be opened"),
+    ],
+)
+def test_the_command_line_refuses_before_anything_is_written(tmp_path, key, wanted):
+    done = subprocess.run(
+        [sys.executable, "-m", "nc_strategies", "strategy=tpe", key, "run_dir=out"],
+        cwd=tmp_path,
+        env={**os.environ, "OPTUNA_STORAGE": f"postgresql+nothing://me:{PASSWORD}@db/x"},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert wanted in line
+    assert PASSWORD not in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
