@@ -46,7 +46,7 @@ def test_a_pruned_trial_shows_its_estimate_and_what_it_misses(pruned):
 
 
 def test_a_sampler_learns_from_a_pruned_trial(pruned):
-    seen = [entry.frozen for entry in pruned.strategy._begun.entries]
+    seen = [entry.learnt for entry in pruned.strategy._begun.search.entries]
     assert {t.state for t in seen} == {Optuna.COMPLETE, Optuna.FAIL}
     missed = [t for t in seen if t.state is Optuna.COMPLETE and t.constraints["accuracy"] > 0]
     assert len(missed) == sum(t.state is Optuna.PRUNED for t in pruned.study().trials)
@@ -115,7 +115,16 @@ def test_a_killed_run_ends_as_if_it_had_not_been(settings, tmp_path, monkeypatch
     wanted = [t.config.fingerprint for t in whole.go()]
     run = Run(tmp_path / "cut", settings)
     run.folder.mkdir()
-    write = Study._write
+    create, write = optuna.storages.RDBStorage.create_new_study, Study._write
+
+    def unborn(*args):
+        create(*args)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.storages.RDBStorage, "create_new_study", unborn)
+        with pytest.raises(Killed):
+            run.go()
     for count, after in ((3, True), (6, False)):
         left = [count]
 
@@ -156,6 +165,7 @@ def test_the_storage_may_be_at_a_url(tmp_path):
     assert {t.user_attrs["trial"] for t in run.study(url).trials} == set(range(13))
     assert not (run.folder / "optuna.db").exists()
     other = Run(tmp_path / "other", TpeSettings(storage=url, study_name="mine"))
+    other.folder.mkdir()
     with pytest.raises(InputError, match=r"^strategy\.study_name: the storage has a study 'mine' of another run"):
         other.go()
 

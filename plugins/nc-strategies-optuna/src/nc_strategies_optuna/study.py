@@ -164,10 +164,19 @@ class Study:
 
     def _open(self, storage: BaseStorage, name: str, metric_names: Sequence[str], attrs: Attrs) -> None:
         """Find the study, or make it."""
+        directions = [StudyDirection.MINIMIZE] * len(metric_names)
         found = _find(storage, name)
         if found is None:
-            found = self._create(storage, name, metric_names, attrs)
-        elif storage.get_study_user_attrs(found).get(RUN) != attrs[RUN]:
+            found = int(storage.create_new_study(directions, name))
+        if not storage.get_study_user_attrs(found) and not storage.get_all_trials(found):
+            # A new one, or one that a process was killed behind; also one that the user has made.
+            storage.set_study_system_attr(found, METRIC_NAMES, list(metric_names))
+            for key, value in attrs.items():
+                storage.set_study_user_attr(found, key, value)
+        if (
+            storage.get_study_user_attrs(found).get(RUN) != attrs[RUN]
+            or storage.get_study_directions(found) != directions
+        ):
             raise InputError(
                 f"{KEY}.study_name",
                 f"the storage has a study {name!r} of another run",
@@ -178,14 +187,6 @@ class Study:
         self._ids = [trial._trial_id for trial in self.stored]
         self.attrs = dict(storage.get_study_system_attrs(found))
         self.attrs.pop(METRIC_NAMES, None)
-
-    @staticmethod
-    def _create(storage: BaseStorage, name: str, metric_names: Sequence[str], attrs: Attrs) -> int:
-        made = int(storage.create_new_study([StudyDirection.MINIMIZE] * len(metric_names), name))
-        storage.set_study_system_attr(made, METRIC_NAMES, list(metric_names))
-        for key, value in attrs.items():
-            storage.set_study_user_attr(made, key, value)
-        return made
 
     def add(self, trial: FrozenTrial, attrs: Attrs) -> None:
         """A new trial, running or finished, and what the sampler notes about the study."""
