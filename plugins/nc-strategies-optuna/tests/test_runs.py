@@ -4,6 +4,7 @@ import optuna
 import pytest
 from nc_strategies_optuna import CmaEsSettings, Nsga2Settings, OptunaSettings, TpeSettings
 from nc_strategies_optuna.samplers import names
+from nc_strategies_optuna.strategy import OptunaStrategy
 from nc_strategies_optuna.study import Study
 from optuna.trial import TrialState as Optuna
 from optuna_runs import Run
@@ -154,6 +155,20 @@ def test_a_larger_budget_continues_the_same_study(tmp_path):
     assert trials[:8] == first
     assert len(trials) == 14
     assert len(after.measured) == 6
+
+
+@pytest.mark.parametrize("settings", [TpeSettings(), Nsga2Settings()], ids=lambda s: s.name)
+def test_several_trials_may_run_at_a_time(settings):
+    run = Run(None, settings, budget=18)
+    problem = run.problem()
+    strategy, seen = OptunaStrategy(settings, problem), []
+    for _ in range(6):
+        together = [strategy.propose() for _ in range(3)]
+        for config in reversed(together):
+            seen.append(config.fingerprint)
+            strategy.observe(run.trial(problem, len(seen), config))
+    assert len(set(seen)) == 18
+    assert all(entry.outcome is not None for entry in strategy._begun.search.entries)
 
 
 def test_the_storage_may_be_at_a_url(tmp_path):

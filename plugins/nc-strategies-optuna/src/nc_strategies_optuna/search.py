@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,7 @@ class Search:
         study: Where trials are stored; those of an earlier process are read from it.
         seed: Seed of the run.
         trials: Finished trials by fingerprint, to which the strategy adds.
+        pending: Fingerprints of configurations that are being tried since before the search began.
 
     Raises:
         InputError: the study has trials that no run of this strategy has stored.
@@ -79,9 +80,10 @@ class Search:
         study: Study,
         seed: int,
         trials: Mapping[str, Trial],
+        pending: Collection[str] = (),
     ) -> None:
         self.problem, self.choice, self.parameters, self.study = problem, choice, parameters, study
-        self._seed, self._trials = seed, trials
+        self._seed, self._trials, self._pending = seed, trials, pending
         self._space = choice.space(parameters)
         self.waiting: dict[str, list[int]] = {}
         """Numbers of the trials that wait for a configuration's outcome, by its fingerprint."""
@@ -167,7 +169,8 @@ class Search:
     def is_new(self, number: int) -> bool:
         """Whether a trial's configuration is neither tried nor being tried as another trial."""
         entry = self.entries[number]
-        return entry.outcome is None and self.waiting[entry.config.fingerprint][0] == number
+        fingerprint = entry.config.fingerprint
+        return entry.outcome is None and fingerprint not in self._pending and self.waiting[fingerprint][0] == number
 
     def expect(self, number: int) -> bool:
         """Wait for the outcome of a trial of an earlier process, or take the known one; whether it is new."""

@@ -127,7 +127,9 @@ class OptunaStrategy(Strategy):
         names = [LOSS, COST] if self._choice.traits.two_objectives else [COST]
         about = {"strategy": settings.name, "sampler": self.engine, **problem.metadata}
         study = Study(url, state.study_name, state.mark, names, about, problem.notice)
-        search = Search(problem, self._choice, parameters, study, self._seed, self._trials)
+        first = problem.space.default().fingerprint
+        pending = {first} if self._proposed and first not in self._trials else set()
+        search = Search(problem, self._choice, parameters, study, self._seed, self._trials, pending)
         self._begun = _Begun(search, self._opening(parameters), deque(range(len(search.entries))))
         if not search.entries:
             search.add(BASELINE, "fp32 as it was measured", problem.space.all_float(), parameters.all_float())
