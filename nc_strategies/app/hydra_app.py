@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -35,7 +36,8 @@ from nc_strategies.runtime.secrets import SECRET_KEY, SECRET_URL
 
 log = logging.getLogger(__name__)
 OVERRIDES = ("space.op_type_dict", "space.op_name_dict")
-METRIC = "metrics.accuracy."
+OPEN_MAPPING = re.compile(r"metrics\.accuracy\.|\w+\.\w+_options\b")
+"""Keys of mappings whose keys no schema names: a metric's settings, and arguments for another library's class."""
 FULL_ERROR = "HYDRA_FULL_ERROR"
 statuses: list[int] = []
 """Exit statuses of the jobs of this process."""
@@ -123,9 +125,10 @@ def translate(arguments: list[str]) -> list[str]:
     """Translate command-line arguments to Hydra's grammar.
 
     Mappings of quantization overrides become quoted strings, because Hydra's grammar accepts neither quoted keys nor
-    most characters of regular expressions in a mapping. A metric's own settings get a ``++``, because Hydra needs it to
-    add keys to a mapping. In a sweep, ``run_dir`` becomes the sweep's folder, which Hydra sets before it reads the
-    jobs' keys. Paths are quoted where Hydra would read another value. ``-m`` may be at any position.
+    most characters of regular expressions in a mapping. A metric's own settings and mappings that end in ``_options``
+    get a ``++``, because Hydra needs it to add keys to a mapping. In a sweep, ``run_dir`` becomes the sweep's folder,
+    which Hydra sets before it reads the jobs' keys. Paths are quoted where Hydra would read another value. ``-m`` may
+    be at any position.
     """
     sweep = [a for a in arguments if a in ("-m", "--multirun")]
     quoted = list(sweep)
@@ -138,7 +141,7 @@ def translate(arguments: list[str]) -> list[str]:
             argument = f"{key.lstrip('+')}='{escaped}'"
         else:
             argument = quote_path(argument, bool(sweep))
-            if equals and key.startswith(METRIC):
+            if equals and OPEN_MAPPING.match(key):
                 argument = f"++{argument}"
             elif sweep and equals and key == "run_dir":
                 argument = f"hydra.sweep.dir={argument.partition('=')[2]}"

@@ -10,8 +10,8 @@ from nc_strategies.errors import InputError
 CONSERVATIVE = "conservative"
 NAME, KWARGS = "tuning_criterion.strategy", "tuning_criterion.strategy_kwargs"
 NOT_INSTALLED = {
-    "bayesian": "its Gaussian process is not here; strategy sigopt with driver=local is Bayesian optimization",
-    "tpe": "strategy sigopt with driver=local has a tree-structured Parzen estimator",
+    "bayesian": "strategy gp of nc-strategies-optuna searches groups of operators with a Gaussian process",
+    "tpe": "pip install nc-strategies-optuna brings it",
     "auto_mixed_precision": "it chooses among bf16, fp16 and fp32 without int8",
 }
 """Strategies of Neural Compressor that the core does not have to what there is instead. A plugin may register one."""

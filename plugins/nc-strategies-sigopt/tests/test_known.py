@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 from driving import Run
+from nc_strategies_optuna.estimate import LEAST_GAIN, estimate, fastest
+from nc_strategies_optuna.known import known_points
+from nc_strategies_optuna.parameters import Parameters
+from nc_strategies_optuna.refine import Prices, _deviation, halve, refine
 from nc_strategies_sigopt import SigOptSettings
-from nc_strategies_sigopt.estimate import LEAST_GAIN, estimate, fastest
-from nc_strategies_sigopt.parameters import Parameters
-from nc_strategies_sigopt.proposal import known_points
-from nc_strategies_sigopt.refine import Prices, _deviation, halve, refine
 from nc_strategies_sigopt.session import STATE
 
 from nc_strategies.api import EngineError, Trial, TrialState

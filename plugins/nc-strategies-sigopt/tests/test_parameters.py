@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from nc_strategies_sigopt.estimate import estimate
+from nc_strategies_optuna.estimate import estimate
+from nc_strategies_optuna.known import known_points
+from nc_strategies_optuna.parameters import Parameters
+from nc_strategies_sigopt.form import aliases, definition
 from nc_strategies_sigopt.opening import opening
-from nc_strategies_sigopt.parameters import Parameters
-from nc_strategies_sigopt.proposal import known_points
 
 from nc_strategies.api import (
     FLOAT,
@@ -54,8 +55,9 @@ def parameters(of, **more):
 @pytest.mark.parametrize(("count", "groups"), [(1, 2), (40, 41), (300, 64)])
 def test_each_operator_is_a_step_up_to_a_limit(count, groups):
     found = parameters(space(count))
-    assert len(found.groups) == groups
-    assert [i for group in found.groups for i in group] == list(range(count + 1))
+    (steps,) = found.groups.values()
+    assert len(steps) == groups
+    assert [i for step in steps for i in step] == list(range(count + 1))
 
 
 @pytest.mark.parametrize(
@@ -78,16 +80,16 @@ def test_the_opening_is_as_long_as_a_servers(categories, numeric, bandwidth, wan
 
 def test_the_opening_is_shorter_than_half_of_a_small_budget():
     found = parameters(space(40, options=(("smooth", (False, True)), ("narrow", (False, True)))))
-    assert opening(found.definition()) <= 5
+    assert opening(definition(found)) <= 5
 
 
 def test_stored_parameters_are_those_that_were_stored():
     of = space(39)
     made = parameters(of, sensitivity=lambda: {name: float(i) for i, name in enumerate(of.ops)})
     found = Parameters.from_record(of, json.loads(json.dumps(made.record())))
-    assert found.definition() == made.definition()
+    assert definition(found) == definition(made)
     for count in (0, 7, 40):
-        assert found.config(found.assign(count)) == made.config(made.assign(count))
+        assert found.config(found.first(count)) == made.config(made.first(count))
 
 
 def test_stored_parameters_of_another_model_are_refused():
@@ -97,14 +99,14 @@ def test_stored_parameters_of_another_model_are_refused():
 
 def test_names_and_metadata_are_within_the_limits():
     found = parameters(space())
-    assert all(0 < len(p["name"]) <= 100 for p in found.definition())
-    assert all(len(text) <= 500 for text in found.aliases().values())
-    assert {p["name"] for p in found.definition()} == set(found.aliases())
+    assert all(0 < len(p["name"]) <= 100 for p in definition(found))
+    assert all(len(text) <= 500 for text in aliases(found).values())
+    assert {p["name"] for p in definition(found)} == set(aliases(found))
 
 
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_every_parameter_is_an_integer_with_room(count):
-    made = parameters(space(count)).definition()
+    made = definition(parameters(space(count)))
     assert {p["type"] for p in made} == {"int"}
     assert all(p["bounds"]["min"] < p["bounds"]["max"] for p in made)
 
@@ -120,14 +122,16 @@ def test_groups_follow_the_ranking_of_loss_for_what_is_saved():
     of = space(39)
     loss = {name: float(i) for i, name in enumerate(of.ops)}
     found = parameters(of, sensitivity=lambda: loss, latency_model=lambda c: 1 - 0.01 * len(c.int8_ops))
-    order = [tied_op[0] for group in found.groups for tied_op in [found.estimate.tied_ops[i] for i in group]]
+    order = [
+        tied_op[0] for step in found.groups["int8_groups"] for tied_op in [found.estimate.tied_ops[i] for i in step]
+    ]
     assert order == list(of.ops)
 
 
 def test_fewer_groups_leave_the_least_worthwhile_in_fp32():
     of = space(39)
     found = parameters(of)
-    less = found.config(found.assign(len(found.groups) - 2))
+    less = found.config(found.first(38))
     assert set(less.float_ops) == {name for tied_op in found.estimate.tied_ops[-2:] for name in tied_op}
 
 
@@ -146,7 +150,7 @@ def test_tied_operators_move_together():
     of = space(8, tied=(names,))
     found = parameters(of)
     for wanted in range(len(found.estimate.tied_ops) + 1):
-        assert of.contains(found.config(found.worthwhile(wanted)))
+        assert of.contains(found.config(found.first(wanted)))
 
 
 def test_overrides_hold():
@@ -191,7 +195,7 @@ def test_modes_are_chosen_for_each_role_in_all_layers():
     assert [found.knob_of(config, f"mode_{part}") for part in ("down", "up", "query")] == [
         "dynamic", "weight_only int4", "static"
     ]  # fmt: skip
-    assert len(found.definition()) == 1 + len(PARTS) + 1
+    assert len(definition(found)) == 1 + len(PARTS) + 1
 
 
 def test_known_points_try_each_mode_everywhere_once():

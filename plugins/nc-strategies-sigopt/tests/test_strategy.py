@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from driving import BUDGET, OPS, Run, assert_whole, created, http
+from nc_strategies_optuna.estimate import estimate
+from nc_strategies_optuna.parameters import Parameters
 from nc_strategies_sigopt import SigOptSettings, form
-from nc_strategies_sigopt.estimate import estimate
 from nc_strategies_sigopt.opening import opening
-from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.strategy import SigOptStrategy
 
 from nc_strategies.api import Constraint, Evaluation, Goal, Objective, Trial, TrialState
@@ -19,7 +19,7 @@ from nc_strategies.testing.toy import toy_evaluation, toy_problem
 
 RECORDED = {entry["name"]: entry for entry in json.loads((Path(__file__).parent / "recorded.json").read_text())}
 LOCAL = SigOptSettings(driver="local")
-PARAMETERS = Parameters(toy_problem(OPS).space, estimate(toy_problem(OPS))).definition()
+PARAMETERS = form.definition(Parameters(toy_problem(OPS).space, estimate(toy_problem(OPS))))
 
 
 def kinds(value):

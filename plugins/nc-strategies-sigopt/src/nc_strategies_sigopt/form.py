@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nc_strategies_optuna.parameters import Parameters
+from nc_strategies_optuna.refine import deviation
+
 from nc_strategies.api import Evaluation, Problem, Trial, TrialState
 from nc_strategies_sigopt.experiment import MARK
-from nc_strategies_sigopt.parameters import Parameters
 
 MOST_OPTIMIZED = 2
 COST = "cost"
 DEFAULT_BUDGET = 100
 LONGEST_VALUE = 500
-QUANTILE = 1.96
 
 
 def metrics(problem: Problem) -> list[dict[str, Any]]:
@@ -40,13 +41,41 @@ def _optimized(problem: Problem) -> list[str]:
     return names if len(names) <= MOST_OPTIMIZED else [COST]
 
 
+def definition(parameters: Parameters) -> list[dict[str, Any]]:
+    """The parameters in the API's form, integers alone.
+
+    A server's opening is the product of the categories and the integers, but only the number of the integers where
+    there are no categories (`opening`).
+    """
+    return [
+        {"name": name, "type": "int", "bounds": {"min": 0, "max": max(top, 1)}}
+        for name, top in parameters.tops().items()
+    ]
+
+
+def aliases(parameters: Parameters) -> dict[str, str]:
+    """What each parameter stands for, within the API's limits for metadata."""
+    tied_ops = parameters.estimate.tied_ops
+    found = {
+        name: ", ".join(op for step in steps for index in step for op in tied_ops[index])
+        for name, steps in parameters.groups.items()
+    }
+    names = {name: option for name, (option, _) in parameters.options.items()}
+    for name, values in parameters.choices.items():
+        shown = ", ".join(f"{place} is {value}" for place, value in enumerate(values))
+        found[name] = f"{names[name]}: {shown}" if name in names else shown
+    return {
+        name: text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..." for name, text in found.items()
+    }
+
+
 def experiment(problem: Problem, parameters: Parameters, name: str, project: str | None, mark: str) -> dict[str, Any]:
     """What creates the experiment."""
-    facts = {**problem.metadata, **parameters.aliases(), MARK: mark}
+    facts = {**problem.metadata, **aliases(parameters), MARK: mark}
     return {
         "name": name,
         **({"project": project} if project else {}),
-        "parameters": parameters.definition(),
+        "parameters": definition(parameters),
         "metrics": metrics(problem),
         "observation_budget": budget(problem),
         "parallel_bandwidth": max(1, problem.workers),
@@ -79,15 +108,6 @@ def outcome(problem: Problem, trial: Trial) -> dict[str, Any]:
     if found is None:
         return {"failed": True, "metadata": {**facts, "error": (trial.error or "no finite values")[:LONGEST_VALUE]}}
     return {"values": found, "metadata": facts}
-
-
-def deviation(value: float, spread: float) -> float:
-    """Standard deviation of a ratio whose 95 % interval goes from value / (1 + spread) to value * (1 + spread).
-
-    From the nearer end: the farther one of a wild timing lies at several times the value, which no ratio's standard
-    deviation is.
-    """
-    return value * (spread / (1 + spread) if math.isfinite(spread) else 1.0) / QUANTILE
 
 
 def values(problem: Problem, evaluation: Evaluation, baseline: bool = False) -> list[dict[str, Any]] | None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nc_strategies_optuna.parameters import Parameters
+
 from nc_strategies.api import InputError, Problem
 from nc_strategies_sigopt import access, client, form
 from nc_strategies_sigopt.calls import Calls, Denied, Refusal, ServerError
 from nc_strategies_sigopt.experiment import Experiment, Suggestion
 from nc_strategies_sigopt.lines import Lines
 from nc_strategies_sigopt.opening import opening
-from nc_strategies_sigopt.parameters import Parameters
 from nc_strategies_sigopt.settings import KEY, SigOptSettings
 
 log = logging.getLogger("nc_strategies.sigopt")
@@ -78,7 +79,7 @@ class Session:
         self.state = state
         self.stopped = ""
         self.suggested: dict[str, int] = {}
-        self._opening = opening(parameters.definition(), problem.workers)
+        self._opening = opening(form.definition(parameters), problem.workers)
         self._reports: dict[str, Report] = {}
         self._reopened: deque[Suggestion] = deque()
         self._experiment: Experiment | None = None

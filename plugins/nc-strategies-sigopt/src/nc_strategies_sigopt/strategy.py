@@ -8,29 +8,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nc_strategies_optuna.estimate import estimate
+from nc_strategies_optuna.known import KnownPoint, known_points
+from nc_strategies_optuna.parameters import EVENT as PARAMETERS
+from nc_strategies_optuna.parameters import Parameters
+from nc_strategies_optuna.refine import refinement, refining
+
 from nc_strategies.api import Config, InputError, Problem, Strategy, Trial, TrialState
 from nc_strategies_sigopt import access, form
-from nc_strategies_sigopt.estimate import estimate
 from nc_strategies_sigopt.lines import Lines
-from nc_strategies_sigopt.parameters import EVENT as PARAMETERS
-from nc_strategies_sigopt.parameters import Parameters
-from nc_strategies_sigopt.proposal import EVENT, Proposal, known_points
-from nc_strategies_sigopt.refine import halve, refine
+from nc_strategies_sigopt.proposal import EVENT, Proposal
 from nc_strategies_sigopt.session import HTTP, STATE, Report, Session
 from nc_strategies_sigopt.settings import SigOptSettings
 
 log = logging.getLogger("nc_strategies.sigopt")
-REFINED_SHARE = 0.4
-"""Share of the budget, its last, that goes into single operators around the best."""
-OPEN_END = 24
-"""Without a budget, so many trials are searched before every other one refines."""
 MOST_REPEATS = 30
 """Suggestions in a row that stand for known configurations, after which the engine has run dry."""
 PATIENT_REPEATS = 10
 """Such suggestions in a row after which single operators change instead, where that promises something."""
-CAUTION = (0.0, -0.5, -1.0)
-"""Standard deviations of the loss which refinements keep from the limit, in turn. A negative one tries what fits if
-prices turn out lower than expected, and so learns prices that a cautious search never asks for."""
 BASELINE = "fp32"
 
 
@@ -40,7 +35,7 @@ class _Begun:
 
     parameters: Parameters
     session: Session
-    first: Iterator[Proposal]
+    first: Iterator[KnownPoint]
     earlier: deque[dict[str, Any]]
 
 
@@ -195,12 +190,13 @@ class SigOptStrategy(Strategy):
         return None
 
     def _next(self, begun: _Begun) -> Proposal | None:
-        if self._refines():
+        if refining(self.problem, self._proposed):
             proposal = self._refinement()
             if proposal is not None:
                 return proposal
         else:
-            for proposal in begun.first:
+            for point in begun.first:
+                proposal = Proposal.of(point)
                 if not self._keep(proposal):
                     return proposal
         for repeats in range(MOST_REPEATS):
@@ -254,21 +250,9 @@ class SigOptStrategy(Strategy):
             )
         )
 
-    def _refines(self) -> bool:
-        budget = self.problem.budget
-        if self.problem.time_used() >= 1 - REFINED_SHARE:
-            return True  # the time ends before the trials do
-        if budget:
-            return self._proposed >= budget - round(budget * REFINED_SHARE)
-        return self._proposed >= OPEN_END and self._proposed % 2 == 1
-
     def _refinement(self) -> Proposal | None:
-        """See `halve` and `refine`."""
-        known = {**self._trials, **self._waiting}
-        done = [trial for trial in self._trials.values() if trial.number > 0]
-        config = halve(self.problem, self._parameters, done, set(known))
-        if config is None:
-            config = refine(self.problem, self._parameters, done, set(known), CAUTION[self._refined % len(CAUTION)])
+        """See `refinement`."""
+        config = refinement(self.problem, self._parameters, self._trials, self._waiting, self._refined)
         if config is None:
             return None
         self._refined += 1

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
+from nc_strategies_optuna.ask import ask, seed_of
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from nc_strategies_sigopt.opening import opening
 
 Json = dict[str, Any]
-HAS_SET_CONSTRAINT = hasattr(FrozenTrial, "set_constraint")
 
 
 def suggest(experiment: Json, observations: Sequence[Json], pending: Sequence[Json], seed: int, count: int) -> Json:
@@ -37,24 +36,14 @@ def suggest(experiment: Json, observations: Sequence[Json], pending: Sequence[Js
     space = {p["name"]: _distribution(p) for p in experiment["parameters"]}
     optimized = [m for m in experiment["metrics"] if m["strategy"] == "optimize"]
     constraints = [m for m in experiment["metrics"] if m["strategy"] == "constraint"]
-    number = int.from_bytes(hashlib.sha256(f"{seed} {count}".encode()).digest()[:4], "little")
+    number = seed_of(seed, count)
     length = opening(experiment["parameters"], experiment["parallel_bandwidth"])
     if len(observations) < length:
         return _latin_hypercube(space, [*(o["assignments"] for o in observations), *pending], length, number)
-    older: Json = {} if HAS_SET_CONSTRAINT else {"constraints_func": lambda trial: trial.system_attrs["constraints"]}
-    sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=1, constant_liar=True, **older)
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        directions = [m["objective"] for m in optimized] or ["minimize"]
-        study = optuna.create_study(directions=directions, sampler=sampler)
-        study.add_trials([_trial(o, space, optimized, constraints) for o in observations])
-        study.add_trials(
-            [optuna.trial.create_trial(state=TrialState.RUNNING, params=p, distributions=space) for p in pending]
-        )
-        return dict(study.ask(space).params)
-    finally:
-        optuna.logging.set_verbosity(before)
+    sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=1, constant_liar=True)
+    trials = [_trial(o, space, optimized, constraints) for o in observations]
+    trials += [optuna.trial.create_trial(state=TrialState.RUNNING, params=p, distributions=space) for p in pending]
+    return ask(sampler, [m["objective"] for m in optimized] or ["minimize"], space, trials).params
 
 
 def _latin_hypercube(space: dict[str, BaseDistribution], taken: Iterable[Json], length: int, seed: int) -> Json:
@@ -110,13 +99,11 @@ def _trial(
         return optuna.trial.create_trial(state=TrialState.FAIL, params=params, distributions=space)
     values = {v["name"]: float(v["value"]) for v in observation["values"]}
     missed = {m["name"]: violation(m, values[m["name"]]) for m in constraints}
-    older: Json = {} if HAS_SET_CONSTRAINT else {"system_attrs": {"constraints": list(missed.values())}}
     # Where nothing is optimized, the least sum of what is missing is.
     reached = [values[m["name"]] for m in optimized] or [sum(max(v, 0.0) for v in missed.values())]
-    trial = optuna.trial.create_trial(params=params, distributions=space, values=reached, **older)
-    if HAS_SET_CONSTRAINT:
-        for name, value in missed.items():
-            trial.set_constraint(name, value)
+    trial = optuna.trial.create_trial(params=params, distributions=space, values=reached)
+    for name, value in missed.items():
+        trial.set_constraint(name, value)
     return trial
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.api import FLOAT, Config, EngineError, Problem, Space
 
-log = logging.getLogger("nc_strategies.sigopt")
+log = logging.getLogger("nc_strategies.optuna")
 Array = NDArray[np.float64]
 LEAST = 1e-3
 """Least loss and saving of a operator group, relative to the mean: estimates of zero or below are noise."""

@@ -1,4 +1,4 @@
-"""The space as SigOpt can search it: one integer that counts operators in int8, one for each graph-wide choice."""
+"""The space as a sampler can search it: integers that count operators in int8, and one choice for each graph option."""
 
 from __future__ import annotations
 
@@ -9,44 +9,55 @@ from typing import Any
 import numpy as np
 
 from nc_strategies.api import FLOAT, Config, InputError, OpScheme, Space, find_roles, way
-from nc_strategies_sigopt.estimate import Estimate
+from nc_strategies_optuna.estimate import Estimate
 
 EVENT = "parameters"
 COUNT = "int8_groups"
-MOST_GROUPS = 64
-"""Groups at most: steps finer than a sixty-fourth of the operators change less than a trial's noise."""
-LONGEST_VALUE = 500
+"""Name of the parameter that counts operators in int8, where there is one for all operators."""
+MOST_STEPS = 64
+"""Steps of such a parameter at most: finer ones change less than a trial's noise."""
 MODE = "mode_"
 """Start of the names of the parameters that choose a quantization mode for the operators of one role."""
 NO_ROLE = "other"
 FIELDS = ("weight_granularity", "activation_algorithm", "activation_scheme")
 Assignments = dict[str, Any]
+Steps = list[list[int]]
 
 
 class Parameters:
-    """Turns a space into an experiment's parameters, and assignments of these into configurations.
+    """Turns a space into parameters of a sampler, and assignments of these into configurations.
 
-    All parameters are integers, because a server's opening is the product of the categories and the integers, but only
-    the number of the integers where there are no categories (`opening`):
-
-    - ``int8_groups``: so many groups are in int8, the first in the order of expected loss for what is saved. A group is
-      an operator with those tied to it, or neighbours in that order where there are more than `MOST_GROUPS`.
+    - ``int8_groups``: the number of steps in int8. A step is a group of tied operators, or neighbours in the order of
+      expected loss for what is saved where there are more than `MOST_STEPS`. Assignments count from the first in this
+      order. With several groups, each is a slice of the order with a parameter of its own: ``int8_group_01``,
+      ``int8_group_02``, ...
     - ``mode_query`` and the like: the quantization mode of the operators of one role in all layers, where they have
       several modes; ``mode_other`` for operators without a role. It counts for those in int8.
     - one for each graph-wide choice (weight granularity, calibration algorithm, activation scheme, the backend's
-      options): the place of the value in the choice's list, the default first.
+      options).
+
+    Assignments are integers: for a choice, the place of the value in its list, the default first.
 
     Args:
         space: What may be chosen.
         estimate: Loss and saving by operator group, in the order of their worth.
-        groups: Operator groups, by their places in `estimate`, that are counted as one; None to form them now.
+        count: Number of groups that are formed, at most one for each group of tied operators.
+        groups: Steps of each group by the name of its parameter, where they are known; a step is a list of places in
+            `estimate`.
     """
 
-    def __init__(self, space: Space, estimate: Estimate, groups: Sequence[Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        estimate: Estimate,
+        count: int = 1,
+        groups: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    ) -> None:
         self.space, self.estimate = space, estimate
-        count = len(estimate.tied_ops)
-        self.groups = (
-            [list(group) for group in groups] if groups is not None else _split(count, min(count, MOST_GROUPS))
+        self.groups: dict[str, Steps] = (
+            {name: [list(step) for step in steps] for name, steps in groups.items()}
+            if groups is not None
+            else _form_groups(len(estimate.tied_ops), count)
         )
         self._role_of = _roles(space)
         self.knobs = {**_knobs(space), **_modes(space, self._role_of)}
@@ -78,9 +89,7 @@ class Parameters:
         """
         tied_ops = tuple(tuple(names) for names in record["operators"])
         if not set(tied_ops) <= set(space.groups):
-            raise InputError(
-                "run_dir", "holds a SigOpt experiment over other operators than this model's", "use another run_dir"
-            )
+            raise InputError("run_dir", "holds a search over other operators than this model's", "use another run_dir")
         guess = Estimate(
             tied_ops,
             np.array(record["loss"], float),
@@ -88,57 +97,60 @@ class Parameters:
             float(record["loss_sd"]),
             float(record["saved_sd"]),
         )
-        return Parameters(space, guess, record["groups"])
+        groups = record["groups"]
+        return Parameters(space, guess, groups={COUNT: groups} if isinstance(groups, list) else groups)
 
     @property
     def choices(self) -> dict[str, list[str]]:
         """Values of each graph-wide choice, the default first."""
         return {**self.knobs, **{name: list(values) for name, (_, values) in self.options.items()}}
 
-    def definition(self) -> list[dict[str, Any]]:
-        """The parameters in the API's form."""
-        tops = {COUNT: max(len(self.groups), 1), **{name: len(values) - 1 for name, values in self.choices.items()}}
-        return [{"name": name, "type": "int", "bounds": {"min": 0, "max": top}} for name, top in tops.items()]
-
-    def aliases(self) -> dict[str, str]:
-        """What each parameter stands for, within the API's limits for metadata."""
-        tied_ops = self.estimate.tied_ops
-        found = {COUNT: ", ".join(op for group in self.groups for index in group for op in tied_ops[index])}
-        names = {name: option for name, (option, _) in self.options.items()}
-        for name, values in self.choices.items():
-            shown = ", ".join(f"{place} is {value}" for place, value in enumerate(values))
-            found[name] = f"{names[name]}: {shown}" if name in names else shown
+    def tops(self) -> dict[str, int]:
+        """The largest value of each parameter; the smallest is 0."""
         return {
-            name: text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-            for name, text in found.items()
+            **{name: len(steps) for name, steps in self.groups.items()},
+            **{name: len(values) - 1 for name, values in self.choices.items()},
         }
 
-    def assign(self, int8_groups: int) -> Assignments:
-        """Assignments with the first groups in int8, everything else at its default."""
-        return {COUNT: int8_groups, **dict.fromkeys(self.choices, 0)}
+    def first(self, wanted: int) -> Assignments:
+        """Assignments with the first operator groups in int8, no more than so many, everything else at its default."""
+        chosen, left = {}, wanted
+        for name, steps in self.groups.items():
+            chosen[name] = _whole_steps(steps, left)
+            left = left - sum(map(len, steps)) if chosen[name] == len(steps) else 0
+        return {**chosen, **dict.fromkeys(self.choices, 0)}
 
     def all_float(self) -> Assignments:
         """Assignments of fp32."""
-        return self.assign(0)
+        return self.first(0)
 
     def all_int8(self) -> Assignments:
         """Assignments of int8 everywhere."""
-        return self.assign(len(self.groups))
+        return self.first(len(self.estimate.tied_ops))
 
-    def worthwhile(self, wanted: int) -> Assignments:
-        """Assignments that put about so many of the most worthwhile operator groups in int8, no more."""
-        done = 0
-        for count, group in enumerate(self.groups):
-            done += len(group)
-            if done > wanted:
-                return self.assign(count)
-        return self.all_int8()
+    def int8_of(self, assignments: Mapping[str, Any]) -> list[int]:
+        """The operator groups that assignments put in int8."""
+        return [i for name, steps in self.groups.items() for step in steps[: int(assignments[name])] for i in step]
+
+    def values_of(self, assignments: Mapping[str, Any]) -> dict[str, str]:
+        """The values of the graph-wide choices that assignments stand for."""
+        return {name: values[int(assignments[name])] for name, values in self.choices.items()}
 
     def config(self, assignments: Mapping[str, Any]) -> Config:
         """The configuration that assignments stand for."""
-        count = int(assignments[COUNT])
-        chosen = [index for group in self.groups[:count] for index in group]
-        return self.compose(chosen, {name: values[int(assignments[name])] for name, values in self.choices.items()})
+        return self.compose(self.int8_of(assignments), self.values_of(assignments))
+
+    def nearest(self, config: Config) -> Assignments:
+        """Assignments with as many operators in int8, group by group, and the same choices as a configuration."""
+        inside = set(self.int8_tied_ops(config))
+        found: Assignments = {
+            name: _whole_steps(steps, len(inside & {i for step in steps for i in step}))
+            for name, steps in self.groups.items()
+        }
+        found.update({name: values.index(self.knob_of(config, name)) for name, values in self.knobs.items()})
+        for name, (option, values) in self.options.items():
+            found[name] = list(values).index(str(config.option(option)))
+        return found
 
     def compose(self, int8_tied_ops: Sequence[int], choices: Mapping[str, Any]) -> Config:
         """The configuration with some operator groups in int8 and values of the graph-wide choices."""
@@ -192,6 +204,27 @@ class Parameters:
     def int8_tied_ops(self, config: Config) -> list[int]:
         """The operator groups which a configuration has in int8."""
         return [i for i, tied_op in enumerate(self.estimate.tied_ops) if not config.schemes[tied_op[0]].is_float]
+
+
+def _whole_steps(steps: Sequence[Sequence[int]], wanted: int) -> int:
+    """Number of the first steps that hold no more than so many operator groups together."""
+    done = 0
+    for number, step in enumerate(steps):
+        done += len(step)
+        if done > wanted:
+            return number
+    return len(steps)
+
+
+def _form_groups(operators: int, count: int) -> dict[str, Steps]:
+    """Slices of the order of worth, each cut into steps, by the names of their parameters."""
+    groups = max(min(count, operators), 1)
+    names = [COUNT] if groups == 1 else [f"int8_group_{number:02d}" for number in range(1, groups + 1)]
+    slices = _split(operators, groups) or [[]]
+    return {
+        name: [[inside[i] for i in step] for step in _split(len(inside), min(len(inside), MOST_STEPS))]
+        for name, inside in zip(names, slices, strict=True)
+    }
 
 
 def _split(count: int, groups: int) -> list[list[int]]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.api import Config, Evaluation, Problem, Trial, TrialState
-from nc_strategies_sigopt.estimate import Array, Estimate
-from nc_strategies_sigopt.form import deviation
-from nc_strategies_sigopt.parameters import Parameters
+from nc_strategies_optuna.estimate import Array, Estimate
+from nc_strategies_optuna.parameters import Parameters
 
+REFINED_SHARE = 0.4
+"""Share of the budget, its last, that goes into single operators around the best."""
+OPEN_END = 24
+"""Without a budget, so many trials are searched before every other one refines."""
+CAUTION = (0.0, -0.5, -1.0)
+"""Standard deviations of the loss which refinements keep from the limit, in turn. A negative one tries what fits if
+prices turn out lower than expected, and so learns prices that a cautious search never asks for."""
+QUANTILE = 1.96
+"""Half-width of a 95 % interval in standard deviations."""
 LEAST_COST_NOISE = 0.003
 """Least standard deviation of one trial's relative latency: savings do not add up more exactly than that."""
 LOSS_NOISE = 0.05
@@ -24,6 +33,15 @@ not add up."""
 KNOB_SD = 0.3
 """Standard deviation of a graph-wide choice's effect, relative to that of int8 everywhere."""
 Flags = NDArray[np.bool_]
+
+
+def deviation(value: float, spread: float) -> float:
+    """Standard deviation of a ratio whose 95 % interval goes from value / (1 + spread) to value * (1 + spread).
+
+    From the nearer end: the farther one of a wild timing lies at several times the value, which no ratio's standard
+    deviation is.
+    """
+    return value * (spread / (1 + spread) if math.isfinite(spread) else 1.0) / QUANTILE
 
 
 class Prices:
@@ -68,6 +86,43 @@ class Prices:
         row = np.array(self._row(config))
         row[: len(self._parameters.estimate.tied_ops)] = 0.0
         return float(row @ self.loss), float(row @ self.saved)
+
+
+def refining(problem: Problem, proposed: int, share: float = REFINED_SHARE) -> bool:
+    """Whether the next proposal changes single operators around the best.
+
+    Args:
+        problem: What is to be solved.
+        proposed: Number of proposals so far.
+        share: Share of the budget, its last, that goes into such proposals.
+    """
+    if share <= 0:
+        return False
+    if problem.time_used() >= 1 - share:
+        return True  # the time ends before the trials do
+    if problem.budget:
+        return proposed >= problem.budget - round(problem.budget * share)
+    return proposed >= OPEN_END and proposed % 2 == 1
+
+
+def refinement(
+    problem: Problem, parameters: Parameters, trials: Mapping[str, Trial], waiting: Collection[str], refined: int
+) -> Config | None:
+    """`halve` while no trial keeps the goal, else `refine`; None where both find nothing new.
+
+    Args:
+        problem: What is to be solved.
+        parameters: The operator groups and their estimates.
+        trials: Finished trials by fingerprint; fp32 has number 0.
+        waiting: Fingerprints of what is being tried.
+        refined: Number of refinements so far.
+    """
+    known = {*trials, *waiting}
+    done = [trial for trial in trials.values() if trial.number > 0]
+    config = halve(problem, parameters, done, known)
+    if config is None:
+        config = refine(problem, parameters, done, known, CAUTION[refined % len(CAUTION)])
+    return config
 
 
 def refine(
