@@ -35,6 +35,10 @@ class ExecutedOps:
         conversions: Number of quantize, dequantize and layout nodes that ran between them.
         modes: Of the operators in `int8`, those of other modes than static int8: mode (``dynamic``, ``weight_only``) to
             operator type to number.
+        provider: Part of the engine that was asked to run the operators, such as an execution provider of onnxruntime;
+            empty where the engine has no such parts, or runs everything on the CPU.
+        fallback: Of the operators in `int8` and `fp32`, those that the CPU ran because `provider` did not take them:
+            operator type to number.
     """
 
     int8: Mapping[str, int] = field(default_factory=Counter)
@@ -42,6 +46,13 @@ class ExecutedOps:
     int8_names: frozenset[str] = frozenset()
     conversions: int = 0
     modes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    provider: str = ""
+    fallback: Mapping[str, int] = field(default_factory=Counter)
+
+    @property
+    def fallback_count(self) -> int:
+        """Number of operators that the CPU executed instead of `provider`."""
+        return sum(self.fallback.values())
 
     @property
     def int8_count(self) -> int:

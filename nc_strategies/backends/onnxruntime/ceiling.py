@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import INPUT, Ceiling, CeilingCase, cache_name, kept_or_measured, measure_ceiling
 from nc_strategies.backends.onnxruntime.probe import saturates
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.models import ModelSource
 
 SHAPES = {"Conv": ((1, 256, 14, 14), (256, 256, 3, 3)), "MatMul": ((128, 1024), (1024, 1024))}
@@ -25,18 +26,20 @@ SPREAD = 0.02
 """Standard deviation of the weights."""
 
 
-def measured(backend: Backend, again: bool = False) -> Ceiling | None:
-    """The ceiling of a backend with its settings and threads; see `Backend.ceiling`."""
+def measured(backend: Backend, again: bool = False, provider: Provider = CPU) -> Ceiling | None:
+    """The ceiling of a backend with its settings, threads and execution provider; see `Backend.ceiling`."""
 
     def measure() -> Ceiling:
         cases = [
             CeilingCase(operator, shape, functools.partial(_write, operator)) for operator, (shape, _) in SHAPES.items()
         ]
         return measure_ceiling(
-            lambda: type(backend)(backend.settings, backend.threads), cases, saturates(), backend.threads
+            lambda: type(backend)(backend.settings, backend.threads), cases, saturates(provider), backend.threads
         )
 
-    return kept_or_measured(cache_name("onnxruntime", [ort.__version__], backend.threads), measure, again)
+    return kept_or_measured(
+        cache_name("onnxruntime", [ort.__version__, *map(str, provider.cache_key())], backend.threads), measure, again
+    )
 
 
 def _write(operator: str, folder: Path) -> ModelSource:
