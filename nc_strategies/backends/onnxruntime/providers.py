@@ -82,17 +82,19 @@ def short_name(name: str) -> str:
     return name.removesuffix(SUFFIX).lower()
 
 
-def chosen(name: str, given: Mapping[str, Any], installed: Sequence[str] | None = None) -> Provider:
+def chosen(name: str, given: Any, installed: Sequence[str] | None = None) -> Provider:
     """The provider that settings choose.
 
     Args:
         name: A short name such as ``cuda``, or the engine's own name.
-        given: Options of the provider, as text, numbers or booleans.
+        given: Mapping of options of the provider to text, numbers or booleans; None for none.
         installed: Providers of the installed engine; asked of the engine by default.
 
     Raises:
-        InputError: the installed engine does not have it.
+        InputError: the installed engine does not have it, or its options are no mapping.
     """
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(OPTIONS_KEY, f"is {given!r}", "a mapping of option to value, such as {device_id: 1}")
     has = {short_name(each): each for each in (ort.get_available_providers() if installed is None else installed)}
     found = has.get(short_name(str(name)))
     if found is None:
@@ -101,7 +103,7 @@ def chosen(name: str, given: Mapping[str, Any], installed: Sequence[str] | None 
             f"is {name!r}, which the installed onnxruntime {ort.__version__} does not have",
             f"it has {', '.join(sorted(has))}",
         )
-    return Provider(found, tuple(sorted((str(key), _text(value)) for key, value in given.items())))
+    return Provider(found, tuple(sorted((str(key), _text(value)) for key, value in (given or {}).items())))
 
 
 def _text(value: Any) -> str:

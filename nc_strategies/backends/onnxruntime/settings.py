@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -25,7 +25,7 @@ class OnnxRuntimeSettings:
             it leaves less noise on calibration samples that it was not fitted on.
         provider: Execution provider that runs the operators, by a short name of one that the installed engine has, such
             as ``cuda`` for ``CUDAExecutionProvider``. The CPU runs those that it does not take.
-        provider_options: Options of that provider, see the engine's documentation of it.
+        provider_options: Mapping of options of that provider, see the engine's documentation of it.
     """
 
     name: str = "onnxruntime"
@@ -36,4 +36,4 @@ class OnnxRuntimeSettings:
     fused_attention: str = "auto"
     recovery: Any = "auto"
     provider: str = "cpu"
-    provider_options: dict[str, Any] = field(default_factory=dict)
+    provider_options: Any = None

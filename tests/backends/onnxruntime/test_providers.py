@@ -78,6 +78,12 @@ def test_options_of_a_provider_are_text_for_the_engine():
     assert found.for_session()[0] == ("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})
 
 
+@pytest.mark.parametrize("given", ["device_id", [1], 3])
+def test_options_that_are_no_mapping_are_refused(given):
+    with pytest.raises(InputError, match="a mapping of option to value"):
+        OnnxRuntimeBackend(OnnxRuntimeSettings(provider_options=given))
+
+
 def test_a_provider_that_is_not_installed_is_refused_with_those_that_are():
     with pytest.raises(InputError) as error:
         OnnxRuntimeBackend(OnnxRuntimeSettings(provider="nope"))
@@ -227,7 +233,7 @@ def test_a_run_says_what_ran_on_the_cpu_and_how_to_open_the_model(tmp_path):
     command += ["data=npz", f"data.path={tmp_path / 'eval.npz'}", "data.calibration_samples=20"]
     command += ["data.preprocess.scale=0.00784313725490196", "data.preprocess.offset=-1"]
     command += ["tuning.max_trials=1", "measure.latency_runs=20", "measure.final_runs=20", "strategy=basic"]
-    options = ["backend=onnxruntime", "backend.provider=azure", "+backend.provider_options.anything=1"]
+    options = ["backend=onnxruntime", "backend.provider=azure", "backend.provider_options={anything: 1}"]
     done = subprocess.run(
         [*command, *options, "run_dir=out"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
