@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-COMMANDS = ("explain", "export", "inspect", "list", "machine", "replay", "report")
+COMMANDS = ("compare", "explain", "export", "inspect", "list", "machine", "replay", "report")
 
 
 def main() -> None:

@@ -287,6 +287,13 @@ class Backend(ABC):
         It can be called on a backend without a loaded model; `executed` need not work then.
         """
 
+    def open_to_time(self, path: Path) -> Executable:
+        """Open a saved model as the run timed it: with this backend's threads, and as directly as `reference`.
+
+        It is called after `load`. The default is `open`.
+        """
+        return self.open(path)
+
     def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
         """The tensors at which int8 operators may border on floating-point operators.
 

@@ -85,8 +85,8 @@ def add_timing(
         fp32: Column of fp32 on each row's engine; None if it was not timed.
 
     Returns:
-        ``choice`` (the run to choose; None where no run meets its goal), ``equal`` (runs as fast as it within the
-        noise) and ``note`` (the same in words).
+        ``choice`` (the run to choose; None where no run meets its goal), ``equal`` (other runs as fast as it within
+        the noise) and ``note`` (the same in words).
     """
     timed = [(line, column) for line, column in zip(rows, columns, strict=True) if column is not None]
     fastest = min((column for _, column in timed), key=timing.median_ms, default=None)
