@@ -195,21 +195,26 @@ def test_a_sweep_over_one_engine_times_nothing_more(swept):
 def test_a_launcher_of_processes_gives_the_same_comparison(swept, group, launcher):
     package = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}[launcher]
     pytest.importorskip(f"hydra_plugins.{package}")
-    sequential = {"joblib": "hydra.launcher.n_jobs=1", "submitit_local": "hydra.launcher.timeout_min=5"}[launcher]
+    setting = {"joblib": "hydra.launcher.n_jobs=2", "submitit_local": "hydra.launcher.timeout_min=5"}[launcher]
     status, out, err = swept.run(
-        "-m", ENGINES, *swept.problem(), f"run_dir={launcher}", f"hydra/launcher={launcher}", sequential
+        "-m",
+        "backend=quick,slow,tensorflow",
+        *swept.problem(),
+        f"run_dir={launcher}",
+        f"hydra/launcher={launcher}",
+        setting,
     )
     assert status == 2, err
     (found,) = swept.json(f"{launcher}/engines.json")["groups"]
     keys = ("engine", "status", "error", "accuracy", "int8_ops", "untimed")
     assert [[line[key] for key in keys] for line in found["rows"]] == [
-        [line[key] for key in keys] for line in group["rows"]
+        [line[key] for key in keys] for line in group["rows"] if line["engine"] != "shut"
     ]
+    assert [line["ratio"] for line in found["rows"]] == [1, pytest.approx(2), None]
     assert found["note"] == group["note"]
     assert [row["overrides"]["backend"] for row in swept.json(f"{launcher}/comparison.json")] == [
         "quick",
         "slow",
-        "shut",
         "tensorflow",
     ]
     assert "choose quick (run 0)" in out
