@@ -120,6 +120,23 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--force", action="store_true", help="replace what is at PATH")
     export.set_defaults(run=_export)
 
+    compare = commands.add_parser(
+        "compare",
+        help="choose the engine: time the models of several runs side by side",
+        description="Time the saved models of several runs side by side, and fp32 on each of their engines, and "
+        "name the engine to choose: status 0 when a run meets its goal, 3 when none does.",
+    )
+    compare.add_argument(
+        "run_dirs",
+        type=Path,
+        nargs="+",
+        metavar="RUN_DIR",
+        help="the folder of a run, or of a sweep; start it where the runs were started",
+    )
+    compare.add_argument("--to", type=Path, metavar="FOLDER", help="also write engines.json and engines.md there")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(run=_compare)
+
     replay = commands.add_parser(
         "replay",
         help="measure the chosen model again",
@@ -220,6 +237,23 @@ def _export(options: argparse.Namespace) -> int:
 
     sys.stdout.write(f"{export(options.run_dir, options.to, options.format, options.force)}\n")
     return status.MET
+
+
+def _compare(options: argparse.Namespace) -> int:
+    import json
+
+    from nc_strategies.app import compare
+    from nc_strategies.report import engines
+    from nc_strategies.report.table import show
+
+    found = compare.compare(options.run_dirs)
+    if options.to is not None:
+        engines.write_files(options.to, found)
+    if options.json:
+        sys.stdout.write(f"{json.dumps(found, indent=2)}\n")
+    else:
+        show(lambda _: engines.render(found))
+    return compare.exit_status(found)
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from nc_strategies.app import status
 from nc_strategies.app.logs import redact
 from nc_strategies.app.run import run_job, say
+from nc_strategies.errors import NcsError, first_line
 
 log = logging.getLogger(__name__)
 statuses: list[int] = []
@@ -54,11 +56,34 @@ class ComparisonTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """See Hydra's `Callback`."""
-        from nc_strategies.report import comparison, table
+        from nc_strategies.report import comparison, engines, table
 
         folder = Path(config.hydra.sweep.dir)
         results = comparison.collect(folder)
         comparison.write(folder, results)
         statuses.extend(status.of_result(result) for result in results)
+        compared = _engines(folder, results)
+        if compared["groups"]:
+            comparison.write(folder, results, compared)
         say(f"comparison: {folder / 'comparison.md'}")
         table.show(lambda width: table.comparison(results, width))
+        if compared["groups"]:
+            table.show(lambda _: engines.render(compared))
+
+
+def _engines(folder: Path, results: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """The comparison across a sweep's engines; no groups for one engine. If it fails, the sweep's own table stays."""
+    from nc_strategies.app import compare
+    from nc_strategies.report import engines
+
+    if not compare.several_engines(results):
+        return engines.NOTHING
+    say("timing the saved models of all engines side by side")
+    try:
+        return compare.compare_sweep(folder, results)
+    except NcsError as error:
+        say(f"warning: the engines could not be compared: {error}")
+    except Exception as error:
+        log.exception("the engines could not be compared")
+        say(f"warning: the engines could not be compared: {type(error).__name__}: {first_line(error)}")
+    return engines.NOTHING

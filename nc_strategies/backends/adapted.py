@@ -215,6 +215,10 @@ class AdaptedBackend(Backend):
         """See `Backend.open`."""
         return AdaptedExecutable(self.inner.open(path), self.feeds)
 
+    def open_to_time(self, path: Path) -> AdaptedExecutable:
+        """See `Backend.open_to_time`."""
+        return AdaptedExecutable(self.inner.open_to_time(path), self.feeds)
+
     def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
         """See `Backend.conversion_edges`."""
         return self.inner.conversion_edges()

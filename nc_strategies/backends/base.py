@@ -36,6 +36,10 @@ class ExecutedOps:
         conversions: Number of quantize, dequantize and layout nodes that ran between them.
         modes: Of the operators in `int8`, those of other modes than static int8: mode (``dynamic``, ``weight_only``) to
             operator type to number.
+        provider: Part of the engine that was asked to run the operators, such as an execution provider of onnxruntime;
+            empty where the engine has no such parts, or runs everything on the CPU.
+        fallback: Of the operators in `int8` and `fp32`, those that the CPU ran because `provider` did not take them:
+            operator type to number.
     """
 
     int8: Mapping[str, int] = field(default_factory=Counter)
@@ -43,6 +47,13 @@ class ExecutedOps:
     int8_names: frozenset[str] = frozenset()
     conversions: int = 0
     modes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    provider: str = ""
+    fallback: Mapping[str, int] = field(default_factory=Counter)
+
+    @property
+    def fallback_count(self) -> int:
+        """Number of operators that the CPU executed instead of `provider`."""
+        return sum(self.fallback.values())
 
     @property
     def int8_count(self) -> int:
@@ -303,6 +314,13 @@ class Backend(ABC):
 
         It can be called on a backend without a loaded model; `executed` need not work then.
         """
+
+    def open_to_time(self, path: Path) -> Executable:
+        """Open a saved model as the run timed it: with this backend's threads, and as directly as `reference`.
+
+        It can be called on a backend without a loaded model. The default is `open`.
+        """
+        return self.open(path)
 
     def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
         """The tensors at which int8 operators may border on floating-point operators.

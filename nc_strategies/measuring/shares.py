@@ -157,7 +157,7 @@ class _Held:
                 with zipfile.ZipFile(BytesIO(packed)) as archive:
                     archive.extractall(self.folder)
                 path = self.folder / path
-            self.model, self.executable = model, self.backend.open(path)
+            self.model, self.executable = model, self.backend.open_to_time(path)
         return self.executable
 
     def close(self) -> None:

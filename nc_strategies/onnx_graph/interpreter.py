@@ -55,27 +55,32 @@ def numpy_type(data_type: int) -> np.dtype[Any]:
     return dtype
 
 
-def open_session(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
+def open_session(
+    model: bytes | Path, chosen: ort.SessionOptions, providers: Sequence[Any] = PROVIDERS
+) -> ort.InferenceSession:
     """Open a session; errors are the engine's own.
 
     Args:
         model: A serialized model, of which external data lies where `external` says; or the path of a model file.
         chosen: Session options, used for this session only.
+        providers: Execution providers, the preferred one first: names, or pairs of a name and its options.
     """
     if isinstance(model, bytes):
         chosen.add_session_config_entry(EXTERNAL_DATA_FOLDER, str(external.ROOT_FOLDER))
-        return ort.InferenceSession(model, chosen, providers=PROVIDERS)
-    return ort.InferenceSession(str(model), chosen, providers=PROVIDERS)
+        return ort.InferenceSession(model, chosen, providers=list(providers))
+    return ort.InferenceSession(str(model), chosen, providers=list(providers))
 
 
-def start(model: bytes | Path, chosen: ort.SessionOptions) -> ort.InferenceSession:
-    """Open a session.
+def start(
+    model: bytes | Path, chosen: ort.SessionOptions, providers: Sequence[Any] = PROVIDERS
+) -> ort.InferenceSession:
+    """Open a session; arguments as for `open_session`.
 
     Raises:
         EngineError: the engine refuses the model.
     """
     try:
-        return open_session(model, chosen)
+        return open_session(model, chosen, providers)
     except Exception as error:  # onnxruntime has one exception class per status code
         raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
 

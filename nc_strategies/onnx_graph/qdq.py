@@ -91,10 +91,13 @@ class GraphBuilder:
     Args:
         graph: The prepared model.
         weights: Its quantized weights.
-        kind: Class that builds one graph. An engine's own class guards floating-point operators against its optimizer.
+        kind: Makes what builds one graph, such as a class. An engine's own class guards floating-point operators
+            against its optimizer.
     """
 
-    def __init__(self, graph: Graph, weights: WeightCache, kind: type[QdqGraph] | None = None) -> None:
+    def __init__(
+        self, graph: Graph, weights: WeightCache, kind: Callable[[GraphBuilder, Config, Ranges], QdqGraph] | None = None
+    ) -> None:
         self.graph = graph
         self.weights = weights
         self.fused_attention = False

@@ -13,6 +13,7 @@ from nc_strategies.report import engine, predictions, recovery
 from nc_strategies.report.advice import RULES
 from nc_strategies.report.causes import CAUSES
 from nc_strategies.report.facts import Available, Facts
+from nc_strategies.report.fallback import fallback_sentence
 from nc_strategies.report.machine import ceiling_sentences
 from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.original import keep_original, samples_text
@@ -89,7 +90,11 @@ def verdict(run: RunFiles) -> list[str]:
         f"Its size is {tuned['size_bytes'] / run.baseline['size_bytes']:.0%} of fp32's; "
         f"{tuned['int8_ops']} operators execute in int8, {tuned['fp32_ops']} in float."
     )
-    words += [f"{text[0].upper()}{text[1:]}." for text in (keep_original(run.result), samples_text(run.result)) if text]
+    words += [
+        f"{text[0].upper()}{text[1:]}."
+        for text in (fallback_sentence(run.result), keep_original(run.result), samples_text(run.result))
+        if text
+    ]
     stop = STOPS.get(str(run.result.get("stop_reason")), str(run.result.get("stop_reason")))
     stop = run.result.get("stop_note") or stop
     total = run.result["seconds"].get("total", 0.0)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.problem import Trial
-from nc_strategies.report import analysis, charts, diagnosis, explain, predictions, recovery
+from nc_strategies.report import analysis, charts, diagnosis, engines, explain, predictions, recovery
 from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
@@ -87,12 +87,26 @@ def write_comparison(folder: Path, results: Sequence[dict[str, Any]]) -> Path:
             _scripts() if chart else [],
             columns=columns(list(results)),
             rows=rows,
+            engines=_engines(folder),
             data={"charts": {"chart-comparison": chart} if chart else {}},
             chart=chart,
             running=False,
         ),
     )
     return path
+
+
+def _engines(folder: Path) -> list[dict[str, Any]]:
+    """Title, columns, rows and notes of each group of the comparison across engines."""
+    return [
+        {
+            "title": engines.title(group),
+            "columns": engines.COLUMNS,
+            "rows": [engines.cells(line) for line in group["rows"]],
+            "notes": engines.notes(group),
+        }
+        for group in engines.read(folder)["groups"]
+    ]
 
 
 def _scripts() -> list[str]:

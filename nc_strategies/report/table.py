@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nc_strategies.measuring.selection import sentences
 from nc_strategies.report.engine import strategy_label
+from nc_strategies.report.fallback import fallback_sentence, operator_counts
 from nc_strategies.report.original import TIMES, better_words, keep_original, samples_text
 from nc_strategies.report.swept import swept
 
@@ -28,11 +29,22 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE_TERMINAL) -> 
         if by_length(result):
             parts.append(lengths(result))
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
-    read = sentences(result.get("outputs") or {})
-    parts += [Text(f"note: {text}") for text in dict.fromkeys((*read, *(result.get("notices") or ())))]
+    notes = (
+        *sentences(result.get("outputs") or {}),
+        *(result.get("notices") or ()),
+        fallback_sentence(result),
+        _provider(result),
+    )
+    parts += [Text(f"note: {text}") for text in dict.fromkeys(notes) if text]
     if (Path(run_dir) / "report.html").is_file():
         parts.append(Text(f"report: {run_dir}/report.html", no_wrap=True, overflow="ignore"))
     return Group(*parts)
+
+
+def _provider(result: Mapping[str, Any]) -> str:
+    """On which part of its engine the saved model was measured; empty for the CPU."""
+    provider = (result.get("tuned") or {}).get("provider")
+    return f"the model was measured on {provider}: name it where the model is opened" if provider else ""
 
 
 def verdict(result: dict[str, Any]) -> Text:
@@ -141,7 +153,7 @@ def row(result: dict[str, Any]) -> tuple[str, ...]:
         f"{base['duration_s']:.2f}",
         f"{result['speedup']:.2f}",
         f"{low:.2f}-{high:.2f}",
-        f"{tuned['int8_ops']}/{tuned['fp32_ops']}",
+        operator_counts(tuned),
         str(trials["total"]),
         f"{result['seconds']['total']:.0f}",
         str(result["status"]),

@@ -352,7 +352,7 @@ def test_a_time_limit_ends_a_run(small, tmp_path):
 @pytest.mark.slow
 def test_one_sweep_over_both_engines_takes_one_keras_model(small, tmp_path):
     arguments = [a for a in own(small) if not a.startswith("model")]
-    status, _, err = run(
+    status, out, err = run(
         "-m",
         "backend=onnxruntime,tensorflow",
         "model=keras",
@@ -368,6 +368,16 @@ def test_one_sweep_over_both_engines_takes_one_keras_model(small, tmp_path):
     assert all(row["baseline"]["accuracy"] == rows[0]["baseline"]["accuracy"] for row in rows)
     assert "cuda" not in err.lower()
     assert (tmp_path / "sweep" / "0" / "fashion_cnn.onnx").exists()
+    (group,) = json.loads((tmp_path / "sweep" / "engines.json").read_text())["groups"]
+    assert [line["engine"] for line in group["rows"]] == ["onnxruntime", "tensorflow"]
+    for line, row in zip(group["rows"], rows, strict=True):
+        assert line["untimed"] == ""
+        assert line["latency_ms_ci95"][0] <= line["latency_ms"] <= line["latency_ms_ci95"][1]
+        assert line["fp32_latency_ms"] > 0
+        assert (line["accuracy"], line["int8_ops"]) == (row["tuned"]["accuracy"], row["tuned"]["int8_ops"])
+        assert row["compared"]["ratio"] == line["ratio"] >= 1
+    assert min(line["ratio"] for line in group["rows"]) == 1
+    assert group["note"][:60] in out
 
 
 def test_a_model_in_another_engines_format_is_refused(small, tmp_path):

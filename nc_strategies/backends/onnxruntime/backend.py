@@ -8,6 +8,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import onnxruntime as ort
 from nc_strategies.backends.base import Backend
 from nc_strategies.backends.ceiling import Ceiling
 from nc_strategies.backends.collection import noise_in_pieces
-from nc_strategies.backends.onnxruntime import ceiling
+from nc_strategies.backends.onnxruntime import ceiling, providers
 from nc_strategies.backends.onnxruntime.calibrate import collect
 from nc_strategies.backends.onnxruntime.capabilities import MODES, describe
 from nc_strategies.backends.onnxruntime.choose_attention import choose_attention
@@ -84,6 +85,7 @@ class OnnxRuntimeBackend(Backend):
         recovery.chosen(settings.recovery)
         if settings.modes not in MODES:
             raise InputError("backend.modes", f"is {settings.modes!r}", f"allowed: {', '.join(MODES)}")
+        self.provider = providers.chosen(settings.provider, settings.provider_options)
         self._path = Path()
         self._given: bytes | None = None
         self._exported: weakref.finalize[..., OnnxRuntimeBackend] | None = None
@@ -98,7 +100,7 @@ class OnnxRuntimeBackend(Backend):
         self._other_ops: dict[str, FusedOp] = {}
         self._probe: Batch | None = None
         self._attention_remark: tuple[str, ...] = ()
-        self._kernel_times = KernelTimes(threads)
+        self._kernel_times = KernelTimes(threads, self.provider)
         self._batches: Sequence[Batch] = ()
 
     @property
@@ -118,6 +120,7 @@ class OnnxRuntimeBackend(Backend):
 
     def load(self, model: ModelSource) -> ModelInfo:
         """See `Backend.load`."""
+        self.provider.check()
         kind, self._path = model.pick(self.accepts, "onnxruntime")
         if kind != "onnx":
             self._path = self._export(model)
@@ -171,7 +174,7 @@ class OnnxRuntimeBackend(Backend):
     def _use(self, graph: Graph) -> None:
         self._graph = graph
         self._weights = WeightCache(graph)
-        self._builder = GraphBuilder(graph, self._weights, ModalQdqGraph)
+        self._builder = GraphBuilder(graph, self._weights, partial(ModalQdqGraph, provider=self.provider))
 
     def _export(self, model: ModelSource) -> Path:
         # TensorFlow's backend converts TensorFlow models. It is imported here, so that other models do not need it.
@@ -193,7 +196,9 @@ class OnnxRuntimeBackend(Backend):
         """
         reduce_range = self._reduce_range()
         if self._engine_able is None:
-            self._engine_able = describe(self._builder, self._operators, reduce_range, self.settings.modes)
+            self._engine_able = describe(
+                self._builder, self._operators, reduce_range, self.settings.modes, self.provider
+            )
         able = self._engine_able
         if self._calibration.ready:
             seen = self._calibration
@@ -213,7 +218,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _reduce_range(self) -> tuple[bool, ...]:
         if self.settings.reduce_range == "auto":
-            return (True, False) if self.saturates_there or saturates() else (False,)
+            return (True, False) if self.saturates_there or saturates(self.provider) else (False,)
         return (self.settings.reduce_range == "always",)
 
     def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
@@ -237,7 +242,9 @@ class OnnxRuntimeBackend(Backend):
         pairs = equalize.pairs(plain) if looking else []
 
         def gather(look: Look) -> dict[str, Histogram]:
-            histograms, self.largest_batch = collect(self.graph, batches, self._loaded_info, self.threads, look)
+            histograms, self.largest_batch = collect(
+                self.graph, batches, self._loaded_info, self.threads, look, provider=self.provider
+            )
             return histograms
 
         begin = time.perf_counter()
@@ -249,7 +256,7 @@ class OnnxRuntimeBackend(Backend):
             lambda: self._noise(first),
         )
         self._builder.fused_attention, self._attention_remark = choose_attention(
-            self._builder, first, self._loaded_info, self.threads, self.settings.fused_attention
+            self._builder, first, self._loaded_info, self.threads, self.settings.fused_attention, self.provider
         )
         if self._engine_able is not None:
             self.capabilities()
@@ -276,6 +283,7 @@ class OnnxRuntimeBackend(Backend):
             methods,
             self.recovery_seconds if FIRST_STEP_SHARE * pass_seconds < self.recovery_seconds else 0.0,
             self.settings.recovery != recovery.AUTO,
+            self.provider,
         )
         self._batches = ()
 
@@ -317,7 +325,15 @@ class OnnxRuntimeBackend(Backend):
         """See `Recoverable.use_scaled`."""
         before = (self._graph, self._weights, self._builder)
         self._use(graph)
-        found, _ = collect(graph, self._batches, self._loaded_info, self.threads, lambda *_: None, tensors=tensors)
+        found, _ = collect(
+            graph,
+            self._batches,
+            self._loaded_info,
+            self.threads,
+            lambda *_: None,
+            tensors=tensors,
+            provider=self.provider,
+        )
         histograms = self._calibration.replace(found)
 
         def undo() -> None:
@@ -330,7 +346,10 @@ class OnnxRuntimeBackend(Backend):
         """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
         part = self._loaded_info.rows(batch, 0, LIMITS.noise_samples)
         int8 = self.quantized(recovery.EVERYTHING)
-        models = [OrtExecutable(model.SerializeToString(), self.threads) for model in (self.graph.model, int8)]
+        models = [
+            OrtExecutable(model.SerializeToString(), self.threads, provider=self.provider)
+            for model in (self.graph.model, int8)
+        ]
         try:
             reference, other = (model.predict for model in models)
             return noise_in_pieces(reference, other, part, self._loaded_info, self.largest_batch or 1)
@@ -340,7 +359,21 @@ class OnnxRuntimeBackend(Backend):
 
     def remarks(self) -> tuple[str, ...]:
         """See `Backend.remarks`."""
-        return (*self._calibration.remarks, *self._unsuitable, *self._type_remarks(), *self._attention_remark)
+        return (
+            *self._calibration.remarks,
+            *self._unsuitable,
+            *self._type_remarks(),
+            *self._attention_remark,
+            *self._provider_remarks(),
+        )
+
+    def _provider_remarks(self) -> tuple[str, ...]:
+        if self.provider.is_cpu:
+            return ()
+        return (
+            f"Models are measured on {self.provider.name}: open the saved model with "
+            f"onnxruntime.InferenceSession(path, providers={self.provider.for_session()}).",
+        )
 
     def _type_remarks(self) -> tuple[str, ...]:
         if self._plain is None or not self._plain.converted:
@@ -369,7 +402,13 @@ class OnnxRuntimeBackend(Backend):
         """
         try:
             return OrtExecutable(
-                self._given or self._path, self.threads, "as given", self._operators, self._probe, self._kernel_times
+                self._given or self._path,
+                self.threads,
+                "as given",
+                self._operators,
+                self._probe,
+                self._kernel_times,
+                provider=self.provider,
             )
         except EngineError as error:
             if self._plain is None or not self._plain.converted:
@@ -383,6 +422,7 @@ class OnnxRuntimeBackend(Backend):
             self._probe,
             self._kernel_times,
             external.stored_bytes(self._plain.model),
+            self.provider,
         )
 
     def build(self, config: Config) -> OrtExecutable:
@@ -402,13 +442,14 @@ class OnnxRuntimeBackend(Backend):
             self._probe,
             self._kernel_times,
             external.stored_bytes(model),
+            self.provider,
         )
 
     def dual_precision_session(self, config: Config) -> OrtDualPrecisionSession:
         """See `Backend.dual_precision_session`."""
         if not self._calibration.ready:
             raise EngineError("dual_precision_session needs calibrate first")
-        return OrtDualPrecisionSession(self._builder, config, self._calibration.range, self.threads)
+        return OrtDualPrecisionSession(self._builder, config, self._calibration.range, self.threads, self.provider)
 
     def layers(self, config: Config, alone: Config) -> OrtLayers:
         """See `Backend.layers`."""
@@ -445,7 +486,7 @@ class OnnxRuntimeBackend(Backend):
 
     def open(self, path: Path) -> OrtExecutable:
         """See `Backend.open`."""
-        return OrtExecutable(path, self.threads, "saved", self._operators, self._probe)
+        return OrtExecutable(path, self.threads, "saved", self._operators, self._probe, provider=self.provider)
 
     def native(self, config: Config | None) -> onnx.ModelProto:
         """See `Backend.native`: an ``onnx.ModelProto``.
@@ -459,7 +500,7 @@ class OnnxRuntimeBackend(Backend):
 
     def ceiling(self, again: bool = False) -> Ceiling | None:
         """See `Backend.ceiling`."""
-        return ceiling.measured(self, again)
+        return ceiling.measured(self, again, self.provider)
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""

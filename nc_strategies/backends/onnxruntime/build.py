@@ -23,6 +23,7 @@ from onnx import helper
 
 from nc_strategies.backends.onnxruntime.executed import BARRIER, MOVEMENT
 from nc_strategies.backends.onnxruntime.probe_fusions import FUSED_SUMS, slow_fusions
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.onnx_graph.graph import FOLLOWING
 from nc_strategies.onnx_graph.qdq import GraphBuilder, QdqGraph, Ranges
 from nc_strategies.space import Config
@@ -59,10 +60,18 @@ class _Guard(Enum):
 
 
 class GuardedQdqGraph(QdqGraph):
-    """A Q/DQ graph with guards around its floating-point operators; see the module's docstring."""
+    """A Q/DQ graph with guards around its floating-point operators; see the module's docstring.
 
-    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges) -> None:
+    Args:
+        builder: Builder of the model's graphs.
+        config: The configuration to build.
+        ranges: Calibrated ranges.
+        provider: Execution provider that will run it.
+    """
+
+    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, provider: Provider = CPU) -> None:
         super().__init__(builder, config, ranges)
+        self.provider = provider
         self.movable: set[str] = set()
         """Float tensors over which the engine moves a DequantizeLinear, because their channels are not known."""
 
@@ -97,7 +106,7 @@ class GuardedQdqGraph(QdqGraph):
         """Whether the engine would fuse a sum with the operator behind it to a kernel that takes longer than both."""
         readers = self.graph.consumers.get(node.output[0], [])
         kinds = {r.op_type for r in readers if r.op_type in FUSED_SUMS and r.input[0] == node.output[0]}
-        return bool(kinds) and not slow_fusions().isdisjoint(kinds)
+        return bool(kinds) and not slow_fusions(self.provider).isdisjoint(kinds)
 
     def guard(self, node: onnx.NodeProto) -> _Guard:
         """What a float operator needs so that the engine leaves it in floating point."""

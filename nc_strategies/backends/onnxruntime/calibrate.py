@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from nc_strategies.backends.collection import LIMITS, MemoryLimits
 from nc_strategies.backends.collection import collect as collect_within
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.state import Look
 from nc_strategies.models.info import Batch, ModelInfo
@@ -33,11 +34,12 @@ class OrtObserver:
     Args:
         graph: The floating-point graph.
         threads: Threads per run.
+        provider: Execution provider of the sessions.
     """
 
-    def __init__(self, graph: Graph, threads: int) -> None:
+    def __init__(self, graph: Graph, threads: int, provider: Provider = CPU) -> None:
         self._model = graph.model
-        self._threads = threads
+        self._threads, self._provider = threads, provider
         self._inputs = {i.name for i in self._model.graph.input}
         self._outputs = {o.name for o in self._model.graph.output}
         self._session: ort.InferenceSession | None = None
@@ -80,7 +82,8 @@ class OrtObserver:
         # This order runs operators that compute shapes as soon as it can, so that their inputs are freed.
         chosen.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         # Serialized messages that follow each other are merged by the parser, so that the weights are not copied.
-        self._session = start(self._model.SerializeToString() + further.SerializeToString(), chosen)
+        whole = self._model.SerializeToString() + further.SerializeToString()
+        self._session = start(whole, chosen, self._provider.for_session())
         return self._session
 
 
@@ -92,6 +95,7 @@ def collect(
     look: Look,
     limits: MemoryLimits = LIMITS,
     tensors: Collection[str] | None = None,
+    provider: Provider = CPU,
 ) -> tuple[dict[str, Histogram], int]:
     """Collect a histogram per activation, see `nc_strategies.backends.collection.collect`.
 
@@ -103,11 +107,12 @@ def collect(
         look: Called with the name and the values of each activation, per run.
         limits: Limits of memory.
         tensors: The activations to observe; None for all.
+        provider: Execution provider of the sessions.
 
     Raises:
         InputError: an activation is NaN, or the engine refuses the data.
     """
-    observer = OrtObserver(graph, threads)
+    observer = OrtObserver(graph, threads, provider)
     if tensors is not None:
         observer.names = [name for name in observer.names if name in tensors]
     found = collect_within(observer, batches, info, look, limits)

@@ -12,6 +12,7 @@ from nc_strategies.backends.onnxruntime.modes import SCHEMES as OTHER_SCHEMES
 from nc_strategies.backends.onnxruntime.modes import is_product
 from nc_strategies.backends.onnxruntime.other_ops import candidates, find_other_ops
 from nc_strategies.backends.onnxruntime.probe_modes import executed_schemes
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.backends.onnxruntime.reasons import float_ops
 from nc_strategies.backends.onnxruntime.session import optimize
 from nc_strategies.calibration.histogram import ALGORITHMS
@@ -31,7 +32,11 @@ FREE_LENGTH = 16
 
 
 def describe(
-    builder: GraphBuilder, operators: Mapping[str, str], reduce_range: tuple[bool, ...], modes: str = "static"
+    builder: GraphBuilder,
+    operators: Mapping[str, str],
+    reduce_range: tuple[bool, ...],
+    modes: str = "static",
+    provider: Provider = CPU,
 ) -> Capabilities:
     """The capabilities of a model.
 
@@ -40,16 +45,18 @@ def describe(
         operators: Name of a node or of its output to the operator of the user's model that it computes.
         reduce_range: Values of the option ``reduce_range``, the default first.
         modes: One of `MODES`.
+        provider: Execution provider that the graphs are optimized for.
 
     Raises:
         EngineError: the engine refuses a graph.
+        InputError: see `optimize`.
     """
     graph, builder = builder.graph, builder.to_look_at()
-    offered = _offered(builder, operators, reduce_range[0])
-    for name, schemes in _other_modes(builder, operators, modes).items():
+    offered = _offered(builder, operators, reduce_range[0], provider)
+    for name, schemes in _other_modes(builder, operators, modes, provider).items():
         offered[name] += schemes
     capable = {name: _capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name]}
-    capable.update(_without_static(builder, operators, modes))
+    capable.update(_without_static(builder, operators, modes, provider))
     ops = tuple(capable[node.name] for node in graph.model.graph.node if node.name in capable)
     edges = tuple((a, b) for a, b in _edges(graph) if offered.get(a) and offered.get(b))
     order = tuple(n.name for n in graph.model.graph.node if n.op_type not in MOVEMENT and n.op_type not in QUIET)
@@ -57,7 +64,9 @@ def describe(
     return Capabilities(ops, edges, (), (("reduce_range", reduce_range),), order, stay)
 
 
-def _offered(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: bool) -> dict[str, list[OpScheme]]:
+def _offered(
+    builder: GraphBuilder, operators: Mapping[str, str], reduce_range: bool, provider: Provider
+) -> dict[str, list[OpScheme]]:
     """The int8 schemes of each operator that the engine runs in int8 when asked to; none for the others."""
     graph = builder.graph
     offered: dict[str, list[OpScheme]] = {name: [] for name in graph.fused_ops}
@@ -66,7 +75,7 @@ def _offered(builder: GraphBuilder, operators: Mapping[str, str], reduce_range: 
             (name, _scheme(op, dtype, scheme, _granularities(graph, op)[0], "minmax"))
             for name, op in graph.fused_ops.items()
         )
-        running = _runs_int8(builder, operators, Config(everything, (("reduce_range", reduce_range),)))
+        running = _runs_int8(builder, operators, Config(everything, (("reduce_range", reduce_range),)), provider)
         for name in running & set(graph.fused_ops):
             op = graph.fused_ops[name]
             offered[name] += [
@@ -85,22 +94,26 @@ def _granularities(graph: Graph, op: FusedOp) -> tuple[str, ...]:
     return GRANULARITIES[1:] if stacked else GRANULARITIES
 
 
-def _other_modes(builder: GraphBuilder, operators: Mapping[str, str], modes: str) -> dict[str, list[OpScheme]]:
+def _other_modes(
+    builder: GraphBuilder, operators: Mapping[str, str], modes: str, provider: Provider
+) -> dict[str, list[OpScheme]]:
     """The dynamic and weight-only schemes of each matrix product that the engine keeps in its optimized graph."""
     graph = builder.graph
     products = [op for op in graph.fused_ops.values() if is_product(graph, op)]
     if modes == "static" or not products or (modes == "auto" and _share(graph, products) < LEAST_SHARE):
         return {}
     found: dict[str, list[OpScheme]] = {op.name: [] for op in products}
-    executed = executed_schemes()
+    executed = executed_schemes(provider=provider)
     for scheme in (s for s in OTHER_SCHEMES if s in executed):
         config = Config(tuple((op.name, scheme) for op in products), (("reduce_range", False),))
-        for name in _runs_int8(builder, operators, config) & set(found):
+        for name in _runs_int8(builder, operators, config, provider) & set(found):
             found[name].append(scheme)
     return found
 
 
-def _without_static(builder: GraphBuilder, operators: Mapping[str, str], modes: str) -> dict[str, OpCapability]:
+def _without_static(
+    builder: GraphBuilder, operators: Mapping[str, str], modes: str, provider: Provider
+) -> dict[str, OpCapability]:
     """Embeddings and LSTMs with the schemes that the engine keeps in its optimized graph.
 
     An embedding takes a small share of the time, and its weights a large one of the memory: it starts in floating
@@ -108,10 +121,11 @@ def _without_static(builder: GraphBuilder, operators: Mapping[str, str], modes: 
     """
     graph, found = builder.graph, {}
     for name, op in find_other_ops(graph).items() if modes != "static" else ():
-        held = executed_schemes(op.type)
+        held = executed_schemes(op.type, provider)
         schemes = []
         for scheme in (s for s in candidates(graph, op) if s in held):
-            if name in _runs_int8(builder, operators, Config(((name, scheme),), (("reduce_range", False),))):
+            alone = Config(((name, scheme),), (("reduce_range", False),))
+            if name in _runs_int8(builder, operators, alone, provider):
                 schemes.append(scheme)
         if schemes:
             made = _capability(graph, op, schemes)
@@ -152,7 +166,7 @@ def _scheme(op: FusedOp, dtype: str, scheme: str, granularity: str, algorithm: s
     return OpScheme(TensorScheme(dtype, scheme, "per_tensor", algorithm), weight)
 
 
-def _runs_int8(builder: GraphBuilder, operators: Mapping[str, str], config: Config) -> set[str]:
+def _runs_int8(builder: GraphBuilder, operators: Mapping[str, str], config: Config, provider: Provider) -> set[str]:
     """Operators for which the engine selects int8 kernels, read from its optimized graph; the ranges are arbitrary."""
 
     def ranges(name: str, algorithm: str) -> tuple[float, float]:
@@ -160,7 +174,7 @@ def _runs_int8(builder: GraphBuilder, operators: Mapping[str, str], config: Conf
         return (0.0, 1.0) if node is not None and node.op_type in NOT_NEGATIVE else (-1.0, 1.0)
 
     model, _ = builder.build(config, ranges)
-    optimized = optimize(model.SerializeToString())
+    optimized = optimize(model.SerializeToString(), provider)
     names = [base_name(n.name) for n in optimized.graph.node if is_int8(n.op_type, [])]
     return {operators[name] for name in names if name in operators}
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from nc_strategies.backends.onnxruntime.attention import KIND, AttentionFusion
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch, ModelInfo
@@ -52,7 +53,7 @@ CHOICE = AttentionChoice()
 
 
 def choose_attention(
-    builder: GraphBuilder, batch: Batch, info: ModelInfo, threads: int, wanted: str
+    builder: GraphBuilder, batch: Batch, info: ModelInfo, threads: int, wanted: str, provider: Provider = CPU
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether to fuse the attentions of a model, and what the user should know of that.
 
@@ -62,12 +63,13 @@ def choose_attention(
         info: The model's inputs, with the axes that count samples.
         threads: Threads per run.
         wanted: ``auto``, ``always`` or ``never``.
+        provider: Execution provider that runs the two forms.
     """
     found = len(AttentionFusion(builder.graph, builder.graph.model.graph.node).cores()) if wanted != "never" else 0
     if not found or (wanted == "auto" and not external.may_be_reworked(builder.graph.model)):
         return False, ()
     try:
-        takes = _Comparison(builder, batch, info, threads).fused_wins(wanted == "always")
+        takes = _Comparison(builder, batch, info, threads, provider).fused_wins(wanted == "always")
     except EngineError as error:
         log.warning("attention is left in single steps: %s", error)
         return False, (f"attention is left in single steps: {error}",)
@@ -75,8 +77,8 @@ def choose_attention(
 
 
 class _Comparison:
-    def __init__(self, builder: GraphBuilder, batch: Batch, info: ModelInfo, threads: int) -> None:
-        self.builder, self.threads = builder, threads
+    def __init__(self, builder: GraphBuilder, batch: Batch, info: ModelInfo, threads: int, provider: Provider) -> None:
+        self.builder, self.threads, self.provider = builder, threads, provider
         self.samples = info.rows(batch, 0, CHOICE.samples)
         self.one = info.rows(batch, 0, 1)
 
@@ -94,7 +96,7 @@ class _Comparison:
         opened: list[OrtExecutable] = []
         try:
             for model in (fused, plain):
-                opened.append(OrtExecutable(model, self.threads))
+                opened.append(OrtExecutable(model, self.threads, provider=self.provider))
             self._check(*opened)
             ratio = 0.0 if always else self._ratio(*opened)
         finally:
@@ -119,6 +121,7 @@ class _Comparison:
     def _key(self, digest: str) -> str:
         shapes = {name: np.shape(array) for name, array in self.one.items()}
         facts = [CHOICE.version, ort.__version__, machine.identity(), self.threads, digest, sorted(shapes.items())]
+        facts += self.provider.cache_key()
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def _check(self, fused: OrtExecutable, plain: OrtExecutable) -> None:

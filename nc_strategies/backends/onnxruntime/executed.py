@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nc_strategies.backends.base import ExecutedOps
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.space.scheme import DYNAMIC, WEIGHT_ONLY
 
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput"}
@@ -72,8 +73,15 @@ def node_events(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
 
 
-def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> ExecutedOps:
-    """Count the executed operators from the events of one profiled run."""
+def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str], provider: Provider = CPU) -> ExecutedOps:
+    """Count the executed operators from the events of one profiled run.
+
+    Args:
+        events: The events of the profile.
+        operators: Name of a node or of its output to the operator of the user's model that it computes.
+        provider: Execution provider of the session: an operator that another one ran was handed back.
+    """
+    handed_back: Counter[str] = Counter()
     int8: Counter[str] = Counter()
     fp32: Counter[str] = Counter()
     names: set[str] = set()
@@ -96,7 +104,12 @@ def read_profile(events: list[dict[str, Any]], operators: Mapping[str, str]) -> 
                 names.add(operators.get(base_name(name), base_name(name)))
             elif not types or types[0] in ("float", "float16", "double"):
                 fp32[plain_type(kind)] += 1
-    return ExecutedOps(int8, fp32, frozenset(names), conversions, modes)
+            else:
+                continue
+            if event["args"].get("provider", provider.name) != provider.name:
+                handed_back[plain_type(kind)] += 1
+    asked = "" if provider.is_cpu else provider.short
+    return ExecutedOps(int8, fp32, frozenset(names), conversions, modes, asked, handed_back)
 
 
 def is_int8(kind: str, input_types: list[str]) -> bool:

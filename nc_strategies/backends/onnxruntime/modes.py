@@ -15,6 +15,7 @@ from nc_strategies.backends.onnxruntime import attention, other_ops
 from nc_strategies.backends.onnxruntime.build import GuardedQdqGraph
 from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
 from nc_strategies.backends.onnxruntime.other_ops import find_other_ops
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.backends.onnxruntime.schemes import SCHEMES, blocks_of
 from nc_strategies.errors import EngineError
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
@@ -42,10 +43,10 @@ def is_product(graph: Graph, fused_op: FusedOp) -> bool:
 
 
 class ModalQdqGraph(GuardedQdqGraph):
-    """A Q/DQ graph with operators of all modes."""
+    """A Q/DQ graph with operators of all modes; arguments as for `GuardedQdqGraph`."""
 
-    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges) -> None:
-        super().__init__(builder, config, ranges)
+    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, provider: Provider = CPU) -> None:
+        super().__init__(builder, config, ranges, provider)
         self.additions: dict[str, onnx.NodeProto] = {}
         """Operators whose kernels add a bias that the model adds in a node of its own, with that node."""
 

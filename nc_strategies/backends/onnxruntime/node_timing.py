@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from nc_strategies.backends.base import Profile
 from nc_strategies.backends.onnxruntime.executed import BARRIER, CONVERSIONS, base_name, node_events
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.backends.profiling import NodeTimes, summarise
 from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch
@@ -78,10 +79,11 @@ class KernelTimes:
 
     Args:
         threads: Threads per run.
+        provider: Execution provider of the sessions.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, provider: Provider = CPU) -> None:
+        self._threads, self._provider = threads, provider
         self._known: dict[tuple[object, ...], float | None] = {}
         self._probe: ort.InferenceSession | None = None
         self._best = float("inf")
@@ -127,7 +129,7 @@ class KernelTimes:
     def _open(self, model: onnx.ModelProto) -> ort.InferenceSession:
         chosen = options(self._threads)
         chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return start(model.SerializeToString(), chosen)
+        return start(model.SerializeToString(), chosen, self._provider.for_session())
 
     def _time(self, model: onnx.ModelProto, node: onnx.NodeProto, weights: Arrays, values: Arrays) -> float | None:
         """Seconds of a node: the added time of further copies, divided by their number."""
@@ -162,7 +164,7 @@ class KernelTimes:
     def _pace(self) -> float:
         """Seconds of a fixed matrix product; on an idle machine it always takes the same time."""
         if self._probe is None:
-            self._probe = start(_product(), options(1))
+            self._probe = start(_product(), options(1), self._provider.for_session())
         seconds = _seconds(self._probe, {"a": np.ones((LIMITS.probe_size, LIMITS.probe_size), np.float32)})
         self._best = min(self._best, seconds)
         return seconds

@@ -6,21 +6,24 @@ from functools import cache
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from nc_strategies.onnx_graph.interpreter import PROVIDERS, options
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
+from nc_strategies.onnx_graph.interpreter import open_session, options
 
 DEPTH = 64
 """Length of the probe's dot products; more than one pair, so that a 16-bit addition of pairs can overflow."""
 
 
 @cache
-def saturates() -> bool:
+def saturates(provider: Provider = CPU) -> bool:
     """Whether products of uint8 activations and int8 weights saturate before they are accumulated in int32.
 
     Without VNNI, x86 kernels add pairs of products in 16 bits, where 255 * 127 * 2 overflows. With 7-bit weights the
     sum always fits (``reduce_range`` in onnxruntime's documentation, "Quantize ONNX models").
+
+    Args:
+        provider: Execution provider that runs the product.
     """
     weight = np.full((DEPTH, DEPTH), 127, np.int8)
     graph = helper.make_graph(
@@ -31,6 +34,6 @@ def saturates() -> bool:
         [onnx.numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    run = ort.InferenceSession(model.SerializeToString(), options(1), providers=PROVIDERS)
+    run = open_session(model.SerializeToString(), options(1), provider.for_session())
     (product,) = run.run(None, {"x": np.full((DEPTH, DEPTH), 255, np.uint8)})
     return bool(np.any(product != 255 * 127 * DEPTH))

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.onnx_graph.fuse import ENGINE
 from nc_strategies.onnx_graph.interpreter import options, run, start
 from nc_strategies.runtime import cache, machine
@@ -48,13 +49,13 @@ FUSED_SUMS = {"LayerNormalization": "SkipLayerNormalization"}
 
 
 @once
-def slow_fusions() -> frozenset[str]:
-    """Operator types in `FUSED_SUMS` that run faster behind a sum of their own than fused with it."""
-    facts = [PROBE.version, ort.__version__, machine.identity()]
+def slow_fusions(provider: Provider = CPU) -> frozenset[str]:
+    """Operator types in `FUSED_SUMS` that run faster on a provider behind a sum of their own than fused with it."""
+    facts = [PROBE.version, ort.__version__, machine.identity(), *provider.cache_key()]
     name = f"fusions-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.json"
     held = _read(cache.read(name))
     if held is None:
-        held = [kind for kind in FUSED_SUMS if ratio(kind) >= PROBE.least_ratio]
+        held = [kind for kind in FUSED_SUMS if ratio(kind, provider) >= PROBE.least_ratio]
         cache.keep(name, json.dumps(held))
     return frozenset(held)
 
@@ -67,16 +68,17 @@ def _read(text: str | None) -> list[str] | None:
     return found if isinstance(found, list) and all(kind in FUSED_SUMS for kind in found) else None
 
 
-def ratio(kind: str) -> float:
+def ratio(kind: str, provider: Provider = CPU) -> float:
     """Time of a sum fused with an operator, relative to the time of the two one after the other.
 
     Args:
         kind: A key of `FUSED_SUMS`, which has a scale and a shift.
+        provider: Execution provider that runs the two forms.
 
     Raises:
         EngineError: the engine refuses one of the two.
     """
-    sessions = [start(_model(kind, fused), options(1)) for fused in (True, False)]
+    sessions = [start(_model(kind, fused), options(1), provider.for_session()) for fused in (True, False)]
     rng = np.random.default_rng(0)
     feed = {name: rng.normal(size=(1, PROBE.rows, PROBE.width)).astype(np.float32) for name in ("x", "other")}
     seconds: tuple[list[float], list[float]] = ([], [])

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.other_ops import LEAST_EMBEDDING
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.backends.onnxruntime.schemes import DYNAMIC_SCHEME, SCHEMES, WEIGHT_ONLY_SCHEMES
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models.info import Batch
@@ -41,20 +42,21 @@ TOLERANCE = 0.2
 
 
 @once
-def executed_schemes(kind: str = "MatMul") -> frozenset[OpScheme]:
+def executed_schemes(kind: str = "MatMul", provider: Provider = CPU) -> frozenset[OpScheme]:
     """Schemes that the engine runs, and rightly, for a type of operator; a missing kernel may end the asking process.
 
     Args:
         kind: A key of `CANDIDATES`.
+        provider: Execution provider that runs the operator.
     """
-    name = f"modes-{_key(kind)}.json"
+    name = f"modes-{_key(kind, provider)}.json"
     schemes = CANDIDATES[kind]
     held = _read(cache.read(name), len(schemes))
     if held is None:
         held = []
         for number, scheme in enumerate(schemes):
             try:
-                request = {"kind": kind, "scheme": number}
+                request = {"kind": kind, "scheme": number, "provider": [provider.name, provider.options]}
                 answer = run_child(__name__, request, "backend.modes", f"the probe of {kind}: {scheme}")
             except InputError as error:
                 log.info("%s is not offered for %s: %s", scheme, kind, error)
@@ -65,8 +67,9 @@ def executed_schemes(kind: str = "MatMul") -> frozenset[OpScheme]:
     return frozenset(schemes[number] for number in held)
 
 
-def _key(kind: str) -> str:
+def _key(kind: str, provider: Provider = CPU) -> str:
     facts = [VERSION, ort.__version__, machine.identity(), kind, [str(s) for s in CANDIDATES[kind]]]
+    facts += provider.cache_key()
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -87,12 +90,13 @@ def product_error(scheme: OpScheme) -> float:
     return operator_error("MatMul", scheme)
 
 
-def operator_error(kind: str, scheme: OpScheme) -> float:
+def operator_error(kind: str, scheme: OpScheme, provider: Provider = CPU) -> float:
     """Error of a small operator in a scheme, relative to the size of its result in floating point.
 
     Args:
         kind: A key of `CANDIDATES`.
         scheme: A scheme of that type of operator.
+        provider: Execution provider that runs it.
 
     Raises:
         EngineError: the engine refuses it.
@@ -102,7 +106,7 @@ def operator_error(kind: str, scheme: OpScheme) -> float:
     prepared = Graph(model)
     builder = GraphBuilder(prepared, WeightCache(prepared), ModalQdqGraph)
     made, _ = builder.build(Config((("probe", scheme),)), lambda *_: (-1.0, 1.0))
-    y, exact = (run(start(m.SerializeToString(), options(1)), feed)[0] for m in (made, model))
+    y, exact = (run(start(m.SerializeToString(), options(1), provider.for_session()), feed)[0] for m in (made, model))
     return float(np.linalg.norm(y - exact) / np.linalg.norm(exact))
 
 
@@ -145,7 +149,9 @@ def _lstm(rng: np.random.Generator) -> tuple[onnx.ModelProto, Batch]:
 def _work(request: dict[str, Any]) -> dict[str, Any]:
     kind = request["kind"]
     try:
-        return {"error_of_product": operator_error(kind, CANDIDATES[kind][request["scheme"]])}
+        name, pairs = request["provider"]
+        provider = Provider(name, tuple((str(key), str(value)) for key, value in pairs))
+        return {"error_of_product": operator_error(kind, CANDIDATES[kind][request["scheme"]], provider)}
     except EngineError as error:
         raise InputError("backend.modes", str(error)) from error
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nc_strategies.backends.collection import LIMITS as MEMORY
 from nc_strategies.backends.collection import plan_runs
 from nc_strategies.backends.onnxruntime.calibrate import OrtObserver
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.calibration.noise import noise_to_signal, signal_of
 from nc_strategies.calibration.recovery import (
@@ -115,7 +116,13 @@ def split(batches: Sequence[Batch], info: ModelInfo, largest: int) -> Pieces:
 
 
 def read_rows(
-    graph: Graph, ops: Sequence[FusedOp], pieces: Pieces, info: ModelInfo, threads: int, seconds: float
+    graph: Graph,
+    ops: Sequence[FusedOp],
+    pieces: Pieces,
+    info: ModelInfo,
+    threads: int,
+    seconds: float,
+    provider: Provider = CPU,
 ) -> dict[str, Rows]:
     """Rows that operators multiply by their weights, at random places of the calibration data.
 
@@ -126,13 +133,14 @@ def read_rows(
         info: The model's inputs, with the axes that count samples.
         threads: Threads per run.
         seconds: Seconds after which no further feeds are read.
+        provider: Execution provider of the sessions.
 
     Raises:
         EngineError: the engine refuses a feed.
     """
     begin = time.perf_counter()
     rng = np.random.default_rng(0)
-    observer = OrtObserver(graph, threads)
+    observer = OrtObserver(graph, threads, provider)
     observer.names = sorted({op.inputs[0] for op in ops})
     most = LIMITS.row_bytes // max(1, ITEM_BYTES * sum(row_size(graph, op) for op in ops))
     most = max(1, min(LIMITS.most_rows, most))
@@ -172,13 +180,16 @@ class Judge:
         feeds: The data.
         info: The model's inputs, with the axes that count samples.
         threads: Threads per run.
+        provider: Execution provider of the sessions.
 
     Raises:
         EngineError: the engine refuses the model or the data.
     """
 
-    def __init__(self, graph: Graph, feeds: Sequence[Batch], info: ModelInfo, threads: int) -> None:
-        self._feeds, self._info, self._threads = feeds, info, threads
+    def __init__(
+        self, graph: Graph, feeds: Sequence[Batch], info: ModelInfo, threads: int, provider: Provider = CPU
+    ) -> None:
+        self._feeds, self._info, self._threads, self._provider = feeds, info, threads, provider
         self._signals = self._outputs(graph.model)
 
     def noise(self, model: onnx.ModelProto) -> float:
@@ -192,7 +203,7 @@ class Judge:
         return sum(count * ratio for count, ratio in zip(counts, ratios, strict=True)) / sum(counts)
 
     def _outputs(self, model: onnx.ModelProto) -> list[NDArray[Any]]:
-        session = OrtExecutable(model.SerializeToString(), self._threads)
+        session = OrtExecutable(model.SerializeToString(), self._threads, provider=self._provider)
         try:
             return [np.array(signal_of(session.predict(feed))) for feed in self._feeds]
         finally:
@@ -398,6 +409,7 @@ def recovered(
     methods: Sequence[str],
     seconds: float,
     always: bool,
+    provider: Provider = CPU,
 ) -> tuple[RecoveryRecord, ...]:
     """Try the methods on a calibrated model; those that leave less noise are in use afterwards.
 
@@ -409,6 +421,7 @@ def recovered(
         methods: The methods to try, the cheapest first.
         seconds: Seconds that everything may take.
         always: Whether to try them even if int8 everywhere has next to no noise.
+        provider: Execution provider of the sessions.
     """
     begin = time.perf_counter()
 
@@ -425,14 +438,14 @@ def recovered(
     if seconds <= 0:
         return refused("no time left")
     try:
-        judge = Judge(model.graph, pieces.held_out, info, threads)
+        judge = Judge(model.graph, pieces.held_out, info, threads, provider)
         if not always and time.perf_counter() - begin < seconds:
             noise = judge.noise(model.quantized(EVERYTHING))
             if noise <= LIMITS.negligible_noise:
                 return refused(f"int8 everywhere has a noise-to-signal ratio of {noise:.1g} only", noise)
         if time.perf_counter() - begin >= seconds:
             return refused("no time left")
-        rows = read_rows(model.graph, ops, pieces, info, threads, READING_SHARE * seconds)
+        rows = read_rows(model.graph, ops, pieces, info, threads, READING_SHARE * seconds, provider)
     except EngineError as error:
         return refused(f"the model does not run: {error}")
     own = Methods(model, judge, rows)

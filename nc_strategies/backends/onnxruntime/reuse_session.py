@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from nc_strategies.backends.base import DualPrecisionSession
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider
 from nc_strategies.backends.onnxruntime.session import OrtExecutable
 from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph.graph import FusedOp, Graph
@@ -30,18 +31,21 @@ class OrtDualPrecisionSession(DualPrecisionSession):
         config: Schemes of the int8 branches.
         ranges: Calibrated ranges.
         threads: Threads per run.
+        provider: Execution provider of the session.
 
     Raises:
         EngineError: the engine refuses the graph.
     """
 
-    def __init__(self, builder: GraphBuilder, config: Config, ranges: Ranges, threads: int) -> None:
+    def __init__(
+        self, builder: GraphBuilder, config: Config, ranges: Ranges, threads: int, provider: Provider = CPU
+    ) -> None:
         self._flags = builder.graph.fresh(FLAGS)
         known = builder.graph.fused_ops
         self.ops = tuple(name for name, scheme in config.ops if not scheme.is_float and name in known)
         model = _DualPrecisionGraph(builder, config, ranges, self.ops).model()
         self._flags = builder.graph.fresh(FLAGS)
-        self._model = OrtExecutable(model.SerializeToString(), threads)
+        self._model = OrtExecutable(model.SerializeToString(), threads, provider=provider)
 
     def predict(self, batch: Batch, int8: Collection[str]) -> Sequence[NDArray[Any]]:
         """See `DualPrecisionSession.predict`."""

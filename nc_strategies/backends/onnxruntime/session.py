@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from nc_strategies.backends.base import Executable, ExecutedOps, Profile
 from nc_strategies.backends.onnxruntime.executed import node_events, read_profile
 from nc_strategies.backends.onnxruntime.node_timing import origins, read_times
-from nc_strategies.errors import EngineError, first_line
+from nc_strategies.backends.onnxruntime.providers import CPU, Provider, refusal
+from nc_strategies.errors import EngineError
 from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph import external
 from nc_strategies.onnx_graph.interpreter import open_session, options, options_to_look, run, start
@@ -24,7 +25,7 @@ from nc_strategies.runtime import memory
 
 
 def _profiled(
-    model: bytes | Path, threads: int, batch: Batch, runs: int, optimized: Path | None = None
+    model: bytes | Path, threads: int, batch: Batch, runs: int, optimized: Path | None = None, provider: Provider = CPU
 ) -> tuple[ort.InferenceSession, list[dict[str, Any]]]:
     """Open a session and profile its first runs. Later runs are not profiled.
 
@@ -34,6 +35,7 @@ def _profiled(
         batch: Input of the runs.
         runs: Number of profiled runs.
         optimized: Path at which the engine writes its optimized graph; None to write none.
+        provider: Execution provider of the session.
 
     Returns:
         The session, and the events of its profile.
@@ -44,7 +46,7 @@ def _profiled(
         chosen.profile_file_prefix = str(Path(folder) / "profile")
         if optimized is not None:
             chosen.optimized_model_filepath = str(optimized)
-        session = start(model, chosen)
+        session = start(model, chosen, provider.for_session())
         for _ in range(runs):
             run(session, batch)
         return session, json.loads(Path(session.end_profiling()).read_text())
@@ -62,6 +64,7 @@ class OrtExecutable(Executable):
         kernel_times: Returns the seconds of an optimized graph's nodes on a batch, by node name. The engine's profiler
             supplies those that are missing.
         size_bytes: Size of the model as it would be saved; 0 for that of `model` with its external data.
+        provider: Execution provider of its sessions.
 
     Raises:
         EngineError: the engine refuses the model.
@@ -76,8 +79,9 @@ class OrtExecutable(Executable):
         probe: Batch | None = None,
         kernel_times: Callable[[onnx.ModelProto, Batch], Mapping[str, float]] | None = None,
         size_bytes: int = 0,
+        provider: Provider = CPU,
     ) -> None:
-        self.fingerprint = fingerprint
+        self.fingerprint, self._provider = fingerprint, provider
         self.size_bytes = size_bytes or (len(model) if isinstance(model, bytes) else external.file_bytes(model))
         self._operators = operators or {}
         self._executed: ExecutedOps | None = None
@@ -92,10 +96,10 @@ class OrtExecutable(Executable):
 
     def _start(self, probe: Batch | None) -> None:
         if probe is None:
-            self._session = start(self._model, options(self._threads))
+            self._session = start(self._model, options(self._threads), self._provider.for_session())
             return
-        self._session, events = _profiled(self._model, self._threads, probe, 1)
-        self._executed = read_profile(events, self._operators)
+        self._session, events = _profiled(self._model, self._threads, probe, 1, None, self._provider)
+        self._executed = read_profile(events, self._operators, self._provider)
 
     @property
     def session(self) -> ort.InferenceSession:
@@ -140,14 +144,14 @@ class OrtExecutable(Executable):
         alone: Mapping[str, float] = {}
         with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
             path = Path(folder) / "optimized.onnx"
-            events = _profiled(self._model, self._threads, batch, 2, path)[1]
+            events = _profiled(self._model, self._threads, batch, 2, path, self._provider)[1]
             optimized = onnx.load(str(path), load_external_data=False)
         if isinstance(self._model, Path):
             external.rebase(optimized, self._model.parent)
         if self._kernel_times is not None:
             alone = self._kernel_times(optimized, batch)
         if any(event["name"].removesuffix("_kernel_time") not in alone for event in node_events(events)):
-            events = _profiled(self._model, self._threads, batch, runs + 1)[1]
+            events = _profiled(self._model, self._threads, batch, runs + 1, None, self._provider)[1]
         return read_times(events, self._operators, origins(optimized.graph, self._operators), alone)
 
     def executed(self) -> ExecutedOps:
@@ -161,18 +165,23 @@ class OrtExecutable(Executable):
         return self._executed
 
 
-def optimize(model: bytes) -> onnx.ModelProto:
+def optimize(model: bytes, provider: Provider = CPU) -> onnx.ModelProto:
     """The graph that the engine executes, after its default optimizations.
+
+    Args:
+        model: A serialized model.
+        provider: Execution provider that the graph is optimized for.
 
     Raises:
         EngineError: the engine refuses the model.
+        InputError: the provider compiles operators together, so that the engine has no graph of them.
     """
     with tempfile.TemporaryDirectory(prefix="ncs-optimized-") as folder:
         target = Path(folder) / "optimized.onnx"
         chosen = options_to_look(ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
         chosen.optimized_model_filepath = str(target)
         try:
-            open_session(model, chosen)
+            open_session(model, chosen, provider.for_session())
         except Exception as error:  # onnxruntime has one exception class per status code
-            raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
+            raise refusal(error, provider) from error
         return onnx.load(str(target), load_external_data=False)

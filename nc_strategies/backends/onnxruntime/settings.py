@@ -23,6 +23,9 @@ class OnnxRuntimeSettings:
         recovery: Methods that make the quantized model less noisy (see `nc_strategies.calibration.recovery`): ``auto``
             (all, unless int8 everywhere has next to no noise), ``none``, or a list of names. Each is adopted only where
             it leaves less noise on calibration samples that it was not fitted on.
+        provider: Execution provider that runs the operators, by a short name of one that the installed engine has, such
+            as ``cuda`` for ``CUDAExecutionProvider``. The CPU runs those that it does not take.
+        provider_options: Mapping of options of that provider, see the engine's documentation of it.
     """
 
     name: str = "onnxruntime"
@@ -32,3 +35,5 @@ class OnnxRuntimeSettings:
     modes: str = "auto"
     fused_attention: str = "auto"
     recovery: Any = "auto"
+    provider: str = "cpu"
+    provider_options: Any = None

@@ -235,6 +235,13 @@ class TensorFlowBackend(Backend):
         """See `Backend.open`."""
         return ServedModel(path)
 
+    def open_to_time(self, path: Path) -> Executable:
+        """See `Backend.open_to_time`: in a session like fp32's, as a call of a signature from Python costs time."""
+        source = ModelSource("saved", {"saved_model": path})
+        model = loading.load_source(source, "saved_model", path)
+        tensors = [port.tensor for port in model.outputs]
+        return SessionExecutable(model.graph.to_def(), model.inputs, tensors, self.threads, "saved")
+
     def native(self, config: Config | None) -> CallableModel:
         """See `Backend.native`: a loaded SavedModel that can also be called with arrays."""
         model = self._loaded

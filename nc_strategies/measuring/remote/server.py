@@ -184,7 +184,7 @@ class Server:
         """A model, which stays open until the run releases it: latency varies between sessions of the same graph."""
         token = asked["token"]
         if token not in self._models:
-            self._models[token] = _Opened(asked["key"], self._engine.open(self._path(asked)))
+            self._models[token] = _Opened(asked["key"], self._engine.open_to_time(self._path(asked)))
         return self._models[token].model
 
     def _release(self, token: str) -> None:
