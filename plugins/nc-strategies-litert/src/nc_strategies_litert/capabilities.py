@@ -133,10 +133,8 @@ def _ordered(schemes: Sequence[OpScheme]) -> list[OpScheme]:
     return [*static, *(scheme for scheme in schemes if not scheme.is_static)]
 
 
-def _look(
-    builder: ModelBuilder, open_model: Callable[[bytes], LiteRtExecutable], schemes: dict[str, OpScheme]
-) -> Look:
-    """Build a model with arbitrary ranges and see what the engine executes; by type, where the whole cannot be built."""
+def _look(builder: ModelBuilder, open_model: Callable[[bytes], LiteRtExecutable], schemes: dict[str, OpScheme]) -> Look:
+    """Build a model with arbitrary ranges and see what the engine executes; type by type where that fails."""
     if not schemes:
         return Look()
     try:
@@ -154,9 +152,7 @@ def _look(
     return found
 
 
-def _seen(
-    builder: ModelBuilder, open_model: Callable[[bytes], LiteRtExecutable], schemes: dict[str, OpScheme]
-) -> Look:
+def _seen(builder: ModelBuilder, open_model: Callable[[bytes], LiteRtExecutable], schemes: dict[str, OpScheme]) -> Look:
     model = open_model(builder.build(Config(tuple(schemes.items())), lambda *_: (-1.0, 1.0)))
     try:
         return Look(model.executed().int8_names & set(schemes), model.delegated())

@@ -97,9 +97,8 @@ def assign(graph: Graph, parts: Sequence[Sequence[int]], events: Sequence[Kernel
     """
     runs: list[list[KernelEvent]] = []
     for event in events:
-        if event.delegated and (not runs or not runs[-1] or not runs[-1][-1].delegated or event.node == 0):
-            runs.append([])
-        elif not event.delegated:
+        goes_on = event.delegated and event.node > 0 and runs and runs[-1][-1].delegated
+        if not goes_on:
             runs.append([])
         runs[-1].append(event)
     delegated = [run for run in runs if run[0].delegated]

@@ -162,8 +162,10 @@ class Graph:
         chosen = signatures[0]
         if chosen.subgraphIndex:
             raise EngineError("its first signature does not run the main graph")
-        return _text(chosen.signatureKey), self._named(self._graph.inputs, chosen.inputs), self._named(
-            self._graph.outputs, chosen.outputs
+        return (
+            _text(chosen.signatureKey),
+            self._named(self._graph.inputs, chosen.inputs),
+            self._named(self._graph.outputs, chosen.outputs),
         )
 
     def _named(self, tensors: Iterable[Any], items: Iterable[Any]) -> dict[str, int]:
@@ -288,7 +290,11 @@ def _fix_reshape(graph: Graph, op: Op) -> None:
     buffer.data = np.frombuffer(np.array(shape, np.int32).tobytes(), np.uint8)
     model.buffers.append(buffer)
     tensor = schema.TensorT()
-    tensor.name, tensor.type, tensor.buffer = f"{op.name}/shape".encode(), schema.TensorType.INT32, len(model.buffers) - 1
+    tensor.name, tensor.type, tensor.buffer = (
+        f"{op.name}/shape".encode(),
+        schema.TensorType.INT32,
+        len(model.buffers) - 1,
+    )
     tensor.shape = np.array([len(shape)], np.int32)
     main = model.subgraphs[0]
     main.tensors.append(tensor)

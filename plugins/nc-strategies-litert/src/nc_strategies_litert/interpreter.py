@@ -58,9 +58,7 @@ class ResizedInterpreter:
         try:
             with warnings.catch_warnings(), quiet():
                 warnings.simplefilter("ignore")  # keeping all tensors is meant for debugging, it says
-                self.inner = Interpreter(
-                    **which, num_threads=threads, experimental_preserve_all_tensors=keep_tensors
-                )
+                self.inner = Interpreter(**which, num_threads=threads, experimental_preserve_all_tensors=keep_tensors)
                 self.inner.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise EngineError(f"LiteRT refuses the model: {reason(error)}") from error

@@ -243,4 +243,3 @@ class ProfiledModel:
 
 def _size(value: int) -> ctypes.c_size_t:
     return ctypes.c_size_t(value)
-
