@@ -1,34 +1,29 @@
+"""The suite that every backend passes, on the bundled classifier."""
+
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from nc_strategies_litert import LiteRtSettings
 from nc_strategies_litert.backend import LiteRtBackend
 
-from nc_strategies import samples
-from nc_strategies.api import Batch, ModelSource
 from nc_strategies.testing import BackendSuite
 
-pytest.importorskip("tensorflow")
-SAMPLE = ModelSource("fashion_cnn", {"keras": samples.keras_model()})
 
-
-def sample_batches(count: int = 2, size: int = 16) -> list[Batch]:
-    """Calibration batches of the bundled classifier."""
-    with np.load(samples.calibration_images()) as arrays:
-        images = arrays["x"][: count * size].astype(np.float32) * samples.SCALE + samples.OFFSET
-    images = images.reshape(len(images), 28, 28, 1)
-    return [{"image": images[start : start + size]} for start in range(0, len(images), size)]
-
-
-class TestLiteRtOnTheSample(BackendSuite):
+class TestLiteRt(BackendSuite):
     expected_int8 = 9
 
-    def make(self) -> LiteRtBackend:
+    @pytest.fixture(autouse=True)
+    def _model(self, sample, images):
+        self._sample, self._images = sample, images
+
+    def make(self):
         return LiteRtBackend(LiteRtSettings(modes="all"))
 
-    def source(self) -> ModelSource:
-        return SAMPLE
+    def source(self):
+        return self._sample
 
-    def batches(self) -> list[Batch]:
-        return sample_batches()
+    def batches(self):
+        return [{"image": self._images[:16]}, {"image": self._images[16:]}]
+
+
+del BackendSuite

@@ -33,7 +33,7 @@ class ModelBuilder:
 
     Args:
         content: The prepared floating-point model.
-        int8_io: Whether inputs and outputs become int8 where the operators behind them are in static int8.
+        int8_io: Whether floating-point inputs and outputs become int8, if any operator is in static int8.
     """
 
     def __init__(self, content: bytes, int8_io: bool = False) -> None:

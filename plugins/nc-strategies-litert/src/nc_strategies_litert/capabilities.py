@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nc_strategies.api import (
     FLOAT,
@@ -41,10 +41,12 @@ class Look:
     Args:
         int8: Names of the operators that ran in int8.
         delegated: Names of the operators that the delegate ran.
+        refused: Operator type to the reason why a model with it in int8 cannot be built.
     """
 
     int8: frozenset[str] = frozenset()
     delegated: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe(
@@ -61,9 +63,11 @@ def describe(
     graph = builder.graph
     candidates = [op for op in computing(graph) if op.type not in MOVES and is_floating(graph, op)]
     offered: dict[str, list[OpScheme]] = {op.name: [] for op in candidates}
+    refused: dict[str, str] = {}
     for mode, granularity in _ways(modes):
         tried = [op for op in candidates if _may(op, mode, granularity, right)]
         seen = _look(builder, open_model, {op.name: _scheme(op, mode, granularity) for op in tried})
+        refused.update(seen.refused)
         for op in tried:
             if op.name not in seen.int8 or (mode == DYNAMIC and op.name not in seen.delegated):
                 continue
@@ -74,7 +78,7 @@ def describe(
     static = {op.name for op in ops if any(scheme.is_static for scheme in op.schemes)}
     order = tuple(op.name for op in computing(graph))
     stay = tuple(
-        FloatOp(op.name, op.type, _reason(op, op in candidates), _lacks_weight(op))
+        FloatOp(op.name, op.type, _reason(op, op in candidates, refused), _lacks_weight(op))
         for op in computing(graph)
         if op.name not in known and op.type not in MOVES
     )
@@ -146,9 +150,10 @@ def _look(builder: ModelBuilder, open_model: Callable[[bytes], LiteRtExecutable]
     for kind in dict.fromkeys(types[name] for name in schemes):
         try:
             part = _seen(builder, open_model, {n: s for n, s in schemes.items() if types[n] == kind})
-            found = Look(found.int8 | part.int8, found.delegated | part.delegated)
+            found = Look(found.int8 | part.int8, found.delegated | part.delegated, found.refused)
         except EngineError as error:
-            log.info("%s is not offered in int8: %s", kind, error)
+            log.warning("%s is not offered in int8: %s", kind, error)
+            found = Look(found.int8, found.delegated, {**found.refused, kind: str(error)})
     return found
 
 
@@ -171,7 +176,9 @@ def _lacks_weight(op: Op) -> bool:
     return op.type in WEIGHT_POSITION and op.weight is None
 
 
-def _reason(op: Op, tried: bool) -> str:
+def _reason(op: Op, tried: bool, refused: Mapping[str, str]) -> str:
     if _lacks_weight(op):
         return NO_WEIGHT
+    if op.type in refused:
+        return refused[op.type]
     return NOT_SEEN if tried and op.weight is not None else NO_KERNEL

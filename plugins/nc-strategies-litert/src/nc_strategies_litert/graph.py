@@ -234,10 +234,10 @@ def prepare(content: bytes) -> bytes:
     for op, name in zip(graph.ops, _names(graph), strict=True):
         for position, tensor in enumerate(op.outputs):
             graph.model.subgraphs[0].tensors[tensor].name = (f"{name}:{position}" if position else name).encode()
-    _tell_apart(graph)
     for op in graph.ops:
         _fix_reshape(graph, op)
     _drop_unread(graph)
+    _tell_apart(graph)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(graph.model))
 
 
@@ -257,15 +257,16 @@ def _names(graph: Graph) -> list[str]:
 
 
 def _tell_apart(graph: Graph) -> None:
-    """Rename constants that are called like another tensor: the quantizer tells tensors apart by their names."""
-    tensors = graph.model.subgraphs[0].tensors
+    """Rename tensors that are called like another one: the quantizer tells the tensors of a model apart by names."""
+    main = graph.model.subgraphs[0].tensors
     made = {*graph.inputs.values(), *graph.producers}
-    taken = {tensors[index].name for index in made}
-    for index, tensor in enumerate(tensors):
-        if index not in made:
-            while tensor.name in taken:
-                tensor.name = f"{_text(tensor.name)}/{index}".encode()
-            taken.add(tensor.name)
+    taken = {bytes(main[index].name) for index in made}
+    for number, subgraph in enumerate(graph.model.subgraphs):
+        for index, tensor in enumerate(subgraph.tensors):
+            if number or index not in made:
+                while bytes(tensor.name or b"") in taken:
+                    tensor.name = f"{_text(tensor.name)}/{number or ''}{index}".encode()
+                taken.add(bytes(tensor.name or b""))
 
 
 def _short_name(graph: Graph, op: Op) -> str:

@@ -78,10 +78,17 @@ class LiteRtExecutable(Executable):
             interpreter = self._any()
             found = []
             if self._profiled:
-                events = self._events(interpreter, _zeros(interpreter), 1)
-                found = assign(graph, _parts(interpreter), events[0])
+                events = self._one_run(interpreter)
+                found = assign(graph, _parts(interpreter), events)
             self._executed = count(graph, found)
         return self._executed
+
+    def _one_run(self, interpreter: ResizedInterpreter) -> list[KernelEvent]:
+        """Events of a run of one sample, or of as many as were run last where the model refuses one."""
+        try:
+            return self._events(_zeros(interpreter, True), 1)[0]
+        except EngineError:
+            return self._events(_zeros(interpreter, False), 1)[0]
 
     def delegated(self) -> frozenset[str]:
         """Names of the operators that the delegate executes."""
@@ -93,11 +100,11 @@ class LiteRtExecutable(Executable):
         """See `Executable.profile`: the delegate's own times."""
         if not self._profiled:
             return None
-        interpreter = self._for(batch)
-        events = self._events(interpreter, batch, runs + 1)
-        return read_times(Graph(self._content), _parts(interpreter), events[1:])
+        events = self._events(batch, runs + 1)
+        return read_times(Graph(self._content), _parts(self._any()), events[1:])
 
-    def _events(self, interpreter: ResizedInterpreter, batch: Batch, runs: int) -> list[list[KernelEvent]]:
+    def _events(self, batch: Batch, runs: int) -> list[list[KernelEvent]]:
+        interpreter = self._for(batch)
         fed = interpreter.feed(batch)
         interpreter.run_fed(fed)
         outputs = [array.shape for array in interpreter.results()]
@@ -132,6 +139,12 @@ def _parts(interpreter: ResizedInterpreter) -> list[list[int]]:
     return delegated_ops(interpreter.inner._get_ops_details())
 
 
-def _zeros(interpreter: ResizedInterpreter) -> dict[str, NDArray[Any]]:
-    """A batch of the shape that the interpreter has now."""
-    return {name: np.zeros(interpreter.shape(name), detail["dtype"]) for name, detail in interpreter.inputs.items()}
+def _zeros(interpreter: ResizedInterpreter, one: bool) -> dict[str, NDArray[Any]]:
+    """A batch of the shape that the interpreter has now, or of one sample where the first axis is free."""
+    made = {}
+    for name, detail in interpreter.inputs.items():
+        shape = interpreter.shape(name)
+        if one and len(detail["shape_signature"]) and detail["shape_signature"][0] == -1:
+            shape = (1, *shape[1:])
+        made[name] = np.zeros(shape, detail["dtype"])
+    return made

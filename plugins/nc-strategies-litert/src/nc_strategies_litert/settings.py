@@ -15,8 +15,8 @@ class LiteRtSettings:
         modes: Quantization modes that are offered: ``static`` (int8 with calibrated ranges only), ``auto`` (``dynamic``
             too, where the engine's delegate executes it) or ``all`` (``weight_only`` too, which makes the file smaller
             and computes in floating point).
-        int8_io: Whether the saved model takes and returns int8 tensors where the operators behind them are in static
-            int8. Scale and zero point are in the file.
+        int8_io: Whether floating-point inputs and outputs of the model become int8, if any operator is in static int8.
+            Scale and zero point are in the file.
     """
 
     name: str = "litert"
