@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from nc_strategies.backends.ceiling import kept_or_measured as kept_or_measured_ceiling
     from nc_strategies.backends.collection import Observer
     from nc_strategies.backends.collection import collect as collect_histograms
-    from nc_strategies.backends.profiling import NodeTimes
-    from nc_strategies.backends.profiling import summarise as summarise_times
+    from nc_strategies.backends.profiling import NodeTimes, summarise
     from nc_strategies.backends.tensorflow.export import export_saved_model
     from nc_strategies.calibration.histogram import Histogram
     from nc_strategies.calibration.state import CalibrationState
@@ -127,7 +126,7 @@ else:
         "read_cache": "nc_strategies.runtime.cache:read",
         "run_child": "nc_strategies.runtime.child",
         "serve": "nc_strategies.runtime.child",
-        "summarise_times": "nc_strategies.backends.profiling:summarise",
+        "summarise": "nc_strategies.backends.profiling",
         "way": "nc_strategies.space.scheme",
     }
 
@@ -146,7 +145,7 @@ __all__ = [
     "find_roles",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
     "ModelSource", "Histogram", "Ceiling", "FloatOp", "CalibrationState", "Observer", "collect_histograms",
-    "NodeTimes", "summarise_times", "export_saved_model", "run_child", "serve", "read_cache", "keep_in_cache",
+    "NodeTimes", "summarise", "export_saved_model", "run_child", "serve", "read_cache", "keep_in_cache",
     "machine_identity", "CeilingCase", "measure_ceiling", "ceiling_cache_name", "kept_or_measured_ceiling",
     "Metric", "MeanMetric", "Dataset", "Ragged", "Raw", "Preprocess", "Tracker",
     "NcsError", "InputError", "EngineError",

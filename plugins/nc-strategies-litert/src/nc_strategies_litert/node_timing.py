@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from nc_strategies.api import NodeTimes, Profile, summarise_times
+from nc_strategies.api import NodeTimes, Profile, summarise
 from nc_strategies_litert.executed import Assigned, assign
 from nc_strategies_litert.graph import CONVERSIONS, SILENT, Graph, Op
 from nc_strategies_litert.profiler import KernelEvent
@@ -25,7 +25,7 @@ def read_times(graph: Graph, parts: Sequence[Sequence[int]], runs: Sequence[Sequ
         index = position[id(each.event)]
         times = [run[index].seconds for run in runs if index < len(run)]
         nodes.append(_node(graph, each, times))
-    return summarise_times(nodes, traced=True)
+    return summarise(nodes, traced=True)
 
 
 def _node(graph: Graph, each: Assigned, seconds: list[float]) -> NodeTimes:
