@@ -25,7 +25,11 @@ _lock = threading.Lock()
 def quiet() -> Iterator[None]:
     """Drop what the engine's C++ code writes to standard error: it reports at every start which delegate it made."""
     with _lock:
-        kept = os.dup(_STDERR)
+        try:
+            kept = os.dup(_STDERR)
+        except OSError:  # standard error is closed: nobody reads it
+            yield
+            return
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, _STDERR)
