@@ -30,7 +30,7 @@ def measured(backend: Backend, again: bool = False) -> Ceiling | None:
         probe.held()  # Tried in child processes first, which is no part of the time that is measured in.
         cases = [CeilingCase(kind, _shape(kind), functools.partial(_write, kind)) for kind in SHAPES]
         make = functools.partial(type(backend), backend.settings, backend.threads)
-        # XNNPACK's kernels add products in 32 bits on every processor.
+        # Kernels that overflow on the largest products are not offered.
         return measure_ceiling(make, cases, False, backend.threads)
 
     versions = [importlib.metadata.version(name) for name in probe.ENGINES]

@@ -91,7 +91,7 @@ def _read(text: str | None) -> list[str] | None:
 
 
 def operator_model(
-    kind: str, seed: int = 0, size: int = SIZE, depth: int = DEPTH, channels: int = CHANNELS
+    kind: str, seed: int = 0, size: int = SIZE, depth: int = DEPTH, channels: int = CHANNELS, extreme: bool = False
 ) -> tuple[bytes, NDArray[np.float32]]:
     """A model of one operator with random weights, and an input for it.
 
@@ -101,14 +101,16 @@ def operator_model(
         size: Height and width of its picture; for a ``FULLY_CONNECTED``, the square root of its rows.
         depth: Input channels.
         channels: Output channels; a depthwise convolution has as many as input channels.
+        extreme: Weights and inputs are all 1, so that every product in int8 is the largest one.
     """
     rng = np.random.default_rng(seed)
     picture = kind != "FULLY_CONNECTED"
+    shape: tuple[int, ...]
     if kind == "DEPTHWISE_CONV_2D":
         shape, channels = (1, 3, 3, depth), depth
     else:
         shape = (channels, 3, 3, depth) if picture else (channels, depth)
-    weight = (rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    weight = (np.ones(shape) if extreme else rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
     bias = rng.normal(size=channels).astype(np.float32)
     given = (1, size, size, depth) if picture else (size * size, depth)
     made = (*given[:-1], channels)
@@ -129,7 +131,8 @@ def operator_model(
     code.version = 1
     model.operatorCodes, model.subgraphs = [code], [main]
     model.signatureDefs = [_signature()]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), rng.normal(size=given).astype(np.float32)
+    x = np.ones(given) if extreme else rng.normal(size=given)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), x.astype(np.float32)
 
 
 def _tensor(model: Any, name: str, shape: tuple[int, ...], values: NDArray[np.float32] | None = None) -> Any:
@@ -167,7 +170,9 @@ def _signature() -> Any:
 
 
 def operator_error(kind: str, mode: str) -> float:
-    """Error of a small operator in a mode, relative to the size of its result in floating point.
+    """Largest error of small operators in a mode, relative to the size of the result in floating point.
+
+    One has random values, the other the largest products that int8 has: kernels that add them in 16 bits overflow.
 
     Args:
         kind: One of `KINDS`.
@@ -176,26 +181,32 @@ def operator_error(kind: str, mode: str) -> float:
     Raises:
         EngineError: the engine refuses it.
     """
+    return max(_error(kind, mode, extreme) for extreme in (False, True))
+
+
+def _error(kind: str, mode: str, extreme: bool) -> float:
     from nc_strategies_litert.build import ModelBuilder
     from nc_strategies_litert.interpreter import ResizedInterpreter
 
-    content, x = operator_model(kind)
+    content, x = operator_model(kind, extreme=extreme)
     weight = TensorScheme("int8", "sym", "per_channel", "minmax")
     activation = {
         "static": TensorScheme("int8", "asym", "per_tensor", "minmax"),
         "dynamic": TensorScheme("int8", "asym", "per_tensor", "dynamic"),
         "weight_only": TensorScheme("fp32", "none", "none", "none"),
     }[mode]
-    results = []
     exact = ResizedInterpreter(content, 1)
     exact.run({"x": x})
-    results.append(exact.results()[0])
-    ranges = {"x": (float(x.min()), float(x.max())), "probe": (float(results[0].min()), float(results[0].max()))}
+    (right,) = exact.results()
+    # A range around 0 makes the largest value 127, and not -128.
+    ranges = {
+        name: (-float(abs(values).max()), float(abs(values).max())) for name, values in (("x", x), ("probe", right))
+    }
     config = Config((("probe", OpScheme(activation, weight)),))
     other = ResizedInterpreter(ModelBuilder(content).build(config, lambda name, _: ranges[name]), 1)
     other.run({"x": x})
-    results.append(other.results()[0])
-    return float(np.linalg.norm(results[1] - results[0]) / np.linalg.norm(results[0]))
+    (result,) = other.results()
+    return float(np.linalg.norm(result - right) / np.linalg.norm(right))
 
 
 def profiler_error() -> float:

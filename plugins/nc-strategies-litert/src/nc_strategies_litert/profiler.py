@@ -106,9 +106,11 @@ def _environment() -> ctypes.c_void_p:
     return _made("LiteRtCreateEnvironment", 0, None)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def _kept(payload: int | None) -> None:
+def _keep_text(payload: int | None) -> None:
     """Called where the library would free an option's text, which Python owns."""
+
+
+_kept = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_keep_text)
 
 
 def _option(identifier: bytes, payload: ctypes.Array[ctypes.c_char]) -> ctypes.c_void_p:
