@@ -37,6 +37,20 @@ def test_a_prepared_model_computes_the_same(sample, images):
     np.testing.assert_array_equal(*results)
 
 
+def test_constants_behind_the_flatbuffer_are_read_and_written(ready):
+    backend, space = ready
+    content = backend._content(space.default())  # ai-edge-quantizer writes constants from 1 kB on there
+    graph = Graph(content)
+    outside = [b for b in flatbuffer_utils.convert_bytearray_to_object(content).buffers if b.offset]
+    assert outside
+    assert all(graph.tensors[op.weight].constant for op in graph.ops if op.weight is not None)
+    assert bytes(flatbuffer_utils.convert_object_to_bytearray(graph.model)) != content
+    again = ResizedInterpreter(bytes(flatbuffer_utils.convert_object_to_bytearray(graph.model)), 1)
+    x = np.zeros((1, 28, 28, 1), np.float32)
+    again.run({"image": x})
+    np.testing.assert_array_equal(again.results()[0], backend.build(space.default()).predict({"image": x})[0])
+
+
 def with_computed_shape():
     """A convolution, and a RESHAPE to [size of the batch, ...] that SHAPE, STRIDED_SLICE and PACK compute."""
     content, x = operator_model("CONV_2D", size=4, channels=3)

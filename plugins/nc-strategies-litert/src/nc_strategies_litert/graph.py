@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -106,10 +106,15 @@ class Graph:
         try:
             self.model = flatbuffer_utils.convert_bytearray_to_object(content)
             self._graph = self.model.subgraphs[0]
+            for buffer in self.model.buffers:
+                if buffer.offset and buffer.size:  # a large constant behind the flatbuffer
+                    buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+                    buffer.offset = buffer.size = 0
         except Exception as error:  # the reader unpacks offsets unchecked, and raises what it runs into
             raise EngineError("this is no .tflite model") from error
         self.tensors = tuple(self._tensor(index, tensor) for index, tensor in enumerate(self._graph.tensors))
-        self.ops = tuple(self._op(index, op) for index, op in enumerate(self._graph.operators))
+        unpacked = self._unpacked()
+        self.ops = tuple(self._op(index, op, unpacked) for index, op in enumerate(self._graph.operators))
         self.signature, self.inputs, self.outputs = self._interface()
         self.producers = {tensor: op for op in self.ops for tensor in op.outputs}
 
@@ -127,32 +132,36 @@ class Graph:
         if tensor.shapeSignature is not None and len(tensor.shapeSignature) == len(shape):
             shape = [int(size) for size in tensor.shapeSignature]
         buffer = self.model.buffers[tensor.buffer]
-        constant = (buffer.data is not None and len(buffer.data) > 0) or bool(buffer.offset and buffer.offset > 1)
+        constant = buffer.data is not None and len(buffer.data) > 0
         sizes = tuple(None if size < 0 else size for size in shape)
         return Tensor(index, _text(tensor.name), DTYPES.get(tensor.type, "unknown"), sizes, constant)
 
-    def _op(self, index: int, op: Any) -> Op:
-        code = self.model.operatorCodes[op.opcodeIndex]
-        # Codes above 127 are in the second field only.
-        kind = OP_TYPES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+    def _op(self, index: int, op: Any, unpacked: Collection[int]) -> Op:
+        kind = self._kind(op)
         inputs = tuple(int(tensor) for tensor in op.inputs if tensor >= 0) if op.inputs is not None else ()
         outputs = tuple(int(tensor) for tensor in op.outputs) if op.outputs is not None else ()
         position = WEIGHT_POSITION.get(kind)
         weight = None
-        if position is not None and position < len(inputs) and self._is_constant(inputs[position]):
+        if (
+            position is not None
+            and position < len(inputs)
+            and (self.tensors[inputs[position]].constant or inputs[position] in unpacked)
+        ):
             weight = inputs[position]
         return Op(index, kind, self.tensors[outputs[0]].name if outputs else "", inputs, outputs, weight)
 
-    def _is_constant(self, tensor: int) -> bool:
-        """Whether a tensor is constant, or a constant that a DEQUANTIZE turns into floating point."""
-        if self.tensors[tensor].constant:
-            return True
-        for op in self._graph.operators:
-            if tensor in op.outputs:
-                code = self.model.operatorCodes[op.opcodeIndex]
-                kind = OP_TYPES.get(max(code.builtinCode, code.deprecatedBuiltinCode))
-                return kind == "DEQUANTIZE" and self.tensors[op.inputs[0]].constant
-        return False
+    def _kind(self, op: Any) -> str:
+        code = self.model.operatorCodes[op.opcodeIndex]
+        # Codes above 127 are in the second field only.
+        return OP_TYPES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+
+    def _unpacked(self) -> frozenset[int]:
+        """Weights that a DEQUANTIZE of a constant turns into floating point."""
+        return frozenset(
+            int(op.outputs[0])
+            for op in self._graph.operators
+            if self._kind(op) == "DEQUANTIZE" and self.tensors[op.inputs[0]].constant
+        )
 
     def _interface(self) -> tuple[str, dict[str, int], dict[str, int]]:
         signatures = self.model.signatureDefs or []
