@@ -11,9 +11,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from nc_strategies_litert import LiteRtSettings, probe
 from nc_strategies_litert.backend import LiteRtBackend
+from nc_strategies_litert.convert import convert_in_child
 from nc_strategies_litert.model import TfliteModel
 from nc_strategies_litert.settings import TfliteModelSettings
 
+from nc_strategies import samples
 from nc_strategies.api import EngineError, InputError, ModelSource, Space
 
 
@@ -171,6 +173,15 @@ def test_a_model_that_tensorflow_cannot_read_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match=r"^model\.path") as raised:
         LiteRtBackend(LiteRtSettings()).load(ModelSource("broken", {"keras": path}))
     assert "\n" not in str(raised.value)
+
+
+def test_without_tensorflow_a_keras_file_is_refused_with_the_command(tmp_path, monkeypatch):
+    (tmp_path / "tensorflow.py").write_text("raise ModuleNotFoundError('no tensorflow here', name='tensorflow')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"TensorFlow cannot be imported .*; pip install 'nc-strategies\[tensorflow\]'"
+    ):
+        convert_in_child(ModelSource("sample", {"keras": samples.keras_model()}), tmp_path / "model.tflite")
 
 
 @pytest.fixture
