@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nc_strategies.backends.base import Backend, Executable, ExecutedOps, Profile
-    from nc_strategies.backends.ceiling import Ceiling
+    from nc_strategies.backends.ceiling import Ceiling, CeilingCase, measure_ceiling
+    from nc_strategies.backends.ceiling import cache_name as ceiling_cache_name
+    from nc_strategies.backends.ceiling import kept_or_measured as kept_or_measured_ceiling
+    from nc_strategies.backends.collection import Observer
+    from nc_strategies.backends.collection import collect as collect_histograms
     from nc_strategies.backends.onnx_backend import OnnxBackend
     from nc_strategies.backends.profiling import NodeTimes, summarise
+    from nc_strategies.backends.tensorflow.export import export_saved_model
     from nc_strategies.calibration.histogram import Histogram
+    from nc_strategies.calibration.state import CalibrationState
     from nc_strategies.data.dataset import Dataset, Raw
     from nc_strategies.data.ragged import Ragged
     from nc_strategies.data.settings import Preprocess
@@ -44,7 +50,21 @@ if TYPE_CHECKING:
         TrialState,
     )
     from nc_strategies.registry import CONTRACT_VERSION, Component, hookimpl
-    from nc_strategies.space import FLOAT, Capabilities, Config, OpCapability, OpScheme, Overrides, Space, TensorScheme
+    from nc_strategies.runtime.cache import keep as keep_in_cache
+    from nc_strategies.runtime.cache import read as read_cache
+    from nc_strategies.runtime.child import run_child, serve
+    from nc_strategies.runtime.machine import identity as machine_identity
+    from nc_strategies.space import (
+        FLOAT,
+        Capabilities,
+        Config,
+        FloatOp,
+        OpCapability,
+        OpScheme,
+        Overrides,
+        Space,
+        TensorScheme,
+    )
     from nc_strategies.space.blocks import find_roles
     from nc_strategies.space.scheme import way
     from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
@@ -56,8 +76,10 @@ else:
         "Batch": "nc_strategies.models.info",
         "CONTRACT_VERSION": "nc_strategies.registry",
         "ConversionEdge": "nc_strategies.problem",
+        "CalibrationState": "nc_strategies.calibration.state",
         "Capabilities": "nc_strategies.space",
         "Ceiling": "nc_strategies.backends.ceiling",
+        "CeilingCase": "nc_strategies.backends.ceiling",
         "Component": "nc_strategies.registry",
         "Config": "nc_strategies.space",
         "Constraint": "nc_strategies.problem",
@@ -70,6 +92,7 @@ else:
         "Profile": "nc_strategies.backends.base",
         "FLOAT": "nc_strategies.space",
         "FusedOp": "nc_strategies.onnx_graph.graph",
+        "FloatOp": "nc_strategies.space",
         "Goal": "nc_strategies.problem",
         "Histogram": "nc_strategies.calibration.histogram",
         "InputError": "nc_strategies.errors",
@@ -82,7 +105,8 @@ else:
         "NodeTimes": "nc_strategies.backends.profiling",
         "Objective": "nc_strategies.problem",
         "OnnxBackend": "nc_strategies.backends.onnx_backend",
-        "OnnxGraph": "nc_strategies.onnx_graph.graph",
+        "OnnxGraph": "nc_strategies.onnx_graph.graph:Graph",
+        "Observer": "nc_strategies.backends.collection",
         "OpCapability": "nc_strategies.space",
         "OpScheme": "nc_strategies.space",
         "Prediction": "nc_strategies.problem",
@@ -102,18 +126,27 @@ else:
         "Trial": "nc_strategies.problem",
         "TrialState": "nc_strategies.problem",
         "Overrides": "nc_strategies.space",
+        "ceiling_cache_name": "nc_strategies.backends.ceiling:cache_name",
+        "collect_histograms": "nc_strategies.backends.collection:collect",
+        "export_saved_model": "nc_strategies.backends.tensorflow.export",
         "find_roles": "nc_strategies.space.blocks",
         "hookimpl": "nc_strategies.registry",
+        "keep_in_cache": "nc_strategies.runtime.cache:keep",
+        "kept_or_measured_ceiling": "nc_strategies.backends.ceiling:kept_or_measured",
+        "machine_identity": "nc_strategies.runtime.machine:identity",
+        "measure_ceiling": "nc_strategies.backends.ceiling",
+        "read_cache": "nc_strategies.runtime.cache:read",
+        "run_child": "nc_strategies.runtime.child",
+        "serve": "nc_strategies.runtime.child",
         "summarise": "nc_strategies.backends.profiling",
         "way": "nc_strategies.space.scheme",
     }
 
-    _NAMES_THERE = {"OnnxGraph": "Graph"}
-
     def __getattr__(name: str) -> object:
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_PLACES[name]), _NAMES_THERE.get(name, name))
+        module, _, attribute = _PLACES[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
 
 
 __all__ = [
@@ -123,9 +156,11 @@ __all__ = [
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Overrides", "FLOAT", "way",
     "find_roles",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
-    "ModelSource", "Histogram", "Ceiling",
+    "ModelSource", "Histogram", "Ceiling", "FloatOp", "CalibrationState", "Observer", "collect_histograms",
+    "NodeTimes", "summarise", "export_saved_model", "run_child", "serve", "read_cache", "keep_in_cache",
+    "machine_identity", "CeilingCase", "measure_ceiling", "ceiling_cache_name", "kept_or_measured_ceiling",
+    "OnnxBackend", "OnnxGraph", "QdqGraph", "FusedOp",
     "SerialExecutor", "EvaluationPool",
-    "OnnxBackend", "OnnxGraph", "QdqGraph", "FusedOp", "NodeTimes", "summarise",
     "Metric", "MeanMetric", "Dataset", "Ragged", "Raw", "Preprocess", "Tracker",
     "NcsError", "InputError", "EngineError",
 ]  # fmt: skip

@@ -22,7 +22,11 @@ def test_every_name_it_promises_is_there():
 def test_type_checkers_and_python_see_the_same_names_in_the_same_places():
     tree = ast.parse(Path(api.__file__).read_text())
     branch = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {alias.name: node.module for node in branch.body for alias in node.names}
+    seen = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}" if alias.asname else node.module
+        for node in branch.body
+        for alias in node.names
+    }
     assert seen == api._PLACES
     assert set(seen) == set(api.__all__)
 

@@ -40,6 +40,8 @@ OPTIONAL = {
 """Recommended component outside the core, which may not be registered, to the command that installs it."""
 TENSORFLOW_MODELS = ("sample", "keras", "saved_model", "graph_def", "keras_applications")
 """Values of ``model`` whose format both the tensorflow and the onnxruntime backend accept."""
+OWN_MODELS = (*TENSORFLOW_MODELS, "onnx", "huggingface", "python", "sample_text")
+"""Values of ``model`` whose format a backend of the project accepts; a plugin's format may be read by its own alone."""
 
 
 def choice(facts: Facts, kind: str, name: str) -> str:
@@ -130,7 +132,7 @@ def _other_backends(facts: Facts) -> list[str]:
         for kind, name in OPTIONAL
         if kind == "backend"
         and name != facts.run.name("backend")
-        and (name != "tensorflow" or source in TENSORFLOW_MODELS)
+        and source in (TENSORFLOW_MODELS if name == "tensorflow" else OWN_MODELS)
     ]
 
 

@@ -147,6 +147,17 @@ class TestDataset:
             data.batch(40, 20)
         assert sorted(seen[1:]) == list(range(50)), "all once, but for the first, by which shapes are seen"
 
+    @pytest.mark.parametrize("stored_first", [False, True])
+    def test_a_part_of_the_samples_holds_the_same_ones_whenever_they_are_preprocessed(self, stored_first):
+        data = Dataset(numbered(50), Preprocess(scale=2.0), info((None, 2)))
+        if stored_first:
+            data.store()
+        data.limit(40)
+        data.store()
+        values = np.concatenate([batch["image"][:count, 0] for batch, _, count in data.batches(7)])
+        np.testing.assert_array_equal(values, 2 * data.labels)
+        assert values.max() > 2 * 40
+
     def test_samples_that_need_no_preprocessing_are_not_copied(self):
         raw = Raw(KEY, {"x": np.zeros((4, 2), np.float32)})
         assert np.shares_memory(Dataset(raw, Preprocess(), info((None, 2))).batch(0, 2)["image"], raw.inputs["x"])

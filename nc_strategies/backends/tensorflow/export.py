@@ -1,4 +1,4 @@
-"""Export of a TensorFlow model to ONNX, for engines that read ONNX."""
+"""Export of a TensorFlow model to ONNX or to a plain SavedModel, for engines that read these."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nc_strategies.backends.tensorflow import loading
 from nc_strategies.backends.tensorflow.fold import simplify
 from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import FrozenModel
+from nc_strategies.backends.tensorflow.saving import save
 from nc_strategies.backends.tensorflow.session import SessionExecutable
 from nc_strategies.errors import InputError
 from nc_strategies.models import ModelSource
@@ -71,6 +72,31 @@ def export_onnx(source: ModelSource, folder: Path) -> Path:
     target.write_bytes(proto.SerializeToString())
     _compare(model, target, path)
     return target
+
+
+def export_saved_model(source: ModelSource, folder: Path) -> tuple[str, list[str]]:
+    """Write a TensorFlow model as a SavedModel of one signature, with constants folded and BatchNorm in its weights.
+
+    It imports TensorFlow, so a process that measures calls it in a child.
+
+    Args:
+        source: A model in one of `FORMATS`.
+        folder: The folder to write.
+
+    Returns:
+        The name of the signature, and the names of its outputs in the model's order. Inputs and outputs have the names
+        of the model's own.
+
+    Raises:
+        InputError: the model cannot be loaded, or the folder holds something else.
+    """
+    kind, path = source.pick(FORMATS, "tensorflow")
+    tensorflow()
+    model = loading.load_source(source, kind, path)
+    graph, ends = simplify(model.graph, [port.tensor for port in model.inputs], [port.tensor for port in model.outputs])
+    tensors = [ends[port.tensor] for port in model.outputs]
+    save(graph.to_def(), model.inputs, model.outputs, tensors, [], model.signature, folder)
+    return model.signature, [port.spec.name for port in model.outputs]
 
 
 def export_in_child(source: ModelSource, folder: Path) -> Path:
