@@ -101,8 +101,10 @@ def explained(layer: Layer, backend: Mapping[str, Any]) -> dict[str, str]:
         layer: An entry of ``layers``.
         backend: The backend's name and settings.
     """
-    after = "" if layer["accumulated_db"] is None else f", {layer['accumulated_db']:.1f} dB with all errors before it"
-    why = [f"Its output has {layer['alone_db']:.1f} dB alone in int8{after}."]
+    after = (
+        "" if layer["accumulated_db"] is None else f", {decibels(layer['accumulated_db'])} dB with all errors before it"
+    )
+    why = [f"Its output has {decibels(layer['alone_db'])} dB alone in int8{after}."]
     suggestions = []
     if layer["alone_db"] < LIMITS.negligible_db:
         for cause in CAUSES:
@@ -285,7 +287,7 @@ def decibels(value: float | None) -> str:
         return "-"
     if value >= RULES.exact_db:
         return "exact"
-    return "not finite" if value <= RULES.broken_db else f"{value:.1f}"
+    return "not finite" if value <= RULES.broken_db else f"{round(value, 1) + 0.0:.1f}"
 
 
 def intro(content: Mapping[str, Any]) -> str:
