@@ -143,9 +143,14 @@ def _outliers(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | Non
         f"{names}{more}) {'reaches' if one else 'reach up to'} {first[0][1]:.0f} times the median channel's peak: with "
         f"one scale, the others have few integers."
     )
-    tries = []
+    return text, ", or ".join(_against_outliers(layer, backend))
+
+
+def _against_outliers(layer: Layer, backend: Mapping[str, Any]) -> list[str]:
+    """What makes the channels of a tensor more alike, or quantizes them better."""
     if layer["weight"] is None:  # No weight can take up the difference.
-        return text, ""
+        return []
+    tries = []
     if str(backend.get("equalize", "")) == "never":
         tries.append("equalize channels (backend.equalize=auto)")
     if str(backend.get("recovery", "")) == "none":
@@ -154,7 +159,7 @@ def _outliers(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | Non
         tries.append("move the difference into the weights (backend.recovery=[smooth_quant_with_mul])")
     if DYNAMIC in layer["offers"] and DYNAMIC not in layer["scheme"]:
         tries.append("compute its ranges at run time (activation quant_mode [dynamic])")
-    return text, ", or ".join(tries)
+    return tries
 
 
 def _per_tensor_weight(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | None:
