@@ -26,8 +26,8 @@ def diagnose(
 
     Args:
         run_dir: The run's folder.
-        which: ``int8`` for the default int8 configuration, in which every operator that can be int8 is; ``tuned`` for
-            the one that the run has chosen.
+        which: ``int8`` for the default configuration: int8 everywhere, but for operators whose values int8 cannot
+            hold, such as sums with attention masks; ``tuned`` for the one that the run has chosen.
         samples: Most samples.
         output: File of the result; None for ``diagnosis.json`` in the run's folder, and the run's page.
 
@@ -49,7 +49,7 @@ def diagnose(
     with reopened(run, here=True) as (config, target):
         target.load()
         space = make_space(config, target.calibrate())
-        chosen = _everything_int8(space) if which == INT8 or run.chosen is None else run.chosen.config
+        chosen = space.default() if which == INT8 or run.chosen is None else run.chosen.config
         if which == TUNED and not space.contains(chosen):
             raise InputError(
                 str(run_dir), "chose a configuration that this machine or version does not offer", f"--config {INT8}"
@@ -80,20 +80,6 @@ def _target(output: Path) -> Path:
     if not output.absolute().parent.is_dir():
         raise InputError("--output", f"{output.parent} is not a folder", "a file in a folder that exists")
     return output
-
-
-def _everything_int8(space: Space) -> Config:
-    """The default configuration, with int8 also where the default is floating point although int8 is a choice.
-
-    An operator that is used in int8 on request only stays in floating point.
-    """
-    config = space.default()
-    schemes = {
-        group: next((s for s in space.schemes(group) if not s.is_float), FLOAT)
-        for group in space.groups
-        if config.schemes[group[0]].is_float and not any(space.ops[name].opt_in for name in group)
-    }
-    return config.with_ops({name: scheme for group, scheme in schemes.items() for name in group})
 
 
 def _alone(space: Space, config: Config) -> Config:

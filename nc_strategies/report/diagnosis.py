@@ -101,8 +101,10 @@ def explained(layer: Layer, backend: Mapping[str, Any]) -> dict[str, str]:
         layer: An entry of ``layers``.
         backend: The backend's name and settings.
     """
-    after = "" if layer["accumulated_db"] is None else f", {layer['accumulated_db']:.1f} dB with all errors before it"
-    why = [f"Its output has {layer['alone_db']:.1f} dB alone in int8{after}."]
+    after = (
+        "" if layer["accumulated_db"] is None else f", {decibels(layer['accumulated_db'])} dB with all errors before it"
+    )
+    why = [f"Its output has {decibels(layer['alone_db'])} dB alone in int8{after}."]
     suggestions = []
     if layer["alone_db"] < LIMITS.negligible_db:
         for cause in CAUSES:
@@ -141,9 +143,14 @@ def _outliers(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | Non
         f"{names}{more}) {'reaches' if one else 'reach up to'} {first[0][1]:.0f} times the median channel's peak: with "
         f"one scale, the others have few integers."
     )
-    tries = []
+    return text, ", or ".join(_against_outliers(layer, backend))
+
+
+def _against_outliers(layer: Layer, backend: Mapping[str, Any]) -> list[str]:
+    """What makes the channels of a tensor more alike, or quantizes them better."""
     if layer["weight"] is None:  # No weight can take up the difference.
-        return text, ""
+        return []
+    tries = []
     if str(backend.get("equalize", "")) == "never":
         tries.append("equalize channels (backend.equalize=auto)")
     if str(backend.get("recovery", "")) == "none":
@@ -152,7 +159,7 @@ def _outliers(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | Non
         tries.append("move the difference into the weights (backend.recovery=[smooth_quant_with_mul])")
     if DYNAMIC in layer["offers"] and DYNAMIC not in layer["scheme"]:
         tries.append("compute its ranges at run time (activation quant_mode [dynamic])")
-    return text, ", or ".join(tries)
+    return tries
 
 
 def _per_tensor_weight(layer: Layer, backend: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -285,7 +292,7 @@ def decibels(value: float | None) -> str:
         return "-"
     if value >= RULES.exact_db:
         return "exact"
-    return "not finite" if value <= RULES.broken_db else f"{value:.1f}"
+    return "not finite" if value <= RULES.broken_db else f"{round(value, 1) + 0.0:.1f}"
 
 
 def intro(content: Mapping[str, Any]) -> str:

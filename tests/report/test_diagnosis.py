@@ -146,7 +146,8 @@ def test_the_table_names_the_largest_outlier_channels():
 
 
 def test_ratios_without_a_number_have_words():
-    assert [diagnosis.decibels(value) for value in (None, 200.0, -200.0, 12.34)] == ["-", "exact", "not finite", "12.3"]
+    words = ["-", "exact", "not finite", "12.3", "0.0"]
+    assert [diagnosis.decibels(value) for value in (None, 200.0, -200.0, 12.34, -0.02)] == words
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ class OrtLayers(LayerReader):
                     LayerValues(
                         tuple(values[t.name] for t in by_name[name].tensors),
                         values[branches[name]],
-                        values[signals.get(name, self._ops[name].output)],
+                        values[signals.get(name, _output(self._ops[name]))],
                         source.values(found[source.tensor]) if source is not None else None,
                     ),
                 )
@@ -231,11 +231,11 @@ class OrtLayers(LayerReader):
             return self._builder.alone(op, config, self._ranges)
         build = self._builder.unbuilt(config, self._ranges)
         build.emit(op.node)
-        return build.nodes, build.added, op.raw
+        return build.nodes, build.added, _output(op)
 
     def _source(self, op: FusedOp) -> _Source | None:
         """Where the configuration's graph holds an operator's output."""
-        held: Quantized | None = self._built.state.get(op.output)
+        held: Quantized | None = self._built.state.get(_output(op))
         if held is not None and held.tensor in self._made:
             return _Source(held.tensor, float(held.scale), held.zero_point)
         name = self._signal(op)
@@ -245,7 +245,7 @@ class OrtLayers(LayerReader):
         """The tensor of the fp32 graph that `_source` is compared with: with the bias that a kernel adds as well."""
         additions = self._built.additions if isinstance(self._built, ModalQdqGraph) else {}
         node = additions.get(op.name)
-        return op.output if node is None else str(node.output[0])
+        return _output(op) if node is None else str(node.output[0])
 
     def _layer(self, op: FusedOp, scheme: OpScheme) -> Layer:
         key = scheme.activation if scheme.is_static else None
@@ -253,8 +253,9 @@ class OrtLayers(LayerReader):
             LayerTensor(name, INPUT, self._axis(name), self._input_range(name, key))
             for name in dict.fromkeys(op.inputs)
         ]
-        tensors.append(LayerTensor(op.output, OUTPUT, self._axis(op.output), self._output_range(op, key)))
-        return Layer(op.name, op.type, scheme, tuple(tensors), self._axis(op.output), self._weight(op, scheme))
+        output = _output(op)
+        tensors.append(LayerTensor(output, OUTPUT, self._axis(output), self._output_range(op, key)))
+        return Layer(op.name, op.type, scheme, tuple(tensors), self._axis(output), self._weight(op, scheme))
 
     def _axis(self, name: str) -> int:
         return 1 if name in self._images else -1
@@ -276,12 +277,12 @@ class OrtLayers(LayerReader):
     def _output_range(self, op: FusedOp, key: TensorScheme | None) -> ActivationRange | None:
         if key is None:
             return None
-        held = self._built.state.get(op.output)
+        held = self._built.state.get(_output(op))
         if held is not None:
             return _range(held.scale, held.zero_point)
         if op.name in self._built.schemes or (op.type in FLOAT_OUTPUT and op.act is None):
             return None
-        return self._input_range(op.output, key)
+        return self._input_range(_output(op), key)
 
     def _weight(self, op: FusedOp, scheme: OpScheme) -> WeightFacts | None:
         weights, reduced = self._builder.weights, self._built.reduce_range
@@ -295,6 +296,11 @@ class OrtLayers(LayerReader):
         columns = original if weights.axis(op) else original.T
         used = dequantized_blocks(weights.blocks(op, *blocks_of(scheme)), len(columns))
         return weight_facts(columns, used, 1, granularity)
+
+
+def _output(op: FusedOp) -> str:
+    """The tensor that leaves an operator: the first one of an LSTM that the model uses."""
+    return op.output or next(str(name) for name in op.node.output if name)
 
 
 def _range(scale: np.float32, zero_point: int) -> ActivationRange:

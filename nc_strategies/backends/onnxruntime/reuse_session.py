@@ -72,7 +72,7 @@ def apart(
         The nodes, the constants, and the name of the result.
     """
     prefix = graph.fresh(f"{name}/int8") + "/"
-    own = {output for node in nodes for output in node.output} | set(added)
+    own = {output for node in nodes for output in node.output if output} | set(added)
     constants = []
     for node in nodes:
         node.name = graph.fresh(prefix + node.name)

@@ -63,6 +63,10 @@ class LayersBesideFloat(DualPrecisionBuilder):
         self._floats.pop(fused_op.output, None)
         self._emit_fused_op(fused_op)
         held = dict(self._quantized)
+        if fused_op.addend and fused_op.addend != fused_op.source:
+            # The kernel adds in the memory of this tensor and crashes if another branch reads it as well. Nodes that
+            # wait for different ones are not merged by TensorFlow's optimizers.
+            self._out.nodes[node_of(held[fused_op.addend].values)].input.append(f"^{self._floats[fused_op.name]}")
         result = self._as_float(fused_op.output)
         self._quantized.clear()
         self._floats[fused_op.output] = plain
@@ -90,7 +94,7 @@ class ReadableGraph(GraphBuilder):
         return self._out.to_def(), found, held
 
     def _read_before_sums(self, found: Mapping[str, str]) -> None:
-        """Let outputs be read before a convolution that adds a tensor runs, as it may write to the tensor's memory.
+        """Let outputs be read before a convolution that adds a tensor runs, because it writes to the tensor's memory.
 
         Args:
             found: Operators in execution order, and what holds their outputs.
@@ -171,8 +175,10 @@ class TfLayers(LayerReader):
                 tf.import_graph_def(graph_def, name="")
         except (ValueError, tf.errors.OpError) as error:
             raise EngineError(reason(error)) from error
-        # Without the fusions of grappler, oneDNN's own pass over floating-point operators that are read may crash.
-        return tf.compat.v1.Session(graph=graph, config=session_config(self._threads, "fuse"))
+        config = session_config(self._threads, "fuse")
+        # Equal nodes of two branches are not merged, see `LayersBesideFloat`.
+        config.graph_options.optimizer_options.opt_level = tf.compat.v1.OptimizerOptions.L0
+        return tf.compat.v1.Session(graph=graph, config=config)
 
     def _layer(
         self, op: FusedOp, scheme: OpScheme, held: Mapping[str, Quantized], beside: Mapping[str, Quantized]

@@ -210,3 +210,31 @@ def test_little_memory_gives_the_same_figures_in_several_passes(ready, found):
         for tensor, before in zip(layer.tensors, found[layer.name].tensors, strict=True):
             assert (tensor.tensor, tensor.low, tensor.high) == (before.tensor, before.low, before.high)
             assert tensor.sqnr_db == pytest.approx(before.sqnr_db, abs=1e-3)
+
+
+def test_products_are_read_in_every_mode(tmp_path):
+    b = models.Builder(3)
+    for name, shape in (("q_w", (96, 64)), ("o_w", (64, 32))):
+        b.weight(name, *shape, scale=0.1)
+    b.weight("q_b", 64, scale=0.1)
+    x = b.node("Add", [b.node("MatMul", ["x", "q_w"], "q"), "q_b"], "biased")
+    b.node("MatMul", [b.node("Relu", [x], "r"), "o_w"], "y")
+    data = {"x": np.random.default_rng(2).normal(size=(12, 7, 96)).astype(np.float32)}
+    backend, space = opened(b.save(tmp_path / "products.onnx", ["N", 7, 96], ["N", 7, 32]), data, modes="all")
+    product = "MatMul_q"
+    modes = {s.mode for s in space.ops[product].schemes if not s.is_float}
+    assert modes == {"static", "dynamic", "weight_only"}
+    for scheme in (s for s in space.ops[product].schemes if not s.is_float):
+        config = space.all_float().with_op(product, scheme=scheme)
+        layer = diagnosed_alone(backend, config, data)[product]
+        # Nothing before it is quantized, so both are the operator's own error; a bias may be in one of them.
+        assert layer.alone_db == pytest.approx(layer.accumulated_db, abs=1.5)
+        assert layer.weight.sqnr_db >= layer.alone_db - 3
+        assert (layer.tensors[0].range is None) == (scheme.mode != "static")
+
+
+def diagnosed_alone(backend, config, data):
+    reader = backend.layers(config, config)
+    found, _ = diagnose(reader, lambda size: cut(data, size), backend.largest_batch)
+    reader.close()
+    return {layer.name: layer for layer in found}

@@ -188,3 +188,24 @@ def test_a_search_for_a_small_model_takes_the_embedding_with_few_bits(tmp_path, 
     )
     assert study.best is not None
     assert not study.best.config.schemes["embedding"].is_float
+
+
+@pytest.mark.parametrize("unused", [False, True])
+def test_an_embedding_and_an_lstm_are_read_alone_and_accumulated(tmp_path, unused):
+    path = recurrent(tmp_path / "m.onnx")
+    if unused:
+        model = onnx.load(path)
+        next(node for node in model.graph.node if node.op_type == "LSTM").output[0] = ""
+        onnx.save(model, path)
+    backend, space, batch = opened(path, modes="all", equalize="never", recovery="none")
+    int8 = {name: next(s for s in op.schemes if not s.is_float) for name, op in space.ops.items()}
+    config = space.default().with_ops(int8)
+    reader = backend.layers(config, config)
+    names = [layer.name for layer in reader.layers]
+    read = dict(reader.reader(names)(batch))
+    reader.close()
+    assert {"embedding", "lstm"} <= set(names)
+    ratios = {name: noise_to_signal(values.reference, values.alone) for name, values in read.items()}
+    assert all(0 < ratio < 0.01 for ratio in ratios.values()), ratios
+    executable = backend.build(config)
+    np.testing.assert_allclose(read["out"].accumulated, executable.predict(batch)[0], atol=1e-5)
