@@ -14,6 +14,7 @@ from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial, TrialState
 from nc_strategies.problem.objective import Shortfall
 from nc_strategies.space import Space
+from nc_strategies.study.front import Front
 from nc_strategies.study.machine import Machine
 from nc_strategies.study.timebox import TimeBox
 
@@ -55,6 +56,7 @@ class Study:
         confirmed: Final measurements by fingerprint of the executed graph; they replace those of the trials.
         extent: Numbers of samples used, of those given.
         error: Reason why the run has no model, in one line; empty if it has one.
+        front: The measured Pareto front; None if the user asked for none.
         notices: What the strategy told the user during this run, one sentence each.
     """
 
@@ -89,6 +91,7 @@ class Study:
     box: TimeBox | None = None
     extent: Extent = field(default_factory=Extent)
     error: str = ""
+    front: Front | None = None
 
     def latest(self, trial: Trial) -> Evaluation | None:
         """The latest measurement of a trial's executed graph: the final one if there is one."""
