@@ -42,13 +42,13 @@ def replay(run_dir: Path) -> dict[str, Any]:
     """
     run = RunFiles.read(run_dir)
     saved = _saved(run)
-    config = _config(run)
+    config = run_configuration(run)
     log = RunLog()
     with ExitStack() as stack:
         stack.callback(log.close)
         target = benches.start(config)
         stack.callback(target.close)
-        _check(run, target)
+        check_sources(run, target)
         finish, goal = _measure(run, config, target, saved)
         return _compared(run, finish, goal, dict(target.versions()))
 
@@ -65,8 +65,12 @@ def _saved(run: RunFiles) -> Path:
     return saved
 
 
-def _config(run: RunFiles) -> RunConfig:
-    """The run's configuration."""
+def run_configuration(run: RunFiles) -> RunConfig:
+    """The configuration of a run, from its ``config.yaml``.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     told = {key: value for key, value in run.config.items() if key != "tracker"}
     try:
         return run_config({"isolation": "process", **told})
@@ -75,8 +79,12 @@ def _config(run: RunFiles) -> RunConfig:
         raise InputError(str(run.path / CONFIG), problem, error.allowed) from None
 
 
-def _check(run: RunFiles, target: MeasurementTarget) -> None:
-    """Check that model and data are those of the run."""
+def check_sources(run: RunFiles, target: MeasurementTarget) -> None:
+    """Check that model and data are those of the run.
+
+    Raises:
+        InputError: they have changed.
+    """
     before, now = run.config.get(IDENTITY) or {}, target.facts()
     for name, key in HASHES.items():
         if now[name] != before.get(name):

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nc_strategies.measuring.selection import sentences
+from nc_strategies.report import front
 from nc_strategies.report.engine import strategy_label
 from nc_strategies.report.original import TIMES, better_words, keep_original, samples_text
 from nc_strategies.report.swept import swept
@@ -27,6 +28,8 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE_TERMINAL) -> 
         parts += [comparison([result], width), operators(result)]
         if by_length(result):
             parts.append(lengths(result))
+        if front.front_of(result).get("points"):
+            parts.append(front.table(result["front"]))
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
     read = sentences(result.get("outputs") or {})
     parts += [Text(f"note: {text}") for text in dict.fromkeys((*read, *(result.get("notices") or ())))]

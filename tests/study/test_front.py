@@ -8,8 +8,10 @@ import pytest
 
 from nc_strategies.config import TuningConfig
 from nc_strategies.errors import EngineError, InputError
-from nc_strategies.problem import Evaluation, TrialState
-from nc_strategies.study.front import FrontPoint, non_dominated, read_earlier, spread
+from nc_strategies.problem import Evaluation
+from nc_strategies.study import front_search
+from nc_strategies.study.front import FrontPoint, non_dominated, spread
+from nc_strategies.study.front_search import FrontRules
 from nc_strategies.testing import ToyOp
 
 # Every operator saves as much time; their losses double from one to the next, so that each subset has its own loss.
@@ -67,7 +69,6 @@ def test_a_front_without_room_for_a_third_point_is_refused(front):
         TuningConfig(front=front).validate()
 
 
-
 def front_of(study):
     return json.loads((study.run_dir / "front.json").read_text())
 
@@ -123,3 +124,132 @@ def test_points_beyond_the_goal_are_evaluated_on_all_samples_and_recorded_as_tri
     for p in front_of(study)["points"][1:]:
         assert lines[p["trial"]]["fingerprint"] == p["fingerprint"]
     assert len(study.trials) == len(lines) == 4 + len(added)
+
+
+def watch(one, interrupt_trial=0, interrupt_timing=0, broken=()):
+    """Records what a run measures for its front; interrupts a call, or lets the engine fail for some graphs."""
+    target = one.setup.target
+    measure, time_front = target.measure, target.time_front
+    one.filled, one.timings = [], []
+
+    def measured(config, partial=False, complete=False):
+        if complete:
+            one.filled.append(config.fingerprint)
+            if len(one.filled) == interrupt_trial:
+                raise KeyboardInterrupt
+        return measure(config, partial, complete)
+
+    def timed(trials, runs):
+        one.timings.append([trial.config.fingerprint for trial in trials])
+        if len(one.timings) == interrupt_timing:
+            raise KeyboardInterrupt
+        if any(trial.number in broken for trial in trials):
+            raise EngineError("no memory left")
+        return time_front(trials, runs)
+
+    target.measure, target.time_front = measured, timed
+    return one
+
+
+def test_all_points_are_timed_in_one_interleaved_run(run):
+    one = watch(run(**SETTINGS))
+    points = front_of(one())["points"]
+    assert len(one.timings[0]) == 5
+    assert {p["fingerprint"] for p in points[1:]} <= set(itertools.chain(*one.timings))
+
+
+def test_models_that_are_too_large_together_are_timed_in_groups(run, monkeypatch):
+    # A toy model has at most 600 bytes, and two fp32 models are open in each group.
+    monkeypatch.setattr(front_search, "FRONT_RULES", FrontRules(open_bytes=2 * 600 + 1000))
+    one = watch(run(**SETTINGS))
+    front = front_of(one())
+    check(front, 6)
+    assert len(front["points"]) == 6
+    assert max(map(len, one.timings)) < 5
+    assert len(set(itertools.chain(*one.timings))) == sum(map(len, one.timings))
+
+
+def test_a_resumed_run_measures_no_point_again(run):
+    first = watch(run(**SETTINGS))
+    before = front_of(first())
+    again = watch(run(**SETTINGS))
+    study = again()
+    assert (again.filled, again.timings) == ([], [])
+    assert [p["cost"] for p in front_of(study)["points"]] == [p["cost"] for p in before["points"]]
+    assert first.journal() == again.journal()
+
+
+def test_a_larger_front_keeps_the_points_of_the_smaller_one(run):
+    first = watch(run(**{**SETTINGS, "front": 4}))
+    before = {p["fingerprint"] for p in front_of(first())["points"]}
+    larger = watch(run(**{**SETTINGS, "front": 8}))
+    front = front_of(larger())
+    check(front, 8)
+    assert before <= {p["fingerprint"] for p in front["points"]}
+    assert not set(first.filled) & set(larger.filled)
+    assert not set(itertools.chain(*first.timings)) & set(itertools.chain(*larger.timings))
+
+
+def test_a_front_that_is_asked_for_later_is_measured_from_the_trials_of_the_run(run):
+    plain = run(**{**SETTINGS, "front": 0})
+    plain()
+    later = watch(run(**SETTINGS))
+    front = front_of(later())
+    check(front, 6)
+    assert later.journal()[:4] == plain.journal()
+    assert len(front["points"]) == 6
+
+
+def test_an_interrupt_while_gaps_are_filled_saves_the_best_and_loses_no_trial(run):
+    first = watch(run(**SETTINGS), interrupt_trial=3)
+    study = first()
+    assert (study.stop_reason, study.front) == ("interrupted", None)
+    assert study.model_path.is_file()
+    kept = [line["fingerprint"] for line in first.journal()]
+    assert kept[4:] == first.filled[:2]
+    again = watch(run(**SETTINGS))
+    check(front_of(again()), 6)
+    assert not set(again.filled) & set(kept)
+
+
+def test_an_interrupt_of_the_timing_keeps_the_model_and_what_was_timed(run, monkeypatch):
+    monkeypatch.setattr(front_search, "FRONT_RULES", FrontRules(open_bytes=2 * 600 + 1000))
+    first = watch(run(**SETTINGS), interrupt_timing=2)
+    study = first()
+    assert study.stop_reason == "interrupted"
+    assert study.model_path.is_file()
+    timed = {p["fingerprint"] for p in front_of(study)["points"] if p["role"] != "fp32"}
+    assert timed == set(first.timings[0])
+    again = watch(run(**SETTINGS))
+    check(front_of(again()), 6)
+    assert not timed & set(itertools.chain(*again.timings))
+    assert again.filled == []
+
+
+def test_a_point_that_the_engine_cannot_time_is_left_out_and_named(run):
+    plain = run("plain", **SETTINGS)
+    lost = next(p for p in front_of(plain())["points"] if not p["role"])
+    one = watch(run(**SETTINGS), broken={lost["trial"]})
+    study = one()
+    front = front_of(study)
+    check(front, 6)
+    assert lost["trial"] not in {p["trial"] for p in front["points"]}
+    said = f"trial {lost['trial']} could not be timed beside fp32 again: no memory left"
+    assert said in front["notes"]
+    assert said in study.notices
+
+
+def test_a_strategys_own_front_is_measured(run):
+    one = watch(run(**SETTINGS))
+    default = one.make
+
+    def offering(problem):
+        strategy = default(problem)
+        strategy.front = lambda count: [problem.space.default().with_op("f"), problem.space.all_float()]
+        return strategy
+
+    one.make = offering
+    study = one()
+    notes = [trial.note for trial in study.trials if trial.config.float_ops == ("f",)]
+    assert "front: by the strategy's own front" in notes
+    assert study.space.all_float().fingerprint not in one.filled
