@@ -231,7 +231,7 @@ def measured_front(run: RunFiles) -> Spec | None:
         _rule({"y": front["threshold"], "label": f"asked: {best} {front['threshold']:.4f}"}, y, below=up),
         {
             "mark": {"type": "line", "interpolate": "step-after", "color": "var(--front)", "strokeWidth": 2},
-            "transform": [{"filter": "!datum.dominated"}],
+            "transform": [{"filter": "!datum.aside"}],
             "encoding": {"x": x, "y": y, "order": {"field": "x", "type": "quantitative"}},
         },
         {
@@ -290,7 +290,7 @@ def _front_point(point: Mapping[str, Any], run: RunFiles, up: bool, size: bool) 
         "label": f"{point['point']} {point['role']}".strip(),
         "fp32": fp32,
         "chosen": point["role"] == "chosen",
-        "dominated": point["dominated"],
+        "aside": point["dominated"] or point["within_noise"],
         "state": "" if fp32 else STATES["kept" if point["keeps_goal"] else "missed"],
         "x": round(x, 5),
         "left": round(left, 5),

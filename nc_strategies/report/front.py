@@ -49,7 +49,9 @@ def remark(point: Mapping[str, Any]) -> str:
     kept = "keeps the goal" if point["keeps_goal"] else "misses the goal"
     words = [point["role"]] if point["role"] else []
     words += [] if point["role"] == "fp32" else [kept]
-    return ", ".join([*words, *(["dominated"] if point["dominated"] else [])])
+    words += ["dominated"] if point["dominated"] else []
+    words += ["no less loss than a faster one, within the noise"] if point["within_noise"] else []
+    return ", ".join(words)
 
 
 def table(front: Mapping[str, Any]) -> Table:

@@ -31,6 +31,8 @@ class FrontPoint:
         trial: The trial that it comes from; None for fp32.
         chosen: Whether it is the model that the run has chosen.
         dominated: Whether another point is better beyond the noise. Only fp32 and the chosen model can be: they stay.
+        within_noise: Whether another point is faster and has no more loss as measured, but the losses are too near each
+            other for these samples to tell.
     """
 
     evaluation: Evaluation
@@ -40,6 +42,7 @@ class FrontPoint:
     trial: Trial | None = None
     chosen: bool = False
     dominated: bool = False
+    within_noise: bool = False
 
     @staticmethod
     def of_trial(trial: Trial, goal: Goal, chosen: bool = False) -> FrontPoint:
@@ -56,6 +59,12 @@ class FrontPoint:
         # Of fp32, only the ratios of the objectives are stated, and all of them are 1.
         evaluation = replace(baseline, ratios=tuple((objective.name, 1.0) for objective in goal.objectives))
         return FrontPoint(evaluation, 1.0, 0.0, 0.0)
+
+    @property
+    def loss_reach(self) -> float:
+        """Half-width of the 95 % interval of `loss`; 0 for fp32 and for a loss without an interval."""
+        interval = self.evaluation.loss_ci95
+        return 0.0 if interval is None or self.trial is None else (interval[1] - interval[0]) / 2
 
     @property
     def fixed(self) -> bool:
@@ -89,12 +98,18 @@ def tied(a: FrontPoint, b: FrontPoint, tie: float) -> bool:
     return apart <= max(math.log1p(tie), math.hypot(a.reach, b.reach))
 
 
+def surely_better(a: FrontPoint, b: FrontPoint, tie: float) -> bool:
+    """Whether one point is at least as fast as another one, and has less loss by more than the two intervals allow."""
+    fast = a.cost <= b.cost or tied(a, b, tie)
+    return fast and a.loss + math.hypot(a.loss_reach, b.loss_reach) < b.loss
+
+
 def non_dominated(points: Sequence[FrontPoint], tie: float) -> list[FrontPoint]:
-    """The points that no other one dominates, from the least to the greatest loss; fp32 and the chosen model stay.
+    """The points that no other one dominates as measured, from the least to the greatest loss.
 
     Losses are compared as measured, on the same samples. A point with more loss than another one stays only if it is
     faster beyond the noise, see `tied`: of two equally fast points, the more accurate one stays. If one of them is the
-    chosen model, that one stays instead.
+    chosen model, that one stays instead. fp32 and the chosen model stay in any case.
 
     Args:
         points: The points, each graph once.
@@ -109,8 +124,27 @@ def non_dominated(points: Sequence[FrontPoint], tie: float) -> list[FrontPoint]:
             if all(tied(other, point, tie) for other in rivals):
                 kept = [other for other in kept if other.fixed or other not in rivals]
                 rivals = []
-            kept.append(replace(point, dominated=bool(rivals)))
+            sure = any(surely_better(other, point, tie) for other in rivals)
+            kept.append(replace(point, dominated=sure, within_noise=bool(rivals) and not sure))
     return kept
+
+
+def undecided(points: Sequence[FrontPoint], front: Sequence[FrontPoint], tie: float) -> list[FrontPoint]:
+    """The other points that no point of the front dominates beyond the noise of the losses, and none equals in speed.
+
+    Args:
+        points: The points, each graph once.
+        front: The points that stay, see `non_dominated`.
+        tie: Relative difference in cost up to which two points are equally fast.
+    """
+    graphs = {p.evaluation.graph for p in front if p.trial is not None}
+    return [
+        replace(point, within_noise=True)
+        for point in points
+        if not point.fixed
+        and point.evaluation.graph not in graphs
+        and not any(tied(other, point, tie) or surely_better(other, point, tie) for other in front)
+    ]
 
 
 @dataclass(frozen=True)
@@ -147,19 +181,32 @@ class Scale:
         return min((math.dist(here, self.place(p.cost, p.loss)) for p in points), default=math.inf)
 
 
-def spread(points: Sequence[FrontPoint], count: int, tolerated: float) -> list[FrontPoint]:
-    """At most `count` points, far apart from each other: fp32, the chosen one, then the farthest from these in turn.
+def spread(points: Sequence[FrontPoint], count: int, tolerated: float, tie: float) -> list[FrontPoint]:
+    """At most `count` points of the front, far apart from each other, from the slowest to the fastest.
+
+    fp32 and the chosen model come first, then the points that no other one dominates, then those that one dominates
+    only within the noise of the losses: as many as there is room for.
 
     Source: farthest-first traversal, Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical
     Computer Science 38 (1985).
+
+    Args:
+        points: All points, each graph once.
+        count: Maximum number of points.
+        tolerated: The tolerated loss.
+        tie: Relative difference in cost up to which two points are equally fast.
     """
-    scale = Scale.of(points, tolerated)
-    taken = [p for p in points if p.fixed]
-    rest = [p for p in points if not p.fixed]
+    front = non_dominated(points, tie)
+    scale = Scale.of(front, tolerated)
+    taken = [p for p in front if p.fixed]
+    rest = [p for p in front if not p.fixed]
     while rest and len(taken) < count:
-        farthest = max(rest, key=lambda p: scale.distance(p.cost, p.loss, taken))
-        taken.append(farthest)
-        rest = [p for p in rest if p is not farthest]
+        taken.append(max(rest, key=lambda p: scale.distance(p.cost, p.loss, taken)))
+        rest = [p for p in rest if p is not taken[-1]]
+    rest = undecided(points, front, tie)
+    while rest and len(taken) < count:
+        taken.append(max(rest, key=lambda p: scale.distance(p.cost, p.loss, taken)))
+        rest = [p for p in rest if p is not taken[-1] and not tied(p, taken[-1], tie)]
     return ordered(taken)
 
 
@@ -217,6 +264,7 @@ def _point(place: int, point: FrontPoint, goal: Goal, metric: str, whole: bool) 
         "int8_ops": done.int8_ops,
         "fp32_ops": done.fp32_ops,
         "dominated": point.dominated,
+        "within_noise": point.within_noise,
         "fingerprint": trial.config.fingerprint if trial else None,
         **({"config": trial.config.to_dict() if trial else None, "evaluation": done.to_dict()} if whole else {}),
     }

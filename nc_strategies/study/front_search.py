@@ -18,7 +18,6 @@ from nc_strategies.study.front import (
     Front,
     FrontPoint,
     Scale,
-    non_dominated,
     ordered,
     read_earlier,
     spread,
@@ -29,7 +28,7 @@ from nc_strategies.study.study import Study, StudyListener
 from nc_strategies.study.timebox import TimeBox
 
 if TYPE_CHECKING:
-    from nc_strategies.strategies.ilp.search import Search
+    from nc_strategies.strategies.ilp.search import Point, Search
 
 log = logging.getLogger(__name__)
 NOTE = "front: "
@@ -46,6 +45,9 @@ class FrontRules:
         max_limits: Maximum number of such limits.
         gap_share: Distance of a candidate from the nearest measured point, relative to an even spread, from which it
             fills a gap once there are as many points as asked for.
+        undecided_gap_share: The same while some of the points are only there because the losses are within the noise.
+        optimism_sd: Standard deviations by which a candidate may be faster than predicted. One that measured points
+            dominate even then is not measured.
         least_distance: Distance from which it is a point of its own, in the unit square of `Scale`.
         timings: Maximum number of final timings: points that turn out to be dominated in one are replaced in the next.
         open_bytes: Size of the models that are open at the same time in a timing. More of them are timed in groups,
@@ -56,6 +58,8 @@ class FrontRules:
     limits_per_point: int = 3
     max_limits: int = 20
     gap_share: float = 0.6
+    undecided_gap_share: float = 0.3
+    optimism_sd: float = 2.0
     least_distance: float = 0.04
     timings: int = 3
     open_bytes: int = 2**30
@@ -66,12 +70,26 @@ FRONT_RULES = FrontRules()
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A configuration that was not measured completely, with its predicted cost and loss."""
+    """A configuration that was not measured completely, with its predicted cost and loss.
+
+    Args:
+        config: The configuration.
+        cost: Predicted cost.
+        least_cost: The cost that it may have at best, by the prediction's standard deviation.
+        loss: Predicted loss.
+        source: What proposes it, for the trial's note.
+    """
 
     config: Config
     cost: float
+    least_cost: float
     loss: float
     source: str
+
+
+def _candidate(point: Point, source: str) -> _Candidate:
+    least = point.cost - FRONT_RULES.optimism_sd * point.cost_sd
+    return _Candidate(point.config, point.cost, least, point.loss, source)
 
 
 class FrontSearch:
@@ -167,21 +185,23 @@ class FrontSearch:
         for config in own:
             if config.fingerprint not in done and config.fingerprint != all_float:
                 point = search.point(search.columns.row(config))
-                yield _Candidate(config, point.cost, point.loss, "by the strategy's own front")
+                yield _candidate(point, "by the strategy's own front")
         count = min(FRONT_RULES.max_limits, FRONT_RULES.limits_per_point * self.asked)
-        for point in search.front(count):
+        for point in search.sweep(count):
             if point.config.fingerprint not in done and point.config.int8_ops:
-                yield _Candidate(point.config, point.cost, point.loss, "by the integer program")
+                yield _candidate(point, "by the integer program")
 
     def _next(self, points: Sequence[FrontPoint], candidates: Iterator[_Candidate]) -> _Candidate | None:
         """The candidate that is farthest from the points, if it fills a gap; candidates that they dominate do not."""
         scale = Scale.of(points, self.study.limit)
         least = FRONT_RULES.least_distance
         if len(points) >= self.asked:
-            least = FRONT_RULES.gap_share * math.sqrt(2) / (self.asked - 1)
+            decided = not any(p.within_noise for p in points)
+            share = FRONT_RULES.gap_share if decided else FRONT_RULES.undecided_gap_share
+            least = share * math.sqrt(2) / (self.asked - 1)
         best, farthest = None, least
         for candidate in candidates:
-            if any(p.cost <= candidate.cost and p.loss <= candidate.loss for p in points):
+            if any(p.cost <= candidate.least_cost and p.loss + p.loss_reach < candidate.loss for p in points):
                 continue
             distance = scale.distance(candidate.cost, candidate.loss, points)
             if distance > farthest:
@@ -233,7 +253,7 @@ class FrontSearch:
 
     def _spread(self, tie: float, only_timed: bool = False) -> list[FrontPoint]:
         points = [p for p in self._points() if not only_timed or p.fixed or self._is_timed(p)]
-        return spread(non_dominated(points, tie), self.asked, self.study.limit)
+        return spread(points, self.asked, self.study.limit, tie)
 
     def measure(self) -> Iterator[Front]:
         """Time the points of the front as finalists are timed; yield the front after each timing, and at the end.
@@ -340,6 +360,6 @@ class FrontSearch:
             yield f"{have}tuning.timeout={self.box.timeout:g} left no time for more"
         else:
             yield (
-                f"{have}no other configuration that was measured has less loss than a faster one, beyond the noise "
-                "of the timing"
+                f"{have}every other configuration that was measured is as fast as one of them within the noise, or "
+                "surely less accurate than a faster one"
             )
