@@ -226,35 +226,37 @@ def measured_front(run: RunFiles) -> Spec | None:
     ]
     best = "at least" if up else "at most"
     colours = _state_encoding([d for d in data if not d["fp32"]])
-    interval = {"mark": {"type": "rule", "strokeWidth": 1.5}, "transform": [{"filter": "isValid(datum.low)"}]}
+    rule = {"type": "rule", "strokeWidth": 1.5}
+    mark = {"type": "point", "opacity": 1, "cursor": "pointer"}
     layer: list[Spec] = [
         _rule({"y": front["threshold"], "label": f"asked: {best} {front['threshold']:.4f}"}, y, below=up),
         {
+            "data": {"values": [d for d in data if not d["aside"]]},
             "mark": {"type": "line", "interpolate": "step-after", "color": "var(--front)", "strokeWidth": 2},
-            "transform": [{"filter": "!datum.aside"}],
             "encoding": {"x": x, "y": y, "order": {"field": "x", "type": "quantitative"}},
         },
         {
-            **interval,
+            "data": {"values": [d for d in data if d["low"] is not None]},
+            "mark": rule,
             "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colours["color"]},
         },
         {
-            **interval,
-            "transform": [{"filter": "datum.left < datum.right"}],
+            "data": {"values": [d for d in data if d["left"] < d["right"]]},
+            "mark": rule,
             "encoding": {"y": y, "x": {**x, "field": "left"}, "x2": {"field": "right"}, "color": colours["color"]},
         },
         {
-            "transform": [{"filter": "!datum.fp32"}],
-            "mark": {"type": "point", "filled": True, "size": 110, "opacity": 1, "cursor": "pointer"},
+            "data": {"values": [d for d in data if not d["fp32"]]},
+            "mark": {**mark, "filled": True, "size": 110},
             "encoding": {"x": x, "y": y, "tooltip": tip, **colours},
         },
         {
-            "transform": [{"filter": "datum.chosen"}],
-            "mark": {"type": "point", "size": 380, "strokeWidth": 2.5, "opacity": 1, "color": "var(--ink)"},
+            "data": {"values": [d for d in data if d["chosen"]]},
+            "mark": {**mark, "size": 380, "strokeWidth": 2.5, "color": "var(--ink)"},
             "encoding": {"x": x, "y": y, "tooltip": tip},
         },
         {
-            "transform": [{"filter": "datum.fp32"}],
+            "data": {"values": [d for d in data if d["fp32"]]},
             "mark": {
                 "type": "point",
                 "shape": "diamond",
@@ -270,6 +272,8 @@ def measured_front(run: RunFiles) -> Spec | None:
             "encoding": {"x": x, "y": y, "text": {"field": "label"}},
         },
     ]
+    # A layer without data has no extent to draw.
+    layer = [part for part in layer if part.get("data") is None or part["data"]["values"]]
     text = (
         f"{metric} against {title} of the {len(points)} points of the measured front, the goal {best} "
         f"{front['threshold']:.4f}. The same numbers are in the table of the front."

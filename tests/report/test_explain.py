@@ -190,4 +190,5 @@ def test_a_run_without_a_front_says_nothing_of_one(finished):
     with console.capture() as captured:
         console.print(explain.render(RunFiles.read(study.run_dir)))
         console.print(table.render(result, str(study.run_dir), 200))
-    assert "front" not in captured.get()
+    assert "measured front" not in captured.get()
+    assert "--point" not in captured.get()
