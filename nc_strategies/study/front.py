@@ -84,7 +84,8 @@ class Front:
     Args:
         asked: Number of points that the user asked for.
         points: The points, from the slowest to the fastest.
-        notes: Why there are fewer points than asked for, and what the chosen model misses, one sentence each.
+        notes: Why there are fewer points than asked for, and which points are better than the chosen model by the goal,
+            one sentence each.
     """
 
     asked: int

@@ -21,6 +21,7 @@ from nc_strategies.study.front import (
     ordered,
     read_earlier,
     spread,
+    tied,
     write,
 )
 from nc_strategies.study.journal import Journal
@@ -234,8 +235,10 @@ class FrontSearch:
         for trial in sorted(self.study.trials, key=lambda t: t.evaluation is None or t.evaluation.loss_ci95 is None):
             done = trial.evaluation
             if trial.ok and done is not None and done.graph not in self._broken:
-                latest = self._timed.get(done.graph) or done
-                points.setdefault(done.graph, FrontPoint.of_trial(replace(trial, evaluation=latest), goal))
+                latest = self._timed.get(done.graph)
+                point = FrontPoint.of_trial(replace(trial, evaluation=latest or done), goal)
+                # A trial's interval may be so wide that it equals all others: the final timing has to tell them apart.
+                points.setdefault(done.graph, point if latest is not None else replace(point, reach=0.0))
         if final is not None:
             trial = replace(final.trial, state=TrialState.OK, evaluation=self._chosen(final, points))
             points[final.evaluation.graph] = FrontPoint.of_trial(trial, goal, chosen=True)
@@ -351,8 +354,15 @@ class FrontSearch:
 
     def _notes(self, points: Sequence[FrontPoint]) -> Iterator[str]:
         yield from self._broken.values()
-        if any(p.chosen and p.dominated for p in points):
-            yield "a point that keeps the goal is faster than the chosen model beyond the noise, and as accurate"
+        chosen = next((p for p in points if p.chosen), None)
+        for number, point in enumerate(points, 1):
+            if chosen is None or point.trial is None or point.cost >= chosen.cost or tied(point, chosen, self.tie):
+                continue
+            if self.study.goal.met(point.evaluation):
+                yield (
+                    f"point {number} of the front meets the goal too and is faster than the chosen model: "
+                    f"nc-strategies export RUN_DIR --point {number} --to PATH"
+                )
         if len(points) >= self.asked:
             return
         have = f"the front has {len(points)} of {self.asked} points: "

@@ -41,7 +41,8 @@ class Study:
         model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
         seconds: Seconds by stage: `load`, `calibrate`, `build`, `accuracy` and `latency` (of fp32, the trials and the
-            finalists), `ceiling`, `strategy` (including the estimates that it requested), `save`, and `total`.
+            finalists), `ceiling`, `strategy` (including the estimates that it requested), `save`, `front` (its final
+            timing), and `total`.
         estimate_seconds: Seconds by type of estimate.
         resolution: Resolution of the loss with the evaluation samples; None if it cannot be determined.
         sensitivity: Noise-to-signal ratio by operator in int8; None if no strategy requested it.

@@ -457,6 +457,7 @@ class _Run:
             study, self.setup.target, journal, self.box, self.listener, tuning.front, tie, metric, CANDIDATES
         )
         self.listener.stage("filling the front")
+        start, count = time.perf_counter(), len(study.trials)
         try:
             self._front.fill(problem, strategy.front(tuning.front), tuning.seed)
         except KeyboardInterrupt:
@@ -464,6 +465,11 @@ class _Run:
             study.stop_reason = "interrupted"
         except OutOfTimeError as error:
             log.info("the front is not filled any further: %s", error)
+        finally:
+            # As a strategy's, its time includes the estimates that it requested, but not the trials.
+            measured = [trial.evaluation for trial in study.trials[count:] if trial.evaluation is not None]
+            took = time.perf_counter() - start - sum(seconds for done in measured for _, seconds in done.seconds)
+            self.seconds["strategy"] = self.seconds.get("strategy", 0.0) + max(0.0, took)
 
     def _measure_front(self, study: Study) -> None:
         """Time the points of the front, after the chosen model was saved; an interrupt keeps what was timed."""

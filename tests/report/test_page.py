@@ -230,7 +230,7 @@ def test_a_front_is_a_chart_with_intervals_and_a_table(browser, with_front, widt
         chart = visit.page.locator("#chart-front svg")
         assert chart.bounding_box()["width"] > 250
         assert "table of the front" in chart.get_attribute("aria-label")
-        words = chart.locator("text").all_inner_texts()
+        words = chart.locator("text").all_text_contents()
         assert {f"{p['point']} {p['role']}".strip() for p in points} <= set(words)
         assert any(word.startswith("asked: at least") for word in words)
         # The goal, and of each point but fp32 the interval of its loss: those of latencies are 0 on a simulated clock.

@@ -246,11 +246,13 @@ class Search:
         cheapest = self._solve(np.inf, around, [])
         if cheapest is None:
             return []
-        # The program's prices are not negative where the measured loss of all is 0 or a gain: limits differ there too.
-        priced = float(cheapest @ model.budgeted(0.0, around).prices)
-        most, found = max(self.point(cheapest).loss, priced, 0.0), [cheapest]
+        most, found, prices = self.point(cheapest).loss, [cheapest], None
+        if most <= 0:
+            # Where int8 is measured to lose nothing, the prior's proportions tell which operators to leave in fp32.
+            prices = [m.prior_prices for m in self._losses]
+            most = float(cheapest @ model.budgeted(0.0, around, prices[0]).prices)
         for share in np.linspace(0.0, 1.0, count, endpoint=False):
-            row = self._solve(most * float(share) - model.limit, around, [])
+            row = self._solve(most * float(share) - model.limit, around, [], prices)
             if row is not None:
                 found.append(row)
         unique = {p.config.fingerprint: p for p in map(self.point, found)}
