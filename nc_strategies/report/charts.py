@@ -267,10 +267,21 @@ def measured_front(run: RunFiles) -> Spec | None:
             },
             "encoding": {"x": x, "y": y, "tooltip": tip},
         },
-        {
-            "mark": {"type": "text", "dx": 11, "dy": -11, "align": "left", "fontWeight": "bold", "color": "var(--ink)"},
-            "encoding": {"x": x, "y": y, "text": {"field": "label"}},
-        },
+        *(
+            {
+                "data": {"values": [d for d in data if d["fp32"] == fp32]},
+                "mark": {
+                    "type": "text",
+                    "dx": dx,
+                    "dy": -11,
+                    "align": align,
+                    "fontWeight": "bold",
+                    "color": "var(--ink)",
+                },
+                "encoding": {"x": x, "y": y, "text": {"field": "label"}},
+            }
+            for fp32, align, dx in ((False, "left", 11), (True, "right", -8))
+        ),
     ]
     # A layer without data has no extent to draw.
     layer = [part for part in layer if part.get("data") is None or part["data"]["values"]]
