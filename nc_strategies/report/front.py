@@ -23,11 +23,17 @@ def columns(front: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def rows(front: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The points as the cells of `columns`."""
-    return [_row(point) for point in front.get("points", ())]
+    """The points as the cells of `columns`.
+
+    A latency is that of fp32 at the end of the run divided by the speed-up: points of different timings, which each had
+    fp32 beside them, are thus comparable.
+    """
+    points = front.get("points", ())
+    fp32 = next((float(p["latency_ms"]) for p in points if p["role"] == "fp32"), 0.0)
+    return [_row(point, fp32) for point in points]
 
 
-def _row(point: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(point: Mapping[str, Any], fp32_ms: float) -> tuple[str, ...]:
     loss, (low, high) = point["loss_ci95"], point["speedup_ci95"]
     fp32 = point["role"] == "fp32"
     return (
@@ -35,7 +41,7 @@ def _row(point: Mapping[str, Any]) -> tuple[str, ...]:
         f"{point['accuracy']:.4f}",
         "-" if fp32 else f"{point['loss']:+.4f}",
         f"{loss[0]:+.4f} to {loss[1]:+.4f}" if loss and not fp32 else "-",
-        f"{point['latency_ms']:.4g}",
+        f"{fp32_ms / point['speedup']:.4g}",
         f"{point['speedup']:.2f}",
         "-" if fp32 else f"{low:.2f}-{high:.2f}",
         f"{point['size_bytes'] / 1000:,.0f}",
