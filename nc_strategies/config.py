@@ -47,6 +47,9 @@ OUTPUT = "output"
 MIN_LATENCY_RUNS = 20
 """Least number of timed runs: the confidence interval needs several blocks of runs."""
 
+MIN_FRONT_POINTS = 3
+"""Least number of points of a measured front. Two of them are fp32 and the chosen model, which any run measures."""
+
 
 @dataclass
 class TuningConfig:
@@ -71,6 +74,8 @@ class TuningConfig:
         stage_timeout: Time limit in seconds of each stage (loading, calibrating, measuring fp32); 0 for no limit.
         memory_limit: Memory limit of the engine's process in megabytes; 0 for no limit.
         seed: Seed of all random numbers.
+        front: Number of points of the measured Pareto front, fp32 and the chosen model included; 0 for none. The trials
+            that fill its gaps come on top of `max_trials`, within `timeout`.
     """
 
     criterion: str | None = None
@@ -84,6 +89,7 @@ class TuningConfig:
     stage_timeout: float = 3600.0
     memory_limit: float = 0.0
     seed: int = 0
+    front: int = 0
 
     @property
     def goal(self) -> tuple[str, float]:
@@ -108,6 +114,12 @@ class TuningConfig:
         _at_least("tuning.stage_timeout", self.stage_timeout, 0)
         _at_least("tuning.memory_limit", self.memory_limit, 0)
         _at_least("tuning.seed", self.seed, 0)
+        if self.front != 0 and self.front < MIN_FRONT_POINTS:
+            raise InputError(
+                "tuning.front",
+                f"is {self.front}",
+                f"0 for no front, or at least {MIN_FRONT_POINTS}: fp32, the chosen model and one more",
+            )
         _tolerance("tuning", criterion, loss)
         if self.max_trials == 0 and self.timeout == 0:
             raise InputError(

@@ -112,12 +112,19 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser(
         "export",
         help="copy the chosen model elsewhere",
-        description="Copy a run's model, and see that its engine opens the copy.",
+        description="Copy a run's model, and see that its engine opens the copy; or build the model of a point of its "
+        "measured front.",
     )
     export.add_argument("run_dir", type=Path, help="the folder of a run")
     export.add_argument("--to", type=Path, required=True, metavar="PATH", help="a file or folder to write")
     export.add_argument("--format", help="onnx or saved_model; an error when the run's model is of another")
     export.add_argument("--force", action="store_true", help="replace what is at PATH")
+    export.add_argument(
+        "--point",
+        type=int,
+        metavar="K",
+        help="build and save the model of point K of the measured front instead (start it where the run was started)",
+    )
     export.set_defaults(run=_export)
 
     compare = commands.add_parser(
@@ -233,9 +240,15 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from nc_strategies.app.export import export
+    if options.point is None:
+        from nc_strategies.app.export import export
 
-    sys.stdout.write(f"{export(options.run_dir, options.to, options.format, options.force)}\n")
+        path = export(options.run_dir, options.to, options.format, options.force)
+    else:
+        from nc_strategies.app.export_point import export_point
+
+        path = export_point(options.run_dir, options.point, options.to, options.format, options.force)
+    sys.stdout.write(f"{path}\n")
     return status.MET
 
 

@@ -33,6 +33,25 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
     source = run_dir / str(stated)
     if not stated or not source.exists():
         raise InputError(str(run_dir), "holds no model", "a run that has ended with one")
+    return copy_model(source, to, form, force, _backend(run))
+
+
+def copy_model(source: Path, to: Path, form: str | None, force: bool, backend: Any) -> Path:
+    """Copy a saved model and open the copy in its engine.
+
+    Args:
+        source: The saved model.
+        to: Path of the copy; see `export`.
+        form: Expected format; any format when None.
+        force: Replace an existing file or folder.
+        backend: Opens the copy.
+
+    Returns:
+        Path of the copy.
+
+    Raises:
+        InputError, EngineError: see `export`.
+    """
     have = _format(source)
     if form is not None and form != have:
         raise InputError(
@@ -41,7 +60,6 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
             f"{have}; another one takes a run with a backend that saves it",
         )
     target = _target(source, to, force)
-    backend = _backend(run)
     further = _further_files(backend.companions(source), source, target, force)
     staging = target.with_name(f".{target.name}.partial")
     copies = [(source, staging / target.name), *((file, staging / name) for file, name in further.items())]

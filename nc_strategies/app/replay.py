@@ -79,7 +79,7 @@ def reopened(
     Raises:
         InputError: the configuration cannot be read, or the model or data is missing or has changed.
     """
-    config = _config(run)
+    config = run_configuration(run)
     if target is not None:
         Address.parse(target, TARGET_OPTION)
         config.measure = dataclasses.replace(
@@ -93,7 +93,7 @@ def reopened(
         stack.callback(log.close)
         bench = benches.start(config)
         stack.callback(bench.close)
-        _check(run, bench)
+        check_sources(run, bench)
         yield config, bench
 
 
@@ -116,8 +116,12 @@ def _saved(run: RunFiles) -> Path:
     return saved
 
 
-def _config(run: RunFiles) -> RunConfig:
-    """The run's configuration."""
+def run_configuration(run: RunFiles) -> RunConfig:
+    """The configuration of a run, from its ``config.yaml``.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     told = {key: value for key, value in run.config.items() if key != "tracker"}
     try:
         return run_config({"isolation": "process", **told})
@@ -126,8 +130,12 @@ def _config(run: RunFiles) -> RunConfig:
         raise InputError(str(run.path / CONFIG), problem, error.allowed) from None
 
 
-def _check(run: RunFiles, target: MeasurementTarget) -> None:
-    """Check that model and data are those of the run."""
+def check_sources(run: RunFiles, target: MeasurementTarget) -> None:
+    """Check that model and data are those of the run.
+
+    Raises:
+        InputError: they have changed.
+    """
     before, now = run.config.get(IDENTITY) or {}, target.facts()
     for name, key in HASHES.items():
         if now[name] != before.get(name):

@@ -191,8 +191,11 @@ def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
     if earlier is None or earlier.get("stop_reason") in ("interrupted", "stopped") or earlier.get("status") == "failed":
         return None
     tuning = settings.tuning
+    before = dict(earlier.get("budget") or {})
+    if tuning.front not in (0, before.pop("front", 0)):
+        return None
     now = {"max_trials": tuning.max_trials, "timeout": tuning.timeout, "stop_when": tuning.stop_when}
-    return earlier if earlier.get("budget") == now or earlier.get("stop_reason") == "finished" else None
+    return earlier if before == now or earlier.get("stop_reason") == "finished" else None
 
 
 def _identity(setup: Any, folder: Any) -> dict[str, Any]:

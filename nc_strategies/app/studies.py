@@ -52,6 +52,11 @@ class Study:
         return self.run_dir / found if found else None
 
     @property
+    def front(self) -> list[dict[str, Any]]:
+        """Points of the measured Pareto front, from fp32 to the fastest, as in ``front.json``; empty without one."""
+        return list((self.result.get("front") or {}).get("points", ()))
+
+    @property
     def best(self) -> Trial | None:
         """The trial whose model was saved."""
         number = (self.result.get("tuned") or {}).get("trial")

@@ -17,7 +17,7 @@ from nc_strategies.calibration import noise
 from nc_strategies.config import ACCURACY, MeasureConfig, MetricsConfig
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError
-from nc_strategies.measuring.accuracy import Condense, Predictions, predict
+from nc_strategies.measuring.accuracy import Condense, Predictions, loss_interval, predict
 from nc_strategies.measuring.deadline import Deadline
 from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.latency import TIMING_RULES, Timing
@@ -119,6 +119,8 @@ class MeasurerCore:
         self.allowance = Allowance()
         self.sharing: Sharing | None = None
         self.timer: Timer = LocalTimer(backend, settings.lock)
+        self.loss_intervals = False
+        """Compute the interval of every trial's loss, where the metric gives it without resampling."""
         self._batch_size = settings.evaluation_batch_size
         self._all = {METRIC: metric, **(further or {})}
         self._specs, self._named = tuple(outputs), dict(named or {})
@@ -337,6 +339,24 @@ class MeasurerCore:
             change = metric.compute(kept, labels) - metric.compute(rows(fp32, slice(read)), labels)
             values.append((name, self.baseline.evaluation.metric(name) + change))
         return tuple(values)
+
+    def _with_loss_interval(self, evaluation: Evaluation, found: Scored, resample: bool) -> Evaluation:
+        """An evaluation of all samples with the interval of its loss, if there are outputs to compare with fp32's.
+
+        Args:
+            evaluation: The evaluation.
+            found: What it was made from.
+            resample: Compute the interval also where the metric takes hundreds of resamples for it.
+        """
+        fp32 = self.baseline.kept
+        if found.samples < self.samples or not fp32 or not found.kept:
+            return evaluation
+        labels = self.labels_of(self.metric)
+        if not resample and (not self.loss_intervals or self.metric.scores(found.kept[0], labels) is None):
+            return evaluation
+        return evaluation.with_loss_ci95(
+            loss_interval(self.metric, fp32[0], found.kept[0], labels, self.higher_is_better, self.rng)
+        )
 
     @staticmethod
     def _finite(found: Scored) -> Scored:

@@ -143,12 +143,13 @@ class MeasurementTarget(Protocol):
     def remember(self, evaluation: Evaluation) -> None:
         """Register an evaluation of an earlier run, so that its executed graph is not measured again."""
 
-    def measure(self, config: Config, partial: bool = False) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False, complete: bool = False) -> Evaluation:
         """Measure a configuration.
 
         Args:
             config: The configuration.
             partial: If the deadline leaves no time for all samples and timed runs, return what fits, as an estimate.
+            complete: Evaluate all samples, with the interval of the loss; see `TrialMeasurer.measure`.
 
         Raises:
             EngineError: the engine cannot build or run it.
@@ -220,6 +221,13 @@ class MeasurementTarget(Protocol):
             goal: Orders the candidates.
             tie: Relative difference in cost that counts as none.
             ending: Extent of the final measurement; the full one by default.
+        """
+
+    def time_front(self, trials: Sequence[Trial], runs: int) -> tuple[Evaluation, ...]:
+        """Time completely measured trials side by side with fp32; see `FrontMeasurer.time_front`.
+
+        Raises:
+            EngineError: the engine cannot build or run one of them.
         """
 
     def save(self, final: Final, folder: Path) -> Path:
@@ -441,6 +449,7 @@ class LocalTarget:
         self._measurer.sharing = None if by_function else self.sharing
         if parts.remote is not None:
             self._measurer.timer = RemoteTimer(parts.remote, measure.accuracy_on)
+        self._measurer.loss_intervals = self.config.tuning.front > 0
         # Read the labels now, so that data without labels is rejected before any long step.
         needed = not by_function and any(metric.needs_labels for metric in (parts.metric, *parts.further))
         assert not needed or evaluation.labels is not None
@@ -628,9 +637,9 @@ class LocalTarget:
         """See `MeasurementTarget.remember`."""
         self.measurer.remember(evaluation)
 
-    def measure(self, config: Config, partial: bool = False) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False, complete: bool = False) -> Evaluation:
         """See `MeasurementTarget.measure`."""
-        return self.measurer.measure(config, partial)
+        return self.measurer.measure(config, partial, complete)
 
     def rehearse(self, config: Config) -> dict[str, float]:
         """See `MeasurementTarget.rehearse`."""
@@ -751,6 +760,10 @@ class LocalTarget:
     def finish(self, trials: Sequence[Trial], goal: Goal, tie: float, ending: Ending | None = None) -> Finish:
         """See `MeasurementTarget.finish`."""
         return self._finish(self.measurer.measure_finalists(list(trials), goal, tie, ending=ending))
+
+    def time_front(self, trials: Sequence[Trial], runs: int) -> tuple[Evaluation, ...]:
+        """See `MeasurementTarget.time_front`."""
+        return self.measurer.time_front(trials, runs)
 
     def replay(self, path: Path, trial: Trial, goal: Goal) -> Finish:
         """See `MeasurementTarget.replay`."""

@@ -44,12 +44,14 @@ class TrialMeasurer(MeasurerCore):
         if "memory_bytes" in dict(evaluation.values):
             self._memory[evaluation.graph] = evaluation.value("memory_bytes")
 
-    def measure(self, config: Config, partial: bool = False) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False, complete: bool = False) -> Evaluation:
         """Measure a configuration; the same executed graph is never measured twice.
 
         Args:
             config: The configuration.
             partial: If the deadline leaves no time for all samples and timed runs, return what fits, as an estimate.
+            complete: Evaluate all samples, whether or not the goal is out of reach, and compute the interval of the
+                loss. A graph whose earlier measurement lacks either is measured again.
 
         Raises:
             EngineError: the engine cannot build or run it.
@@ -60,10 +62,10 @@ class TrialMeasurer(MeasurerCore):
         built = time.perf_counter() - start
         try:
             known = self._graphs.get(model.fingerprint)
-            if known is not None:
+            if known is not None and not (complete and self._incomplete(known)):
                 log.info("the same executed graph was measured before")
                 return replace(known, seconds=(("build", built),))
-            evaluation = self._measure(model, config, partial)
+            evaluation = self._measure(model, config, partial, complete)
         finally:
             model.close()
         # Listing the executed operators, closing the session and the run for peak memory count as building.
@@ -72,10 +74,15 @@ class TrialMeasurer(MeasurerCore):
         self._graphs[model.fingerprint] = evaluation = replace(evaluation, seconds=seconds)
         return evaluation
 
-    def _measure(self, model: Executable, config: Config, partial: bool) -> Evaluation:
+    def _incomplete(self, known: Evaluation) -> bool:
+        """Whether an evaluation lacks samples, or the interval of its loss although there can be one."""
+        return known.samples < self.samples or (bool(self.baseline.kept) and known.loss_ci95 is None)
+
+    def _measure(self, model: Executable, config: Config, partial: bool, complete: bool) -> Evaluation:
         start = time.perf_counter()
         cut = _Cut(self._lacks_time(start))
-        found = self._finite(self._score(model, config, self._paired_test(), cut if partial else None))
+        test = None if complete else self._paired_test()
+        found = self._finite(self._score(model, config, test, cut if partial else None))
         evaluated = time.perf_counter() - start
         start = time.perf_counter()
         runs = self.settings.latency_runs if found.samples == self.samples else TIMING_RULES.least_runs
@@ -86,6 +93,7 @@ class TrialMeasurer(MeasurerCore):
         evaluation = self._evaluation(
             model, model.executed(), timing, 1, 0, found, seconds, self._peak(config, model.fingerprint)
         )
+        evaluation = self._with_loss_interval(evaluation, found, complete)
         return replace(evaluation, samples=found.samples, partial=cut.happened)
 
     def _lacks_time(self, start: float) -> Callable[[int], bool]:

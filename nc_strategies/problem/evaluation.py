@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +12,8 @@ from nc_strategies.space import Config
 Pairs = tuple[tuple[str, float], ...]
 RUN_MS = "run_ms"
 """Value of an evaluation whose latency is given per token: mean milliseconds of a timed run."""
+LOSS_LOW, LOSS_HIGH = "loss_low", "loss_high"
+"""Values of an evaluation: ends of the interval of its loss, in the first metric's unit."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,17 @@ class Evaluation:
         """Mean milliseconds of a timed run: the latency, if that is not given per token."""
         values = dict(self.values)
         return values.get(RUN_MS, values["latency_ms"])
+
+    @property
+    def loss_ci95(self) -> tuple[float, float] | None:
+        """95 % interval of the first metric's loss against fp32 on the same samples; None if it was not computed."""
+        values = dict(self.values)
+        return (values[LOSS_LOW], values[LOSS_HIGH]) if LOSS_LOW in values and LOSS_HIGH in values else None
+
+    def with_loss_ci95(self, interval: tuple[float, float]) -> Evaluation:
+        """The same evaluation with the interval of `loss_ci95`."""
+        low, high = interval
+        return replace(self, values=tuple({**dict(self.values), LOSS_LOW: low, LOSS_HIGH: high}.items()))
 
     def metric(self, name: str) -> float:
         """A metric's value; KeyError if it was not measured."""

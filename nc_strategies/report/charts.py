@@ -6,7 +6,7 @@ Colours are the page's CSS variables (``var(--kept)``), whose values differ betw
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nc_strategies.problem import Evaluation, Goal, Trial
@@ -200,6 +200,131 @@ def _front(points: list[dict[str, Any]], up: bool) -> list[dict[str, Any]]:
         if not front or (p["y"] > front[-1]["y"] if up else p["y"] < front[-1]["y"]):
             front.append({"x": p["x"], "y": p["y"]})
     return front
+
+
+def measured_front(run: RunFiles) -> Spec | None:
+    """The points with both 95 % intervals, the threshold and the line through them; None without a front."""
+    front = run.result.get("front") or {}
+    points = front.get("points") or []
+    if len(points) <= 1:
+        return None
+    size = str(front["objectives"][0]) == "size"
+    title = "size (kB)" if size else "latency (ms)"
+    up, metric = bool(front["higher_is_better"]), str(front["metric"])
+    data = [_front_point(point, run, up, size) for point in points]
+    zoomed = {"zero": False, "nice": True}
+    x = {"field": "x", "type": "quantitative", "title": f"{title}, less is better", "scale": zoomed}
+    y = {"field": "y", "type": "quantitative", "title": metric, "scale": zoomed}
+    tip = [
+        {"field": "label", "title": "point"},
+        {"field": "state"},
+        {"field": "y", "title": metric, "format": ".4f"},
+        {"field": "loss", "format": "+.4f"},
+        {"field": "loss_ci95", "title": "loss, 95 %"},
+        {"field": "x", "title": title, "format": ".4f"},
+        {"field": "speedup", "title": "times fp32", "format": ".2f"},
+        {"field": "speedup_ci95", "title": "times fp32, 95 %"},
+        {"field": "size", "title": "size (kB)", "format": ",.0f"},
+        {"field": "int8", "title": "int8 operators"},
+        {"field": "trial"},
+    ]
+    best = "at least" if up else "at most"
+    colours = _state_encoding([d for d in data if not d["fp32"]])
+    rule = {"type": "rule", "strokeWidth": 1.5}
+    mark = {"type": "point", "opacity": 1, "cursor": "pointer"}
+    layer: list[Spec] = [
+        _rule({"y": front["threshold"], "label": f"asked: {best} {front['threshold']:.4f}"}, y, below=up),
+        {
+            "data": {"values": [d for d in data if not d["aside"]]},
+            "mark": {"type": "line", "interpolate": "step-after", "color": "var(--front)", "strokeWidth": 2},
+            "encoding": {"x": x, "y": y, "order": {"field": "x", "type": "quantitative"}},
+        },
+        {
+            "data": {"values": [d for d in data if d["low"] is not None]},
+            "mark": rule,
+            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colours["color"]},
+        },
+        {
+            "data": {"values": [d for d in data if d["left"] < d["right"]]},
+            "mark": rule,
+            "encoding": {"y": y, "x": {**x, "field": "left"}, "x2": {"field": "right"}, "color": colours["color"]},
+        },
+        {
+            "data": {"values": [d for d in data if not d["fp32"]]},
+            "mark": {**mark, "filled": True, "size": 110},
+            "encoding": {"x": x, "y": y, "tooltip": tip, **colours},
+        },
+        {
+            "data": {"values": [d for d in data if d["chosen"]]},
+            "mark": {**mark, "size": 380, "strokeWidth": 2.5, "color": "var(--ink)"},
+            "encoding": {"x": x, "y": y, "tooltip": tip},
+        },
+        {
+            "data": {"values": [d for d in data if d["fp32"]]},
+            "mark": {
+                "type": "point",
+                "shape": "diamond",
+                "filled": True,
+                "size": 170,
+                "color": "var(--ink)",
+                "opacity": 1,
+            },
+            "encoding": {"x": x, "y": y, "tooltip": tip},
+        },
+        *(
+            {
+                "data": {"values": [d for d in data if d["fp32"] == fp32]},
+                "mark": {
+                    "type": "text",
+                    "dx": dx,
+                    "dy": -11,
+                    "align": align,
+                    "fontWeight": "bold",
+                    "color": "var(--ink)",
+                },
+                "encoding": {"x": x, "y": y, "text": {"field": "label"}},
+            }
+            for fp32, align, dx in ((False, "left", 11), (True, "right", -8))
+        ),
+    ]
+    # A layer without data has no extent to draw.
+    layer = [part for part in layer if part.get("data") is None or part["data"]["values"]]
+    text = (
+        f"{metric} against {title} of the {len(points)} points of the measured front, the goal {best} "
+        f"{front['threshold']:.4f}. The same numbers are in the table of the front."
+    )
+    return _spec(text, 340, data, layer)
+
+
+def _front_point(point: Mapping[str, Any], run: RunFiles, up: bool, size: bool) -> dict[str, Any]:
+    """A point as the chart's data. A latency is the ratio to fp32 times fp32's latency, as in the other charts."""
+    fp32 = point["role"] == "fp32"
+    baseline, interval = float(run.baseline["accuracy"]), point["loss_ci95"]
+    scale = float(run.baseline["latency_ms"])
+    where = [scale / value for value in (point["speedup"], *point["speedup_ci95"])]
+    x, right, left = [point["size_bytes"] / 1000] * 3 if size else where
+    ends = None if interval is None or fp32 else [baseline - loss if up else baseline + loss for loss in interval]
+    low, high = point["speedup_ci95"]
+    return {
+        "label": f"{point['point']} {point['role']}".strip(),
+        "fp32": fp32,
+        "chosen": point["role"] == "chosen",
+        "aside": point["dominated"] or point["within_noise"],
+        "state": "" if fp32 else STATES["kept" if point["keeps_goal"] else "missed"],
+        "x": round(x, 5),
+        "left": round(left, 5),
+        "right": round(right, 5),
+        "y": point["accuracy"],
+        "low": min(ends) if ends else None,
+        "high": max(ends) if ends else None,
+        "loss": point["loss"],
+        "loss_ci95": f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval and not fp32 else "",
+        "speedup": round(point["speedup"], 4),
+        "speedup_ci95": "" if fp32 else f"{low:.2f} to {high:.2f}",
+        "size": point["size_bytes"] / 1000,
+        "int8": point["int8_ops"],
+        **({} if point["trial"] is None else {"trial": point["trial"]}),
+    }
 
 
 def search(run: RunFiles) -> Spec | None:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nc_strategies.report import engine, predictions, recovery
+from nc_strategies.report import engine, front, predictions, recovery
 from nc_strategies.report.advice import RULES
 from nc_strategies.report.causes import CAUSES
 from nc_strategies.report.facts import Available, Facts
@@ -100,7 +100,7 @@ def verdict(run: RunFiles) -> list[str]:
     total = run.result["seconds"].get("total", 0.0)
     words.append(f"The run ended after {len(run.trials)} trials and {total:.0f} s because {stop}.")
     words += engine.engine_sentences(run)
-    return words
+    return words + front.sentences(run.result)
 
 
 def why(run: RunFiles, rows: Sequence[Operator]) -> list[str]:

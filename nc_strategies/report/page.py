@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.problem import Trial
-from nc_strategies.report import analysis, charts, diagnosis, engines, explain, predictions, recovery
+from nc_strategies.report import analysis, charts, diagnosis, engines, explain, front, predictions, recovery
 from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
@@ -187,6 +187,7 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         "told": any(t.error or t.note for t in run.trials),
         "recovery": recovery.table(run),
         "diagnosis": diagnosis.view(run.diagnosis),
+        "front": front.view(run),
         "machine": facts(machine) if machine else [],
         "ceiling": ratios(machine) if machine else [],
         "tuned": run.result.get("tuned"),
@@ -202,6 +203,7 @@ def _charts(run: RunFiles, rows: Sequence[Operator]) -> dict[str, charts.Spec]:
     loss, saved = charts.price(rows, run.metric)
     found = {
         "chart-trade-off": charts.trade_off(run),
+        "chart-front": charts.measured_front(run),
         "chart-search": charts.search(run),
         "chart-loss": loss,
         "chart-saved": saved,

@@ -15,6 +15,7 @@ from nc_strategies.problem import Evaluation, TrialState
 from nc_strategies.problem.evaluation import lengths_dict
 from nc_strategies.runtime import machine
 from nc_strategies.runtime.files import write_atomically
+from nc_strategies.study import front
 from nc_strategies.study.folder import RESULT
 from nc_strategies.study.study import Study
 from nc_strategies.study.tune import SCHEMA_VERSION, Setup
@@ -46,6 +47,9 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
         "tuned": _tuned(study.final, config.metrics.accuracy["name"]) if study.final else None,
         "speedup": study.final.speedup if study.final else None,
         "speedup_ci95": list(study.final.speedup_ci95) if study.final else None,
+        "front": front.as_dict(study.front, study.goal, config.metrics.accuracy["name"], whole=False)
+        if study.front
+        else None,
         "trials": {
             "total": len(study.trials),
             "ok": study.count(TrialState.OK),
@@ -72,6 +76,7 @@ def as_dict(study: Study, setup: Setup) -> dict[str, Any]:
             "max_trials": config.tuning.max_trials,
             "timeout": config.tuning.timeout,
             "stop_when": config.tuning.stop_when,
+            "front": config.tuning.front,
         },
         "model_path": os.path.relpath(study.model_path, study.run_dir) if study.model_path else None,
         "hashes": {

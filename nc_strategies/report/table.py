@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nc_strategies.measuring.selection import sentences
+from nc_strategies.report import front
 from nc_strategies.report.engine import strategy_label
 from nc_strategies.report.fallback import fallback_sentence, operator_counts
 from nc_strategies.report.original import TIMES, better_words, keep_original, samples_text
@@ -28,6 +29,8 @@ def render(result: dict[str, Any], run_dir: str, width: int = WIDE_TERMINAL) -> 
         parts += [comparison([result], width), operators(result)]
         if by_length(result):
             parts.append(lengths(result))
+        if front.front_of(result).get("points"):
+            parts.append(front.table(result["front"]))
         parts.append(Text(f"model: {run_dir}/{result['model_path']}", no_wrap=True, overflow="ignore"))
     notes = (
         *sentences(result.get("outputs") or {}),

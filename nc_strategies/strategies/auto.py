@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from nc_strategies.problem import Problem, Trial
@@ -61,6 +61,7 @@ class AutoStrategy(StagedStrategy):
     def __init__(self, settings: AutoSettings, problem: Problem) -> None:
         super().__init__(settings, problem)
         self._inner: Strategy | None = None
+        self._last: Strategy | None = None
 
     def steps(self) -> Steps:
         """See `StepwiseStrategy.steps`."""
@@ -115,7 +116,7 @@ class AutoStrategy(StagedStrategy):
         self, strategy: Strategy, name: str, why: str, until: Callable[[], bool] = lambda: False
     ) -> Generator[Config, Trial, str]:
         """Pass on another strategy's proposals until it has finished or a condition holds; return why it finished."""
-        self.engine, self._inner = name, strategy
+        self.engine, self._inner, self._last = name, strategy, strategy
         while not until() and (config := strategy.propose()) is not None:
             self.predicted = strategy.predicted
             note = f"{why}, {name}: {strategy.note}"
@@ -123,6 +124,10 @@ class AutoStrategy(StagedStrategy):
         self.predicted = self._inner = None
         strategy.close()
         return strategy.ended
+
+    def front(self, count: int = 20) -> Sequence[Config]:
+        """See `Strategy.front`: that of the strategy that was followed last."""
+        return self._last.front(count) if self._last is not None else ()
 
     def close(self) -> None:
         """See `Strategy.close`. The strategy that was followed learns the last trial, and leaves its files."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from nc_strategies.problem import Prediction, Problem, Trial
@@ -74,6 +74,20 @@ class Strategy(ABC):
     @abstractmethod
     def observe(self, trial: Trial) -> None:
         """Learn from the trial of a proposed configuration. Trials come in any order and include failed ones."""
+
+    def front(self, count: int = 20) -> Sequence[Config]:
+        """Configurations spread over the strategy's own Pareto front of cost and loss, measured or predicted.
+
+        Called at the end of the search, before `close`, if the user asks for a measured front (``tuning.front``). Gaps
+        that these configurations leave are filled by the integer program of ``ilp``, with what the trials have shown.
+
+        Args:
+            count: Number of configurations that are useful; fewer or more may be returned.
+
+        Returns:
+            The configurations; empty for a strategy without a front.
+        """
+        return ()
 
     def close(self) -> None:  # noqa: B027 - optional, nothing to release by default
         """Release resources; called once, at the end of a run or after an error."""

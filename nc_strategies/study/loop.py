@@ -70,8 +70,10 @@ class TrialLoop:
         self.pace = pace or Pace()
         self.confirm = confirm
         # What a time limit has cut short is measured again.
-        whole = [t for t in finished if t.evaluation is None or not t.evaluation.partial]
-        self._finished = {trial.config.fingerprint: trial for trial in whole}
+        self._earlier = [t for t in finished if t.evaluation is None or not t.evaluation.partial]
+        # A trial that was stopped early may have been measured completely later, for a front. The strategy must see
+        # again what it saw then, which is the first.
+        self._finished = {trial.config.fingerprint: trial for trial in reversed(self._earlier)}
         self._seen: dict[str, Trial] = {}
         self._pending: dict[Future[Evaluation], tuple[int, Config, str, Prediction | None]] = {}
         self._number = max((trial.number for trial in finished), default=0)
@@ -97,7 +99,8 @@ class TrialLoop:
         except OutOfTimeError:
             reason = "timeout"
         # With a larger budget, a strategy may propose other configurations: the earlier trials still count as results.
-        self.study.trials += [t for f, t in self._finished.items() if f not in self._seen]
+        taken = {trial.number for trial in self._seen.values()}
+        self.study.trials += [trial for trial in self._earlier if trial.number not in taken]
         return reason
 
     def _loop(self) -> str:

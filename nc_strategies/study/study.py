@@ -14,6 +14,7 @@ from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.problem import Evaluation, Goal, LatencyTerms, Trial, TrialState
 from nc_strategies.problem.objective import Shortfall
 from nc_strategies.space import Space
+from nc_strategies.study.front import Front
 from nc_strategies.study.machine import Machine
 from nc_strategies.study.timebox import TimeBox
 
@@ -40,7 +41,8 @@ class Study:
         model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
         seconds: Seconds by stage: `load`, `calibrate`, `build`, `accuracy` and `latency` (of fp32, the trials and the
-            finalists), `ceiling`, `strategy` (including the estimates that it requested), `save`, and `total`.
+            finalists), `ceiling`, `strategy` (including the estimates that it requested), `save`, `front` (its final
+            timing), and `total`.
         estimate_seconds: Seconds by type of estimate.
         resolution: Resolution of the loss with the evaluation samples; None if it cannot be determined.
         sensitivity: Noise-to-signal ratio by operator in int8; None if no strategy requested it.
@@ -56,6 +58,7 @@ class Study:
         extent: Numbers of samples used, of those given.
         error: Reason why the run has no model, in one line; empty if it has one.
         workers: What each process evaluated, see `measuring.shares.Usage`; empty for one process.
+        front: The measured Pareto front; None if the user asked for none.
         notices: What the strategy told the user during this run, one sentence each.
     """
 
@@ -91,6 +94,7 @@ class Study:
     extent: Extent = field(default_factory=Extent)
     error: str = ""
     workers: Mapping[str, Any] = field(default_factory=dict)
+    front: Front | None = None
 
     def latest(self, trial: Trial) -> Evaluation | None:
         """The latest measurement of a trial's executed graph: the final one if there is one."""

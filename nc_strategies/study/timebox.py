@@ -46,6 +46,7 @@ class BoxRules:
         timing_share: Maximum share of timing a trial, once it has the minimum number of runs.
         noise_share: Maximum share of estimating the noise of all operators.
         recovery_share: Maximum share of recovery.
+        front_share: Maximum share reserved for measuring a front: the trials that fill it, and its final timing.
         save_share_of_fp32: Expected time of saving a model until one was saved, relative to building fp32 as given and
             all-float. The model is written, opened like fp32 as given, and built again for comparison.
     """
@@ -63,6 +64,7 @@ class BoxRules:
     timing_share: float = 0.02
     noise_share: float = 0.06
     recovery_share: float = 0.05
+    front_share: float = 0.3
     save_share_of_fp32: float = 1.5
 
 
@@ -108,6 +110,7 @@ class TimeBox:
         sessions: Maximum number of sessions in which each finalist is timed.
         clock: Monotonic clock in seconds; `time.monotonic` by default.
         rules: Division of the time.
+        front: Number of points of the measured front; 0 for none.
     """
 
     def __init__(
@@ -118,7 +121,9 @@ class TimeBox:
         sessions: int,
         clock: Callable[[], float] | None = None,
         rules: BoxRules | None = None,
+        front: int = 0,
     ) -> None:
+        self._front = front
         self.timeout, self._measure, self._finalists, self._sessions = timeout, measure, finalists, sessions
         self._clock, self.rules = clock or time.monotonic, rules or BoxRules()
         self.begin = self._clock()
@@ -254,7 +259,15 @@ class TimeBox:
         return self.build_seconds + self.save_seconds
 
     def end_seconds(self, candidates: int) -> float:
-        """Seconds of the planned end: the most thorough final measurement that fits the reserved time, and saving.
+        """Seconds of the planned end: the final measurement, saving, and the measured front.
+
+        Args:
+            candidates: Number of trials that their timings cannot distinguish.
+        """
+        return self.final_seconds(candidates) + self.front_seconds
+
+    def final_seconds(self, candidates: int) -> float:
+        """Seconds of the most thorough final measurement that fits the time reserved for it, and of saving.
 
         Args:
             candidates: Number of trials that their timings cannot distinguish.
@@ -273,7 +286,63 @@ class TimeBox:
             prepared: See `trial_fits`.
         """
         left = (self.deadline - self._clock() if self.limited else math.inf) - (0.0 if prepared else self.restart)
-        return next((e for e in self._endings(candidates, pruned) if e.seconds <= left), None)
+        reserved = self.front_timing_seconds(self._front) if self._front else 0.0
+        for room in dict.fromkeys((left - reserved, left)):
+            found = next((e for e in self._endings(candidates, pruned) if e.seconds <= room), None)
+            if found is not None:
+                return found
+        return None
+
+    @property
+    def front_seconds(self) -> float:
+        """Seconds reserved for the measured front: a trial for each point but fp32 and the chosen, and the timing."""
+        if not self._front:
+            return 0.0
+        needed = max(0, self._front - 2) * (self.trial_seconds + self.thinking)
+        needed += self.front_timing_seconds(self._front)
+        return min(needed, self.rules.front_share * self.timeout) if self.limited else needed
+
+    def front_timing_seconds(self, points: int, runs: int | None = None) -> float:
+        """Seconds of the final timing of a front.
+
+        Args:
+            points: Number of its points, with fp32, which is timed in any case.
+            runs: Timed runs per model; the least number by default.
+        """
+        runs = self._least_front_runs if runs is None else runs
+        models = max(0, points - 1)
+        patience = 3.0 * max(1.0, (FP32_MODELS + models) / (FP32_MODELS + self._finalists))
+        return self.rules.caution * self._sessions_seconds(models, FP32_MODELS, runs, patience)
+
+    @property
+    def _least_front_runs(self) -> int:
+        return min(self._measure.final_runs, self._sessions * TIMING_RULES.least_runs)
+
+    def front_trial_fits(self, points: int, candidates: int, prepared: bool = True) -> bool:
+        """Whether a trial that fills a gap of the front leaves time for the end and for timing the front.
+
+        Args:
+            points: Number of the front's points, with fp32 and that trial.
+            candidates: Number of trials that their timings cannot distinguish.
+            prepared: See `trial_fits`.
+        """
+        if not self.limited:
+            return True
+        needed = self.trial_seconds + self.thinking + self.final_seconds(candidates) + self.patience
+        return needed + self.front_timing_seconds(points) + (0.0 if prepared else self.restart) <= self.left
+
+    def front_extent(self, models: int, prepared: bool = True) -> tuple[int, int] | None:
+        """Number of models of a front to time, and of timed runs per model, that end in time; None without time.
+
+        Args:
+            models: Number of models to time beside fp32.
+            prepared: See `trial_fits`.
+        """
+        left = (self.left - self.patience if self.limited else math.inf) - (0.0 if prepared else self.restart)
+        shapes = [(models, self._measure.final_runs)]
+        shapes += [(count, self._least_front_runs) for count in range(models, 0, -1)]
+        shapes += [(1, TIMING_RULES.least_runs)]
+        return next((s for s in shapes if self.front_timing_seconds(s[0] + 1, s[1]) <= left), None)
 
     def _endings(self, candidates: int, pruned: bool = False) -> Iterator[Ending]:
         """Final measurements from the most to the least thorough."""

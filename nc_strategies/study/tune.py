@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from nc_strategies.config import AUTO, RunConfig
-from nc_strategies.errors import EngineError, InputError, OutOfTimeError
+from nc_strategies.errors import EngineError, InputError, OutOfTimeError, first_line
 from nc_strategies.measuring import latency_model, resolution
 from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
 from nc_strategies.measuring.extent import Allowance
@@ -43,6 +43,7 @@ from nc_strategies.space.scheme import way as mode_of
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
+from nc_strategies.study.front_search import FrontSearch
 from nc_strategies.study.journal import Journal
 from nc_strategies.study.keeper import Keeper, remove_leftovers
 from nc_strategies.study.loop import TrialLoop
@@ -116,6 +117,7 @@ class _Run:
         self._skipped: set[str] = set()
         self._keeper: Keeper | None = None
         self._finishes: list[Finish] = []
+        self._front: FrontSearch | None = None
 
     def run(self) -> Study:
         setup, config, target = self.setup, self.config, self.setup.target
@@ -439,6 +441,7 @@ class _Run:
             )
             study.stop_reason = tuner.run()
             study.stop_note = _stop_note(study.stop_reason, strategy)
+            self._fill_front(study, problem, strategy.inner, journal)
         finally:
             self.setup.target.until(0.0)
             strategy.close()
@@ -447,6 +450,49 @@ class _Run:
         for trial in study.trials:
             if trial.evaluation is not None and not trial.resumed:
                 self._spent(trial.evaluation.seconds)
+
+    def _fill_front(self, study: Study, problem: Problem, strategy: Strategy, journal: Journal) -> None:
+        """Measure trials where the front has gaps, if the user asks for a front and the search has ended by itself."""
+        tuning = self.config.tuning
+        if not tuning.front or study.stop_reason == "interrupted" or study.best is None:
+            return
+        metric = str(self.config.metrics.accuracy["name"])
+        tie = min(study.goal.tie, FINAL_TIE)
+        self._front = FrontSearch(
+            study, self.setup.target, journal, self.box, self.listener, tuning.front, tie, metric, CANDIDATES
+        )
+        self.listener.stage("filling the front")
+        start, count = time.perf_counter(), len(study.trials)
+        try:
+            self._front.fill(problem, strategy.front(tuning.front), tuning.seed)
+        except KeyboardInterrupt:
+            log.warning("interrupted: the trial under way is dropped, what was measured is kept")
+            study.stop_reason = "interrupted"
+        except OutOfTimeError as error:
+            log.info("the front is not filled any further: %s", error)
+        finally:
+            # As a strategy's, its time includes the estimates that it requested, but not the trials.
+            measured = [trial.evaluation for trial in study.trials[count:] if trial.evaluation is not None]
+            took = time.perf_counter() - start - sum(seconds for done in measured for _, seconds in done.seconds)
+            self.seconds["strategy"] = self.seconds.get("strategy", 0.0) + max(0.0, took)
+
+    def _measure_front(self, study: Study) -> None:
+        """Time the points of the front, after the chosen model was saved; an interrupt keeps what was timed."""
+        if self._front is None or study.stop_reason == "interrupted":
+            return
+        with self._clock("front"):
+            try:
+                for study.front in self._front.measure():
+                    log.info("%d points of the front are timed", len(study.front.points))
+            except KeyboardInterrupt:
+                log.warning("interrupted: the timing under way is dropped, what was measured is kept")
+                study.stop_reason = "interrupted"
+            except (EngineError, OutOfTimeError) as error:
+                self._notice(study, f"the front ended early: {first_line(error)}")
+            finally:
+                self.setup.target.until(0.0)
+        for note in study.front.notes if study.front is not None else ():
+            self._notice(study, note)
 
     def _measure(self, study: Study, config: Config) -> Evaluation:
         """Measure a trial; the first one of a run with a time limit returns what was measured when its time ends."""
@@ -491,6 +537,7 @@ class _Run:
             study.model_path = moved or self.setup.target.save(study.final, target)
         if self._keeper is not None:
             self._spent([("save", self._keeper.spent)])
+        self._measure_front(study)
         self.seconds["total"] = time.perf_counter() - self.begin
 
     def _why_no_model(self, study: Study) -> str:
@@ -637,7 +684,7 @@ def _unconfirmed(study: Study) -> list[Trial]:
 
 def make_box(config: RunConfig) -> TimeBox:
     """The time budget of a run that begins now."""
-    return TimeBox(config.tuning.timeout, config.measure, FINALISTS, SESSIONS)
+    return TimeBox(config.tuning.timeout, config.measure, FINALISTS, SESSIONS, front=config.tuning.front)
 
 
 def _stop_note(reason: str, strategy: Strategy) -> str:

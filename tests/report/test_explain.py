@@ -10,13 +10,18 @@ from rich.console import Console
 
 from nc_strategies.errors import InputError
 from nc_strategies.problem import Evaluation, LatencyTerms, Trial, TrialState
-from nc_strategies.report import analysis, explain
+from nc_strategies.report import analysis, explain, table
 from nc_strategies.report.operators import operators, prices
 from nc_strategies.report.result import write
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.space import FLOAT, Config, OpScheme, TensorScheme
 from nc_strategies.testing import ToyOp
 
+FRONT_FIELDS = {
+    *("point", "role", "trial", "fingerprint", "accuracy", "metrics", "samples", "loss", "loss_ci95", "keeps_goal"),
+    *("cost", "cost_ci95", "latency_ms", "fp32_latency_ms", "speedup", "speedup_ci95", "size_bytes"),
+    *("int8_ops", "fp32_ops", "dominated", "within_noise"),
+}
 INT8 = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8"))
 GOAL = {"threshold": 0.9, "baseline": 0.95, "higher_is_better": True, "criterion": "absolute", "tolerable_loss": 0.05}
 BASE = {"accuracy": 0.95, "latency_ms": 2.0, "size_bytes": 1000}
@@ -148,3 +153,42 @@ def test_a_run_that_goes_on_is_read_without_touching_a_line_being_written(finish
 def test_a_folder_that_is_no_run_s_is_refused(tmp_path, make, says):
     with pytest.raises(InputError, match=says):
         RunFiles.read(make(tmp_path))
+
+
+def test_a_front_is_explained_and_shown_as_a_table(finished):
+    ops = tuple(ToyOp(name, loss=0.01 * 2**place, time_us=60) for place, name in enumerate("abcde"))
+    study, setup = finished(ops=ops, max_trials=4, criterion="absolute", tolerable_loss=0.1, front=6)
+    result = write(study, setup)
+    points = result["front"]["points"]
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(explain.render(RunFiles.read(study.run_dir)))
+        console.print(table.render(result, str(study.run_dir), 200))
+    text = " ".join(captured.get().split())
+    assert f"The measured front has {len(points)} points" in text
+    assert "export RUN_DIR --point K" in text
+    beyond = next(p for p in points if not p["keeps_goal"])
+    assert (
+        f"A tolerated loss of {beyond['loss']:.4f} instead of 0.1000 would allow {beyond['speedup']:.2f} times" in text
+    )
+    for p in points[1:]:
+        assert f"{p['loss']:+.4f}" in text
+    assert "chosen, keeps the goal" in text
+    assert set(points[0]) == FRONT_FIELDS
+    whole = json.loads((study.run_dir / "front.json").read_text())
+    assert set(whole["points"][0]) == FRONT_FIELDS | {"config", "evaluation"}
+    assert {key: value for key, value in whole.items() if key != "points"} == {
+        key: value for key, value in result["front"].items() if key != "points"
+    }
+
+
+def test_a_run_without_a_front_says_nothing_of_one(finished):
+    study, setup = finished()
+    result = write(study, setup)
+    assert result["front"] is None
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(explain.render(RunFiles.read(study.run_dir)))
+        console.print(table.render(result, str(study.run_dir), 200))
+    assert "measured front" not in captured.get()
+    assert "--point" not in captured.get()

@@ -211,6 +211,58 @@ def test_a_run_without_a_model_or_without_an_analysis_has_a_page_too(browser, fi
         assert "It was not started by a command" in body
 
 
+@pytest.fixture
+def with_front(finished):
+    """A finished run with a front of points on both sides of the goal, one of them beside the line."""
+    ops = tuple(ToyOp(name, loss=0.01 * 2**place, time_us=60) for place, name in enumerate("abcde"))
+    study, setup = finished(ops=ops, max_trials=4, criterion="absolute", tolerable_loss=0.1, front=6)
+    result = write(study, setup)
+    page.write(study.run_dir)
+    return study.run_dir, result["front"]
+
+
+@pytest.mark.parametrize(("width", "scheme"), PLACES)
+def test_a_front_is_a_chart_with_intervals_and_a_table(browser, with_front, width, scheme):
+    folder, front = with_front
+    points = front["points"]
+    with Visit(browser, folder / "report.html", width, scheme) as visit:
+        assert visit.trouble == []
+        chart = visit.page.locator("#chart-front svg")
+        assert chart.bounding_box()["width"] > 250
+        assert "table of the front" in chart.get_attribute("aria-label")
+        words = chart.locator("text").all_text_contents()
+        assert {f"{p['point']} {p['role']}".strip() for p in points} <= set(words)
+        assert any(word.startswith("asked: at least") for word in words)
+        # The goal, and of each point but fp32 the interval of its loss: those of latencies are 0 on a simulated clock.
+        assert chart.locator(".mark-rule line").count() == len(points)
+        rows = visit.page.locator("#front tbody tr")
+        assert rows.count() == len(points)
+        for place, p in enumerate(points):
+            text = rows.nth(place).inner_text()
+            assert f"{p['accuracy']:.4f}" in text
+            assert f"{p['speedup']:.2f}" in text
+            assert p["role"] in text
+        assert visit.page.locator("#front tr.chosen").count() == 1
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_point_of_the_front_shows_its_details_and_picks_its_trial(browser, with_front):
+    folder, front = with_front
+    other = next(p for p in front["points"] if not p["role"])
+    with Visit(browser, folder / "report.html") as visit:
+        marks = visit.page.locator("#chart-front .mark-symbol path")
+        shown = []
+        for i in range(marks.count()):
+            marks.nth(i).hover(force=True)
+            shown.append(visit.page.locator("#vg-tooltip-element").inner_text())
+            marks.nth(i).click(force=True)
+            if visit.page.locator("#picked-title").inner_text().startswith(f"Trial {other['trial']} "):
+                break
+        assert visit.page.locator("#picked-title").inner_text().startswith(f"Trial {other['trial']} ")
+        assert any(f"{other['loss']:+.4f}" in text.replace("\u2212", "-") for text in shown)
+        assert visit.trouble == []
+
+
 class Watcher(page.PageWriter):
     """Keeps every version of the page."""
 

@@ -149,7 +149,7 @@ def test_the_front_is_left_in_the_runs_folder(tmp_path):
     assert len(points) > 2
     assert [p["cost"] for p in points] == sorted(p["cost"] for p in points)
     assert [p["loss"] for p in points] == sorted((p["loss"] for p in points), reverse=True)
-    assert all(problem.space.contains(point.config) for point in strategy.front())
+    assert all(problem.space.contains(config) for config in strategy.front())
 
 
 def test_a_run_that_ends_with_the_default_leaves_no_front(tmp_path):

@@ -325,7 +325,7 @@ class Mortal(LocalTarget):
     def prepared(self):
         return super().prepared() and not self.dead
 
-    def measure(self, config, partial=False):
+    def measure(self, config, partial=False, complete=False):
         self._revive()
         self.measured += 1
         if self.measured == self.hangs_at:
@@ -333,7 +333,7 @@ class Mortal(LocalTarget):
             self.clock.now = deadline + patience
             self.dead = True
             raise OutOfTimeError("the run's time ended in measure")
-        return super().measure(config, partial)
+        return super().measure(config, partial, complete)
 
     def settle(self, trial):
         self._revive()
@@ -604,3 +604,29 @@ class Same(Few):
     def __init__(self, problem, config):
         super().__init__(problem, 0)
         self.left = [config]
+
+
+class TestAFront:
+    @pytest.mark.parametrize("timeout", [120, 200, 400, 1500])
+    def test_a_run_with_a_front_ends_in_time_and_says_what_is_missing(self, boxed, timeout):
+        one = boxed(timeout, costs={"sample": 0.01}, front=6)
+        told = Noticed()
+        study = one(told)
+        assert holds(study, timeout), study.seconds["total"]
+        assert study.model_path.is_file()
+        points = study.front.points
+        assert 2 <= len(points) <= 6
+        assert {p.role for p in points} >= {"fp32", "chosen"}
+        assert bool(study.front.notes) == (len(points) < 6)
+        assert set(study.front.notes) <= set(told.notices)
+
+    def test_more_time_gives_the_points_asked_for(self, boxed):
+        study = boxed(3000, costs={"sample": 0.01}, front=4)()
+        assert holds(study, 3000)
+        assert len(study.front.points) == 4
+
+    def test_too_little_time_for_a_front_is_said_in_words(self, boxed):
+        study = boxed(120, front=12)()
+        assert holds(study, 120)
+        assert len(study.front.points) < 12
+        assert any("tuning.timeout=120 left no time for more" in note for note in study.front.notes)

@@ -34,6 +34,7 @@ PREPARING_CALLS = {
 """Calls that are repeated in a new worker, with descriptions for error messages."""
 FINAL_CALLS = {
     "finish": "measuring the best again",
+    "time_front": "timing the front",
     "save": "saving the model",
     "keep": "copying the model",
     "replay": "measuring the saved model",
@@ -132,9 +133,10 @@ class WorkerTarget:
         """See `MeasurementTarget.remember`."""
         self._call("remember", evaluation)
 
-    def measure(self, config: Config, partial: bool = False) -> Evaluation:
+    def measure(self, config: Config, partial: bool = False, complete: bool = False) -> Evaluation:
         """See `MeasurementTarget.measure`."""
-        return cast(Evaluation, self._call("measure", config, **({"partial": True} if partial else {})))
+        asked = {name: True for name, given in (("partial", partial), ("complete", complete)) if given}
+        return cast(Evaluation, self._call("measure", config, **asked))
 
     def rehearse(self, config: Config) -> Mapping[str, float]:
         """See `MeasurementTarget.rehearse`."""
@@ -175,6 +177,10 @@ class WorkerTarget:
     def save(self, final: Final, folder: Path) -> Path:
         """See `MeasurementTarget.save`."""
         return cast(Path, self._call("save", final, folder))
+
+    def time_front(self, trials: Sequence[Trial], runs: int) -> tuple[Evaluation, ...]:
+        """See `MeasurementTarget.time_front`."""
+        return cast(tuple[Evaluation, ...], self._call("time_front", list(trials), runs))
 
     def replay(self, path: Path, trial: Trial, goal: Goal) -> Finish:
         """See `MeasurementTarget.replay`."""

@@ -196,6 +196,17 @@ class LossModel:
                 root[k, decisions + len(shared) + 1 + k] = MODEL_RULES.scheme_loss_sd * mean[k]
         return root
 
+    @property
+    def prior_prices(self) -> Array:
+        """Prior loss of each column, up to a common scale; never negative, and 0 for fp32 and for graph options."""
+        shape = self._prior.shape
+        return np.array(
+            [
+                0.0 if c.scheme is None else shape[c.decision] * f
+                for c, f in zip(self._columns.all, self._prior.factors, strict=True)
+            ]
+        )
+
     def budgeted(self, limit: float, around: Array, prices: Array | None = None) -> Budgeted:
         """The loss for the program: the largest products as terms of their own, the others linearized.
 

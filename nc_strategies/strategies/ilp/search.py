@@ -220,7 +220,21 @@ class Search:
         return Point(self.columns.config(row), float(cost[0]), float(loss[0]), float(cost_sd[0]), float(loss_sd[0]))
 
     def front(self, count: int = 20) -> list[Point]:
-        """Predicted Pareto front of cost and loss, the cheapest first, by one program per limit on the loss.
+        """Predicted Pareto front of cost and loss, the cheapest first; see `sweep`.
+
+        Args:
+            count: Number of limits, from the least loss to that of the cheapest configuration.
+        """
+        front: list[Point] = []
+        for point in self.sweep(count):
+            if not front or point.loss < front[-1].loss:
+                front.append(point)
+        return front
+
+    def sweep(self, count: int = 20) -> list[Point]:
+        """Solutions of the program for several limits on the loss, the cheapest first.
+
+        With noisy losses, some may be predicted to be dominated by others.
 
         Source: the epsilon-constraint method, Haimes et al., IEEE Trans. SMC 1971.
 
@@ -232,19 +246,17 @@ class Search:
         cheapest = self._solve(np.inf, around, [])
         if cheapest is None:
             return []
-        most, found = max(self.point(cheapest).loss, 0.0), [cheapest]
+        most, found, prices = self.point(cheapest).loss, [cheapest], None
+        if most <= 0:
+            # Where int8 is measured to lose nothing, the prior's proportions tell which operators to leave in fp32.
+            prices = [m.prior_prices for m in self._losses]
+            most = float(cheapest @ model.budgeted(0.0, around, prices[0]).prices)
         for share in np.linspace(0.0, 1.0, count, endpoint=False):
-            row = self._solve(most * float(share) - model.limit, around, [])
+            row = self._solve(most * float(share) - model.limit, around, [], prices)
             if row is not None:
                 found.append(row)
-        points = sorted(
-            {p.config.fingerprint: p for p in map(self.point, found)}.values(), key=lambda p: (p.cost, p.loss)
-        )
-        front: list[Point] = []
-        for point in points:
-            if not front or point.loss < front[-1].loss:
-                front.append(point)
-        return front
+        unique = {p.config.fingerprint: p for p in map(self.point, found)}
+        return sorted(unique.values(), key=lambda p: (p.cost, p.loss))
 
     def _around(self) -> Array:
         """The configuration at which products are linearized: the best trial, or else the default."""

@@ -15,6 +15,8 @@ from nc_strategies.strategies.ilp.settings import IlpSettings
 
 FRONT_FILE = "pareto.json"
 SCHEMA_VERSION = 1
+MAX_FRONT_POINTS = 20
+"""Limits on the loss for which the program is solved for the predicted front."""
 MAX_FAILED_SOLUTIONS = 5
 """Trials without one that keeps the goal, after which every other one is a half of an earlier one's int8 operators: an
 estimate that is wrong by orders of magnitude needs many solutions to be corrected."""
@@ -109,16 +111,19 @@ class IlpStrategy(StepwiseStrategy):
         if self._search is not None:
             self._search.tell(trial)
 
-    def front(self) -> list[Point]:
-        """Predicted Pareto front of cost and loss, the cheapest configuration first.
+    def front(self, count: int = MAX_FRONT_POINTS) -> list[Config]:
+        """See `Strategy.front`: the predicted front, the cheapest configuration first.
 
         Empty until the first estimate, which follows the trial of the default.
         """
-        return self._search.front() if self._search is not None else []
+        return [point.config for point in self._predicted_front(count)]
+
+    def _predicted_front(self, count: int = MAX_FRONT_POINTS) -> list[Point]:
+        return self._search.front(count) if self._search is not None else []
 
     def close(self) -> None:
         """Write the front to ``pareto.json`` in the run's folder."""
-        front = self.front() if self.problem.state_dir is not None else []
+        front = self._predicted_front() if self.problem.state_dir is not None else []
         if self.problem.state_dir is None or not front:
             return
         first = self.problem.goal.constraints[0]
