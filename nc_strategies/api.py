@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nc_strategies.backends.base import Backend, Executable, ExecutedOps, Profile
     from nc_strategies.backends.ceiling import Ceiling
+    from nc_strategies.backends.onnx_backend import OnnxBackend
+    from nc_strategies.backends.profiling import NodeTimes, summarise
     from nc_strategies.calibration.histogram import Histogram
     from nc_strategies.data.dataset import Dataset, Raw
     from nc_strategies.data.ragged import Ragged
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from nc_strategies.metrics.base import MeanMetric, Metric
     from nc_strategies.models import ModelSource
     from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
+    from nc_strategies.onnx_graph.graph import FusedOp
+    from nc_strategies.onnx_graph.graph import Graph as OnnxGraph
+    from nc_strategies.onnx_graph.qdq import QdqGraph
     from nc_strategies.problem import (
         Constraint,
         ConversionEdge,
@@ -61,6 +66,7 @@ else:
         "ExecutedOps": "nc_strategies.backends.base",
         "Profile": "nc_strategies.backends.base",
         "FLOAT": "nc_strategies.space",
+        "FusedOp": "nc_strategies.onnx_graph.graph",
         "Goal": "nc_strategies.problem",
         "Histogram": "nc_strategies.calibration.histogram",
         "InputError": "nc_strategies.errors",
@@ -70,12 +76,16 @@ else:
         "ModelInfo": "nc_strategies.models.info",
         "ModelSource": "nc_strategies.models",
         "NcsError": "nc_strategies.errors",
+        "NodeTimes": "nc_strategies.backends.profiling",
         "Objective": "nc_strategies.problem",
+        "OnnxBackend": "nc_strategies.backends.onnx_backend",
+        "OnnxGraph": "nc_strategies.onnx_graph.graph",
         "OpCapability": "nc_strategies.space",
         "OpScheme": "nc_strategies.space",
         "Prediction": "nc_strategies.problem",
         "Preprocess": "nc_strategies.data.settings",
         "Problem": "nc_strategies.problem",
+        "QdqGraph": "nc_strategies.onnx_graph.qdq",
         "Ragged": "nc_strategies.data.ragged",
         "Raw": "nc_strategies.data.dataset",
         "Space": "nc_strategies.space",
@@ -90,13 +100,16 @@ else:
         "Overrides": "nc_strategies.space",
         "find_roles": "nc_strategies.space.blocks",
         "hookimpl": "nc_strategies.registry",
+        "summarise": "nc_strategies.backends.profiling",
         "way": "nc_strategies.space.scheme",
     }
+
+    _NAMES_THERE = {"OnnxGraph": "Graph"}
 
     def __getattr__(name: str) -> object:
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_PLACES[name]), name)
+        return getattr(importlib.import_module(_PLACES[name]), _NAMES_THERE.get(name, name))
 
 
 __all__ = [
@@ -107,6 +120,7 @@ __all__ = [
     "find_roles",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
     "ModelSource", "Histogram", "Ceiling",
+    "OnnxBackend", "OnnxGraph", "QdqGraph", "FusedOp", "NodeTimes", "summarise",
     "Metric", "MeanMetric", "Dataset", "Ragged", "Raw", "Preprocess", "Tracker",
     "NcsError", "InputError", "EngineError",
 ]  # fmt: skip

@@ -1,0 +1,417 @@
+"""What every engine that reads ONNX shares: loading, calibration, equalization and the probing of capabilities.
+
+An engine's backend subclasses `OnnxBackend`. It says how it opens a model, how it reads a model's tensors, and which
+operators of a model it executes in int8.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+
+from nc_strategies.backends.base import Backend, Executable
+from nc_strategies.backends.collection import Observer, collect, noise_in_pieces
+from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, Array, asked
+from nc_strategies.calibration.histogram import ALGORITHMS, Histogram
+from nc_strategies.calibration.state import CalibrationState, Look
+from nc_strategies.calibration.suitability import Operands, suitable
+from nc_strategies.errors import EngineError, InputError
+from nc_strategies.models import ModelSource
+from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.onnx_graph import equalize, external
+from nc_strategies.onnx_graph import graph as graphs
+from nc_strategies.onnx_graph.edges import find_conversion_edges
+from nc_strategies.onnx_graph.graph import ACTIVATIONS, FOLLOWING, NOT_NEGATIVE, OPT_IN, QUIET, FusedOp, Graph
+from nc_strategies.onnx_graph.qdq import GraphBuilder, QdqGraph, Ranges
+from nc_strategies.onnx_graph.types import type_name
+from nc_strategies.onnx_graph.weights import WeightCache
+from nc_strategies.problem.latency import ConversionEdge
+from nc_strategies.space import FLOAT, Capabilities, Config, FloatOp, OpCapability, OpScheme, TensorScheme
+
+REDUCE_RANGE = "reduce_range"
+"""Option of the whole graph: 7-bit weights."""
+ACTIVATION_SCHEMES = (("uint8", "asym"), ("int8", "sym"))
+GRANULARITIES = ("per_channel", "per_tensor")
+PROBE_ROUNDS = 3
+"""Times that an engine is asked for the operators that it executed before, without those that it did not."""
+SELECTING = {"MaxPool", "ReduceMax", "ReduceMin", "Resize"}
+"""Operator types that keep values and select among them, which takes time."""
+MOVEMENT = (FOLLOWING - SELECTING) | {
+    "Identity", "Cast", "Shape", "ConstantOfShape", "Range", "Dropout", "Constant", "GatherND",
+}  # fmt: skip
+"""Operator types that compute nothing."""
+NOT_RUN = "the engine did not run it in int8 between quantized tensors"
+NO_KERNEL = "the engine has no int8 kernel"
+
+
+class OnnxBackend(Backend):
+    """The base class of backends whose engine reads ONNX.
+
+    Its settings have ``percentile``, ``equalize`` and ``reduce_range``. A subclass sets `engine`, may set `graph_class`, and implements `observer`, `open_model`, `executed_in_int8`,
+    `reference`, `open` and `save`. The core's ONNX work folds constants with onnxruntime, whatever engine runs the
+    model.
+
+    Raises:
+        InputError: a setting is not allowed.
+    """
+
+    accepts = ("onnx", "keras", "saved_model", "graph_def")
+    engine: ClassVar[str]
+    """The backend's name, for messages."""
+    graph_class: ClassVar[type[QdqGraph]] = QdqGraph
+    """Builds the Q/DQ graph of a configuration."""
+
+    def __init__(self, settings: Any, threads: int = 1) -> None:
+        super().__init__(settings, threads)
+        if not 50 < settings.percentile <= 100:
+            raise InputError("backend.percentile", f"is {settings.percentile}", "above 50, at most 100")
+        for key in (REDUCE_RANGE, "equalize"):
+            if getattr(settings, key) not in EQUALIZE_MODES:
+                allowed = f"allowed: {', '.join(EQUALIZE_MODES)}"
+                raise InputError(f"backend.{key}", f"is {getattr(settings, key)!r}", allowed)
+        self._path = Path()
+        self._exported: weakref.finalize[..., OnnxBackend] | None = None
+        self._graph: Graph | None = None
+        self._plain: Graph | None = None
+        self._info: ModelInfo | None = None
+        self._able: Capabilities | None = None
+        self._unsuitable: tuple[str, ...] = ()
+        self._calibration = CalibrationState(settings.percentile)
+
+    @abstractmethod
+    def observer(self, graph: Graph) -> Observer:
+        """What reads the `observed_tensors` of the floating-point graph.
+
+        It has the methods ``shapes`` and ``reader`` of `nc_strategies.backends.collection.Observer`.
+        """
+
+    @abstractmethod
+    def open_model(self, model: onnx.ModelProto, fingerprint: str) -> Executable:
+        """Load a model into the engine.
+
+        Args:
+            model: The model; `serialized` gives it as bytes.
+            fingerprint: What `Executable.fingerprint` is to be.
+
+        Raises:
+            EngineError: the engine refuses it.
+        """
+
+    @abstractmethod
+    def executed_in_int8(self, model: onnx.ModelProto) -> frozenset[str]:
+        """Names of the fused operators that the engine would execute in int8; the model is not run.
+
+        Raises:
+            EngineError: the engine refuses the model.
+        """
+
+    def saturates(self) -> bool:
+        """Whether sums of two 8-bit products overflow 16 bits in this processor's kernels."""
+        return False
+
+    @property
+    def graph(self) -> Graph:
+        """The prepared model that is in use.
+
+        Raises:
+            EngineError: no model is loaded.
+        """
+        if self._graph is None:
+            raise EngineError("no model is loaded")
+        return self._graph
+
+    @property
+    def path(self) -> Path:
+        """The ONNX file of the loaded model."""
+        return self._path
+
+    @property
+    def info(self) -> ModelInfo:
+        """Inputs and outputs of the loaded model.
+
+        Raises:
+            EngineError: no model is loaded.
+        """
+        if self._info is None:
+            raise EngineError("no model is loaded")
+        return self._info
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """See `Backend.companions`: the files of ONNX external data."""
+        return graphs.external_files(path) if path.is_file() and path.suffix != ".keras" else ()
+
+    def load(self, model: ModelSource) -> ModelInfo:
+        """See `Backend.load`."""
+        kind, self._path = model.pick(self.accepts, self.engine)
+        if kind != "onnx":
+            self._path = self._export(model)
+        self._able, self._unsuitable = None, ()
+        self._calibration.clear()
+        self._plain = graphs.prepare(graphs.read(self._path))
+        self._use(self._plain)
+        self._info = info = self.graph.info
+        if not info.inputs:
+            raise InputError("model.path", "the model has no inputs, so no data can be measured on it")
+        for spec in info.inputs:
+            if spec.dtype.kind not in "fiub":
+                kind = type_name(next(i.type for i in self.graph.model.graph.input if i.name == spec.name))
+                raise InputError("model.path", f"input {spec.name!r} is of type {kind}", "arrays of numbers")
+        return info
+
+    def _export(self, model: ModelSource) -> Path:
+        # TensorFlow's backend converts TensorFlow models. It is imported here, so that other models do not need it.
+        from nc_strategies.backends.tensorflow.export import export_in_child
+
+        folder = Path(tempfile.mkdtemp(prefix="ncs-export-"))
+        self._exported = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return export_in_child(model, folder)
+
+    def keep(self, folder: Path) -> None:
+        """See `Backend.keep`: the ONNX model that a model of another format was converted to."""
+        if self._exported is not None:
+            shutil.copyfile(self._path, folder / self._path.name)
+
+    def use_axes(self, info: ModelInfo) -> None:
+        """See `Backend.use_axes`."""
+        self._info = info
+
+    def _use(self, graph: Graph) -> None:
+        self._graph = graph
+        self._builder = GraphBuilder(graph, WeightCache(graph), self.graph_class)
+
+    def observed_tensors(self) -> list[str]:
+        """The tensors whose ranges quantization needs, sorted by name."""
+        ops = self.graph.fused_ops.values()
+        scaled = {source for source, _ in self.graph.scaled.values()}
+        return sorted({name for op in ops for name in (*op.inputs, op.raw, op.output)} | scaled)
+
+    @staticmethod
+    def serialized(model: onnx.ModelProto) -> bytes:
+        """A model as bytes, with its weights.
+
+        Raises:
+            EngineError: it is larger than 2 GB.
+        """
+        return bytes(external.inlined(model).SerializeToString())
+
+    def build_graph(self, config: Config) -> tuple[onnx.ModelProto, str]:
+        """The Q/DQ model of a configuration, and its fingerprint.
+
+        Raises:
+            EngineError: the backend is not calibrated.
+        """
+        if not self._calibration.ready:
+            raise EngineError("build needs calibrate first")
+        return self._builder.build(config, self._calibration.range)
+
+    def build(self, config: Config) -> Executable:
+        """See `Backend.build`."""
+        return self.open_model(*self.build_graph(config))
+
+    def save_onnx(self, config: Config, path: Path) -> None:
+        """Write the Q/DQ model of a configuration.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        external.save(self.build_graph(config)[0], path)
+
+    def native(self, config: Config | None) -> Any:
+        """See `Backend.native`: an ``onnx.ModelProto``.
+
+        Raises:
+            EngineError: the model is larger than 2 GB.
+        """
+        return external.inlined(graphs.read(self._path) if config is None else self.build_graph(config)[0])
+
+    def conversion_edges(self) -> tuple[ConversionEdge[str], ...]:
+        """See `Backend.conversion_edges`."""
+        return find_conversion_edges(self.graph)
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `Backend.remarks`."""
+        converted = () if self._plain is None else self._plain.converted
+        names = " and ".join(converted)
+        told = (
+            f"the model computes in {names}; every configuration computes its float operators in fp32, and inputs and "
+            "outputs keep their types"
+        )
+        return (*self._calibration.remarks, *self._unsuitable, *((told,) if converted else ()))
+
+    # Calibration
+
+    def calibrate(self, batches: Sequence[Batch]) -> None:
+        """See `Backend.calibrate`: the engine runs the fp32 graph; equalized channels take a second pass.
+
+        Raises:
+            InputError: an activation is NaN, or the engine refuses the data.
+        """
+        assert self._plain is not None, "load first"
+        plain = self._plain
+        self._use(plain)
+        looking = asked(self.settings.equalize, self.cautious)
+        pairs = equalize.pairs(plain) if looking else []
+
+        def gather(look: Look) -> dict[str, Histogram]:
+            histograms, self.largest_batch = collect(self.observer(self.graph), batches, self.info, look)
+            return histograms
+
+        def use(peaks: Mapping[str, Array] | None) -> None:
+            self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks))
+
+        first = batches[0] if len(batches) else {}
+        self._calibration.run(gather, self.settings.equalize, pairs, use, lambda: self._noise(first))
+        if self._able is not None:
+            self.capabilities()
+
+    def _noise(self, batch: Batch) -> float:
+        """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
+        able = self.capabilities()
+        config = Config(
+            tuple((op.name, op.schemes[0]) for op in able.ops), tuple((name, v[0]) for name, v in able.options)
+        )
+        part = self.info.rows(batch, 0, LIMITS.noise_samples)
+        models = [self.open_model(self.graph.model, "plain"), self.build(config)]
+        try:
+            reference, other = (model.predict for model in models)
+            return noise_in_pieces(reference, other, part, self.info, self.largest_batch or 1)
+        finally:
+            for model in models:
+                model.close()
+
+    # Capabilities
+
+    def capabilities(self) -> Capabilities:
+        """See `Backend.capabilities`: every scheme was seen in the engine's compiled graph.
+
+        After calibration, operators that infinite values reach are no longer offered; see `suitable`.
+        """
+        if self._able is None:
+            self._able = self._describe()
+        able = self._able
+        if self._calibration.ready:
+            seen = self._calibration
+            able, self._unsuitable = suitable(able, self._operands, seen.infinite, self._span, seen.unseen)
+        return able
+
+    def reduce_range(self) -> tuple[bool, ...]:
+        """Values of the option ``reduce_range``, the default first."""
+        if self.settings.reduce_range == "auto":
+            return (True, False) if self.saturates() else (False,)
+        return (self.settings.reduce_range == "always",)
+
+    def _operands(self, name: str) -> Operands:
+        op = self.graph.fused_ops[name]
+        return Operands(op.type, (*op.inputs, *op.constants), op.raw, op.output)
+
+    def _span(self, name: str) -> tuple[float, float]:
+        if name in self.graph.initializers:
+            values = self.graph.array(name)
+            return float(values.min()), float(values.max())
+        return self._calibration.range(name, "minmax")
+
+    def _describe(self) -> Capabilities:
+        graph, ranges = self.graph, self.reduce_range()
+        offered = self._offered(ranges[0])
+        capable = {name: _capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name]}
+        nodes = graph.model.graph.node
+        ops = tuple(capable[node.name] for node in nodes if node.name in capable)
+        edges = tuple((a, b) for a, b in _edges(graph) if a in capable and b in capable)
+        order = tuple(n.name for n in nodes if n.op_type not in MOVEMENT and n.op_type not in QUIET)
+        return Capabilities(ops, edges, (), ((REDUCE_RANGE, ranges),), order, _float_ops(graph, set(capable)))
+
+    def _offered(self, reduce_range: bool) -> dict[str, list[OpScheme]]:
+        """The int8 schemes of each operator that the engine runs in int8 when asked to; none for the others."""
+        graph, builder = self.graph, self._builder.to_look_at()
+        offered: dict[str, list[OpScheme]] = {name: [] for name in graph.fused_ops}
+        for dtype, kind in ACTIVATION_SCHEMES:
+            running = set(graph.fused_ops)
+            for _ in range(PROBE_ROUNDS):
+                schemes = tuple(
+                    (name, _scheme(op, dtype, kind, _granularities(graph, op)[0], "minmax"))
+                    for name, op in graph.fused_ops.items()
+                    if name in running
+                )
+                model, _ = builder.build(Config(schemes, ((REDUCE_RANGE, reduce_range),)), _any_ranges(graph))
+                seen = running & self.executed_in_int8(model)
+                settled = seen == running
+                running = seen
+                if settled:
+                    break
+            for name in running:
+                op = graph.fused_ops[name]
+                offered[name] += [
+                    _scheme(op, dtype, kind, granularity, algorithm)
+                    for algorithm in ALGORITHMS
+                    for granularity in _granularities(graph, op)
+                ]
+        return offered
+
+
+def _any_ranges(graph: Graph) -> Ranges:
+    """Ranges of a graph that is looked at and never run."""
+
+    def ranges(name: str, algorithm: str) -> tuple[float, float]:
+        node = graph.producers.get(name)
+        return (0.0, 1.0) if node is not None and node.op_type in NOT_NEGATIVE else (-1.0, 1.0)
+
+    return ranges
+
+
+def _granularities(graph: Graph, op: FusedOp) -> tuple[str, ...]:
+    """Granularities of an operator's weight. A stack of matrices has one scale."""
+    if op.weight is None:
+        return GRANULARITIES[:1]
+    stacked = op.type == "MatMul" and len(graph.initializers[op.weight].dims) > 2
+    return GRANULARITIES[1:] if stacked else GRANULARITIES
+
+
+def _scheme(op: FusedOp, dtype: str, kind: str, granularity: str, algorithm: str) -> OpScheme:
+    weight = TensorScheme("int8", "sym", granularity, "minmax") if op.weight else None
+    return OpScheme(TensorScheme(dtype, kind, "per_tensor", algorithm), weight)
+
+
+def _capability(graph: Graph, op: FusedOp, int8: list[OpScheme]) -> OpCapability:
+    opt_in = op.type in OPT_IN
+    schemes = (FLOAT, *int8) if opt_in else (*int8, FLOAT)
+    parameters = int(np.prod(graph.initializers[op.weight].dims)) if op.weight else 0
+    shape = graph.shapes.get(op.output, ())
+    elements = int(np.prod([d for d in shape[1:] if d])) if len(shape) > 1 else 0
+    return OpCapability(op.name, op.type, schemes, opt_in, parameters, elements)
+
+
+def _edges(graph: Graph) -> list[tuple[str, str]]:
+    owner: dict[str, str] = {}
+    edges: list[tuple[str, str]] = []
+    activations = {op.act.name for op in graph.fused_ops.values() if op.act is not None}
+    for node in graph.model.graph.node:
+        op = graph.fused_ops.get(node.name)
+        if op is not None:
+            edges += [(owner[name], op.name) for name in op.inputs if name in owner]
+            owner[op.raw] = owner[op.output] = op.name
+        elif node.name not in activations and graph.carried(node) in owner:
+            owner.update(dict.fromkeys(node.output, owner[str(graph.carried(node))]))
+    return edges
+
+
+def _float_ops(graph: Graph, offered: set[str]) -> tuple[FloatOp, ...]:
+    """The computing operators that stay in floating point, each with the reason."""
+    inside = {op.act.name for op in graph.fused_ops.values() if op.act is not None}
+    return tuple(
+        FloatOp(str(node.name), str(node.op_type), NOT_RUN if node.name in graph.fused_ops else NO_KERNEL)
+        for node in graph.model.graph.node
+        if node.name not in offered
+        and node.name not in inside
+        and node.op_type not in MOVEMENT
+        and node.output[0] in graph.floats
+        and node.output[0] not in graph.scaled
+        and not (node.op_type in ACTIVATIONS and node.input[0] not in graph.floats)
+    )

@@ -1,0 +1,68 @@
+"""The OpenVINO backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from nc_strategies.api import Config, OnnxBackend, OnnxGraph
+from nc_strategies_openvino import engine, saving
+from nc_strategies_openvino.build import OpenVinoQdqGraph
+from nc_strategies_openvino.calibrate import OpenVinoObserver
+from nc_strategies_openvino.executed import Operators, count, runtime_nodes
+from nc_strategies_openvino.session import OpenVinoExecutable
+from nc_strategies_openvino.settings import OpenVinoSettings
+
+
+class OpenVinoBackend(OnnxBackend):
+    """Static int8 on OpenVINO's CPU kernels.
+
+    A tensor is quantized for the operators that read it in int8, and stays in floating point for the others. Models
+    are compiled with ``INFERENCE_PRECISION_HINT=f32``.
+    """
+
+    engine = "openvino"
+    graph_class = OpenVinoQdqGraph
+    settings: OpenVinoSettings
+
+    @property
+    def _operators(self) -> Operators:
+        return Operators.of(self.graph) if self._graph is not None else Operators()
+
+    def observer(self, graph: OnnxGraph) -> OpenVinoObserver:
+        """See `OnnxBackend.observer`."""
+        inputs = [i.name for i in graph.model.graph.input]
+        return OpenVinoObserver(self.serialized(graph.model), self.observed_tensors(), inputs, self.threads)
+
+    def open_model(self, model: onnx.ModelProto, fingerprint: str) -> OpenVinoExecutable:
+        """See `OnnxBackend.open_model`."""
+        data = self.serialized(model)
+        return OpenVinoExecutable(data, self.threads, fingerprint, self._operators, len(data))
+
+    def executed_in_int8(self, model: onnx.ModelProto) -> frozenset[str]:
+        """See `OnnxBackend.executed_in_int8`."""
+        compiled = engine.compiled(engine.read(self.serialized(model)), engine.options(self.threads))
+        return count(runtime_nodes(compiled), self._operators).int8_names
+
+    def reference(self) -> OpenVinoExecutable:
+        """See `Backend.reference`."""
+        return OpenVinoExecutable(self.path, self.threads, "as given", self._operators, self.path.stat().st_size)
+
+    def save(self, config: Config, folder: Path) -> Path:
+        """See `Backend.save`: ``model.xml`` and ``model.bin``, OpenVINO IR, and ``model.onnx``, the Q/DQ model."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save_onnx(config, folder / saving.ONNX_FILE)
+        path = folder / saving.FILE
+        saving.save_ir(self.serialized(self.build_graph(config)[0]), path)
+        return path
+
+    def open(self, path: Path) -> OpenVinoExecutable:
+        """See `Backend.open`: with ``INFERENCE_PRECISION_HINT=f32``, as the documentation tells users to."""
+        return OpenVinoExecutable(path, self.threads, "saved", self._operators, saving.ir_bytes(path))
+
+    def versions(self) -> dict[str, str]:
+        """See `Backend.versions`."""
+        versions: dict[str, Any] = {"openvino": engine.openvino().__version__, "onnx": onnx.__version__}
+        return versions

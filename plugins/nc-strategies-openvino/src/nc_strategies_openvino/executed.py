@@ -1,0 +1,185 @@
+"""Executed operators, read from the graph that the engine compiled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from nc_strategies.api import ExecutedOps, OnnxGraph
+
+INT8 = frozenset({"u8", "i8"})
+CONSTANTS = frozenset({"Const"})
+ENDS = frozenset({"Input", "Output", "Parameter", "Result"})
+CONVERSIONS = frozenset({"Reorder", "FakeQuantize", "Convert"})
+"""Layers that change a tensor's type or layout."""
+MOVEMENT = frozenset(
+    {
+        "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "StridedSlice", "Gather", "GatherElements",
+        "GatherND", "Broadcast", "Tile", "Pad", "ShapeOf", "Range", "DepthToSpace", "SpaceToDepth", "Reverse",
+        "ScatterUpdate", "ScatterElementsUpdate", "NonZero", "MemoryInput", "MemoryOutput", "ReadValue", "Assign",
+    }
+)  # fmt: skip
+"""Layers that compute nothing."""
+WEIGHTED = frozenset({"Convolution", "Deconvolution", "FullyConnected"})
+"""Layers whose first input is the activation; further ones are their weight, their bias, and what is added behind."""
+ONNX_TYPES = {"Convolution": "Conv", "Deconvolution": "ConvTranspose", "FullyConnected": "MatMul"}
+"""Layers to ONNX types, for operators that the engine's names do not identify."""
+BIAS_SUFFIX = "/WithoutBiases"
+"""What the engine appends to the name of a product whose bias it adds apart."""
+
+
+@dataclass(frozen=True)
+class RuntimeNode:
+    """A node of the compiled graph.
+
+    Args:
+        name: Its name.
+        layer: The engine's type of layer.
+        precision: Type that it computes in, such as ``u8`` or ``f32``.
+        originals: Names of the model's nodes that it computes.
+        inputs: Types of the tensors that it reads, without constants.
+        output: Type of what it returns.
+        elements: Number of elements of what it returns; free dimensions count as one.
+    """
+
+    name: str
+    layer: str
+    precision: str
+    originals: tuple[str, ...]
+    inputs: tuple[str, ...]
+    output: str
+    elements: int
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The operators of a model, by the names that the engine has for them.
+
+    Args:
+        owner: Name of a node, or of a tensor that it makes, to the operator that it belongs to.
+        types: Operator to its ONNX type.
+        choices: Operators whose precision can be chosen.
+    """
+
+    owner: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+    choices: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(graph: OnnxGraph) -> Operators:
+        """The operators of a prepared model."""
+        tensors: dict[str, str] = {}
+        nodes: dict[str, str] = {}
+        types: dict[str, str] = {}
+        for node in graph.model.graph.node:
+            nodes[node.name] = node.name
+            types[node.name] = node.op_type
+            tensors.update({name: node.name for name in node.output if name})
+        for op in graph.fused_ops.values():
+            if op.act is not None:
+                nodes[op.act.name] = tensors[op.output] = op.name
+        return Operators({**tensors, **nodes}, types, frozenset(graph.fused_ops))
+
+    def computed(self, node: RuntimeNode) -> list[str]:
+        """The model's operators that a node computes, each once, the one that its kernel is for first."""
+        names = (name.removesuffix(BIAS_SUFFIX) for name in _joined(node.originals or (node.name,), self.owner))
+        return list(dict.fromkeys(self.owner[name] for name in names if name in self.owner))
+
+
+def _joined(parts: tuple[str, ...], known: Mapping[str, str]) -> list[str]:
+    """Names that were listed with commas between them, although a name may hold commas."""
+    found, start = [], 0
+    while start < len(parts):
+        for end in range(len(parts), start, -1):
+            name = ",".join(parts[start:end])
+            if end == start + 1 or name in known or name.removesuffix(BIAS_SUFFIX) in known:
+                found.append(name)
+                start = end
+                break
+    return found
+
+
+def runtime_nodes(compiled: Any) -> list[RuntimeNode]:
+    """The nodes of a compiled model in the order of execution, without the model's ends and what computes constants."""
+    found = []
+    constants: set[str] = set()
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        info, name = _info(op), op.get_friendly_name()
+        sources = [value.get_source_output() for value in op.inputs()]
+        varying = [source for source in sources if source.get_node().get_friendly_name() not in constants]
+        if info["layerType"] in CONSTANTS or (sources and not varying):
+            constants.add(name)
+            continue
+        if info["layerType"] in ENDS:
+            continue
+        outputs = op.outputs()
+        shape = outputs[0].get_partial_shape() if outputs else ()
+        found.append(
+            RuntimeNode(
+                name,
+                info["layerType"],
+                info["runtimePrecision"],
+                tuple(name for name in info["originalLayersNames"].split(",") if name),
+                tuple(source.get_element_type().get_type_name() for source in varying),
+                outputs[0].get_element_type().get_type_name() if outputs else "",
+                prod(d.get_length() if d.is_static else 1 for d in shape),
+            )
+        )
+    return found
+
+
+def _info(op: Any) -> dict[str, str]:
+    info = op.get_rt_info()
+    wanted = ("layerType", "runtimePrecision", "originalLayersNames")
+    return {name: info[name].astype(str) if name in info else "" for name in wanted}
+
+
+def is_conversion(node: RuntimeNode, operators: Operators) -> bool:
+    """Whether a node only changes a tensor's type, layout or scale; such nodes have no name in the model."""
+    return node.layer in CONVERSIONS or (node.layer in ("Eltwise", "Subgraph") and not operators.computed(node))
+
+
+def in_int8(node: RuntimeNode, operators: Operators) -> list[str]:
+    """Those of the model's operators in a node that compute on 8-bit tensors.
+
+    Of an operator that the engine fused behind another one, such as the sum behind a convolution, what it reads beside
+    that one's result counts.
+    """
+    names = operators.computed(node)
+    if not names:
+        return []
+    first = node.inputs[:1] if node.layer in WEIGHTED else node.inputs
+    further = node.inputs[1:] if node.layer in WEIGHTED else ()
+    found = [names[0]] if node.precision in INT8 and first and INT8.issuperset(first) else []
+    if further and INT8.issuperset(further):
+        found += [name for name in names[1:] if name in operators.choices]
+    return found
+
+
+def count(nodes: Iterable[RuntimeNode], operators: Operators) -> ExecutedOps:
+    """Count the operators of a compiled graph.
+
+    An operator that is fused behind another one counts apart if its precision can be chosen.
+    """
+    int8: Counter[str] = Counter()
+    fp32: Counter[str] = Counter()
+    names: set[str] = set()
+    conversions = 0
+    for node in nodes:
+        if is_conversion(node, operators):
+            conversions += 1
+            continue
+        if node.layer in MOVEMENT:
+            continue
+        known, layer = operators.computed(node), ONNX_TYPES.get(node.layer, node.layer)
+        counted = known[:1] + [name for name in known[1:] if name in operators.choices]
+        executed = set(in_int8(node, operators))
+        names |= executed
+        for name in counted:
+            (int8 if name in executed else fp32)[operators.types.get(name, layer)] += 1
+        if not counted:
+            (int8 if node.precision in INT8 else fp32)[layer] += 1
+    return ExecutedOps(int8, fp32, frozenset(names), conversions)

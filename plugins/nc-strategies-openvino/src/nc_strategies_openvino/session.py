@@ -1,0 +1,68 @@
+"""Compiled models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nc_strategies.api import Batch, EngineError, Executable, ExecutedOps, Profile
+from nc_strategies_openvino import engine
+from nc_strategies_openvino.executed import Operators, count, runtime_nodes
+from nc_strategies_openvino.node_timing import timed
+
+
+class OpenVinoExecutable(Executable):
+    """A compiled model with one request.
+
+    Args:
+        model: A serialized ONNX model, or the path of a model file.
+        threads: Threads per run.
+        fingerprint: Hash of the graph.
+        operators: The model's operators.
+        size_bytes: Size of the model as it would be saved.
+        inputs: Name of an input to the type of its arrays.
+
+    Raises:
+        EngineError: the engine refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: bytes | Path,
+        threads: int,
+        fingerprint: str,
+        operators: Operators,
+        size_bytes: int,
+        inputs: Mapping[str, np.dtype[Any]] = MappingProxyType({}),
+    ) -> None:
+        self.fingerprint, self.size_bytes = fingerprint, size_bytes
+        self._model, self._threads, self._operators = model, threads, operators
+        self._compiled: Any = engine.compiled(engine.read(model), engine.options(threads))
+        self._request: Any = self._compiled.create_infer_request()
+        self._outputs = range(len(self._compiled.outputs))
+
+    def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
+        """See `Executable.predict`."""
+        if self._request is None:
+            raise EngineError("the model was closed")
+        engine.run(self._request, batch)
+        return [self._request.get_output_tensor(index).data.copy() for index in self._outputs]
+
+    def executed(self) -> ExecutedOps:
+        """See `Executable.executed`: counted in the graph that the engine compiled."""
+        if self._compiled is None:
+            raise EngineError("the model was closed")
+        return count(runtime_nodes(self._compiled), self._operators)
+
+    def profile(self, batch: Batch, runs: int) -> Profile:
+        """See `Executable.profile`. The model is compiled once more, because profiling slows every run."""
+        return timed(self._model, self._threads, self._operators, batch, runs)
+
+    def close(self) -> None:
+        """See `Executable.close`."""
+        self._request = self._compiled = None
