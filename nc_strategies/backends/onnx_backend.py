@@ -29,7 +29,7 @@ from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.onnx_graph import equalize, external
 from nc_strategies.onnx_graph import graph as graphs
 from nc_strategies.onnx_graph.edges import find_conversion_edges
-from nc_strategies.onnx_graph.graph import ACTIVATIONS, FOLLOWING, NOT_NEGATIVE, OPT_IN, QUIET, FusedOp, Graph
+from nc_strategies.onnx_graph.graph import FOLLOWING, NOT_NEGATIVE, OPT_IN, QUIET, FusedOp, Graph
 from nc_strategies.onnx_graph.qdq import GraphBuilder, QdqGraph, Ranges
 from nc_strategies.onnx_graph.types import type_name
 from nc_strategies.onnx_graph.weights import WeightCache
@@ -55,9 +55,9 @@ NO_KERNEL = "the engine has no int8 kernel"
 class OnnxBackend(Backend):
     """The base class of backends whose engine reads ONNX.
 
-    Its settings have ``percentile``, ``equalize`` and ``reduce_range``. A subclass sets `engine`, may set `graph_class`, and implements `observer`, `open_model`, `executed_in_int8`,
-    `reference`, `open` and `save`. The core's ONNX work folds constants with onnxruntime, whatever engine runs the
-    model.
+    Its settings have ``percentile``, ``equalize`` and ``reduce_range``. A subclass sets `engine`, may set `graph_class`
+    and `following`, and implements `observer`, `open_model`, `executed_in_int8`, `reference`, `open` and `save`. The
+    core's ONNX work folds constants with onnxruntime, whatever engine runs the model.
 
     Raises:
         InputError: a setting is not allowed.
@@ -68,6 +68,8 @@ class OnnxBackend(Backend):
     """The backend's name, for messages."""
     graph_class: ClassVar[type[QdqGraph]] = QdqGraph
     """Builds the Q/DQ graph of a configuration."""
+    following: ClassVar[frozenset[str]] = frozenset()
+    """Operator types whose precision the engine derives from the operators around them: they are not a choice."""
 
     def __init__(self, settings: Any, threads: int = 1) -> None:
         super().__init__(settings, threads)
@@ -326,14 +328,28 @@ class OnnxBackend(Backend):
         ops = tuple(capable[node.name] for node in nodes if node.name in capable)
         edges = tuple((a, b) for a, b in _edges(graph) if a in capable and b in capable)
         order = tuple(n.name for n in nodes if n.op_type not in MOVEMENT and n.op_type not in QUIET)
-        return Capabilities(ops, edges, (), ((REDUCE_RANGE, ranges),), order, _float_ops(graph, set(capable)))
+        return Capabilities(ops, edges, (), ((REDUCE_RANGE, ranges),), order, self._float_ops(set(capable)))
+
+    def _float_ops(self, offered: set[str]) -> tuple[FloatOp, ...]:
+        """The computing operators that stay in floating point, each with the reason."""
+        graph = self.graph
+        inside = {op.act.name for op in graph.fused_ops.values() if op.act is not None}
+        return tuple(
+            FloatOp(str(node.name), str(node.op_type), NOT_RUN if node.name in graph.fused_ops else NO_KERNEL)
+            for node in graph.model.graph.node
+            if node.name not in offered
+            and node.name not in inside
+            and node.op_type not in MOVEMENT | SELECTING | self.following
+            and node.output[0] in graph.floats
+            and node.output[0] not in graph.scaled
+        )
 
     def _offered(self, reduce_range: bool) -> dict[str, list[OpScheme]]:
         """The int8 schemes of each operator that the engine runs in int8 when asked to; none for the others."""
         graph, builder = self.graph, self._builder.to_look_at()
         offered: dict[str, list[OpScheme]] = {name: [] for name in graph.fused_ops}
         for dtype, kind in ACTIVATION_SCHEMES:
-            running = set(graph.fused_ops)
+            running = {name for name, op in graph.fused_ops.items() if op.type not in self.following}
             for _ in range(PROBE_ROUNDS):
                 schemes = tuple(
                     (name, _scheme(op, dtype, kind, _granularities(graph, op)[0], "minmax"))
@@ -400,18 +416,3 @@ def _edges(graph: Graph) -> list[tuple[str, str]]:
         elif node.name not in activations and graph.carried(node) in owner:
             owner.update(dict.fromkeys(node.output, owner[str(graph.carried(node))]))
     return edges
-
-
-def _float_ops(graph: Graph, offered: set[str]) -> tuple[FloatOp, ...]:
-    """The computing operators that stay in floating point, each with the reason."""
-    inside = {op.act.name for op in graph.fused_ops.values() if op.act is not None}
-    return tuple(
-        FloatOp(str(node.name), str(node.op_type), NOT_RUN if node.name in graph.fused_ops else NO_KERNEL)
-        for node in graph.model.graph.node
-        if node.name not in offered
-        and node.name not in inside
-        and node.op_type not in MOVEMENT
-        and node.output[0] in graph.floats
-        and node.output[0] not in graph.scaled
-        and not (node.op_type in ACTIVATIONS and node.input[0] not in graph.floats)
-    )

@@ -9,10 +9,10 @@ import onnx
 
 from nc_strategies.api import Config, OnnxBackend, OnnxGraph
 from nc_strategies_openvino import engine, saving
-from nc_strategies_openvino.build import OpenVinoQdqGraph
+from nc_strategies_openvino.build import SUMS, OpenVinoQdqGraph
 from nc_strategies_openvino.calibrate import OpenVinoObserver
 from nc_strategies_openvino.executed import Operators, count, runtime_nodes
-from nc_strategies_openvino.session import OpenVinoExecutable
+from nc_strategies_openvino.session import OpenVinoExecutable, opened
 from nc_strategies_openvino.settings import OpenVinoSettings
 
 
@@ -25,6 +25,7 @@ class OpenVinoBackend(OnnxBackend):
 
     engine = "openvino"
     graph_class = OpenVinoQdqGraph
+    following = SUMS
     settings: OpenVinoSettings
 
     @property
@@ -43,7 +44,7 @@ class OpenVinoBackend(OnnxBackend):
 
     def executed_in_int8(self, model: onnx.ModelProto) -> frozenset[str]:
         """See `OnnxBackend.executed_in_int8`."""
-        compiled = engine.compiled(engine.read(self.serialized(model)), engine.options(self.threads))
+        compiled = engine.compiled(opened(self.serialized(model)), engine.options(self.threads))
         return count(runtime_nodes(compiled), self._operators).int8_names
 
     def reference(self) -> OpenVinoExecutable:
@@ -55,7 +56,7 @@ class OpenVinoBackend(OnnxBackend):
         folder.mkdir(parents=True, exist_ok=True)
         self.save_onnx(config, folder / saving.ONNX_FILE)
         path = folder / saving.FILE
-        saving.save_ir(self.serialized(self.build_graph(config)[0]), path)
+        saving.save_ir(opened(self.serialized(self.build_graph(config)[0])), path)
         return path
 
     def open(self, path: Path) -> OpenVinoExecutable:

@@ -19,6 +19,9 @@ import onnx
 
 from nc_strategies.api import FusedOp, OpScheme, QdqGraph, TensorScheme
 
+SUMS = frozenset({"Add"})
+"""Operators that the engine runs as a part of the convolution before them, on 8-bit tensors if what they read is
+quantized for other operators, and if their result is."""
 PROPAGATED = {
     "MaxPool",
     "Reshape",
@@ -44,6 +47,8 @@ class OpenVinoQdqGraph(QdqGraph):
         """Name of an 8-bit tensor to the dequantized tensor that stands for it, behind an operator that moves it."""
         self.floats: set[str] = {i.name for i in self.graph.model.graph.input}
         """Tensors of the model that the new graph has in floating point."""
+        self.position = {node.name: index for index, node in enumerate(self.graph.model.graph.node)}
+        self.maker = {op.output: op.name for op in self.graph.fused_ops.values()}
 
     def int8_fused_op(self, fused_op: FusedOp, scheme: OpScheme) -> None:
         """See `QdqGraph.int8_fused_op`. The result is quantized only if an int8 operator reads it."""
@@ -63,10 +68,33 @@ class OpenVinoQdqGraph(QdqGraph):
         self.state[fused_op.output] = target
 
     def float_node(self, node: onnx.NodeProto) -> None:
-        """See `QdqGraph.float_node`: the node as it is in the model."""
+        """See `QdqGraph.float_node`: the node as it is in the model, but for a sum between int8 operators."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
+        operands = self.sum_operands(node)
+        for index, name in enumerate(node.input):
+            if name in operands:
+                copy.input[index] = self.dequantize(self.quantized(name, operands[name]))
         self.add_float(copy)
+
+    def sum_operands(self, node: onnx.NodeProto) -> dict[str, TensorScheme]:
+        """The operands that a sum reads in 8 bits, with their schemes; none for any other node.
+
+        A sum whose result is quantized reads what is quantized for other operators. If nothing is, the operand that an
+        int8 operator computes first is quantized: it waits in memory for the kernel that adds to it.
+        """
+        fused_op = self.graph.fused_ops.get(node.name)
+        if node.op_type not in SUMS or fused_op is None:
+            return {}
+        results = self.direct(fused_op.output)
+        if not results:
+            return {}
+        operands = {name: keys[0] for name in fused_op.inputs if (keys := self.direct(name))}
+        makers = [self.maker.get(name, "") for name in fused_op.inputs]
+        if not operands and len(makers) > 1 and all(maker in self.schemes for maker in makers):
+            first = min(zip(makers, fused_op.inputs, strict=True), key=lambda pair: self.position[pair[0]])
+            operands[first[1]] = results[0]
+        return operands
 
     def add_float(self, node: onnx.NodeProto) -> None:
         """Add a node whose results are floating-point tensors of the model."""
@@ -75,13 +103,18 @@ class OpenVinoQdqGraph(QdqGraph):
 
     def wanted(self, name: str, through: Set[str] = frozenset()) -> list[TensorScheme]:
         """See `QdqGraph.wanted`; it looks only through operators that the engine runs in int8."""
+        sums = [self.sum_operands(node) for node in self.graph.consumers.get(name, [])]
+        return [*self.direct(name), *(operands[name] for operands in sums if name in operands)]
+
+    def direct(self, name: str) -> list[TensorScheme]:
+        """Activation schemes of the int8 operators that read a tensor, without those of sums."""
         keys: list[TensorScheme] = []
         for node in self.graph.consumers.get(name, []):
             if node.name in self.schemes:
                 keys.append(self.schemes[node.name].activation)
             elif self.passes_on(node, name):
                 for output in node.output:
-                    keys.extend(self.wanted(output, through))
+                    keys.extend(self.direct(output))
         return keys
 
     def passes_on(self, node: onnx.NodeProto, name: str) -> bool:
@@ -97,7 +130,10 @@ class OpenVinoQdqGraph(QdqGraph):
             if node.name in self.schemes:
                 if self.schemes[node.name].activation != key:
                     return True
-            elif self.passes_on(node, name) and any(map(self.wanted, node.output)):
+            elif name in (operands := self.sum_operands(node)):
+                if operands[name] != key:
+                    return True
+            elif self.passes_on(node, name) and any(map(self.direct, node.output)):
                 if any(self.read_in_float(output, key) for output in node.output):
                     return True
             else:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from nc_strategies.api import Batch, NodeTimes, Profile, summarise
 from nc_strategies_openvino import engine
 from nc_strategies_openvino.executed import MOVEMENT, Operators, is_conversion, runtime_nodes
 
 
-def timed(model: bytes | Path, threads: int, operators: Operators, batch: Batch, runs: int) -> Profile:
+def timed(model: Any, threads: int, operators: Operators, batch: Batch, runs: int) -> Profile:
     """Profile a model.
 
     Args:
-        model: A serialized ONNX model, or the path of a model file.
+        model: An ``openvino.Model``.
         threads: Threads per run.
         operators: The model's operators.
         batch: What it is run on.
@@ -22,7 +22,7 @@ def timed(model: bytes | Path, threads: int, operators: Operators, batch: Batch,
     Raises:
         EngineError: the engine could not run it.
     """
-    compiled = engine.compiled(engine.read(model), engine.options(threads, profiling=True))
+    compiled = engine.compiled(model, engine.options(threads, profiling=True))
     request = compiled.create_infer_request()
     seconds: dict[str, list[float]] = {}
     engine.run(request, batch)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.api import Batch, EngineError, Executable, ExecutedOps, Profile
 from nc_strategies_openvino import engine
 from nc_strategies_openvino.executed import Operators, count, runtime_nodes
+from nc_strategies_openvino.fake_quantize import with_fake_quantize
 from nc_strategies_openvino.node_timing import timed
+
+
+def opened(model: bytes | Path) -> Any:
+    """An ``openvino.Model``. A serialized ONNX model gets FakeQuantize operators in place of Q/DQ pairs.
+
+    Raises:
+        EngineError: the engine refuses it.
+    """
+    read = engine.read(model)
+    return with_fake_quantize(read) if isinstance(model, bytes) else read
 
 
 class OpenVinoExecutable(Executable):
@@ -25,7 +34,6 @@ class OpenVinoExecutable(Executable):
         fingerprint: Hash of the graph.
         operators: The model's operators.
         size_bytes: Size of the model as it would be saved.
-        inputs: Name of an input to the type of its arrays.
 
     Raises:
         EngineError: the engine refuses the model.
@@ -38,11 +46,10 @@ class OpenVinoExecutable(Executable):
         fingerprint: str,
         operators: Operators,
         size_bytes: int,
-        inputs: Mapping[str, np.dtype[Any]] = MappingProxyType({}),
     ) -> None:
         self.fingerprint, self.size_bytes = fingerprint, size_bytes
         self._model, self._threads, self._operators = model, threads, operators
-        self._compiled: Any = engine.compiled(engine.read(model), engine.options(threads))
+        self._compiled: Any = engine.compiled(opened(model), engine.options(threads))
         self._request: Any = self._compiled.create_infer_request()
         self._outputs = range(len(self._compiled.outputs))
 
@@ -61,7 +68,7 @@ class OpenVinoExecutable(Executable):
 
     def profile(self, batch: Batch, runs: int) -> Profile:
         """See `Executable.profile`. The model is compiled once more, because profiling slows every run."""
-        return timed(self._model, self._threads, self._operators, batch, runs)
+        return timed(opened(self._model), self._threads, self._operators, batch, runs)
 
     def close(self) -> None:
         """See `Executable.close`."""
