@@ -42,9 +42,9 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
         )
     target = _target(source, to, force)
     backend = _backend(run)
-    further = _further_files(backend.companions(source), target.parent, force)
+    further = _further_files(backend.companions(source), source, target, force)
     staging = target.with_name(f".{target.name}.partial")
-    copies = [(source, staging / target.name), *((file, staging / file.name) for file in further)]
+    copies = [(source, staging / target.name), *((file, staging / name) for file, name in further.items())]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove(staging)
@@ -76,16 +76,20 @@ def _target(source: Path, to: Path, force: bool) -> Path:
     return target
 
 
-def _further_files(files: tuple[Path, ...], folder: Path, force: bool) -> tuple[Path, ...]:
-    """The files of external data, which keep their names because the model refers to them.
+def _further_files(files: tuple[Path, ...], source: Path, target: Path, force: bool) -> dict[Path, str]:
+    """The files that hold a part of a model, and the names of their copies.
+
+    A file that is called like the model but for its ending, as engines find it then, is called like the copy. Others
+    keep their names, because the model refers to them.
 
     Raises:
         InputError: the folder of the copy has a file of such a name.
     """
-    for file in files:
-        if (folder / file.name).exists() and not force:
-            raise InputError("--to", f"{folder / file.name} exists", "another folder, or --force to replace it")
-    return files
+    names = {file: target.stem + file.suffix if file.stem == source.stem else file.name for file in files}
+    for name in names.values():
+        if (target.parent / name).exists() and not force:
+            raise InputError("--to", f"{target.parent / name} exists", "another folder, or --force to replace it")
+    return names
 
 
 def _move(copies: list[Path], folder: Path) -> None:

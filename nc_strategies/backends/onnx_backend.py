@@ -18,7 +18,9 @@ import numpy as np
 import onnx
 
 from nc_strategies.backends.base import Backend, Executable
+from nc_strategies.backends.ceiling import Ceiling, cache_name, kept_or_measured, measure_ceiling
 from nc_strategies.backends.collection import Observer, collect, noise_in_pieces
+from nc_strategies.backends.onnx_cases import ceiling_cases
 from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, Array, asked
 from nc_strategies.calibration.histogram import ALGORITHMS, Histogram
 from nc_strategies.calibration.state import CalibrationState, Look
@@ -134,6 +136,11 @@ class OnnxBackend(Backend):
     def path(self) -> Path:
         """The ONNX file of the loaded model."""
         return self._path
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the loaded model's ONNX file and of its external data, in bytes."""
+        return external.file_bytes(self._path)
 
     @property
     def info(self) -> ModelInfo:
@@ -288,6 +295,18 @@ class OnnxBackend(Backend):
         finally:
             for model in models:
                 model.close()
+
+    def ceiling(self, again: bool = False) -> Ceiling | None:
+        """See `Backend.ceiling`."""
+
+        def measure() -> Ceiling:
+            def make() -> Backend:
+                return type(self)(self.settings, self.threads)
+
+            return measure_ceiling(make, ceiling_cases(), self.saturates(), self.threads)
+
+        name = cache_name(self.engine, sorted(self.versions().values()), self.threads)
+        return kept_or_measured(name, measure, again)
 
     # Capabilities
 

@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
 
 from nc_strategies.backends.base import Backend
-from nc_strategies.backends.ceiling import INPUT, Ceiling, CeilingCase, cache_name, kept_or_measured, measure_ceiling
+from nc_strategies.backends.ceiling import Ceiling, cache_name, kept_or_measured, measure_ceiling
+from nc_strategies.backends.onnx_cases import ceiling_cases
 from nc_strategies.backends.onnxruntime.probe import saturates
-from nc_strategies.models import ModelSource
-
-SHAPES = {"Conv": ((1, 256, 14, 14), (256, 256, 3, 3)), "MatMul": ((128, 1024), (1024, 1024))}
-"""Operator to the shapes of its input and weight: 116 and 134 million multiplications, on tensors of 50,000 and
-131,000 elements."""
-ATTRIBUTES: dict[str, dict[str, Any]] = {"Conv": {"pads": [1, 1, 1, 1]}, "MatMul": {}}
-OPSET, IR_VERSION = 13, 8
-SPREAD = 0.02
-"""Standard deviation of the weights."""
 
 
 def measured(backend: Backend, again: bool = False) -> Ceiling | None:
     """The ceiling of a backend with its settings and threads; see `Backend.ceiling`."""
 
     def measure() -> Ceiling:
-        cases = [
-            CeilingCase(operator, shape, functools.partial(_write, operator)) for operator, (shape, _) in SHAPES.items()
-        ]
         return measure_ceiling(
-            lambda: type(backend)(backend.settings, backend.threads), cases, saturates(), backend.threads
+            lambda: type(backend)(backend.settings, backend.threads), ceiling_cases(), saturates(), backend.threads
         )
 
     return kept_or_measured(cache_name("onnxruntime", [ort.__version__], backend.threads), measure, again)
-
-
-def _write(operator: str, folder: Path) -> ModelSource:
-    shape, weight_shape = SHAPES[operator]
-    weight = (np.random.default_rng(1).standard_normal(weight_shape) * SPREAD).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node(operator, [INPUT, "w"], ["y"], name=operator, **ATTRIBUTES[operator])],
-        operator,
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    path = folder / "model.onnx"
-    path.write_bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
-    return ModelSource(operator, {"onnx": path})

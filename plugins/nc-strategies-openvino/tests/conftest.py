@@ -1,11 +1,14 @@
 """The bundled image model as ONNX, and calibration batches."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nc_strategies.samples
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 SAMPLES = Path(nc_strategies.samples.__file__).parent
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import onnx
 
-from nc_strategies.api import Config, OnnxBackend, OnnxGraph
-from nc_strategies_openvino import engine, saving
+from nc_strategies.api import Config, EngineError, InputError, ModelInfo, ModelSource, OnnxBackend, OnnxGraph
+from nc_strategies_openvino import engine, probe, saving
 from nc_strategies_openvino.build import SUMS, OpenVinoQdqGraph
 from nc_strategies_openvino.calibrate import OpenVinoObserver
 from nc_strategies_openvino.executed import Operators, count, runtime_nodes
 from nc_strategies_openvino.session import OpenVinoExecutable, opened
 from nc_strategies_openvino.settings import OpenVinoSettings
+
+engine.openvino()  # an import error here tells the registry that a package is missing
 
 
 class OpenVinoBackend(OnnxBackend):
@@ -27,6 +29,29 @@ class OpenVinoBackend(OnnxBackend):
     graph_class = OpenVinoQdqGraph
     following = SUMS
     settings: OpenVinoSettings
+
+    def load(self, model: ModelSource) -> ModelInfo:
+        """See `Backend.load`."""
+        info = super().load(model)
+        try:
+            engine.read(self.path)
+        except EngineError as error:
+            raise InputError(f"model.path ({self.path})", str(error)) from error
+        return info
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """See `Backend.companions`: the weights of OpenVINO IR, and the files of ONNX external data."""
+        return (saving.weights_of(path),) if path.suffix == saving.SUFFIX else super().companions(path)
+
+    def saturates(self) -> bool:
+        """See `OnnxBackend.saturates`."""
+        return probe.saturates()
+
+    def remarks(self) -> tuple[str, ...]:
+        """See `Backend.remarks`."""
+        default = engine.default_precision()
+        told = f"compile the saved model with {engine.PRECISION}=f32: OpenVINO's default on this processor is {default}"
+        return (*super().remarks(), *((told,) if default != "f32" else ()))
 
     @property
     def _operators(self) -> Operators:
@@ -48,8 +73,8 @@ class OpenVinoBackend(OnnxBackend):
         return count(runtime_nodes(compiled), self._operators).int8_names
 
     def reference(self) -> OpenVinoExecutable:
-        """See `Backend.reference`."""
-        return OpenVinoExecutable(self.path, self.threads, "as given", self._operators, self.path.stat().st_size)
+        """See `Backend.reference`; floating-point operators run in fp32."""
+        return OpenVinoExecutable(self.path, self.threads, "as given", self._operators, self.size_bytes)
 
     def save(self, config: Config, folder: Path) -> Path:
         """See `Backend.save`: ``model.xml`` and ``model.bin``, OpenVINO IR, and ``model.onnx``, the Q/DQ model."""

@@ -20,7 +20,11 @@ PRECISION = "INFERENCE_PRECISION_HINT"
 
 @cache
 def openvino() -> Any:
-    """The engine's package. Its telemetry finds no package to send with: it sends and writes nothing."""
+    """The engine's package. Its telemetry finds no package to send with: it sends and writes nothing.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     if "openvino" not in sys.modules and TELEMETRY not in sys.modules:
         sys.modules[TELEMETRY] = None  # type: ignore[assignment] # makes an import of it fail, as if it were missing
         try:
@@ -34,6 +38,11 @@ def openvino() -> Any:
 def core() -> Any:
     """The engine's entry point, one for the process. Compiled models are not cached on disk: nothing asks for it."""
     return openvino().Core()
+
+
+def default_precision() -> str:
+    """Type of floating-point operators where nobody asks for one: ``f32``, ``bf16`` or ``f16``."""
+    return str(core().get_property(DEVICE, PRECISION).get_type_name())
 
 
 def options(threads: int, profiling: bool = False) -> dict[str, Any]:

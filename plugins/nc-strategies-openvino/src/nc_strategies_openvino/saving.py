@@ -7,7 +7,8 @@ from typing import Any
 
 from nc_strategies_openvino import engine
 
-FILE, ONNX_FILE = "model.xml", "model.onnx"
+SUFFIX = ".xml"
+FILE, ONNX_FILE = f"model{SUFFIX}", "model.onnx"
 
 
 def save_ir(model: Any, path: Path) -> None:
@@ -28,6 +29,11 @@ def save_ir(model: Any, path: Path) -> None:
         raise OSError(f"{path} cannot be written: {engine.first_line(error)}") from error
 
 
+def weights_of(path: Path) -> Path:
+    """The file with the weights of OpenVINO IR."""
+    return path.with_suffix(".bin")
+
+
 def ir_bytes(path: Path) -> int:
-    """Size of a saved model, without the ONNX model beside it."""
-    return path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
+    """Size of OpenVINO IR, without the ONNX model beside it."""
+    return path.stat().st_size + weights_of(path).stat().st_size
