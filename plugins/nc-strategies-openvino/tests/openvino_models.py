@@ -22,7 +22,13 @@ def _write(path, nodes, weights, inputs, output):
 def residual(path):
     """A stem, and a residual block with a projection by a 1x1 convolution of stride 2, as in a ResNet."""
     rng = np.random.default_rng(0)
-    shapes = {"stem": (16, 3, 3, 3), "a": (16, 16, 1, 1), "b": (32, 16, 3, 3), "side": (32, 16, 1, 1), "c": (16, 32, 1, 1)}
+    shapes = {
+        "stem": (16, 3, 3, 3),
+        "a": (16, 16, 1, 1),
+        "b": (32, 16, 3, 3),
+        "side": (32, 16, 1, 1),
+        "c": (16, 32, 1, 1),
+    }
     weights = {f"{n}_w": (rng.normal(size=s) / np.sqrt(np.prod(s[1:]))).astype(np.float32) for n, s in shapes.items()}
     weights |= {f"{n}_b": rng.normal(size=s[0]).astype(np.float32) * np.float32(0.1) for n, s in shapes.items()}
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import ClassVar
 
-import openvino_models as models
 import numpy as np
+import openvino_models as models
 import pytest
 from nc_strategies_openvino.backend import OpenVinoBackend
 from nc_strategies_openvino.settings import OpenVinoSettings
