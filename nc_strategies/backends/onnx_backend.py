@@ -42,6 +42,13 @@ REDUCE_RANGE = "reduce_range"
 """Option of the whole graph: 7-bit weights."""
 ACTIVATION_SCHEMES = (("uint8", "asym"), ("int8", "sym"))
 GRANULARITIES = ("per_channel", "per_tensor")
+MODES = ("auto", "static", "all")
+"""Values of the setting ``modes``, for backends with `OnnxBackend.weight_only`."""
+LEAST_SHARE = 0.05
+"""Share of the model's multiplications from which matrix products are offered weight-only modes: in an image classifier
+only its last operator is one, and each further mode costs timings and trials."""
+FREE_LENGTH = 16
+"""Length that a free dimension counts with, when operators' work is compared."""
 PROBE_ROUNDS = 3
 """Times that an engine is asked for the operators that it executed before, without those that it did not."""
 SELECTING = {"MaxPool", "ReduceMax", "ReduceMin", "Resize"}
@@ -57,9 +64,10 @@ NO_KERNEL = "the engine has no int8 kernel"
 class OnnxBackend(Backend):
     """The base class of backends whose engine reads ONNX.
 
-    Its settings have ``percentile``, ``equalize`` and ``reduce_range``. A subclass sets `engine`, may set `graph_class`
-    and `following`, and implements `observer`, `open_model`, `executed_in_int8`, `reference`, `open` and `save`. The
-    core's ONNX work folds constants with onnxruntime, whatever engine runs the model.
+    Its settings have ``percentile``, ``equalize``, ``reduce_range`` and, with `weight_only`, ``modes``. A subclass sets
+    `engine`, may set `graph_class`, `following` and `weight_only`, and implements `observer`, `open_model`,
+    `executed_in_int8`, `reference`, `open` and `save`. The core's ONNX work folds constants with onnxruntime, whatever
+    engine runs the model.
 
     Raises:
         InputError: a setting is not allowed.
@@ -73,6 +81,9 @@ class OnnxBackend(Backend):
     following: ClassVar[frozenset[str]] = frozenset()
     """Operator types whose precision the engine derives from the operators around them: they are not a choice."""
 
+    weight_only: ClassVar[tuple[OpScheme, ...]] = ()
+    """Schemes of matrix products whose weights only are quantized, which `graph_class` can build; see `MODES`."""
+
     def __init__(self, settings: Any, threads: int = 1) -> None:
         super().__init__(settings, threads)
         if not 50 < settings.percentile <= 100:
@@ -81,6 +92,8 @@ class OnnxBackend(Backend):
             if getattr(settings, key) not in EQUALIZE_MODES:
                 allowed = f"allowed: {', '.join(EQUALIZE_MODES)}"
                 raise InputError(f"backend.{key}", f"is {getattr(settings, key)!r}", allowed)
+        if self._modes not in MODES:
+            raise InputError("backend.modes", f"is {self._modes!r}", f"allowed: {', '.join(MODES)}")
         self._path = Path()
         self._exported: weakref.finalize[..., OnnxBackend] | None = None
         self._graph: Graph | None = None
@@ -89,6 +102,10 @@ class OnnxBackend(Backend):
         self._able: Capabilities | None = None
         self._unsuitable: tuple[str, ...] = ()
         self._calibration = CalibrationState(settings.percentile)
+
+    @property
+    def _modes(self) -> str:
+        return str(getattr(self.settings, "modes", "static"))
 
     @abstractmethod
     def observer(self, graph: Graph) -> Observer:
@@ -342,6 +359,8 @@ class OnnxBackend(Backend):
     def _describe(self) -> Capabilities:
         graph, ranges = self.graph, self.reduce_range()
         offered = self._offered(ranges[0])
+        for name, schemes in self._offered_weight_only().items():
+            offered[name] += schemes
         capable = {name: _capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name]}
         nodes = graph.model.graph.node
         ops = tuple(capable[node.name] for node in nodes if node.name in capable)
@@ -389,6 +408,48 @@ class OnnxBackend(Backend):
                     for granularity in _granularities(graph, op)
                 ]
         return offered
+
+    def _offered_weight_only(self) -> dict[str, list[OpScheme]]:
+        """The weight-only schemes of each matrix product that the engine executes."""
+        graph, builder = self.graph, self._builder.to_look_at()
+        products = [op for op in graph.fused_ops.values() if _is_product(graph, op)]
+        work = {op.name: _work(graph, op) for op in graph.fused_ops.values()}
+        share = sum(work[op.name] for op in products) / (sum(work.values()) or 1)
+        if self._modes == "static" or (self._modes == "auto" and share < LEAST_SHARE):
+            return {}
+        found: dict[str, list[OpScheme]] = {op.name: [] for op in products}
+        for scheme in self.weight_only if products else ():
+            assert scheme.weight is not None
+            block = int(scheme.weight.granularity.rpartition("_")[2])
+            fitting = [op.name for op in products if _depth(graph, op) % block == 0]
+            config = Config(tuple((name, scheme) for name in fitting), ((REDUCE_RANGE, False),))
+            executed = self.executed_in_int8(builder.build(config, _any_ranges(graph))[0]) if fitting else ()
+            for name in fitting:
+                if name in executed:
+                    found[name].append(scheme)
+        return found
+
+
+def _is_product(graph: Graph, op: FusedOp) -> bool:
+    """Whether an operator is a product with one constant matrix."""
+    if op.type not in ("MatMul", "Gemm") or op.weight is None or len(op.inputs) != 1:
+        return False
+    return len(graph.initializers[op.weight].dims) == 2
+
+
+def _depth(graph: Graph, op: FusedOp) -> int:
+    """Length of the axis that a product sums over."""
+    transposed = any(a.name == "transB" and a.i for a in op.node.attribute)
+    return int(graph.initializers[op.weight or ""].dims[1 if transposed else 0])
+
+
+def _work(graph: Graph, op: FusedOp) -> int:
+    """Multiplications of a product or convolution per sample, free dimensions counted as `FREE_LENGTH`."""
+    if not op.weight:
+        return 0
+    weight = int(np.prod(graph.initializers[op.weight].dims))
+    shape = graph.shapes.get(op.raw, ())
+    return weight * int(np.prod([d or FREE_LENGTH for d in (shape[2:] if op.type == "Conv" else shape[1:-1])]))
 
 
 def _any_ranges(graph: Graph) -> Ranges:

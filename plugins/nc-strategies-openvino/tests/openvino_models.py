@@ -53,12 +53,12 @@ def residual(path):
 
 
 def products(path):
-    """Two matrix products with a normalization and a Gelu-like function between them, free in batch and length."""
+    """Two matrix products with a bias and a hyperbolic tangent between them, free in batch and length."""
     rng = np.random.default_rng(1)
     weights = {
-        "first_w": (rng.normal(size=(32, 64)) / 6).astype(np.float32),
-        "second_w": (rng.normal(size=(64, 32)) / 8).astype(np.float32),
-        "row": rng.normal(size=64).astype(np.float32),
+        "first_w": (rng.normal(size=(128, 256)) / 11).astype(np.float32),
+        "second_w": (rng.normal(size=(256, 64)) / 16).astype(np.float32),
+        "row": rng.normal(size=256).astype(np.float32),
     }
     nodes = [
         helper.make_node("MatMul", ["x", "first_w"], ["first_y"], name="first"),
@@ -66,4 +66,4 @@ def products(path):
         helper.make_node("Tanh", ["shifted"], ["tanh_y"], name="tanh"),
         helper.make_node("MatMul", ["tanh_y", "second_w"], ["second_y"], name="second"),
     ]
-    _write(path, nodes, weights, {"x": [None, None, 32]}, "second_y")
+    _write(path, nodes, weights, {"x": [None, None, 128]}, "second_y")

@@ -41,11 +41,12 @@ class TestResidual(OpenVinoSuite):
     random_configs = 10
 
     @pytest.fixture(autouse=True, scope="class")
-    def _model(self, request, tmp_path_factory):
-        request.cls.path = tmp_path_factory.mktemp("residual") / "model.onnx"
-        models.residual(request.cls.path)
+    @classmethod
+    def _model(cls, tmp_path_factory):
+        cls.path = tmp_path_factory.mktemp("residual") / "model.onnx"
+        models.residual(cls.path)
         rng = np.random.default_rng(0)
-        request.cls.feeds = [{"x": rng.normal(size=(10, 3, 16, 16)).astype(np.float32)} for _ in range(2)]
+        cls.feeds = [{"x": rng.normal(size=(10, 3, 16, 16)).astype(np.float32)} for _ in range(2)]
 
 
 class TestProducts(OpenVinoSuite):
@@ -53,8 +54,9 @@ class TestProducts(OpenVinoSuite):
     random_configs = 10
 
     @pytest.fixture(autouse=True, scope="class")
-    def _model(self, request, tmp_path_factory):
-        request.cls.path = tmp_path_factory.mktemp("products") / "model.onnx"
-        models.products(request.cls.path)
+    @classmethod
+    def _model(cls, tmp_path_factory):
+        cls.path = tmp_path_factory.mktemp("products") / "model.onnx"
+        models.products(cls.path)
         rng = np.random.default_rng(0)
-        request.cls.feeds = [{"x": rng.normal(size=(4, 7, 32)).astype(np.float32)} for _ in range(2)]
+        cls.feeds = [{"x": rng.normal(size=(4, 7, 128)).astype(np.float32)} for _ in range(2)]

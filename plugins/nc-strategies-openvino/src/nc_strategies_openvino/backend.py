@@ -7,7 +7,18 @@ from typing import Any
 
 import onnx
 
-from nc_strategies.api import Config, EngineError, InputError, ModelInfo, ModelSource, OnnxBackend, OnnxGraph
+from nc_strategies.api import (
+    FLOAT,
+    Config,
+    EngineError,
+    InputError,
+    ModelInfo,
+    ModelSource,
+    OnnxBackend,
+    OnnxGraph,
+    OpScheme,
+    TensorScheme,
+)
 from nc_strategies_openvino import engine, probe, saving
 from nc_strategies_openvino.build import SUMS, OpenVinoQdqGraph
 from nc_strategies_openvino.calibrate import OpenVinoObserver
@@ -18,8 +29,16 @@ from nc_strategies_openvino.settings import OpenVinoSettings
 engine.openvino()  # an import error here tells the registry that a package is missing
 
 
+WEIGHT_ONLY = tuple(
+    OpScheme(FLOAT.activation, TensorScheme(dtype, "sym", f"per_block_{size}", "minmax"))
+    for dtype in ("int8", "int4")
+    for size in (32, 128)
+)
+"""Schemes of products whose weights only are quantized, the most accurate of a type first."""
+
+
 class OpenVinoBackend(OnnxBackend):
-    """Static int8 on OpenVINO's CPU kernels.
+    """Static int8, and products with compressed weights, on OpenVINO's CPU kernels.
 
     A tensor is quantized for the operators that read it in int8, and stays in floating point for the others. Models
     are compiled with ``INFERENCE_PRECISION_HINT=f32``.
@@ -28,6 +47,7 @@ class OpenVinoBackend(OnnxBackend):
     engine = "openvino"
     graph_class = OpenVinoQdqGraph
     following = SUMS
+    weight_only = WEIGHT_ONLY
     settings: OpenVinoSettings
 
     def load(self, model: ModelSource) -> ModelInfo:

@@ -7,6 +7,9 @@ its type.
 
 Operators that only move values run in int8 between a DequantizeLinear and the int8 operators behind them: the engine
 moves the former over them. Biases stay in floating point, as the engine adds them to the dequantized sums.
+
+A product whose weight only is quantized is a ``MatMulNBits`` of the domain ``com.microsoft`` (onnxruntime, "Contrib
+Operators"), which OpenVINO reads as a product with a compressed weight.
 """
 
 from __future__ import annotations
@@ -16,12 +19,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
-from nc_strategies.api import FusedOp, OpScheme, QdqGraph, TensorScheme
+from nc_strategies.api import EngineError, FusedOp, OpScheme, QdqGraph, TensorScheme
 
 SUMS = frozenset({"Add"})
 """Operators that the engine runs as a part of the convolution before them, on 8-bit tensors if what they read is
 quantized for other operators, and if their result is."""
+MICROSOFT = "com.microsoft"
+INT8_ACCURACY_LEVEL = 4
+"""Level of ``MatMulNBits`` at which onnxruntime's kernel rounds activations to int8 per block, as OpenVINO's does."""
 PROPAGATED = {
     "MaxPool",
     "Reshape",
@@ -66,6 +73,36 @@ class OpenVinoQdqGraph(QdqGraph):
         target = self.variant(fused_op.output, readers[0], *self.parameters(fused_op.output, readers[0]))
         self.quantize(source, target)
         self.state[fused_op.output] = target
+
+    def other_mode(self, fused_op: FusedOp, scheme: OpScheme) -> None:
+        """See `QdqGraph.other_mode`: a product with a weight in blocks of integers."""
+        if scheme.weight is None or scheme.mode != "weight_only":
+            raise EngineError(f"operator {fused_op.name} cannot run in mode {scheme.mode}")
+        bits = int(scheme.weight.dtype.removeprefix("int"))
+        block = int(scheme.weight.granularity.rpartition("_")[2])
+        weight = self.weights.blocks(fused_op, bits, block)
+        rows, columns = self.graph.initializers[fused_op.weight or ""].dims
+        depth, channels = (rows, columns) if self.weights.axis(fused_op) else (columns, rows)
+        packed, scales = (self.fresh(f"{fused_op.name}/blocks{bits}_{block}_{part}") for part in ("weight", "scale"))
+        self.constant(packed, weight.packed)
+        self.constant(scales, weight.scales)
+        self.domains.add(MICROSOFT)
+        result = fused_op.raw if fused_op.bias is None else self.fresh(f"{fused_op.raw}/product")
+        attributes = {"K": depth, "N": channels, "bits": bits, "block_size": block}
+        self.add_float(
+            helper.make_node(
+                "MatMulNBits",
+                [fused_op.inputs[0], packed, scales],
+                [result],
+                name=fused_op.name,
+                domain=MICROSOFT,
+                accuracy_level=INT8_ACCURACY_LEVEL,
+                **attributes,
+            )
+        )
+        if fused_op.bias is not None:
+            name = self.fresh(f"{fused_op.name}/add")
+            self.add_float(helper.make_node("Add", [result, fused_op.bias], [fused_op.raw], name=name))
 
     def float_node(self, node: onnx.NodeProto) -> None:
         """See `QdqGraph.float_node`: the node as it is in the model, but for a sum between int8 operators."""

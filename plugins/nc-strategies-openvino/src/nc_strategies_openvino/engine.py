@@ -95,7 +95,7 @@ def compiled(model: Any, chosen: Mapping[str, Any]) -> Any:
         raise EngineError(f"OpenVINO cannot compile the model: {first_line(error)}") from error
 
 
-def run(request: Any, batch: Mapping[str, Any]) -> None:
+def run(request: Any, batch: Mapping[Any, Any]) -> None:
     """Run a model once.
 
     Raises:

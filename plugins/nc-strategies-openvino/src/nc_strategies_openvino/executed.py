@@ -11,6 +11,8 @@ from typing import Any
 from nc_strategies.api import ExecutedOps, OnnxGraph
 
 INT8 = frozenset({"u8", "i8"})
+COMPRESSED = INT8 | {"u4", "i4"}
+"""Types of weights that a product reads although its activations are floating point."""
 CONSTANTS = frozenset({"Const"})
 ENDS = frozenset({"Input", "Output", "Parameter", "Result"})
 CONVERSIONS = frozenset({"Reorder", "FakeQuantize", "Convert"})
@@ -27,8 +29,10 @@ WEIGHTED = frozenset({"Convolution", "Deconvolution", "FullyConnected"})
 """Layers whose first input is the activation; further ones are their weight, their bias, and what is added behind."""
 ONNX_TYPES = {"Convolution": "Conv", "Deconvolution": "ConvTranspose", "FullyConnected": "MatMul"}
 """Layers to ONNX types, for operators that the engine's names do not identify."""
-BIAS_SUFFIX = "/WithoutBiases"
-"""What the engine appends to the name of a product whose bias it adds apart."""
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""ONNX types that `WEIGHTED` layers compute."""
+SUFFIXES = ("/WithoutBiases", "/DequantizationMultiply", "/DequantizationSubtract", "_original")
+"""What the engine appends to the names of nodes that it makes of one."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ class Operators:
     Args:
         owner: Name of a node, or of a tensor that it makes, to the operator that it belongs to.
         types: Operator to its ONNX type.
-        choices: Operators whose precision can be chosen.
+        choices: Operators that count apart when they are fused behind another one.
+        biased: Sum with a constant to the product that it adds it to: one kernel, which the engine names after the sum.
     """
 
     owner: Mapping[str, str] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
     choices: frozenset[str] = frozenset()
+    biased: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(graph: OnnxGraph) -> Operators:
@@ -81,12 +87,31 @@ class Operators:
         for op in graph.fused_ops.values():
             if op.act is not None:
                 nodes[op.act.name] = tensors[op.output] = op.name
-        return Operators({**tensors, **nodes}, types, frozenset(graph.fused_ops))
+        made = {name: node.name for node in graph.model.graph.node for name in node.output}
+        biased = {
+            node.name: made[name]
+            for node in graph.model.graph.node
+            for name in node.input
+            if node.op_type == "Add" and types.get(made.get(name, "")) in PRODUCTS and len(graph.consumers[name]) == 1
+        }
+        # What adds a constant is a bias to the engine.
+        choices = (name for name, op in graph.fused_ops.items() if op.type != "Add" or len(op.inputs) > 1)
+        return Operators({**tensors, **nodes}, types, frozenset(choices), biased)
 
     def computed(self, node: RuntimeNode) -> list[str]:
         """The model's operators that a node computes, each once, the one that its kernel is for first."""
-        names = (name.removesuffix(BIAS_SUFFIX) for name in _joined(node.originals or (node.name,), self.owner))
-        return list(dict.fromkeys(self.owner[name] for name in names if name in self.owner))
+        names = map(_plain, _joined(node.originals or (node.name,), self.owner))
+        found = list(dict.fromkeys(self.owner[name] for name in names if name in self.owner))
+        if node.layer in WEIGHTED and found and self.types.get(found[0]) not in PRODUCTS and found[0] in self.biased:
+            return [self.biased[found[0]], *found]
+        return found
+
+
+def _plain(name: str) -> str:
+    """A name without what the engine appended to it."""
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
 
 
 def _joined(parts: tuple[str, ...], known: Mapping[str, str]) -> list[str]:
@@ -95,7 +120,7 @@ def _joined(parts: tuple[str, ...], known: Mapping[str, str]) -> list[str]:
     while start < len(parts):
         for end in range(len(parts), start, -1):
             name = ",".join(parts[start:end])
-            if end == start + 1 or name in known or name.removesuffix(BIAS_SUFFIX) in known:
+            if end == start + 1 or name in known or _plain(name) in known:
                 found.append(name)
                 start = end
                 break
@@ -159,13 +184,20 @@ def in_int8(node: RuntimeNode, operators: Operators) -> list[str]:
     return found
 
 
+def weight_only(node: RuntimeNode, operators: Operators) -> list[str]:
+    """The model's operator in a product with a compressed weight and floating-point activations; none in others."""
+    compressed = node.layer == "FullyConnected" and node.precision in COMPRESSED
+    return operators.computed(node)[:1] if compressed and not INT8.issuperset(node.inputs[:1]) else []
+
+
 def count(nodes: Iterable[RuntimeNode], operators: Operators) -> ExecutedOps:
     """Count the operators of a compiled graph.
 
-    An operator that is fused behind another one counts apart if its precision can be chosen.
+    An operator that is fused behind another one counts apart if it is one of `Operators.choices`.
     """
     int8: Counter[str] = Counter()
     fp32: Counter[str] = Counter()
+    compressed: Counter[str] = Counter()
     names: set[str] = set()
     conversions = 0
     for node in nodes:
@@ -176,10 +208,13 @@ def count(nodes: Iterable[RuntimeNode], operators: Operators) -> ExecutedOps:
             continue
         known, layer = operators.computed(node), ONNX_TYPES.get(node.layer, node.layer)
         counted = known[:1] + [name for name in known[1:] if name in operators.choices]
-        executed = set(in_int8(node, operators))
+        alone = weight_only(node, operators)
+        executed = {*in_int8(node, operators), *alone}
         names |= executed
+        compressed.update(operators.types.get(name, layer) for name in alone)
         for name in counted:
             (int8 if name in executed else fp32)[operators.types.get(name, layer)] += 1
         if not counted:
-            (int8 if node.precision in INT8 else fp32)[layer] += 1
-    return ExecutedOps(int8, fp32, frozenset(names), conversions)
+            (int8 if node.precision in INT8 and INT8.issuperset(node.inputs[:1]) else fp32)[layer] += 1
+    modes = {"weight_only": compressed} if compressed else {}
+    return ExecutedOps(int8, fp32, frozenset(names), conversions, modes)
