@@ -31,6 +31,22 @@ ONNX_TYPES = {"Convolution": "Conv", "Deconvolution": "ConvTranspose", "FullyCon
 """Layers to ONNX types, for operators that the engine's names do not identify."""
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """ONNX types that `WEIGHTED` layers compute."""
+MOVED_TYPES = frozenset(
+    {
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Identity",
+        "Cast",
+        "Slice",
+        "Split",
+        "Expand",
+        "Gather",
+    }
+)
+"""ONNX types of operators that the engine may make a part of the product that reads them."""
 SUFFIXES = ("/WithoutBiases", "/DequantizationMultiply", "/DequantizationSubtract", "_original")
 """What the engine appends to the names of nodes that it makes of one."""
 
@@ -102,6 +118,7 @@ class Operators:
         """The model's operators that a node computes, each once, the one that its kernel is for first."""
         names = map(_plain, _joined(node.originals or (node.name,), self.owner))
         found = list(dict.fromkeys(self.owner[name] for name in names if name in self.owner))
+        found = [name for name in found if self.types.get(name) not in MOVED_TYPES] or found
         if node.layer in WEIGHTED and found and self.types.get(found[0]) not in PRODUCTS and found[0] in self.biased:
             return [self.biased[found[0]], *found]
         return found
@@ -195,9 +212,8 @@ def count(nodes: Iterable[RuntimeNode], operators: Operators) -> ExecutedOps:
 
     An operator that is fused behind another one counts apart if it is one of `Operators.choices`.
     """
-    int8: Counter[str] = Counter()
-    fp32: Counter[str] = Counter()
-    compressed: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {"int8": Counter(), "fp32": Counter(), "weight_only": Counter()}
+    kinds: dict[str, str] = {}
     names: set[str] = set()
     conversions = 0
     for node in nodes:
@@ -207,14 +223,16 @@ def count(nodes: Iterable[RuntimeNode], operators: Operators) -> ExecutedOps:
         if node.layer in MOVEMENT:
             continue
         known, layer = operators.computed(node), ONNX_TYPES.get(node.layer, node.layer)
-        counted = known[:1] + [name for name in known[1:] if name in operators.choices]
         alone = weight_only(node, operators)
-        executed = {*in_int8(node, operators), *alone}
-        names |= executed
-        compressed.update(operators.types.get(name, layer) for name in alone)
-        for name in counted:
-            (int8 if name in executed else fp32)[operators.types.get(name, layer)] += 1
+        names.update(in_int8(node, operators), alone)
+        counted = known[:1] + [name for name in known[1:] if name in operators.choices]
+        kinds.update((name, operators.types.get(name, layer)) for name in counted)
+        counts["weight_only"].update(operators.types.get(name, layer) for name in alone)
         if not counted:
-            (int8 if node.precision in INT8 and INT8.issuperset(node.inputs[:1]) else fp32)[layer] += 1
-    modes = {"weight_only": compressed} if compressed else {}
-    return ExecutedOps(int8, fp32, frozenset(names), conversions, modes)
+            int8 = node.precision in INT8 and INT8.issuperset(node.inputs[:1])
+            counts["int8" if int8 else "fp32"][layer] += 1
+    # An operator that the engine splits into several nodes counts once.
+    for name, kind in kinds.items():
+        counts["int8" if name in names else "fp32"][kind] += 1
+    modes = {"weight_only": counts["weight_only"]} if counts["weight_only"] else {}
+    return ExecutedOps(counts["int8"], counts["fp32"], frozenset(names), conversions, modes)
