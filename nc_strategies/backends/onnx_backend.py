@@ -42,6 +42,9 @@ REDUCE_RANGE = "reduce_range"
 """Option of the whole graph: 7-bit weights."""
 ACTIVATION_SCHEMES = (("uint8", "asym"), ("int8", "sym"))
 GRANULARITIES = ("per_channel", "per_tensor")
+HALF_TOLERANCE = {"float16": 0.05, "bfloat16": 0.2}
+"""Floating-point type of a model to the difference from float32 that its rounding may cause, relative to the largest
+output. One rounding loses 2**-11 or 2**-8; a deep network adds up some hundred."""
 MODES = ("auto", "static", "all")
 """Values of the setting ``modes``, for backends with `OnnxBackend.weight_only`."""
 LEAST_SHARE = 0.05
@@ -183,6 +186,7 @@ class OnnxBackend(Backend):
         self._calibration.clear()
         self._plain = graphs.prepare(graphs.read(self._path))
         self._use(self._plain)
+        self.float_tolerance = max(HALF_TOLERANCE.get(name, 0.0) for name in ("", *self._plain.converted))
         self._info = info = self.graph.info
         if not info.inputs:
             raise InputError("model.path", "the model has no inputs, so no data can be measured on it")

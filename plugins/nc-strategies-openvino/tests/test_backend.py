@@ -164,6 +164,12 @@ def test_names_with_commas_are_found():
     assert operators.computed(node) == ["a,b", "c"]
 
 
+def test_names_that_the_engine_extended_are_found():
+    operators = Operators({"gemm": "gemm"}, {"gemm": "Gemm"})
+    name = "gemm/WithoutBiases/DequantizationMultiply"
+    assert operators.computed(RuntimeNode(name, "FullyConnected", "i8", (name,), ("i8",), "f32", 1)) == ["gemm"]
+
+
 def test_seven_bit_weights_are_a_choice_where_kernels_saturate(sample_path, monkeypatch):
     monkeypatch.setattr(probe, "saturates", lambda: True)
     backend = OpenVinoBackend(OpenVinoSettings())

@@ -125,9 +125,9 @@ class Operators:
 
 
 def _plain(name: str) -> str:
-    """A name without what the engine appended to it."""
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
+    """A name without what the engine appended to it, once or several times."""
+    while name.endswith(SUFFIXES):
+        name = next(name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix))
     return name
 
 

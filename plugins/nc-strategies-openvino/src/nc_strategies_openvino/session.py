@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nc_strategies.api import Batch, EngineError, Executable, ExecutedOps, Profile
@@ -54,11 +55,12 @@ class OpenVinoExecutable(Executable):
         self._outputs = range(len(self._compiled.outputs))
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
-        """See `Executable.predict`."""
+        """See `Executable.predict`; half-precision results as float32."""
         if self._request is None:
             raise EngineError("the model was closed")
         engine.run(self._request, batch)
-        return [self._request.get_output_tensor(index).data.copy() for index in self._outputs]
+        arrays = (self._request.get_output_tensor(index).data for index in self._outputs)
+        return [array.astype(np.float32 if array.dtype == np.float16 else array.dtype) for array in arrays]
 
     def executed(self) -> ExecutedOps:
         """See `Executable.executed`: counted in the graph that the engine compiled."""
