@@ -547,14 +547,15 @@ class Dataset:
     def _store(self, name: str) -> None:
         source, first = self._sources[name], self._first[name]
         assert not isinstance(source, Ragged)
-        if (self._passes(name) or self._preprocess.resize is None) and len(self) * first.nbytes > STORED:
+        every = len(self.raw)  # `limit` leaves positions among all samples
+        if (self._passes(name) or self._preprocess.resize is None) and every * first.nbytes > STORED:
             return
         try:
-            stored = allocate((len(self), *first.shape[1:]), first.dtype)
+            stored = allocate((every, *first.shape[1:]), first.dtype)
         except NoRoomError as error:
             log.warning("samples are preprocessed again in each pass: %s", error)
             return
-        for start, stop in chunks(len(self), max(first.nbytes, 4 * source[:1].size)):
+        for start, stop in chunks(every, max(first.nbytes, 4 * source[:1].size)):
             stored[start:stop] = self._preprocessed(name, start, stop)
         self._stored[name] = stored
 
