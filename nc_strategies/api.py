@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nc_strategies.backends.base import Backend, Executable, ExecutedOps, Profile
     from nc_strategies.backends.ceiling import Ceiling
-    from nc_strategies.backends.onnx_backend import OnnxBackend
+    from nc_strategies.backends.onnx_backend import OnnxBackend, OnnxGraph
     from nc_strategies.backends.profiling import NodeTimes, summarise
     from nc_strategies.calibration.histogram import Histogram
     from nc_strategies.data.dataset import Dataset, Raw
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from nc_strategies.models import ModelSource
     from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
     from nc_strategies.onnx_graph.graph import FusedOp
-    from nc_strategies.onnx_graph.graph import Graph as OnnxGraph
     from nc_strategies.onnx_graph.qdq import QdqGraph
     from nc_strategies.problem import (
         Constraint,
@@ -79,7 +78,7 @@ else:
         "NodeTimes": "nc_strategies.backends.profiling",
         "Objective": "nc_strategies.problem",
         "OnnxBackend": "nc_strategies.backends.onnx_backend",
-        "OnnxGraph": "nc_strategies.onnx_graph.graph",
+        "OnnxGraph": "nc_strategies.backends.onnx_backend",
         "OpCapability": "nc_strategies.space",
         "OpScheme": "nc_strategies.space",
         "Prediction": "nc_strategies.problem",
@@ -104,12 +103,10 @@ else:
         "way": "nc_strategies.space.scheme",
     }
 
-    _NAMES_THERE = {"OnnxGraph": "Graph"}
-
     def __getattr__(name: str) -> object:
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_PLACES[name]), _NAMES_THERE.get(name, name))
+        return getattr(importlib.import_module(_PLACES[name]), name)
 
 
 __all__ = [
