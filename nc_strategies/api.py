@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nc_strategies.backends.ceiling import kept_or_measured as kept_or_measured_ceiling
     from nc_strategies.backends.collection import Observer
     from nc_strategies.backends.collection import collect as collect_histograms
-    from nc_strategies.backends.onnx_backend import OnnxBackend
+    from nc_strategies.backends.onnx_backend import OnnxBackend, OnnxGraph
     from nc_strategies.backends.profiling import NodeTimes, summarise
     from nc_strategies.backends.tensorflow.export import export_saved_model
     from nc_strategies.calibration.histogram import Histogram
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from nc_strategies.models import ModelSource
     from nc_strategies.models.info import Batch, ModelInfo, TensorSpec
     from nc_strategies.onnx_graph.graph import FusedOp
-    from nc_strategies.onnx_graph.graph import Graph as OnnxGraph
     from nc_strategies.onnx_graph.qdq import QdqGraph
     from nc_strategies.problem import (
         Constraint,
@@ -105,7 +104,7 @@ else:
         "NodeTimes": "nc_strategies.backends.profiling",
         "Objective": "nc_strategies.problem",
         "OnnxBackend": "nc_strategies.backends.onnx_backend",
-        "OnnxGraph": "nc_strategies.onnx_graph.graph:Graph",
+        "OnnxGraph": "nc_strategies.backends.onnx_backend",
         "Observer": "nc_strategies.backends.collection",
         "OpCapability": "nc_strategies.space",
         "OpScheme": "nc_strategies.space",

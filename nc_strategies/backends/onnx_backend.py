@@ -38,6 +38,8 @@ from nc_strategies.onnx_graph.weights import WeightCache
 from nc_strategies.problem.latency import ConversionEdge
 from nc_strategies.space import FLOAT, Capabilities, Config, FloatOp, OpCapability, OpScheme, TensorScheme
 
+OnnxGraph = Graph
+"""The prepared model, under the name that plugins import it by."""
 REDUCE_RANGE = "reduce_range"
 """Option of the whole graph: 7-bit weights."""
 ACTIVATION_SCHEMES = (("uint8", "asym"), ("int8", "sym"))

@@ -232,3 +232,11 @@ class TestDataset:
         assert next(data.batches(2))[1] is None
         with pytest.raises(InputError, match=r"^data\.path: has no labels; array y .* or metrics=fidelity, "):
             _ = data.labels
+
+
+def test_samples_limited_before_they_are_preprocessed_are_those_of_all():
+    data = Dataset(numbered(10), Preprocess(scale=2.0), info((None, 2), names=("x",)))
+    data.limit(3)
+    ((batch, _, count),) = list(data.batches(8))
+    assert count == 3
+    assert batch["x"][:, 0].tolist() == (2 * data.labels).tolist() == [0, 6, 12]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.api import Batch
+from nc_strategies.api import Batch, EngineError
 from nc_strategies_openvino import engine
 
 
@@ -31,8 +31,7 @@ class OpenVinoObserver:
         openvino = engine.openvino()
         produced = [name for name in self._names if name not in self._inputs]
         model = engine.read(self._model)
-        ports = self._ports(model)
-        results = [openvino.opset13.shape_of(ports[name]) for name in produced]
+        results = [openvino.opset13.shape_of(port) for port in self._ports(model, produced)]
         model.add_results([openvino.opset13.result(shape) for shape in results])
         found = self._run(model, feed)[-len(produced) :] if produced else []
         shapes = {name: tuple(map(int, shape)) for name, shape in zip(produced, found, strict=True)}
@@ -43,8 +42,7 @@ class OpenVinoObserver:
         openvino = engine.openvino()
         produced = [name for name in names if name not in self._inputs]
         model = engine.read(self._model)
-        ports = self._ports(model)
-        model.add_results([openvino.opset13.result(ports[name]) for name in produced])
+        model.add_results([openvino.opset13.result(port) for port in self._ports(model, produced)])
         request = engine.compiled(model, engine.options(max(self._threads, 1))).create_infer_request()
         first = len(model.outputs) - len(produced)
 
@@ -56,10 +54,14 @@ class OpenVinoObserver:
         return read
 
     @staticmethod
-    def _ports(model: Any) -> dict[str, Any]:
-        """Tensor to the output of the operator that makes it."""
+    def _ports(model: Any, names: Sequence[str]) -> list[Any]:
+        """What makes each tensor."""
         ops = [op for op in model.get_ops() if op.get_type_name() != "Result"]
-        return {name: output for op in ops for output in op.outputs() for name in output.get_names()}
+        known = {name: output for op in ops for output in op.outputs() for name in output.get_names()}
+        for name in names:
+            if name not in known:
+                raise EngineError(f"OpenVINO's graph has no tensor {name!r}")
+        return [known[name] for name in names]
 
     def _run(self, model: Any, feed: Batch) -> list[NDArray[Any]]:
         request = engine.compiled(model, engine.options(max(self._threads, 1))).create_infer_request()

@@ -97,9 +97,11 @@ class Operators:
         nodes: dict[str, str] = {}
         types: dict[str, str] = {}
         for node in graph.model.graph.node:
-            nodes[node.name] = node.name
+            # What only names another tensor is no operator: the engine gives its name to the one before it.
+            owner = tensors.get(node.input[0], node.name) if node.op_type == "Identity" else node.name
+            nodes[node.name] = owner
             types[node.name] = node.op_type
-            tensors.update({name: node.name for name in node.output if name})
+            tensors.update({name: owner for name in node.output if name})
         for op in graph.fused_ops.values():
             if op.act is not None:
                 nodes[op.act.name] = tensors[op.output] = op.name
