@@ -18,7 +18,7 @@ from nc_strategies_optuna.search import Search
 from nc_strategies_optuna.settings import SamplerSettings, TpeSettings
 from nc_strategies_optuna.study import State, Study
 
-MOST_REPEATS = 8
+MOST_REPEATS = 4
 """Suggestions in a row for configurations that were tried, after which a neighbour of the last is tried instead."""
 BASELINE = "known fp32"
 
