@@ -185,6 +185,14 @@ def test_the_storage_may_be_at_a_url(tmp_path):
         other.go()
 
 
+def test_a_folder_may_have_any_name(tmp_path):
+    run = Run(tmp_path / "50%41 {of} #a? b", TpeSettings(), budget=3)
+    run.folder.mkdir()
+    run.go()
+    assert sorted(path.name for path in run.folder.iterdir()) == ["optuna.db", "optuna.json"]
+    assert run.measured == [t.config.fingerprint for t in Run(run.folder, TpeSettings(), budget=3).go()]
+
+
 def test_runs_share_a_storage_under_names_of_their_own(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     for name in ("one", "two"):

@@ -123,7 +123,7 @@ class OptunaStrategy(Strategy):
         else:
             parameters = Parameters.from_record(problem.space, state.parameters)
         if url is None and problem.state_dir is not None:
-            url = f"sqlite:///{(problem.state_dir / store.DATABASE).absolute()}"
+            url = store.file_url(problem.state_dir / store.DATABASE)
         names = [LOSS, COST] if self._choice.traits.two_objectives else [COST]
         about = {"strategy": settings.name, "sampler": self.engine, **problem.metadata}
         study = Study(url, state.study_name, state.mark, names, about, problem.notice)
