@@ -2,7 +2,7 @@
 
 import optuna
 import pytest
-from nc_strategies_optuna import CmaEsSettings, Nsga2Settings, OptunaSettings, TpeSettings
+from nc_strategies_optuna import CmaEsSettings, GpSettings, Nsga2Settings, OptunaSettings, TpeSettings
 from nc_strategies_optuna.samplers import names
 from nc_strategies_optuna.strategy import OptunaStrategy
 from nc_strategies_optuna.study import Study
@@ -83,6 +83,15 @@ def test_cmaes_works_on_the_groups(tmp_path):
     assert {
         t.system_attrs.get("cma:generation") for t in run.study().trials if "suggestion" in t.user_attrs["kind"]
     } > {0}
+
+
+def test_gp_searches_under_the_constraint():
+    pytest.importorskip("torch")
+    run = Run(None, GpSettings(refine=0.0), budget=10)
+    trials, goal = run.go(), run.problem().goal
+    suggested = [t for t in trials if "suggestion" in run.strategy._begun.search.entries[t.number].note]
+    assert len(suggested) > 2
+    assert any(goal.met(t.evaluation) for t in trials)
 
 
 @pytest.mark.parametrize("name", [n for n in names() if n not in ("PartialFixedSampler", "GPSampler")])
