@@ -89,7 +89,7 @@ def file_url(path: Path) -> str:
     """The URL of an SQLite file, whatever characters its path has; Optuna formats the URL it is given."""
     from sqlalchemy.engine import URL
 
-    url = URL.create("sqlite", database=str(path.absolute())).render_as_string()
+    url = str(URL.create("sqlite", database=str(path.absolute())).render_as_string())
     return url.replace("{", "{{").replace("}", "}}")
 
 
