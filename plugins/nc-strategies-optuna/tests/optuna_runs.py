@@ -19,7 +19,7 @@ class Run:
     def __init__(self, folder, settings, budget=12, failing=(), pruning=False, ops=OPS, **problem):
         self.folder, self.settings, self.budget, self.failing, self.pruning = folder, settings, budget, failing, pruning
         self.ops, self.more = ops, {"sensitivity": lambda: LOSS, "tolerable_loss": 0.01, **problem}
-        self.journal, self.measured, self.notices = {}, [], []
+        self.journal, self.measured, self.notices, self.asked = {}, [], [], []
         self.strategy = None
 
     def problem(self):

@@ -2,7 +2,8 @@
 
 import optuna
 import pytest
-from nc_strategies_optuna import CmaEsSettings, Nsga2Settings, OptunaSettings, TpeSettings
+from nc_strategies_optuna import CmaEsSettings, GpSettings, Nsga2Settings, OptunaSettings, TpeSettings, search
+from nc_strategies_optuna.ask import ask
 from nc_strategies_optuna.samplers import names
 from nc_strategies_optuna.strategy import OptunaStrategy
 from nc_strategies_optuna.study import Study
@@ -21,8 +22,10 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
     """A run in which trials fail, and those that miss the goal are stopped early."""
-    run = Run(tmp_path_factory.mktemp("run"), TpeSettings(), failing=(4,), pruning=True)
-    run.go()
+    run = Run(tmp_path_factory.mktemp("run"), TpeSettings(refine=0.0), failing=(4,), pruning=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "ask", lambda *args: run.asked.append(args) or ask(*args))
+        run.go()
     return run
 
 
@@ -47,10 +50,11 @@ def test_a_pruned_trial_shows_its_estimate_and_what_it_misses(pruned):
 
 
 def test_a_sampler_learns_from_a_pruned_trial(pruned):
-    seen = [entry.learnt for entry in pruned.strategy._begun.search.entries]
+    *_, seen, _ = pruned.asked[-1]
+    stored = pruned.study().trials[: len(seen)]
     assert {t.state for t in seen} == {Optuna.COMPLETE, Optuna.FAIL}
     missed = [t for t in seen if t.state is Optuna.COMPLETE and t.constraints["accuracy"] > 0]
-    assert len(missed) == sum(t.state is Optuna.PRUNED for t in pruned.study().trials)
+    assert len(missed) == sum(t.state is Optuna.PRUNED for t in stored) > 0
 
 
 def test_optuna_takes_the_goal_for_a_constraint(tmp_path):
@@ -85,6 +89,15 @@ def test_cmaes_works_on_the_groups(tmp_path):
     } > {0}
 
 
+def test_gp_searches_under_the_constraint():
+    pytest.importorskip("torch")
+    run = Run(None, GpSettings(refine=0.0), budget=10)
+    trials, goal = run.go(), run.problem().goal
+    suggested = [t for t in trials if "suggestion" in run.strategy._begun.search.entries[t.number].note]
+    assert len(suggested) > 2
+    assert any(goal.met(t.evaluation) for t in trials)
+
+
 @pytest.mark.parametrize("name", [n for n in names() if n not in ("PartialFixedSampler", "GPSampler")])
 def test_any_sampler_searches_by_its_name(name):
     run = Run(None, OptunaSettings(sampler=name), budget=10)
@@ -98,7 +111,7 @@ def test_a_sampler_that_needs_more_than_options_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "sets"), [("TPESampler", 3), ("NSGAIISampler", 3), ("BruteForceSampler", 2), ("GridSampler", 2)]
+    ("name", "sets"), [("TPESampler", 2), ("NSGAIISampler", 3), ("BruteForceSampler", 2), ("GridSampler", 2)]
 )
 def test_a_search_of_a_small_space_ends_with_a_reason(name, sets):
     ops = [ToyOp("a", loss=0.001), ToyOp("b", loss=0.2)]
@@ -183,6 +196,14 @@ def test_the_storage_may_be_at_a_url(tmp_path):
     other.folder.mkdir()
     with pytest.raises(InputError, match=r"^strategy\.study_name: the storage has a study 'mine' of another run"):
         other.go()
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    run = Run(tmp_path / "50%41 {of} #a? b", TpeSettings(), budget=3)
+    run.folder.mkdir()
+    run.go()
+    assert sorted(path.name for path in run.folder.iterdir()) == ["optuna.db", "optuna.json"]
+    assert run.measured == [t.config.fingerprint for t in Run(run.folder, TpeSettings(), budget=3).go()]
 
 
 def test_runs_share_a_storage_under_names_of_their_own(tmp_path):

@@ -59,7 +59,7 @@ def ask(
             storage.set_study_system_attr(number, key, value)
         study.add_trials(trials)
         params = dict(study.ask(dict(space)).params)
-        made = storage.get_all_trials(number)[-1]
+        made = storage.get_all_trials(number, deepcopy=False)[-1]
         return Answer(params, dict(made.system_attrs), dict(storage.get_study_system_attrs(number)))
 
 

@@ -28,7 +28,8 @@ class Traits:
 
     Args:
         options: Arguments it gets unless the user sets them.
-        groups: Number of groups of operators that suits it.
+        groups: Number of groups of operators that suits it, measured on ``benchmarks/synthetic_search.py``: one where
+            it learns from any trial; several where it has to mix parameters.
         constrained: It reads a trial's constraints; otherwise what is missing is added to the cost.
         two_objectives: It searches loss against cost.
         categorical: It can choose between values without an order; otherwise choices are integers.
@@ -50,13 +51,11 @@ class Traits:
 
 
 TRAITS = {
-    "TPESampler": Traits({"n_startup_trials": 4, "constant_liar": True}, constrained=True),
-    "GPSampler": Traits({"n_startup_trials": 4}, constrained=True, needs="torch", package="torch"),
+    "TPESampler": Traits({"n_startup_trials": 4, "constant_liar": True}, groups=1, constrained=True),
+    "GPSampler": Traits({"n_startup_trials": 4}, groups=1, constrained=True, needs="torch", package="torch"),
     "NSGAIISampler": Traits({"population_size": 8}, constrained=True, two_objectives=True, generations=True),
     "NSGAIIISampler": Traits({"population_size": 8}, constrained=True, two_objectives=True, generations=True),
-    "CmaEsSampler": Traits(
-        {"warn_independent_sampling": False}, categorical=False, generations=True, needs="cmaes", package="cmaes"
-    ),
+    "CmaEsSampler": Traits({"warn_independent_sampling": False}, categorical=False, needs="cmaes", package="cmaes"),
     "QMCSampler": Traits({"warn_independent_sampling": False}, one_seed=True),
     "GridSampler": Traits(groups=1, one_seed=True),
     "BruteForceSampler": Traits(groups=1),

@@ -18,7 +18,7 @@ from nc_strategies_optuna.search import Search
 from nc_strategies_optuna.settings import SamplerSettings, TpeSettings
 from nc_strategies_optuna.study import State, Study
 
-MOST_REPEATS = 8
+MOST_REPEATS = 4
 """Suggestions in a row for configurations that were tried, after which a neighbour of the last is tried instead."""
 BASELINE = "known fp32"
 
@@ -123,7 +123,7 @@ class OptunaStrategy(Strategy):
         else:
             parameters = Parameters.from_record(problem.space, state.parameters)
         if url is None and problem.state_dir is not None:
-            url = f"sqlite:///{(problem.state_dir / store.DATABASE).absolute()}"
+            url = store.file_url(problem.state_dir / store.DATABASE)
         names = [LOSS, COST] if self._choice.traits.two_objectives else [COST]
         about = {"strategy": settings.name, "sampler": self.engine, **problem.metadata}
         study = Study(url, state.study_name, state.mark, names, about, problem.notice)

@@ -85,6 +85,14 @@ def url_of(settings: SamplerSettings) -> str | None:
     return found
 
 
+def file_url(path: Path) -> str:
+    """The URL of an SQLite file, whatever characters its path has; Optuna formats the URL it is given."""
+    from sqlalchemy.engine import URL
+
+    url = str(URL.create("sqlite", database=str(path.absolute())).render_as_string())
+    return url.replace("{", "{{").replace("}", "}}")
+
+
 def scrub(text: object, url: str) -> str:
     """One line of text without the URL's password and the values of its query."""
     line = re.sub(r"\s+", " ", str(text)).strip().replace(url, shown(url))
