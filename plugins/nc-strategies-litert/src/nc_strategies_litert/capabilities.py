@@ -25,8 +25,9 @@ ALGORITHMS = ("minmax", "percentile", "kl")
 GRANULARITIES = ("per_channel", "per_tensor")
 MODES = ("auto", "static", "all")
 """Values of the setting ``modes``."""
-OPT_IN = frozenset({"SOFTMAX"})
-"""Types that int8 harms: probabilities of many classes are below its step."""
+OPT_IN = frozenset({"RSQRT", "SELECT", "SELECT_V2", "SOFTMAX", "SQRT", "SQUARED_DIFFERENCE"})
+"""Types that int8 harms: probabilities of many classes are below its step, variances in a normalization differ by
+orders of magnitude, and values that mask an attention leave no steps for the others."""
 DYNAMIC = "dynamic"
 FLOAT_TENSOR = FLOAT.activation
 NO_WEIGHT = "its weight is not constant"
