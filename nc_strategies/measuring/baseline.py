@@ -37,6 +37,7 @@ class BaselineMeasurer(MeasurerCore):
         spent: dict[str, float] = {}
         with Clock(spent, "build"):
             as_given, all_float = self.backend.reference(), self.backend.build(self._all_float)
+            self.timer.prepare([as_given, all_float], self.deadline.check)
         self._check_lengths(as_given)
         with Clock(spent, "accuracy"):
             try:

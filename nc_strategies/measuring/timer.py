@@ -60,6 +60,14 @@ class Timer(Protocol):
             TargetError: the machine that times cannot be reached.
         """
 
+    def prepare(self, models: Sequence[Executable], check: Check = unlimited) -> None:
+        """Bring models to where they are timed, if they are not there; this counts as building them.
+
+        Raises:
+            OutOfTimeError: `check` raised it.
+            TargetError: the machine that times cannot be reached.
+        """
+
     def evaluated(self, models: Sequence[Executable]) -> list[Executable]:
         """The same models where accuracy is evaluated."""
 
@@ -98,6 +106,9 @@ class LocalTimer:
     def _turn(self, check: Check) -> contextlib.AbstractContextManager[None]:
         real = self._backend.clock is time.perf_counter
         return turn(check) if self._take_turns and real else contextlib.nullcontext()
+
+    def prepare(self, models: Sequence[Executable], check: Check = unlimited) -> None:
+        """See `Timer.prepare`: they are here."""
 
     def evaluated(self, models: Sequence[Executable]) -> list[Executable]:
         """See `Timer.evaluated`."""

@@ -84,6 +84,7 @@ class TrialMeasurer(MeasurerCore):
         test = None if complete else self._paired_test()
         found = self._finite(self._score(model, config, test, cut if partial else None))
         evaluated = time.perf_counter() - start
+        self.timer.prepare([model], self.deadline.check)
         start = time.perf_counter()
         runs = self.settings.latency_runs if found.samples == self.samples else TIMING_RULES.least_runs
         if partial:
@@ -140,6 +141,7 @@ class TrialMeasurer(MeasurerCore):
         start = time.perf_counter()
         model = self.backend.build(config)
         try:
+            self.timer.prepare([model], self.deadline.check)
             seconds["build"] = time.perf_counter() - start
             model.predict(self.batch)
             start, read = time.perf_counter(), 0

@@ -55,7 +55,7 @@ class RemoteExecutable(Executable):
 
 
 class Twin(Executable):
-    """A model here, and the same one on the other machine. Each is opened when it is first used.
+    """A model here, and the same one on the other machine. Each is opened when it is used.
 
     Args:
         make: Opens it here.
@@ -91,11 +91,16 @@ class Twin(Executable):
     def _known(self) -> tuple[str, int]:
         """Fingerprint and size, for which a closed model is not opened again."""
         if self._facts is None:
-            self._opened()
+            self.open()
         assert self._facts is not None
         return self._facts
 
-    def _opened(self) -> Executable:
+    def open(self) -> Executable:
+        """Open the model here, unless it is open.
+
+        Raises:
+            EngineError: the engine cannot build it.
+        """
         if self._here is None:
             self._here = self._make()
             self._facts = self._here.fingerprint, self._here.size_bytes
@@ -118,15 +123,15 @@ class Twin(Executable):
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
         """See `Executable.predict`: it runs here."""
-        return self._opened().predict(batch)
+        return self.open().predict(batch)
 
     def executed(self) -> ExecutedOps:
         """See `Executable.executed`: what the engine executes here."""
-        return self._opened().executed()
+        return self.open().executed()
 
     def profile(self, batch: Batch, runs: int) -> Profile | None:
         """See `Executable.profile`: it runs here."""
-        return self._opened().profile(batch, runs)
+        return self.open().profile(batch, runs)
 
     def close(self) -> None:
         """See `Executable.close`: on both machines, until it is used again."""
@@ -153,6 +158,7 @@ class TwinBackend(AdaptedBackend):
         self.float_tolerance = backend.float_tolerance
         self._session = session
         self._parcels = Parcels()
+        self._built: set[str] = set()
         self._folders = itertools.count()
 
     def reference(self) -> Twin:  # type: ignore[override]
@@ -160,7 +166,7 @@ class TwinBackend(AdaptedBackend):
         return self._twin(super().reference, "as given", self._save_reference)
 
     def build(self, config: Config) -> Twin:  # type: ignore[override]
-        """See `Backend.build`; the model is built at its first use."""
+        """See `Backend.build`; a model that was built before is built again at its first use here."""
         name = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
         return self._twin(lambda: AdaptedBackend.build(self, config), name, lambda folder: self._save(config, folder))
 
@@ -176,7 +182,11 @@ class TwinBackend(AdaptedBackend):
         def parcel() -> Parcel:
             return self._parcels.take(name, lambda: self._packed(save))
 
-        return Twin(make, parcel, self._parcels, self._session, self.feeds)
+        twin = Twin(make, parcel, self._parcels, self._session, self.feeds)
+        if name not in self._built:  # the errors and the time of building belong here
+            twin.open()
+            self._built.add(name)
+        return twin
 
     def _packed(self, save: Callable[[Path], Path]) -> Parcel:
         """What a model is opened from there."""
@@ -228,6 +238,10 @@ class RemoteTimer:
         ]
         seed = int(rng.integers(2**32))
         return self._session.time([twin.there for twin in twins], engine_batches, runs, seed, limit, check, left)
+
+    def prepare(self, models: Sequence[Executable], check: Check = unlimited) -> None:
+        """See `Timer.prepare`."""
+        self._session.send([_twin(model).there.parcel for model in models], check)
 
     def evaluated(self, models: Sequence[Executable]) -> list[Executable]:
         """See `Timer.evaluated`."""

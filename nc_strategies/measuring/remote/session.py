@@ -280,6 +280,10 @@ class RemoteSession:
         arrays = _checked(self._attempt(work, check), len(models), len(batches))
         return Timing(arrays[0], (), tuple(Timing(part) for part in arrays[1:]))
 
+    def send(self, parcels: Sequence[Parcel], check: Check = unlimited) -> None:
+        """Send parcels that are not there."""
+        self._attempt(lambda connection: self._send(connection, parcels, check), check)
+
     def predict(self, model: RemoteModel, batch: Batch) -> list[NDArray[Any]]:
         """Run a model there once."""
         parcel = self._batch(batch)
