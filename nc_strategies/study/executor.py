@@ -8,11 +8,14 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from nc_strategies.errors import InputError
-from nc_strategies.measuring.shares import EvaluationPool
 from nc_strategies.runtime.process import be_expendable, die_with_parent
+
+if TYPE_CHECKING:
+    # The settings below are read at every start, also for ``--help``, which imports nothing heavy.
+    from nc_strategies.measuring.shares import EvaluationPool
 
 P = ParamSpec("P")
 T = TypeVar("T")

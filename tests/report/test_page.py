@@ -234,7 +234,7 @@ def test_a_front_is_a_chart_with_intervals_and_a_table(browser, with_front, widt
         assert {f"{p['point']} {p['role']}".strip() for p in points} <= set(words)
         assert any(word.startswith("asked: at least") for word in words)
         # The goal, and of each point but fp32 the interval of its loss: those of latencies are 0 on a simulated clock.
-        assert chart.locator(".mark-rule line").count() == len(points)
+        assert chart.locator(".mark-rule.role-mark line").count() == len(points)
         rows = visit.page.locator("#front tbody tr")
         assert rows.count() == len(points)
         for place, p in enumerate(points):
