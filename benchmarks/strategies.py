@@ -11,6 +11,7 @@ what the product estimates. A strategy is driven through `Problem`, as in a run,
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -34,17 +35,41 @@ def main() -> int:
     measure.add_argument("--work", type=Path, default=Path("outputs/strategies"), help="folder of the journal")
     measure.add_argument("--part", choices=("accuracy", "latency", "all"), default="all")
     measure.add_argument("--seconds", type=float, default=float("inf"), help="stop then; the next call continues")
+    compare = commands.add_parser("compare", help="replay all tables")
+    compare.add_argument("--tables", type=Path, default=TABLES)
+    compare.add_argument("--only", nargs="*", default=[], help="names of tables")
+    compare.add_argument("--strategies", nargs="*", help="all that are installed by default")
+    compare.add_argument("--seeds", type=int, default=8)
+    compare.add_argument("--workers", type=int, default=1)
+    compare.add_argument("--json", type=Path, default=Path("outputs/strategies.json"))
+    compare.add_argument("--docs", action="store_true", help="write the figures into docs")
     options = parser.parse_args()
+    return _measure(options) if options.command == "measure" else _compare(options)
+
+
+def _measure(options: argparse.Namespace) -> int:
     from strategies import measure as measuring
 
-    return measuring.measure(
-        case_of(options.model, options.backend),
-        options.models,
-        options.work,
-        options.out,
-        options.part,
-        options.seconds,
-    )
+    case = case_of(options.model, options.backend)
+    return measuring.measure(case, options.models, options.work, options.out, options.part, options.seconds)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from strategies import compare as comparing
+
+    logging.disable(logging.WARNING)
+    paths = [path for path in options.tables.glob("*.npz") if not options.only or path.stem in options.only]
+    if not paths:
+        raise SystemExit(f"no tables in {options.tables}")
+    names = options.strategies or comparing.strategies()
+    found = comparing.compare(paths, names, options.seeds, workers=options.workers)
+    for part in (comparing.described, comparing.overall, comparing.by_table, comparing.verdict):
+        print(part(found), end="\n\n")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(found.to_json() + "\n", encoding="utf-8")
+    if options.docs:
+        comparing.write_docs(found, ROOT / "docs")
+    return 0
 
 
 if __name__ == "__main__":

@@ -263,9 +263,7 @@ class Bench:
             return np.array([column(name, session) for session in range(sessions)], np.float32).T
 
         metric, parts = self.target.parts.metric, self.target.parts
-        estimates = {
-            entry["name"]: Estimate(entry["value"], entry["seconds"]) for entry in self.journal.of("estimate")
-        }
+        estimates = {entry["name"]: Estimate(entry["value"], entry["seconds"]) for entry in self.journal.of("estimate")}
         able = self.space.capabilities
         return Table(
             name=self.case.name,

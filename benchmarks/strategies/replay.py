@@ -45,6 +45,10 @@ METRIC = "accuracy"
 class ReplayRules:
     """What a replay takes from the product's way of measuring."""
 
+    trial_runs: int = 100
+    """Timed runs of a trial. The errors of a table's shorter sessions are scaled by the square root of the runs."""
+    spread_quantiles: tuple[float, float] = (2.26, 3.18)
+    """Student's t of the 95 % interval of a trial's ten blocks, and of the four blocks of a short session."""
     pruned_timing: float = 0.2
     """Share of a trial's timed runs that one has which was stopped early: 20 of 100."""
     final_sessions: int = 5
@@ -66,22 +70,24 @@ class Truth:
 
     Args:
         ratio: Latency relative to fp32's, shape (C,).
-        errors: Errors of the logarithm of a session's ratio, as recorded.
+        errors: Errors of the logarithm of a trial's ratio, from those recorded.
         noise: Standard deviation of these errors.
-        left_over: Standard deviation of the logarithm of the true ratio around a sum over groups and pairs of groups.
+        spread_factor: Factor from a session's recorded interval to a trial's.
+        left_over: Standard deviation of the true ratio around a sum over groups and pairs of groups.
     """
 
     ratio: Array
     errors: Array
     noise: float
+    spread_factor: float
     left_over: float
 
     @staticmethod
     def of(table: Table) -> Truth:
         """Estimate the true latencies.
 
-        The lowest of hundreds of noisy latencies is too low. Each mean over sessions is therefore shrunk towards a fit
-        of the logarithm by groups and pairs of groups: by the share of the residuals' variance that is the sessions'.
+        The lowest of hundreds of noisy latencies is too low. Each mean over sessions is therefore shrunk towards a sum
+        over groups and pairs of groups, by the share of the residuals' variance that is the sessions'.
         That is the best linear predictor of a value from a noisy one (Robinson, "That BLUP is a good thing",
         Statistical Science 6 (1991)). Configurations of one executed graph have one latency.
         """
@@ -90,19 +96,23 @@ class Truth:
         alone = logs - logs.mean(1, keepdims=True)
         errors = (alone[~table.failed] * math.sqrt(sessions / max(sessions - 1, 1))).ravel()
         noise = float(errors.std()) if sessions > 1 else 0.0
+        runs = int(table.about["runs"])
+        shrink = math.sqrt(min(1.0, runs / REPLAY_RULES.trial_runs))
+        ten, four = REPLAY_RULES.spread_quantiles
+        factor = shrink * (ten / four if runs < REPLAY_RULES.trial_runs else 1.0)
         _, place = np.unique(table.graph, return_inverse=True)
         count = np.bincount(place)
-        mean = (np.bincount(place, logs.mean(1)) / count)[place]
+        mean = np.exp(np.bincount(place, logs.mean(1)) / count)[place]
         design, use = _design(table.choices), ~table.failed
         fit, _, rank, _ = np.linalg.lstsq(design[use], mean[use], rcond=None)
         rest = mean - design @ fit
         spare = int(use.sum()) - int(rank)
         variance = float((rest[use] ** 2).sum() / spare) if spare > 0 else math.inf
-        sampling = noise**2 / sessions
+        sampling = noise**2 / sessions * float((mean[use] ** 2).mean())
         kept = max(0.0, 1 - sampling / variance) if variance > 0 else 0.0
         left_over = math.sqrt(max(variance - sampling, 0.0)) if spare > 0 else math.nan
-        ratio = np.exp(mean if spare <= 0 else mean - (1 - kept) * rest)
-        return Truth(ratio, errors if noise else np.zeros(1), noise, left_over)
+        ratio = mean if spare <= 0 else mean - (1 - kept) * rest
+        return Truth(ratio, shrink * errors if noise else np.zeros(1), shrink * noise, factor, left_over)
 
 
 def _design(choices: NDArray[np.uint8]) -> Array:
@@ -139,6 +149,8 @@ class Course:
 
     def at(self, trials: int) -> Course:
         """The course of a budget of fewer trials."""
+        if self.refused:
+            return self
         met = self.met if 0 < self.met <= trials else 0
         return Course(
             self.rows[:trials],
@@ -280,7 +292,7 @@ class Replay:
         self.seconds += share * float(table.accuracy_seconds[row]) + timed * float(table.latency_seconds[row])
         rng = np.random.default_rng([self.seed, 5, row])
         ratio = float(self.truth.ratio[row] * np.exp(rng.choice(self.truth.errors)))
-        spread = float(rng.choice(table.spread[row]))
+        spread = self.truth.spread_factor * float(rng.choice(table.spread[row]))
         return Evaluation(
             metrics=((METRIC, value),),
             values=(

@@ -166,5 +166,3 @@ class Table:
             estimates={name: Estimate(**found) for name, found in meta["estimates"].items()},
             **arrays,
         )
-
-
