@@ -43,8 +43,13 @@ def main() -> int:
     compare.add_argument("--workers", type=int, default=1)
     compare.add_argument("--json", type=Path, default=Path("outputs/strategies.json"))
     compare.add_argument("--docs", action="store_true", help="write the figures into docs")
+    each = commands.add_parser("commands", help="run each strategy's command on the samples")
+    each.add_argument("--strategies", nargs="*", help="all that are installed by default")
+    each.add_argument("--work", type=Path, default=Path("outputs/strategies-commands"))
+    each.add_argument("--trials", type=int, default=6)
+    each.add_argument("--seconds", type=float, default=float("inf"), help="stop then; the next call continues")
     options = parser.parse_args()
-    return _measure(options) if options.command == "measure" else _compare(options)
+    return {"measure": _measure, "compare": _compare, "commands": _commands}[options.command](options)
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -70,6 +75,16 @@ def _compare(options: argparse.Namespace) -> int:
     if options.docs:
         comparing.write_docs(found, ROOT / "docs")
     return 0
+
+
+def _commands(options: argparse.Namespace) -> int:
+    from strategies import commands
+    from strategies.compare import strategies
+
+    names = options.strategies or strategies()
+    found = commands.run(names, options.work, options.trials, options.seconds)
+    print(commands.table(found))
+    return int(any(ran.problem for ran in found))
 
 
 if __name__ == "__main__":
