@@ -30,8 +30,6 @@ class Case:
     Args:
         model: Name of the model.
         backend: Name of the backend.
-        easy: Tolerable relative loss of the easy goal.
-        hard: Tolerable relative loss of the hard goal, which int8 everywhere misses.
         file: The model's file below the folder of models; empty for a bundled sample.
         data: Files of evaluation and calibration samples below that folder.
         samples: Evaluation samples that are used at most.
@@ -51,8 +49,6 @@ class Case:
 
     model: str
     backend: str
-    easy: float
-    hard: float
     file: str = ""
     data: tuple[str, str] = ("cifar10_eval.npz", "cifar10_calib.npz")
     samples: int = 1000
@@ -100,7 +96,7 @@ class Case:
             "model": model,
             "data": data,
             "isolation": "none",
-            "tuning": {"early_stop": False, "tolerable_loss": self.easy},
+            "tuning": {"early_stop": False},
             "measure": {"latency_runs": 20, "latency_timeout": 0.05},
         }
 
@@ -161,13 +157,11 @@ class Case:
 
 
 CASES = (
-    Case("sample", "onnxruntime", easy=0.01, hard=0.002, runs=40),
-    Case("sample", "tensorflow", easy=0.01, hard=0.002, runs=40),
+    Case("sample", "onnxruntime", runs=40),
+    Case("sample", "tensorflow", runs=40),
     Case(
         "sample_text",
         "onnxruntime",
-        easy=0.02,
-        hard=0.005,
         roles=(
             r"attention\.(key|query|value)/MatMul",
             r"(attention\.output|up)/MatMul",
@@ -179,8 +173,6 @@ CASES = (
     Case(
         "mobilenet_v1",
         "onnxruntime",
-        easy=0.01,
-        hard=0.002,
         file="mobilenet_v1.keras",
         resize=64,
         blocks=3,
@@ -189,8 +181,6 @@ CASES = (
     Case(
         "mobilenet_v3_small",
         "onnxruntime",
-        easy=0.01,
-        hard=0.002,
         file="mobilenet_v3_small.keras",
         resize=64,
         blocks=3,
@@ -199,8 +189,6 @@ CASES = (
     Case(
         "resnet50_v1_uneven",
         "onnxruntime",
-        easy=0.03,
-        hard=0.005,
         file="uneven.keras",
         samples=500,
         blocks=6,
@@ -209,8 +197,6 @@ CASES = (
     Case(
         "mobilenet_v1",
         "tensorflow",
-        easy=0.01,
-        hard=0.002,
         file="mobilenet_v1.keras",
         resize=64,
         blocks=4,
@@ -219,8 +205,6 @@ CASES = (
     Case(
         "magika",
         "onnxruntime",
-        easy=0.02,
-        hard=0.005,
         file="magika/model.onnx",
         data=("magika/eval.npz", "magika/calib.npz"),
         samples=200,

@@ -68,7 +68,7 @@ def judged(strategy: str, model: str, backend: str, status: int, folder: Path, t
     if (strategy, backend) == NO_GRADIENTS:
         if status != REFUSED or folder.exists():
             problem = f"status {status} instead of {REFUSED}, or a folder is left"
-    elif {MET: "met", MISSED: "missed"}.get(status) != found.get("status"):
+    elif {MET: "met", MISSED: "missed"}.get(status, "a verdict") != found.get("status"):
         problem = f"status {status}, result {found.get('status')!r}"
     elif missing:
         problem = f"no {', '.join(missing)}"

@@ -118,12 +118,10 @@ class Bench:
         parts.backend.clock = CLOCK
         parts.evaluation = parts.evaluation.take(0, min(case.samples, len(parts.evaluation)))
         self.recorder = Recorder(self.target.parts.metric)
-        start = CLOCK()
         self.target.load()
         able = self.target.calibrate()
         self.space = Space(case.narrowed(able))
-        self.measured = self.target.baseline(self.space)
-        self.prepare_seconds = CLOCK() - start
+        self.target.baseline(self.space)
         self.reference_scores = self.recorder.scores.copy()
         self.configs = configurations(self.space)
 
@@ -139,7 +137,6 @@ class Bench:
         return True
 
     def _accuracy(self, config: Config) -> dict[str, Any]:
-        start = CLOCK()
         try:
             # Each configuration is evaluated, even if another one has the same graph: the scores are recorded here.
             self.target.measurer._graphs.clear()
@@ -154,7 +151,6 @@ class Bench:
             "int8_ops": found.int8_ops,
             "fp32_ops": found.fp32_ops,
             "divergence": noise,
-            "seconds": CLOCK() - start,
         }
 
     def latency(self, seconds: float) -> bool:
@@ -279,8 +275,6 @@ class Bench:
                 "fp32_ms": float(np.nanmedian(each("fp32_ms"))),
                 "settings": dict(self.case.settings),
                 "evaluation_batch_size": self.target.config.measure.evaluation_batch_size,
-                "easy": self.case.easy,
-                "hard": self.case.hard,
                 "score_range": list(metric.score_range),
                 "higher_is_better": self.target.higher_is_better,
                 "model_file": parts.model.name,
