@@ -231,17 +231,25 @@ class Bench:
             self.target.divergence(config)
         return (CLOCK() - start) / len(some)
 
+    def timed_once(self) -> bool:
+        """Whether every configuration is scored, and timed in one session at least, so that there can be a table."""
+        accuracy = self.journal.of("accuracy")
+        scored = {entry["index"] for entry in accuracy if "error" not in entry}
+        timed = {entry["index"] for entry in self.journal.of("latency") if entry["session"] == 0}
+        return len(accuracy) == len(self.configs) and scored <= timed
+
     def table(self) -> Table:
-        """The table of all entries.
+        """The table of all entries; further sessions may lack configurations, which then have no number there.
 
         Raises:
             SystemExit: entries are missing.
         """
-        count, sessions = len(self.configs), self.case.sessions
+        count, timed_once = len(self.configs), self.timed_once()
+        sessions = self.case.sessions
         accuracy = {entry["index"]: entry for entry in self.journal.of("accuracy")}
         timed = {(entry["session"], entry["index"]): entry for entry in self.journal.of("latency")}
         whole = [i for i in range(count) if i in accuracy and "error" not in accuracy[i]]
-        if len(accuracy) < count or any((s, i) not in timed for s in range(sessions) for i in whole):
+        if not timed_once:
             raise SystemExit(f"{self.case.name}: {len(accuracy)} of {count} scored, {len(timed)} sessions timed")
         samples = len(self.reference_scores)
         blank: dict[str, Any] = {
@@ -321,7 +329,7 @@ def measure(case: Case, models: Path | None, work: Path, out: Path, part: str, s
         work: Folder of the journal.
         out: Folder of the table.
         part: ``accuracy``, ``latency`` or ``all``.
-        seconds: Seconds after which to stop.
+        seconds: Seconds after which to stop. A table is written once every configuration was timed in one session.
 
     Returns:
         Exit status: 0 when all is measured, otherwise `UNFINISHED`.
@@ -333,9 +341,10 @@ def measure(case: Case, models: Path | None, work: Path, out: Path, part: str, s
         return UNFINISHED
     if part == "accuracy":
         return 0
-    if not bench.latency(end - time.monotonic()):
+    finished = bench.latency(end - time.monotonic())
+    if not bench.timed_once():
         return UNFINISHED
     out.mkdir(parents=True, exist_ok=True)
     path = bench.table().save(out)
     print(f"{path}: {path.stat().st_size:,} bytes", file=sys.stderr)
-    return 0
+    return 0 if finished else UNFINISHED

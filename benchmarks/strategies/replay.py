@@ -91,24 +91,26 @@ class Truth:
         That is the best linear predictor of a value from a noisy one (Robinson, "That BLUP is a good thing",
         Statistical Science 6 (1991)). Configurations of one executed graph have one latency.
         """
+        use = ~table.failed
         logs = np.log(np.where(table.failed[:, None], 1.0, table.ratio.astype(np.float64)))
-        sessions = logs.shape[1]
-        alone = logs - logs.mean(1, keepdims=True)
-        errors = (alone[~table.failed] * math.sqrt(sessions / max(sessions - 1, 1))).ravel()
-        noise = float(errors.std()) if sessions > 1 else 0.0
+        means, sessions = np.nanmean(logs, 1), np.isfinite(logs).sum(1)
+        often = use & (sessions > 1)
+        alone = (logs - means[:, None]) * np.sqrt(sessions / np.maximum(sessions - 1, 1))[:, None]
+        errors = alone[often][np.isfinite(alone[often])]
+        noise = float(errors.std()) if len(errors) else 0.0
         runs = int(table.about["runs"])
         shrink = math.sqrt(min(1.0, runs / REPLAY_RULES.trial_runs))
         ten, four = REPLAY_RULES.spread_quantiles
         factor = shrink * (ten / four if runs < REPLAY_RULES.trial_runs else 1.0)
         _, place = np.unique(table.graph, return_inverse=True)
         count = np.bincount(place)
-        mean = np.exp(np.bincount(place, logs.mean(1)) / count)[place]
-        design, use = _design(table.choices), ~table.failed
+        mean = np.exp(np.bincount(place, means) / count)[place]
+        design = _design(table.choices)
         fit, _, rank, _ = np.linalg.lstsq(design[use], mean[use], rcond=None)
         rest = mean - design @ fit
         spare = int(use.sum()) - int(rank)
         variance = float((rest[use] ** 2).sum() / spare) if spare > 0 else math.inf
-        sampling = noise**2 / sessions * float((mean[use] ** 2).mean())
+        sampling = float((noise**2 / sessions[use] * mean[use] ** 2).mean())
         kept = max(0.0, 1 - sampling / variance) if variance > 0 else 0.0
         left_over = math.sqrt(max(variance - sampling, 0.0)) if spare > 0 else math.nan
         ratio = mean if spare <= 0 else mean - (1 - kept) * rest
@@ -292,7 +294,7 @@ class Replay:
         self.seconds += share * float(table.accuracy_seconds[row]) + timed * float(table.latency_seconds[row])
         rng = np.random.default_rng([self.seed, 5, row])
         ratio = float(self.truth.ratio[row] * np.exp(rng.choice(self.truth.errors)))
-        spread = self.truth.spread_factor * float(rng.choice(table.spread[row]))
+        spread = self.truth.spread_factor * float(rng.choice(table.spread[row][np.isfinite(table.spread[row])]))
         return Evaluation(
             metrics=((METRIC, value),),
             values=(

@@ -52,7 +52,7 @@ class Table:
         int8_ops: Operators that executed in int8, shape (C,).
         fp32_ops: Operators that executed in floating point, shape (C,).
         divergence: Noise-to-signal ratio on calibration samples, shape (C,).
-        ratio: Latency relative to fp32's in each session, shape (C, S).
+        ratio: Latency relative to fp32's in each session, shape (C, S); not a number where it was not timed.
         spread: Relative half-width of its 95 % interval, shape (C, S).
         build_seconds: Seconds to build and run once, shape (C,).
         latency_seconds: Seconds of timing a trial, shape (C,).
