@@ -173,7 +173,8 @@ def facts(table: Table) -> dict[str, Any]:
         "default_loss": float(table.losses[default]),
         "default_ratio": float(truth.ratio[default]),
         "noise": truth.noise,
-        "left_over": truth.left_over,
+        "timed": truth.timed,
+        "held_out": truth.held_out,
         "trial_seconds": float(np.nanmean(table.build_seconds + table.accuracy_seconds + table.latency_seconds)),
         "terms_seconds": table.estimates["terms"].seconds if "terms" in table.estimates else 0.0,
         "goals": goals,
@@ -277,8 +278,8 @@ def described(found: Comparison) -> str:
     """Table of the tables."""
     lines = [
         "| table | choices | configurations | fp32 | int8 everywhere: latency, loss | easy: limit, kept by, best "
-        "| hard: limit, kept by, best | noise of a session |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| hard: limit, kept by, best | timed | error of the fit | noise of a trial |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, of in found.tables.items():
         goals = " | ".join(
@@ -286,7 +287,8 @@ def described(found: Comparison) -> str:
         )
         lines.append(
             f"| {name} | {of['groups']} of {of['operators']} operators | {of['configurations']} | {of['fp32']:.3f} "
-            f"| {of['default_ratio']:.3f}, {of['default_loss']:.4f} | {goals} | {of['noise']:.1%} |"
+            f"| {of['default_ratio']:.3f}, {of['default_loss']:.4f} | {goals} | {of['timed']:.0%} "
+            f"| {of['held_out']:.1%} | {of['noise']:.1%} |"
         )
     return "\n".join(lines)
 

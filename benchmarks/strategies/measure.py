@@ -36,6 +36,8 @@ DIVERGENCE_BATCHES = 2
 CLOCK = time.process_time
 """Latency and all seconds of a table are time of the processor. With one thread that is the time of a run on a quiet
 machine, and other processes on this one do not count, but for what they take of caches and memory."""
+LEAST_TIMED = 0.5
+"""Share of the configurations that must be timed before there is a table."""
 UNFINISHED = 75
 """Exit status of a measurement that has stopped before its end (``EX_TEMPFAIL``)."""
 
@@ -231,25 +233,25 @@ class Bench:
             self.target.divergence(config)
         return (CLOCK() - start) / len(some)
 
-    def timed_once(self) -> bool:
-        """Whether every configuration is scored, and timed in one session at least, so that there can be a table."""
+    def enough(self) -> bool:
+        """Whether all is scored and estimated, and enough is timed for the latency of the rest to be fitted."""
         accuracy = self.journal.of("accuracy")
-        scored = {entry["index"] for entry in accuracy if "error" not in entry}
-        timed = {entry["index"] for entry in self.journal.of("latency") if entry["session"] == 0}
-        return len(accuracy) == len(self.configs) and scored <= timed
+        scored = sum("error" not in entry for entry in accuracy)
+        timed = len({entry["index"] for entry in self.journal.of("latency")})
+        return len(accuracy) == len(self.configs) and timed >= LEAST_TIMED * scored
 
     def table(self) -> Table:
-        """The table of all entries; further sessions may lack configurations, which then have no number there.
+        """The table of all entries. Timings that are missing are not a number there.
 
         Raises:
             SystemExit: entries are missing.
         """
-        count, timed_once = len(self.configs), self.timed_once()
+        count = len(self.configs)
         sessions = self.case.sessions
         accuracy = {entry["index"]: entry for entry in self.journal.of("accuracy")}
         timed = {(entry["session"], entry["index"]): entry for entry in self.journal.of("latency")}
         whole = [i for i in range(count) if i in accuracy and "error" not in accuracy[i]]
-        if not timed_once:
+        if not self.enough():
             raise SystemExit(f"{self.case.name}: {len(accuracy)} of {count} scored, {len(timed)} sessions timed")
         samples = len(self.reference_scores)
         blank: dict[str, Any] = {
@@ -299,11 +301,17 @@ class Bench:
             divergence=np.array([row["divergence"] for row in rows], np.float32),
             ratio=each("ratio"),
             spread=each("spread"),
-            build_seconds=np.nanmean(each("build"), 1),
-            latency_seconds=np.nanmean(each("latency"), 1),
+            build_seconds=_mean(each("build")),
+            latency_seconds=_mean(each("latency")),
             accuracy_seconds=np.array(column("accuracy", 0), np.float32),
             estimates=estimates,
         )
+
+
+def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over sessions, not a number where there is none."""
+    count = np.isfinite(values).sum(1)
+    return np.where(count > 0, np.nansum(values, 1) / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
 def _packed(scores: NDArray[np.float64]) -> str:
@@ -329,7 +337,7 @@ def measure(case: Case, models: Path | None, work: Path, out: Path, part: str, s
         work: Folder of the journal.
         out: Folder of the table.
         part: ``accuracy``, ``latency`` or ``all``.
-        seconds: Seconds after which to stop. A table is written once every configuration was timed in one session.
+        seconds: Seconds after which to stop. A table is written once half of the configurations are timed.
 
     Returns:
         Exit status: 0 when all is measured, otherwise `UNFINISHED`.
@@ -342,7 +350,7 @@ def measure(case: Case, models: Path | None, work: Path, out: Path, part: str, s
     if part == "accuracy":
         return 0
     finished = bench.latency(end - time.monotonic())
-    if not bench.timed_once():
+    if not bench.enough():
         return UNFINISHED
     out.mkdir(parents=True, exist_ok=True)
     path = bench.table().save(out)

@@ -73,14 +73,16 @@ class Truth:
         errors: Errors of the logarithm of a trial's ratio, from those recorded.
         noise: Standard deviation of these errors.
         spread_factor: Factor from a session's recorded interval to a trial's.
-        left_over: Standard deviation of the true ratio around a sum over groups and pairs of groups.
+        timed: Share of the configurations that were timed; the latency of the others is the fit's.
+        held_out: Mean relative error of the fit on configurations that were left out of it.
     """
 
     ratio: Array
     errors: Array
     noise: float
     spread_factor: float
-    left_over: float
+    timed: float
+    held_out: float
 
     @staticmethod
     def of(table: Table) -> Truth:
@@ -89,32 +91,49 @@ class Truth:
         The lowest of hundreds of noisy latencies is too low. Each mean over sessions is therefore shrunk towards a sum
         over groups and pairs of groups, by the share of the residuals' variance that is the sessions'.
         That is the best linear predictor of a value from a noisy one (Robinson, "That BLUP is a good thing",
-        Statistical Science 6 (1991)). Configurations of one executed graph have one latency.
+        Statistical Science 6 (1991)). Configurations of one executed graph have one latency. A configuration that was
+        not timed has the latency of the fit.
         """
-        use = ~table.failed
-        logs = np.log(np.where(table.failed[:, None], 1.0, table.ratio.astype(np.float64)))
-        means, sessions = np.nanmean(logs, 1), np.isfinite(logs).sum(1)
-        often = use & (sessions > 1)
+        timed = np.isfinite(table.ratio) & ~table.failed[:, None]
+        logs = np.where(timed, np.log(np.where(timed, table.ratio, 1.0).astype(np.float64)), np.nan)
+        sessions = timed.sum(1)
+        means = np.nansum(logs, 1) / np.maximum(sessions, 1)
+        often = sessions > 1
         alone = (logs - means[:, None]) * np.sqrt(sessions / np.maximum(sessions - 1, 1))[:, None]
-        errors = alone[often][np.isfinite(alone[often])]
+        errors = alone[often][timed[often]]
         noise = float(errors.std()) if len(errors) else 0.0
         runs = int(table.about["runs"])
         shrink = math.sqrt(min(1.0, runs / REPLAY_RULES.trial_runs))
         ten, four = REPLAY_RULES.spread_quantiles
         factor = shrink * (ten / four if runs < REPLAY_RULES.trial_runs else 1.0)
         _, place = np.unique(table.graph, return_inverse=True)
-        count = np.bincount(place)
-        mean = np.exp(np.bincount(place, means) / count)[place]
+        count = np.bincount(place, sessions)[place]
+        use = (count > 0) & ~table.failed
+        mean = np.exp(np.bincount(place, sessions * means)[place] / np.maximum(count, 1))
         design = _design(table.choices)
         fit, _, rank, _ = np.linalg.lstsq(design[use], mean[use], rcond=None)
-        rest = mean - design @ fit
+        fitted = design @ fit
+        rest = mean[use] - fitted[use]
         spare = int(use.sum()) - int(rank)
-        variance = float((rest[use] ** 2).sum() / spare) if spare > 0 else math.inf
-        sampling = float((noise**2 / sessions[use] * mean[use] ** 2).mean())
+        variance = float((rest**2).sum() / spare) if spare > 0 else math.inf
+        sampling = float((noise**2 / count[use] * mean[use] ** 2).mean())
         kept = max(0.0, 1 - sampling / variance) if variance > 0 else 0.0
-        left_over = math.sqrt(max(variance - sampling, 0.0)) if spare > 0 else math.nan
-        ratio = mean if spare <= 0 else mean - (1 - kept) * rest
-        return Truth(ratio, shrink * errors if noise else np.zeros(1), shrink * noise, factor, left_over)
+        ratio = fitted.copy()
+        ratio[use] = mean[use] if spare <= 0 else fitted[use] + kept * rest
+        held_out = _held_out(design[use], mean[use]) if spare > 0 else math.nan
+        return Truth(
+            ratio, shrink * errors if noise else np.zeros(1), shrink * noise, factor, float(use.mean()), held_out
+        )
+
+
+def _held_out(design: Array, values: Array, parts: int = 10) -> float:
+    """Mean relative error of the fit by ten-fold cross-validation."""
+    part = np.random.default_rng(0).permutation(len(values)) % parts
+    errors = []
+    for k in range(parts):
+        fit = np.linalg.lstsq(design[part != k], values[part != k], rcond=None)[0]
+        errors += (np.abs(design[part == k] @ fit / values[part == k] - 1)).tolist()
+    return float(np.mean(errors))
 
 
 def _design(choices: NDArray[np.uint8]) -> Array:
@@ -273,7 +292,7 @@ class Replay:
     def measure(self, config: Config) -> Trial:
         """The trial of a configuration; its seconds count."""
         number, row = len(self.trials) + 1, self.table.row(config)
-        self.seconds += float(np.nan_to_num(self.table.build_seconds[row]))
+        self.seconds += _known(self.table.build_seconds, row)
         if self.table.failed[row]:
             trial = Trial(number, config, TrialState.FAILED, error="the engine failed when the table was made")
         else:
@@ -291,16 +310,17 @@ class Replay:
         read, value = self._read(row)
         share = read / len(table.reference)
         timed = 1.0 if read == len(table.reference) else REPLAY_RULES.pruned_timing
-        self.seconds += share * float(table.accuracy_seconds[row]) + timed * float(table.latency_seconds[row])
+        self.seconds += share * _known(table.accuracy_seconds, row) + timed * _known(table.latency_seconds, row)
         rng = np.random.default_rng([self.seed, 5, row])
+        spreads = table.spread[row] if np.isfinite(table.spread[row]).any() else table.spread.ravel()
         ratio = float(self.truth.ratio[row] * np.exp(rng.choice(self.truth.errors)))
-        spread = self.truth.spread_factor * float(rng.choice(table.spread[row][np.isfinite(table.spread[row])]))
+        spread = self.truth.spread_factor * float(rng.choice(spreads[np.isfinite(spreads)]))
         return Evaluation(
             metrics=((METRIC, value),),
             values=(
                 ("latency_ms", ratio * float(table.about["fp32_ms"])),
                 ("size_bytes", float(table.size[row])),
-                ("duration_s", float(table.accuracy_seconds[row])),
+                ("duration_s", _known(table.accuracy_seconds, row)),
             ),
             ratios=(("latency", ratio), ("size", float(table.size[row]))),
             spread=(("latency", spread), ("size", 0.0)),
@@ -344,6 +364,11 @@ class Replay:
         tie = min(again) * (1 + REPLAY_RULES.final_tie)
         level = [(self.table.losses[row], ratio, row) for row, ratio in zip(rows, again, strict=True) if ratio <= tie]
         return min(level)[2]
+
+
+def _known(values: NDArray[np.float32], row: int) -> float:
+    """A configuration's value; the median of all where it was not measured."""
+    return float(values[row] if np.isfinite(values[row]) else np.nanmedian(values))
 
 
 def settings_of(name: str) -> dict[str, Any]:
