@@ -103,6 +103,22 @@ def test_true_latencies_are_nearer_than_the_means_of_their_sessions():
     assert np.abs(truth.ratio / exact - 1).mean() < np.abs(means / exact - 1).mean()
 
 
+def test_configurations_that_were_not_timed_have_the_latency_of_the_fit():
+    from strategies.replay import Replay, Truth
+
+    made, exact = table(), 1 - (table().choices == 0) @ SAVED
+    ratio = made.ratio.copy()
+    ratio[5::4] = np.nan
+    partly = replace(made, ratio=ratio, spread=np.where(np.isfinite(ratio), made.spread, np.nan))
+    truth = Truth.of(partly)
+    assert truth.timed == pytest.approx(1 - np.isnan(ratio).any(1).mean())
+    assert truth.held_out < 4 * NOISE
+    assert truth.ratio == pytest.approx(exact, rel=6 * NOISE)
+    config = next(c for c in partly.space.neighbours(partly.space.default()) if partly.row(c) % 4 == 1)
+    trial = Replay(partly, limit=1.0, seed=0).measure(config)
+    assert trial.evaluation.ratio("latency") > 0
+
+
 def test_a_trial_costs_its_recorded_seconds_and_a_hopeless_one_less():
     from strategies.replay import Replay
 
