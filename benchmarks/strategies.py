@@ -41,6 +41,7 @@ def main() -> int:
     compare.add_argument("--strategies", nargs="*", help="all that are installed by default")
     compare.add_argument("--seeds", type=int, default=8)
     compare.add_argument("--workers", type=int, default=1)
+    compare.add_argument("--cache", type=Path, help="file of finished strategies on tables, which are not run again")
     compare.add_argument("--json", type=Path, default=Path("outputs/strategies.json"))
     compare.add_argument("--docs", action="store_true", help="write the figures into docs")
     each = commands.add_parser("commands", help="run each strategy's command on the samples")
@@ -67,7 +68,7 @@ def _compare(options: argparse.Namespace) -> int:
     if not paths:
         raise SystemExit(f"no tables in {options.tables}")
     names = options.strategies or comparing.strategies()
-    found = comparing.compare(paths, names, options.seeds, workers=options.workers)
+    found = comparing.compare(paths, names, options.seeds, workers=options.workers, cache=options.cache)
     for part in (comparing.described, comparing.overall, comparing.by_table, comparing.verdict):
         print(part(found), end="\n\n")
     options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,9 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def facts(table: Table) -> dict[str, Any]:
     }
 
 
-@cache
+@lru_cache
 def _loaded(path: Path) -> Table:
     return Table.load(path)
 
@@ -227,20 +228,54 @@ def strategies() -> list[str]:
 
 
 def compare(
-    paths: Iterable[Path], names: Sequence[str], seeds: int, budgets: Sequence[int] = BUDGETS, workers: int = 1
+    paths: Iterable[Path],
+    names: Sequence[str],
+    seeds: int,
+    budgets: Sequence[int] = BUDGETS,
+    workers: int = 1,
+    cache: Path | None = None,
 ) -> Comparison:
-    """Run every strategy on every table, with both goals."""
+    """Run every strategy on every table, with both goals.
+
+    Args:
+        paths: The tables.
+        names: The strategies.
+        seeds: Number of seeds.
+        budgets: Numbers of trials.
+        workers: Processes.
+        cache: JSON lines of finished tasks, which are not run again. Delete it after a change of tables or strategies.
+    """
     paths = sorted(paths)
     found = Comparison(tables={(table := _loaded(path)).name: facts(table) for path in paths})
     tasks = [Task(path, goal, name, seeds, tuple(budgets)) for path in paths for name in names for goal in (EASY, HARD)]
-    if workers == 1:
-        for task in tasks:
-            found.cells += run(task)
-        return found
-    with ProcessPoolExecutor(workers) as pool:
-        for cells in pool.map(partial(run), tasks):
+    done = _cached(cache)
+    for task in tasks:
+        found.cells += done.get(str(task), [])
+    left = [task for task in tasks if str(task) not in done]
+    with ExitStack() as stack:
+        each: Iterable[list[Cell]] = map(run, left)
+        if workers > 1:
+            each = stack.enter_context(ProcessPoolExecutor(workers)).map(run, left)
+        for task, cells in zip(left, each, strict=True):
             found.cells += cells
+            if cache is not None:
+                line = json.dumps({"task": str(task), "cells": [asdict(cell) for cell in cells]})
+                with cache.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
     return found
+
+
+def _cached(path: Path | None) -> dict[str, list[Cell]]:
+    if path is None or not path.is_file():
+        return {}
+    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {
+        entry["task"]: [
+            Cell(**{key: tuple(value) if isinstance(value, list) else value for key, value in cell.items()})
+            for cell in entry["cells"]
+        ]
+        for entry in entries
+    }
 
 
 def overall(found: Comparison) -> str:
