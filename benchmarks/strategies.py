@@ -84,7 +84,7 @@ def _commands(options: argparse.Namespace) -> int:
 
     names = options.strategies or strategies()
     found = commands.run(names, options.work, options.trials, options.seconds)
-    print(commands.table(found))
+    print(commands.table(found, names))
     return int(any(ran.problem for ran in found))
 
 

@@ -109,11 +109,11 @@ def run(names: Sequence[str], work: Path, trials: int, seconds: float) -> list[R
     return list(done.values())
 
 
-def table(found: Sequence[Ran]) -> str:
-    """The table of all commands."""
+def table(found: Sequence[Ran], names: Sequence[str]) -> str:
+    """The table of all commands of some strategies."""
     cases = [(model, backend) for model in MODELS for backend in BACKENDS]
     lines = ["| strategy | " + " | ".join(f"{m}, {b}" for m, b in cases) + " |", "| --- |" + " --- |" * len(cases)]
-    for strategy in dict.fromkeys(ran.strategy for ran in found):
+    for strategy in names:
         cells = {(ran.model, ran.backend): ran for ran in found if ran.strategy == strategy}
         lines.append(f"| `{strategy}` | " + " | ".join(_cell(cells.get(case)) for case in cases) + " |")
     return "\n".join(lines)
