@@ -359,6 +359,7 @@ def verdict(found: Comparison) -> str:
         f"At {JUDGED} trials, `auto` is within {MOST_WORSE:.0%} of the best single strategy on "
         f"{len(behind) - len(worse)} of {len(behind)} tables and goals."
     ]
+    lines += [""] if worse else []
     for cell, best, share in worse:
         (mine, reach), (other, least) = mean_and_reach(cell.costs), mean_and_reach(best.costs)
         lines.append(
@@ -410,7 +411,7 @@ def replaced(page: str, name: str, text: str) -> str:
     pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(page):
         raise SystemExit(f"the page has no marks {begin!r} and {end!r}")
-    return pattern.sub(lambda _: f"{begin}\n{text}\n{end}", page)
+    return pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", page)
 
 
 def write_docs(found: Comparison, docs: Path) -> None:

@@ -197,7 +197,7 @@ def test_generated_parts_of_a_page_are_replaced():
 
     begin, end = compare.MARKS.format("x: begin, written"), compare.MARKS.format("x: end, written")
     page = f"before\n{begin}\nold\n{end}\nafter"
-    assert compare.replaced(page, "x", "new") == f"before\n{begin}\nnew\n{end}\nafter"
+    assert compare.replaced(page, "x", "new") == f"before\n{begin}\n\nnew\n\n{end}\nafter"
     with pytest.raises(SystemExit, match="no marks"):
         compare.replaced(page, "y", "new")
 
