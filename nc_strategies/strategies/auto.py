@@ -47,7 +47,7 @@ class AutoStrategy(StagedStrategy):
     3. A space with fewer configurations than trials left is enumerated (`exhaustive`), and that is all.
     4. If few trials are left, `basic` for these: the estimates of `ilp` would take longer than they.
     5. `ilp`: it recovers a missed goal in the fewest trials, and finds the fastest models once the goal is kept.
-    6. If `ilp` ends without a model that keeps the goal, `basic` until one does.
+    6. `basic` with the trials that `ilp` leaves: it ends by its predictions, and these may be wrong.
 
     A strategy that goes on asks for its own first trials, which are answered from those already measured.
 
@@ -82,11 +82,9 @@ class AutoStrategy(StagedStrategy):
             few = "step 4: few trials are left"
             yield from self._follow(self._basic(), "basic", few, until=lambda: len(self._tried) >= last)
         why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
-        ended = yield from self._follow(self._ilp(), "ilp", f"step 5: {why}")
-        if not self._met():
-            why = "step 6: ilp has ended without a model that keeps the goal"
-            ended = yield from self._follow(self._basic(), "basic", why, until=self._met)
-        self.ended = ended
+        yield from self._follow(self._ilp(), "ilp", f"step 5: {why}")
+        why = "ilp expects nothing faster" if self._met() else "ilp has ended without a model that keeps the goal"
+        self.ended = yield from self._follow(self._basic(), "basic", f"step 6: {why}")
 
     def _product_share(self) -> float:
         """Share of the guessed work in operators that offer a quantization mode other than static int8."""

@@ -94,8 +94,9 @@ class BasicStrategy(StagedStrategy):
         ]
         for note, ops in recipes:
             wanted = [name for name in ops if not self._base.schemes[name].is_float]
-            if wanted:
-                yield from self._try(space.fall_back(self._base, *wanted), "recipes", note)
+            config = space.fall_back(self._base, *wanted)
+            if wanted and config.int8_ops:
+                yield from self._try(config, "recipes", note)
 
     def _quantized(self, base: Config) -> list[Group]:
         """Groups of operators that are in int8 and could be in fp32."""
@@ -123,7 +124,10 @@ class BasicStrategy(StagedStrategy):
         groups = self._quantized(base)
         effects: list[tuple[Group, Evaluation]] = []
         for group in self._faster_in_fp32(base, groups) if met else self._order(self._together(groups)):
-            trial = yield from self._try(space.fall_back(base, *group), "fallback", f"{group[0]} in fp32")
+            config = space.fall_back(base, *group)
+            if not config.int8_ops:
+                continue  # fp32 everywhere is the baseline
+            trial = yield from self._try(config, "fallback", f"{group[0]} in fp32")
             if trial.evaluation is not None:
                 effects.append((group, trial.evaluation))
                 self._saved[group] = goal.cost(trial.evaluation) - goal.cost(before)
@@ -256,6 +260,8 @@ class BasicStrategy(StagedStrategy):
             if enough():
                 return
             config = self.problem.space.fall_back(config, *group)
+            if not config.int8_ops:
+                return
             yield from self._try(config, "accumulate", f"{count} operators in fp32, by effect")
 
     def _requantize(self) -> Steps:

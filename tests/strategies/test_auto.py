@@ -105,8 +105,16 @@ def test_basic_goes_on_where_ilp_ends_without_a_model(drive, monkeypatch):
     strategy = AutoStrategy(AutoSettings(), problem)
     found = drive(strategy, problem, lambda c: toy_evaluation(OPS, c), 200)
     assert found[1].note.startswith("step 6: ilp has ended without a model that keeps the goal, basic: ")
-    assert problem.goal.feasible(found[-1].trial.evaluation)
+    assert any(problem.goal.feasible(item.trial.evaluation) for item in found)
     assert strategy.engine == "basic"
+
+
+def test_basic_takes_the_trials_that_ilp_leaves_although_the_goal_is_kept(drive):
+    problem = toy_problem(EASY, budget=60, tolerable_loss=0.02)
+    found = drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(EASY, c), 60)
+    steps = [item.note.partition(":")[0] for item in found]
+    assert "step 5" in steps
+    assert found[steps.index("step 6")].note.startswith("step 6: ilp expects nothing faster, basic: ")
 
 
 def test_the_strategy_that_it_follows_leaves_its_files(drive, tmp_path):

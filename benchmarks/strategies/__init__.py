@@ -1,0 +1,1 @@
+"""Strategies compared by replaying measured tables."""
