@@ -55,6 +55,9 @@ NEEDS_MORE = (
     "strategy.sigopt_project_id",
     "strategy.driver=lite",
     "tracker=",
+    "backend.provider=cuda",
+    "executor.address=",
+    "hydra/launcher=",
 )
 """What marks a command that needs the user's files, a server, or a package that is not among the tests'."""
 TUTORIAL = "docs/plugin-tutorial.md"
