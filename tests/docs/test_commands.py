@@ -60,6 +60,8 @@ NEEDS_MORE = (
     "hydra/launcher=",
 )
 """What marks a command that needs the user's files, a server, or a package that is not among the tests'."""
+ELSEWHERE = {"--target", "--point"}
+"""What marks a command that needs another machine (run by tests/target) or a measured front (tests/app/test_front.py)."""
 TUTORIAL = "docs/plugin-tutorial.md"
 """Its commands use plugins that only its own test makes."""
 RUN_ELSEWHERE = {
@@ -109,8 +111,7 @@ def unique(choose):
     for page in PAGES:
         for words in commands(page):
             arguments = ours(words)
-            # tests/target runs those that need another machine.
-            if arguments is not None and "--target" not in arguments and choose(page, arguments):
+            if arguments is not None and not ELSEWHERE.intersection(arguments) and choose(page, arguments):
                 found.setdefault(tuple(arguments), page)
     return list(found)
 
