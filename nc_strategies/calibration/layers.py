@@ -109,7 +109,10 @@ def _joined(
 
 
 class NoiseSum:
-    """Sums of squares of a signal and of its error, per channel.
+    """Sums of squares of a signal and of its error, per channel, relative to the signal of their sample.
+
+    Each sample counts alike: one that exceeds all ranges, whose squares would outweigh those of all others, does not
+    hide what happens to the others. Where the first axis counts channels, all values count alike.
 
     Args:
         axis: The axis that counts channels.
@@ -127,16 +130,26 @@ class NoiseSum:
             signal: fp32's values, any shape. Values that are not finite, such as masks, are left out.
             output: The other model's, of the same number of elements.
         """
-        wanted, others = _by_channel(np.asarray(signal, np.float64), self._axis)
-        got, _ = _by_channel(np.asarray(output, np.float64).reshape(np.shape(signal)), self._axis)
+        wanted, axis = np.asarray(signal, np.float64), self._axis
+        if not wanted.size:
+            return
+        if not -wanted.ndim <= axis < wanted.ndim:  # one channel, whose samples are on the first axis
+            wanted, axis = wanted.reshape(len(np.atleast_1d(wanted)), -1, 1), 2
+        got = np.asarray(output, np.float64).reshape(wanted.shape)
+        wanted, others = _by_channel(wanted, axis)
         finite = np.isfinite(wanted)
         if not finite.all():
             wanted, got = np.where(finite, wanted, 0.0), np.where(finite, got, 0.0)
         with np.errstate(over="ignore", invalid="ignore"):
-            error = np.square(got - wanted).sum(others)
+            error = np.square(got - wanted)
         # An output that is not a number is as wrong as one that is infinite.
         error = np.where(np.isnan(error), np.inf, error)
-        power = np.square(wanted).sum(others)
+        power = np.square(wanted)
+        if 0 in others:
+            total = power.sum(tuple(range(1, power.ndim)), keepdims=True)
+            mean = total.mean() or 1.0
+            power, error = (part / np.where(total > 0, total, mean) for part in (power, error))
+        power, error = power.sum(others), error.sum(others)
         self.signal = _joined(self.signal, power, np.add, np.sum)
         self.noise = _joined(self.noise, error, np.add, np.sum)
 

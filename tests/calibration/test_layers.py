@@ -25,17 +25,47 @@ def values():
     return np.random.default_rng(0).normal(size=(12, 16, 5, 5)).astype(np.float32)
 
 
-def test_ratio_is_that_of_sums_of_squares_over_all_runs(values):
+def ratio_db(signal, output, channel=...):
+    """Ratio in dB, of one channel if `channel` says so; squares are relative to those of their sample."""
+    signal, output = np.asarray(signal, float), np.asarray(output, float)
+    total = (signal.reshape(len(signal), -1) ** 2).sum(1)
+    power = (signal[:, channel].reshape(len(signal), -1) ** 2).sum(1) / total
+    noise = ((output - signal)[:, channel].reshape(len(signal), -1) ** 2).sum(1) / total
+    return 10 * np.log10(power.sum() / noise.sum())
+
+
+def test_a_sample_beyond_all_ranges_does_not_hide_the_others(values):
+    output = values + np.random.default_rng(1).normal(0, 0.1, values.shape)
+    values[3] *= 1000
+    output[3] = 0.1 * values[3]
+    total = NoiseSum(1)
+    total.update(values, output)
+    # Of 12 samples one keeps a noise of 0.81; the squares of that sample alone would give 0.9 dB.
+    assert total.db() == pytest.approx(10 * np.log10(12 / (0.81 + 11 * 0.01)), abs=0.1)
+    assert 10 * np.log10((values**2).sum() / ((output - values) ** 2).sum()) < 1
+
+
+def test_a_run_without_values_adds_nothing():
+    total = NoiseSum(1)
+    total.update(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert total.db() is None
+
+
+def test_samples_without_a_signal_count_like_the_others():
+    signal = np.array([[0.0, 0.0], [3.0, 4.0]])
+    total = NoiseSum(1)
+    total.update(signal, signal + 1)
+    # Relative to the mean of the squares where a sample has none.
+    assert total.db() == pytest.approx(10 * np.log10(1 / (2 / 12.5 + 2 / 25)), abs=1e-6)
+
+
+def test_ratio_is_relative_to_each_sample_over_all_runs(values):
     output = values + np.random.default_rng(1).normal(0, 0.1, values.shape)
     total = NoiseSum(1)
     for signal, other in zip(np.array_split(values, 4), np.array_split(output, 4), strict=True):
         total.update(signal, other)
-    expected = 10 * np.log10((values.astype(float) ** 2).sum() / ((output - values) ** 2).sum())
-    assert total.db() == pytest.approx(expected, abs=1e-6)
-    channels = [
-        10 * np.log10((values[:, c].astype(float) ** 2).sum() / ((output[:, c] - values[:, c]) ** 2).sum())
-        for c in range(16)
-    ]
+    assert total.db() == pytest.approx(ratio_db(values, output), abs=1e-6)
+    channels = [ratio_db(values, output, c) for c in range(16)]
     assert total.median_channel_db() == pytest.approx(np.median(channels), abs=1e-6)
 
 
@@ -72,8 +102,7 @@ def test_shares_clipped_and_unused_are_counted(values):
     assert found.clipped == pytest.approx(((values < -1 - half) | (values > 4.1 + half)).mean(), abs=1e-9)
     assert found.unused == pytest.approx(1 - (min(values.max(), 4.1) + 1) / 5.1, abs=1e-6)
     integers = np.clip(np.round(values / 0.02), -50, 205) * 0.02
-    expected = 10 * np.log10((values.astype(float) ** 2).sum() / ((integers - values) ** 2).sum())
-    assert found.sqnr_db == pytest.approx(expected, abs=1e-4)
+    assert found.sqnr_db == pytest.approx(ratio_db(values, integers), abs=1e-4)
 
 
 def test_levels_that_most_values_share_show_a_stretched_range(values):
@@ -108,7 +137,8 @@ def test_infinite_masks_are_left_out(values):
     total = NoiseSum(-1)
     total.update(masked, np.where(np.isinf(masked), 0, masked + 0.1))
     inside = masked[np.isfinite(masked)].astype(float)
-    assert total.db() == pytest.approx(10 * np.log10((inside**2).sum() / (0.01 * inside.size)), abs=1e-3)
+    rest = masked[:, :, 1:]
+    assert total.db() == pytest.approx(ratio_db(rest, rest + 0.1), abs=1e-3)
     assert facts(masked).low == pytest.approx(inside.min())
 
 
@@ -127,7 +157,8 @@ def test_an_axis_whose_length_changes_counts_no_channels():
         total.update(values, values + 0.5)
     found, every = statistics.facts("t", "input"), np.concatenate([r.ravel() for r in runs]).astype(float)
     assert (found.channels, found.dead, found.low) == (1, 0, every.min())
-    assert total.db() == pytest.approx(10 * np.log10((every**2).sum() / (0.25 * every.size)), abs=1e-4)
+    relative = [0.25 * row.size / (row.astype(float) ** 2).sum() for run in runs for row in run]
+    assert total.db() == pytest.approx(10 * np.log10(9 / sum(relative)), abs=1e-4)
 
 
 def test_weight_facts_are_those_of_its_rounding():
