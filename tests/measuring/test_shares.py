@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -97,6 +98,19 @@ def test_early_stopping_reads_the_samples_that_one_process_reads(alone, shared):
 def test_nothing_runs_elsewhere_while_a_model_is_timed(shared, monkeypatch):
     target, space = shared
     target.measurer._graphs.clear()
+    # Large portions, and a trial that stops in the first one: the next is then under way in the other process.
+    monkeypatch.setattr(shares, "SHARING_RULES", replace(shares.SHARING_RULES, portion_seconds=10.0))
+    monkeypatch.setattr(target.measurer, "limit", lambda value: -0.2)
+    other, drain = target.sharing.pool.submit(os.getpid).result(), shares._Evaluation.drain
+
+    def halted(self):
+        os.kill(other, signal.SIGSTOP)  # as if its batch took half a second longer
+        threading.Timer(0.5, os.kill, (other, signal.SIGCONT)).start()
+        left.append(len(self._parts))
+        drain(self)
+
+    left = []
+    monkeypatch.setattr(shares._Evaluation, "drain", halted)
     under_way = []
     futures, submit = [], target.sharing.pool.submit
 
@@ -112,8 +126,9 @@ def test_nothing_runs_elsewhere_while_a_model_is_timed(shared, monkeypatch):
         return time_them(*arguments, **options)
 
     monkeypatch.setattr(target.measurer, "_time", timed)
-    target.measure(space.default())
-    assert futures
+    assert target.measure(space.default()).samples < 3000
+    target.measurer._graphs.clear()
+    assert left, "the trial was not shared"
     assert under_way
     assert not any(under_way)
 
