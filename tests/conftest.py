@@ -28,3 +28,17 @@ def simulated_onnxruntime():
 
     with simulated_time(OnnxRuntimeBackend):
         yield
+
+
+FEW_TIMINGS = {"runs": 5, "most_runs": 5, "pairs": 1, "most_pairs": 1, "least_random": 1, "profiled_runs": 3}
+"""Of a fit of latencies whose errors do not matter: the whole fit takes most of the time of a run on a small model."""
+
+
+@pytest.fixture
+def few_timings(monkeypatch):
+    """Fits of latencies in this process rest on few timings."""
+    from dataclasses import replace
+
+    from nc_strategies.measuring import latency_model
+
+    monkeypatch.setattr(latency_model, "PLAN", replace(latency_model.PLAN, **FEW_TIMINGS))

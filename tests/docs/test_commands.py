@@ -43,6 +43,15 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 QUICK = ["measure.latency_runs=20", "measure.final_runs=20"]
+START = """
+from dataclasses import replace
+from nc_strategies.app.entry import main
+from nc_strategies.measuring import latency_model
+latency_model.PLAN = replace(latency_model.PLAN, runs=5, most_runs=5, pairs=1, most_pairs=1, least_random=1)
+main()
+"""
+"""The command, with few timings for its latency model: no figure of these runs matters. In one process, as a worker
+process would take seconds to import the engine."""
 FEW = 300
 """Of the sample's 3,000 pictures, how many the commands are tried with: what is run here has no data of its own."""
 SHELLS = ("console", "bash", "sh", "")
@@ -219,9 +228,11 @@ class Desk:
             # A command that goes on from another, with a larger budget, has one more trial than that.
             trials = 1 if "-m" in arguments else 3 if any("max_trials" in a for a in arguments) else 2
             more = [*QUICK, *self.data, f"tuning.max_trials={trials}"]
+            if not any(argument.startswith(("isolation", "executor", "tuning.timeout")) for argument in arguments):
+                more.append("isolation=none")
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return subprocess.run(
-            [sys.executable, "-c", "from nc_strategies.app.entry import main; main()", *arguments, *more],
+            [sys.executable, "-c", START, *arguments, *more],
             cwd=self.folder,
             text=True,
             capture_output=True,

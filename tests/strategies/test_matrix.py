@@ -159,7 +159,7 @@ def pictures():
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_runs_on_every_engine(name, engine, pictures, tmp_path):
+def test_every_strategy_runs_on_every_engine(name, engine, pictures, tmp_path, few_timings):
     pytest.importorskip(engine)
     backend = registry().target(registry().get("backend", engine))
     model = samples.onnx_model() if engine == "onnxruntime" else samples.keras_model()
