@@ -16,6 +16,7 @@ from nc_strategies.measuring.core import METRIC
 from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Trial, TrialState
 from nc_strategies.report import analysis
 from nc_strategies.study import journal
+from nc_strategies.study.compact import Operators
 from nc_strategies.study.folder import CONFIG, RESULT, read_json, read_yaml
 
 log = logging.getLogger(__name__)
@@ -171,10 +172,12 @@ def _trials(path: Path) -> tuple[Trial, ...]:
     if not path.is_file():
         return ()
     trials = []
-    *lines, _ = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
+    operators = Operators(path.parent)
+    for number, line in enumerate(journal.lines(path), 1):
+        if not line.endswith(b"\n"):
+            break
         try:
-            trials.append(journal.read_trial(line))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            trials.append(journal.read_trial(line, operators))
+        except journal.INVALID as error:
             raise InputError(f"{path}, line {number}", f"cannot be read ({first_line(error)})") from None
     return tuple(trials)
