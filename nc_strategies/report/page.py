@@ -24,6 +24,7 @@ from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.run_files import RunFiles
+from nc_strategies.report.shown import LIMITS, operators_left_out, trials_left_out
 from nc_strategies.report.table import LENGTH_COLUMNS, cells, columns, length_rows
 from nc_strategies.report.vega import vega
 from nc_strategies.runtime.files import write_atomically
@@ -38,7 +39,8 @@ REFRESH_SECONDS = 5
 MAX_TIME_SHARE = 0.003
 """Largest share of a run's time that is spent on its page."""
 MAX_CHOICES = 300_000
-"""Largest number of operators times trials whose configurations are in a page; the journal has all of them."""
+"""Largest number of operators times trials whose configurations are in a page, 2 to 3 bytes each; the journal has all
+of them."""
 
 
 def missing() -> bool:
@@ -174,7 +176,9 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         "advice": explain.advice(run, rows, available),
         "cards": _cards(run),
         "command": command(run),
-        "operators": rows,
+        "operators": rows[: LIMITS.operators],
+        "left_out": trials_left_out(run),
+        "operators_left_out": operators_left_out(len(rows)),
         "drawn": set(drawn),
         "trials": _trials(run),
         "total": seconds.pop("total", None),
@@ -184,7 +188,7 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         "runs": {o.runs for o in rows},
         "priced": sum(o.loss is not None for o in rows),
         **_sources(rows),
-        "told": any(t.error or t.note for t in run.trials),
+        "told": any(t.error or t.note for t in run.shown),
         "recovery": recovery.table(run),
         "diagnosis": diagnosis.view(run.diagnosis),
         "front": front.view(run),
@@ -266,7 +270,7 @@ def _cards(run: RunFiles) -> list[tuple[str, str, str]]:
 def _trials(run: RunFiles) -> list[dict[str, Any]]:
     chosen = run.chosen
     lines = []
-    for trial in run.trials:
+    for trial in run.shown:
         done = trial.evaluation
         lines.append(
             {
@@ -286,14 +290,15 @@ def _trials(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def _configs(run: RunFiles) -> dict[str, Any]:
-    """Configurations of the trials as indices of schemes, the chosen trial's first."""
-    names = [name for name, _ in run.trials[0].config.ops] if run.trials else []
+    """Configurations of trials as indices of schemes: the chosen trial's first, then by interest, as many as fit."""
+    names = run.trials[0].config.names if run.trials else ()
     schemes: dict[str, int] = {}
     configs: dict[str, Any] = {}
     chosen = run.chosen
-    first = [chosen] if chosen else []
-    for trial in [*first, *run.trials]:
-        if len(configs) * len(names) <= MAX_CHOICES and [name for name, _ in trial.config.ops] == names:
+    for trial in run.by_interest:
+        if configs and (len(configs) + 1) * len(names) > MAX_CHOICES:
+            break
+        if trial.config.names == names:
             numbers = [schemes.setdefault(str(scheme), len(schemes)) for _, scheme in trial.config.ops]
             configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in trial.config.options]}
     types = {name: facts["type"] for name, facts in (run.analysis.get("operators") or {}).items()}

@@ -15,6 +15,7 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.measuring.core import METRIC
 from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Trial, TrialState
 from nc_strategies.report import analysis
+from nc_strategies.report.shown import by_interest
 from nc_strategies.study import journal
 from nc_strategies.study.compact import Operators
 from nc_strategies.study.folder import CONFIG, RESULT, read_json, read_yaml
@@ -138,6 +139,17 @@ class RunFiles:
         if number is not None:
             return next((t for t in self.trials if t.number == number), None)
         return self.goal.best(self.trials) if self.goal else None
+
+    @cached_property
+    def by_interest(self) -> list[Trial]:
+        """The trials that a page shows, see `nc_strategies.report.shown`."""
+        return by_interest(self)
+
+    @cached_property
+    def shown(self) -> list[Trial]:
+        """The trials that a page shows, in the order of the run."""
+        numbers = {trial.number for trial in self.by_interest}
+        return [trial for trial in self.trials if trial.number in numbers]
 
     def state(self, trial: Trial) -> str:
         """``kept`` or ``missed`` the accuracy, ``failed`` or ``pruned``."""

@@ -151,6 +151,11 @@ class Config:
         return self._names.expanded(self._codes).int8_ops
 
     @property
+    def int8_flags(self) -> bytes:
+        """A byte for each operator in execution order: 1 for `int8_ops`, 0 for `float_ops`."""
+        return self._codes.translate(PALETTE.int8_flags).encode("ascii")
+
+    @property
     def all_float(self) -> bool:
         """Whether all operators are configured to stay in floating point."""
         return PALETTE.floats.issuperset(self._codes)

@@ -29,6 +29,8 @@ class Palette:
         self.floats: set[str] = set()
         self.texts: dict[str, str] = {}
         """JSON of each scheme with sorted keys, without spaces."""
+        self.int8_flags: dict[int, str] = {}
+        """A character of value 1 for each scheme, of value 0 for a scheme in floating point, by the code's number."""
 
     def code(self, scheme: OpScheme) -> str:
         """The character of a scheme."""
@@ -42,6 +44,7 @@ class Palette:
                 found = chr(len(self._codes))
                 self.schemes[found] = scheme
                 self.texts[found] = json.dumps(scheme.to_dict(), sort_keys=True, separators=(",", ":"))
+                self.int8_flags[ord(found)] = "\0" if scheme.is_float else "\1"
                 if scheme.is_float:
                     self.floats.add(found)
                 self._codes[scheme] = found  # last: other threads read it without the lock
