@@ -293,14 +293,19 @@ def _configs(run: RunFiles) -> dict[str, Any]:
     """Configurations of trials as indices of schemes: the chosen trial's first, then by interest, as many as fit."""
     names = run.trials[0].config.names if run.trials else ()
     schemes: dict[str, int] = {}
+    number_of: dict[str, int] = {}
     configs: dict[str, Any] = {}
     chosen = run.chosen
     for trial in run.by_interest:
         if configs and (len(configs) + 1) * len(names) > MAX_CHOICES:
             break
-        if trial.config.names == names:
-            numbers = [schemes.setdefault(str(scheme), len(schemes)) for _, scheme in trial.config.ops]
-            configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in trial.config.options]}
+        config = trial.config
+        if config.names == names:
+            for code in dict.fromkeys(config.codes):
+                if code not in number_of:
+                    number_of[code] = schemes.setdefault(str(config.scheme_of(code)), len(schemes))
+            numbers = [number_of[code] for code in config.codes]
+            configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in config.options]}
     types = {name: facts["type"] for name, facts in (run.analysis.get("operators") or {}).items()}
     return {
         "operators": [[name, types.get(name, "")] for name in names],
@@ -319,12 +324,16 @@ class PageWriter(StudyListener):
     Args:
         command: Arguments of the command line that started the run, without secrets.
         make: Writes the page of a folder.
+        clock: Seconds of the run.
     """
 
     def __init__(
-        self, command: Sequence[str] = (), make: Callable[[Path, bool, Sequence[Trial]], Path] = write
+        self,
+        command: Sequence[str] = (),
+        make: Callable[[Path, bool, Sequence[Trial]], Path] = write,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._command, self._make = tuple(command), make
+        self._command, self._make, self._clock = tuple(command), make, clock or time.monotonic
         self._next = 0.0
         self._study: Study | None = None
         self._pages = not missing()
@@ -343,11 +352,11 @@ class PageWriter(StudyListener):
         self._study = study
         self._write(study, running=True)
         # The first page also bundles the scripts and loads the templates: its time does not predict that of the next.
-        self._next = time.monotonic() + REFRESH_SECONDS
+        self._next = self._clock() + REFRESH_SECONDS
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
-        if time.monotonic() >= self._next:
+        if self._clock() >= self._next:
             self._write(study, running=True)
 
     def finished(self, study: Study) -> None:
@@ -356,12 +365,12 @@ class PageWriter(StudyListener):
         self._study = None
 
     def _write(self, study: Study, running: bool) -> None:
-        begin = time.monotonic()
+        begin = self._clock()
         try:
             analysis.write(study, self._command)
             if self._pages:
                 self._make(study.run_dir, running, study.trials)
         except Exception:  # A page that fails must not end the run.
             log.exception("the page could not be written")
-        end = time.monotonic()
+        end = self._clock()
         self._next = end + max(REFRESH_SECONDS, (end - begin) / MAX_TIME_SHARE)

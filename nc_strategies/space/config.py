@@ -84,6 +84,11 @@ class Config:
         """One character per operator, equal where the scheme is equal. Of use in this process only."""
         return self._codes
 
+    @staticmethod
+    def scheme_of(code: str) -> OpScheme:
+        """The scheme of one of `codes`."""
+        return PALETTE.schemes[code]
+
     @property
     def ops(self) -> tuple[tuple[str, OpScheme], ...]:
         """Pairs (operator name, scheme) in execution order."""

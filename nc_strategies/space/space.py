@@ -167,3 +167,14 @@ class Space:
     def _config(self, chosen: dict[str, OpScheme], options: dict[str, OptionValue]) -> Config:
         codes = PALETTE.encode([chosen[name] for name in self.ops])
         return Config.of_codes(self._names, codes, tuple(options.items()))
+
+
+def magnitude(count: int) -> str:
+    """A number of configurations as text; it may have more digits than a float or `str` takes."""
+    if count < 10**6:
+        return f"{count:,}"
+    exponent = int(math.log10(count))
+    exponent += 1 if count >= 10 ** (exponent + 1) else 0
+    exponent -= 1 if count < 10**exponent else 0
+    first, second = divmod(count // 10 ** (exponent - 1), 10)
+    return f"{first}.{second}e{exponent}"

@@ -41,6 +41,7 @@ from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Capabilities, Config, Overrides, Space
 from nc_strategies.space.reasons import nothing_to_quantize
 from nc_strategies.space.scheme import way as mode_of
+from nc_strategies.space.space import magnitude
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
@@ -222,7 +223,7 @@ class _Run:
         with self._clock("load"):
             space = make_space(self.config, self._in_time("the model was loaded", self.setup.target.load))
         self.setup.check_model(space, self.setup.target.gradients)
-        log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
+        log.info("%d operators can be chosen, %s configurations", len(space.ops), magnitude(space.size()))
         return space
 
     def _allowance(self) -> Allowance:
