@@ -63,8 +63,10 @@ class Figures:
 
     Args:
         trials: Trials that the strategy asked for.
-        throughput: Trials per second, relative to the ideal.
-        idle: Share of the workers' time without a trial, while there were trials to start.
+        throughput: Trials per second, relative to workers that are never idle; the end, when they run out of trials,
+            is included.
+        idle: Share of the workers' time without a trial, while there were trials to start; None without a second trial
+            on any worker.
         open: Largest number of trials that ran at the same time.
         tuner_ms: The tuner's processor time per trial, without the strategy's and without the page, in milliseconds.
         strategy_ms: The strategy's per trial.
@@ -80,7 +82,7 @@ class Figures:
 
     trials: int
     throughput: float
-    idle: float
+    idle: float | None
     open: int
     tuner_ms: float
     strategy_ms: float

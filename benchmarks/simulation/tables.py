@@ -38,7 +38,7 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
                     f"{found.trials:,}",
                     f"{cell.workers:,}",
                     f"{found.open:,}",
-                    f"{100 * found.idle:.2f}",
+                    "" if found.idle is None else f"{100 * found.idle:.2f}",
                     f"{100 * found.throughput:.0f}",
                 )
                 for cell, found in rows
@@ -95,7 +95,11 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     for strategy, color in zip(("random", "sigopt", "ilp"), ("#9ecae1", "#4292c6", "#08306b"), strict=True):
         best: dict[int, tuple[int, float]] = {}
         for cell, found in rows:
-            if cell.strategy == strategy and found.trials >= best.get(cell.workers, (0, 0.0))[0]:
+            if (
+                cell.strategy == strategy
+                and found.idle is not None
+                and found.trials >= best.get(cell.workers, (0, 0.0))[0]
+            ):
                 best[cell.workers] = (found.trials, found.idle)
         at = sorted(best)
         left.plot(at, [100 * best[workers][1] for workers in at], "o-", color=color, label=strategy)

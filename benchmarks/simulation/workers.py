@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -97,25 +96,23 @@ class SimulatedWorkers(Executor):
         """See `SerialExecutor.evaluation_pool`: none."""
 
     @property
-    def idle(self) -> float:
+    def idle(self) -> float | None:
         """Share of the workers' time without a trial, from the first start to the last.
 
-        After the last start there is nothing left to do, which no tuner can help.
+        After the last start there is nothing left to do, which no tuner can help. None if no worker had a second trial.
         """
         begin, last = self.spans[0][0], max(start for start, _ in self.spans)
-        if last <= begin:
-            return 0.0
+        if len(self.spans) <= self.workers:
+            return None
         busy = sum(min(end, last) - start for start, end in self.spans)
         return 1 - busy / (self.workers * (last - begin))
 
     @property
     def throughput(self) -> float:
-        """Trials per second, relative to workers that are never idle."""
+        """Trials per second, relative to workers that start at once and are never idle before the end of all."""
         took = max(end for _, end in self.spans) - self.spans[0][0]
         work = sum(end - start for start, end in self.spans)
-        waves = math.ceil(len(self.spans) / self.workers)
-        ideal = max(work / self.workers, waves * work / len(self.spans) if waves == 1 else 0.0)
-        return ideal / took
+        return work / min(self.workers, len(self.spans)) / took
 
 
 class SimulatedTarget(LocalTarget):

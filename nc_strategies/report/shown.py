@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,8 +30,8 @@ LIMITS = PageLimits()
 def by_interest(run: RunFiles) -> list[Trial]:
     """The trials that a page shows, the most interesting first.
 
-    They are the chosen trial, those of the measured front, the best and the latest of all trials, a quarter each, and
-    others spread evenly over the run.
+    They are the chosen trial, those of the measured front, the best and the latest of all trials, and others spread
+    evenly over the run, a quarter at least.
     """
     if len(run.trials) <= LIMITS.trials:
         return [*([run.chosen] if run.chosen else []), *run.trials]
@@ -46,8 +47,9 @@ def by_interest(run: RunFiles) -> list[Trial]:
 
     take([run.chosen] if run.chosen else [], 1)
     take([trial for trial in run.trials if trial.number in numbers], quarter)
-    take(_best_first(run), quarter)
-    take(run.trials[::-1], 2 * quarter)
+    # In turn, as not all of their configurations may fit.
+    best = _best_first(run)
+    take([trial for pair in itertools.zip_longest(best, run.trials[::-1]) for trial in pair if trial], 3 * quarter)
     left = LIMITS.trials - len(picked)
     count = len(run.trials)
     take([run.trials[at * count // left] for at in range(left)], LIMITS.trials)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -145,13 +146,27 @@ class Space:
             schemes = config.schemes
             config = self._config({name: schemes[name] for name in self.ops}, options)
         codes = config.codes
-        return all(
-            codes[positions[0]] in allowed and (len(positions) == 1 or len({codes[at] for at in positions}) == 1)
-            for positions, allowed in self._choices
+        return all(map(operator.contains, self._allowed, codes)) and all(
+            len({codes[at] for at in positions}) == 1 for positions in self._tied
         )
+
+    @cached_property
+    def _tied(self) -> tuple[tuple[int, ...], ...]:
+        """Positions of the operators of each group of several."""
+        return tuple(positions for positions, _ in self._choices if len(positions) > 1)
+
+    @cached_property
+    def _allowed(self) -> tuple[str, ...]:
+        """Codes of the schemes that each operator may have, see `PALETTE`."""
+        found = {position: codes for positions, codes in self._choices for position in positions}
+        return tuple(found[position] for position in range(len(found)))
 
     def size(self) -> int:
         """The number of configurations."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> int:
         return math.prod(len(self.schemes(g)) for g in self.groups) * math.prod(len(v) for v in self.options.values())
 
     @cached_property
