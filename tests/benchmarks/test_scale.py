@@ -43,6 +43,32 @@ def test_a_trial_of_300_operators_takes_a_short_line(figures):
     assert figures.page_bytes < 5_000_000
 
 
+def test_a_simulated_trial_measures_what_the_toy_model_has():
+    from types import SimpleNamespace
+
+    from simulation.cells import model_of
+    from simulation.workers import SimulatedClock, SimulatedTarget
+
+    from nc_strategies.testing import toy_space
+    from nc_strategies.testing.toy import toy_evaluation
+
+    class Target(SimulatedTarget):
+        measurer = SimpleNamespace(samples=1000)
+
+        def __init__(self):
+            pass
+
+    ops, target, rng = model_of(20), Target(), np.random.default_rng(0)
+    target.simulate(ops, SimulatedClock(), 0.0)
+    space = toy_space(ops)
+    for config in (space.default(), space.all_float(), *(space.sample(rng) for _ in range(5))):
+        found, true = target.measure(config), toy_evaluation(ops, config)
+        assert found.metric("accuracy") == pytest.approx(true.metric("accuracy"))
+        assert found.value("latency_ms") == pytest.approx(true.value("latency_ms"))
+        assert found.ratio("latency") == pytest.approx(true.ratio("latency"))
+        assert (found.int8_ops, found.fp32_ops) == (true.int8_ops, true.fp32_ops)
+
+
 def test_the_clock_counts_the_tuner_and_not_the_workers():
     from simulation.workers import SimulatedClock
 
