@@ -159,7 +159,7 @@ def trade_off(run: RunFiles) -> Spec | None:
         },
     ]
     text = (
-        f"{run.metric} against {title} of {len(points)} trials, fp32 at {asked.baseline:.4f} and {base['x']:.3f}, "
+        f"{run.metric} against {title} of {_counted(run, points)}, fp32 at {asked.baseline:.4f} and {base['x']:.3f}, "
         f"the goal {best} {asked.threshold:.4f}. The same numbers are in the table of trials."
     )
     return _spec(text, 340, points, layer)
@@ -168,7 +168,7 @@ def trade_off(run: RunFiles) -> Spec | None:
 def _placed(run: RunFiles, goal: Goal) -> list[dict[str, Any]]:
     """The evaluated trials with their position on the cost axis."""
     points = []
-    for trial in run.trials:
+    for trial in run.shown:
         done = trial.evaluation
         where = position(run, done) if done else None
         if done is None or where is None or trial.state == "failed":
@@ -329,7 +329,7 @@ def _front_point(point: Mapping[str, Any], run: RunFiles, up: bool, size: bool) 
 
 def search(run: RunFiles) -> Spec | None:
     """Each trial's gain and the best gain so far, in the order of the trials; None without a trial."""
-    points = [_timed(run, trial) for trial in run.trials]
+    points = [_timed(run, trial) for trial in run.shown]
     if run.goal is None or all(p["gain"] is None for p in points):
         return None
     top = MAX_INTERVAL_RATIO * max(p["gain"] or 0.0 for p in points)
@@ -374,13 +374,19 @@ def search(run: RunFiles) -> Spec | None:
             "encoding": {**shown, "y": {"value": "height"}},
         },
     ]
-    text = f"{len(points)} trials in their order; "
+    text = f"{_counted(run, points)} in their order; "
     text += (
         f"the best that keeps the accuracy is {max(best.values()):.2f} times fp32."
         if best
         else "none keeps the accuracy."
     )
     return _spec(text, 260, points, layer)
+
+
+def _counted(run: RunFiles, points: Sequence[Any]) -> str:
+    """The number of trials of a chart, and of all where the page leaves some out."""
+    left = len(run.trials) > len(run.shown)
+    return f"{len(points)} of {len(run.trials)} trials" if left else f"{len(points)} trials"
 
 
 def _timed(run: RunFiles, trial: Trial) -> dict[str, Any]:
@@ -404,11 +410,13 @@ def _best_so_far(run: RunFiles) -> dict[int, float]:
     """Trial number to the highest gain so far that keeps the accuracy, from the first trial that keeps it."""
     found: dict[int, float] = {}
     best = 0.0
+    drawn = {trial.number for trial in run.shown}
     for trial in run.trials:
+        before = best
         gain = run.gain(trial.evaluation) if trial.evaluation else None
         if gain and run.state(trial) == "kept":
             best = max(best, gain)
-        if best:
+        if best > before or (best and trial.number in drawn):
             found[trial.number] = best
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.measuring.student import t_95
 from nc_strategies.problem import Trial
+from nc_strategies.report.least_squares import Fit, fits
 from nc_strategies.report.run_files import RunFiles
-from nc_strategies.space import OpScheme
+from nc_strategies.space import Config, OpScheme
 
-MIN_RESIDUAL_FREEDOM = 3
-"""Residual degrees of freedom below which no effect is reported."""
-MIN_TERM_RESOLUTION = 1 - 1e-6
-"""Diagonal element of the resolution matrix, 1 for a term that the trials determine, above which a term is reported."""
 FIXED_REASON = "no choice: the engine runs it in float, or fused with a neighbour"
 
 
@@ -82,7 +79,8 @@ def operators(run: RunFiles) -> list[Operator]:
         return []
     known = _Known.of(run, chosen)
     order = run.analysis.get("order") or list(known.schemes)
-    order = [*order, *(name for name in known.schemes if name not in set(order))]
+    listed = set(order)
+    order = [*order, *(name for name in known.schemes if name not in listed)]
     return [known.operator(position, name) for position, name in enumerate(order, 1)]
 
 
@@ -124,7 +122,7 @@ class _Known:
             run,
             chosen.config.schemes,
             facts,
-            executed,
+            None if executed is None else frozenset(executed),
             loss,
             saved,
             noise,
@@ -200,10 +198,17 @@ def _held_in_float(facts: Mapping[str, Any]) -> str:
 def _single_changes(run: RunFiles, chosen: Trial) -> dict[str, str]:
     """Results of trials that differ from the chosen one only in one operator and those tied to it, by operator."""
     group_of = {name: frozenset(group) for group in run.analysis.get("tied") or [] for name in group}
-    mine = chosen.config.schemes
+    most = max(map(len, group_of.values()), default=1)
+    own_names, own_set = chosen.config.names, set(chosen.config.names)
     found: dict[str, str] = {}
     for trial in run.trials:
-        if trial.config.schemes.keys() != mine.keys() or trial.config.options != chosen.config.options:
+        config = trial.config
+        if config.options != chosen.config.options:
+            continue
+        if config.names != own_names:
+            if set(config.names) != own_set:
+                continue
+        elif _differ(config, chosen.config, most):
             continue
         changed = trial.config.diff(chosen.config)
         name = next(iter(changed), "")
@@ -215,6 +220,12 @@ def _single_changes(run: RunFiles, chosen: Trial) -> dict[str, str]:
             for each in changed:
                 found.setdefault(each, text)
     return found
+
+
+def _differ(one: Config, other: Config, most: int) -> bool:
+    """Whether configurations of the same operators differ in more than some, without a look at all operators."""
+    differing = (a != b for a, b in zip(one.codes, other.codes, strict=True))
+    return sum(itertools.islice(filter(None, differing), most + 1)) > most
 
 
 def _shown(run: RunFiles, trial: Trial, turned: str) -> str:
@@ -239,57 +250,48 @@ def prices(run: RunFiles) -> tuple[dict[str, Price], dict[str, Price]]:
         Operator name to effect on the loss (positive is worse) and on latency (positive is saved).
     """
     trials = [(t, t.evaluation) for t in run.trials if t.ok and t.evaluation is not None]
-    names = list(trials[0][0].config.schemes) if trials else []
+    names = trials[0][0].config.names if trials else ()
     if run.goal is None or not names:
         return {}, {}
     groups, columns = _moved_together([t for t, _ in trials], names)
-    design = np.column_stack([np.ones(len(trials)), columns, *_options([t for t, _ in trials])])
+    design = np.column_stack([np.ones(len(trials), np.uint8), columns, *_options([t for t, _ in trials])])
     losses = np.array([run.goal.loss(done) for _, done in trials])
     ratios = np.array([dict(done.ratios).get("latency", math.nan) for _, done in trials])
-    determined = [len(group) == 1 or _tied(run, group) for group in groups]
+    tied = [set(group) for group in run.analysis.get("tied") or []]
+    determined = [len(group) == 1 or any(set(group) <= one for one in tied) for group in groups]
 
-    def by_name(values: NDArray[np.float64]) -> dict[str, Price]:
-        effects = _effects(design, values)[: len(groups)]
+    def by_name(fit: Fit | None) -> dict[str, Price]:
+        if fit is None:
+            return {}
         return {
-            name: effect
-            for group, effect, is_determined in zip(groups, effects, determined, strict=True)
-            if effect and is_determined
+            name: Price(float(fit.terms[column]), float(fit.reach[column]))
+            for column, (group, is_determined) in enumerate(zip(groups, determined, strict=True), 1)
+            if is_determined and fit.known[column]
             for name in group
         }
 
-    return by_name(losses), by_name(1 - ratios)
+    loss, saved = fits(design, [losses, 1 - ratios])
+    return by_name(loss), by_name(saved)
 
 
-def _moved_together(trials: Sequence[Trial], names: Sequence[str]) -> tuple[list[list[str]], NDArray[np.float64]]:
+def _moved_together(trials: Sequence[Trial], names: tuple[str, ...]) -> tuple[list[list[str]], NDArray[np.uint8]]:
     """Groups of operators that are in int8 in the same trials, and 1 for int8, shape (trials, groups)."""
-    flags = np.array([[not t.config.schemes[n].is_float for n in names] for t in trials], dtype=float)
-    groups: dict[bytes, list[str]] = {}
-    for column, name in enumerate(names):
-        groups.setdefault(flags[:, column].tobytes(), []).append(name)
-    return list(groups.values()), np.array([np.frombuffer(key) for key in groups]).T
+    flags = np.empty((len(names), len(trials)), np.uint8)
+    for index, trial in enumerate(trials):
+        config = trial.config
+        # Lines of one journal may name the same operators in another order.
+        same = config if config.names == names else Config(tuple((name, config.schemes[name]) for name in names))
+        flags[:, index] = np.frombuffer(same.int8_flags, np.uint8)
+    groups: dict[bytes, list[int]] = {}
+    for row in range(len(names)):
+        groups.setdefault(flags[row].tobytes(), []).append(row)
+    return [[names[row] for row in rows] for rows in groups.values()], flags[[rows[0] for rows in groups.values()]].T
 
 
-def _options(trials: list[Trial]) -> list[NDArray[np.float64]]:
+def _options(trials: Sequence[Trial]) -> list[NDArray[np.uint8]]:
     """A column of zeros and ones, shape (trials,), for every value of a graph option but the first."""
     pairs = {pair: None for t in trials for pair in t.config.options}
     first = dict(reversed(list(pairs)))
-    return [np.array([float(pair in t.config.options) for t in trials]) for pair in pairs if first[pair[0]] != pair[1]]
-
-
-def _tied(run: RunFiles, group: list[str]) -> bool:
-    """Whether operators changed together because they are tied, so that their joint effect holds for each."""
-    return any(set(group) <= set(tied) for tied in run.analysis.get("tied") or [])
-
-
-def _effects(design: NDArray[np.float64], values: NDArray[np.float64]) -> list[Price | None]:
-    none: list[Price | None] = [None] * (design.shape[1] - 1)
-    rank = int(np.linalg.matrix_rank(design))
-    freedom = len(values) - rank
-    if freedom < MIN_RESIDUAL_FREEDOM or not np.isfinite(values).all():
-        return none
-    inverse = np.linalg.pinv(design)
-    terms = inverse @ values
-    variance = float(((values - design @ terms) ** 2).sum()) / freedom
-    reach = t_95(freedom) * np.sqrt(variance * (inverse**2).sum(1))
-    known = np.diag(inverse @ design) > MIN_TERM_RESOLUTION
-    return [Price(float(terms[i]), float(reach[i])) if known[i] else None for i in range(1, design.shape[1])]
+    return [
+        np.array([pair in t.config.options for t in trials], np.uint8) for pair in pairs if first[pair[0]] != pair[1]
+    ]

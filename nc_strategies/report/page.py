@@ -24,6 +24,7 @@ from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
 from nc_strategies.report.run_files import RunFiles
+from nc_strategies.report.shown import LIMITS, operators_left_out, trials_left_out
 from nc_strategies.report.table import LENGTH_COLUMNS, cells, columns, length_rows
 from nc_strategies.report.vega import vega
 from nc_strategies.runtime.files import write_atomically
@@ -38,7 +39,8 @@ REFRESH_SECONDS = 5
 MAX_TIME_SHARE = 0.003
 """Largest share of a run's time that is spent on its page."""
 MAX_CHOICES = 300_000
-"""Largest number of operators times trials whose configurations are in a page; the journal has all of them."""
+"""Largest number of operators times trials whose configurations are in a page, 2 to 3 bytes each; the journal has all
+of them."""
 
 
 def missing() -> bool:
@@ -174,7 +176,9 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         "advice": explain.advice(run, rows, available),
         "cards": _cards(run),
         "command": command(run),
-        "operators": rows,
+        "operators": rows[: LIMITS.operators],
+        "left_out": trials_left_out(run),
+        "operators_left_out": operators_left_out(len(rows)),
         "drawn": set(drawn),
         "trials": _trials(run),
         "total": seconds.pop("total", None),
@@ -184,7 +188,7 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         "runs": {o.runs for o in rows},
         "priced": sum(o.loss is not None for o in rows),
         **_sources(rows),
-        "told": any(t.error or t.note for t in run.trials),
+        "told": any(t.error or t.note for t in run.shown),
         "recovery": recovery.table(run),
         "diagnosis": diagnosis.view(run.diagnosis),
         "front": front.view(run),
@@ -266,7 +270,7 @@ def _cards(run: RunFiles) -> list[tuple[str, str, str]]:
 def _trials(run: RunFiles) -> list[dict[str, Any]]:
     chosen = run.chosen
     lines = []
-    for trial in run.trials:
+    for trial in run.shown:
         done = trial.evaluation
         lines.append(
             {
@@ -286,16 +290,22 @@ def _trials(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def _configs(run: RunFiles) -> dict[str, Any]:
-    """Configurations of the trials as indices of schemes, the chosen trial's first."""
-    names = [name for name, _ in run.trials[0].config.ops] if run.trials else []
+    """Configurations of trials as indices of schemes: the chosen trial's first, then by interest, as many as fit."""
+    names = run.trials[0].config.names if run.trials else ()
     schemes: dict[str, int] = {}
+    number_of: dict[str, int] = {}
     configs: dict[str, Any] = {}
     chosen = run.chosen
-    first = [chosen] if chosen else []
-    for trial in [*first, *run.trials]:
-        if len(configs) * len(names) <= MAX_CHOICES and [name for name, _ in trial.config.ops] == names:
-            numbers = [schemes.setdefault(str(scheme), len(schemes)) for _, scheme in trial.config.ops]
-            configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in trial.config.options]}
+    for trial in run.by_interest:
+        if configs and (len(configs) + 1) * len(names) > MAX_CHOICES:
+            break
+        config = trial.config
+        if config.names == names:
+            for code in dict.fromkeys(config.codes):
+                if code not in number_of:
+                    number_of[code] = schemes.setdefault(str(config.scheme_of(code)), len(schemes))
+            numbers = [number_of[code] for code in config.codes]
+            configs[str(trial.number)] = {"ops": numbers, "options": [[k, str(v)] for k, v in config.options]}
     types = {name: facts["type"] for name, facts in (run.analysis.get("operators") or {}).items()}
     return {
         "operators": [[name, types.get(name, "")] for name in names],
@@ -314,12 +324,16 @@ class PageWriter(StudyListener):
     Args:
         command: Arguments of the command line that started the run, without secrets.
         make: Writes the page of a folder.
+        clock: Seconds of the run.
     """
 
     def __init__(
-        self, command: Sequence[str] = (), make: Callable[[Path, bool, Sequence[Trial]], Path] = write
+        self,
+        command: Sequence[str] = (),
+        make: Callable[[Path, bool, Sequence[Trial]], Path] = write,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._command, self._make = tuple(command), make
+        self._command, self._make, self._clock = tuple(command), make, clock or time.monotonic
         self._next = 0.0
         self._study: Study | None = None
         self._pages = not missing()
@@ -338,11 +352,11 @@ class PageWriter(StudyListener):
         self._study = study
         self._write(study, running=True)
         # The first page also bundles the scripts and loads the templates: its time does not predict that of the next.
-        self._next = time.monotonic() + REFRESH_SECONDS
+        self._next = self._clock() + REFRESH_SECONDS
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
-        if time.monotonic() >= self._next:
+        if self._clock() >= self._next:
             self._write(study, running=True)
 
     def finished(self, study: Study) -> None:
@@ -351,12 +365,12 @@ class PageWriter(StudyListener):
         self._study = None
 
     def _write(self, study: Study, running: bool) -> None:
-        begin = time.monotonic()
+        begin = self._clock()
         try:
             analysis.write(study, self._command)
             if self._pages:
                 self._make(study.run_dir, running, study.trials)
         except Exception:  # A page that fails must not end the run.
             log.exception("the page could not be written")
-        end = time.monotonic()
+        end = self._clock()
         self._next = end + max(REFRESH_SECONDS, (end - begin) / MAX_TIME_SHARE)

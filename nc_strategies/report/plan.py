@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nc_strategies.report import machine
+from nc_strategies.space.space import magnitude
 from nc_strategies.study.plan import Plan
 
 
@@ -53,11 +54,3 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def magnitude(count: int) -> str:
-    """A number of configurations as text; it may be too large for a float."""
-    if count < 10**6:
-        return f"{count:,}"
-    digits = str(count)
-    return f"{digits[0]}.{digits[1]}e{len(digits) - 1}"

@@ -86,7 +86,7 @@ def remarks(run: RunFiles) -> list[str]:
 
 def chart(run: RunFiles) -> dict[str, Any] | None:
     """Predicted cost with its 95 % interval and measured cost of each trial; None without a prediction."""
-    rows = compared(run.goal, run.trials)
+    rows = compared(run.goal, run.shown)
     if not rows or run.goal is None:
         return None
     top = MAX_INTERVAL_RATIO * max(max(r.cost, r.measured) for r in rows)

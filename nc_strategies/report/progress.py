@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nc_strategies.problem import Trial
 from nc_strategies.study.study import Study, StudyListener
+
+REDRAW_SECONDS = 0.1
+"""Least seconds between two lines of trials: drawing takes a millisecond, and trials may end more often than a reader
+can follow."""
 
 
 class ProgressLine(StudyListener):
@@ -33,6 +38,8 @@ class ProgressLine(StudyListener):
         )
         self._task = self._progress.add_task("starting", total=None, left="", best="")
         self._limit = 0
+        self._drawn = -math.inf
+        self._stage: str | None = None
 
     def __enter__(self) -> ProgressLine:
         self._progress.start()
@@ -43,6 +50,10 @@ class ProgressLine(StudyListener):
 
     def _show(self, **changes: Any) -> None:
         self._progress.update(self._task, refresh=True, **changes)
+        self._drawn = time.monotonic()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._drawn >= REDRAW_SECONDS
 
     def stage(self, text: str) -> None:
         """See `StudyListener.stage`."""
@@ -59,10 +70,14 @@ class ProgressLine(StudyListener):
 
     def trial_started(self, number: int, stage: str) -> None:
         """See `StudyListener.trial_started`."""
-        self._show(description=stage or "tuning")
+        if self._is_due() or stage != self._stage:
+            self._stage = stage
+            self._show(description=stage or "tuning")
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
+        if not self._is_due() and len(study.trials) != self._limit:
+            return
         self._show(completed=len(study.trials), left=self._left(study), best=_best(study))
 
     def _left(self, study: Study) -> str:

@@ -15,7 +15,9 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.measuring.core import METRIC
 from nc_strategies.problem import Constraint, Evaluation, Goal, Objective, Trial, TrialState
 from nc_strategies.report import analysis
+from nc_strategies.report.shown import by_interest
 from nc_strategies.study import journal
+from nc_strategies.study.compact import Operators
 from nc_strategies.study.folder import CONFIG, RESULT, read_json, read_yaml
 
 log = logging.getLogger(__name__)
@@ -138,6 +140,17 @@ class RunFiles:
             return next((t for t in self.trials if t.number == number), None)
         return self.goal.best(self.trials) if self.goal else None
 
+    @cached_property
+    def by_interest(self) -> list[Trial]:
+        """The trials that a page shows, see `nc_strategies.report.shown`."""
+        return by_interest(self)
+
+    @cached_property
+    def shown(self) -> list[Trial]:
+        """The trials that a page shows, in the order of the run."""
+        numbers = {trial.number for trial in self.by_interest}
+        return [trial for trial in self.trials if trial.number in numbers]
+
     def state(self, trial: Trial) -> str:
         """``kept`` or ``missed`` the accuracy, ``failed`` or ``pruned``."""
         if trial.state is TrialState.PRUNED:
@@ -171,10 +184,12 @@ def _trials(path: Path) -> tuple[Trial, ...]:
     if not path.is_file():
         return ()
     trials = []
-    *lines, _ = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
+    operators = Operators(path.parent)
+    for number, line in enumerate(journal.lines(path), 1):
+        if not line.endswith(b"\n"):
+            break
         try:
-            trials.append(journal.read_trial(line))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            trials.append(journal.read_trial(line, operators))
+        except journal.INVALID as error:
             raise InputError(f"{path}, line {number}", f"cannot be read ({first_line(error)})") from None
     return tuple(trials)

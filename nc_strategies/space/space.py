@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from nc_strategies.errors import InputError
 from nc_strategies.space.capabilities import Capabilities, OpCapability, OptionValue
 from nc_strategies.space.config import Config
 from nc_strategies.space.overrides import Overrides
+from nc_strategies.space.palette import PALETTE, Names, names_of
 from nc_strategies.space.scheme import FLOAT, OpScheme
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Space:
         self.capabilities = capabilities
         self.ops = {op.name: op for op in (overrides or Overrides()).apply(capabilities)}
         self.options: dict[str, tuple[OptionValue, ...]] = dict(capabilities.options)
+        self._common: dict[tuple[str, ...], tuple[OpScheme, ...]] = {}
         self.groups = self._groups()
 
     def _groups(self) -> tuple[tuple[str, ...], ...]:
@@ -62,8 +65,12 @@ class Space:
 
     def schemes(self, group: tuple[str, ...]) -> tuple[OpScheme, ...]:
         """The schemes that all operators of a group support, the default first."""
-        others = [set(self.ops[name].schemes) for name in group[1:]]
-        return tuple(s for s in self.ops[group[0]].schemes if all(s in schemes for schemes in others))
+        found = self._common.get(group)
+        if found is None:
+            others = [set(self.ops[name].schemes) for name in group[1:]]
+            found = tuple(s for s in self.ops[group[0]].schemes if all(s in schemes for schemes in others))
+            self._common[group] = found
+        return found
 
     @cached_property
     def group_of(self) -> dict[str, tuple[str, ...]]:
@@ -88,17 +95,35 @@ class Space:
 
     def sample(self, rng: np.random.Generator) -> Config:
         """A random configuration, uniform per group of operators and per option."""
-        chosen = {}
-        for group in self.groups:
-            schemes = self.schemes(group)
-            chosen.update(dict.fromkeys(group, schemes[int(rng.integers(len(schemes)))]))
-        return self._config(chosen, {n: v[int(rng.integers(len(v)))] for n, v in self.options.items()})
+        # One draw per group and option, in this order: those of one call with all limits are those of single calls.
+        limits = [len(codes) for _, codes in self._choices] + [len(values) for values in self.options.values()]
+        drawn = iter(rng.integers(limits).tolist()) if limits else iter(())
+        found = [""] * len(self.ops)
+        for positions, codes in self._choices:
+            code = codes[next(drawn)]
+            for position in positions:
+                found[position] = code
+        options = tuple((name, values[next(drawn)]) for name, values in self.options.items())
+        return Config.of_codes(self._names, "".join(found), options)
+
+    @cached_property
+    def _names(self) -> Names:
+        return names_of(tuple(self.ops))
+
+    @cached_property
+    def _choices(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Of each group, the positions of its operators and the codes of its schemes, see `PALETTE`."""
+        position = self._names.position
+        return tuple(
+            (tuple(position[name] for name in group), PALETTE.encode(self.schemes(group))) for group in self.groups
+        )
 
     def neighbours(self, config: Config) -> Iterator[Config]:
         """All configurations that differ in the scheme of one group or in one option."""
+        schemes = config.schemes
         for group in self.groups:
             for scheme in self.schemes(group):
-                if scheme != config.schemes[group[0]]:
+                if scheme != schemes[group[0]]:
                     yield config.with_op(*group, scheme=scheme)
         for name, values in self.options.items():
             for value in values:
@@ -112,15 +137,36 @@ class Space:
 
     def contains(self, config: Config) -> bool:
         """Whether the configuration belongs to this space."""
-        if set(config.schemes) != set(self.ops) or set(dict(config.options)) != set(self.options):
+        options = dict(config.options)
+        if options.keys() != self.options.keys() or not all(options[n] in v for n, v in self.options.items()):
             return False
-        return all(
-            len({config.schemes[n] for n in group}) == 1 and config.schemes[group[0]] in self.schemes(group)
-            for group in self.groups
-        ) and all(config.option(name) in values for name, values in self.options.items())
+        if config.names != self._names.names:
+            if set(config.names) != set(self.ops):
+                return False
+            schemes = config.schemes
+            config = self._config({name: schemes[name] for name in self.ops}, options)
+        codes = config.codes
+        return all(map(operator.contains, self._allowed, codes)) and all(
+            len({codes[at] for at in positions}) == 1 for positions in self._tied
+        )
+
+    @cached_property
+    def _tied(self) -> tuple[tuple[int, ...], ...]:
+        """Positions of the operators of each group of several."""
+        return tuple(positions for positions, _ in self._choices if len(positions) > 1)
+
+    @cached_property
+    def _allowed(self) -> tuple[str, ...]:
+        """Codes of the schemes that each operator may have, see `PALETTE`."""
+        found = {position: codes for positions, codes in self._choices for position in positions}
+        return tuple(found[position] for position in range(len(found)))
 
     def size(self) -> int:
         """The number of configurations."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> int:
         return math.prod(len(self.schemes(g)) for g in self.groups) * math.prod(len(v) for v in self.options.values())
 
     @cached_property
@@ -134,4 +180,16 @@ class Space:
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def _config(self, chosen: dict[str, OpScheme], options: dict[str, OptionValue]) -> Config:
-        return Config(tuple((name, chosen[name]) for name in self.ops), tuple(options.items()))
+        codes = PALETTE.encode([chosen[name] for name in self.ops])
+        return Config.of_codes(self._names, codes, tuple(options.items()))
+
+
+def magnitude(count: int) -> str:
+    """A number of configurations as text; it may have more digits than a float or `str` takes."""
+    if count < 10**6:
+        return f"{count:,}"
+    exponent = int(math.log10(count))
+    exponent += 1 if count >= 10 ** (exponent + 1) else 0
+    exponent -= 1 if count < 10**exponent else 0
+    first, second = divmod(count // 10 ** (exponent - 1), 10)
+    return f"{first}.{second}e{exponent}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from typing import Any
@@ -39,7 +40,7 @@ class ExhaustiveStrategy(Strategy):
         """See `Strategy.check_model`: the size of the space is limited."""
         size = space.size()
         if size > settings.limit:
-            text = f"{size:,}" if size < 10**15 else f"about 10^{len(str(size)) - 1}"
+            text = f"{size:,}" if size < 10**15 else f"about 10^{int(math.log10(size))}"
             raise InputError(
                 "strategy.limit",
                 f"is {settings.limit:,}, but the space has {text} configurations",

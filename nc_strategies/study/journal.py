@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ from nc_strategies.errors import InputError
 from nc_strategies.problem import Evaluation, Prediction, Trial, TrialState
 from nc_strategies.runtime.files import unwritable
 from nc_strategies.space import Config
+from nc_strategies.study.compact import Operators, is_large
 
 log = logging.getLogger(__name__)
 FILE = "trials.jsonl"
-SCHEMA = 2
-"""Version of the schema of a line. Lines of version 1 have no ``schema``."""
+SCHEMA = 3
+"""Version of the schema of a line. Lines of version 1 have no ``schema``. In version 3, the configuration is in the
+compact form, see `nc_strategies.study.compact`."""
+PLAIN_SCHEMA = 2
+"""Version of a line with a plain configuration, which earlier versions of the software can read."""
 
 
 class Journal:
@@ -27,11 +31,13 @@ class Journal:
     Args:
         folder: The run's existing folder.
         metric: Name of the metric that a line contains as ``accuracy``.
+        operators: Names of the operators of the run's model, if the caller knows them; see `Operators`.
     """
 
-    def __init__(self, folder: Path, metric: str) -> None:
+    def __init__(self, folder: Path, metric: str, operators: Sequence[str] = ()) -> None:
         self.path = folder / FILE
         self._metric = metric
+        self._operators = Operators(folder, operators)
 
     def read(self) -> list[Trial]:
         """Read the trials of an earlier run; an incomplete last line is removed from the file with a warning.
@@ -41,18 +47,17 @@ class Journal:
         """
         if not self.path.exists():
             return []
-        data = self.path.read_bytes()
-        lines = data.split(b"\n")
-        torn = lines.pop()
-        if torn:
-            log.warning("%s: the last line is incomplete and dropped: that trial is measured again", self.path)
-            with self.path.open("r+b") as stream:
-                stream.truncate(len(data) - len(torn))
         trials = []
-        for number, line in enumerate(lines, 1):
+        whole = 0
+        for number, line in enumerate(lines(self.path), 1):
+            if not line.endswith(b"\n"):
+                log.warning("%s: the last line is incomplete and dropped: that trial is measured again", self.path)
+                os.truncate(self.path, whole)
+                break
+            whole += len(line)
             try:
-                trials.append(replace(read_trial(line), resumed=True))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                trials.append(replace(read_trial(line, self._operators), resumed=True))
+            except INVALID as error:
                 raise InputError(
                     f"run_dir ({self.path}, line {number})",
                     f"cannot be read ({error})",
@@ -81,8 +86,9 @@ class Journal:
 
     def _line(self, trial: Trial) -> dict[str, Any]:
         done = trial.evaluation
+        large = is_large(trial.config)
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA if large else PLAIN_SCHEMA,
             "number": trial.number,
             "fingerprint": trial.config.fingerprint,
             "state": str(trial.state),
@@ -94,7 +100,7 @@ class Journal:
             "note": trial.note,
             "predicted": trial.predicted.to_dict() if trial.predicted else None,
             "evaluation": done.to_dict() if done else None,
-            "config": trial.config.to_dict(),
+            "config": self._operators.write(trial.config) if large else trial.config.to_dict(),
         }
 
 
@@ -108,8 +114,21 @@ def _first(line: Mapping[str, Any]) -> dict[str, Any]:
     return {"note": "", **line, "schema": 2}
 
 
-MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _first}
+def _second(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Migrate schema 2 to 3: the same fields; a configuration in the plain form stays valid."""
+    return {**line, "schema": 3}
+
+
+MIGRATIONS: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _first, 2: _second}
 """Migration from each schema to the next one."""
+INVALID = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""Errors of a line that is not valid."""
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a journal with their ends, one at a time; only the last one can have no end: it is incomplete."""
+    with path.open("rb") as stream:
+        yield from stream
 
 
 def migrate(line: dict[str, Any]) -> dict[str, Any]:
@@ -125,17 +144,24 @@ def migrate(line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def read_trial(text: bytes) -> Trial:
+def read_trial(text: bytes, operators: Operators | None = None) -> Trial:
     """Read a trial from a line of a journal of any known schema.
+
+    Args:
+        text: The line.
+        operators: Names of the operators of configurations in the compact form; None for a line without one.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError, RecursionError: the line is not valid.
     """
     line = migrate(json.loads(text))
     evaluation = Evaluation.from_dict(line["evaluation"]) if line["evaluation"] else None
+    config = line["config"]
     return Trial(
         int(line["number"]),
-        Config.from_dict(line["config"]),
+        operators.read(config, str(line["fingerprint"]))
+        if operators is not None and "codes" in config
+        else Config.from_dict(config),
         TrialState(line["state"]),
         evaluation,
         line["error"],

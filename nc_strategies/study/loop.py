@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from queue import SimpleQueue
 
 from nc_strategies.config import TuningConfig
 from nc_strategies.errors import EngineError, OutOfTimeError, TargetError, first_line
@@ -22,6 +23,8 @@ MAX_REPEATS = 1000
 """Consecutive proposals of known configurations after which a strategy counts as exhausted."""
 
 Measure = Callable[[Config], Evaluation]
+Ended = SimpleQueue[Future[Evaluation]]
+"""Trials that have ended and wait for the loop, in the order in which they ended."""
 
 
 class TrialLoop:
@@ -41,6 +44,8 @@ class TrialLoop:
         pace: Rules for when trials may start.
         confirm: Measures the study's candidates as at the end of a run, and returns whether the chosen model meets the
             goal. Called while no trial is running, if the run stops once the goal is met.
+        wait: Waits for the next trial that ends, and takes it from the queue. An executor with a clock of its own
+            moves it on here.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class TrialLoop:
         name: str = "",
         pace: Pace | None = None,
         confirm: Callable[[], bool] = lambda: True,
+        wait: Callable[[Ended], Future[Evaluation]] = SimpleQueue.get,
     ) -> None:
         self.study = study
         self.strategy = strategy
@@ -69,6 +75,7 @@ class TrialLoop:
         self.name = name
         self.pace = pace or Pace()
         self.confirm = confirm
+        self.wait = wait
         # What a time limit has cut short is measured again.
         self._earlier = [t for t in finished if t.evaluation is None or not t.evaluation.partial]
         # A trial that was stopped early may have been measured completely later, for a front. The strategy must see
@@ -76,6 +83,9 @@ class TrialLoop:
         self._finished = {trial.config.fingerprint: trial for trial in reversed(self._earlier)}
         self._seen: dict[str, Trial] = {}
         self._pending: dict[Future[Evaluation], tuple[int, Config, str, Prediction | None]] = {}
+        # Callbacks fill a queue: `concurrent.futures.wait` looks at every pending trial for each one that ends.
+        self._ended: Ended = SimpleQueue()
+        self._open: set[str] = set()
         self._number = max((trial.number for trial in finished), default=0)
         self._waiting: dict[str, int] = {}
         self._repeats = 0
@@ -115,9 +125,7 @@ class TrialLoop:
                 continue
             if not self._pending:
                 return reason or self._stop_reason() or ("stopped" if self.strategy.stopped else "finished")
-            done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                self._complete(future)
+            self._complete(self.wait(self._ended))
 
     def _stop_reason(self) -> str:
         used = len(self.study.trials) + len(self._pending)
@@ -145,7 +153,7 @@ class TrialLoop:
             log.info("configuration %s was proposed again: answered from trial %d", fingerprint, known.number)
             self.strategy.observe(known)
             return self._repeats < MAX_REPEATS
-        if any(other.fingerprint == fingerprint for _, other, *_ in self._pending.values()):
+        if fingerprint in self._open:
             self._waiting[fingerprint] = self._waiting.get(fingerprint, 0) + 1
             return False
         self._repeats = 0
@@ -159,11 +167,15 @@ class TrialLoop:
         self.listener.trial_started(self._number, self.strategy.stage)
         # Read before submitting: a serial executor measures immediately, and the note belongs to this proposal.
         place = (self._number, config, self.strategy.note, self.strategy.predicted)
-        self._pending[self.executor.submit(self.measure, config)] = place
+        future = self.executor.submit(self.measure, config)
+        self._pending[future] = place
+        self._open.add(fingerprint)
+        future.add_done_callback(self._ended.put)
         return True
 
     def _complete(self, future: Future[Evaluation]) -> None:
         number, config, note, predicted = self._pending.pop(future)
+        self._open.discard(config.fingerprint)
         error = future.exception()
         if isinstance(error, TargetError):
             raise error  # no configuration is at fault: the same command goes on with this one

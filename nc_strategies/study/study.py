@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nc_strategies.problem.objective import Shortfall
 from nc_strategies.space import Space
 from nc_strategies.study.front import Front
 from nc_strategies.study.machine import Machine
+from nc_strategies.study.ranking import Ranking
 from nc_strategies.study.timebox import TimeBox
 
 
@@ -95,6 +96,7 @@ class Study:
     error: str = ""
     workers: Mapping[str, Any] = field(default_factory=dict)
     front: Front | None = None
+    _ranking: Ranking | None = field(default=None, init=False, repr=False, compare=False)
 
     def latest(self, trial: Trial) -> Evaluation | None:
         """The latest measurement of a trial's executed graph: the final one if there is one."""
@@ -104,21 +106,18 @@ class Study:
     @property
     def best(self) -> Trial | None:
         """The best trial so far, by the latest measurement of each."""
-        latest = [replace(t, evaluation=self.latest(t)) for t in self.trials]
-        found = self.goal.best(latest)
-        return None if found is None else self.trials[next(i for i, t in enumerate(latest) if t is found)]
+        return self._ranked().best(self.trials, self.confirmed)
+
+    def _ranked(self) -> Ranking:
+        if self._ranking is None:
+            self._ranking = Ranking(self.goal)
+        return self._ranking
 
     @property
     def candidates(self) -> list[Trial]:
         """Trials that meet the goal and whose executed graph has no final measurement yet."""
-        return [
-            t
-            for t in self.trials
-            if t.ok
-            and t.evaluation is not None
-            and t.evaluation.graph not in self.confirmed
-            and self.goal.met(t.evaluation)
-        ]
+        met = self._ranked().met(self.trials, self.confirmed)
+        return [t for t in met if t.evaluation is not None and t.evaluation.graph not in self.confirmed]
 
     @property
     def shortfall(self) -> Shortfall | None:

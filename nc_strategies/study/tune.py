@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
+from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -40,6 +41,7 @@ from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Capabilities, Config, Overrides, Space
 from nc_strategies.space.reasons import nothing_to_quantize
 from nc_strategies.space.scheme import way as mode_of
+from nc_strategies.space.space import magnitude
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates, ask, one_by_one
 from nc_strategies.study.folder import RunFolder
@@ -74,7 +76,7 @@ class Setup:
         config: The whole configuration. The run reads its sections; the fields below are built from its groups.
         target: Measures the models.
         make_strategy: Creates the strategy for a problem.
-        executor: Runs trials; has an attribute ``workers``.
+        executor: Runs trials; has an attribute ``workers``, and may have a method ``wait``, see `TrialLoop`.
         resolved: The configuration as plain data without secrets, for ``config.yaml``.
         check_model: Refuses a model that the strategy cannot tune; see `Strategy.check_model`.
     """
@@ -133,7 +135,7 @@ class _Run:
         self.listener.stage("measuring fp32")
         baseline = self._in_time("fp32 was measured", lambda: target.baseline(space))
         self.box.fp32_measured(baseline.evaluation)
-        journal = Journal(self.folder.path, METRIC)
+        journal = Journal(self.folder.path, METRIC, tuple(space.ops))
         finished = journal.read() if self.folder.resumes else []
         self._refuse_small_box(finished)
         self._spent(baseline.evaluation.seconds)
@@ -221,7 +223,7 @@ class _Run:
         with self._clock("load"):
             space = make_space(self.config, self._in_time("the model was loaded", self.setup.target.load))
         self.setup.check_model(space, self.setup.target.gradients)
-        log.info("%d operators can be chosen, %.3g configurations", len(space.ops), float(space.size()))
+        log.info("%d operators can be chosen, %s configurations", len(space.ops), magnitude(space.size()))
         return space
 
     def _allowance(self) -> Allowance:
@@ -438,6 +440,7 @@ class _Run:
                 str(self.config.strategy["name"]),
                 self._pace(study, strategy),
                 lambda: self._confirm(study),
+                getattr(self.setup.executor, "wait", SimpleQueue.get),
             )
             study.stop_reason = tuner.run()
             study.stop_note = _stop_note(study.stop_reason, strategy)

@@ -100,9 +100,9 @@ def toy_space(ops: Sequence[ToyOp], overrides: Overrides | None = None) -> Space
 
 def toy_loss(ops: Sequence[ToyOp], config: Config) -> float:
     """Share of samples that a configuration classifies wrongly; per_tensor weights have 1.5 times the loss."""
-    total = 0.0
+    total, schemes = 0.0, config.schemes
     for op in ops:
-        scheme = config.schemes[op.name]
+        scheme = schemes[op.name]
         if scheme.weight is not None and not scheme.is_float:
             total += op.loss * (1.5 if scheme.weight.granularity == "per_tensor" else 1.0)
     return total
@@ -110,7 +110,8 @@ def toy_loss(ops: Sequence[ToyOp], config: Config) -> float:
 
 def toy_time(ops: Sequence[ToyOp], config: Config) -> float:
     """Latency of a configuration in seconds."""
-    return sum(op.time_us if config.schemes[op.name].is_float else op.int8_time_us for op in ops) * 1e-6
+    schemes = config.schemes
+    return sum(op.time_us if schemes[op.name].is_float else op.int8_time_us for op in ops) * 1e-6
 
 
 def toy_problem(
@@ -151,17 +152,17 @@ class ToyExecutable(Executable):
 
     def __init__(self, ops: Sequence[ToyOp], config: Config, simulated: bool = False) -> None:
         self._ops, self._config, self._simulated = ops, config, simulated
+        self._seconds, self._loss = toy_time(ops, config), toy_loss(ops, config)
         self.fingerprint = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
         self.size_bytes = sum(100 if scheme.is_float else 25 for _, scheme in config.ops)
 
     def predict(self, batch: Batch) -> Sequence[NDArray[Any]]:
         """Scores of two classes, shape (N, 2). The input is the right class plus a fraction that varies per sample."""
-        seconds = toy_time(self._ops, self._config)
-        end = time.perf_counter() + seconds
-        SIMULATED.advance(seconds)
+        end = time.perf_counter() + self._seconds
+        SIMULATED.advance(self._seconds)
         x = batch["x"].astype(np.float64).reshape(-1)
         right = np.floor(x).astype(int)
-        wrong = (x - right) < 0.1 + toy_loss(self._ops, self._config)
+        wrong = (x - right) < 0.1 + self._loss
         scores = np.zeros((len(x), CLASSES), np.float32)
         scores[np.arange(len(x)), np.where(wrong, 1 - right, right)] = 1.0
         while not self._simulated and time.perf_counter() < end:
@@ -213,7 +214,8 @@ class ToyBackend(Backend):
 
     def build(self, config: Config) -> ToyExecutable:
         """See `Backend.build`."""
-        broken = [op.name for op in self.ops if op.fails and not config.schemes[op.name].is_float]
+        schemes = config.schemes
+        broken = [op.name for op in self.ops if op.fails and not schemes[op.name].is_float]
         if broken:
             raise EngineError(f"{broken[0]} cannot run in int8")
         return ToyExecutable(self.ops, config, self._simulated)

@@ -7,13 +7,17 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nc_strategies.problem import TrialState
 from nc_strategies.report import analysis, comparison, page, vega
 from nc_strategies.report.result import as_dict, failed, write, write_json
+from nc_strategies.report.run_files import RunFiles
+from nc_strategies.report.shown import LIMITS
 from nc_strategies.study.study import StudyListener
 from nc_strategies.testing import ToyOp
 
@@ -349,6 +353,32 @@ def test_a_long_run_of_a_large_model_stays_below_three_megabytes(run_dir):
         for number in range(1, 401):
             stream.write(json.dumps({**line, "number": number, "state": "ok"}) + "\n")
     assert page.write(run_dir).stat().st_size < 3_000_000
+
+
+def test_a_run_of_2000_operators_and_1500_trials_has_a_page_that_opens(browser, finished):
+    ops = tuple(ToyOp(f"features/stage_{i // 100}/block_{i}/conv", loss=1e-6 * i) for i in range(2000))
+    study, setup = finished("large", ops=ops, max_trials=2)
+    write(study, setup)
+    analysis.write(study)
+    rng, last = np.random.default_rng(0), study.trials[-1]
+    trials = [*study.trials]
+    for number in range(3, 1501):
+        config = study.space.sample(rng)
+        accuracy = 0.9 - 0.02 * rng.random()
+        done = replace(last.evaluation, metrics=(("accuracy", accuracy),), graph=config.fingerprint)
+        trials.append(replace(last, number=number, config=config, evaluation=done, note=f"a uniform sample {number}"))
+    path = page.write(study.run_dir, trials=trials)
+    assert path.stat().st_size < 5_000_000
+    with Visit(browser, path) as visit:
+        assert not visit.trouble
+        assert visit.page.locator("tr[data-trial]").count() == LIMITS.trials
+        assert "1,000 of 1,500 trials" in visit.page.locator("#left-out").inner_text()
+        for number in (json.loads((study.run_dir / "result.json").read_text())["tuned"]["trial"], 1500):
+            visit.page.locator(f'button[data-trial="{number}"]').click()
+            assert visit.page.locator("#picked-body tbody tr").count() >= 2000
+    whole = {t.number for t in RunFiles.read(study.run_dir, trials=trials).shown}
+    assert {1, 1500, 1499} <= whole
+    assert len([n for n in whole if 300 < n < 900]) > 100
 
 
 def test_configurations_beyond_what_a_page_holds_are_left_to_the_journal(browser, run_dir, monkeypatch):

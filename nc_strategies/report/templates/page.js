@@ -89,7 +89,7 @@
     body.replaceChildren();
     if (cells[8]) body.append(element("p", cells[8]));
     if (!config) {
-      body.append(element("p", "Its configuration is in trials.jsonl: this page holds those of the first trials only."));
+      body.append(element("p", "Its configuration is in trials.jsonl: this page holds those of some trials only."));
     } else {
       const other = base && String(data.chosen) !== number;
       const lines = config.ops.map((scheme, i) => {

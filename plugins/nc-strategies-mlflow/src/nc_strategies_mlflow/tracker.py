@@ -16,7 +16,7 @@ from nc_strategies_mlflow.sender import Sender
 from nc_strategies_mlflow.settings import MlflowSettings
 
 log = logging.getLogger("nc_strategies.mlflow")
-FILES = ("result.json", "report.html", "config.yaml", "trials.jsonl")
+FILES = ("result.json", "report.html", "config.yaml", "trials.jsonl", "trials.operators.json")
 
 
 class MlflowTracker(Tracker):

@@ -1,0 +1,1 @@
+"""Simulated workers for the benchmark of scale."""
