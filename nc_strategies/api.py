@@ -152,8 +152,8 @@ else:
 
 __all__ = [
     "CONTRACT_VERSION", "Component", "hookimpl",
-    "Strategy", "StepwiseStrategy", "Steps", "Several", "Problem", "Goal", "Constraint", "Objective", "Evaluation", "Trial",
-    "TrialState", "Prediction", "LatencyTerms", "ConversionEdge",
+    "Strategy", "StepwiseStrategy", "Steps", "Several", "Problem", "Goal", "Constraint", "Objective", "Evaluation",
+    "Trial", "TrialState", "Prediction", "LatencyTerms", "ConversionEdge",
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Overrides", "FLOAT", "way",
     "find_roles",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",

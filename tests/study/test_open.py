@@ -1,17 +1,16 @@
-"""Strategies with several proposals open: results in any order, lost workers, resumes with another number of workers."""
+"""Strategies with several proposals open: results in any order, lost workers, resumes with other workers."""
 
 import hashlib
 import importlib.util
 import json
 from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from open_trials import Shuffled, run_open
+from open_trials import Farm, Shuffled, run_open
 
-from nc_strategies.api import EngineError, LostWorkerError, Several, StepwiseStrategy, Strategy, TrialState
+from nc_strategies.api import EngineError, LostWorkerError, Several, StepwiseStrategy, Strategy, Trial, TrialState
 from nc_strategies.errors import TargetError
 from nc_strategies.registry import registry
 from nc_strategies.study.executor import SerialExecutor
@@ -26,6 +25,8 @@ ONE_AT_A_TIME = {"bisect", "conservative"}
 """Each step of these depends on the one before; ``conservative`` would try several modes at once, if operators had
 them."""
 WORKERS, BUDGET = 4, 24
+BUDGETS = {"ilp": 8, "auto": 10, "sigopt": 14, "tpe": 14}
+"""Fewer trials of strategies that take long to propose."""
 OPS = toy_ops(2, 10)
 GOLDEN = Path(__file__).parent / "data" / "proposals.json"
 
@@ -62,7 +63,7 @@ def serial(tmp_path_factory):
 
     def run(name):
         if name not in known:
-            problem, patch = problem_of(), pytest.MonkeyPatch()
+            problem, patch = problem_of(budget=BUDGETS.get(name, BUDGET)), pytest.MonkeyPatch()
             folder = tmp_path_factory.mktemp(name) / "run"
             known[name] = run_open(folder, problem, make(name, problem), measured, SerialExecutor(), patch)
         return known[name]
@@ -72,11 +73,12 @@ def serial(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_trials_that_end_in_any_order_give_a_valid_study(name, serial, tmp_path, monkeypatch):
-    problem, executor = problem_of(workers=WORKERS), Shuffled(WORKERS, seed=1)
+    budget = BUDGETS.get(name, BUDGET)
+    problem, executor = problem_of(budget=budget, workers=WORKERS), Shuffled(WORKERS, seed=1)
     study, reason = run_open(tmp_path / "run", problem, make(name, problem), measured, executor, monkeypatch)
-    alone, end = serial(name)
+    alone, _ = serial(name)
     assert reason in ("budget", "finished")
-    assert (len(study.trials) == BUDGET) == (reason == "budget")
+    assert (len(study.trials) == budget) == (reason == "budget")
     assert len(set(prints(study))) == len(study.trials)
     assert sorted(trial.number for trial in study.trials) == list(range(1, len(study.trials) + 1))
     assert executor.most == (1 if name in ONE_AT_A_TIME else WORKERS)
@@ -102,27 +104,34 @@ def test_one_worker_proposes_what_it_always_has(name, tmp_path, monkeypatch):
         assert all("proposed" not in json.loads(line) for line in lines)
 
 
-@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (4, 4)])
-@pytest.mark.parametrize("name", ["random", "basic", "ilp", "auto", "sigopt", "tpe"])
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        *(("random", before, after) for before, after in ((4, 1), (1, 4), (4, 4))),
+        *(("basic", before, after) for before, after in ((4, 1), (1, 4), (4, 4))),
+        *((name, 4, 1) for name in ("ilp", "auto", "sigopt", "tpe")),
+        ("sigopt", 1, 4),
+    ],
+)
 def test_a_run_resumes_with_another_number_of_workers(name, before, after, tmp_path, monkeypatch):
-    folder, calls = tmp_path / "run", []
+    folder, calls, budget = tmp_path / "run", [], BUDGETS.get(name, BUDGET)
 
     def measure(config):
         calls.append(config.fingerprint)
         return measured(config)
 
     def start(workers, **executor):
-        problem = problem_of(workers=workers, state_dir=folder)
+        problem = problem_of(budget=budget, workers=workers, state_dir=folder)
         folder.mkdir(exist_ok=True)
         return run_open(folder, problem, make(name, problem), measure, Shuffled(workers, **executor), monkeypatch)
 
-    first, reason = start(before, seed=3, stop_after=9)
-    assert (reason, len(first.trials)) == ("interrupted", 9)
+    first, reason = start(before, seed=3, stop_after=6)
+    assert (reason, len(first.trials)) == ("interrupted", 6)
     study, reason = start(after, seed=4)
     assert reason in ("budget", "finished")
-    assert len(calls) == len(set(calls)) == len(study.trials) <= BUDGET
-    assert prints(study)[:9] == prints(first)
-    assert [trial.resumed for trial in study.trials] == [place < 9 for place in range(len(study.trials))]
+    assert len(calls) == len(set(calls)) == len(study.trials) <= budget
+    assert prints(study)[:6] == prints(first)
+    assert [trial.resumed for trial in study.trials] == [place < 6 for place in range(len(study.trials))]
     assert len({trial.number for trial in study.trials}) == len(study.trials)
     again, _ = start(4)
     assert prints(again) == prints(study)
@@ -249,13 +258,11 @@ def test_a_stepwise_strategy_opens_what_it_says_and_waits_for_the_rest(tmp_path,
     assert (reason, len(study.trials), strategy.ended, executor.most) == ("finished", 7, "1 7", 3)
 
 
-def test_open_solutions_of_the_program_are_assumed_to_be_as_predicted(tmp_path):
+def test_open_solutions_of_the_program_are_assumed_to_be_as_predicted():
     problem = problem_of(workers=WORKERS)
     strategy = make("ilp", problem)
     first = strategy.propose()
     assert strategy.propose() is None, "everything depends on the first trial"
-    from nc_strategies.problem import Trial
-
     strategy.observe(Trial(1, first, TrialState.OK, measured(first)))
     second = strategy.propose()
     sd = strategy.predicted.cost_sd
@@ -263,4 +270,20 @@ def test_open_solutions_of_the_program_are_assumed_to_be_as_predicted(tmp_path):
     search._fit_all()
     assert search.point(search.columns.row(second)).cost_sd < sd
     assert strategy.propose().fingerprint not in (first.fingerprint, second.fingerprint)
-    assert replace(problem, workers=1).workers == 1
+
+
+def test_an_executor_may_measure_whole_trials_itself_and_lose_a_process(run, ops, tmp_path, caplog):
+    farm = Farm(ops, tmp_path / "crashed")
+    one = run(executor=farm, max_trials=8, strategy="random")
+    try:
+        study = one()
+    finally:
+        farm.close()
+    assert (study.stop_reason, len(study.trials)) == ("budget", 8)
+    assert len(set(prints(study))) == 8
+    assert all(trial.ok for trial in study.trials)
+    assert len(farm.pools) == 2
+    assert "is measured again: its worker was lost" in caplog.text
+    # The run's own process builds fp32 and the finalist only, for the final measurement.
+    assert len(set(one.backend.built)) == 1 + len(study.confirmed) == 2
+    assert study.final is not None
