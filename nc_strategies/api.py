@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nc_strategies.data.dataset import Dataset, Raw
     from nc_strategies.data.ragged import Ragged
     from nc_strategies.data.settings import Preprocess
-    from nc_strategies.errors import EngineError, InputError, NcsError
+    from nc_strategies.errors import EngineError, InputError, LostWorkerError, NcsError
     from nc_strategies.measuring.shares import EvaluationPool
     from nc_strategies.metrics.base import MeanMetric, Metric
     from nc_strategies.models import ModelSource
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     )
     from nc_strategies.space.blocks import find_roles
     from nc_strategies.space.scheme import way
-    from nc_strategies.strategies.base import Steps, StepwiseStrategy, Strategy
+    from nc_strategies.strategies.base import Several, Steps, StepwiseStrategy, Strategy
     from nc_strategies.study.executor import SerialExecutor
     from nc_strategies.study.tracker import Tracker
 else:
@@ -96,6 +96,7 @@ else:
         "Histogram": "nc_strategies.calibration.histogram",
         "InputError": "nc_strategies.errors",
         "LatencyTerms": "nc_strategies.problem",
+        "LostWorkerError": "nc_strategies.errors",
         "MeanMetric": "nc_strategies.metrics.base",
         "Metric": "nc_strategies.metrics.base",
         "ModelInfo": "nc_strategies.models.info",
@@ -115,6 +116,7 @@ else:
         "Ragged": "nc_strategies.data.ragged",
         "Raw": "nc_strategies.data.dataset",
         "SerialExecutor": "nc_strategies.study.executor",
+        "Several": "nc_strategies.strategies.base",
         "Space": "nc_strategies.space",
         "Steps": "nc_strategies.strategies.base",
         "StepwiseStrategy": "nc_strategies.strategies.base",
@@ -150,8 +152,8 @@ else:
 
 __all__ = [
     "CONTRACT_VERSION", "Component", "hookimpl",
-    "Strategy", "StepwiseStrategy", "Steps", "Problem", "Goal", "Constraint", "Objective", "Evaluation", "Trial",
-    "TrialState", "Prediction", "LatencyTerms", "ConversionEdge",
+    "Strategy", "StepwiseStrategy", "Steps", "Several", "Problem", "Goal", "Constraint", "Objective", "Evaluation",
+    "Trial", "TrialState", "Prediction", "LatencyTerms", "ConversionEdge",
     "Space", "Config", "Capabilities", "OpCapability", "OpScheme", "TensorScheme", "Overrides", "FLOAT", "way",
     "find_roles",
     "Backend", "Executable", "ExecutedOps", "Profile", "ModelInfo", "TensorSpec", "Batch",
@@ -161,5 +163,5 @@ __all__ = [
     "OnnxBackend", "OnnxGraph", "QdqGraph", "FusedOp",
     "SerialExecutor", "EvaluationPool",
     "Metric", "MeanMetric", "Dataset", "Ragged", "Raw", "Preprocess", "Tracker",
-    "NcsError", "InputError", "EngineError",
+    "NcsError", "InputError", "EngineError", "LostWorkerError",
 ]  # fmt: skip

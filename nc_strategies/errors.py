@@ -33,6 +33,10 @@ class EngineError(NcsError):
     """The inference engine could not build or run a graph: a failed trial, not a failed run."""
 
 
+class LostWorkerError(NcsError):
+    """The process that measured a trial has ended or is not reached any more. The trial is measured again, once."""
+
+
 class OutOfTimeError(NcsError):
     """The run's time ended while a call was under way; what it was doing is dropped."""
 

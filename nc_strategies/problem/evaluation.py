@@ -209,6 +209,8 @@ class Trial:
         resumed: Whether an earlier run in the same folder measured it.
         note: Why the strategy proposed it, in a few words.
         predicted: What the strategy predicted for it; None if it predicts nothing.
+        proposed: Number of the latest proposal when it ended: its own number if one trial runs at a time, larger if
+            others are open; 0 where it is not known.
     """
 
     number: int
@@ -219,6 +221,7 @@ class Trial:
     resumed: bool = False
     note: str = ""
     predicted: Prediction | None = None
+    proposed: int = 0
 
     @property
     def ok(self) -> bool:

@@ -15,7 +15,7 @@ from nc_strategies.strategies.basic import BasicStrategy
 from nc_strategies.strategies.choices import guessed_work, whole_modes
 from nc_strategies.strategies.exhaustive import ExhaustiveStrategy
 from nc_strategies.strategies.settings import AutoSettings, BasicSettings, ExhaustiveSettings
-from nc_strategies.strategies.staged import StagedStrategy
+from nc_strategies.strategies.staged import Proposals, StagedStrategy
 
 log = logging.getLogger(__name__)
 DECISION_FILE = "auto.json"
@@ -49,7 +49,8 @@ class AutoStrategy(StagedStrategy):
     5. `ilp`: it recovers a missed goal in the fewest trials, and finds the fastest models once the goal is kept.
     6. `basic` with the trials that `ilp` leaves: it ends by its predictions, and these may be wrong.
 
-    A strategy that goes on asks for its own first trials, which are answered from those already measured.
+    A strategy that goes on asks for its own first trials, which are answered from those already measured. As many
+    trials may be open as that strategy opens.
 
     Source: the ladder is that of Intel Neural Compressor's ``quant_level="auto"`` ("Tuning Strategies", Auto,
     https://intel.github.io/neural-compressor/latest/docs/source/tuning_strategies.html): the default, then strategies
@@ -69,9 +70,7 @@ class AutoStrategy(StagedStrategy):
         yield from self._try(space.default(), "default int8", "step 1: default int8 everywhere")
         share = self._product_share()
         if share >= AUTO_RULES.product_share:
-            for mode, config in whole_modes(space).items():
-                note = f"step 2: {mode} quantization, which operators with {share:.0%} of the work offer"
-                yield from self._try(config, "modes", note)
+            yield from self._try_several(self._step_2(share))
         left = space.size() - len(self._tried)
         if space.size() <= AUTO_RULES.max_exhaustive and (left <= self._left() or self.problem.budget == 0):
             every = ExhaustiveStrategy(ExhaustiveSettings(), self.problem)
@@ -80,11 +79,17 @@ class AutoStrategy(StagedStrategy):
         last = self._trials_of_basic()
         if len(self._tried) < last:
             few = "step 4: few trials are left"
-            yield from self._follow(self._basic(), "basic", few, until=lambda: len(self._tried) >= last)
+            yield from self._follow(self._basic(), "basic", few, until=lambda: self._proposed >= last)
         why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
         yield from self._follow(self._ilp(), "ilp", f"step 5: {why}")
         why = "ilp expects nothing faster" if self._met() else "ilp has ended without a model that keeps the goal"
         self.ended = yield from self._follow(self._basic(), "basic", f"step 6: {why}")
+
+    def _step_2(self, share: float) -> Proposals:
+        """Each other quantization mode for the whole model, which operators with a share of the work offer."""
+        for mode, config in whole_modes(self.problem.space).items():
+            note = f"step 2: {mode} quantization, which operators with {share:.0%} of the work offer"
+            yield from self._new(config, "modes", note)
 
     def _product_share(self) -> float:
         """Share of the guessed work in operators that offer a quantization mode other than static int8."""
@@ -110,28 +115,47 @@ class AutoStrategy(StagedStrategy):
             path.write_text(json.dumps({"trials_of_basic": found}) + "\n", encoding="utf-8")
         return found
 
+    @property
+    def _proposed(self) -> int:
+        return len(self._tried) + len(self._trying)
+
     def _follow(
         self, strategy: Strategy, name: str, why: str, until: Callable[[], bool] = lambda: False
     ) -> Generator[Config, Trial, str]:
         """Pass on another strategy's proposals until it has finished or a condition holds; return why it finished."""
         self.engine, self._inner, self._last = name, strategy, strategy
-        while not until() and (config := strategy.propose()) is not None:
-            self.predicted = strategy.predicted
-            note = f"{why}, {name}: {strategy.note}"
-            strategy.observe((yield from self._try(config, strategy.stage, note)))
+        yield from self._try_several(self._proposals_of(strategy, name, why, until))
         self.predicted = self._inner = None
         strategy.close()
         return strategy.ended
+
+    def _proposals_of(self, strategy: Strategy, name: str, why: str, until: Callable[[], bool]) -> Proposals:
+        while not until():
+            config = strategy.propose()
+            if config is None:
+                if not self._trying:
+                    return
+                yield None
+            elif (known := self._tried.get(config.fingerprint)) is not None:
+                strategy.observe(known)
+            else:
+                self.predicted = strategy.predicted
+                yield from self._new(config, strategy.stage, f"{why}, {name}: {strategy.note}")
+
+    def _remember(self, trial: Trial) -> None:
+        super()._remember(trial)
+        if self._inner is not None:
+            self._inner.observe(trial)
 
     def front(self, count: int = 20) -> Sequence[Config]:
         """See `Strategy.front`: that of the strategy that was followed last."""
         return self._last.front(count) if self._last is not None else ()
 
     def close(self) -> None:
-        """See `Strategy.close`. The strategy that was followed learns the last trial, and leaves its files."""
+        """See `Strategy.close`. The strategy that was followed learns the last trials, and leaves its files."""
         if self._inner is not None:
-            if self._trial is not None:
-                self._inner.observe(self._trial)
+            for trial in self._take_unseen():
+                self._inner.observe(trial)
             self._inner.close()
 
     def _basic(self) -> Strategy:

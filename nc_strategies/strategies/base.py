@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nc_strategies.problem import Prediction, Problem, Trial
 from nc_strategies.space import Config, Space
 
-Steps = Generator[Config, Trial, None]
-"""Return type of `StepwiseStrategy.steps`: a generator that yields configurations and is sent their trials."""
+
+@dataclass(frozen=True)
+class Several:
+    """Proposals of a `StepwiseStrategy` that need not wait for each other: any number of them may be open.
+
+    Args:
+        configs: The configurations. The next one is taken when a trial can start, so that it may depend on the trials
+            observed until then. None means that the next one depends on an open trial.
+        observe: Called with each trial, in the order in which they end, before another configuration is taken.
+    """
+
+    configs: Iterator[Config | None]
+    observe: Callable[[Trial], None]
+
+
+Steps = Generator[Config | Several, Trial, None]
+"""Return type of `StepwiseStrategy.steps`: a generator that yields configurations and is sent their trials. After
+`Several`, it continues once all of their trials were observed."""
 
 
 class Strategy(ABC):
@@ -21,8 +38,12 @@ class Strategy(ABC):
         problem: The tuning problem.
 
     A strategy must be deterministic given its observed trials and ``problem.rng``: a resumed run shows it the finished
-    trials again and expects the same proposals. A strategy may propose a configuration twice. The second proposal is
-    answered from the history and costs nothing.
+    trials again, in the same order and between the same proposals, and expects the same proposals. A strategy may
+    propose a configuration twice. The second proposal is answered from the history, or with the open trial of that
+    configuration, and costs nothing.
+
+    Up to ``problem.workers`` proposals may be open at a time: `propose` is called again before their trials are
+    observed, and these are observed in the order in which they end.
     """
 
     stage: str = ""
@@ -67,8 +88,8 @@ class Strategy(ABC):
     def propose(self) -> Config | None:
         """The next configuration to measure.
 
-        None while trials are pending means that the strategy waits for one of them. None without pending trials means
-        that the strategy has finished.
+        None while trials are pending means that the strategy waits for one of them; it is asked again when one was
+        observed. None without pending trials means that the strategy has finished.
         """
 
     @abstractmethod
@@ -96,15 +117,17 @@ class Strategy(ABC):
 class StepwiseStrategy(Strategy):
     """A strategy written as one generator: ``trial = yield config``.
 
-    Subclasses implement `steps`. One configuration is pending at a time. The code after a ``yield`` runs when the next
-    proposal is requested, so that a run which ends with a trial does no work after it.
+    Subclasses implement `steps`. One configuration is pending at a time, except where `steps` yields `Several`. The
+    code after a ``yield`` runs when the next proposal is requested, so that a run which ends with a trial does no work
+    after it.
     """
 
     def __init__(self, settings: Any, problem: Problem) -> None:
         super().__init__(settings, problem)
         self._steps = self.steps()
-        self._pending = False
-        self._trial: Trial | None = None
+        self._several: Several | None = None
+        self._open = 0
+        self._unseen: list[Trial] = []
 
     @abstractmethod
     def steps(self) -> Steps:
@@ -112,15 +135,39 @@ class StepwiseStrategy(Strategy):
 
     def propose(self) -> Config | None:
         """See `Strategy.propose`."""
-        if self._pending:
-            return None
-        try:
-            config = self._steps.send(self._trial) if self._trial is not None else next(self._steps)
-        except StopIteration:
-            return None
-        self._pending, self._trial = True, None
+        while True:
+            if self._several is not None:
+                config = self._next_of(self._several)
+                if config is not None or self._open:
+                    return config
+                self._several = None
+            elif self._open:
+                return None
+            trials = self._take_unseen()
+            try:
+                step = self._steps.send(trials[-1]) if trials else next(self._steps)
+            except StopIteration:
+                return None
+            if isinstance(step, Several):
+                self._several = step
+            else:
+                self._open = 1
+                return step
+
+    def _next_of(self, several: Several) -> Config | None:
+        """The next of several proposals; None where it depends on an open trial, or where there is none left."""
+        for trial in self._take_unseen():
+            several.observe(trial)
+        config = next(several.configs, None)
+        self._open += config is not None
         return config
+
+    def _take_unseen(self) -> list[Trial]:
+        """Trials that were observed since the last proposal."""
+        trials, self._unseen = self._unseen, []
+        return trials
 
     def observe(self, trial: Trial) -> None:
         """See `Strategy.observe`."""
-        self._pending, self._trial = False, trial
+        self._open -= 1
+        self._unseen.append(trial)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator
 
 from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
-from nc_strategies.space import FLOAT, Config
+from nc_strategies.space import FLOAT, Config, OpCapability
 from nc_strategies.space.scheme import way
 from nc_strategies.strategies.base import Steps
 from nc_strategies.strategies.choices import kinds
 from nc_strategies.strategies.settings import BasicSettings
-from nc_strategies.strategies.staged import StagedStrategy
+from nc_strategies.strategies.staged import Proposals, StagedStrategy
 
 log = logging.getLogger(__name__)
 MATMULS = ("Conv", "DepthwiseConv", "MatMul", "Gemm", "Dense")
@@ -56,18 +56,22 @@ class BasicStrategy(StagedStrategy):
         yield from self._whole_model(self._modes_by_kind)
         ops = list(self.problem.space.quantizable)
         ranked = self.settings.fallback and not self._met() and (yield from self._ranked_fallback())
-        types = sorted({op.type for op in ops})
-        for name in types if len(types) > 1 else []:
-            yield from self._combinations(name, [op for op in ops if op.type == name])
+        yield from self._try_several(self._choices_by_type(ops))
         if self.settings.recipes and not ranked:
-            yield from self._recipes()
+            yield from self._try_several(self._recipes())
         if self.settings.fallback:
             yield from self._fallback()
             if ranked:
                 yield from self._requantize()
 
-    def _modes_by_kind(self) -> Steps:
-        """Try each mode for the operators of one kind in all repeated layers, where operators have several modes."""
+    def _choices_by_type(self, ops: list[OpCapability]) -> Proposals:
+        """The choices of stage 2 for one operator type at a time, where there are several types."""
+        types = sorted({op.type for op in ops})
+        for name in types if len(types) > 1 else []:
+            yield from self._combinations(name, [op for op in ops if op.type == name])
+
+    def _modes_by_kind(self) -> Proposals:
+        """Each mode for the operators of one kind in all repeated layers, where operators have several modes."""
         space = self.problem.space
         for kind, groups in kinds(space).items():
             ways = list(dict.fromkeys(way(s) for group in groups for s in space.schemes(group)))
@@ -77,9 +81,9 @@ class BasicStrategy(StagedStrategy):
                 chosen = {g: next((s for s in space.schemes(g) if way(s) == wanted), None) for g in groups}
                 schemes = {name: s for g, s in chosen.items() if s is not None for name in g}
                 if any(way(self._base.schemes[name]) != wanted for name in schemes):
-                    yield from self._try(self._base.with_ops(schemes), "blocks", f"{wanted} for {kind}")
+                    yield from self._new(self._base.with_ops(schemes), "blocks", f"{wanted} for {kind}")
 
-    def _recipes(self) -> Steps:
+    def _recipes(self) -> Proposals:
         space = self.problem.space
         heavy = [op.name for op in space.quantizable if op.parameters > 0 or op.type in MATMULS]
         if not heavy:
@@ -96,7 +100,7 @@ class BasicStrategy(StagedStrategy):
             wanted = [name for name in ops if not self._base.schemes[name].is_float]
             config = space.fall_back(self._base, *wanted)
             if wanted and config.int8_ops:
-                yield from self._try(config, "recipes", note)
+                yield from self._new(config, "recipes", note)
 
     def _quantized(self, base: Config) -> list[Group]:
         """Groups of operators that are in int8 and could be in fp32."""
@@ -122,24 +126,30 @@ class BasicStrategy(StagedStrategy):
             return
         met, before = self._met(), start.evaluation
         groups = self._quantized(base)
+        groups = self._faster_in_fp32(base, groups) if met else self._order(self._together(groups))
+        yield from self._try_several(self._one_by_one(base, groups))
         effects: list[tuple[Group, Evaluation]] = []
-        for group in self._faster_in_fp32(base, groups) if met else self._order(self._together(groups)):
-            config = space.fall_back(base, *group)
-            if not config.int8_ops:
-                continue  # fp32 everywhere is the baseline
-            trial = yield from self._try(config, "fallback", f"{group[0]} in fp32")
-            if trial.evaluation is not None:
+        for group in groups:
+            trial = self._tried.get(space.fall_back(base, *group).fingerprint)
+            if trial is not None and trial.evaluation is not None and trial.config.int8_ops:
                 effects.append((group, trial.evaluation))
                 self._saved[group] = goal.cost(trial.evaluation) - goal.cost(before)
         if not met and not self._met():
             effects.sort(key=lambda e: (goal.loss(e[1]), goal.cost(e[1])))
-            yield from self._accumulate(base, [group for group, _ in effects], self._met)
+            yield from self._try_several(self._accumulate(base, [group for group, _ in effects], self._met))
             if self._met():
                 yield from self._requantize()
         else:
             faster = [(g, e) for g, e in effects if goal.cost(e) < goal.cost(before)]
             faster.sort(key=lambda e: goal.cost(e[1]))
-            yield from self._accumulate(base, [group for group, _ in faster], lambda: False)
+            yield from self._try_several(self._accumulate(base, [group for group, _ in faster], lambda: False))
+
+    def _one_by_one(self, base: Config, groups: list[Group]) -> Proposals:
+        """Each group alone in fp32; not fp32 everywhere, which is the baseline."""
+        for group in groups:
+            config = self.problem.space.fall_back(base, *group)
+            if config.int8_ops:
+                yield from self._new(config, "fallback", f"{group[0]} in fp32")
 
     def _estimated(self, base: Config, groups: list[Group]) -> bool:
         """Estimate the loss and the saved time of int8 per operator; False where the loss cannot be estimated."""
@@ -254,7 +264,7 @@ class BasicStrategy(StagedStrategy):
         loss = self.problem.sensitivity()
         return sorted(groups, key=lambda group: -sum(loss.get(name, 0.0) for name in group))
 
-    def _accumulate(self, base: Config, groups: list[Group], enough: Callable[[], bool]) -> Steps:
+    def _accumulate(self, base: Config, groups: list[Group], enough: Callable[[], bool]) -> Proposals:
         config = base
         for count, group in enumerate(groups, 1):
             if enough():
@@ -262,7 +272,7 @@ class BasicStrategy(StagedStrategy):
             config = self.problem.space.fall_back(config, *group)
             if not config.int8_ops:
                 return
-            yield from self._try(config, "accumulate", f"{count} operators in fp32, by effect")
+            yield from self._new(config, "accumulate", f"{count} operators in fp32, by effect")
 
     def _requantize(self) -> Steps:
         """Try operators back in int8, those that save most time first, and keep each that keeps the goal.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from nc_strategies.space import Config, OpScheme
 from nc_strategies.space.scheme import way
 from nc_strategies.strategies.base import Steps
 from nc_strategies.strategies.choices import Group, guessed_work
 from nc_strategies.strategies.settings import ConservativeSettings
-from nc_strategies.strategies.staged import StagedStrategy
+from nc_strategies.strategies.staged import Proposals, StagedStrategy
 
 
 class ConservativeStrategy(StagedStrategy):
@@ -39,18 +40,26 @@ class ConservativeStrategy(StagedStrategy):
         parts = deque(self._types(kept))
         while parts:
             label, part = parts.popleft()
-            for mode in self._modes(part):
-                config = self._quantized(kept, part, mode)
-                if config.fingerprint in self._tried:
-                    continue
-                trial = yield from self._try(config, "types", f"{label} in {mode or 'the default scheme'}")
-                if self._feasible(trial):
-                    kept = trial.config
-                    break
-            else:
-                if self.settings.split and len(part) > 1:
-                    middle = len(part) // 2
-                    parts.extend((_label(half), half) for half in (part[:middle], part[middle:]))
+            configs = {mode: self._quantized(kept, part, mode) for mode in self._modes(part)}
+            configs = {mode: c for mode, c in configs.items() if c.fingerprint not in self._tried}
+            yield from self._try_several(self._one_step(label, configs))
+            found = next((c for c in configs.values() if self._keeps(c)), None)
+            if found is not None:
+                kept = found
+            elif self.settings.split and len(part) > 1:
+                middle = len(part) // 2
+                parts.extend((_label(half), half) for half in (part[:middle], part[middle:]))
+
+    def _one_step(self, label: str, configs: Mapping[str, Config]) -> Proposals:
+        """A step in each quantization mode, until one keeps the accuracy."""
+        for mode, config in configs.items():
+            if not any(self._keeps(other) for other in configs.values()):
+                yield from self._new(config, "types", f"{label} in {mode or 'the default scheme'}")
+
+    def _keeps(self, config: Config) -> bool:
+        """Whether a configuration was tried and keeps the accuracy."""
+        trial = self._tried.get(config.fingerprint)
+        return trial is not None and self._feasible(trial)
 
     def _types(self, base: Config) -> list[tuple[str, list[Group]]]:
         """Labels and groups of the operator types that are in fp32 and can be quantized, the most work first."""

@@ -11,7 +11,7 @@ from nc_strategies.space import Config
 from nc_strategies.strategies.base import Steps
 from nc_strategies.strategies.choices import Group, Scores, quantized_groups, score, step_size
 from nc_strategies.strategies.settings import MseV2Settings
-from nc_strategies.strategies.staged import StagedStrategy
+from nc_strategies.strategies.staged import Proposals, StagedStrategy
 
 log = logging.getLogger(__name__)
 SHORTLIST = 4
@@ -51,7 +51,20 @@ class MseV2Strategy(StagedStrategy):
         left = quantized_groups(space, base)
         scores = score(self.problem, left, self.problem.sensitivity, "the output error by operator")
         left.sort(key=lambda g: -scores[g])
-        config, fallen, step = base, list[Group](), step_size(len(left), self._left())
+        fallen: list[Group] = []
+        yield from self._try_several(self._fallback(base, left, fallen))
+        if self._met():
+            yield from self._requantize(base, fallen, scores)
+
+    def _fallback(self, config: Config, left: list[Group], fallen: list[Group]) -> Proposals:
+        """More and more groups in fp32, the most sensitive first, until the goal is met.
+
+        Args:
+            config: Where to start.
+            left: Groups in the order of their sensitivity.
+            fallen: Receives the groups that are in fp32.
+        """
+        space, step = self.problem.space, step_size(len(left), self._left())
         while left and not self._met():
             first = self._least_error(left, lambda g: space.fall_back(config, *g))  # noqa: B023 - called at once
             part = [first, *[g for g in left if g != first][: step - 1]]
@@ -60,9 +73,7 @@ class MseV2Strategy(StagedStrategy):
             config = space.fall_back(config, *(name for group in part for name in group))
             if config.int8_ops:
                 note = f"{len(fallen)} operators in fp32, the most sensitive first: now {first[0]}"
-                yield from self._try(config, "fallback", note)
-        if self._met():
-            yield from self._requantize(base, fallen, scores)
+                yield from self._new(config, "fallback", note)
 
     def _requantize(self, base: Config, fallen: list[Group], scores: Scores) -> Steps:
         """Try each operator back in its scheme of `base`, and keep those that keep the goal and are not slower."""

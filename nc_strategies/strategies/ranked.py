@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from nc_strategies.space import Config
 from nc_strategies.strategies.base import Steps
 from nc_strategies.strategies.choices import Group, Scores, quantized_groups, step_size
-from nc_strategies.strategies.staged import StagedStrategy
+from nc_strategies.strategies.staged import Proposals, StagedStrategy
 
 
 class RankedFallbackStrategy(StagedStrategy):
@@ -31,10 +32,16 @@ class RankedFallbackStrategy(StagedStrategy):
         if self._met():
             self.ended = "a choice for the whole model meets the goal, and only a miss calls for fp32 by operator"
             return
-        config = self._base
-        groups = quantized_groups(self.problem.space, config)
+        base = self._base
+        groups = quantized_groups(self.problem.space, base)
         scores = self.scores(groups)
         groups.sort(key=lambda g: -scores[g])
+        yield from self._try_several(self._fallback(base, groups))
+        if self._met():
+            self.ended = "operators fell back until the goal was met"
+
+    def _fallback(self, config: Config, groups: Sequence[Group]) -> Proposals:
+        """Groups in fp32, the first ones first, each proposal with more of them, until the goal is met."""
         done, step = 0, step_size(len(groups), self._left())
         while done < len(groups) and not self._met():
             part = groups[done : done + step]
@@ -42,6 +49,4 @@ class RankedFallbackStrategy(StagedStrategy):
             config = self.problem.space.fall_back(config, *(name for group in part for name in group))
             if config.int8_ops:
                 note = f"{done} operators in fp32, by {self.estimate}: up to {part[-1][0]}"
-                yield from self._try(config, "fallback", note)
-        if self._met():
-            self.ended = "operators fell back until the goal was met"
+                yield from self._new(config, "fallback", note)

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config, OpCapability
-from nc_strategies.strategies.base import Steps, StepwiseStrategy
+from nc_strategies.strategies.base import Several, Steps, StepwiseStrategy
 from nc_strategies.strategies.choices import changed, changes, whole_modes
+
+Proposals = Iterator[Config | None]
+"""Proposals that may be open together; None where the next one depends on an open trial."""
 
 
 class StagedStrategy(StepwiseStrategy):
-    """A `StepwiseStrategy` that remembers its trials and the best of them. No configuration is proposed twice."""
+    """A `StepwiseStrategy` that remembers its trials and the best of them. No configuration is proposed twice.
+
+    What `_try_several` tries starts from the best configuration that is known when a trial can start: from the best of
+    all earlier ones, if one trial runs at a time.
+    """
 
     def __init__(self, settings: Any, problem: Problem) -> None:
         super().__init__(settings, problem)
         self._best: Trial | None = None
         self._tried: dict[str, Trial] = {}
+        self._trying: set[str] = set()
 
     def _try(self, config: Config, stage: str, note: str) -> Generator[Config, Trial, Trial]:
         """Propose a configuration unless it was tried, and return its trial."""
         if config.fingerprint not in self._tried:
             self.stage, self.note = stage, note
-            trial = yield config
-            self._tried[config.fingerprint] = trial
-            if trial.evaluation is not None and self._preferred(trial):
-                self._best = trial
+            self._trying.add(config.fingerprint)
+            self._remember((yield config))
         return self._tried[config.fingerprint]
+
+    def _try_several(self, proposals: Proposals) -> Steps:
+        """Try configurations that need not wait for each other, see `Several`."""
+        yield Several(proposals, self._remember)
+
+    def _new(self, config: Config, stage: str, note: str) -> Proposals:
+        """A proposal of `_try_several`; none if the configuration was tried or is being tried."""
+        if config.fingerprint not in self._tried and config.fingerprint not in self._trying:
+            self.stage, self.note = stage, note
+            self._trying.add(config.fingerprint)
+            yield config
+
+    def _remember(self, trial: Trial) -> None:
+        self._trying.discard(trial.config.fingerprint)
+        self._tried[trial.config.fingerprint] = trial
+        if trial.evaluation is not None and self._preferred(trial):
+            self._best = trial
 
     def _preferred(self, trial: Trial) -> bool:
         """Whether a trial is better than the best; a trial that was stopped early has missed the goal."""
@@ -51,32 +75,33 @@ class StagedStrategy(StepwiseStrategy):
         return self._best is not None and self._feasible(self._best)
 
     def _left(self) -> int:
-        """Trials left of the budget, below 1 without one."""
-        return self.problem.budget - len(self._tried)
+        """Trials left of the budget, without those that are open; below 1 without a budget."""
+        return self.problem.budget - len(self._tried) - len(self._trying)
 
-    def _whole_model(self, after_modes: Callable[[], Steps] | None = None) -> Steps:
+    def _whole_model(self, after_modes: Callable[[], Proposals] = lambda: iter(())) -> Steps:
         """Try int8 everywhere, then each graph option, quantization mode and scheme for all operators together.
 
         Args:
             after_modes: A stage between the modes and the schemes.
         """
         yield from self._try(self.problem.space.default(), "default int8", "default int8 everywhere")
-        yield from self._options()
-        for mode, config in whole_modes(self.problem.space).items():
-            yield from self._try(config, "modes", f"{mode} quantization, the others in fp32")
-        if after_modes is not None:
-            yield from after_modes()
-        yield from self._combinations("all operators", self.problem.space.quantizable)
+        whole = self._combinations("all operators", self.problem.space.quantizable)
+        yield from self._try_several(chain(self._options(), self._each_mode(), after_modes(), whole))
 
-    def _options(self) -> Steps:
-        """Try each value of each graph option."""
+    def _each_mode(self) -> Proposals:
+        """Each quantization mode for all operators that offer it."""
+        for mode, config in whole_modes(self.problem.space).items():
+            yield from self._new(config, "modes", f"{mode} quantization, the others in fp32")
+
+    def _options(self) -> Proposals:
+        """Each value of each graph option."""
         for name, values in self.problem.space.options.items():
             for value in values:
-                yield from self._try(self._base.with_option(name, value), "options", f"{name}={value}")
+                yield from self._new(self._base.with_option(name, value), "options", f"{name}={value}")
 
-    def _combinations(self, label: str, part: Iterable[OpCapability]) -> Steps:
-        """Try one choice at a time, for some operators together."""
+    def _combinations(self, label: str, part: Iterable[OpCapability]) -> Proposals:
+        """One choice at a time, for some operators together."""
         part = tuple(part)
         for field, change in changes(part).items():
             config = changed(self.problem.space, self._base, part, change)
-            yield from self._try(config, "combinations", f"{field} for {label}")
+            yield from self._new(config, "combinations", f"{field} for {label}")

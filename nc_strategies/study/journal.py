@@ -96,6 +96,7 @@ class Journal:
             "samples": done.samples if done else 0,
             "latency_ms": dict(done.values).get("latency_ms") if done else None,
             "seconds": dict(done.seconds) if done else {},
+            **({"proposed": trial.proposed} if trial.proposed not in (0, trial.number) else {}),
             "error": trial.error,
             "note": trial.note,
             "predicted": trial.predicted.to_dict() if trial.predicted else None,
@@ -167,4 +168,5 @@ def read_trial(text: bytes, operators: Operators | None = None) -> Trial:
         line["error"],
         note=line.get("note", ""),
         predicted=Prediction.from_dict(line.get("predicted")),
+        proposed=int(line.get("proposed", 0)),
     )

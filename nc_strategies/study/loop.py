@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from dataclasses import replace
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 from nc_strategies.config import TuningConfig
-from nc_strategies.errors import EngineError, OutOfTimeError, TargetError, first_line
+from nc_strategies.errors import EngineError, LostWorkerError, OutOfTimeError, TargetError, first_line
 from nc_strategies.problem import Evaluation, Prediction, Trial, TrialState
 from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Config
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.journal import Journal
 from nc_strategies.study.pace import Pace
+from nc_strategies.study.replay import Replay
 from nc_strategies.study.study import Study, StudyListener
 
 log = logging.getLogger(__name__)
 MAX_REPEATS = 1000
 """Consecutive proposals of known configurations after which a strategy counts as exhausted."""
 
+MAX_LOSSES = 2
+"""Lost workers after which a trial has failed: the configuration may be what ends them."""
+LOST = (LostWorkerError, BrokenExecutor, CancelledError)
+"""Errors of a future whose worker was lost."""
+
 Measure = Callable[[Config], Evaluation]
 Ended = SimpleQueue[Future[Evaluation]]
 """Trials that have ended and wait for the loop, in the order in which they ended."""
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """A proposal whose trial has not ended; see `Trial` for the fields.
+
+    Args:
+        stage: The strategy's stage.
+        losses: Workers that were lost while they measured it.
+    """
+
+    number: int
+    config: Config
+    note: str
+    predicted: Prediction | None
+    stage: str
+    losses: int = 0
 
 
 class TrialLoop:
@@ -39,7 +63,8 @@ class TrialLoop:
         workers: Maximum number of concurrent trials.
         budget: Configuration section ``tuning``, for its stopping criteria.
         listener: Notified of the run's events.
-        finished: Trials of an earlier run, which are not measured again.
+        finished: Trials of an earlier run in the order of the journal, which are not measured again. The strategy sees
+            them between the same proposals as in the earlier run, however many workers that had.
         name: The strategy's name, for error messages.
         pace: Rules for when trials may start.
         confirm: Measures the study's candidates as at the end of a run, and returns whether the chosen model meets the
@@ -82,11 +107,13 @@ class TrialLoop:
         # again what it saw then, which is the first.
         self._finished = {trial.config.fingerprint: trial for trial in reversed(self._earlier)}
         self._seen: dict[str, Trial] = {}
-        self._pending: dict[Future[Evaluation], tuple[int, Config, str, Prediction | None]] = {}
+        self._pending: dict[Future[Evaluation], _Proposal] = {}
         # Callbacks fill a queue: `concurrent.futures.wait` looks at every pending trial for each one that ends.
         self._ended: Ended = SimpleQueue()
+        self._queue: deque[_Proposal] = deque()
         self._open: set[str] = set()
-        self._number = max((trial.number for trial in finished), default=0)
+        self._number = max((max(trial.number, trial.proposed) for trial in finished), default=0)
+        self._replay = Replay(self._earlier, [trial.number for trial in finished])
         self._waiting: dict[str, int] = {}
         self._repeats = 0
         self._failures = 0
@@ -121,14 +148,14 @@ class TrialLoop:
                     return "met"
                 continue
             reason = self._stop_reason()
-            if not reason and not promising and self._propose():
+            if not promising and self._advance(reason):
                 continue
             if not self._pending:
                 return reason or self._stop_reason() or ("stopped" if self.strategy.stopped else "finished")
             self._complete(self.wait(self._ended))
 
     def _stop_reason(self) -> str:
-        used = len(self.study.trials) + len(self._pending)
+        used = len(self.study.trials) + len(self._open)
         if self.budget.max_trials and used >= self.budget.max_trials:
             return "budget"
         if self._failures >= self.budget.max_consecutive_failures > 0:
@@ -137,10 +164,27 @@ class TrialLoop:
             return "timeout"
         return ""
 
-    def _propose(self) -> bool:
-        """Handle one proposal; False if no further proposal can be handled now."""
+    def _advance(self, reason: str) -> bool:
+        """Show a trial of an earlier run, start a trial, or ask for a proposal; False if nothing can be done now.
+
+        Args:
+            reason: Why no further proposal may be made; empty if it may.
+        """
+        if self._replay.active:
+            if self._replay.wants_proposal and not reason and self._propose():
+                return True
+            trial = self._replay.next()
+            if trial is not None:
+                self._take(trial)
+            return True
         if len(self._pending) >= self.workers:
             return False
+        if self._queue and reason in ("", "budget"):  # the budget includes them
+            return self._start(self._queue.popleft())
+        return not reason and self._propose()
+
+    def _propose(self) -> bool:
+        """Handle one proposal; False if no further proposal can be handled now."""
         config = self.strategy.propose()
         if config is None:
             return False
@@ -157,49 +201,96 @@ class TrialLoop:
             self._waiting[fingerprint] = self._waiting.get(fingerprint, 0) + 1
             return False
         self._repeats = 0
-        if fingerprint in self._finished:
-            self._take(replace(self._finished[fingerprint], config=config))
+        self._open.add(fingerprint)
+        earlier = self._finished.get(fingerprint)
+        if earlier is not None:
+            if not self._replay.again(earlier, config):
+                self._take(replace(earlier, config=config))
             return True
+        number = self._replay.lost() if self._replay.active else 0
+        if not number:
+            self._number += 1
+        # Read now: a serial executor measures immediately, and the note belongs to this proposal.
+        strategy = self.strategy
+        proposal = _Proposal(number or self._number, config, strategy.note, strategy.predicted, strategy.stage)
+        if self._replay.active:
+            self._queue.append(proposal)
+            return True
+        return self._start(proposal)
+
+    def _start(self, proposal: _Proposal) -> bool:
+        """Start a trial; False if there is no longer time for it."""
         if not self.pace.prepare():
             self._late = True
+            self._open.discard(proposal.config.fingerprint)
             return False
-        self._number += 1
-        self.listener.trial_started(self._number, self.strategy.stage)
-        # Read before submitting: a serial executor measures immediately, and the note belongs to this proposal.
-        place = (self._number, config, self.strategy.note, self.strategy.predicted)
-        future = self.executor.submit(self.measure, config)
-        self._pending[future] = place
-        self._open.add(fingerprint)
+        self.listener.trial_started(proposal.number, proposal.stage)
+        try:
+            future = self.executor.submit(self.measure, proposal.config)
+        except BrokenExecutor as error:
+            raise TargetError(
+                "executor", f"has lost its workers ({first_line(error)})", "the same command goes on with this run"
+            ) from error
+        self._pending[future] = proposal
         future.add_done_callback(self._ended.put)
         return True
 
     def _complete(self, future: Future[Evaluation]) -> None:
-        number, config, note, predicted = self._pending.pop(future)
-        self._open.discard(config.fingerprint)
-        error = future.exception()
+        proposal = self._pending.pop(future)
+        number = proposal.number
+        error = _error_of(future)
         if isinstance(error, TargetError):
             raise error  # no configuration is at fault: the same command goes on with this one
         if isinstance(error, OutOfTimeError):
             log.info("trial %d is dropped: %s", number, error)
             raise error
+        if isinstance(error, LOST) and proposal.losses + 1 < MAX_LOSSES:
+            log.warning("trial %d is measured again: its worker was lost (%s)", number, first_line(error))
+            self._queue.appendleft(replace(proposal, losses=proposal.losses + 1))
+            return
+        trial = Trial(
+            number,
+            proposal.config,
+            TrialState.FAILED,
+            note=proposal.note,
+            predicted=proposal.predicted,
+            proposed=self._number,
+        )
         if error is None:
             found = future.result()
             state = TrialState.OK if found.samples >= self.study.baseline.samples else TrialState.PRUNED
-            trial = Trial(number, config, state, found, note=note, predicted=predicted)
+            trial = replace(trial, state=state, evaluation=found)
         else:
-            expected = isinstance(error, EngineError)
-            # The text goes into the journal, and an exception of a user's function may contain credentials.
-            text = redact(first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}")
-            log.warning("trial %d failed: %s", number, text, exc_info=None if expected else error)
-            trial = Trial(number, config, TrialState.FAILED, error=text, note=note, predicted=predicted)
+            trial = replace(trial, error=self._failure(number, error))
         self._failures = self._failures + 1 if trial.state is TrialState.FAILED else 0
         self.journal.append(trial)
         self._take(trial)
+
+    @staticmethod
+    def _failure(number: int, error: BaseException) -> str:
+        """Log a failed trial; return why it failed, in one line."""
+        # The text goes into the journal, and an exception of a user's function may contain credentials.
+        if isinstance(error, LOST):
+            text, unexpected = redact(f"its worker was lost {MAX_LOSSES} times ({first_line(error)})"), None
+        elif isinstance(error, EngineError):
+            text, unexpected = redact(first_line(error)), None
+        else:
+            text, unexpected = redact(f"{type(error).__name__}: {first_line(error)}"), error
+        log.warning("trial %d failed: %s", number, text, exc_info=unexpected)
+        return text
 
     def _take(self, trial: Trial) -> None:
         self.study.trials.append(trial)
         self.pace.finished(trial)
         self._seen[trial.config.fingerprint] = trial
+        self._open.discard(trial.config.fingerprint)
         for _ in range(1 + self._waiting.pop(trial.config.fingerprint, 0)):
             self.strategy.observe(trial)
         self.listener.trial_finished(self.study, trial)
+
+
+def _error_of(future: Future[Evaluation]) -> BaseException | None:
+    try:
+        return future.exception()
+    except CancelledError as error:
+        return error

@@ -1,7 +1,9 @@
 """Whole runs on the toy backend, in a folder of the test's."""
 
 import json
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.tune import Setup, tune
 from nc_strategies.testing import ToyBackend, ToyOp, ToySettings
 
+sys.path.insert(0, str(Path(__file__).parent))
 OPS = (ToyOp("a", loss=0.001, time_us=60), ToyOp("b", "MatMul", loss=0.05, time_us=30), ToyOp("c", time_us=60))
 STRATEGIES = {"basic": (BasicStrategy, BasicSettings), "random": (RandomStrategy, RandomSettings)}
 

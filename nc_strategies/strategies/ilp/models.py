@@ -118,6 +118,10 @@ class LossModel:
             expected, _ = self.regression.predict(rows)
         self.samples = float(samples.max()) if len(samples) else float(MODEL_RULES.assumed_samples)
 
+    def assume(self, rows: Array) -> None:
+        """Assume the expected losses of trials that are open; rows of shape (trials, columns)."""
+        self.regression.assume(rows, self._noise(rows @ self.regression.prices, np.full(len(rows), self.samples)))
+
     def sampling(self, loss: Array, samples: Array | float) -> Array:
         """Standard deviation of a measured loss, which is the difference of two counts of discordant samples."""
         discordant = MODEL_RULES.discordant_samples_per_loss * np.maximum(loss, 0.0)
@@ -293,6 +297,13 @@ class CostModel:
         trials = np.array([not s.reference for s in used], bool)
         self.trust = Trust.learnt(self.regression, rows, values, timed, trials, self._error)
         self.root = np.where(self.regression.cov.diagonal()[:, None] > 0, self.root, 0.0)
+
+    def assume(self, rows: Sequence[Array]) -> None:
+        """Assume the expected costs of trials that are open; each row of shape (columns,)."""
+        if rows:
+            wide = self.rows(rows)
+            cost, _ = self.regression.predict(wide)
+            self.regression.assume(wide, np.abs(cost) * float(np.hypot(self.trust.error, self.trust.timing)))
 
     def rows(self, rows: Sequence[Array]) -> Array:
         """Rows with three more columns: 1, the terms' cost of conversions, and the cost predicted by the prior.

@@ -53,6 +53,25 @@ class Regression:
                 best, self.misfit = likelihood, misfit
                 self._inverse, self._alpha = inverse, inverse @ rest
 
+    def assume(self, rows: Array, noise: Array) -> None:
+        """Condition on observations that are still to come, with the expected values in their place.
+
+        Expectations stay as they are, and standard deviations shrink as the observations will make them shrink.
+        Source: the kriging believer, Ginsbourger et al., "Kriging Is Well-Suited to Parallelize Optimization", 2010.
+
+        Args:
+            rows: Shape (observations, columns).
+            noise: Standard deviation of each observation, shape (observations,).
+        """
+        if not len(rows):
+            return
+        values, _ = self.predict(rows)
+        self._rows, self._values = np.vstack([self._rows, rows]), np.concatenate([self._values, values])
+        self._noise = np.concatenate([self._noise, noise])
+        kernel = self._rows @ self.cov @ self._rows.T + self.misfit**2 * self._products(self._rows, self._rows)
+        self._inverse = np.asarray(np.linalg.inv(kernel + np.diag(self._noise**2)), np.float64)
+        self._alpha = self._inverse @ (self._values - self._rows @ self.mean)
+
     def _products(self, a: Array, b: Array) -> Array:
         """Covariance of the sums of products for a misfit of 1, scaled to 1 for a row of all columns."""
         if self._weights is None:

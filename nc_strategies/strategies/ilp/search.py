@@ -95,6 +95,7 @@ class Search:
         self._losses = [LossModel(c, self.columns, prior) for c in problem.goal.constraints]
         self._costs = CostModel(problem, self.columns, terms, timed)
         self._tried: dict[str, tuple[Array, Trial]] = {}
+        self._open: dict[str, Array] = {}
         self._float = self._all_float()
 
     def _all_float(self) -> Array | None:
@@ -103,18 +104,24 @@ class Search:
 
     def tell(self, trial: Trial) -> None:
         """Add the trial of a configuration."""
+        self._open.pop(trial.config.fingerprint, None)
         self._tried[trial.config.fingerprint] = self.columns.row(trial.config), trial
+
+    def expect(self, config: Config) -> None:
+        """Count with the trial of a configuration that is open; `tell` ends that."""
+        self._open[config.fingerprint] = self.columns.row(config)
 
     def half(self) -> Config | None:
         """Half of the int8 operators of a trial, by predicted loss, while no trial keeps the goal; see `halves`."""
-        self.fit()
+        self._fit_all()
         prices = self._losses[0].regression.prices
         loss: dict[str, float] = {}
         for column, price in zip(self.columns.all, prices.tolist(), strict=True):
             if column.is_int8:
                 loss.setdefault(column.names[0], price)
         trials = [trial for _, trial in self._tried.values()]
-        return half(self._problem.space, self._problem.goal, trials, self._tried, lambda group: loss.get(group[0], 0.0))
+        known = {*self._tried, *self._open}
+        return half(self._problem.space, self._problem.goal, trials, known, lambda group: loss.get(group[0], 0.0))
 
     def fit(self) -> None:
         """Fit the models to all trials."""
@@ -123,6 +130,14 @@ class Search:
         self._costs.fit(seen)
         for model in self._losses:
             model.fit(seen)
+
+    def _fit_all(self) -> None:
+        """Fit the models to all trials, and assume the expected values of those that are open."""
+        self.fit()
+        rows = list(self._open.values())
+        self._costs.assume(rows)
+        for model in self._losses:
+            model.assume(np.array(rows).reshape(len(rows), len(self.columns.all)))
 
     @property
     def incumbent(self) -> float:
@@ -152,7 +167,7 @@ class Search:
 
     def next(self) -> tuple[Point | None, str]:
         """The configuration to measure next, None where none can be better, and the reason."""
-        self.fit()
+        self._fit_all()
         around, cuts = self._around(), self._cuts()
         plain = self._solve(0.0, around, cuts)
         if plain is None:
@@ -182,7 +197,7 @@ class Search:
                 f"noise: remaining differences ({max(left, 0.0):.1%}) are below the timing noise "
                 f"({noise:.1%}), and more trials could not tell them apart"
             )
-        gains, risks = self._gains(found, target)
+        gains, risks = self._gains(found, self._expected_target(target))
         safe = risks <= self._settings.risk
         best = int(np.argmax(np.where(safe, gains, -1.0) if safe.any() else -risks))
         point = self.point(found[best])
@@ -191,6 +206,13 @@ class Search:
             f"predicted cost {expected.cost:.3f} (sd {expected.cost_sd:.3f}), loss {point.loss:.4f} "
             f"(sd {point.loss_sd:.4f}) of {self._losses[0].limit:.4f}"
         )
+
+    def _expected_target(self, target: float) -> float:
+        """The target once the open trials have the costs and losses that are expected of them."""
+        rows = [row for row in self._open.values() if all(self._slack(model, row, 0.0) >= 0 for model in self._losses)]
+        if not rows:
+            return target
+        return min(target, float(self._costs.predict(rows)[0].min()) * (1 - self._problem.goal.tie / 4))
 
     def _left(self, rows: Array, best: Array | None, cost: float) -> float:
         """Largest possible gain of some configurations over the best trial, relative to its cost.
@@ -314,7 +336,7 @@ class Search:
 
     def _drawn(self, around: Array, cuts: Sequence[Cut]) -> list[Array | None]:
         """Solutions for prices drawn from the posterior (Thompson sampling)."""
-        rng = np.random.default_rng([self._seed, len(self._tried)])
+        rng = np.random.default_rng([self._seed, len(self._tried) + len(self._open)])
         rows = []
         for _ in range(SEARCH_RULES.posterior_draws):
             prices = [m.regression.draw(m.root, rng) for m in self._losses]
@@ -342,12 +364,13 @@ class Search:
         return gain, risk
 
     def _cuts(self) -> list[Cut]:
-        """Cuts that exclude tried configurations, those without int8, and most of the suspects of a failure.
+        """Cuts that exclude tried and open configurations, those without int8, and most of the suspects of a failure.
 
         A suspect is a choice of the failed trial that has worked in no other trial. Where no int8 scheme of an operator
         has worked, all of its int8 schemes are suspects.
         """
-        cuts = [Cut(_chosen(row), float(row.sum()) - 1) for row, _ in self._tried.values()]
+        known = [*(row for row, _ in self._tried.values()), *self._open.values()]
+        cuts = [Cut(_chosen(row), float(row.sum()) - 1) for row in known]
         if self._float is not None:
             floats = [k for k, c in enumerate(self.columns.all) if c.scheme == FLOAT]
             cuts.append(Cut(tuple(floats), float(len(floats)) - 1))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config
-from nc_strategies.strategies.base import Steps, StepwiseStrategy
+from nc_strategies.strategies.base import Several, Steps, StepwiseStrategy
 from nc_strategies.strategies.ilp.search import Point, Search
 from nc_strategies.strategies.ilp.settings import IlpSettings
 
@@ -35,6 +35,7 @@ class IlpStrategy(StepwiseStrategy):
        regression on the measured loss and latency. Repeat, with the limit tightened by the error of the prediction.
     4. End when, according to the models, no other configuration can be better.
 
+    Several solutions may be open: each is made as if the open ones had the loss and the cost that are predicted.
     While no trial keeps the goal, every other trial after the first few is a half of an earlier one's int8 operators.
 
     Source: Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021, section 3.4: an integer program
@@ -49,6 +50,7 @@ class IlpStrategy(StepwiseStrategy):
     def __init__(self, settings: IlpSettings | None, problem: Problem) -> None:
         super().__init__(settings or IlpSettings(), problem)
         self._search: Search | None = None
+        self._trials: list[Trial] = []
 
     def steps(self) -> Steps:
         """See `StepwiseStrategy.steps`."""
@@ -56,32 +58,47 @@ class IlpStrategy(StepwiseStrategy):
         trial = yield self.problem.space.default()
         self.stage = "integer program"
         seed = int(self.problem.rng.integers(2**31))
-        trials, divergences = [trial], dict[str, float | None]()
+        self._trials, divergences = [trial], dict[str, float | None]()
         if not self._met(trial):
-            self._search = self._informed(Search(self.settings, self.problem, seed, divergences, timed=False), trials)
-            while len(trials) <= MAX_UNTIMED_SOLUTIONS and not self._met(trials[-1]):
-                point = self._next(self._search)
-                if point is None:
-                    break
-                trials.append((yield point.config))
-        self._search = self._informed(Search(self.settings, self.problem, seed, divergences), trials)
+            self._search = self._informed(Search(self.settings, self.problem, seed, divergences, timed=False))
+            yield Several(self._untimed(self._search), self._trials.append)
+        self._search = self._informed(Search(self.settings, self.problem, seed, divergences))
+        yield Several(self._timed(self._search), self._trials.append)
+
+    def _untimed(self, search: Search) -> Iterator[Config | None]:
+        """The first solutions, of a search without latency terms, until one keeps the goal."""
+        for _ in range(MAX_UNTIMED_SOLUTIONS):
+            point = None if self._met(self._trials[-1]) else self._next(search)
+            if point is None:
+                return
+            search.expect(point.config)
+            yield point.config
+
+    def _timed(self, search: Search) -> Iterator[Config | None]:
+        """Solutions and halves until the search ends; None where they depend on an open trial."""
         late = 2 * len(self.problem.space.groups).bit_length()
         while True:
-            config = self._half(self._search) if len(trials) > MAX_FAILED_SOLUTIONS else None
+            config = self._half(search) if len(self._trials) > MAX_FAILED_SOLUTIONS else None
             if config is not None:
-                trials.append((yield config))
-            point = self._next(self._search)
+                search.expect(config)
+                yield config
+            point = self._next(search)
             if point is not None:
-                trials.append((yield point.config))
+                search.expect(point.config)
+                yield point.config
                 continue
             # Where the program ends without a model that keeps the goal, its prices may be wrong: halves go on.
             end = self.note
-            config = self._half(self._search) if late > 0 else None
-            if config is None:
+            config = self._half(search) if late > 0 else None
+            if config is not None:
+                late -= 1
+                search.expect(config)
+                yield config
+            elif self._open:
+                yield None
+            else:
                 self.stage, _, self.ended = end.partition(": ")
                 return
-            late -= 1
-            trials.append((yield config))
 
     def _half(self, search: Search) -> Config | None:
         """See `half`."""
@@ -99,9 +116,8 @@ class IlpStrategy(StepwiseStrategy):
     def _met(self, trial: Trial) -> bool:
         return trial.ok and trial.evaluation is not None and self.problem.goal.feasible(trial.evaluation)
 
-    @staticmethod
-    def _informed(search: Search, trials: Sequence[Trial]) -> Search:
-        for trial in trials:
+    def _informed(self, search: Search) -> Search:
+        for trial in self._trials:
             search.tell(trial)
         return search
 

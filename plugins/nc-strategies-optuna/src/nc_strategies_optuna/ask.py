@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,23 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
+
+
+class SharedTrial(FrozenTrial):
+    """A trial whose values all of its copies share.
+
+    A storage in memory copies each trial that it is given, which takes longer than a suggestion. Nothing changes these.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedTrial:
+        return copy(self)
+
+    @staticmethod
+    def of(trial: FrozenTrial) -> SharedTrial:
+        """A trial with the values of another one, which may not change any more."""
+        made = SharedTrial.__new__(SharedTrial)
+        made.__dict__.update(trial.__dict__)
+        return made
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ def ask(
         number = storage.get_study_id_from_name(study.study_name)
         for key, value in (study_attrs or {}).items():
             storage.set_study_system_attr(number, key, value)
-        study.add_trials(trials)
+        study.add_trials([SharedTrial.of(trial) for trial in trials])
         params = dict(study.ask(dict(space)).params)
         made = storage.get_all_trials(number, deepcopy=False)[-1]
         return Answer(params, dict(made.system_attrs), dict(storage.get_study_system_attrs(number)))

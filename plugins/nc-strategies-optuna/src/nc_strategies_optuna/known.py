@@ -90,3 +90,24 @@ def known_points(
     wanted = expected_tied_ops(parameters.estimate, goal.loss(trial.evaluation), first.loss(first.threshold))
     chosen = parameters.first(wanted)
     yield KnownPoint("known estimate", parameters.config(chosen), "what the estimates expect", chosen)
+
+
+def opening(
+    parameters: Parameters, problem: Problem, trials: Mapping[str, Trial], skip: str = ""
+) -> Iterator[KnownPoint | None]:
+    """The points of `known_points`; None while int8 everywhere is open, on which the last one depends.
+
+    Args:
+        parameters: The sampler's parameters.
+        problem: What is to be solved.
+        trials: Finished trials by fingerprint; read when the next point is asked for.
+        skip: Mark of the point that was proposed last, by an earlier process.
+    """
+    default, last = parameters.config(parameters.all_int8()).fingerprint, skip
+    for point in known_points(parameters, problem, trials, skip):
+        last = point.mark
+        yield point
+    if default not in trials:
+        while default not in trials:
+            yield None
+        yield from known_points(parameters, problem, trials, last)

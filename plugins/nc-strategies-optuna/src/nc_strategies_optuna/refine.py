@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,20 @@ not add up."""
 KNOB_SD = 0.3
 """Standard deviation of a graph-wide choice's effect, relative to that of int8 everywhere."""
 Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ParallelRules:
+    """What keeps a refinement cheap while many trials run: its time grows with the number of trials."""
+
+    trials: int = 500
+    """Latest trials from which prices are learnt, where several run at a time."""
+    workers_per_trial: int = 8
+    """Workers for each new trial that is awaited before prices are learnt again: with up to twice as many minus one,
+    they are learnt after each trial."""
+
+
+PARALLEL = ParallelRules()
 
 
 def deviation(value: float, spread: float) -> float:
@@ -105,24 +120,43 @@ def refining(problem: Problem, proposed: int, share: float = REFINED_SHARE) -> b
     return proposed >= OPEN_END and proposed % 2 == 1
 
 
-def refinement(
-    problem: Problem, parameters: Parameters, trials: Mapping[str, Trial], waiting: Collection[str], refined: int
-) -> Config | None:
-    """`halve` while no trial keeps the goal, else `refine`; None where both find nothing new.
+class Refinements:
+    """Configurations around the best: `halve` while no trial keeps the goal, else `refine`.
+
+    With many workers, several follow from the same prices, which are learnt from the latest trials.
 
     Args:
         problem: What is to be solved.
         parameters: The operator groups and their estimates.
-        trials: Finished trials by fingerprint; fp32 has number 0.
-        waiting: Fingerprints of what is being tried.
-        refined: Number of refinements so far.
     """
-    known = {*trials, *waiting}
-    done = [trial for trial in trials.values() if trial.number > 0]
-    config = halve(problem, parameters, done, known)
-    if config is None:
-        config = refine(problem, parameters, done, known, CAUTION[refined % len(CAUTION)])
-    return config
+
+    def __init__(self, problem: Problem, parameters: Parameters) -> None:
+        self._problem, self._parameters = problem, parameters
+        self._learnt = 0
+        self._ahead: dict[float, Iterator[Config]] = {}
+
+    def next(self, trials: Mapping[str, Trial], waiting: Collection[str], refined: int) -> Config | None:
+        """The next one; None where nothing new is found.
+
+        Args:
+            trials: Finished trials by fingerprint; fp32 has number 0.
+            waiting: Fingerprints of what is being tried.
+            refined: Number of refinements so far.
+        """
+        known, workers = {*trials, *waiting}, self._problem.workers
+        done = [trial for trial in trials.values() if trial.number > 0]
+        recent = done[-PARALLEL.trials :] if workers > 1 else done
+        config = halve(self._problem, self._parameters, recent, known)
+        if config is not None:
+            return config
+        if len(done) >= self._learnt + max(1, workers // PARALLEL.workers_per_trial):
+            self._learnt = len(done)
+            self._ahead.clear()
+        caution = CAUTION[refined % len(CAUTION)]
+        if caution not in self._ahead:
+            best = self._problem.goal.best(done)
+            self._ahead[caution] = _promising(self._problem, self._parameters, recent, best, caution)
+        return next((c for c in self._ahead[caution] if c.fingerprint not in known), None)
 
 
 def refine(
@@ -139,9 +173,16 @@ def refine(
         known: Fingerprints of what was tried or is being tried.
         caution: Standard deviations of the loss to keep from the limit.
     """
-    best = problem.goal.best(list(trials))
+    found = _promising(problem, parameters, trials, problem.goal.best(list(trials)), caution)
+    return next((config for config in found if config.fingerprint not in known), None)
+
+
+def _promising(
+    problem: Problem, parameters: Parameters, trials: Sequence[Trial], best: Trial | None, caution: float
+) -> Iterator[Config]:
+    """What is near the best trial, by prices that are learnt from some trials; see `refine`."""
     if best is None or not parameters.estimate.tied_ops:
-        return None
+        return
     prices = Prices(problem, parameters, trials)
     count = len(parameters.estimate.tied_ops)
     start = np.zeros(count, bool)
@@ -150,11 +191,7 @@ def refine(
     worth = _Worth(
         prices.loss[:count], prices.loss_cov[:count, :count], prices.saved[:count], prices.allowed - loss0, caution
     )
-    top = worth.climb(start)
-    for config in _around(parameters, best.config, top, worth):
-        if config.fingerprint not in known:
-            return config
-    return None
+    yield from _around(parameters, best.config, worth.climb(start), worth)
 
 
 def halve(problem: Problem, parameters: Parameters, trials: Sequence[Trial], known: set[str]) -> Config | None:

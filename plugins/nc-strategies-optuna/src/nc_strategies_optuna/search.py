@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -34,6 +34,7 @@ class Entry:
     running: FrozenTrial
     config: Config
     outcome: Outcome | None = None
+    _learnt: FrozenTrial | None = field(default=None, init=False, repr=False)
 
     @property
     def mark(self) -> str:
@@ -53,7 +54,11 @@ class Entry:
     @property
     def learnt(self) -> FrozenTrial:
         """As a sampler sees it."""
-        return self.running if self.outcome is None else self.outcome.learnt(self.running)
+        if self.outcome is None:
+            return self.running
+        if self._learnt is None:
+            self._learnt = self.outcome.learnt(self.running)
+        return self._learnt
 
 
 class Search:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from nc_strategies.api import Config, Problem, Strategy, Trial, TrialState
 from nc_strategies_optuna import study as store
 from nc_strategies_optuna.estimate import estimate
-from nc_strategies_optuna.known import KnownPoint, known_points, ladder
+from nc_strategies_optuna.known import KnownPoint, ladder, opening
 from nc_strategies_optuna.outcome import COST, LOSS
 from nc_strategies_optuna.parameters import Parameters
-from nc_strategies_optuna.refine import refinement, refining
+from nc_strategies_optuna.refine import Refinements, refining
 from nc_strategies_optuna.samplers import choose
 from nc_strategies_optuna.search import Search
 from nc_strategies_optuna.settings import SamplerSettings, TpeSettings
@@ -28,7 +28,7 @@ class _Begun:
     """What needs the estimates: the search, points of our own, numbers of the trials of an earlier process."""
 
     search: Search
-    first: Iterator[KnownPoint]
+    first: Iterator[KnownPoint | None]
     earlier: deque[int]
 
 
@@ -40,6 +40,9 @@ class OptunaStrategy(Strategy):
        which graph-wide choices. A suggestion for a configuration that was tried gets its outcome.
     3. In the last part of the budget, single operators change sides around the best trial, by prices learnt from all
        trials.
+
+    Any number of trials may be open. The samplers `TPESampler` and `GPSampler` suggest apart from these, the others do
+    not see them; a suggestion for a configuration that is being tried gets its outcome.
 
     A metric's threshold is a constraint where the sampler takes one; else what is missing adds to the cost.
 
@@ -72,6 +75,7 @@ class OptunaStrategy(Strategy):
         self._trials: dict[str, Trial] = {baseline.config.fingerprint: baseline}
         self._proposed = 0
         self._refined = 0
+        self._refinements: Refinements | None = None
         self._begun: _Begun | None = None
         if self.settings.storage is not None and self.settings.study_name is not None:
             # A name that is taken is refused before anything is measured.
@@ -135,9 +139,12 @@ class OptunaStrategy(Strategy):
             search.add(BASELINE, "fp32 as it was measured", problem.space.all_float(), parameters.all_float())
         return self._begun
 
-    def _opening(self, parameters: Parameters, skip: str = "") -> Iterator[KnownPoint]:
-        """What is tried before the sampler suggests, behind the point that an earlier process tried last."""
-        yield from known_points(parameters, self.problem, self._trials, skip)
+    def _opening(self, parameters: Parameters, skip: str = "") -> Iterator[KnownPoint | None]:
+        """What is tried before the sampler suggests, behind the point that an earlier process tried last.
+
+        None while the next point depends on an open trial: the sampler suggests meanwhile.
+        """
+        yield from opening(parameters, self.problem, self._trials, skip)
         yield from ladder(parameters, self.problem, self._trials, skip)
 
     def _replayed(self, begun: _Begun) -> int | None:
@@ -161,6 +168,8 @@ class OptunaStrategy(Strategy):
                 return number
         else:
             for point in begun.first:
+                if point is None:
+                    break
                 number = search.add(point.mark, point.note, point.config, point.assignments)
                 if search.is_new(number):
                     return number
@@ -174,8 +183,10 @@ class OptunaStrategy(Strategy):
         return number
 
     def _refinement(self, search: Search) -> int | None:
-        """See `refinement`."""
-        config = refinement(self.problem, search.parameters, self._trials, search.waiting, self._refined)
+        """See `Refinements`."""
+        if self._refinements is None:
+            self._refinements = Refinements(self.problem, search.parameters)
+        config = self._refinements.next(self._trials, search.waiting, self._refined)
         if config is None:
             return None
         self._refined += 1

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nc_strategies_optuna.estimate import estimate
-from nc_strategies_optuna.known import KnownPoint, known_points
+from nc_strategies_optuna.known import KnownPoint, opening
 from nc_strategies_optuna.parameters import EVENT as PARAMETERS
 from nc_strategies_optuna.parameters import Parameters
-from nc_strategies_optuna.refine import refinement, refining
+from nc_strategies_optuna.refine import Refinements, refining
 
 from nc_strategies.api import Config, InputError, Problem, Strategy, Trial, TrialState
 from nc_strategies_sigopt import access, form
@@ -35,7 +35,7 @@ class _Begun:
 
     parameters: Parameters
     session: Session
-    first: Iterator[KnownPoint]
+    first: Iterator[KnownPoint | None]
     earlier: deque[dict[str, Any]]
 
 
@@ -50,6 +50,8 @@ class SigOptStrategy(Strategy):
        graph-wide choices. Every suggestion gets one observation, also a failed one.
     3. In the last third of the budget, single operators change sides around the best trial, by prices learnt from
        all trials; where int8 everywhere keeps the goal, the graph-wide choices change with it instead.
+
+    As many suggestions as the run has workers may be open: the experiment's ``parallel_bandwidth``.
 
     `engine` says who suggests: ``http`` (a SigOpt server), ``local`` (the same API in this process) or ``lite``
     (SigOpt's own optimizer in this process).
@@ -82,6 +84,7 @@ class SigOptStrategy(Strategy):
         self._waiting: dict[str, list[Proposal]] = {}
         self._proposed = 0
         self._refined = 0
+        self._refinements: Refinements | None = None
         self._begun: _Begun | None = None
         self._engine = access.chosen_driver(self.settings)
         if self._engine == HTTP:
@@ -106,7 +109,7 @@ class SigOptStrategy(Strategy):
         self._begun = _Begun(
             parameters,
             session,
-            known_points(parameters, problem, self._trials),
+            opening(parameters, problem, self._trials),
             deque(r for r in session.state.records if r["event"] == EVENT),
         )
         known = form.values(problem, problem.baseline, baseline=True)
@@ -183,7 +186,7 @@ class SigOptStrategy(Strategy):
         while begun.earlier:
             proposal = Proposal.from_record(begun.earlier.popleft())
             if proposal.kind == "known":
-                begun.first = known_points(begun.parameters, self.problem, self._trials, proposal.mark)
+                begun.first = opening(begun.parameters, self.problem, self._trials, proposal.mark)
             self._refined += proposal.kind == "refinement"
             if not self._expect(proposal):
                 return proposal
@@ -196,6 +199,8 @@ class SigOptStrategy(Strategy):
                 return proposal
         else:
             for point in begun.first:
+                if point is None:
+                    break
                 proposal = Proposal.of(point)
                 if not self._keep(proposal):
                     return proposal
@@ -251,8 +256,10 @@ class SigOptStrategy(Strategy):
         )
 
     def _refinement(self) -> Proposal | None:
-        """See `refinement`."""
-        config = refinement(self.problem, self._parameters, self._trials, self._waiting, self._refined)
+        """See `Refinements`."""
+        if self._refinements is None:
+            self._refinements = Refinements(self.problem, self._parameters)
+        config = self._refinements.next(self._trials, self._waiting, self._refined)
         if config is None:
             return None
         self._refined += 1

@@ -55,6 +55,7 @@ class LocalDriver:
         self._seeds: dict[str, int] = {}
         self._suggestions: dict[str, Json] = {}
         self._observations: dict[str, Json] = {}
+        self._held: dict[str, dict[str, sampler.Held]] = {}
         for record in self._lines.records:
             self._apply(record)
 
@@ -181,9 +182,10 @@ class LocalDriver:
         assignments = sampler.suggest(
             experiment,
             self._of(self._observations, experiment),
-            [s["assignments"] for s in earlier if s["state"] == "open"],
+            [s for s in earlier if s["state"] == "open"],
             self._seeds[experiment["id"]],
             len(earlier),
+            self._held.setdefault(experiment["id"], {}),
         )
         made = self._keep(
             "suggestion",
