@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -190,14 +190,13 @@ def _terminate(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _interrupted(multirun: bool) -> NoReturn:
-    """End with status 130. A job reports its own interrupt, so the line is about jobs in other processes."""
+def _say_interrupted(multirun: bool) -> None:
+    """Say that a sweep was interrupted while its jobs ran in other processes; a job here says so itself."""
     if multirun:
         sys.stderr.write(
             "interrupted; what was measured is kept in the jobs' folders, and the same command with the same run_dir "
             "goes on from there\n"
         )
-    sys.exit(status.INTERRUPTED)
 
 
 def main() -> None:
@@ -217,11 +216,16 @@ def main() -> None:
     try:
         run()
     except KeyboardInterrupt:
-        _interrupted(multirun)
+        _say_interrupted(multirun)
+        sys.exit(status.INTERRUPTED)
     except SystemExit:
-        # Ray's launcher replaces the handler of SIGTERM by one that exits with a status of its own.
+        # Ray's launcher replaces the handler of SIGTERM by one that ends all processes of Ray and exits with status 1.
+        # After that, Ray's cleanup at the end of this process may abort it, so nothing runs at its end.
         if signal.getsignal(signal.SIGTERM) is not _terminate:
-            _interrupted(multirun)
+            _say_interrupted(multirun)
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(status.INTERRUPTED)
         raise
     except (HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.problem import Trial
-from nc_strategies.report import analysis, charts, diagnosis, engines, explain, front, predictions, recovery
+from nc_strategies.report import analysis, charts, diagnosis, engines, explain, front, predictions, recovery, workers
 from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
@@ -186,6 +186,7 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         **_sources(rows),
         "told": any(t.error or t.note for t in run.trials),
         "recovery": recovery.table(run),
+        "workers": workers.view(run),
         "diagnosis": diagnosis.view(run.diagnosis),
         "front": front.view(run),
         "machine": facts(machine) if machine else [],
@@ -343,6 +344,11 @@ class PageWriter(StudyListener):
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
         if time.monotonic() >= self._next:
+            self._write(study, running=True)
+
+    def workers(self, study: Study) -> None:
+        """See `StudyListener.workers`. Processes that evaluate are at work, so nothing is being timed."""
+        if self._study is not None and time.monotonic() >= self._next:
             self._write(study, running=True)
 
     def finished(self, study: Study) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nc_strategies.problem import Trial
+from nc_strategies.report.workers import short
 from nc_strategies.study.study import Study, StudyListener
 
 
@@ -31,8 +32,9 @@ class ProgressLine(StudyListener):
             transient=True,
             auto_refresh=False,
         )
-        self._task = self._progress.add_task("starting", total=None, left="", best="")
+        self._task = self._progress.add_task("starting", total=None, left="", best="", workers="")
         self._limit = 0
+        self._shared = False
 
     def __enter__(self) -> ProgressLine:
         self._progress.start()
@@ -64,6 +66,13 @@ class ProgressLine(StudyListener):
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
         self._show(completed=len(study.trials), left=self._left(study), best=_best(study))
+
+    def workers(self, study: Study) -> None:
+        """See `StudyListener.workers`."""
+        if not self._shared:
+            self._shared = True
+            self._progress.columns = (*self._progress.columns, TextColumn("{task.fields[workers]}"))
+        self._show(workers=short(study.workers))
 
     def _left(self, study: Study) -> str:
         if study.box is None:

@@ -69,7 +69,7 @@ class Server:
             try:
                 self._busy = True
                 try:
-                    target = target or _resolve(factory)(settings)
+                    target = target or self._made(factory, settings)
                     target.until(request.deadline)
                     answer = (Kind.OK, getattr(target, request.method)(*request.args, **request.kwargs))
                 except Exception as error:  # noqa: BLE001 - every error is sent to the caller
@@ -82,6 +82,13 @@ class Server:
                 self.send(*answer)
             except (pickle.PicklingError, TypeError, AttributeError) as error:
                 self.send(Kind.ERROR, messages.error_message(error))
+
+    def _made(self, factory: str, settings: Any) -> Any:
+        """The target. What the processes do that share its evaluations is sent as soon as it changes."""
+        target = _resolve(factory)(settings)
+        if hasattr(target, "watch"):
+            target.watch(lambda usage: self.send(Kind.USAGE, usage))
+        return target
 
 
 class Forward(logging.Handler):
