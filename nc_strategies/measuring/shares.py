@@ -18,6 +18,7 @@ import pickle
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import uuid
 import zipfile
@@ -174,12 +175,15 @@ class _Held:
 
 
 _held: _Held | None = None
+_one_at_a_time = threading.Lock()
+"""A process holds one model, and a pool may call it from several threads, as a Dask worker does by default."""
 
 
 def prepare(origin: Origin) -> Portion:
     """Runs in another process: open the model's description and the data."""
     try:
-        _hold(origin)
+        with _one_at_a_time:
+            _hold(origin)
     except Exception as error:  # noqa: BLE001 - sent to the caller as plain data
         return Portion(worker=_name(), error=error_message(error))
     return Portion(worker=_name())
@@ -208,16 +212,18 @@ def run_batches(
         read: Positions of the outputs to return.
     """
     try:
-        held = _hold(origin)
-        held.use(view)
-        executable = held.open(model, packed, path)
         outputs, seconds = [], []
-        for number, run in zip(numbers, some_runs(held.data, size, numbers), strict=True):
-            assert run.batch, f"batch {number} is one of those that were asked for"
-            before = time.perf_counter()
-            found = executable.predict(run.batch)
-            seconds.append(time.perf_counter() - before)
-            outputs.append(tuple(value if place in read else None for place, value in enumerate(found)))
+        with _one_at_a_time:
+            held = _hold(origin)
+            held.use(view)
+            executable = held.open(model, packed, path)
+            for number, run in zip(numbers, some_runs(held.data, size, numbers), strict=True):
+                assert run.batch, f"batch {number} is one of those that were asked for"
+                before = time.perf_counter()
+                found = executable.predict(run.batch)
+                seconds.append(time.perf_counter() - before)
+                # Copies, because an engine may reuse its buffers for the next batch.
+                outputs.append(tuple(_copied(v) if place in read else None for place, v in enumerate(found)))
     except Exception as error:  # noqa: BLE001 - sent to the caller as plain data
         return Portion(worker=_name(), error=error_message(error))
     return Portion(tuple(outputs), tuple(seconds), _name())

@@ -7,8 +7,11 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
@@ -211,6 +214,35 @@ def test_a_process_that_cannot_open_the_data_leaves_this_one_alone(monkeypatch, 
     assert target.measure(space.default()).samples == 3000
     assert target.workers()["batches"] == {}
     target.close()
+
+
+def test_calls_from_threads_of_one_process_wait_for_each_other(monkeypatch):
+    inside, most = [], []
+
+    def hold(origin):
+        inside.append(origin)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    monkeypatch.setattr(shares, "_hold", hold)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(portion.error is None for portion in threads.map(shares.prepare, range(4)))
+    assert most == [1, 1, 1, 1]
+
+
+def test_outputs_in_a_buffer_that_an_engine_reuses_are_copied(monkeypatch):
+    buffer = np.zeros(1)
+
+    def predict(batch):
+        buffer[:] = batch
+        return [buffer]
+
+    held = SimpleNamespace(use=lambda view: None, open=lambda *model: SimpleNamespace(predict=predict), data=None)
+    monkeypatch.setattr(shares, "_hold", lambda origin: held)
+    monkeypatch.setattr(shares, "some_runs", lambda data, size, numbers: [SimpleNamespace(batch=n) for n in numbers])
+    portion = shares.run_batches(None, None, "model", None, None, 1, [1, 2, 3], [0])
+    assert [float(first[0]) for (first,) in portion.outputs] == [1.0, 2.0, 3.0]
 
 
 def test_short_evaluations_are_not_shared(monkeypatch):
