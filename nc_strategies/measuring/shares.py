@@ -490,13 +490,14 @@ class Sharing:
         return spent <= gain / 2
 
     def lost(self, error: BaseException) -> None:
-        """Note that processes were lost; new ones are started for the next evaluation."""
+        """Note that processes were lost, in one line; new ones are started for the next evaluation."""
         self.usage.lost += 1
-        log.warning("a process that evaluates was lost (%s): its samples are evaluated here", _text(error))
         try:
             self.pool.restart()
         except Exception as failed:  # noqa: BLE001 - a pool loses its processes with errors of any class
             self._give_up(failed)
+        else:
+            log.warning("a process that evaluates was lost (%s): its samples are evaluated here", _text(error))
 
     def stop(self, reason: str) -> None:
         """Share no further evaluation."""

@@ -57,14 +57,12 @@ def test_processes_that_evaluate_are_a_few_words(workers, says):
 
 
 def test_the_line_has_a_column_for_processes_only_where_there_are_several():
-    line = ProgressLine()
-    line._progress.console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    line, screen = ProgressLine(), Console(file=io.StringIO(), width=200)
     line.trial_started(1, "")
     before = len(line._progress.columns)
     for _ in range(2):
         line.workers(SimpleNamespace(workers=SHARED))
     assert len(line._progress.columns) == before + 1
-    with line._progress.console.capture() as shown:
-        line._progress.console.print(line._progress.get_renderable())
-    assert "tuning" in shown.get()
-    assert "3 processes, 12% idle" in shown.get()
+    screen.print(line._progress.get_renderable())
+    assert "tuning" in screen.file.getvalue()
+    assert "3 processes, 12% idle" in screen.file.getvalue()
