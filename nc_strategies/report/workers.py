@@ -53,7 +53,7 @@ def _doing(name: str, found: Mapping[str, Any], state: Mapping[str, Any] | None)
     """What a process does now."""
     if state is not None:
         last = state["latest"].get(name)
-        return "no batch of this evaluation yet" if last is None else f"batch {last} of {state['batches']} returned"
+        return "no batch of this evaluation yet" if last is None else f"has returned batch {last} of {state['batches']}"
     if name == HERE:
         return "builds and times, or evaluates alone"
     return "takes part no more" if found.get("alone") else "waits while a model is built and timed"
@@ -74,7 +74,8 @@ def _notes(found: Mapping[str, Any], state: Mapping[str, Any] | None) -> list[st
     if found["batches"] and silent > 0:
         notes.append(f"{silent} of {found['workers']} processes returned no batch.")
     if found["lost"]:
-        notes.append(f"Processes were lost {found['lost']} times; what they had was evaluated by this process.")
+        times = "once" if found["lost"] == 1 else f"{found['lost']} times"
+        notes.append(f"Processes were lost {times}; this process evaluated what they had.")
     if found.get("alone"):
         notes.append(f"This process evaluates alone: {found['alone']}.")
     return notes

@@ -293,12 +293,13 @@ def test_processes_that_evaluate_are_a_table_with_what_they_do(browser, finished
         section = visit.page.locator("section:has(#h-workers)")
         rows = [line.inner_text() for line in section.locator("tbody tr").all()]
         assert all(figure in text for figure, text in zip(("60", "50", "40"), rows, strict=True))
-        assert all(figure in text for figure, text in zip(("10 %", "25 %", "40 %"), rows, strict=True))
+        assert all(figure in text for figure, text in zip(("10%", "25%", "40%"), rows, strict=True))
         link = section.get_by_role("link", name="Dask's dashboard")
         assert link.get_attribute("href") == WORKERS["dashboard"]
         words = section.inner_text()
         assert "idle in 44% of that time" in words
         assert "1 of 4 processes returned no batch" in words
+        assert "Processes were lost once" in words
         assert ("batch 41 of 80" in rows[2]) is running
         assert ("no batch of this evaluation yet" in rows[1]) is running
         assert ("41 of 80 batches" in words) is running
@@ -327,7 +328,7 @@ def test_the_page_renews_itself_in_mid_trial_when_several_processes_evaluate(wat
         watched(watcher)
     # The first, one in each trial, one after each, and the last.
     assert len(watcher.versions) == 10
-    assert "batch 41 of 80 returned" in watcher.versions[1]
+    assert "has returned batch 41 of 80" in watcher.versions[1]
 
 
 class Watcher(page.PageWriter):
