@@ -309,8 +309,8 @@ def _configs(run: RunFiles) -> dict[str, Any]:
 class PageWriter(StudyListener):
     """Updates a run's page during the run, and writes its last version at the end.
 
-    It writes between trials, in the run's own thread, so that it does not disturb timing, and takes a small share of
-    the run's time. A failure to write the page is logged and does not end the run.
+    It writes between trials, and while an evaluation waits for it, in the run's own thread, so that it does not disturb
+    timing, and takes a small share of the run's time. A failure to write the page is logged and does not end the run.
 
     Args:
         command: Arguments of the command line that started the run, without secrets.
@@ -347,7 +347,7 @@ class PageWriter(StudyListener):
             self._write(study, running=True)
 
     def workers(self, study: Study) -> None:
-        """See `StudyListener.workers`. Processes that evaluate are at work, so nothing is being timed."""
+        """See `StudyListener.workers`. The process that times waits meanwhile."""
         if self._study is not None and time.monotonic() >= self._next:
             self._write(study, running=True)
 

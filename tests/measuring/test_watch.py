@@ -1,5 +1,7 @@
 """What processes evaluate, as a run learns it from its worker: a real worker process, a target of a few lines."""
 
+import time
+
 import pytest
 
 from nc_strategies.config import TuningConfig
@@ -9,6 +11,7 @@ from nc_strategies.measuring.worker.target import WorkerTarget
 
 MODULE = """
 import os
+import time
 from nc_strategies.measuring.shares import Usage
 
 class Target:
@@ -31,7 +34,7 @@ class Target:
         if config == "crash":
             os._exit(3)
         self.usage.end()
-        return config
+        return time.monotonic()
 
 def make(settings):
     return Target()
@@ -50,7 +53,7 @@ def target(tmp_path, monkeypatch):
 def test_a_worker_tells_what_processes_do_during_a_call_and_a_crash_loses_no_count(target):
     told = []
     target.watch(told.append)
-    assert target.measure("first") == "first"
+    target.measure("first")
     assert [usage["evaluation"]["latest"] for usage in told] == [{"a": 2}]
     with pytest.raises(EngineError):
         target.measure("crash")
@@ -65,3 +68,14 @@ def test_a_worker_tells_what_processes_do_during_a_call_and_a_crash_loses_no_cou
     assert told[-1]["batches"] == {"a": 6}
     assert target.workers()["busy_seconds"] == {"a": 6.0}
     assert set(counted) == set(Usage().to_dict(2))
+
+
+def test_the_worker_goes_on_when_the_run_has_shown_what_it_told(target):
+    shown = []
+
+    def show(usage):
+        time.sleep(0.2)
+        shown.append(time.monotonic())
+
+    target.watch(show)
+    assert target.measure("first") >= shown[0]  # one clock for all processes of a machine

@@ -218,6 +218,7 @@ class WorkerProcess:
             return None
         if kind == Kind.USAGE:
             self._watch(body)
+            self._send(None)  # the worker waits for it
             return None
         self.idle = True
         return Kind(kind), body
