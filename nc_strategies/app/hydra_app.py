@@ -31,6 +31,7 @@ from nc_strategies.app.hydra_errors import as_input_error
 from nc_strategies.app.logs import redact
 from nc_strategies.app.path_overrides import quote_path
 from nc_strategies.config import MetricsConfig, RunConfig
+from nc_strategies.errors import first_line
 from nc_strategies.registry import registry
 from nc_strategies.runtime.secrets import SECRET_KEY, SECRET_URL
 
@@ -189,6 +190,15 @@ def _terminate(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _say_interrupted(multirun: bool) -> None:
+    """Say that a sweep was interrupted while its jobs ran in other processes; a job here says so itself."""
+    if multirun:
+        sys.stderr.write(
+            "interrupted; what was measured is kept in the jobs' folders, and the same command with the same run_dir "
+            "goes on from there\n"
+        )
+
+
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -202,15 +212,35 @@ def main() -> None:
     # Hydra prints its errors over several lines and exits with status 1, unless this variable makes it raise them.
     traceback_wanted = bool(os.environ.get(FULL_ERROR))
     os.environ[FULL_ERROR] = "1"
+    multirun = bool({"-m", "--multirun"} & set(sys.argv[1:]))
     try:
         run()
     except KeyboardInterrupt:
+        _say_interrupted(multirun)
         sys.exit(status.INTERRUPTED)
+    except SystemExit:
+        # Ray's launcher replaces the handler of SIGTERM by one that ends all processes of Ray and exits with status 1.
+        # After that, Ray's cleanup at the end of this process may abort it, so nothing runs at its end.
+        if signal.getsignal(signal.SIGTERM) is not _terminate:
+            _say_interrupted(multirun)
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(status.INTERRUPTED)
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:
             raise
         sys.stderr.write(redact(f"error: {as_input_error(error)}\n"))
         sys.exit(status.INPUT)
+    except Exception as error:
+        # Jobs report their own errors. Launchers raise any class, such as for a cluster that does not answer.
+        from nc_strategies.app import sweep
+
+        if traceback_wanted or not sweep.launcher:
+            raise
+        text = f"error: hydra/launcher: {sweep.launcher} failed ({type(error).__name__}: {first_line(error)})"
+        sys.stderr.write(redact(f"{text}; {FULL_ERROR}=1 shows where\n"))
+        sys.exit(status.INTERNAL)
     finally:
         logging.shutdown()
     from nc_strategies.app import sweep

@@ -266,6 +266,10 @@ class _Observers(StudyListener):
         self._writer.trial_finished(study, trial)
         self._found.notify("ncs_trial_finished", study=study, trial=trial)
 
+    def workers(self, study: Study) -> None:
+        self._progress.workers(study)
+        self._writer.workers(study)
+
     def finished(self, study: Study) -> None:
         self._writer.finished(study)
         self._found.notify("ncs_study_finished", study=study)

@@ -21,6 +21,8 @@ from nc_strategies.errors import NcsError, first_line
 log = logging.getLogger(__name__)
 statuses: list[int] = []
 """Exit statuses of a finished sweep's jobs, including those that ran in other processes."""
+launcher = ""
+"""Name of the launcher that starts jobs in other processes; empty if this process runs them."""
 
 
 def run_sweep_job(config: DictConfig, run_dir: Path) -> int:
@@ -53,6 +55,12 @@ def _keep_overrides(path: Path) -> None:
 
 class ComparisonTable(Callback):
     """Writes and prints the comparison at the end of a sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """See Hydra's `Callback`."""
+        global launcher
+        chosen = config.hydra.runtime.choices.get("hydra/launcher")
+        launcher = "" if chosen in (None, "basic") else str(chosen)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """See Hydra's `Callback`."""

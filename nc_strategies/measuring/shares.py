@@ -18,11 +18,12 @@ import pickle
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import uuid
 import zipfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from concurrent.futures import TimeoutError as NotYetError
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class SharingRules:
     """Seconds between two checks of the deadline while outputs are awaited."""
     preparation_seconds: float = 600.0
     """Seconds after which the run goes on without processes that have not opened the data."""
+    watch_seconds: float = 1.0
+    """Least seconds between two messages on the state of an evaluation; a person reads them."""
 
 
 SHARING_RULES = SharingRules()
@@ -86,6 +89,8 @@ class EvaluationPool(Protocol):
     Attributes:
         workers: Number of processes.
         same_files: Whether these processes see the files of this one.
+
+    A pool may also have an attribute ``dashboard``, the address of a page that shows its processes, without secrets.
     """
 
     workers: int
@@ -170,12 +175,15 @@ class _Held:
 
 
 _held: _Held | None = None
+_one_at_a_time = threading.Lock()
+"""A process holds one model, and a pool may call it from several threads, as a Dask worker does by default."""
 
 
 def prepare(origin: Origin) -> Portion:
     """Runs in another process: open the model's description and the data."""
     try:
-        _hold(origin)
+        with _one_at_a_time:
+            _hold(origin)
     except Exception as error:  # noqa: BLE001 - sent to the caller as plain data
         return Portion(worker=_name(), error=error_message(error))
     return Portion(worker=_name())
@@ -204,16 +212,18 @@ def run_batches(
         read: Positions of the outputs to return.
     """
     try:
-        held = _hold(origin)
-        held.use(view)
-        executable = held.open(model, packed, path)
         outputs, seconds = [], []
-        for number, run in zip(numbers, some_runs(held.data, size, numbers), strict=True):
-            assert run.batch, f"batch {number} is one of those that were asked for"
-            before = time.perf_counter()
-            found = executable.predict(run.batch)
-            seconds.append(time.perf_counter() - before)
-            outputs.append(tuple(value if place in read else None for place, value in enumerate(found)))
+        with _one_at_a_time:
+            held = _hold(origin)
+            held.use(view)
+            executable = held.open(model, packed, path)
+            for number, run in zip(numbers, some_runs(held.data, size, numbers), strict=True):
+                assert run.batch, f"batch {number} is one of those that were asked for"
+                before = time.perf_counter()
+                found = executable.predict(run.batch)
+                seconds.append(time.perf_counter() - before)
+                # Copies, because an engine may reuse its buffers for the next batch.
+                outputs.append(tuple(_copied(v) if place in read else None for place, v in enumerate(found)))
     except Exception as error:  # noqa: BLE001 - sent to the caller as plain data
         return Portion(worker=_name(), error=error_message(error))
     return Portion(tuple(outputs), tuple(seconds), _name())
@@ -274,33 +284,100 @@ class Usage:
     Args:
         batches: Batches by process; `HERE` is the one that measures.
         seconds: Engine seconds by process.
-        elapsed: Seconds of the shared evaluations.
+        latest: The last batch that each process returned in the evaluation under way, counted from 1.
+        elapsed: Seconds of the shared evaluations that have ended.
+        started: When the evaluation under way began, on the clock of `time.perf_counter`; None between evaluations.
+        done: Batches returned in the evaluation under way.
+        total: Batches of the evaluation under way, if it is not stopped early.
         lost: Number of times that processes were lost.
     """
 
     batches: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    latest: dict[str, int] = field(default_factory=dict)
     elapsed: float = 0.0
+    started: float | None = None
+    done: int = 0
+    total: int = 0
     lost: int = 0
 
-    def add(self, worker: str, seconds: Sequence[float]) -> None:
-        """Count batches of a process."""
+    def begin(self, total: int) -> None:
+        """Note the start of an evaluation of some batches."""
+        self.started, self.total, self.done = time.perf_counter(), total, 0
+        self.latest.clear()
+
+    def end(self) -> None:
+        """Note the end of an evaluation."""
+        self.elapsed, self.started = self._elapsed(), None
+
+    def add(self, worker: str, numbers: Sequence[int], seconds: Sequence[float]) -> None:
+        """Count batches of a process.
+
+        Args:
+            worker: The process.
+            numbers: Numbers of the batches, counted from 0.
+            seconds: Engine seconds of each.
+        """
         self.batches[worker] = self.batches.get(worker, 0) + len(seconds)
         self.seconds[worker] = self.seconds.get(worker, 0.0) + sum(seconds)
+        self.done += len(seconds)
+        self.total = max(self.total, self.done)
+        if numbers:
+            self.latest[worker] = numbers[-1] + 1
+
+    def _elapsed(self) -> float:
+        return self.elapsed + (0.0 if self.started is None else time.perf_counter() - self.started)
 
     def to_dict(self, workers: int) -> dict[str, Any]:
-        """Plain data for ``result.json``."""
-        busy = sum(self.seconds.values())
+        """Plain data for ``result.json``; during an evaluation also its state, as ``evaluation``."""
         return {
             "workers": workers,
             "batches": dict(self.batches),
-            "busy_seconds": {name: round(took, 3) for name, took in self.seconds.items()},
-            "shared_seconds": round(self.elapsed, 3),
-            "idle_share": round(max(0.0, 1 - busy / (workers * self.elapsed)), 4) if self.elapsed else None,
+            **_shares(workers, self.seconds, self._elapsed()),
             "lost": self.lost,
+            **({} if self.started is None else {"evaluation": self._state()}),
         }
 
+    def _state(self) -> dict[str, Any]:
+        return {"done": self.done, "batches": self.total, "latest": dict(self.latest)}
 
+
+def _shares(workers: int, seconds: Mapping[str, float], elapsed: float) -> dict[str, Any]:
+    """Busy seconds by process, and the shares of the shared evaluations' seconds in which they were idle."""
+
+    def idle(busy: float, count: int) -> float | None:
+        return round(max(0.0, 1 - busy / (count * elapsed)), 4) if elapsed else None
+
+    return {
+        "busy_seconds": {name: round(took, 3) for name, took in seconds.items()},
+        "idle_shares": {name: idle(took, 1) for name, took in seconds.items()},
+        "shared_seconds": round(elapsed, 3),
+        "idle_share": idle(sum(seconds.values()), workers),
+    }
+
+
+def summed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What processes evaluated before and after the engine was started anew, see `Usage.to_dict`."""
+    if not before or not after:
+        return after or before
+
+    def sums(key: str) -> dict[str, Any]:
+        return {
+            name: before[key].get(name, 0) + after[key].get(name, 0)
+            for name in dict.fromkeys([*before[key], *after[key]])
+        }
+
+    elapsed = before["shared_seconds"] + after["shared_seconds"]
+    return {
+        **after,
+        "batches": sums("batches"),
+        **_shares(after["workers"], sums("busy_seconds"), elapsed),
+        "lost": before["lost"] + after["lost"],
+    }
+
+
+Watch = Callable[[Mapping[str, Any]], None]
+"""Gets `Usage.to_dict` when it has changed."""
 HERE = "this process"
 
 
@@ -315,6 +392,8 @@ class Sharing:
     def __init__(self, pool: EvaluationPool, origin: Origin) -> None:
         self.pool, self.origin = pool, origin
         self.usage = Usage()
+        self.watch: Watch | None = None
+        self._told = -math.inf
         self._preparing: list[Future[Portion]] = []
         self._off = ""
 
@@ -322,6 +401,26 @@ class Sharing:
     def workers(self) -> int:
         """Number of processes that evaluate, this one included."""
         return self.pool.workers + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Usage.to_dict`; also the pool's ``dashboard``, and the reason why this process evaluates ``alone``."""
+        dashboard = str(getattr(self.pool, "dashboard", ""))
+        return {
+            **self.usage.to_dict(self.workers),
+            **({"dashboard": dashboard} if dashboard else {}),
+            **({"alone": self._off} if self._off else {}),
+        }
+
+    def tell(self, now: bool = False) -> None:
+        """Tell the watch what the processes do, unless it was told a moment ago.
+
+        Args:
+            now: Tell it in any case.
+        """
+        clock = time.monotonic()
+        if self.watch is not None and (now or clock - self._told >= SHARING_RULES.watch_seconds):
+            self._told = clock
+            self.watch(self.to_dict())
 
     def start(self) -> None:
         """Let the processes open model and data while this one calibrates."""
@@ -345,7 +444,8 @@ class Sharing:
                     raise error_from(error)
             except Exception as error:  # noqa: BLE001 - a pool loses its processes with errors of any class
                 self._give_up(error)
-                return False
+                break
+        self.tell(now=True)
         return not self._off
 
     def close(self) -> None:
@@ -378,7 +478,7 @@ class Sharing:
             spent = time.perf_counter() - start
             portion = max(1, math.ceil(SHARING_RULES.portion_seconds * batches / expected_seconds))
             portion = min(portion, max(1, batches // (2 * self.workers)))
-            model = _SharedModel(self, view, uuid.uuid4().hex, packed, path, read, portion)
+            model = _SharedModel(self, view, uuid.uuid4().hex, packed, path, read, portion, batches)
             yield model.executed
         if not self._pays(spent, gain):
             self._off = f"saving the model takes {spent:.2f} s, and other processes save {gain:.2f} s at most"
@@ -390,13 +490,14 @@ class Sharing:
         return spent <= gain / 2
 
     def lost(self, error: BaseException) -> None:
-        """Note that processes were lost; new ones are started for the next evaluation."""
+        """Note that processes were lost, in one line; new ones are started for the next evaluation."""
         self.usage.lost += 1
-        log.warning("a process that evaluates was lost (%s): its samples are evaluated here", _text(error))
         try:
             self.pool.restart()
         except Exception as failed:  # noqa: BLE001 - a pool loses its processes with errors of any class
             self._give_up(failed)
+        else:
+            log.warning("a process that evaluates was lost (%s): its samples are evaluated here", _text(error))
 
     def stop(self, reason: str) -> None:
         """Share no further evaluation."""
@@ -434,16 +535,18 @@ class _SharedModel:
     path: Path
     read: Sequence[int]
     portion: int
+    batches: int
 
     def executed(self, model: Executable, data: Dataset, size: int, check: Check) -> Generator[Executed]:
         """See `Source`."""
         evaluation = _Evaluation(self, model, data, size, check)
-        start = time.perf_counter()
+        self.sharing.usage.begin(self.batches)
         try:
             yield from evaluation.executed()
         finally:
             evaluation.drain()
-            self.sharing.usage.elapsed += time.perf_counter() - start
+            self.sharing.usage.end()
+            self.sharing.tell(now=True)
 
 
 class _Evaluation:
@@ -460,9 +563,10 @@ class _Evaluation:
         while True:
             self._check()
             self._send()
+            self._shared.sharing.tell()
             part = None if self._ended else self._next(here=True)
             if part is not None:
-                part.found = self._run(part.runs)
+                part.found = self._run(part.runs, part.numbers)
                 self._parts.append(part)
             elif self._parts:
                 self._await(self._parts[0])
@@ -515,7 +619,7 @@ class _Evaluation:
         self._ended = True
         return part if part.runs else None
 
-    def _run(self, runs: Sequence[Run]) -> Portion:
+    def _run(self, runs: Sequence[Run], numbers: Sequence[int]) -> Portion:
         """Run batches in this process."""
         outputs, seconds = [], []
         for run in runs:
@@ -524,7 +628,7 @@ class _Evaluation:
             # A copy, because an engine may reuse its buffers and the outputs may wait for those of earlier batches.
             outputs.append(tuple(_copied(value) for value in self._model.predict(run.batch)))
             seconds.append(time.perf_counter() - before)
-        self._shared.sharing.usage.add(HERE, seconds)
+        self._shared.sharing.usage.add(HERE, numbers, seconds)
         return Portion(tuple(outputs), tuple(seconds), HERE)
 
     def _await(self, part: _Part) -> None:
@@ -548,7 +652,7 @@ class _Evaluation:
             return True
         if found.error is not None:
             raise error_from(found.error)
-        self._shared.sharing.usage.add(found.worker, found.seconds)
+        self._shared.sharing.usage.add(found.worker, part.numbers, found.seconds)
         part.found = found
         return True
 
@@ -558,7 +662,7 @@ class _Evaluation:
             self._alone = True
             self._shared.sharing.lost(error)
         runs = list(some_runs(self._data, self._size, part.numbers))
-        part.future, part.found = None, self._run(runs)
+        part.future, part.found = None, self._run(runs, part.numbers)
 
 
 def _copied(value: Any) -> Any:

@@ -43,7 +43,7 @@ from nc_strategies.measuring.remote.agreement import SAMPLES_COMPARED, Agreement
 from nc_strategies.measuring.remote.models import ON_TARGET, RemoteTimer, TwinBackend
 from nc_strategies.measuring.remote.session import RemoteSession
 from nc_strategies.measuring.sensitivity import SAMPLES, mean_divergence, output_noise, signal_in_pieces
-from nc_strategies.measuring.shares import Sharing
+from nc_strategies.measuring.shares import Sharing, Watch
 from nc_strategies.measuring.user_function import FunctionMeasurer
 from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import UserEvaluation
@@ -269,6 +269,9 @@ class MeasurementTarget(Protocol):
 
     def workers(self) -> Mapping[str, Any]:
         """What each process has evaluated, see `nc_strategies.measuring.shares.Usage`; empty for one process."""
+
+    def watch(self, listener: Watch) -> None:
+        """Set the function that gets `workers`, also during a call, when it has changed; never for one process."""
 
     def prepared(self) -> bool:
         """Whether the next call runs without loading, calibrating and measuring fp32 again."""
@@ -835,7 +838,12 @@ class LocalTarget:
 
     def workers(self) -> Mapping[str, Any]:
         """See `MeasurementTarget.workers`."""
-        return {} if self.sharing is None else self.sharing.usage.to_dict(self.sharing.workers)
+        return {} if self.sharing is None else self.sharing.to_dict()
+
+    def watch(self, listener: Watch) -> None:
+        """See `MeasurementTarget.watch`."""
+        if self.sharing is not None:
+            self.sharing.watch = listener
 
     def prepared(self) -> bool:
         """See `MeasurementTarget.prepared`."""

@@ -59,6 +59,7 @@ def as_dict(study: Study, command: Sequence[str] = ()) -> dict[str, Any]:
         "remarks": list(study.remarks),
         "recovery": [dict(record) for record in study.recovery],
         "machine": study.machine.to_dict() if study.machine else None,
+        "workers": dict(study.workers),
         "versions": dict(study.versions),
     }
 

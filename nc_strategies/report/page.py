@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.problem import Trial
-from nc_strategies.report import analysis, charts, diagnosis, engines, explain, front, predictions, recovery
+from nc_strategies.report import analysis, charts, diagnosis, engines, explain, front, predictions, recovery, workers
 from nc_strategies.report.facts import Available
 from nc_strategies.report.machine import facts, machine_of, ratios
 from nc_strategies.report.operators import Operator, operators
@@ -190,6 +190,7 @@ def _view(run: RunFiles, available: Available | None) -> dict[str, Any]:
         **_sources(rows),
         "told": any(t.error or t.note for t in run.shown),
         "recovery": recovery.table(run),
+        "workers": workers.view(run),
         "diagnosis": diagnosis.view(run.diagnosis),
         "front": front.view(run),
         "machine": facts(machine) if machine else [],
@@ -318,8 +319,8 @@ def _configs(run: RunFiles) -> dict[str, Any]:
 class PageWriter(StudyListener):
     """Updates a run's page during the run, and writes its last version at the end.
 
-    It writes between trials, in the run's own thread, so that it does not disturb timing, and takes a small share of
-    the run's time. A failure to write the page is logged and does not end the run.
+    It writes between trials, and while an evaluation waits for it, in the run's own thread, so that it does not disturb
+    timing, and takes a small share of the run's time. A failure to write the page is logged and does not end the run.
 
     Args:
         command: Arguments of the command line that started the run, without secrets.
@@ -357,6 +358,11 @@ class PageWriter(StudyListener):
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """See `StudyListener.trial_finished`."""
         if self._clock() >= self._next:
+            self._write(study, running=True)
+
+    def workers(self, study: Study) -> None:
+        """See `StudyListener.workers`. The process that times waits meanwhile."""
+        if self._study is not None and time.monotonic() >= self._next:
             self._write(study, running=True)
 
     def finished(self, study: Study) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nc_strategies.problem import Trial
+from nc_strategies.report.workers import short
 from nc_strategies.study.study import Study, StudyListener
 
 REDRAW_SECONDS = 0.1
@@ -36,10 +37,11 @@ class ProgressLine(StudyListener):
             transient=True,
             auto_refresh=False,
         )
-        self._task = self._progress.add_task("starting", total=None, left="", best="")
+        self._task = self._progress.add_task("starting", total=None, left="", best="", workers="")
         self._limit = 0
         self._drawn = -math.inf
         self._stage: str | None = None
+        self._shared = False
 
     def __enter__(self) -> ProgressLine:
         self._progress.start()
@@ -79,6 +81,13 @@ class ProgressLine(StudyListener):
         if not self._is_due() and len(study.trials) != self._limit:
             return
         self._show(completed=len(study.trials), left=self._left(study), best=_best(study))
+
+    def workers(self, study: Study) -> None:
+        """See `StudyListener.workers`."""
+        if not self._shared:
+            self._shared = True
+            self._progress.columns = (*self._progress.columns, TextColumn("{task.fields[workers]}"))
+        self._show(workers=short(study.workers))
 
     def _left(self, study: Study) -> str:
         if study.box is None:

@@ -161,5 +161,8 @@ class StudyListener:
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """A trial has ended and is recorded in the journal."""
 
+    def workers(self, study: Study) -> None:
+        """`Study.workers` has changed, also during a trial, as several processes evaluate."""
+
     def finished(self, study: Study) -> None:
         """The run has ended."""

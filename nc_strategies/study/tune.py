@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from operator import itemgetter
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
@@ -160,6 +161,8 @@ class _Run:
             estimate_seconds=self.estimates,
             model=str(target.facts()["model_name"]),
         )
+        study.workers = target.workers()
+        target.watch(partial(self._watched, study))
         study.box = self.box
         study.extent = baseline.extent
         study.versions, study.earlier_versions = versions, earlier
@@ -182,6 +185,10 @@ class _Run:
             if self._keeper is not None:
                 self._keeper.close()
         return study
+
+    def _watched(self, study: Study, workers: Mapping[str, Any]) -> None:
+        study.workers = workers
+        self.listener.workers(study)
 
     def _in_time(self, done: str, call: Callable[[], T]) -> T:
         """Make a call that precedes the first trial.

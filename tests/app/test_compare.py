@@ -191,11 +191,21 @@ def test_a_sweep_over_one_engine_times_nothing_more(swept):
     assert "side by side" not in err + out
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+LAUNCHERS = {
+    "joblib": ("hydra_joblib_launcher", "hydra.launcher.n_jobs=2"),
+    "submitit_local": ("hydra_submitit_launcher", "hydra.launcher.timeout_min=5"),
+    "ray": ("hydra_ray_launcher", "+hydra.launcher.ray.init.include_dashboard=false"),
+}
+
+
+@pytest.mark.parametrize("launcher", list(LAUNCHERS))
 def test_a_launcher_of_processes_gives_the_same_comparison(swept, group, launcher):
-    package = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}[launcher]
-    pytest.importorskip(f"hydra_plugins.{package}")
-    setting = {"joblib": "hydra.launcher.n_jobs=2", "submitit_local": "hydra.launcher.timeout_min=5"}[launcher]
+    package, setting = LAUNCHERS[launcher]
+    pytest.importorskip(
+        f"hydra_plugins.{package}",
+        reason=f"{package.replace('_', '-')} is not installed"
+        + (": it takes 240 MB, and its cloudpickle<3 excludes Dask's" if launcher == "ray" else ""),
+    )
     status, out, err = swept.run(
         "-m",
         "backend=quick,slow,tensorflow",
@@ -218,3 +228,20 @@ def test_a_launcher_of_processes_gives_the_same_comparison(swept, group, launche
         "tensorflow",
     ]
     assert "choose quick (run 0)" in out
+
+
+@pytest.mark.parametrize(
+    ("launcher", "status", "line"),
+    [
+        ("lost", 1, "error: hydra/launcher: lost failed (ConnectionError: no cluster answers at 10.0.0.1:6379); "),
+        ("terminated", 130, "interrupted; what was measured is kept in the jobs' folders, and the same command "),
+    ],
+    ids=["lost", "terminated"],
+)
+def test_a_launcher_that_ends_early_is_one_line(swept, monkeypatch, launcher, status, line):
+    search = os.pathsep.join([str(Path(__file__).parent / "launcher_plugin"), swept.environment["PYTHONPATH"]])
+    monkeypatch.setitem(swept.environment, "PYTHONPATH", search)
+    found, out, err = swept.run("-m", "backend=quick", *swept.problem(), f"hydra/launcher={launcher}", "run_dir=early")
+    assert (found, out) == (status, "")
+    assert err.startswith(line)
+    assert err.count("\n") == 1

@@ -7,8 +7,11 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
@@ -72,10 +75,47 @@ def test_two_processes_give_the_metrics_of_one(alone, shared):
     assert both.graph == serial.graph
     usage = two.workers()
     assert usage["workers"] == 2
+    assert "evaluation" not in usage
+    assert set(usage["idle_shares"]) == set(usage["batches"])
+    assert all(0 <= share < 1 for share in usage["idle_shares"].values())
     assert set(usage["batches"]) - {shares.HERE}, "the other process ran nothing"
     assert sum(usage["batches"].values()) == 30
     assert 0 <= usage["idle_share"] < 1
     assert one.workers() == {}
+
+
+def test_what_each_process_does_is_told_during_an_evaluation_and_at_its_end(shared, monkeypatch):
+    target, space = shared
+    monkeypatch.setattr(shares, "SHARING_RULES", replace(shares.SHARING_RULES, watch_seconds=0.0))
+    target.measurer._graphs.clear()
+    told = []
+    target.watch(told.append)
+    target.measure(space.default())
+    monkeypatch.setattr(target.sharing, "watch", None)
+    *during, last = told
+    states = [usage["evaluation"] for usage in during]
+    assert states, "nothing was told during the evaluation"
+    assert [state["done"] for state in states] == sorted(state["done"] for state in states)
+    assert all(state["batches"] == 30 for state in states)
+    assert max(number for state in states for number in state["latest"].values()) <= 30
+    assert states[-1]["done"] > states[0]["done"]
+    assert "evaluation" not in last
+    assert last["shared_seconds"] > during[-1]["shared_seconds"] - 0.01
+    target.measurer._graphs.clear()
+
+
+def test_what_was_evaluated_before_an_engine_was_started_anew_counts():
+    first, second = shares.Usage(), shares.Usage()
+    first.add("a", [0, 1], [1.0, 1.0])
+    second.add("a", [0], [1.0])
+    second.add("b", [1, 2], [1.0, 0.0])
+    first.elapsed, second.elapsed, second.lost = 2.0, 2.0, 1
+    found = shares.summed(first.to_dict(2), second.to_dict(2))
+    assert found["batches"] == {"a": 3, "b": 2}
+    assert found["busy_seconds"] == {"a": 3.0, "b": 1.0}
+    assert found["idle_shares"] == {"a": 0.25, "b": 0.75}
+    assert (found["shared_seconds"], found["idle_share"], found["lost"]) == (4.0, 0.5, 1)
+    assert shares.summed({}, second.to_dict(2)) == second.to_dict(2)
 
 
 def test_early_stopping_reads_the_samples_that_one_process_reads(alone, shared):
@@ -140,11 +180,11 @@ def test_a_killed_process_loses_no_sample_and_is_replaced(alone, shared, monkeyp
     killed = []
     run = shares._Evaluation._run
 
-    def killing(self, runs):
+    def killing(self, *arguments):
         if not killed:
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
-        return run(self, runs)
+        return run(self, *arguments)
 
     monkeypatch.setattr(shares._Evaluation, "_run", killing)
     with caplog.at_level(logging.WARNING):
@@ -174,6 +214,35 @@ def test_a_process_that_cannot_open_the_data_leaves_this_one_alone(monkeypatch, 
     assert target.measure(space.default()).samples == 3000
     assert target.workers()["batches"] == {}
     target.close()
+
+
+def test_calls_from_threads_of_one_process_wait_for_each_other(monkeypatch):
+    inside, most = [], []
+
+    def hold(origin):
+        inside.append(origin)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    monkeypatch.setattr(shares, "_hold", hold)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(portion.error is None for portion in threads.map(shares.prepare, range(4)))
+    assert most == [1, 1, 1, 1]
+
+
+def test_outputs_in_a_buffer_that_an_engine_reuses_are_copied(monkeypatch):
+    buffer = np.zeros(1)
+
+    def predict(batch):
+        buffer[:] = batch
+        return [buffer]
+
+    held = SimpleNamespace(use=lambda view: None, open=lambda *model: SimpleNamespace(predict=predict), data=None)
+    monkeypatch.setattr(shares, "_hold", lambda origin: held)
+    monkeypatch.setattr(shares, "some_runs", lambda data, size, numbers: [SimpleNamespace(batch=n) for n in numbers])
+    portion = shares.run_batches(None, None, "model", None, None, 1, [1, 2, 3], [0])
+    assert [float(first[0]) for (first,) in portion.outputs] == [1.0, 2.0, 3.0]
 
 
 def test_short_evaluations_are_not_shared(monkeypatch):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nc_strategies.measuring import shares
 from nc_strategies.problem import TrialState
 from nc_strategies.report import analysis, comparison, page, vega
 from nc_strategies.report.result import as_dict, failed, write, write_json
@@ -265,6 +266,73 @@ def test_a_point_of_the_front_shows_its_details_and_picks_its_trial(browser, wit
         assert visit.page.locator("#picked-title").inner_text().startswith(f"Trial {other['trial']} ")
         assert any(f"{other['loss']:+.4f}" in text.replace("\u2212", "-") for text in shown)
         assert visit.trouble == []
+
+
+WORKERS = {
+    "workers": 4,
+    "batches": {shares.HERE: 60, "node-1.example:4711": 50, HOSTILE: 40},
+    "busy_seconds": {shares.HERE: 9.0, "node-1.example:4711": 7.5, HOSTILE: 6.0},
+    "idle_shares": {shares.HERE: 0.1, "node-1.example:4711": 0.25, HOSTILE: 0.4},
+    "shared_seconds": 10.0,
+    "idle_share": 0.4375,
+    "lost": 1,
+    "dashboard": "http://127.0.0.1:8787/status",
+}
+UNDER_WAY = {"evaluation": {"done": 41, "batches": 80, "latest": {shares.HERE: 20, HOSTILE: 41}}}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("running", [True, False])
+def test_processes_that_evaluate_are_a_table_with_what_they_do(browser, finished, running, width):
+    study, setup = finished()
+    study.workers = {**WORKERS, **(UNDER_WAY if running else {})}
+    if not running:
+        write(study, setup)
+    analysis.write(study)
+    page.write(study.run_dir, running=running)
+    with Visit(browser, study.run_dir / "report.html", width) as visit:
+        assert visit.trouble == []
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert visit.page.locator("img").count() == 0
+        section = visit.page.locator("section:has(#h-workers)")
+        rows = [line.inner_text() for line in section.locator("tbody tr").all()]
+        assert all(figure in text for figure, text in zip(("60", "50", "40"), rows, strict=True))
+        assert all(figure in text for figure, text in zip(("10%", "25%", "40%"), rows, strict=True))
+        link = section.get_by_role("link", name="Dask's dashboard")
+        assert link.get_attribute("href") == WORKERS["dashboard"]
+        words = section.inner_text()
+        assert "idle in 44% of that time" in words
+        assert "1 of 4 processes returned no batch" in words
+        assert "Processes were lost once" in words
+        assert ("batch 41 of 80" in rows[2]) is running
+        assert ("no batch of this evaluation yet" in rows[1]) is running
+        assert ("41 of 80 batches" in words) is running
+
+
+@pytest.mark.parametrize("link", ["javascript:alert(1)", ""])
+def test_only_a_web_address_is_a_link(finished, link):
+    study, setup = finished()
+    study.workers = {**WORKERS, "dashboard": link}
+    write(study, setup)
+    assert "Dask's dashboard" not in page.write(study.run_dir).read_text()
+
+
+def test_a_run_in_one_process_has_no_table_of_processes(run_dir):
+    assert "h-workers" not in (run_dir / "report.html").read_text()
+
+
+def test_the_page_renews_itself_in_mid_trial_when_several_processes_evaluate(watched):
+    class Shared(Watcher):
+        def trial_started(self, number, stage):
+            self._study.workers = {**WORKERS, **UNDER_WAY}
+            self.workers(self._study)
+
+    watcher = Shared()
+    with watcher:
+        watched(watcher)
+    # The first, one in each trial, one after each, and the last.
+    assert len(watcher.versions) == 10
+    assert "has returned batch 41 of 80" in watcher.versions[1]
 
 
 class Watcher(page.PageWriter):

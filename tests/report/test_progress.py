@@ -1,12 +1,15 @@
 """The time left, as the progress line says it."""
 
+import io
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from nc_strategies.config import MeasureConfig
 from nc_strategies.problem import Evaluation
 from nc_strategies.report.progress import ProgressLine
+from nc_strategies.report.workers import short
 from nc_strategies.study.timebox import TimeBox
 
 
@@ -34,3 +37,32 @@ def test_it_is_what_the_run_itself_goes_by(timeout, most, done, says):
     left = line._left(SimpleNamespace(box=box, trials=[None] * done))
     minutes, seconds = divmod(round(box.remaining(1)), 60)
     assert left == says.format(f"{minutes}:{seconds:02d}")
+
+
+SHARED = {"workers": 3, "idle_share": 0.12, "batches": {}}
+
+
+@pytest.mark.parametrize(
+    ("workers", "says"),
+    [
+        ({}, ""),
+        ({**SHARED, "idle_share": None}, "3 processes"),
+        (SHARED, "3 processes, 12% idle"),
+        ({**SHARED, "evaluation": {"done": 41, "batches": 80, "latest": {}}}, "3 processes, 12% idle, batch 41 of 80"),
+        ({**SHARED, "alone": "the connection is lost"}, "1 of 3 processes evaluates"),
+    ],
+)
+def test_processes_that_evaluate_are_a_few_words(workers, says):
+    assert short(workers) == says
+
+
+def test_the_line_has_a_column_for_processes_only_where_there_are_several():
+    line, screen = ProgressLine(), Console(file=io.StringIO(), width=200)
+    line.trial_started(1, "")
+    before = len(line._progress.columns)
+    for _ in range(2):
+        line.workers(SimpleNamespace(workers=SHARED))
+    assert len(line._progress.columns) == before + 1
+    screen.print(line._progress.get_renderable())
+    assert "tuning" in screen.file.getvalue()
+    assert "3 processes, 12% idle" in screen.file.getvalue()

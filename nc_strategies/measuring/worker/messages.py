@@ -39,6 +39,7 @@ class Kind(StrEnum):
     INTERRUPTED = "interrupted"
     LOG = "log"
     WAITED = "waited"
+    USAGE = "usage"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -84,10 +85,17 @@ class WorkerProcess:
         factory: ``module:function`` that creates the target.
         settings: Argument of the factory.
         memory_limit: Megabytes of resident memory; 0 for no limit.
+        watch: Gets what the processes do that share the target's evaluations, during a call.
     """
 
-    def __init__(self, factory: str, settings: Any, memory_limit: float = 0.0) -> None:
-        self._memory_limit = memory_limit
+    def __init__(
+        self,
+        factory: str,
+        settings: Any,
+        memory_limit: float = 0.0,
+        watch: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    ) -> None:
+        self._memory_limit, self._watch = memory_limit, watch
         self._output = bytearray()
         self._waited = 0.0
         self.idle = True
@@ -207,6 +215,10 @@ class WorkerProcess:
             return None
         if kind == Kind.WAITED:
             self._waited += float(body)
+            return None
+        if kind == Kind.USAGE:
+            self._watch(body)
+            self._send(None)  # the worker waits for it
             return None
         self.idle = True
         return Kind(kind), body

@@ -37,14 +37,22 @@ class Server:
         self._sending = threading.Lock()
         self._busy = self._shielded = self._asked = False
 
-    def send(self, kind: Kind, body: Any = None) -> None:
-        """Send a complete message, from any thread; an interrupt takes effect only after it is sent."""
+    def send(self, kind: Kind, body: Any = None, acknowledged: bool = False) -> None:
+        """Send a complete message, from any thread; an interrupt takes effect only after it is sent.
+
+        Args:
+            kind: Type of the message.
+            body: Its content.
+            acknowledged: Wait until the run has handled it. Only for the thread that answers calls.
+        """
         data = messages.dumps((str(kind), body))
         main = threading.current_thread() is threading.main_thread()
         self._shielded = self._shielded or main
         try:
             with self._sending:
                 self._connection.send_bytes(data)
+                if acknowledged:
+                    self._connection.recv_bytes()
         finally:
             if main:
                 self._shielded = False
@@ -69,7 +77,7 @@ class Server:
             try:
                 self._busy = True
                 try:
-                    target = target or _resolve(factory)(settings)
+                    target = target or self._made(factory, settings)
                     target.until(request.deadline)
                     answer = (Kind.OK, getattr(target, request.method)(*request.args, **request.kwargs))
                 except Exception as error:  # noqa: BLE001 - every error is sent to the caller
@@ -82,6 +90,16 @@ class Server:
                 self.send(*answer)
             except (pickle.PicklingError, TypeError, AttributeError) as error:
                 self.send(Kind.ERROR, messages.error_message(error))
+
+    def _made(self, factory: str, settings: Any) -> Any:
+        """The target, which tells the run what the processes do that share its evaluations.
+
+        It waits until the run has shown that, which could disturb the timing that comes next.
+        """
+        target = _resolve(factory)(settings)
+        if hasattr(target, "watch"):
+            target.watch(lambda usage: self.send(Kind.USAGE, usage, acknowledged=True))
+        return target
 
 
 class Forward(logging.Handler):

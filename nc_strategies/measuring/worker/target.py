@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from nc_strategies.measuring.diagnosis import Diagnosis
 from nc_strategies.measuring.ending import Ending
 from nc_strategies.measuring.extent import Allowance, Extent
 from nc_strategies.measuring.final import Final
+from nc_strategies.measuring.shares import Watch, summed
 from nc_strategies.measuring.target import Finish, Measured
 from nc_strategies.measuring.worker.messages import Request
 from nc_strategies.measuring.worker.process import DiedError, InterruptedCallError, Limits, WorkerProcess
@@ -50,6 +51,34 @@ INTERRUPT_GRACE_SECONDS = 5.0
 LEAST_TRIAL_TIMEOUT, TRIAL_FACTOR, ENDING_FACTOR = 60.0, 20.0, 10.0
 
 
+@dataclass
+class _Usage:
+    """What processes have evaluated, see `MeasurementTarget.workers`.
+
+    Args:
+        before: For earlier workers.
+        now: For this one, as it said last.
+        listener: See `MeasurementTarget.watch`.
+    """
+
+    before: Mapping[str, Any] = field(default_factory=dict)
+    now: Mapping[str, Any] = field(default_factory=dict)
+    listener: Watch | None = None
+
+    @property
+    def total(self) -> Mapping[str, Any]:
+        return summed(self.before, self.now)
+
+    def hear(self, usage: Mapping[str, Any]) -> None:
+        self.now = usage
+        if self.listener is not None:
+            self.listener(self.total)
+
+    def restarted(self) -> None:
+        ended = {key: value for key, value in self.now.items() if key != "evaluation"}
+        self.before, self.now = summed(self.before, ended), {}
+
+
 class WorkerTarget:
     """A `MeasurementTarget` in a separate process, which starts immediately.
 
@@ -64,8 +93,9 @@ class WorkerTarget:
 
     def __init__(self, factory: str, settings: Any, tuning: TuningConfig, remote: bool = False) -> None:
         self._remote = remote
+        self._usage = _Usage()
         self._make: Callable[[], WorkerProcess] = functools.partial(
-            WorkerProcess, factory, settings, tuning.memory_limit
+            WorkerProcess, factory, settings, tuning.memory_limit, self._usage.hear
         )
         self._tuning = tuning
         self._child: WorkerProcess | None = self._make()
@@ -192,7 +222,13 @@ class WorkerTarget:
 
     def workers(self) -> Mapping[str, Any]:
         """See `MeasurementTarget.workers`."""
-        return cast(Mapping[str, Any], self._call("workers"))
+        if self._child is not None and self._ready:
+            self._usage.now = cast(Mapping[str, Any], self._call("workers"))
+        return self._usage.total
+
+    def watch(self, listener: Watch) -> None:
+        """See `MeasurementTarget.watch`."""
+        self._usage.listener = listener
 
     def timed_on(self) -> Mapping[str, Any] | None:
         """See `MeasurementTarget.timed_on`."""
@@ -318,3 +354,4 @@ class WorkerTarget:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
+            self._usage.restarted()

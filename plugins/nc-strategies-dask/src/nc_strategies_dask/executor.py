@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from distributed import Client, LocalCluster
 
@@ -69,6 +70,17 @@ def _local_cluster(workers: int) -> Client:
     return Client(cluster, name="nc-strategies")
 
 
+def without_secrets(address: str) -> str:
+    """The address of a page without user, password, query and fragment, in which Dask's configuration may put a token.
+
+    It is empty if the page has no address that a browser can open.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 class DaskPool:
     """Workers of a cluster; see `nc_strategies.api.EvaluationPool`.
 
@@ -83,8 +95,9 @@ class DaskPool:
         self.workers = workers
         self._client = client
         self._executor = client.get_executor(pure=False)
-        if client.dashboard_link:
-            log.info("Dask's dashboard: %s", client.dashboard_link)
+        self.dashboard = without_secrets(client.dashboard_link or "")
+        if self.dashboard:
+            log.info("Dask's dashboard: %s", self.dashboard)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
         """See `EvaluationPool.submit`."""
