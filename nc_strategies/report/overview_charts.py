@@ -69,7 +69,7 @@ def _speedup() -> Spec:
         },
         *(
             {
-                "mark": {"type": "tick", "thickness": 2, "size": 9, "color": "var(--ink)"},
+                "mark": {"type": "tick", "orient": "vertical", "thickness": 2, "size": 9, "color": "var(--ink)"},
                 "encoding": {"y": y, "x": {**x, "field": end}},
             }
             for end in ("low", "high")
@@ -111,7 +111,7 @@ def _accuracy() -> Spec:
             "encoding": {"x": _ratio(), "y": {**y, "field": "asked"}, "y2": {"field": "reached"}},
         },
         {
-            "mark": {"type": "tick", "thickness": 2, "size": 13, "color": "var(--goal)"},
+            "mark": {"type": "tick", "orient": "horizontal", "thickness": 2, "size": 13, "color": "var(--goal)"},
             "encoding": {"x": _ratio(), "y": {**y, "field": "asked"}},
         },
     ]

@@ -45,6 +45,8 @@ class ScanRules:
         file_bytes: Largest size in bytes of a file that is read at once; a result has tens of kilobytes.
         report_bytes: Largest size in bytes of a run's page; one has about a megabyte.
         least_seconds: Least time between two scans.
+        ask_again_seconds: Seconds after which a lock is asked for again that was found free and has not changed since.
+            Asking takes it for some microseconds, in which a run that resumes there would be refused.
         time_share: Largest share of the time that is spent on scans: they must not disturb the timings of the runs.
     """
 
@@ -54,6 +56,7 @@ class ScanRules:
     file_bytes: int = 64 * 2**20
     report_bytes: int = 64 * 2**20
     least_seconds: float = 1.0
+    ask_again_seconds: float = 5.0
     time_share: float = 0.03
 
 
@@ -121,7 +124,7 @@ class Scanner:
         self._identify = identify
         self._lock = threading.Lock()
         self._seen: dict[Parts, _Seen] = {}
-        self._released: dict[Parts, Stamp] = {}
+        self._free: dict[Parts, tuple[Stamp, float]] = {}
         self._places: dict[str, Parts] = {}
         self._snapshot = Snapshot()
         self._next = 0.0
@@ -184,7 +187,7 @@ class Scanner:
                     (*parts, name) for name in sorted(inner, reverse=True) if row is None or name != MODEL_FOLDER
                 ]
         self._seen = seen
-        self._released = {parts: stamp for parts, stamp in self._released.items() if parts in seen}
+        self._free = {parts: free for parts, free in self._free.items() if parts in seen}
         places = {self._identify(os.fsencode("/".join(parts))): parts for parts in found}
         self._places = places
         rows = (
@@ -212,21 +215,24 @@ class Scanner:
         except UnreadableError as error:
             row = unreadable(str(error))
         if row is not None:
-            made.row = {**row, **_times(stamps, running), "report": REPORT in stamps}
+            made.row = {**row, **_times(stamps, running), "report": _is_page(stamps.get(REPORT))}
         seen[parts] = made
         return made.row or None
 
     def _is_running(self, folder: int, parts: Parts, stamps: Mapping[str, Stamp]) -> bool:
-        """Whether a run holds its lock. A lock that was found free is asked again only once it has changed."""
-        stamp = stamps.get(LOCK)
-        if stamp is None or self._released.get(parts) == stamp:
+        """Whether a run holds its lock. The lock of a run that was killed stays, and is free."""
+        stamp, now = stamps.get(LOCK), time.monotonic()
+        if stamp is None:
+            return False
+        free, since = self._free.get(parts, (None, 0.0))
+        if free == stamp and now < since + self.rules.ask_again_seconds:
             return False
         try:
             held = is_locked(folder, LOCK)
         except UnreadableError:
             return False
         if not held:
-            self._released[parts] = stamp
+            self._free[parts] = stamp, now
         return held
 
     def _row(self, folder: int, run: _Seen) -> Row | None:
@@ -309,6 +315,11 @@ def _stamp(folder: int, name: str) -> Stamp | None:
     if stat.S_ISDIR(found.st_mode):
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
+
+
+def _is_page(stamp: Stamp | None) -> bool:
+    """Whether a run's page is there, as a file and not as a link."""
+    return stamp is not None and stat.S_ISREG(stamp[3])
 
 
 def _times(stamps: Mapping[str, Stamp], running: bool) -> Row:

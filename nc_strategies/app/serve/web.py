@@ -1,8 +1,8 @@
 """The web application of `nc-strategies serve`: who may ask, and what is answered.
 
 Every request needs a secret in its path. The page's own is the token. A run's report has another one, which follows
-from the token and opens this report only: a report comes from a file, and its scripts can read their own address, so that
-it must not hold what opens everything else.
+from the token and opens this report only: a report comes from a file, and its scripts can read their own address, which
+must not hold what opens everything else.
 """
 
 from __future__ import annotations

@@ -52,11 +52,20 @@
 
   // --- the table
   const small = (text, kind) => element("small", text, kind ? { class: kind } : {});
-  const words = (cell, text) => cell.append(text || NONE);
+  const MOST_UNBROKEN = 18;
+  // Text that may be broken behind what joins the parts of a name, and within very long parts.
+  const breakable = (place, text) => {
+    const parts = (text || NONE).split(/(?<=[/_.\-:,])/u).flatMap((part) => {
+      const letters = [...part];
+      return Array.from({ length: Math.ceil(letters.length / MOST_UNBROKEN) }, (_, i) => letters.slice(i * MOST_UNBROKEN, (i + 1) * MOST_UNBROKEN).join(""));
+    });
+    parts.forEach((part, i) => place.append(...(i ? [element("wbr")] : []), part));
+    return place;
+  };
   const COLUMNS = [
     { key: "name", title: "run", kind: "name", value: (r) => r.name, fill: (cell, r) => {
-      if (r.report) cell.append(element("a", r.name, { href: `../report/${r.id}/report.html`, target: "_blank", rel: "noopener noreferrer" }));
-      else cell.append(r.name);
+      const link = { href: `../report/${r.id}/report.html`, target: "_blank", rel: "noopener noreferrer" };
+      cell.append(breakable(r.report ? element("a", undefined, link) : element("span"), r.name));
       if (r.remark) cell.append(small(r.remark));
       if (r.problem) cell.append(small(r.problem, "problem"));
     } },
@@ -65,9 +74,9 @@
       badge.append(element("span", GLYPHS[r.status], { "aria-hidden": "true" }), ` ${r.status}`);
       cell.append(badge);
     } },
-    { key: "model", title: "model", kind: "wrap", value: (r) => r.model, fill: (cell, r) => words(cell, r.model) },
-    { key: "strategy", title: "strategy", kind: "wrap", value: (r) => r.strategy, fill: (cell, r) => words(cell, r.strategy) },
-    { key: "engine", title: "engine", kind: "wrap", value: (r) => r.engine, fill: (cell, r) => words(cell, r.engine) },
+    { key: "model", title: "model", kind: "wrap", value: (r) => r.model, fill: (cell, r) => breakable(cell, r.model) },
+    { key: "strategy", title: "strategy", kind: "wrap", value: (r) => r.strategy, fill: (cell, r) => breakable(cell, r.strategy) },
+    { key: "engine", title: "engine", kind: "wrap", value: (r) => r.engine, fill: (cell, r) => breakable(cell, r.engine) },
     { key: "goal", title: "goal", kind: "goal", value: (r) => (r.goal.length ? r.goal[0].reached : null), fill: (cell, r) => {
       if (!r.goal.length) cell.append(NONE);
       for (const line of r.goal) {
@@ -131,7 +140,7 @@
     line.append(box);
     for (const column of COLUMNS) {
       const blank = BLANK[column.key] && BLANK[column.key](run) && run.status !== "running" ? " blank" : "";
-      const cell = element(column.key === "name" ? "th" : "td", undefined, { class: `${column.kind}${blank}`, "data-label": column.title });
+      const cell = element(column.key === "name" ? "th" : "td", undefined, { class: `${column.kind}${blank}`, "data-label": column.title.split(",")[0] });
       if (column.key === "name") cell.setAttribute("scope", "row");
       column.fill(cell, run);
       line.append(cell);
