@@ -77,7 +77,7 @@
     { key: "model", title: "model", kind: "wrap", value: (r) => r.model, fill: (cell, r) => breakable(cell, r.model) },
     { key: "strategy", title: "strategy", kind: "wrap", value: (r) => r.strategy, fill: (cell, r) => breakable(cell, r.strategy) },
     { key: "engine", title: "engine", kind: "wrap", value: (r) => r.engine, fill: (cell, r) => breakable(cell, r.engine) },
-    { key: "goal", title: "goal", kind: "goal", value: (r) => (r.goal.length ? r.goal[0].reached : null), fill: (cell, r) => {
+    { key: "goal", title: "goal", kind: "aim", value: (r) => (r.goal.length ? r.goal[0].reached : null), fill: (cell, r) => {
       if (!r.goal.length) cell.append(NONE);
       for (const line of r.goal) {
         const box = element("div", undefined, { class: "goal-line" });
@@ -266,6 +266,13 @@
     accuracy: "Each mark is a run: the metric of its model against its latency as a share of fp32's, with the 95 % interval; the short line is what was asked.",
     loss: "Each mark is a run: its loss as a share of the tolerated loss against its latency as a share of fp32's, with 95 % intervals; below the dashed line the goal is kept.",
   };
+  // The library comes behind the table: bundling it for the first time takes seconds.
+  const library = new Promise((done, failed) => {
+    const script = element("script", undefined, { src: "vega.js" });
+    script.addEventListener("load", done);
+    script.addEventListener("error", () => failed(new Error("vega.js could not be loaded")));
+    document.head.append(script);
+  });
   const drawn = new Map();
   let drawing = Promise.resolve();
   const chart = async (place, name, points, more) => {
@@ -306,10 +313,12 @@
     const points = some.map((run, i) => point(run, labels[i]));
     const more = chosen.length > some.length ? ` The first ${MOST_DRAWN} of ${chosen.length.toLocaleString("en")} chosen runs are drawn.` : "";
     drawing = drawing.then(async () => {
+      await library;
       await chart("speedup", "speedup", points, more);
       await chart("against", state.chart, points, more);
       document.body.dataset.ready = "true";
     }).catch((error) => {
+      for (const place of ["speedup", "against"]) byId(`caption-${place}`).textContent = "The charts could not be drawn. The server's terminal may say why.";
       document.body.dataset.error = "true";
       console.error(error);
     });
@@ -349,8 +358,9 @@
   };
   const render = () => {
     const some = state.runs.length > 0;
-    byId("headline").textContent = some ? headline() : "No run yet";
-    document.title = `${some ? headline() : "No run yet"} - nc_strategies`;
+    const title = some ? headline() : "No run yet";
+    if (byId("headline").textContent !== title) byId("headline").textContent = title;
+    document.title = `${title} - nc_strategies`;
     byId("folder").textContent = `runs under ${state.folder}`;
     byId("empty").hidden = some;
     byId("list").hidden = !some;
@@ -362,8 +372,9 @@
     fillFilters();
     fillTable();
     tick();
-    if (!some) document.body.dataset.ready = "true";
-    return draw();
+    const drawing = draw();
+    if (byId("charts").hidden) document.body.dataset.ready = "true";
+    return drawing;
   };
 
   const look = async () => {
