@@ -82,7 +82,7 @@ def under_way(run: RunFiles) -> Row:
         "fp32_size_bytes": _number(run.baseline.get("size_bytes")),
     }
     if not run.running:
-        row["remark"] = "ended without a result; the same command resumes it"
+        row["remark"] = "no result; the same command resumes it"
     elif not run.trials:
         row["remark"] = "before its first trial"
     best = run.chosen.evaluation if run.chosen else None

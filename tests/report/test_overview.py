@@ -244,7 +244,7 @@ def test_a_journal_is_read_as_far_as_it_is_whole(ended, root):
         stream.write(lines[1][50:] + lines[2])
     row = look()
     assert row["trials"] == 3
-    assert row["remark"] == "ended without a result; the same command resumes it"
+    assert row["remark"] == "no result; the same command resumes it"
     assert row["speedup"] > 1
     assert row["goal"][0]["reached"] is not None
     journal.write_bytes(lines[3])  # a new run has begun

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = re.compile(r"^http://127\.0\.0\.1:(\d+)/([\w-]{43})/  \(runs under .*\n$")
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
 MANY = 500
+BARS = "#chart-speedup .layer_0_marks path"
 SECONDS = 60
 
 
@@ -392,7 +393,7 @@ class Visit:
         return self.page.locator("#body th.name :is(a, span)").all_inner_texts()
 
     def bars(self):
-        return self.page.locator("#chart-speedup .mark-rect.role-mark path").count()
+        return self.page.locator(BARS).count()
 
 
 @pytest.fixture(scope="module")
@@ -440,7 +441,7 @@ def test_the_page_is_whole_fits_and_asks_its_own_server_only(browser, filled, wi
 
 def test_names_and_errors_from_outside_stay_text_on_the_page(browser, filled):
     with Visit(browser, filled) as visit:
-        assert HOSTILE in visit.page.locator("small.problem").all_inner_texts()
+        assert HOSTILE in visit.page.locator("#body .told").all_inner_texts()
         assert visit.page.locator("img").count() == 0
         assert "taken" not in visit.page.title()
         assert visit.trouble == []
@@ -449,9 +450,9 @@ def test_names_and_errors_from_outside_stay_text_on_the_page(browser, filled):
 def test_runs_are_filtered_ordered_and_chosen(browser, filled):
     with Visit(browser, filled) as visit:
         everything = visit.names()
-        visit.page.get_by_label("Status").select_option("met")
+        visit.page.get_by_label("Status", exact=True).select_option("met")
         assert len(visit.names()) == 3
-        visit.page.get_by_label("Model").select_option("other")
+        visit.page.get_by_label("Model", exact=True).select_option("other")
         assert visit.names() == ["met-b"]
         assert visit.page.locator("#count").inner_text() == "1 of 6 runs"
         visit.page.wait_for_selector("#chart-speedup svg")
@@ -459,7 +460,7 @@ def test_runs_are_filtered_ordered_and_chosen(browser, filled):
         visit.page.wait_for_selector("body[data-ready]")
         assert visit.names() == ["met-b"], "the filters are in the address"
         for name in ("Status", "Model"):
-            visit.page.get_by_label(name).select_option("")
+            visit.page.get_by_label(name, exact=True).select_option("")
         visit.page.get_by_label("Find").fill("LITERT deep")
         assert visit.names() == ["deep/missed"]
         visit.page.get_by_label("Find").fill("no such run")
@@ -472,11 +473,11 @@ def test_runs_are_filtered_ordered_and_chosen(browser, filled):
         visit.page.get_by_role("button", name="speed-up").click()
         assert visit.names()[3] == "met-b", "a run without a speed-up is last in both directions"
         visit.page.get_by_label("Draw met-b").uncheck()
-        expect_count(visit.page.locator("#chart-speedup .mark-rect.role-mark path"), 3)
+        expect_count(visit.page.locator(BARS), 3)
         visit.page.get_by_role("button", name="Choose none").click()
         visit.page.get_by_text("Choose runs in the table").first.wait_for()
-        visit.page.get_by_role("button", name="Choose all shown").click()
-        expect_count(visit.page.locator("#chart-speedup .mark-rect.role-mark path"), 4)
+        visit.page.get_by_role("button", name="Choose all").click()
+        expect_count(visit.page.locator(BARS), 4)
         visit.page.get_by_role("button", name="Loss").click()
         visit.page.get_by_text("loss, tolerated loss = 1").wait_for()
         assert visit.trouble == []
@@ -536,7 +537,7 @@ def test_a_run_under_way_is_followed_without_a_reload(browser, serve, finished, 
             thread.join()
         visit.page.get_by_role("heading", name="1 run: 1 met").wait_for()
         assert visit.page.locator("#running").is_hidden()
-        expect_count(visit.page.locator("#chart-speedup .mark-rect.role-mark path"), 1)
+        expect_count(visit.page.locator(BARS), 1)
         assert visit.page.evaluate("window.kept") is True
         assert visit.trouble == []
         each.end()

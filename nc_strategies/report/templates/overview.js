@@ -3,7 +3,7 @@
   const LOOK_AGAIN_MS = 2000;
   const LOST_MS = 5000;
   const MOST_DRAWN = 30;
-  const MOST_LABEL = 30;
+  const mostLabel = () => (narrow.matches ? 17 : 30);
   const { dark, narrow } = pageCharts;
   const byId = (id) => document.getElementById(id);
   const element = (name, text, attributes = {}) => {
@@ -14,7 +14,7 @@
   };
 
   // --- words and figures
-  const GLYPHS = { met: "●", missed: "▲", failed: "✚", unreadable: "✚", running: "◌", unfinished: "■" };
+  const GLYPHS = { running: "◌", met: "●", missed: "▲", failed: "✚", unfinished: "■", unreadable: "✚" };
   const NONE = "–";
   const fixed = (value, digits) => (value === null || value === undefined ? NONE : value.toFixed(digits));
   const whole = (value) => (value === null || value === undefined ? NONE : value.toLocaleString("en"));
@@ -51,6 +51,9 @@
   };
 
   // --- the table
+  const drawable = (run) => Boolean(run.speedup_ci95) && ["met", "missed"].includes(run.status);
+  // A run without figures has what is wrong in their place.
+  const isBare = (run) => Boolean(run.problem) && run.speedup === null && !run.goal.length;
   const small = (text, kind) => element("small", text, kind ? { class: kind } : {});
   const MOST_UNBROKEN = 18;
   // Text that may be broken behind what joins the parts of a name, and within very long parts.
@@ -67,7 +70,7 @@
       const link = { href: `../report/${r.id}/report.html`, target: "_blank", rel: "noopener noreferrer" };
       cell.append(breakable(r.report ? element("a", undefined, link) : element("span"), r.name));
       if (r.remark) cell.append(small(r.remark));
-      if (r.problem) cell.append(small(r.problem, "problem"));
+      if (r.problem && !isBare(r)) cell.append(small(r.problem, "problem"));
     } },
     { key: "status", title: "status", kind: "status", value: (r) => Object.keys(GLYPHS).indexOf(r.status), fill: (cell, r) => {
       const badge = element("span", undefined, { class: `state ${r.status}` });
@@ -136,9 +139,13 @@
       if (tick.checked) left.delete(run.id); else left.add(run.id);
       draw();
     });
-    box.append(tick);
+    if (drawable(run)) box.append(tick);
     line.append(box);
-    for (const column of COLUMNS) {
+    for (const [i, column] of COLUMNS.entries()) {
+      if (isBare(run) && (column.key === "goal" || (column.key === "model" && !run.model))) {
+        line.append(element("td", run.problem, { class: "told", colspan: String(COLUMNS.length - i) }));
+        break;
+      }
       const blank = BLANK[column.key] && BLANK[column.key](run) && run.status !== "running" ? " blank" : "";
       const cell = element(column.key === "name" ? "th" : "td", undefined, { class: `${column.kind}${blank}`, "data-label": column.title.split(",")[0] });
       if (column.key === "name") cell.setAttribute("scope", "row");
@@ -244,7 +251,7 @@
     const used = new Map();
     return parts.map((p) => {
       const text = [...p.slice(common).join("/")];
-      const label = text.length > MOST_LABEL ? `…${text.slice(1 - MOST_LABEL).join("")}` : text.join("");
+      const label = text.length > mostLabel() ? `…${text.slice(1 - mostLabel()).join("")}` : text.join("");
       const count = (used.get(label) ?? 0) + 1;
       used.set(label, count);
       return count > 1 ? `${label} (${count})` : label;
@@ -305,9 +312,9 @@
     });
   };
   const draw = () => {
-    const able = shown().filter((run) => run.speedup_ci95 && (run.status === "met" || run.status === "missed"));
+    const able = shown().filter(drawable);
     const chosen = able.filter((run) => !left.has(run.id));
-    byId("charts").hidden = !state.runs.some((run) => run.speedup_ci95);
+    byId("charts").hidden = !state.runs.some(drawable);
     if (byId("charts").hidden || !specs) return drawing;
     const some = chosen.slice(0, MOST_DRAWN), labels = shortened(some.map((run) => run.name));
     const points = some.map((run, i) => point(run, labels[i]));
