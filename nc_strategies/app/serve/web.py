@@ -11,7 +11,9 @@ import hashlib
 import hmac
 import json
 import secrets
+import shlex
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from nc_strategies.app.path_overrides import quote_path
 from nc_strategies.app.serve.files import UnreadableError
 from nc_strategies.app.serve.scan import Scanner
 from nc_strategies.report import overview_charts
@@ -149,7 +152,8 @@ def make_app(scanner: Scanner, token: str, hosts: frozenset[str]) -> App:
 
     def runs(request: Request) -> Response:
         found = scanner.snapshot()
-        answer = _json({"folder": str(scanner.root), "runs": found.rows, "notes": found.notes})
+        folder = {"folder": str(scanner.root), "example": _example(scanner.root)}
+        answer = _json({**folder, "runs": found.rows, "notes": found.notes})
         tag = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"etag": tag})
@@ -171,6 +175,11 @@ def make_app(scanner: Scanner, token: str, hosts: frozenset[str]) -> App:
         Route(f"/{REPORTS}/{{identifier}}/report.html", report),
     ]
     return Guard(Starlette(routes=routes), scanner, token, hosts)
+
+
+def _example(root: Path) -> str:
+    """The command line of a run in a folder."""
+    return shlex.join(["nc-strategies", "backend=onnxruntime", quote_path(f"run_dir={root / 'first'}", False)])
 
 
 def _json(data: Any) -> Response:

@@ -3,7 +3,7 @@
   const LOOK_AGAIN_MS = 2000;
   const LOST_MS = 5000;
   const MOST_DRAWN = 30;
-  const mostLabel = () => (narrow.matches ? 17 : 30);
+  const mostLabel = () => (narrow.matches ? 14 : 30);
   const { dark, narrow } = pageCharts;
   const byId = (id) => document.getElementById(id);
   const element = (name, text, attributes = {}) => {
@@ -34,7 +34,7 @@
   const sign = (line) => (line.higher_is_better ? "≥" : "≤");
 
   // --- state
-  const state = { runs: [], folder: "", notes: [], find: "", order: "newest", down: false, chart: "accuracy" };
+  const state = { runs: [], folder: "", example: "", notes: [], find: "", order: "newest", down: false, chart: "accuracy" };
   const FILTERS = ["status", "model", "strategy", "engine"];
   const filters = Object.fromEntries(FILTERS.map((name) => [name, ""]));
   const left = new Set(); // runs that were unchosen; all others are chosen
@@ -371,7 +371,7 @@
     byId("folder").textContent = `runs under ${state.folder}`;
     byId("empty").hidden = some;
     byId("list").hidden = !some;
-    byId("example").textContent = `python -m nc_strategies backend=onnxruntime 'run_dir="${state.folder}/first"'`;
+    byId("example").textContent = state.example;
     byId("notes").hidden = !state.notes.length;
     byId("notes").replaceChildren(...state.notes.map((text) => element("li", text)));
     document.querySelectorAll(".segments button").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.chart === state.chart)));
