@@ -154,6 +154,16 @@ def parser() -> argparse.ArgumentParser:
     _add_target(replay, "measure on this machine instead, accuracy too")
     replay.add_argument("--json", action="store_true", help="print JSON")
     replay.set_defaults(run=_replay)
+
+    serve = commands.add_parser(
+        "serve",
+        help="a local page of all runs under a folder",
+        description="Serve a page that lists all runs under a folder, also those under way, with charts of chosen ones "
+        "and a link to each one's report. It is for this machine only and changes nothing. Ctrl-C ends it.",
+    )
+    serve.add_argument("folder", type=Path, metavar="FOLDER", help="the folder that holds the runs, at any depth")
+    serve.add_argument("--port", type=int, default=0, metavar="N", help="the port (default: a free one)")
+    serve.set_defaults(run=_serve)
     return top
 
 
@@ -277,3 +287,10 @@ def _replay(options: argparse.Namespace) -> int:
     found = replay.replay(options.run_dir, options.target, options.ssh_config)
     sys.stdout.write(f"{json.dumps(found, indent=2) if options.json else replay.render(found)}\n")
     return replay.exit_status(found)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from nc_strategies.app.serve.server import serve
+
+    serve(options.folder, options.port)
+    return status.MET

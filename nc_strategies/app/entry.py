@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-COMMANDS = ("compare", "diagnose", "explain", "export", "inspect", "list", "machine", "replay", "report")
+COMMANDS = ("compare", "diagnose", "explain", "export", "inspect", "list", "machine", "replay", "report", "serve")
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ def _engines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _scripts() -> list[str]:
-    return [vega(), (TEMPLATES / "page.js").read_text(encoding="utf-8")]
+    return [vega(), *((TEMPLATES / name).read_text(encoding="utf-8") for name in ("charts.js", "page.js"))]
 
 
 def _render(template: str, scripts: list[str], **values: Any) -> str:

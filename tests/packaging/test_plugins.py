@@ -125,7 +125,17 @@ def test_the_page_s_templates_are_in_the_wheel(command, tmp_path):
     code = "from nc_strategies.report.page import TEMPLATES; print(sorted(p.name for p in TEMPLATES.iterdir()))"
     done = command("python", "-c", code, cwd=tmp_path)
     assert done.stdout.strip() == str(
-        ["base.html.jinja", "comparison.html.jinja", "page.css", "page.js", "run.html.jinja"]
+        [
+            "base.html.jinja",
+            "charts.js",
+            "comparison.html.jinja",
+            "overview.css",
+            "overview.html",
+            "overview.js",
+            "page.css",
+            "page.js",
+            "run.html.jinja",
+        ]
     ), done.stderr
 
 
