@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sys
 
-COMMANDS = ("compare", "diagnose", "explain", "export", "inspect", "list", "machine", "replay", "report")
+COMMANDS = (
+    "check",
+    "compare",
+    "diagnose",
+    "explain",
+    "export",
+    "init",
+    "inspect",
+    "list",
+    "machine",
+    "replay",
+    "report",
+)
 
 
 def main() -> None:
