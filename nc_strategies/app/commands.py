@@ -68,6 +68,15 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("run_dir", type=Path, help="the folder of a run")
     explain.set_defaults(run=_explain)
 
+    completion = commands.add_parser(
+        "completion",
+        help="completion in the shell",
+        description="Print the script that completes commands, flags, files and the keys of a run: "
+        'eval "$(nc-strategies completion bash)".',
+    )
+    completion.add_argument("shell", metavar="SHELL", help="bash or zsh")
+    completion.set_defaults(run=_completion)
+
     diagnose = commands.add_parser(
         "diagnose",
         help="what int8 does to each operator of a run's model",
@@ -236,6 +245,13 @@ def _explain(options: argparse.Namespace) -> int:
 
     text = render(RunFiles.read(options.run_dir), available())
     show(lambda _: text)
+    return status.MET
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from nc_strategies.app.completion import script
+
+    sys.stdout.write(script(options.shell, parser()))
     return status.MET
 
 

@@ -7,6 +7,7 @@ import sys
 COMMANDS = (
     "check",
     "compare",
+    "completion",
     "diagnose",
     "explain",
     "export",
