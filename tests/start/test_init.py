@@ -263,6 +263,14 @@ def test_preprocessing_of_the_models_metadata_is_proposed(tmp_path):
     assert "Look at the preprocessing" in (tmp_path / "new" / "README.md").read_text()
 
 
+def test_bytes_for_a_float_input_get_a_scale_to_look_at(tmp_path):
+    model = dense(tmp_path / "m.onnx", [("x", TensorProto.FLOAT, [None, 8])])
+    np.savez(tmp_path / "d.npz", x=np.zeros((300, 8), np.uint8), y=np.zeros(300, int))
+    found = written(tmp_path / "new", model=str(model), data=str(tmp_path / "d.npz"))
+    assert registry().settings("data", found.data).preprocess.scale == pytest.approx(1 / 255)
+    assert "Look at the preprocessing" in (tmp_path / "new" / "README.md").read_text()
+
+
 def test_pictures_get_the_size_and_layout_of_the_input(tmp_path):
     (tmp_path / "pictures" / "cats").mkdir(parents=True)
     sizes = {"large": [None, 3, 224, 192], "small": [None, 32, 32, 3]}

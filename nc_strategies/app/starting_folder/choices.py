@@ -124,7 +124,7 @@ class Choices:
         source: File or folder of the data; None for data that is bundled, or that the user writes.
         data: Settings of ``data``, its name included.
         script: What ``data.py`` does: ``npz``, ``sample``, `LABELS` or `NO_LABELS`; empty for no such file.
-        arrays: Names of the input arrays in the data, in their order.
+        arrays: Names of the input arrays of an ``.npz`` file, in their order.
         metrics: The option of ``metrics=``; None for the default.
         accuracy: Settings of the metric; empty for the option's own.
         criterion: How the loss is stated.
@@ -238,15 +238,14 @@ def _sample(model: Model) -> Choices:
             "--data", f"is {SAMPLE}, but the model does not take the bundled pictures of 28 x 28 x 1", DATA_FORMS
         )
     data = _script("samples", True) | {"preprocess": {"scale": samples.SCALE, "offset": samples.OFFSET}}
-    return Choices(model, None, data, SAMPLE, ("x",), accuracy={"name": "top1"})
+    return Choices(model, None, data, SAMPLE, accuracy={"name": "top1"})
 
 
 def _to_write(model: Model, answer: str) -> Choices:
     labelled = answer == LABELS
     metric = _labelled_metric(model, None) if labelled else _unlabelled_metric(model)
     data = _script("samples") | _input_rules(model)
-    read = tuple(tensor.name for tensor in model.inputs if tensor.axis is not None)
-    return Choices(model, None, data, answer, read if len(read) > 1 else ("x",), **metric)
+    return Choices(model, None, data, answer, **metric)
 
 
 def _npz(model: Model, path: Path) -> Choices:
@@ -258,15 +257,19 @@ def _npz(model: Model, path: Path) -> Choices:
     metric = _labelled_metric(model, arrays["y"]) if "y" in arrays else _unlabelled_metric(model)
     if boxes and "y" not in arrays:
         metric = {"metrics": None, "accuracy": {"name": "coco_map"}, "placeholders": True}
+    preprocess = _preprocess(model)
+    if not preprocess and len(inputs) == 1 and arrays[inputs[0]][1] == np.uint8 and _reads_floats(model):
+        # Pixels from 0 to 255: no model was trained on these as they are.
+        preprocess = {"preprocess": {"scale": 1 / 255, "offset": 0.0, "mean": [0.0], "std": [1.0]}}
     special = boxes or any(name.endswith((".values", ".offsets")) for name in arrays)
     if special or path.stat().st_size > LARGE:
-        data = {"name": "npz", "path": str(path)} | _preprocess(model) | _input_rules(model)
+        data = {"name": "npz", "path": str(path)} | preprocess | _input_rules(model)
         return Choices(model, path, data, "", inputs, **metric)
     count = next(iter(arrays.values()))[0][:1]
     calibration = CALIBRATION_SAMPLES
     if count and count[0] < 2 * CALIBRATION_SAMPLES:
         calibration = max(1, count[0] // 5)
-    data = _script("samples") | {"calibration_samples": calibration} | _preprocess(model) | _input_rules(model)
+    data = _script("samples") | {"calibration_samples": calibration} | preprocess | _input_rules(model)
     return Choices(model, path, data, "npz", inputs, **metric)
 
 
@@ -343,6 +346,10 @@ def _section(model: Model, name: str) -> dict[str, Any]:
 def _reads_tokens(model: Model) -> bool:
     """Whether the model's inputs look like those of a text model: integers along a free axis."""
     return any("int" in tensor.dtype and len(tensor.sample_shape) == 1 for tensor in model.inputs)
+
+
+def _reads_floats(model: Model) -> bool:
+    return len(model.inputs) == 1 and "float" in model.inputs[0].dtype
 
 
 def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
