@@ -16,13 +16,12 @@ import onnx
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from onnx import TensorProto, helper, numpy_helper
 
 from nc_strategies import samples
-from nc_strategies.app import starting_folder
+from nc_strategies.app import commands, starting_folder
 from nc_strategies.app.hydra_app import conf_dir, publish
 from nc_strategies.app.settings import run_config
 from nc_strategies.app.starting_folder import Answers, choices
@@ -30,8 +29,10 @@ from nc_strategies.app.starting_folder.files import write_folder
 from nc_strategies.errors import InputError
 from nc_strategies.registry import registry
 
-QUICK = ("tuning.max_trials=1", "measure.latency_runs=20", "measure.final_runs=20", "strategy=basic")
+QUICK = ("tuning.max_trials=1", "measure.latency_runs=20", "measure.final_runs=20", "strategy=basic", "isolation=none")
 FILES = {"tune.yaml", "data.py", "run.sh", "README.md"}
+MODEL = "it's ${now}, #1.onnx"
+"""A name that a shell, YAML and Hydra would each take for something else."""
 PICTURES = 160
 """Pictures of the .npz file: fewer than twice the usual calibration samples."""
 
@@ -55,10 +56,10 @@ def dense(path, inputs, outputs=3, **metadata):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """A model file with a name that a shell would take apart, and its samples, in the model's own form."""
-    folder = tmp_path_factory.mktemp("scene") / "my models ${now}"
+    """A model and its samples, in the model's own form."""
+    folder = tmp_path_factory.mktemp("scene") / "my models"
     folder.mkdir()
-    (folder / "it's.onnx").write_bytes(samples.onnx_model().read_bytes())
+    (folder / MODEL).write_bytes(samples.onnx_model().read_bytes())
     with np.load(samples.evaluation_images()) as file:
         x = file["x"][:PICTURES].astype(np.float32) * np.float32(samples.SCALE) + np.float32(samples.OFFSET)
         np.savez(folder / "data.npz", x=x, y=file["y"][:PICTURES])
@@ -69,11 +70,8 @@ def settings(folder):
     """The configuration of a written folder, checked as a run checks it before it opens anything."""
     publish()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        path = GlobalHydra.instance().config_loader().config_search_path
-        assert isinstance(path, ConfigSearchPath)
-        path.append("folder", f"file://{folder}")
-        config = compose("tune")
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config = compose("tune", overrides=[f"hydra.searchpath=['file://{conf_dir()}']"])
     found = run_config(OmegaConf.to_container(config, resolve=True))
     for kind in ("strategy", "backend", "model", "data", "executor"):
         registry().settings(kind, getattr(found, kind))
@@ -105,7 +103,7 @@ def test_the_folder_of_the_bundled_sample_runs_as_it_is(tmp_path, command):
 
 def test_the_folder_of_an_onnx_file_and_an_npz_runs_as_it_is(scene, command):
     """Four answers on standard input; the model and the data are in another folder than the one that is written."""
-    answers = "it's.onnx\ndata.npz\n2%\n\n"
+    answers = f"{MODEL}\ndata.npz\n2%\n\n"
     status, _, err = command("nc-strategies", "init", "it is/new", cwd=scene, answers=answers)
     assert status == 0, err
     assert re.findall(r"^(\d)\. ", err, re.MULTILINE) == ["1", "2", "3", "4"]
@@ -131,13 +129,12 @@ def test_the_folder_of_an_onnx_file_and_an_npz_runs_as_it_is(scene, command):
 
 
 def test_without_standard_input_one_line_names_the_flags(tmp_path, command):
-    for closed in ({}, {"answers": ""}):
-        status, out, err = command("nc-strategies", "init", "new", cwd=tmp_path, **closed)
-        assert (status, out) == (2, "")
-        assert err == (
-            "error: --model: is not given, and standard input has no answer; give --model, --data, --loss, --backend; "
-            "or --yes\n"
-        )
+    status, out, err = command("nc-strategies", "init", "new", cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: --model: is not given, and standard input has no answer; give --model, --data, --loss, --backend; "
+        "or --yes\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,13 +190,14 @@ def test_an_answer_that_cannot_be_used_writes_nothing(tmp_path, answers, words):
 # --- what is written
 
 
-def test_nothing_is_replaced_without_force(tmp_path, command):
+def test_nothing_is_replaced_without_force(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "data.py").write_text("mine")
-    status, _, err = command("nc-strategies", "init", "--yes", cwd=tmp_path)
+    status, err = commands.main(["init", "--yes"]), capsys.readouterr().err
     assert (status, err) == (2, "error: FOLDER: . holds data.py already; another FOLDER, or --force\n")
     assert [path.name for path in tmp_path.iterdir()] == ["data.py"]
     assert (tmp_path / "data.py").read_text() == "mine"
-    assert command("nc-strategies", "init", "--yes", "--force", cwd=tmp_path)[0] == 0
+    assert commands.main(["init", "--yes", "--force"]) == 0
     assert "def samples()" in (tmp_path / "data.py").read_text()
 
 
@@ -223,6 +221,8 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         written(tmp_path / "file")
+    with pytest.raises(InputError, match="a name that Hydra does not interpolate"):
+        written(tmp_path / "a${now}b")
     (tmp_path / "folder" / "tune.yaml").mkdir(parents=True)
     with pytest.raises(InputError, match="is a folder"):
         starting_folder.init(tmp_path / "folder", Answers(proposed=True), replace=True)
@@ -317,7 +317,7 @@ def test_data_that_is_not_there_is_random_or_to_be_written(tmp_path, command):
     assert given["attention_mask"].all()
     simple = str(dense(tmp_path / "s.onnx", [("x", TensorProto.FLOAT, [None, 8])]))
     starting_folder.init(tmp_path / "open", Answers(simple, "labels", proposed=True))
-    status, _, err = command("./run.sh", cwd=tmp_path / "open")
+    status, _, err = command("./run.sh", "isolation=none", cwd=tmp_path / "open")
     assert (status, err.count("\n")) == (2, 1)
     assert "write samples() in data.py" in err
     assert not (tmp_path / "open" / "out").exists()
@@ -344,7 +344,7 @@ def test_a_loss_is_read_as_it_is_said():
 
 
 def test_the_written_configuration_is_plain_yaml(scene, tmp_path):
-    model = scene / "it's.onnx"
+    model = scene / MODEL
     found = written(tmp_path / "new", model=str(model), data=str(scene / "data.npz"))
     assert found.model["path"] == str(model)
     plain = yaml.safe_load((tmp_path / "new" / "tune.yaml").read_text())

@@ -305,6 +305,9 @@ def _labelled_metric(model: Model, labels: tuple[tuple[int, ...], np.dtype[Any]]
     """The option of ``metrics=`` and the metric: what the model suggests, or else the labels' shape and type."""
     accuracy = _section(model, "metrics.accuracy")
     metrics = model.settings.get("metrics")
+    if labels is not None and np.issubdtype(labels[1], np.floating) and accuracy.get("name") == "top1":
+        # An output that looks like a probability, with labels that are no class numbers.
+        return {"metrics": MAE, "accuracy": {}, "placeholders": True}
     if metrics != FIDELITY and (accuracy or metrics):
         return {"metrics": metrics, "accuracy": accuracy}
     if labels is None:

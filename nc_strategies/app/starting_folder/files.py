@@ -59,6 +59,10 @@ def check_folder(folder: Path, names: Mapping[str, str], replace: bool = False) 
     """
     if folder.exists() and not folder.is_dir():
         raise InputError("FOLDER", f"{folder} is a file", "a new folder, or one without these files")
+    if "${" in str(folder.absolute()):
+        raise InputError(
+            "FOLDER", f"{folder.absolute()} has a name with '${{'", "a name that Hydra does not interpolate"
+        )
     there = [name for name in names if (folder / name).exists() or (folder / name).is_symlink()]
     blocked = [name for name in there if (folder / name).is_dir()]
     if blocked:

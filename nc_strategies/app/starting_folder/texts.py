@@ -46,12 +46,12 @@ def _place(path: Path, folder: Path) -> str:
 class _Dumper(yaml.SafeDumper):
     """Writes mappings one key a line, and lists on one line."""
 
-    def represent_list(self, data: list[Any]) -> yaml.Node:
-        """A list on one line."""
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+
+def _flow(dumper: _Dumper, data: list[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
 
-_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(list, _flow)
 
 
 def _yaml(value: Any) -> str:
