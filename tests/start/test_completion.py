@@ -77,7 +77,6 @@ def test_bash_completes_commands_flags_files_and_keys(scripts, environment, tmp_
         "nc-strategies inspect --backend tens": ["tensorflow"],
         "nc-strategies inspect mod": ["model.onnx", "models.txt"],
         "nc-strategies explain m": ["mine"],
-        "nc-strategies compl": ["completion"],
         "nc-strategies completion z": ["zsh"],
         "nc-strategies backend=tens": ["tensorflow"],
         "nc-strategies backend=onnxruntime model.path=model.": ["model.onnx"],
