@@ -68,6 +68,15 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("run_dir", type=Path, help="the folder of a run")
     explain.set_defaults(run=_explain)
 
+    completion = commands.add_parser(
+        "completion",
+        help="completion in the shell",
+        description="Print the script that completes commands, flags, files and the keys of a run: "
+        'eval "$(nc-strategies completion bash)".',
+    )
+    completion.add_argument("shell", metavar="SHELL", help="bash or zsh")
+    completion.set_defaults(run=_completion)
+
     diagnose = commands.add_parser(
         "diagnose",
         help="what int8 does to each operator of a run's model",
@@ -94,6 +103,28 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", type=Path, help="the folder of a run, or of a sweep")
     report.add_argument("--open", action="store_true", help="show it in the browser")
     report.set_defaults(run=_report)
+
+    start = commands.add_parser(
+        "init",
+        help="a folder to start with: configuration, data script and command",
+        description="Write a folder to start with for a model: tune.yaml, data.py, run.sh and README.md. Four "
+        "questions are asked: model, data, loss that is allowed, engine. A flag answers its question; nothing is "
+        "replaced without --force.",
+    )
+    start.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="default: this folder")
+    start.add_argument("--model", help="a model file or SavedModel folder; sample or sample_text for a bundled one")
+    start.add_argument(
+        "--data",
+        help="an .npz, .csv, .tsv, .jsonl or .json file, a folder of pictures, labels or no-labels for data that is "
+        "not there yet, or sample",
+    )
+    start.add_argument(
+        "--loss", help="loss of accuracy that is allowed, such as 0.01 or 1%% of fp32's, or '0.5 absolute'"
+    )
+    start.add_argument("--backend", help="the engine")
+    start.add_argument("--yes", action="store_true", help="take the proposed answer where no flag gives one")
+    start.add_argument("--force", action="store_true", help="replace files that are there")
+    start.set_defaults(run=_init)
 
     look = commands.add_parser(
         "inspect",
@@ -126,6 +157,26 @@ def parser() -> argparse.ArgumentParser:
         help="build and save the model of point K of the measured front instead (start it where the run was started)",
     )
     export.set_defaults(run=_export)
+
+    check = commands.add_parser(
+        "check",
+        help="whether a run met its goal, for a build server",
+        description="Say on one line what a run was asked for and what it reached: status 0 when its goal is met and "
+        "the limits given here are kept, 3 when not, 2 for a file that is no result of a run.",
+    )
+    check.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULT_JSON", help="result.json of a run, or the run's folder"
+    )
+    check.add_argument(
+        "--min-speedup", type=float, metavar="X", help="least speed-up over fp32, reached by its whole 95 %% interval"
+    )
+    check.add_argument(
+        "--max-loss", type=float, metavar="Y", help="greatest loss of the metric, relative or absolute as in the goal"
+    )
+    check.add_argument("--max-latency-ms", type=float, metavar="MS", help="greatest latency of the model")
+    check.add_argument("--max-size-mb", type=float, metavar="MB", help="greatest size of the model, in 10^6 bytes")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check)
 
     compare = commands.add_parser(
         "compare",
@@ -207,6 +258,13 @@ def _explain(options: argparse.Namespace) -> int:
     return status.MET
 
 
+def _completion(options: argparse.Namespace) -> int:
+    from nc_strategies.app.completion import script
+
+    sys.stdout.write(script(options.shell, parser()))
+    return status.MET
+
+
 def _diagnose(options: argparse.Namespace) -> int:
     from nc_strategies.app.diagnose import diagnose
     from nc_strategies.report.diagnosis import render
@@ -239,6 +297,17 @@ def _report(options: argparse.Namespace) -> int:
     return status.MET
 
 
+def _init(options: argparse.Namespace) -> int:
+    from nc_strategies.app import starting_folder
+
+    folder = options.folder.expanduser()
+    answers = starting_folder.Answers(options.model, options.data, options.loss, options.backend, options.yes)
+    for path in starting_folder.init(folder, answers, options.force):
+        sys.stdout.write(f"{path}\n")
+    sys.stdout.write(f"start with: {starting_folder.start_line(folder)}\n")
+    return status.MET
+
+
 def _inspect(options: argparse.Namespace) -> int:
     import json
 
@@ -260,6 +329,22 @@ def _export(options: argparse.Namespace) -> int:
         path = export_point(options.run_dir, options.point, options.to, options.format, options.force)
     sys.stdout.write(f"{path}\n")
     return status.MET
+
+
+def _check(options: argparse.Namespace) -> int:
+    import dataclasses
+    import json
+
+    from nc_strategies.app import check
+
+    limits = check.Limits(options.min_speedup, options.max_loss, options.max_latency_ms, options.max_size_mb)
+    found = [check.check(path, limits) for path in options.results]
+    if options.json:
+        sys.stdout.write(f"{json.dumps([dataclasses.asdict(each) for each in found], indent=2)}\n")
+    else:
+        for each in found:
+            sys.stdout.write(redact(f"{each.path}: {each.status}: {each.text}\n"))
+    return check.exit_status(found)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import sys
 
-COMMANDS = ("compare", "diagnose", "explain", "export", "inspect", "list", "machine", "replay", "report", "serve")
+COMMANDS = (
+    "check",
+    "compare",
+    "completion",
+    "diagnose",
+    "explain",
+    "export",
+    "init",
+    "inspect",
+    "list",
+    "machine",
+    "replay",
+    "report",
+    "serve",
+)
 
 
 def main() -> None:

@@ -202,7 +202,7 @@ def test_a_key_that_does_not_exist_would_be_found(composer):
 # --- run
 
 
-NO_RESULT = ("list", "machine", "compare", "serve")
+NO_RESULT = ("list", "machine", "compare", "serve", "init", "check", "completion")
 """Commands that are not run on what a run has left: they need none, or a test of their own runs them."""
 
 
@@ -281,8 +281,8 @@ def test_a_run_of_the_documentation_ends_with_a_result(desk, arguments):
     parameters([a for a in unique(lambda page, a: a and a[0] in COMMANDS) if a[0] not in NO_RESULT]),
 )
 def test_a_command_beside_the_run_works_on_what_a_run_left(desk, arguments):
-    # tests/app/test_compare.py runs `compare`, whose status depends on how fast int8 is here, and
-    # tests/report/test_serve.py runs `serve`, which has no end.
+    # tests/app/test_compare.py runs `compare`, whose status depends on how fast int8 is here, tests/report/test_serve.py
+    # `serve`, which has no end, and tests/start `init`, `check` and `completion`.
     desk.needed(arguments[1])
     done = desk.run(arguments)
     assert (done.returncode, done.stderr) == (0, "")
@@ -307,7 +307,10 @@ def test_every_kind_of_command_is_known_here():
         for words in commands(page):
             if ours(words) is not None:
                 continue
-            assert words[0] in ("pip", "python", "export", "mkdocs", "grep", "optuna-dashboard"), (page, words)
+            assert words[0] in ("pip", "python", "export", "mkdocs", "grep", "optuna-dashboard", "docker"), (
+                page,
+                words,
+            )
             if words[0] == "pip" and "-r" in words:
                 assert (ROOT / words[words.index("-r") + 1]).is_file(), (page, words)
             if words[0] == "python" and words[1] != "-m":
