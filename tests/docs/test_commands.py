@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -78,7 +79,15 @@ RUN_ELSEWHERE = {
     TUTORIAL: "tests/packaging/test_plugins.py",
 }
 """Pages whose commands and Python blocks a test of their own runs."""
-PYTHON = {"README.md", "docs/plugins.md", "docs/python.md", "docs/coming-from-neural-compressor.md", *RUN_ELSEWHERE}
+SERVING = "docs/serving.md"
+PYTHON = {
+    "README.md",
+    "docs/plugins.md",
+    "docs/python.md",
+    "docs/coming-from-neural-compressor.md",
+    SERVING,
+    *RUN_ELSEWHERE,
+}
 """Pages with Python blocks that are run: here, in tests/test_docs.py, or elsewhere."""
 
 
@@ -287,6 +296,69 @@ def test_a_command_beside_the_run_works_on_what_a_run_left(desk, arguments):
     done = desk.run(arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+def programs():
+    """The programs of the page on serving: name to text."""
+    return dict(re.findall(r"^`([\w.]+)`\n\n```\w+\n(.*?)```$", (ROOT / SERVING).read_text(), re.DOTALL | re.MULTILINE))
+
+
+@pytest.fixture
+def served(desk, tmp_path):
+    """Makes a folder in which the pages' programs find a run's model and data; returns it and the run's result."""
+
+    def make(name):
+        desk.needed(name)
+        (tmp_path / "evaluation.npz").symlink_to(desk.folder / "few.npz")
+        (tmp_path / name).symlink_to(desk.folder / name)
+        return tmp_path, json.loads((desk.folder / name / "result.json").read_text())
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "name"), [("onnxruntime", "out"), ("tensorflow", "out-tensorflow")])
+def test_a_served_model_is_as_accurate_as_it_was_measured(desk, served, engine, name):
+    folder, result = served(name)
+    if engine == "tensorflow":
+        done = desk.run(("export", name, "--to", "models/fashion/1"))
+        assert done.returncode == 0, done.stderr
+        (folder / "models").symlink_to(desk.folder / "models")
+    program = programs()[f"serve_{engine}.py"]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    # One sample more or less: a tie of two classes may be broken by the batch that a sample is in.
+    assert float(done.stdout) == pytest.approx(result["tuned"]["accuracy"], abs=1.5 / FEW)
+
+
+@pytest.mark.slow
+def test_a_served_model_answers_from_cpp_as_from_python(served):
+    headers, compiler = os.environ.get("ONNXRUNTIME_INCLUDE"), shutil.which("g++")
+    if not headers or compiler is None:
+        pytest.skip("needs g++ and ONNXRUNTIME_INCLUDE, the folder of onnxruntime's C++ headers")
+    import onnxruntime
+
+    folder, _ = served("out")
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    (folder / "libonnxruntime.so.1").symlink_to(library)
+    (folder / "serve.cpp").write_text(programs()["serve_onnxruntime.cpp"])
+    build = [compiler, "-std=c++17", "serve.cpp", f"-I{headers}", "libonnxruntime.so.1", f"-Wl,-rpath,{folder}"]
+    subprocess.run([*build, "-o", "serve"], cwd=folder, check=True)
+    with np.load(folder / "evaluation.npz") as file:
+        image = file["x"][:1].astype(np.float32) / np.float32(127.5) - 1
+    (folder / "image.f32").write_bytes(image.tobytes())
+    done = subprocess.run([str(folder / "serve")], cwd=folder, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(folder / "out" / "model" / "model.onnx", providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["probabilities"], {"image": image.reshape(1, 28, 28, 1)})
+    assert int(done.stdout) == scores.argmax()
 
 
 @pytest.mark.parametrize(

@@ -27,18 +27,37 @@ def tutorial(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory, tutorial):
+def builder(tmp_path_factory):
+    """An environment whose processes find the build backend: one copy for all builds."""
+    folder = tmp_path_factory.mktemp("builder")
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "install", "--quiet", "--target", str(folder), "hatchling"], check=True)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory, request):
+    """A folder with the wheel and the sdist of the project and of each plugin."""
+    if given := os.environ.get("NC_STRATEGIES_DISTRIBUTIONS"):
+        return Path(given)
+    env, folder = request.getfixturevalue("builder"), tmp_path_factory.mktemp("distributions")
+    for project in (ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))):
+        subprocess.run(
+            [sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=project, check=True, env=env
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory, tutorial, builder):
     """Wheels of the project, of third parties' plugins, of the example and of the tutorial's."""
     folder = tmp_path_factory.mktemp("wheels")
     sources = [ROOT, HERE / "tiny", HERE / "broken", EXAMPLE, *sorted(tutorial.iterdir())]
-    # One copy of the build backend for all of them, in place of an environment for each.
-    builder = tmp_path_factory.mktemp("builder")
     pip = [sys.executable, "-m", "pip"]
-    subprocess.run([*pip, "install", "--quiet", "--target", str(builder), "hatchling"], check=True)
     subprocess.run(
         [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder), *map(str, sources)],
         check=True,
-        env={**os.environ, "PYTHONPATH": str(builder)},
+        env=builder,
     )
     return folder
 

@@ -41,7 +41,7 @@ class Target:
     Args:
         address: The interpreter there.
         ssh_config: A configuration file of the OpenSSH client; None for the user's own.
-        requirements: What to install there where something is missing, such as ``nc-strategies[onnxruntime]==0.1.0``.
+        requirements: What to install there where something is missing, such as ``nc-strategies[onnxruntime]==0.2.0``.
         key: Configuration key or option that errors name.
     """
 

@@ -17,10 +17,13 @@ from typing import Any
 
 from nc_strategies.errors import EngineError, InputError, NcsError, OutOfTimeError, TargetError, first_line
 
+PATHS = {"Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath"}
 PLAIN_DATA_CLASSES = {
     "builtins": {"complex", "frozenset", "set", "slice", "range", "bytearray"},
     "collections": {"Counter", "OrderedDict", "defaultdict", "deque"},
-    "pathlib": {"Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath", "PureWindowsPath"},
+    "pathlib": PATHS,
+    # Where Python 3.13 has the same classes.
+    "pathlib._local": PATHS,
     "numpy": {"dtype", "ndarray"},
     "numpy._core.multiarray": {"_reconstruct", "scalar"},
     "numpy.core.multiarray": {"_reconstruct", "scalar"},

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from nc_strategies_litert.graph import Graph
+
+from nc_strategies import samples
 
 
 def command(*arguments, folder, expected=(0,)):
@@ -43,6 +47,26 @@ def test_a_run_leaves_a_tflite_model_with_the_operators_it_reports(folder):
         op for op in graph.ops if graph.mode(op) in ("static", "dynamic") and op.type not in ("QUANTIZE", "RESHAPE")
     ]
     assert len(int8) == found["tuned"]["int8_ops"]
+
+
+def test_a_served_model_is_as_accurate_as_it_was_measured(folder, tmp_path):
+    page = Path(__file__).resolve().parents[3] / "docs" / "serving.md"
+    if not page.exists():
+        pytest.skip("needs the documentation of nc-strategies beside the plugins")
+    (program,) = re.findall(r"`serve_litert\.py`\n\n```python\n(.*?)```", page.read_text(), re.DOTALL)
+    found = result(folder)
+    (tmp_path / "evaluation.npz").symlink_to(samples.evaluation_images())
+    (tmp_path / "out-litert").symlink_to(folder / "out")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(found["tuned"]["accuracy"], abs=1.5 / found["measure"]["samples"])
 
 
 def test_the_page_and_the_explanation_name_its_operators(folder):

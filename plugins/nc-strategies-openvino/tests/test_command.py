@@ -1,8 +1,10 @@
 """All of it together, from the command line: a run, and what looks at it afterwards."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +61,29 @@ def test_a_run_is_recorded_with_what_was_executed(finished):
     assert len(asked & set(analysis["executed_int8"])) >= 1
     told = [text for text in analysis["remarks"] if engine.PRECISION in text]
     assert bool(told) == (engine.default_precision() != "f32")
+
+
+def test_a_served_model_is_as_accurate_as_it_was_measured(finished, tmp_path):
+    page = Path(__file__).resolve().parents[3] / "docs" / "serving.md"
+    if not page.exists():
+        pytest.skip("needs the documentation of nc-strategies beside the plugins")
+    (program,) = re.findall(r"`serve_openvino\.py`\n\n```python\n(.*?)```", page.read_text(), re.DOTALL)
+    result = json.loads((finished / "out" / "result.json").read_text())
+    count = result["measure"]["samples"]
+    with np.load(finished / "eval.npz") as data:
+        # The first samples were left out of the evaluation: they calibrated.
+        np.savez(tmp_path / "evaluation.npz", x=data["x"][-count:], y=data["y"][-count:])
+    (tmp_path / "out-openvino").symlink_to(finished / "out")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(result["tuned"]["accuracy"], abs=1.5 / count)
 
 
 def test_the_exported_model_takes_its_weights_along_under_its_new_name(finished, tmp_path):

@@ -27,6 +27,7 @@ from nc_strategies.onnx_graph.graph import prepare, read
 from nc_strategies.space import Overrides, Space
 from nc_strategies.testing import BackendSuite
 
+ENGINE = tuple(int(part) for part in ort.__version__.split(".")[:2])
 spec = importlib.util.spec_from_file_location("small_models", Path(__file__).with_name("models.py"))
 models = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(models)
@@ -194,6 +195,8 @@ def test_a_pad_before_a_max_pool_becomes_part_of_it(tmp_path, act):
 )
 def test_a_pad_that_the_pool_cannot_do_stays(tmp_path, other):
     path = models.padded_pool(tmp_path / "m.onnx", **other)
+    if ENGINE < (1, 32) and not {"value", "channels"} & set(other):
+        pytest.skip("onnxruntime before 1.32 merges the Pad itself, with wrong results, or refuses the model")
     backend, _ = ready(path, pictures())
     assert "Pad" in {n.op_type for n in backend.graph.model.graph.node}
 
