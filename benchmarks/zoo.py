@@ -226,7 +226,8 @@ def write_docs(results: report.Results) -> None:
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{DOCS} lacks the lines {BEGIN} and {END}")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    body = "\n".join([prepare.listed(), "", *report.table(results), "", *report.summary(results)])
+    measured = [*report.table(results), "", *report.summary(results)] if results["cases"] else []
+    body = "\n".join([prepare.listed(), "", *measured]).rstrip()
     DOCS.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
 
 

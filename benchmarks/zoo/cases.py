@@ -224,8 +224,8 @@ CASES = (
         0.01,
         widths="x",
         lengths=(96, 320),
-        calibration=60,
-        samples=240,
+        calibration=40,
+        samples=120,
         batch=4,
     ),
     Case(

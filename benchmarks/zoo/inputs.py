@@ -136,9 +136,8 @@ class Maker:
                 y += 45
             elif part == "text":
                 for _ in range(self.pick.randrange(3, 9)):
-                    sentence = self.pick.choice(self.sentences)
-                    while draw.textlength(sentence, font=small) > width - 2 * margin:
-                        sentence = sentence[:-1]
+                    # Letters of this font are about half as wide as it is high.
+                    sentence = self.pick.choice(self.sentences)[: int((width - 2 * margin) / (small.size * 0.5))]
                     draw.text((margin, y), sentence, fill=(30, 30, 30), font=small)
                     y += 17
                 y += 12
