@@ -293,7 +293,7 @@ CASES = (
         "determination",
         0.01,
         positions=(0, 1, 2, 3, 4, 5, 6, 7),
-        samples=2000,
+        samples=1000,
         batch=100,
     ),
     Case(

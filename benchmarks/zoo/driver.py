@@ -75,10 +75,7 @@ class Task:
         return found, single
 
     def _log(self, model: onnx.ModelProto | bytes | str, accuracy: float, samples: int) -> None:
-        proto = model if isinstance(model, onnx.ModelProto) else None
-        if proto is None:
-            proto = onnx.load(model) if isinstance(model, str) else onnx.load_from_string(model)
-        changed = any(n.op_type in QUANTIZED for n in proto.graph.node)
+        changed = is_quantized(model)
         every = samples == len(self.data[self.case.inputs[0]])
         self.event("evaluation", accuracy=accuracy, quantized=changed, samples=samples, all=every)
 
@@ -86,6 +83,13 @@ class Task:
         """Write the model that the tool handed over."""
         onnx.save(model, str(self.output))
         self.event("saved")
+
+
+def is_quantized(model: onnx.ModelProto | bytes | str) -> bool:
+    """Whether a model has an operator that shows that it is not fp32 any more."""
+    if not isinstance(model, onnx.ModelProto):
+        model = onnx.load(model) if isinstance(model, str) else onnx.load_from_string(model)
+    return any(n.op_type in QUANTIZED for n in model.graph.node)
 
 
 def loaded(path: Path) -> Arrays:
@@ -145,6 +149,9 @@ class Judge:
     def both(self, model: onnx.ModelProto | bytes | str, chosen: list[int]) -> tuple[float, list[float]]:
         """The metric on some samples together, and of each."""
         outputs = self._outputs(model, chosen)
+        if self._case.metric == "determination":  # R2 of one sample means nothing, and is not needed for what it adds.
+            read = [np.stack(kept) for kept in outputs]
+            return self._score(outputs, chosen), metrics.determination_each(read, self._data["y"][chosen]).tolist()
         single = [self._score([[kept[i]] for kept in outputs], [place]) for i, place in enumerate(chosen)]
         return self._score(outputs, chosen), single
 

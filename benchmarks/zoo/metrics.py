@@ -38,9 +38,13 @@ def closeness(outputs: Array, labels: Array) -> float:
 
 def determination(outputs: Sequence[Array], labels: Array) -> float:
     """Mean R2 of several outputs of shape (N, 1); labels are (N, outputs)."""
-    found = np.concatenate([_flat(o) for o in outputs], 1)
-    truth = _flat(labels)
-    return float((1 - ((found - truth) ** 2).sum(0) / ((truth - truth.mean(0)) ** 2).sum(0)).mean())
+    return float(determination_each(outputs, labels).mean())
+
+
+def determination_each(outputs: Sequence[Array], labels: Array) -> Array:
+    """What each sample adds to R2, shape (N,): their mean is R2."""
+    found, truth = np.concatenate([_flat(o) for o in outputs], 1), _flat(labels)
+    return np.asarray((1 - (found - truth) ** 2 / truth.var(0)).mean(1))
 
 
 def pitch(outputs: Sequence[Array], labels: Array) -> float:

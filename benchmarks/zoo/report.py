@@ -154,6 +154,8 @@ def outcome(case: Results, tool: str) -> str:
         return "met" if met(case, tool) else "missed"
     if tool == OURS and (cell.get("result") or {}).get("status"):
         return str(cell["result"]["status"])
+    if cell["model"]:
+        return "not judged"
     if cell["ended"] == "finished":
         return "missed, no model"
     return f"{cell['ended']}: {_short(cell['error'])}" if cell["ended"] == "failed" else str(cell["ended"])

@@ -17,14 +17,12 @@ def main() -> None:
     validation = nncf.Dataset(
         list(range(len(task.data[task.case.inputs[0]]))), lambda place: task.case.feed(task.data, [place])
     )
-    # Its values for single samples choose the subset that it ranks operators by; R2 of one sample means nothing.
-    single = task.case.metric != "determination"
     task.event("prepared")
 
-    def evaluate(model: onnx.ModelProto, items: Iterable[int]) -> tuple[float, list[float] | None]:
+    def evaluate(model: onnx.ModelProto, items: Iterable[int]) -> tuple[float, list[float]]:
         # Items are positions, so that samples run in batches here, and only once.
-        value, each = task.evaluate_each(model, list(items))
-        return value, each if single else None
+        # The values of single samples choose the subset that it ranks operators by.
+        return task.evaluate_each(model, list(items))
 
     found = nncf.quantize_with_accuracy_control(
         onnx.load(task.model),

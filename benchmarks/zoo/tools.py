@@ -44,7 +44,17 @@ PEERS = {
         ),
     ),
     "nncf": Peer("run_nncf.py", ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6")),
-    "olive": Peer("run_olive.py", ("olive-ai==0.13.0", "onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6")),
+    # It imports requests without asking for it.
+    "olive": Peer(
+        "run_olive.py",
+        (
+            "olive-ai==0.13.0",
+            "onnx==1.23.2",
+            "onnxruntime==1.32.0",
+            "numpy==2.4.6",
+            "requests==2.32.5",
+        ),
+    ),
     "optuna": Peer("run_optuna.py", ("optuna==5.0.0", "onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6")),
 }
 """Other tools. Those without packages run in this project's environment, which holds onnxruntime anyway."""
