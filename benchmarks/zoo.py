@@ -16,10 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +32,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from zoo import prepare, report, tools  # noqa: E402  the path comes first: this script runs from a checkout
 from zoo.cases import CASES, Case, case_of  # noqa: E402
 from zoo.prepare import Places  # noqa: E402
-from zoo.tools import OURS, PEERS, Terms  # noqa: E402
+from zoo.tools import BLIND, OURS, PEERS, Terms  # noqa: E402
 
 from nc_strategies.report.result import write_json  # noqa: E402
 from nc_strategies.runtime.machine import processor_name  # noqa: E402
 
 JUDGE = "judge"
-PREPARE_S, JUDGE_S, ONCE_S = 5.0, 25.0, 12.0
+PREPARE_S, JUDGE_S, ONCE_S = 5.0, 25.0, 8.0
 """Usual seconds of preparing and judging a case, and of a tool without a search; the limit bounds all others."""
 ONCE = ("static", "static_u8s8", "dynamic", "dynamic7")
-SHARE = {"inc": 0.7, "nncf": 0.8, "olive": 0.9, "optuna": 1.1, OURS: 1.1}
+SHARE = {"inc": 0.6, "nncf": 0.7, "olive": 0.9, "optuna": 1.0, OURS: 1.1}
 """Usual share of the limit that a tool with a search takes, with start and saving."""
 DOCS = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = (f"<!-- zoo tables: {word}, written by benchmarks/zoo.py report --docs -->" for word in ("begin", "end"))
@@ -89,6 +92,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=60.0, help="seconds of a tool on a case")
     parser.add_argument("--runs", type=int, default=300, help="timed runs of each model")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor that all run on")
+    parser.add_argument("--together", type=int, default=2, help="peers at a time, of those that measure no latency")
     parser.add_argument("--python", default=sys.executable, help="Python 3.11 that environments are made with")
     parser.add_argument("--force", action="store_true", help="run finished ones again")
     parser.add_argument("--retry", action="store_true", help="run failed ones again")
@@ -110,11 +114,31 @@ def one(case: Case, places: Places, terms: Terms, arguments: argparse.Namespace)
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         print(f"== {case.name}: status {done.returncode}\n{done.stdout}{done.stderr}", flush=True)
     else:
-        for tool in wanted(case, arguments):
-            if not fresh(stored(places, case, tool), terms.of(tool), arguments):
-                run(tool, case, places, terms, arguments)
+        missing = [t for t in wanted(case, arguments) if not fresh(stored(places, case, t), terms.of(t), arguments)]
+        for tool in missing:
+            tools.python_of(tool, places, arguments.python)
+        for tool in [t for t in missing if t not in BLIND]:
+            run(tool, case, places, terms, arguments)
+        side_by_side([t for t in missing if t in BLIND], case, places, terms, arguments)
         if arguments.only in (None, "judge") and case.peers:
             judge(case, places, terms, arguments.force)
+
+
+def side_by_side(missing: list[str], case: Case, places: Places, terms: Terms, arguments: argparse.Namespace) -> None:
+    """Run tools that do not measure latency, as many at a time as `--together` says, each on a processor of its own."""
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for cpu in sorted(os.sched_getaffinity(0))[-arguments.together :]:
+        free.put(cpu)
+
+    def on_its_own(tool: str) -> None:
+        cpu = free.get()
+        try:
+            run(tool, case, places, replace(terms, cpu=cpu), arguments)
+        finally:
+            free.put(cpu)
+
+    with ThreadPoolExecutor(free.qsize()) as pool:
+        list(pool.map(on_its_own, missing))
 
 
 def wanted(case: Case, arguments: argparse.Namespace) -> list[str]:
@@ -144,14 +168,14 @@ def fresh(cell: dict[str, Any] | None, terms: dict[str, Any], arguments: argpars
 
 def run(tool: str, case: Case, places: Places, terms: Terms, arguments: argparse.Namespace) -> None:
     """Run a tool and keep what came of it, also if it failed."""
-    print(f"{case.name}: {tool}", end=" ", flush=True)
     cell = tools.run(tool, case, places, terms, arguments.python)
     write_json(
         ready(place_of(places, case, tool)),
         {**cell, "tool": tool, "case": case.name, "terms": terms.of(tool), "processor": processor_name()},
     )
     goal = "goal not met" if cell["goal_seconds"] is None else f"goal after {cell['goal_seconds']:.0f} s"
-    print(f"{cell['ended']}, {cell['seconds']:.0f} s, {goal}; {cell['error'] or ''}", flush=True)
+    error = f"; {cell['error']}" if cell["error"] and cell["ended"] == "failed" else ""
+    print(f"{case.name}: {tool}: {cell['ended']}, {cell['seconds']:.0f} s, {goal}{error}", flush=True)
 
 
 def judge(case: Case, places: Places, terms: Terms, force: bool) -> None:
@@ -192,7 +216,9 @@ def estimate(cases: list[Case], places: Places, terms: Terms, arguments: argpars
     total = 0.0
     for case in cases:
         missing = [t for t in wanted(case, arguments) if not fresh(stored(places, case, t), terms.of(t), arguments)]
-        total += sum(ONCE_S if t in ONCE else SHARE[t] * terms.limit for t in missing)
+        for tool in missing:
+            seconds = ONCE_S if tool in ONCE else SHARE[tool] * terms.limit
+            total += seconds / (min(arguments.together, len(os.sched_getaffinity(0))) if tool in BLIND else 1)
         total += 0.0 if (places.of(case) / "eval.npz").is_file() else PREPARE_S
         total += JUDGE_S if case.peers and arguments.only in (None, "judge") and missing else 0.0
     return total

@@ -1,6 +1,6 @@
 """Intel Neural Compressor 2.6: `quantization.fit` with the strategy `basic`, all else as it comes.
 
-Methods: ``inc`` (static, its default) and ``inc_dynamic``, for models that its user would quantize without calibration.
+Static quantization is its default; it stops at the first model that keeps the goal.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ def main() -> None:
     """Tune until the goal is met or the tool gives up; it hands over nothing when it is not."""
     task = Task.from_command_line()
     feeds = list(task.feeds())
-    dynamic = task.method == "inc_dynamic"
     # quant_level=1 is how the tool is told to use the strategy that is named.
     config = PostTrainingQuantConfig(
-        approach="dynamic" if dynamic else "static",
+        approach="static",
         quant_level=1,
         calibration_sampling_size=[len(feeds)],
-        tuning_criterion=TuningCriterion(strategy="basic", timeout=int(task.limit)),
+        tuning_criterion=TuningCriterion(strategy="basic"),
         accuracy_criterion=AccuracyCriterion(criterion="absolute", tolerable_loss=task.case.tolerable_loss),
     )
     task.event("prepared")
@@ -47,9 +46,7 @@ def main() -> None:
     def evaluate(model: onnx.ModelProto) -> float:
         return task.evaluate(model)
 
-    found = quantization.fit(
-        onnx.load(task.model), config, calib_dataloader=None if dynamic else Loader(feeds), eval_func=evaluate
-    )
+    found = quantization.fit(onnx.load(task.model), config, calib_dataloader=Loader(feeds), eval_func=evaluate)
     task.event("returned")
     if found is not None:
         task.save(found.model)

@@ -58,6 +58,11 @@ PEERS = {
     "optuna": Peer("run_optuna.py", ("optuna==5.0.0", "onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6")),
 }
 """Other tools. Those without packages run in this project's environment, which holds onnxruntime anyway."""
+BLIND = ("static", "static_u8s8", "dynamic", "dynamic7", "inc", "nncf")
+"""Tools whose model does not depend on measured latency: two of them may run at a time, each on its processor.
+
+Neural Compressor stops at the first model that keeps the goal, so that its own timing of evaluations decides nothing.
+"""
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def _ours(tool: str, case: Case, places: Places, terms: Terms, folder: Path, bas
         "goal_seconds": good[0] - start if good else None,
         "evaluations": sum(t["state"] == "ok" for _, t in seen),
         "model": str(model.relative_to(places.folder)) if model is not None and model.exists() else None,
-        "error": None if status == 0 else tail(folder),
+        "error": None if result else tail(folder),
         "peak_mib": peak,
         "status": status,
         "result": result,
@@ -193,9 +198,10 @@ def watch(
             stderr=log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {terms.cpu}),
         )
         try:
+            # Not in the child before it starts: that is unsafe where several threads start processes.
+            os.sched_setaffinity(process.pid, {terms.cpu})
             while True:
                 found, status, usage = os.wait4(process.pid, os.WNOHANG)
                 if found:
