@@ -1,10 +1,14 @@
-"""Published models: ours beside ONNX Runtime's own tools, judged in one process.
+"""Published models: ours beside what a user would pick instead, judged in one process.
 
-    python benchmarks/zoo.py --models FOLDER                    # every case whose files are in FOLDER
-    python benchmarks/zoo.py --models FOLDER --only minilm      # one case
-    python benchmarks/zoo.py --report outputs/zoo/zoo.json      # the table again
+    python benchmarks/zoo.py all --folder outputs/zoo                # everything that is missing
+    python benchmarks/zoo.py all --folder outputs/zoo --case minilm  # one case
+    python benchmarks/zoo.py all --folder outputs/zoo --only peers   # ours, peers or judge
+    python benchmarks/zoo.py fetch --folder outputs/zoo              # models, data and environments only
+    python benchmarks/zoo.py inspect --folder outputs/zoo            # what this project says of each model
+    python benchmarks/zoo.py report --folder outputs/zoo             # the tables again
+    python benchmarks/zoo.py report --folder outputs/zoo --docs      # the tables in docs/benchmarks.md
 
-FOLDER holds one folder a model with ``model.onnx`` (or ``saved_model``), ``calib.npz`` and ``eval.npz``.
+Each tool's result on each case is one JSON file below FOLDER/results; a finished one is not run again.
 """
 
 from __future__ import annotations
@@ -12,164 +16,245 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from zoo.cases import CASES, Arrays, Case  # noqa: E402
+from zoo import prepare, report, tools  # noqa: E402  the path comes first: this script runs from a checkout
+from zoo.cases import CASES, Case, case_of  # noqa: E402
+from zoo.prepare import Places  # noqa: E402
+from zoo.tools import BLIND, OURS, PEERS, Terms  # noqa: E402
 
+from nc_strategies.report.result import write_json  # noqa: E402
 from nc_strategies.runtime.machine import processor_name  # noqa: E402
 
-METHODS = ("static", "static_u8s8", "dynamic", "dynamic7")
-MEBI = 1024.0
+JUDGE = "judge"
+PREPARE_S, JUDGE_S, ONCE_S = 5.0, 25.0, 8.0
+"""Usual seconds of preparing and judging a case, and of a tool without a search; the limit bounds all others."""
+ONCE = ("static", "static_u8s8", "dynamic", "dynamic7")
+SHARE = {"inc": 0.6, "nncf": 0.7, "olive": 0.9, "optuna": 1.0, OURS: 1.1}
+"""Usual share of the limit that a tool with a search takes, with start and saving."""
+DOCS = ROOT / "docs" / "benchmarks.md"
+BEGIN, END = (f"<!-- zoo tables: {word}, written by benchmarks/zoo.py report --docs -->" for word in ("begin", "end"))
+JUDGE_LIMIT = 600.0
+"""Seconds after which a judge is ended: it runs every model of a case hundreds of times."""
 
 
 def main() -> None:
-    """Prepare, tune, quantize with the peers, judge; one JSON file with all, and a table."""
+    """Do what the command line says; a case that fails is told, and the next one follows."""
+    arguments = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SIGTERM must end the running tool too.
+    places = Places(arguments.folder.resolve(), arguments.shared.resolve())
+    places.folder.mkdir(parents=True, exist_ok=True)
+    terms = Terms(limit=arguments.limit, cpu=arguments.cpu, runs=arguments.runs)
+    cases = [case_of(name) for name in arguments.case] if arguments.case else list(CASES)
+    begun, failed = time.monotonic(), list[str]()
+    if arguments.what == "all":
+        seconds = estimate(cases, places, terms, arguments)
+        print(f"about {seconds / 60:.0f} minutes for what is missing, without making environments", flush=True)
+    for case in cases if arguments.what != "report" else []:
+        try:
+            one(case, places, terms, arguments)
+        except (SystemExit, OSError, subprocess.SubprocessError, ValueError) as error:
+            failed.append(case.name)
+            print(f"{case.name}: failed: {error}", flush=True)
+            if isinstance(error, SystemExit) and error.code == 143:
+                raise
+    if arguments.what in ("all", "report"):
+        results = collected(places)
+        write_json(places.folder / "zoo.json", results)
+        print("\n".join([*report.table(results), "", *report.summary(results)]))
+        if arguments.docs:
+            write_docs(results)
+    print(f"total time: {(time.monotonic() - begun) / 60:.1f} minutes")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path)
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--timeout", type=float, default=150.0, help="time box of each run in seconds")
-    parser.add_argument("--runs", type=int, default=300)
-    parser.add_argument("--work", type=Path, default=Path("outputs/zoo"))
-    parser.add_argument("--report", type=Path)
-    arguments = parser.parse_args()
-    if arguments.report:
-        print(table(json.loads(arguments.report.read_text())))
-        return
-    if arguments.models is None:
-        raise SystemExit("--models FOLDER is missing")
-    work = arguments.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    target = work / "zoo.json"
-    found: dict[str, Any] = json.loads(target.read_text()) if target.is_file() else {}
-    for case in CASES:
-        model = (arguments.models / case.model).resolve()
-        if (arguments.only and case.name not in arguments.only) or not model.exists():
-            continue
-        folder = work / case.name
-        folder.mkdir(exist_ok=True)
-        prepare(case, model, arguments.models.resolve(), folder)
-        found[case.name] = cell(case, model, folder, arguments.timeout, arguments.runs)
-        target.write_text(json.dumps(found, indent=2) + "\n")
-        print(table({case.name: found[case.name]}), flush=True)
+    parser.add_argument("what", choices=("all", "fetch", "inspect", "report"))
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "zoo", help="everything that is kept")
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared" / "models", help="reference models")
+    parser.add_argument("--case", nargs="+", default=[], metavar="NAME", help=", ".join(c.name for c in CASES))
+    parser.add_argument("--only", choices=("ours", "peers", "judge"), help="a part of `all`")
+    parser.add_argument("--tools", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="PEER", help="peers")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds of a tool on a case")
+    parser.add_argument("--runs", type=int, default=300, help="timed runs of each model")
+    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor that all run on")
+    parser.add_argument("--together", type=int, default=2, help="peers at a time, of those that measure no latency")
+    parser.add_argument("--python", default=sys.executable, help="Python 3.11 that environments are made with")
+    parser.add_argument("--force", action="store_true", help="run finished ones again")
+    parser.add_argument("--retry", action="store_true", help="run failed ones again")
+    parser.add_argument("--docs", action="store_true", help="write the tables into docs/benchmarks.md")
+    return parser.parse_args()
 
 
-def prepare(case: Case, model: Path, models: Path, folder: Path) -> None:
-    """Data files with the names of the model's inputs and with labels."""
-    source = models / case.model.split("/")[0]
-    for name in ("calib", "eval"):
-        with np.load(source / f"{name}.npz") as stored:
-            data: Arrays = {k: stored[v][: case.samples] for k, v in case.arrays.items()}
-            if name == "eval" and not case.reference:
-                data["y"] = stored["y"][: case.samples]
-        if name == "eval" and case.reference:
-            import onnxruntime as ort
+def one(case: Case, places: Places, terms: Terms, arguments: argparse.Namespace) -> None:
+    """Prepare a case, run what is missing of it, judge it if a model changed."""
+    folder = prepare.prepare(case, places)
+    if arguments.what == "fetch":
+        for tool in arguments.tools if case.peers else []:
+            tools.python_of(tool, places, arguments.python)
+        print(
+            f"{case.name}: {sum(p.stat().st_size for p in folder.glob('*') if p.is_file()) / 2**20:.1f} MiB", flush=True
+        )
+    elif arguments.what == "inspect":
+        command = [sys.executable, "-m", "nc_strategies", "inspect", str(places.model(case)), "--backend", case.backend]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        print(f"== {case.name}: status {done.returncode}\n{done.stdout}{done.stderr}", flush=True)
+    else:
+        missing = [t for t in wanted(case, arguments) if not fresh(stored(places, case, t), terms.of(t), arguments)]
+        for tool in missing:
+            tools.python_of(tool, places, arguments.python)
+        for tool in [t for t in missing if t not in BLIND]:
+            run(tool, case, places, terms, arguments)
+        side_by_side([t for t in missing if t in BLIND], case, places, terms, arguments)
+        if arguments.only in (None, "judge") and case.peers:
+            judge(case, places, terms, arguments.force)
 
-            session = ort.InferenceSession(str(source / "model.onnx"), providers=["CPUExecutionProvider"])
-            (inputs,) = data.values()
-            feed = session.get_inputs()[0].name
-            data["y"] = np.concatenate(
-                [session.run([case.reference], {feed: inputs[i : i + 10]})[0] for i in range(0, len(inputs), 10)]
-            )
-        np.savez(folder / f"{name}.npz", **data)  # type: ignore[arg-type]
+
+def side_by_side(missing: list[str], case: Case, places: Places, terms: Terms, arguments: argparse.Namespace) -> None:
+    """Run tools that do not measure latency, as many at a time as `--together` says, each on a processor of its own."""
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for cpu in sorted(os.sched_getaffinity(0))[-arguments.together :]:
+        free.put(cpu)
+
+    def on_its_own(tool: str) -> None:
+        cpu = free.get()
+        try:
+            run(tool, case, places, replace(terms, cpu=cpu), arguments)
+        finally:
+            free.put(cpu)
+
+    with ThreadPoolExecutor(free.qsize()) as pool:
+        list(pool.map(on_its_own, missing))
 
 
-def cell(case: Case, model: Path, folder: Path, timeout: float, runs: int) -> dict[str, Any]:
-    """One case: our run, the peers, the judge."""
-    run_dir = folder / "run"
-    subprocess.run(["rm", "-rf", str(run_dir)], check=True)
-    command = [sys.executable, "-m", "nc_strategies"]
-    command += case.command(model, folder, ROOT / "benchmarks" / "zoo" / "metrics.py", timeout)
-    command.append(f"run_dir={run_dir}")
-    begun = time.monotonic()
-    with (folder / "answer.txt").open("w") as answer:
-        process = subprocess.Popen(command, stdout=answer, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-    found: dict[str, Any] = {
-        "processor": processor_name(),
-        "command": [str(c) for c in command[1:]],
-        "status": os.waitstatus_to_exitcode(status),
-        "seconds": time.monotonic() - begun,
-        "peak_mib": usage.ru_maxrss / MEBI,
-        "model_mib": sum(p.stat().st_size for p in ([model] if model.is_file() else model.rglob("*")) if p.is_file())
-        / MEBI**2,
-        "answer": (folder / "answer.txt").read_text()[-2000:],
-    }
-    if (run_dir / "result.json").is_file():
-        found["result"] = json.loads((run_dir / "result.json").read_text())
-    if case.backend != "onnxruntime":
-        return found
-    files, found["peers"] = {"fp32": str(model)}, {}
-    for method in METHODS:
-        output = folder / f"{method}.onnx"
-        task = {"model": str(model), "case": case.name, "data": str(folder / "calib.npz"), "method": method}
-        done, seconds = child("peers.py", folder / f"{method}.json", {**task, "output": str(output)})
-        found["peers"][method] = {"seconds": seconds, "error": done}
-        if not done:
-            files[method] = str(output)
-    saved = sorted((run_dir / "model").glob("*.onnx")) if (run_dir / "model").is_dir() else []
-    if saved:
-        files["ours"] = str(saved[0])
-    judged = folder / "judged.json"
-    task = {"case": case.name, "models": files, "evaluation": str(folder / "eval.npz"), "runs": runs}
-    error, _ = child("judge.py", folder / "judge.json", {**task, "output": str(judged)})
-    found["judge"] = {"error": error} if error else json.loads(judged.read_text())
+def wanted(case: Case, arguments: argparse.Namespace) -> list[str]:
+    """The tools that are to run on a case."""
+    ours = [OURS] if arguments.only in (None, "ours") else []
+    return ours + (list(arguments.tools) if case.peers and arguments.only in (None, "peers") else [])
+
+
+def place_of(places: Places, case: Case, tool: str) -> Path:
+    """The result of a tool, or of the judge, on a case."""
+    return places.folder / "results" / case.name / f"{tool}.json"
+
+
+def stored(places: Places, case: Case, tool: str) -> dict[str, Any] | None:
+    """A result that was kept; None if there is none."""
+    place = place_of(places, case, tool)
+    found: dict[str, Any] | None = json.loads(place.read_text()) if place.is_file() else None
     return found
 
 
-def child(script: str, place: Path, task: dict[str, Any]) -> tuple[str, float]:
-    """Error of a script of this folder (empty if it succeeded), and its seconds."""
-    place.write_text(json.dumps(task))
-    begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "zoo" / script), str(place)],
-        check=False,
-        capture_output=True,
-        text=True,
+def fresh(cell: dict[str, Any] | None, terms: dict[str, Any], arguments: argparse.Namespace) -> bool:
+    """Whether a kept result stands: of the same terms, and not one to run again."""
+    if cell is None or cell["terms"] != terms or arguments.force:
+        return False
+    return not (arguments.retry and cell["ended"] != "finished")
+
+
+def run(tool: str, case: Case, places: Places, terms: Terms, arguments: argparse.Namespace) -> None:
+    """Run a tool and keep what came of it, also if it failed."""
+    cell = tools.run(tool, case, places, terms, arguments.python)
+    write_json(
+        ready(place_of(places, case, tool)),
+        {**cell, "tool": tool, "case": case.name, "terms": terms.of(tool), "processor": processor_name()},
     )
-    last = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-    return (last[0][:300] if last else f"status {done.returncode}" if done.returncode else ""), time.monotonic() - begun
+    goal = "goal not met" if cell["goal_seconds"] is None else f"goal after {cell['goal_seconds']:.0f} s"
+    error = f"; {cell['error']}" if cell["error"] and cell["ended"] == "failed" else ""
+    print(f"{case.name}: {tool}: {cell['ended']}, {cell['seconds']:.0f} s, {goal}{error}", flush=True)
 
 
-def table(found: dict[str, Any]) -> str:
-    """A table in Markdown: one row a case and model; time is relative to fp32's."""
-    lines = ["| case | model | metric | latency / fp32 | int8 | seconds | peak MiB |", "|---|---|---|---|---|---|---|"]
-    for name, entry in found.items():
-        result, judge = entry.get("result") or {}, entry.get("judge") or {}
-        tuned = result.get("tuned") or {}
-        case = next(c for c in CASES if c.name == name)
-        for model in ("fp32", *METHODS, "ours"):
-            ratio = (judge.get("ratio") or {}).get(model, {}).get("fp32")
-            time_of = f"{ratio[0]:.3f} ({ratio[1]:.3f}-{ratio[2]:.3f})" if ratio else "1" if model == "fp32" else "-"
-            value = (judge.get("accuracy") or {}).get(model)
-            error = (entry.get("peers") or {}).get(model, {}).get("error") or (judge.get("refused") or {}).get(model)
-            if model == "ours":
-                operators = (
-                    f"{tuned.get('int8_ops', '-')} of {(tuned.get('int8_ops') or 0) + (tuned.get('fp32_ops') or 0)}"
-                )
-                rest = f"{operators} | {entry['seconds']:.0f} | {entry['peak_mib']:.0f}"
-                if not judge:
-                    value, time_of = tuned.get("accuracy"), f"1 / {result.get('speedup')}"
-                label = f"ours, status {entry['status']}"
-            else:
-                seconds = (entry.get("peers") or {}).get(model, {}).get("seconds")
-                rest, label = f"| {seconds:.0f} | " if seconds else "| |", model
-            if judge or model == "ours":
-                shown = error or ("-" if value is None else f"{value:.4f}")
-                by_length = (judge.get("ratio_by_length") or {}).items()
-                parts = [(length, each.get(model, {}).get("fp32")) for length, each in by_length]
-                at = [f"{length}: {one[0]:.3f} ({one[1]:.3f}-{one[2]:.3f})" for length, one in parts if one]
-                time_of = "; ".join(at) or time_of
-                lines.append(f"| {name} ({case.metric}) | {label} | {shown} | {time_of} | {rest} |")
-    return "\n".join(lines)
+def judge(case: Case, places: Places, terms: Terms, force: bool) -> None:
+    """Judge all models of a case together, unless that was done with the same ones."""
+    models = {"fp32": str(places.model(case))}
+    kept = {tool: stored(places, case, tool) for tool in (OURS, *PEERS)}
+    models |= {tool: str(places.folder / cell["model"]) for tool, cell in kept.items() if cell and cell["model"]}
+    stamp = {n: [Path(p).stat().st_size, int(Path(p).stat().st_mtime)] for n, p in models.items() if Path(p).is_file()}
+    before = stored(places, case, JUDGE)
+    if before is not None and before["models"] == stamp and before["runs_asked"] == terms.runs and not force:
+        return
+    folder = places.of(case) / JUDGE
+    folder.mkdir(exist_ok=True)
+    output = folder / "judged.json"
+    output.unlink(missing_ok=True)
+    task = {"case": case.name, "models": models, "data": str(places.of(case)), "runs": terms.runs}
+    (folder / "task.json").write_text(json.dumps({**task, "output": str(output)}, indent=2) + "\n")
+    script = ROOT / "benchmarks" / "zoo" / "judge.py"
+    longer = Terms(JUDGE_LIMIT, 0.0, terms.cpu, terms.runs)
+    command = [sys.executable, str(script), str(folder / "task.json")]
+    _, seconds, status, _ = tools.watch(command, folder, longer, {"PYTHONPATH": str(ROOT)}, lambda: None)
+    if status != 0 or not output.is_file():
+        raise SystemExit(f"the judge ended with status {status}: {tools.tail(folder)}")
+    found = json.loads(output.read_text())
+    kept_by = {"models": stamp, "runs_asked": terms.runs, "seconds": seconds, "processor": processor_name()}
+    write_json(ready(place_of(places, case, JUDGE)), {**found, **kept_by})
+    print(f"{case.name}: judged, {seconds:.0f} s", flush=True)
+
+
+def ready(place: Path) -> Path:
+    """The same path, whose folder exists."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def estimate(cases: list[Case], places: Places, terms: Terms, arguments: argparse.Namespace) -> float:
+    """Seconds that what is missing will take."""
+    total = 0.0
+    for case in cases:
+        missing = [t for t in wanted(case, arguments) if not fresh(stored(places, case, t), terms.of(t), arguments)]
+        for tool in missing:
+            seconds = ONCE_S if tool in ONCE else SHARE[tool] * terms.limit
+            total += seconds / (min(arguments.together, len(os.sched_getaffinity(0))) if tool in BLIND else 1)
+        total += 0.0 if (places.of(case) / "eval.npz").is_file() else PREPARE_S
+        total += JUDGE_S if case.peers and arguments.only in (None, "judge") and missing else 0.0
+    return total
+
+
+def collected(places: Places) -> report.Results:
+    """All results in one mapping."""
+    cases, processors = {}, set()
+    for case in CASES:
+        cells = {tool: cell for tool in (OURS, *PEERS) if (cell := stored(places, case, tool))}
+        judged = stored(places, case, JUDGE)
+        if cells:
+            processors |= {cell["processor"] for cell in cells.values()}
+            cases[case.name] = {
+                "kind": case.kind,
+                "metric": case.metric,
+                "tolerable_loss": case.tolerable_loss,
+                "cells": cells,
+                "judged": judged,
+            }
+    return {"processor": ", ".join(sorted(processors)), "cases": cases}
+
+
+def write_docs(results: report.Results) -> None:
+    """Write the tables between their marks in the docs.
+
+    Raises:
+        SystemExit: the marks are not there.
+    """
+    text = DOCS.read_text()
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{DOCS} lacks the lines {BEGIN} and {END}")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    measured = [*report.table(results), "", *report.summary(results)] if results["cases"] else []
+    body = "\n".join([prepare.listed(), "", *measured]).rstrip()
+    DOCS.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -56,17 +56,31 @@ def python_of(name: str, work: Path, base: str) -> str:
     Raises:
         SystemExit: the packages cannot be installed.
     """
-    peer = PEERS[name]
-    if not peer.packages:
+    return ensure(name, PEERS[name].packages, work / "environments", base)
+
+
+def ensure(name: str, packages: tuple[str, ...], environments: Path, base: str) -> str:
+    """The interpreter of an environment with exactly these packages, made when it is not there.
+
+    Args:
+        name: Name of its folder below `environments`.
+        packages: Requirements; none: `base` is used.
+        environments: Folder that keeps the environments.
+        base: Interpreter to make it with, Python 3.11.
+
+    Raises:
+        SystemExit: the packages cannot be installed.
+    """
+    if not packages:
         return base
-    folder = work / "environments" / name
+    folder = environments / name
     python, marker = folder / "bin" / "python", folder / INSTALLED
-    wanted = "\n".join(peer.packages) + "\n"
+    wanted = "\n".join(packages) + "\n"
     if not marker.is_file() or marker.read_text() != wanted:
-        print(f"installing {name}: {', '.join(peer.packages)}", flush=True)
+        print(f"installing {name}: {', '.join(packages)}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([base, "-m", "venv", str(folder)], check=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.packages]
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{name} cannot be installed:\n{done.stdout}")

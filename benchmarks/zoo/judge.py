@@ -1,7 +1,7 @@
 """The common judge: the metric of all models of a case, and their latency side by side, in one process.
 
-usage: python judge.py task.json; the task names ``case``, ``models`` (name: file, ``fp32`` among them), ``evaluation``,
-``runs`` and ``output``
+usage: python judge.py task.json; the task names ``case``, ``models`` (name: file, ``fp32`` among them), ``data``
+(folder), ``runs`` and ``output``
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import onnxruntime as ort
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nc_strategies.measuring.latency import Timing, interleave
-from zoo import metrics
-from zoo.cases import CASES, Arrays
+from zoo.cases import Arrays, case_of
+from zoo.driver import Judge, loaded, opened
 
 SESSIONS = 6
 """Times that each model is opened anew: latency varies by a few percent between sessions of the same graph."""
@@ -27,35 +27,22 @@ SESSIONS = 6
 def main() -> None:
     """Judge with one thread and the engine's defaults; latency is that of one sample."""
     task = json.loads(Path(sys.argv[1]).read_text())
-    case = next(c for c in CASES if c.name == task["case"])
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-
-    def opened(path: str) -> ort.InferenceSession:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    with np.load(task["evaluation"]) as stored:
-        data = dict(stored)
-    sessions, refused = {}, {}
+    case = case_of(task["case"])
+    data = loaded(Path(task["data"]) / "eval.npz")
+    judge = Judge(case, data, task["models"]["fp32"])
+    accuracy, refused, sizes = {}, {}, {}
     for name, path in task["models"].items():
         try:
-            sessions[name] = opened(path)
+            accuracy[name] = judge.value(path)
         except Exception as error:  # noqa: BLE001  the engine raises a class of its own for every status code
             refused[name] = str(error).splitlines()[0][:300]
-    names, metric, accuracy = list(sessions), getattr(metrics, case.metric), {}
-    for name, session in sessions.items():
-        parts = [
-            session.run([case.output] if case.output else None, case.feed(data, slice(i, i + case.batch)))[0]
-            for i in range(0, len(data["y"]), case.batch)
-        ]
-        accuracy[name] = metric(np.concatenate(parts), data["y"])
-    rng = np.random.default_rng(0)
+            continue
+        sizes[name] = Path(path).stat().st_size
+    names, rng = list(accuracy), np.random.default_rng(0)
 
     def run(session: ort.InferenceSession, feed: Arrays) -> Callable[[], object]:
         return lambda: session.run(None, feed)
 
-    sessions.clear()
     lengths: tuple[int | None, ...] = case.lengths or (None,)
     feeds = {length: case.timed(data, length) for length in lengths}
     timings: dict[int | None, list[Timing]] = {length: [] for length in lengths}
@@ -65,14 +52,14 @@ def main() -> None:
             timings[length].append(interleave([run(s, feed) for s in anew], -(-task["runs"] // SESSIONS), rng))
         del anew
     joined = {length: Timing.joined(parts) for length, parts in timings.items()}
-    timing = joined[lengths[-1]]
     found = {
         "accuracy": accuracy,
-        "latency_ms": {n: timing.median_ms(i) for i, n in enumerate(names)},
-        "ratio": ratios(timing, names),
-        "ratio_by_length": {str(length): ratios(joined[length], names) for length in case.lengths},
+        "sizes": sizes,
+        "latency_ms": {n: joined[lengths[-1]].median_ms(i) for i, n in enumerate(names)},
+        "ratio": {str(length or "all"): ratios(joined[length], names) for length in lengths},
         "refused": refused,
-        "runs": timing.runs,
+        "runs": joined[lengths[-1]].runs,
+        "sessions": SESSIONS,
         "onnxruntime": ort.__version__,
     }
     Path(task["output"]).write_text(json.dumps(found, indent=2) + "\n")

@@ -1,0 +1,119 @@
+"""Olive: its pass `OnnxQuantization` with its own search over mode, format, calibration and granularity.
+
+The goal is Olive's own `max-degradation` of the metric, latency the second objective. It has no search over operators.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import onnx
+from driver import Task, opened
+from olive.data.registry import Registry
+from olive.workflows import run
+
+RUNS = 60
+"""Timed runs of a candidate, each beside one of fp32."""
+RESERVE = 0.2
+"""Share of the limit that is left for the start, for the candidate under way and for saving."""
+
+
+class Best:
+    """The fastest candidate so far that keeps the goal."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.latency = 1.0
+        self.model: str | None = None
+        self.feed = task.case.timed(task.data, task.case.lengths[-1] if task.case.lengths else None)
+
+    def evaluate(self, handler: Any, device: Any, providers: Any) -> dict[str, float]:
+        """Metric and latency relative to fp32, as Olive's evaluator wants them."""
+        path = str(handler.model_path)
+        accuracy = self.task.evaluate(path)
+        sessions = [opened(self.task.model), opened(path)]
+        times = np.zeros((RUNS + 5, 2))
+        for row in times:
+            for place, session in enumerate(sessions):
+                begun = time.perf_counter()
+                session.run(None, self.feed)
+                row[place] = time.perf_counter() - begun
+        fp32, found = np.median(times[5:], 0)
+        latency = float(found / fp32)
+        if accuracy >= self.task.threshold and latency < self.latency:
+            # Olive's cache is cleared by its next run, and a killed one hands over nothing: the best is kept at once.
+            self.latency, self.model = latency, path
+            self.task.save(onnx.load(path))
+        return {"value": accuracy, "latency": latency}
+
+
+class Feeds:
+    """Calibration samples, each a run of one sample."""
+
+    def __init__(self, task: Task) -> None:
+        self._feeds = list(task.feeds())
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], int]:
+        if index >= len(self._feeds):
+            raise IndexError(index)
+        return self._feeds[index], 0
+
+
+def main() -> None:
+    """Search within the limit."""
+    begun = time.monotonic()
+    task = Task.from_command_line()
+    best = Best(task)
+
+    @Registry.register_dataset("zoo_calibration")  # type: ignore[misc]
+    def calibration(**_: Any) -> Feeds:
+        return Feeds(task)
+
+    folder = task.output.parent
+    left = task.limit * (1 - RESERVE) - (time.monotonic() - begun)
+    goal = {"type": "max-degradation", "value": task.case.tolerable_loss}
+    kinds = [
+        {"name": "value", "priority": 1, "higher_is_better": True, "goal": goal},
+        {"name": "latency", "priority": 2, "higher_is_better": False},
+    ]
+    metric = {"name": "judged", "type": "custom", "sub_types": kinds, "user_config": {"evaluate_func": best.evaluate}}
+    system = {
+        "type": "LocalSystem",
+        "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}],
+    }
+    task.event("prepared")
+    run(
+        {
+            "input_model": {"type": "ONNXModel", "model_path": task.model},
+            "systems": {"here": system},
+            "data_configs": [
+                {
+                    "name": "calibration",
+                    "type": "DataContainer",
+                    "load_dataset_config": {"type": "zoo_calibration"},
+                    "pre_process_data_config": {"type": "skip_pre_process"},
+                    "post_process_data_config": {"type": "skip_post_process"},
+                    "dataloader_config": {"type": "no_auto_batch_dataloader"},
+                }
+            ],
+            "evaluators": {"judge": {"metrics": [metric]}},
+            "passes": {"quantization": {"type": "OnnxQuantization", "data_config": "calibration"}},
+            "search_strategy": {"execution_order": "joint", "sampler": "tpe", "max_time": max(int(left), 1)},
+            "evaluator": "judge",
+            "host": "here",
+            "target": "here",
+            "output_dir": str(folder / "output"),
+            "cache_dir": str(folder / "cache"),
+            "log_severity_level": 2,
+        }
+    )
+    task.event("returned")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""What runs on a case: this project, and each peer, in a process of its own that is watched and timed from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peers.environments import Peer, ensure
+
+from zoo.cases import Case
+from zoo.prepare import Places
+
+ROOT = Path(__file__).resolve().parents[2]
+Cell = dict[str, Any]
+OURS = "ours"
+POLL = 0.1
+"""Seconds between two looks at a running tool."""
+
+PEERS = {
+    "static": Peer("run_onnxruntime.py"),
+    "static_u8s8": Peer("run_onnxruntime.py"),
+    "dynamic": Peer("run_onnxruntime.py"),
+    "dynamic7": Peer("run_onnxruntime.py"),
+    # 2.6 is of mid 2024 and names no upper bounds: these are the releases of its time that run it on Python 3.11.
+    # It imports six without asking for it.
+    "inc": Peer(
+        "run_inc.py",
+        (
+            "neural-compressor==2.6",
+            "onnx==1.16.1",
+            "onnxruntime==1.18.1",
+            "numpy==1.26.4",
+            "six==1.17.0",
+            "setuptools<81",
+        ),
+    ),
+    "nncf": Peer("run_nncf.py", ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6")),
+    # It imports requests without asking for it.
+    "olive": Peer(
+        "run_olive.py",
+        (
+            "olive-ai==0.13.0",
+            "onnx==1.23.2",
+            "onnxruntime==1.32.0",
+            "numpy==2.4.6",
+            "requests==2.32.5",
+        ),
+    ),
+    "optuna": Peer("run_optuna.py", ("optuna==5.0.0", "onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6")),
+}
+"""Other tools. Those without packages run in this project's environment, which holds onnxruntime anyway."""
+BLIND = ("static", "static_u8s8", "dynamic", "dynamic7", "inc", "nncf")
+"""Tools whose model does not depend on measured latency: two of them may run at a time, each on its processor.
+
+Neural Compressor stops at the first model that keeps the goal, so that its own timing of evaluations decides nothing.
+"""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is equal for all tools.
+
+    Args:
+        limit: Seconds that a tool may take, from process start; a tool that knows a time budget is given this one.
+        grace: Seconds after the limit for handing over what was found.
+        cpu: The processor that each process is pinned to.
+        runs: Timed runs of each model when it is judged.
+    """
+
+    limit: float = 60.0
+    grace: float = 45.0
+    cpu: int = 0
+    runs: int = 300
+
+    def of(self, tool: str) -> dict[str, Any]:
+        """What a result of a tool depends on; another value makes a finished one stale."""
+        packages = list(PEERS[tool].packages) if tool in PEERS else []
+        return {"limit": self.limit, "packages": packages}
+
+
+def python_of(tool: str, places: Places, base: str) -> str:
+    """Interpreter of a tool's environment, which is made when it is not there."""
+    return ensure(tool, PEERS[tool].packages, places.folder / "environments", base) if tool in PEERS else sys.executable
+
+
+def run(tool: str, case: Case, places: Places, terms: Terms, base: str) -> Cell:
+    """Run a tool on a case whose files are prepared; never raises for what the tool does.
+
+    Returns:
+        ``ended`` (finished, capped: killed at the limit, failed), ``seconds`` (whole process), ``goal_seconds`` (from
+        process start to the first quantized model that met the goal on all samples; None if none did),
+        ``evaluations``, ``model`` (file), ``error`` (last line of the log), ``peak_mib``, and ours: ``result``.
+    """
+    folder = places.of(case) / tool
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return (_ours if tool == OURS else _peer)(tool, case, places, terms, folder, base)
+
+
+def _peer(tool: str, case: Case, places: Places, terms: Terms, folder: Path, base: str) -> Cell:
+    output, events = folder / "model.onnx", folder / "events.jsonl"
+    task = {
+        "case": case.name,
+        "model": str(places.model(case)),
+        "data": str(places.of(case)),
+        "output": str(output),
+        "events": str(events),
+        "method": tool,
+        "limit": terms.limit,
+    }
+    (folder / "task.json").write_text(json.dumps(task, indent=2) + "\n")
+    python = python_of(tool, places, base)
+    command = [python, str(Path(__file__).with_name(PEERS[tool].driver)), str(folder / "task.json")]
+    start, seconds, status, peak = watch(command, folder, terms, {}, lambda: None)
+    lines = lines_of(events)
+    saved = any(e["event"] == "saved" for e in lines) and output.is_file()
+    fp32 = next((e["accuracy"] for e in lines if e["event"] == "baseline"), None)
+    evaluations = [e for e in lines if e["event"] == "evaluation" and e["quantized"] and e["all"]]
+    threshold = None if fp32 is None else fp32 - case.tolerable_loss
+    goal = None if threshold is None else next((e["time"] for e in evaluations if e["accuracy"] >= threshold), None)
+    return {
+        "ended": ended(status),
+        "seconds": seconds,
+        "goal_seconds": None if goal is None else goal - start,
+        "evaluations": len(evaluations),
+        "model": str(output.relative_to(places.folder)) if saved else None,
+        "error": None if status == 0 else tail(folder),
+        "peak_mib": peak,
+    }
+
+
+def _ours(tool: str, case: Case, places: Places, terms: Terms, folder: Path, base: str) -> Cell:
+    run_dir = folder / "run"
+    metrics = ROOT / "benchmarks" / "zoo" / "metrics.py"
+    command = [sys.executable, "-m", "nc_strategies"]
+    command += case.command(places.model(case), places.of(case), metrics, terms.limit)
+    command.append(f"run_dir={run_dir}")
+    journal, seen = run_dir / "trials.jsonl", list[tuple[float, Cell]]()
+
+    def look() -> None:
+        # The journal is written after each trial and says when none.
+        for line in lines_of(journal)[len(seen) :]:
+            seen.append((time.time(), line))
+
+    start, seconds, status, peak = watch(command, folder, terms, {"PYTHONPATH": str(ROOT)}, look)
+    look()
+    result = json.loads((run_dir / "result.json").read_text()) if (run_dir / "result.json").is_file() else None
+    threshold = result["goal"]["threshold"] if result and result.get("goal") else None
+    good = [at for at, t in seen if threshold is not None and t["state"] == "ok" and t["accuracy"] >= threshold]
+    model = run_dir / result["model_path"] if result and result.get("model_path") else None
+    return {
+        "ended": "finished" if result and status in (0, 3) else ended(status),
+        "seconds": seconds,
+        "goal_seconds": good[0] - start if good else None,
+        "evaluations": sum(t["state"] == "ok" for _, t in seen),
+        "model": str(model.relative_to(places.folder)) if model is not None and model.exists() else None,
+        "error": None if result else tail(folder),
+        "peak_mib": peak,
+        "status": status,
+        "result": result,
+    }
+
+
+def ended(status: int | None) -> str:
+    """How a process ended: its status is None where it was killed at the limit."""
+    return "capped" if status is None else "failed" if status else "finished"
+
+
+def watch(
+    command: list[str], folder: Path, terms: Terms, extra: dict[str, str], look: Callable[[], object]
+) -> tuple[float, float, int | None, float | None]:
+    """Run a command pinned to one processor, with a limit.
+
+    Returns:
+        When it started, its seconds, its exit status (None: killed at the limit), its peak memory in MiB.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("SIGOPT_")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # NNCF and Olive report their use over the network unless they are told not to.
+    silent = {"NNCF_CI": "1", "OLIVE_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= {**threads, **silent, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **extra}
+    with (folder / "log.txt").open("wb") as log:
+        start = time.time()
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            # Not in the child before it starts: that is unsafe where several threads start processes.
+            os.sched_setaffinity(process.pid, {terms.cpu})
+            while True:
+                found, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if found:
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                    return start, time.time() - start, process.returncode, usage.ru_maxrss / 1024
+                look()
+                if time.time() - start > terms.limit + terms.grace:
+                    return start, time.time() - start, None, None
+                time.sleep(POLL)
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def lines_of(path: Path) -> list[Cell]:
+    """The whole lines of a JSON-lines file; a killed writer may have left half a one."""
+    text = path.read_text() if path.is_file() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def tail(folder: Path) -> str:
+    """The last line that a process wrote."""
+    lines = [line for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "ended without a word"
