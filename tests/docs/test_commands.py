@@ -69,8 +69,17 @@ RUN_ELSEWHERE = {
     TUTORIAL: "tests/packaging/test_plugins.py",
 }
 """Pages whose commands and Python blocks a test of their own runs."""
-PYTHON = {"README.md", "docs/plugins.md", "docs/python.md", "docs/coming-from-neural-compressor.md", *RUN_ELSEWHERE}
-"""Pages with Python blocks that are run: here, in tests/test_docs.py, or elsewhere."""
+PYTHON = {
+    "README.md",
+    "docs/plugins.md",
+    "docs/python.md",
+    "docs/coming-from-neural-compressor.md",
+    "docs/coming-from-optuna.md",
+    "docs/coming-from-quantize-static.md",
+    "docs/tasks/python.md",
+    *RUN_ELSEWHERE,
+}
+"""Pages with Python blocks that are run: here, in test_pages.py, in tests/test_docs.py, or elsewhere."""
 
 
 def fences(page):
@@ -198,6 +207,8 @@ class Desk:
 
     def __init__(self, folder):
         self.folder, self.done = folder, {}
+        # What `nc-strategies inspect model.onnx` looks at.
+        (folder / "model.onnx").write_bytes(samples.onnx_model().read_bytes())
         with np.load(samples.evaluation_images()) as data:
             np.savez(folder / "few.npz", x=data["x"][:FEW], y=data["y"][:FEW])
         self.data = [
