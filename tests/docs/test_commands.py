@@ -314,6 +314,13 @@ def test_every_kind_of_command_is_known_here():
             assert set(named.split(",")) <= set(extras), (page, named)
 
 
+def test_commands_that_are_named_in_a_sentence_exist():
+    for page in PAGES:
+        prose = FENCE.sub("", (ROOT / page).read_text())
+        named = re.findall(r"`nc-strategies ([a-z_]+)(?![\w./=-])[^`]*`", prose)
+        assert set(named) <= set(COMMANDS), page
+
+
 def test_the_two_commands_of_the_readme():
     lines = [line for language, text in fences("README.md") if language == "console" for line in text.splitlines()]
     assert "$ pip install -r requirements.txt && python -m nc_strategies strategy=sigopt backend=tensorflow" in lines
