@@ -23,6 +23,8 @@ MARKERS = (
     "<!-- figures: end, written by benchmarks/worth.py -->",
 )
 
+ENGINES = {"onnxruntime": "ONNX Runtime", "tensorflow": "TensorFlow"}
+
 Work = Literal["large", "small"]
 
 
@@ -120,9 +122,7 @@ def table(groups: Sequence[Processors]) -> str:
         for row in group.rows:
             source = "single measurement" if row.source is None else f"[{row.source.partition('.')[0]}]({row.source})"
             goal = "" if row.met is None else "met" if row.met else "missed"
-            lines.append(
-                f"| {group.name}: {row.machine} | {row.model} | `{row.engine}` | {row.text} | {goal} | {source} |"
-            )
+            lines.append(f"| {row.machine} | {row.model} | {ENGINES[row.engine]} | {row.text} | {goal} | {source} |")
     return "\n".join(lines)
 
 
