@@ -86,9 +86,12 @@ PYTHON = {
     "docs/python.md",
     "docs/coming-from-neural-compressor.md",
     SERVING,
+    "docs/coming-from-optuna.md",
+    "docs/coming-from-quantize-static.md",
+    "docs/tasks/python.md",
     *RUN_ELSEWHERE,
 }
-"""Pages with Python blocks that are run: here, in tests/test_docs.py, or elsewhere."""
+"""Pages with Python blocks that are run: here, in test_pages.py, in tests/test_docs.py, or elsewhere."""
 
 
 def fences(page):
@@ -220,6 +223,8 @@ class Desk:
 
     def __init__(self, folder):
         self.folder, self.done = folder, {}
+        # What `nc-strategies inspect model.onnx` looks at.
+        (folder / "model.onnx").write_bytes(samples.onnx_model().read_bytes())
         with np.load(samples.evaluation_images()) as data:
             np.savez(folder / "few.npz", x=data["x"][:FEW], y=data["y"][:FEW])
         self.data = [
@@ -390,6 +395,13 @@ def test_every_kind_of_command_is_known_here():
                 assert all(f'"{word}"' in script for word in words if word.startswith("--")), (page, words)
         for named in re.findall(r"nc-strategies\[([\w,-]+)\]", (ROOT / page).read_text()):
             assert set(named.split(",")) <= set(extras), (page, named)
+
+
+def test_commands_that_are_named_in_a_sentence_exist():
+    for page in PAGES:
+        prose = FENCE.sub("", (ROOT / page).read_text())
+        named = re.findall(r"`nc-strategies ([a-z_]+)(?![\w./=-])[^`]*`", prose)
+        assert set(named) <= set(COMMANDS), page
 
 
 def test_the_two_commands_of_the_readme():

@@ -9,6 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nc_strategies.config import MeasureConfig, MetricsConfig, RunConfig, SpaceConfig, TuningConfig
 from nc_strategies.registry import registry
@@ -93,6 +96,49 @@ def test_keys_are_found_and_told_apart():
 
 def test_every_group_has_components_whose_keys_are_known():
     assert [kind for kind in KINDS if not schemas(kind)] == []
+
+
+PLACEHOLDER = re.compile(r"=(?:N|NAME|\[NAME.*|\[START.*)$")
+"""What stands for a value that the user has."""
+
+
+def overrides(text):
+    """Overrides `section.key=value` of the sections with a schema of their own, in sentences and tables."""
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    for code in re.findall(r"`([^`\n]+)`", prose):
+        for part in re.split(r"[\s'\"]+(?=[\w./]+=)", code):
+            override = part.strip("'\"")
+            if re.match(rf"(?:{'|'.join(SECTIONS)})\.[\w.]+=.", override) and not PLACEHOLDER.search(override):
+                yield override
+
+
+def fits(override):
+    """Whether the key exists and takes the value, or each of several values of a sweep."""
+    parsed = OverridesParser.create().parse_override(override)
+    if parsed.is_sweep_override():
+        return all(fits(f"{parsed.key_or_group}={value}") for value in parsed.sweep_string_iterator())
+    section, _, key = parsed.key_or_group.partition(".")
+    if section == "metrics" and key.startswith("accuracy.") and key != "accuracy.name":
+        return known(parsed.key_or_group)  # a metric's own settings, whose values the metric checks
+    try:
+        OmegaConf.update(OmegaConf.structured(SECTIONS[section]), key, parsed.value())
+    except OmegaConfBaseException:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_value_that_is_named_fits_its_key(page):
+    assert [override for override in overrides((ROOT / page).read_text()) if not fits(override)] == []
+
+
+def test_values_are_found_and_told_apart():
+    text = "`tuning.seed=many`, `-m measure.threads=4 space.op_type_dict={a: 1}`, `tuning.front=N`"
+    assert list(overrides(text)) == ["tuning.seed=many", "measure.threads=4", "space.op_type_dict={a: 1}"]
+    assert not fits("tuning.seed=many")
+    assert not fits("tuning.seeds=4")
+    assert fits("measure.threads=4,2")
+    assert not fits("measure.threads=4,few")
 
 
 @pytest.mark.parametrize("name", ["sigopt"])
