@@ -295,8 +295,8 @@ def test_a_run_of_the_documentation_ends_with_a_result(desk, arguments):
     parameters([a for a in unique(lambda page, a: a and a[0] in COMMANDS) if a[0] not in NO_RESULT]),
 )
 def test_a_command_beside_the_run_works_on_what_a_run_left(desk, arguments):
-    # tests/app/test_compare.py runs `compare`, whose status depends on how fast int8 is here, tests/report/test_serve.py
-    # `serve`, which has no end, and tests/start `init`, `check` and `completion`.
+    # tests/app/test_compare.py runs `compare`, whose status depends on how fast int8 is here;
+    # tests/report/test_serve.py `serve`, which has no end; tests/start `init`, `check` and `completion`.
     desk.needed(arguments[1])
     done = desk.run(arguments)
     assert (done.returncode, done.stderr) == (0, "")
