@@ -146,13 +146,31 @@ def _flat(reference: Array, output: Array | None) -> tuple[Floats, Floats]:
 class Cosine(Fidelity):
     """``cosine``: cosine of the angle between a sample's output, as one vector, and fp32's; fp32 itself has 1.
 
-    Two vectors of zeros have 1, a vector of zeros and another one 0.
+    Two vectors of zeros have 1, a vector of zeros and another one 0. A single number has no direction: it is compared
+    as a vector of two numbers, whose other one is the mean magnitude of fp32's numbers over all samples.
     """
 
     score_range = (-1.0, 1.0)
 
+    def __init__(self, settings: FidelitySettings | None = None) -> None:
+        super().__init__(settings)
+        self._magnitudes: dict[int, tuple[float, int]] = {}
+
+    def observe(self, reference: Outputs) -> None:
+        """See `Fidelity.observe`; also the magnitude of outputs of one number."""
+        super().observe(reference)
+        for place, output in enumerate(reference):
+            if output.dtype.kind == "f" and output.size == len(output):
+                total, count = self._magnitudes.get(place, (0.0, 0))
+                size = np.abs(output[np.isfinite(output)].astype(np.float64)).sum()
+                self._magnitudes[place] = total + float(size), count + len(output)
+
     def _scores(self, place: int, reference: Array, output: Array | None) -> Floats:
         one, other = _flat(reference, output)
+        if one.shape[1] == 1 and place in self._magnitudes:
+            total, count = self._magnitudes[place]
+            beside = np.full_like(one, total / count)
+            one, other = np.hstack([beside, one]), np.hstack([beside, other])
         # Scaled to a largest value of 1: squares of very large and very small values would overflow or vanish.
         one, other = _scaled(one), _scaled(other)
         lengths = np.sqrt((one**2).sum(1)), np.sqrt((other**2).sum(1))

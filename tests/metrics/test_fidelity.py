@@ -55,6 +55,17 @@ def test_the_cosine_of_zeros_is_one_to_zeros_and_none_to_anything_else():
     np.testing.assert_array_equal(scores(Cosine(), one, other), [1, 0, 0])
 
 
+def test_the_cosine_of_single_numbers_falls_with_their_difference():
+    one = np.array([[0.5], [1.5], [1.0], [-1.0]])
+    other = np.array([[0.5], [1.6], [3.0], [1.0]])
+    # Beside each stands the mean magnitude of fp32's, which is 1.
+    near, far = (1 + 1.5 * 1.6) / math.sqrt((1 + 1.5**2) * (1 + 1.6**2)), 4 / math.sqrt(2 * 10)
+    found = scores(Cosine(), one, other)
+    np.testing.assert_allclose(found, [1, near, far, 0], atol=1e-12)
+    assert 0.99 < found[1] < 1
+    np.testing.assert_allclose(scores(Cosine(), one[:, 0], other[:, 0]), found)
+
+
 @pytest.mark.parametrize("size", [1e-200, 1e200])
 def test_very_small_and_very_large_outputs_have_a_cosine_and_a_noise(size):
     one, other = size * np.array([[3.0, 4]]), size * np.array([[4.0, 3]])
