@@ -66,7 +66,7 @@ def cluster(folder, workers):
         yield address, scheduler, [process for process, _ in started]
 
 
-def settings_of(executor, trials=0):
+def settings_of(executor, trials=1):
     return run_config(
         {
             "strategy": {"name": "random"},
