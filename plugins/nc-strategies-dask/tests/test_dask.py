@@ -139,7 +139,7 @@ def test_a_run_that_loses_a_worker_and_the_scheduler_is_the_serial_one_and_resum
         usage = json.loads((tmp_path / "dask" / "analysis.json").read_text())["workers"]
         assert usage["workers"] == len(usage["batches"]) == 3
         lines = [record.getMessage() for record in caplog.records if record.name.startswith("nc_strategies")]
-        assert len([text for text in lines if "evaluates" in text and "lost" in text or "alone" in text]) == 1, lines
+        assert len([text for text in lines if ("evaluates" in text and "lost" in text) or "alone" in text]) == 1, lines
         assert f"Dask's dashboard: {usage['dashboard']}" in lines
         assert usage["dashboard"].startswith("http://127.0.0.1:")
         with pytest.raises(InputError, match=r"executor\.address: no Dask scheduler answers at") as caught:
