@@ -131,7 +131,7 @@ def test_a_run_that_loses_a_worker_and_the_scheduler_is_the_serial_one_and_resum
     expected = tuned(tmp_path / "serial", {"name": "serial"}, 5)
     (tmp_path / "logs").mkdir()
     with cluster(tmp_path / "logs", 2) as (address, scheduler, workers), caplog.at_level(logging.INFO, "nc_strategies"):
-        killing({2: workers[0], 3: scheduler})
+        killing({2: workers[0], 4: scheduler})
         executor = {"name": "dask", "address": address, "timeout": 1.0}
         tuned(tmp_path / "dask", executor, 4)
         # Nothing is lost, nothing twice: the same configurations, accuracies and samples in the same order.
