@@ -474,7 +474,13 @@ class Sharing:
             path = save(Path(folder) / "model")
             packed = None
             if not self.pool.same_files:
-                packed, path = self.pool.share(_packed(Path(folder))), path.relative_to(folder)
+                data, path = _packed(Path(folder)), path.relative_to(folder)
+                try:
+                    packed = self.pool.share(data)
+                except Exception as error:  # noqa: BLE001 - a pool loses its processes with errors of any class
+                    self.lost(error)
+                    yield None
+                    return
             spent = time.perf_counter() - start
             portion = max(1, math.ceil(SHARING_RULES.portion_seconds * batches / expected_seconds))
             portion = min(portion, max(1, batches // (2 * self.workers)))

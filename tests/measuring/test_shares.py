@@ -253,6 +253,29 @@ def test_short_evaluations_are_not_shared(monkeypatch):
         assert source is None
 
 
+def test_processes_that_are_lost_between_two_evaluations_leave_this_one_alone(caplog):
+    class Lost:
+        workers, same_files = 2, False
+
+        def share(self, data):
+            raise ConnectionError("closed")
+
+        def restart(self):
+            raise ConnectionError("the scheduler does not answer")
+
+    def save(folder):
+        folder.write_bytes(b"model")
+        return folder
+
+    sharing = shares.Sharing(Lost(), shares.Origin("a:b", 1))
+    with caplog.at_level(logging.WARNING), sharing.source(save, None, [0], 10.0, 100) as source:
+        assert source is None
+    assert len(caplog.records) == 1
+    assert "(ConnectionError: the scheduler does not answer): this one evaluates alone" in caplog.text
+    assert sharing.usage.lost == 1
+    assert sharing.to_dict()["alone"]
+
+
 def test_other_processes_get_no_secrets():
     settings = run_config({**GROUPS, "strategy": {"name": "random", "token": "secret"}})
     sharing = targets.sharing(targets.TARGET, settings, settings)
