@@ -125,7 +125,8 @@ class Scanner:
         self._lock = threading.Lock()
         self._seen: dict[Parts, _Seen] = {}
         self._free: dict[Parts, tuple[Stamp, float]] = {}
-        self._places: dict[str, Parts] = {}
+        # Replaced as a whole by each scan, and never changed: what reads it need not wait for a scan.
+        self._places: Mapping[str, Parts] = {}
         self._snapshot = Snapshot()
         self._next = 0.0
 
@@ -141,8 +142,7 @@ class Scanner:
 
     def identifiers(self) -> tuple[str, ...]:
         """Identifiers of the runs that were found."""
-        with self._lock:
-            return tuple(self._places)
+        return tuple(self._places)
 
     def report(self, identifier: str) -> bytes:
         """A run's ``report.html``.
@@ -154,8 +154,7 @@ class Scanner:
             KeyError: there is no such run.
             UnreadableError: it has no page, or the page cannot be read.
         """
-        with self._lock:
-            parts = self._places[identifier]
+        parts = self._places[identifier]
         with opened_folder(self.root, parts) as folder:
             return read_file(folder, REPORT, self.rules.report_bytes)
 
