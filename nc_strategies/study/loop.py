@@ -85,7 +85,6 @@ class TrialLoop:
         self._pending: dict[Future[Evaluation], tuple[int, Config, str, Prediction | None]] = {}
         # Callbacks fill a queue: `concurrent.futures.wait` looks at every pending trial for each one that ends.
         self._ended: Ended = SimpleQueue()
-        self._open: set[str] = set()
         self._number = max((trial.number for trial in finished), default=0)
         self._waiting: dict[str, int] = {}
         self._repeats = 0
@@ -153,7 +152,7 @@ class TrialLoop:
             log.info("configuration %s was proposed again: answered from trial %d", fingerprint, known.number)
             self.strategy.observe(known)
             return self._repeats < MAX_REPEATS
-        if fingerprint in self._open:
+        if any(other.fingerprint == fingerprint for _, other, *_ in self._pending.values()):
             self._waiting[fingerprint] = self._waiting.get(fingerprint, 0) + 1
             return False
         self._repeats = 0
@@ -169,13 +168,11 @@ class TrialLoop:
         place = (self._number, config, self.strategy.note, self.strategy.predicted)
         future = self.executor.submit(self.measure, config)
         self._pending[future] = place
-        self._open.add(fingerprint)
         future.add_done_callback(self._ended.put)
         return True
 
     def _complete(self, future: Future[Evaluation]) -> None:
         number, config, note, predicted = self._pending.pop(future)
-        self._open.discard(config.fingerprint)
         error = future.exception()
         if isinstance(error, TargetError):
             raise error  # no configuration is at fault: the same command goes on with this one
