@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import FrozenInstanceError
 from typing import Any, NoReturn
 
@@ -68,11 +68,18 @@ class Config:
     def __repr__(self) -> str:
         return f"Config(ops={self.ops!r}, options={self.options!r})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> tuple[Any, ...]:
+        # Codes of this process mean nothing in another: those of a pickle are positions in its list of schemes.
         used = dict.fromkeys(self._codes)
         numbers = {code: chr(number) for number, code in enumerate(used)}
         codes = "".join([numbers[code] for code in self._codes])
-        return _restored, (self._names.names, [PALETTE.schemes[code] for code in used], codes, self.options)
+        return self._names.names, [PALETTE.schemes[code] for code in used], codes, self.options
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        names, schemes, codes, options = state
+        own = [PALETTE.code(scheme) for scheme in schemes]
+        codes = "".join([own[ord(code)] for code in codes])
+        _fill(self, names_of(tuple(map(sys.intern, names))), codes, options)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -232,11 +239,3 @@ def _fill(
     for name, value in (("_names", names), ("_codes", codes), ("options", options), ("_fingerprint", fingerprint)):
         object.__setattr__(config, name, value)
     return config
-
-
-def _restored(
-    names: tuple[str, ...], schemes: Sequence[OpScheme], codes: str, options: tuple[tuple[str, OptionValue], ...]
-) -> Config:
-    """A configuration from a pickle, whose codes are the positions in `schemes`."""
-    own = [PALETTE.code(scheme) for scheme in schemes]
-    return Config.of_codes(names_of(tuple(map(sys.intern, names))), "".join([own[ord(c)] for c in codes]), options)
