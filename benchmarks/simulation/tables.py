@@ -129,7 +129,8 @@ def write_docs(rows: Sequence[Row], docs: Path) -> None:
     """
     path = docs / "scale.md"
     page = path.read_text(encoding="utf-8")
-    for name, text in tables(rows).items():
+    image = "![Idle share by number of workers, and processor time per trial by number of trials](images/scale.png)"
+    for name, text in {"plot": image, **tables(rows)}.items():
         begin, end = MARK.format(name, "begin"), MARK.format(name, "end")
         pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(page):
