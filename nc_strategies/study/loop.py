@@ -44,8 +44,8 @@ class TrialLoop:
         pace: Rules for when trials may start.
         confirm: Measures the study's candidates as at the end of a run, and returns whether the chosen model meets the
             goal. Called while no trial is running, if the run stops once the goal is met.
-        wait: Waits for the next trial that ends, and takes it from the queue; an executor's method ``next_ended``. An executor with a clock of its own
-            moves it on here.
+        wait: Waits for the next trial that ends, and takes it from the queue. An executor with a clock of its own moves
+            it on here, in its method ``next_ended``.
     """
 
     def __init__(
