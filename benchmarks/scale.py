@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("outputs/scale"), help="folder of the finished cells")
     parser.add_argument("--json", type=Path, default=Path("outputs/scale.json"))
     parser.add_argument("--seconds", type=float, default=3600.0, help="most seconds of a cell")
+    parser.add_argument("--known", action="store_true", help="only finished cells")
     parser.add_argument("--docs", action="store_true", help="write the figures into docs")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -45,7 +46,7 @@ def main() -> int:
     found = []
     for cell in CELLS:
         if not options.only or cell.strategy in options.only:
-            figures = _kept(asdict(cell), options.work, options.seconds)
+            figures = _kept(asdict(cell), options.work, options.seconds, options.known)
             if figures is not None:
                 found.append((cell, figures))
     print(printed(found))
@@ -57,12 +58,14 @@ def main() -> int:
     return 0
 
 
-def _kept(cell: dict[str, Any], work: Path, seconds: float) -> Figures | None:
+def _kept(cell: dict[str, Any], work: Path, seconds: float, known: bool) -> Figures | None:
     """The figures of a cell: those that are kept, or those of a process that simulates it now; None without them."""
     from simulation.cells import Figures
 
     path = work / ("{strategy}-{workers}-{trials}-{operators}-{seconds:g}.json".format(**cell))
     if not path.exists():
+        if known:
+            return None
         work.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, __file__, "--cell", json.dumps(cell)]
         # One thread: the processor time of a second one would count as the tuner's.

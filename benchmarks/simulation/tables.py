@@ -12,10 +12,8 @@ CELLS = (
     *(Cell("random", 1000, trials, 2000) for trials in (10, 100, 1000, 3000, 10000)),
     *(Cell("random", 1000, 10000, operators) for operators in (10, 100, 500)),
     *(Cell("random", workers, 1000, 2000) for workers in (1, 10, 100)),
-    *(Cell("sigopt", workers, 1000, 2000) for workers in (1, 10, 100)),
-    *(Cell("sigopt", 1000, trials, 2000) for trials in (3000, 10000)),
-    *(Cell("ilp", workers, 40, 100) for workers in (1, 10, 1000)),
-    *(Cell("ilp", 1000, 20, operators) for operators in (500, 2000)),
+    *(Cell("sigopt", *sizes) for sizes in ((1, 100, 100), (10, 100, 100), (100, 300, 2000), (1000, 2500, 2000))),
+    *(Cell("ilp", *sizes) for sizes in ((1, 20, 100), (10, 20, 100), (100, 20, 500), (1000, 20, 2000))),
 )
 Row = tuple[Cell, Figures]
 MARK = "<!-- scale {}: {}, written by benchmarks/scale.py -->"
@@ -131,7 +129,8 @@ def write_docs(rows: Sequence[Row], docs: Path) -> None:
     """
     path = docs / "scale.md"
     page = path.read_text(encoding="utf-8")
-    for name, text in tables(rows).items():
+    image = "![Idle share by number of workers, and processor time per trial by number of trials](images/scale.png)"
+    for name, text in {"plot": image, **tables(rows)}.items():
         begin, end = MARK.format(name, "begin"), MARK.format(name, "end")
         pattern = re.compile(re.escape(begin) + r".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(page):

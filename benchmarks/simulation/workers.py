@@ -77,7 +77,7 @@ class SimulatedWorkers(Executor):
         self.spans.append((begin, end))
         return future
 
-    def wait(self, ended: Any) -> Future[Any]:
+    def next_ended(self, ended: Any) -> Future[Any]:
         """See `TrialLoop`: the next trial ends, now or, if the tuner was busy then, some time ago."""
         if ended.empty():
             end, _, future, call = heapq.heappop(self._running)

@@ -50,9 +50,9 @@ def by_interest(run: RunFiles) -> list[Trial]:
     # In turn, as not all of their configurations may fit.
     best = _best_first(run)
     take([trial for pair in itertools.zip_longest(best, run.trials[::-1]) for trial in pair if trial], 3 * quarter)
+    rest = [trial for trial in run.trials if trial.number not in picked]
     left = LIMITS.trials - len(picked)
-    count = len(run.trials)
-    take([run.trials[at * count // left] for at in range(left)], LIMITS.trials)
+    take([rest[at * len(rest) // left] for at in range(left)], LIMITS.trials)
     return list(picked.values())
 
 

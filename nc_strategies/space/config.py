@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import FrozenInstanceError
 from typing import Any, NoReturn
 
 from nc_strategies.space.capabilities import OptionValue
-from nc_strategies.space.palette import PALETTE, Names, names_of
+from nc_strategies.space.palette import PALETTE, Names, digits, names_of
 from nc_strategies.space.scheme import FLOAT, OpScheme
 
 
@@ -68,11 +68,18 @@ class Config:
     def __repr__(self) -> str:
         return f"Config(ops={self.ops!r}, options={self.options!r})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> tuple[Any, ...]:
+        # Codes of this process mean nothing in another: those of a pickle are positions in its list of schemes.
         used = dict.fromkeys(self._codes)
         numbers = {code: chr(number) for number, code in enumerate(used)}
         codes = "".join([numbers[code] for code in self._codes])
-        return _restored, (self._names.names, [PALETTE.schemes[code] for code in used], codes, self.options)
+        return self._names.names, [PALETTE.schemes[code] for code in used], codes, self.options
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        names, schemes, codes, options = state
+        own = [PALETTE.code(scheme) for scheme in schemes]
+        codes = "".join([own[ord(code)] for code in codes])
+        _fill(self, names_of(tuple(map(sys.intern, names))), codes, options)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -189,6 +196,42 @@ class Config:
         ops = tuple((sys.intern(name), OpScheme.from_dict(scheme)) for name, scheme in data["ops"].items())
         return Config(ops, tuple(data["options"].items()))
 
+    def to_compact(self) -> dict[str, Any]:
+        """A JSON-serializable dictionary without the operators' names: the inverse of `from_compact`.
+
+        ``schemes`` are the different schemes of the configuration, ``codes`` their positions in `palette.DIGITS` in the
+        order of the operators, with as many digits per operator as are needed.
+        """
+        used = list(dict.fromkeys(self._codes))
+        numbers = dict(zip(used, digits(len(used)), strict=True))
+        return {
+            "schemes": [PALETTE.schemes[code].to_dict() for code in used],
+            "codes": "".join([numbers[code] for code in self._codes]),
+            "options": dict(self.options),
+        }
+
+    @staticmethod
+    def from_compact(data: Mapping[str, Any], names: tuple[str, ...], fingerprint: str = "") -> Config:
+        """Read what `to_compact` wrote.
+
+        Args:
+            data: What it wrote; further keys are ignored.
+            names: Names of the operators in execution order.
+            fingerprint: The configuration's fingerprint where it is known; empty to compute it on demand.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: `to_compact` did not write this data for so many operators.
+        """
+        own = [PALETTE.code(OpScheme.from_dict(scheme)) for scheme in data["schemes"]]
+        keys, text = digits(max(1, len(own))), data["codes"]
+        width = len(keys[0])
+        if len(text) != width * len(names):
+            raise ValueError(f"{len(text)} digits for {len(names)} operators")
+        code_of = dict(zip(keys, own, strict=False))
+        parts = text if width == 1 else [text[at : at + width] for at in range(0, len(text), width)]
+        codes = "".join([code_of[part] for part in parts])
+        return Config.of_codes(names_of(names), codes, tuple(data["options"].items()), fingerprint)
+
 
 def _fill(
     config: Config, names: Names, codes: str, options: tuple[tuple[str, OptionValue], ...], fingerprint: str = ""
@@ -196,11 +239,3 @@ def _fill(
     for name, value in (("_names", names), ("_codes", codes), ("options", options), ("_fingerprint", fingerprint)):
         object.__setattr__(config, name, value)
     return config
-
-
-def _restored(
-    names: tuple[str, ...], schemes: Sequence[OpScheme], codes: str, options: tuple[tuple[str, OptionValue], ...]
-) -> Config:
-    """A configuration from a pickle, whose codes are the positions in `schemes`."""
-    own = [PALETTE.code(scheme) for scheme in schemes]
-    return Config.of_codes(names_of(tuple(map(sys.intern, names))), "".join([own[ord(c)] for c in codes]), options)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from nc_strategies.space.scheme import OpScheme
+
+DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
+"""Digits of the codes in files."""
 
 
 class Palette:
@@ -148,3 +151,15 @@ def names_of(names: tuple[str, ...]) -> Names:
             if found is None:
                 found = _names[names] = Names(names)
     return found
+
+
+def digits(count: int) -> Sequence[str]:
+    """Codes of some schemes in a file: one digit each, or as many as are needed."""
+    width = 1
+    while len(DIGITS) ** width < count:
+        width += 1
+    if width == 1:
+        return DIGITS[:count]
+    return [
+        "".join(DIGITS[number // len(DIGITS) ** at % len(DIGITS)] for at in range(width)) for number in range(count)
+    ]

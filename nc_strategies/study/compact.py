@@ -5,8 +5,7 @@ The compact form has a character per operator, and the names are in a file of th
 
     {"operators": "<key>", "schemes": [{...}, ...], "codes": "0120...", "options": {...}}
 
-``operators`` is a key of ``trials.operators.json``, ``schemes`` are the different schemes of this configuration, and
-``codes`` are their positions in `DIGITS`, in the order of the names, with as many digits per operator as are needed.
+``operators`` is a key of ``trials.operators.json``; the other fields are those of `Config.to_compact`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from typing import Any
 
 from nc_strategies.runtime.files import unwritable, write_atomically
 from nc_strategies.space import Config
-from nc_strategies.space.palette import PALETTE, Names, names_of
-from nc_strategies.space.scheme import OpScheme
+from nc_strategies.space.palette import Names, names_of
 
 log = logging.getLogger(__name__)
 FILE = "trials.operators.json"
@@ -32,7 +30,6 @@ SCHEMA = 1
 MAX_PLAIN_OPERATORS = 200
 """Largest number of operators of a configuration that is written as `Config.to_dict` gives it, for human readers: about
 40 kB."""
-DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
 
 
 def is_large(config: Config) -> bool:
@@ -98,15 +95,7 @@ class Operators:
             write_atomically(self.path, json.dumps({"schema": SCHEMA, "operators": every}) + "\n")
             _sync(self.path.parent)
             stored.add(key)
-        used = list(dict.fromkeys(config.codes))
-        digits = _digits(len(used))
-        numbers = dict(zip(used, digits, strict=True))
-        return {
-            "operators": key,
-            "schemes": [PALETTE.schemes[code].to_dict() for code in used],
-            "codes": "".join([numbers[code] for code in config.codes]),
-            "options": dict(config.options),
-        }
+        return {"operators": key, **config.to_compact()}
 
     def read(self, data: Mapping[str, Any], fingerprint: str) -> Config:
         """The configuration of a compact form.
@@ -125,29 +114,7 @@ class Operators:
             if key not in self._names:
                 raise ValueError(f"{self.path.name} does not hold its operators, {key}")
             names = self._names[key]
-        own = [PALETTE.code(OpScheme.from_dict(scheme)) for scheme in data["schemes"]]
-        text = data["codes"]
-        digits = _digits(max(1, len(own)))
-        width = len(digits[0])
-        if len(text) != width * len(names.names):
-            raise ValueError(f"{len(text)} digits for {len(names.names)} operators")
-        code_of = dict(zip(digits, own, strict=False))
-        parts = text if width == 1 else [text[at : at + width] for at in range(0, len(text), width)]
-        return Config.of_codes(
-            names, "".join([code_of[part] for part in parts]), tuple(data["options"].items()), fingerprint
-        )
-
-
-def _digits(count: int) -> Sequence[str]:
-    """The codes of some schemes in a file: one digit each, or as many as are needed."""
-    width = 1
-    while len(DIGITS) ** width < count:
-        width += 1
-    if width == 1:
-        return DIGITS[:count]
-    return [
-        "".join(DIGITS[number // len(DIGITS) ** at % len(DIGITS)] for at in range(width)) for number in range(count)
-    ]
+        return Config.from_compact(data, names.names, fingerprint)
 
 
 def _sync(folder: Path) -> None:

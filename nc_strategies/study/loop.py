@@ -69,8 +69,8 @@ class TrialLoop:
         pace: Rules for when trials may start.
         confirm: Measures the study's candidates as at the end of a run, and returns whether the chosen model meets the
             goal. Called while no trial is running, if the run stops once the goal is met.
-        wait: Waits for the next trial that ends, and takes it from the queue. An executor with a clock of its own
-            moves it on here.
+        wait: Waits for the next trial that ends, and takes it from the queue. An executor with a clock of its own moves
+            it on here, in its method ``next_ended``.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class TrialLoop:
             log.info("configuration %s was proposed again: answered from trial %d", fingerprint, known.number)
             self.strategy.observe(known)
             return self._repeats < MAX_REPEATS
-        if fingerprint in self._open:
+        if any(other.fingerprint == fingerprint for _, other, *_ in self._pending.values()):
             self._waiting[fingerprint] = self._waiting.get(fingerprint, 0) + 1
             return False
         self._repeats = 0

@@ -77,7 +77,7 @@ class Setup:
         config: The whole configuration. The run reads its sections; the fields below are built from its groups.
         target: Measures the models.
         make_strategy: Creates the strategy for a problem.
-        executor: Runs trials; has an attribute ``workers``, and may have a method ``wait``, see `TrialLoop`.
+        executor: Runs trials; has an attribute ``workers``, and may have a method ``next_ended``, see `TrialLoop`.
         resolved: The configuration as plain data without secrets, for ``config.yaml``.
         check_model: Refuses a model that the strategy cannot tune; see `Strategy.check_model`.
     """
@@ -447,7 +447,7 @@ class _Run:
                 str(self.config.strategy["name"]),
                 self._pace(study, strategy),
                 lambda: self._confirm(study),
-                getattr(self.setup.executor, "wait", SimpleQueue.get),
+                getattr(self.setup.executor, "next_ended", SimpleQueue.get),
             )
             study.stop_reason = tuner.run()
             study.stop_note = _stop_note(study.stop_reason, strategy)

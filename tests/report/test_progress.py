@@ -66,3 +66,20 @@ def test_the_line_has_a_column_for_processes_only_where_there_are_several():
     screen.print(line._progress.get_renderable())
     assert "tuning" in screen.file.getvalue()
     assert "3 processes, 12% idle" in screen.file.getvalue()
+
+
+def test_trials_that_end_in_a_row_redraw_the_line_ten_times_a_second(monkeypatch):
+    now, drawn = [0.0], []
+    monkeypatch.setattr("nc_strategies.report.progress.time.monotonic", lambda: now[0])
+    line = ProgressLine()
+    monkeypatch.setattr(line._progress, "update", lambda task, **changes: drawn.append((now[0], changes)))
+    study = SimpleNamespace(box=None, trials=[], best=None)
+    line.started(study, 1000, 0.0)
+    for number in range(1, 1001):
+        now[0] = number / 1000
+        line.trial_started(number, "random" if number <= 500 else "refinement")
+        study.trials.append(None)
+        line.trial_finished(study, None)
+    assert len(drawn) <= 1 + 10 + 2 + 1
+    assert next(when for when, changes in drawn if changes.get("description") == "refinement") == 0.501
+    assert drawn[-1][1]["completed"] == 1000

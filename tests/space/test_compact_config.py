@@ -1,5 +1,6 @@
 """A stored configuration is small, and answers as the plain tuple of pairs does."""
 
+import copy
 import hashlib
 import json
 import pickle
@@ -9,6 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from nc_strategies.measuring.worker import messages
 from nc_strategies.space import FLOAT, Config, OpScheme, TensorScheme
 from nc_strategies.testing import ToyOp, toy_space
 
@@ -101,6 +103,15 @@ def test_samples_are_those_of_one_draw_after_the_other():
     for _ in range(5):
         single = [space.schemes(group)[int(other.integers(len(space.schemes(group))))] for group in space.groups]
         assert [scheme for _, scheme in space.sample(one).ops] == single
+
+
+def test_a_configuration_passes_between_a_run_and_its_worker():
+    """Messages of a worker may hold classes only, see `messages`; also those with more than 256 schemes."""
+    for schemes in (SCHEMES, MANY):
+        config = Config(drawn(np.random.default_rng(0), map(str, range(400)), schemes), (("fold", True),))
+        again = messages.loads(messages.dumps({"config": config}))["config"]
+        assert (again, again.ops, again.fingerprint) == (config, config.ops, config.fingerprint)
+        assert copy.copy(config) == copy.deepcopy(config) == config
 
 
 def test_a_space_takes_operators_in_any_order_and_no_foreign_scheme():

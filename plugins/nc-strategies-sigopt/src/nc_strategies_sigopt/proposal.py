@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from nc_strategies_optuna.known import KnownPoint
 from nc_strategies.api import Config
 
 EVENT = "proposal"
+MAX_PLAIN_OPERATORS = 200
+"""Largest number of operators of a configuration that is noted with their names; a line has about 40 kB then."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Proposal:
         return {
             "event": EVENT,
             "mark": self.mark,
-            "config": self.config.to_dict(),
+            "config": self.config.to_dict()
+            if len(self.config.names) <= MAX_PLAIN_OPERATORS
+            else self.config.to_compact(),
             "note": self.note,
             "assignments": None if self.assignments is None else dict(self.assignments),
             "suggestion": self.suggestion,
@@ -56,11 +60,12 @@ class Proposal:
         }
 
     @staticmethod
-    def from_record(record: Mapping[str, Any]) -> Proposal:
-        """Read what `record` gave."""
+    def from_record(record: Mapping[str, Any], operators: Iterable[str]) -> Proposal:
+        """Read what `record` gave, of a model with these operators."""
+        config = record["config"]
         return Proposal(
             record["mark"],
-            Config.from_dict(record["config"]),
+            Config.from_dict(config) if "ops" in config else Config.from_compact(config, tuple(operators)),
             record["note"],
             record["assignments"],
             record["suggestion"],

@@ -184,7 +184,7 @@ class SigOptStrategy(Strategy):
     def _replayed(self, begun: _Begun) -> Proposal | None:
         """What an earlier process proposed, in its order: finished trials, and those it left open."""
         while begun.earlier:
-            proposal = Proposal.from_record(begun.earlier.popleft())
+            proposal = Proposal.from_record(begun.earlier.popleft(), self.problem.space.ops)
             if proposal.kind == "known":
                 begun.first = opening(begun.parameters, self.problem, self._trials, proposal.mark)
             self._refined += proposal.kind == "refinement"
