@@ -10,7 +10,7 @@ from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
 from nc_strategies.space import FLOAT, Config, OpCapability
 from nc_strategies.space.scheme import way
-from nc_strategies.strategies.base import Steps
+from nc_strategies.strategies.base import Several, Steps
 from nc_strategies.strategies.choices import kinds
 from nc_strategies.strategies.settings import BasicSettings
 from nc_strategies.strategies.staged import Proposals, StagedStrategy
@@ -107,7 +107,7 @@ class BasicStrategy(StagedStrategy):
         space = self.problem.space
         return [g for g in space.groups if not base.schemes[g[0]].is_float and FLOAT in space.schemes(g)]
 
-    def _ranked_fallback(self) -> Generator[Config, Trial, bool]:
+    def _ranked_fallback(self) -> Generator[Config | Several, Trial, bool]:
         """Try operators in fp32, ordered by estimated loss per saved time; return whether this met the goal."""
         base = self._base
         groups = self._quantized(base)
