@@ -144,7 +144,8 @@ class TrialLoop:
             if not self._pending:
                 return reason or self._stop_reason() or ("stopped" if self.strategy.stopped else "finished")
             done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
-            for future in done:
+            # What was measured is recorded before an error of another trial may end the run.
+            for future in sorted(done, key=lambda future: _error_of(future) is not None):
                 self._complete(future)
 
     def _stop_reason(self) -> str:

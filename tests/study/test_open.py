@@ -287,3 +287,23 @@ def test_an_executor_may_measure_whole_trials_itself_and_lose_a_process(run, ops
     # The run's own process builds fp32 and the finalist only, for the final measurement.
     assert len(set(one.backend.built)) == 1 + len(study.confirmed) == 2
     assert study.final is not None
+
+
+def test_what_was_measured_is_kept_when_another_trial_ends_the_run(tmp_path, monkeypatch):
+    class AllAtOnce(Shuffled):
+        def wait(self, futures, return_when):
+            done = set()
+            while self.calls:
+                done |= super().wait(set(self.calls), return_when)[0]
+            return done, set()
+
+    problem = problem_of(workers=WORKERS)
+
+    def measure(config):
+        if config == problem.space.default():
+            raise TargetError("measure.target", "is not reached any more")
+        return measured(config)
+
+    with pytest.raises(TargetError, match="not reached"):
+        run_open(tmp_path / "run", problem, make("random", problem), measure, AllAtOnce(WORKERS), monkeypatch)
+    assert len((tmp_path / "run" / "trials.jsonl").read_text().splitlines()) == WORKERS - 1
