@@ -307,3 +307,14 @@ def test_what_was_measured_is_kept_when_another_trial_ends_the_run(tmp_path, mon
     with pytest.raises(TargetError, match="not reached"):
         run_open(tmp_path / "run", problem, make("random", problem), measure, AllAtOnce(WORKERS), monkeypatch)
     assert len((tmp_path / "run" / "trials.jsonl").read_text().splitlines()) == WORKERS - 1
+
+
+def test_the_tutorials_strategy_with_several_proposals_opens_them(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "plugin-tutorial.md").read_text()
+    block = text.partition("### Several proposals open")[2].partition("```python\n")[2].partition("```")[0]
+    names = {}
+    exec(block, names)
+    problem = problem_of(workers=3)
+    strategy, executor = names["EachAlone"](None, problem), Shuffled(3)
+    study, reason = run_open(tmp_path / "run", problem, strategy, measured, executor, monkeypatch)
+    assert (reason, len(study.trials), len(strategy.trials), executor.most) == ("finished", 11, 10, 3)
