@@ -265,10 +265,15 @@ def test_open_solutions_of_the_program_are_assumed_to_be_as_predicted():
     assert strategy.propose() is None, "everything depends on the first trial"
     strategy.observe(Trial(1, first, TrialState.OK, measured(first)))
     second = strategy.propose()
-    sd = strategy.predicted.cost_sd
     search = strategy._search
+    row = search.columns.row(second)
+    search.fit()
+    alone = search.point(row)
     search._fit_all()
-    assert search.point(search.columns.row(second)).cost_sd < sd
+    assumed = search.point(row)
+    assert (assumed.cost, assumed.loss) == pytest.approx((alone.cost, alone.loss), rel=1e-6)
+    assert assumed.cost_sd < 0.9 * alone.cost_sd
+    assert assumed.loss_sd < alone.loss_sd
     assert strategy.propose().fingerprint not in (first.fingerprint, second.fingerprint)
 
 
