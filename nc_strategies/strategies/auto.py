@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config
-from nc_strategies.strategies.base import Steps, Strategy
+from nc_strategies.strategies.base import Several, Steps, Strategy
 from nc_strategies.strategies.basic import BasicStrategy
 from nc_strategies.strategies.choices import guessed_work, whole_modes
 from nc_strategies.strategies.exhaustive import ExhaustiveStrategy
@@ -121,7 +121,7 @@ class AutoStrategy(StagedStrategy):
 
     def _follow(
         self, strategy: Strategy, name: str, why: str, until: Callable[[], bool] = lambda: False
-    ) -> Generator[Config, Trial, str]:
+    ) -> Generator[Config | Several, Trial, str]:
         """Pass on another strategy's proposals until it has finished or a condition holds; return why it finished."""
         self.engine, self._inner, self._last = name, strategy, strategy
         yield from self._try_several(self._proposals_of(strategy, name, why, until))

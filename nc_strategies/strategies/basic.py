@@ -10,7 +10,7 @@ from nc_strategies.errors import EngineError
 from nc_strategies.problem import Evaluation, Trial
 from nc_strategies.space import FLOAT, Config, OpCapability
 from nc_strategies.space.scheme import way
-from nc_strategies.strategies.base import Steps
+from nc_strategies.strategies.base import Several, Steps
 from nc_strategies.strategies.choices import kinds
 from nc_strategies.strategies.settings import BasicSettings
 from nc_strategies.strategies.staged import Proposals, StagedStrategy
@@ -107,7 +107,7 @@ class BasicStrategy(StagedStrategy):
         space = self.problem.space
         return [g for g in space.groups if not base.schemes[g[0]].is_float and FLOAT in space.schemes(g)]
 
-    def _ranked_fallback(self) -> Generator[Config, Trial, bool]:
+    def _ranked_fallback(self) -> Generator[Config | Several, Trial, bool]:
         """Try operators in fp32, ordered by estimated loss per saved time; return whether this met the goal."""
         base = self._base
         groups = self._quantized(base)
@@ -120,7 +120,7 @@ class BasicStrategy(StagedStrategy):
         return self._met()
 
     def _fallback(self) -> Steps:
-        space, goal, base = self.problem.space, self.problem.goal, self._base
+        goal, base = self.problem.goal, self._base
         start = self._tried.get(base.fingerprint)
         if start is None or start.evaluation is None:
             return
@@ -128,12 +128,8 @@ class BasicStrategy(StagedStrategy):
         groups = self._quantized(base)
         groups = self._faster_in_fp32(base, groups) if met else self._order(self._together(groups))
         yield from self._try_several(self._one_by_one(base, groups))
-        effects: list[tuple[Group, Evaluation]] = []
-        for group in groups:
-            trial = self._tried.get(space.fall_back(base, *group).fingerprint)
-            if trial is not None and trial.evaluation is not None and trial.config.int8_ops:
-                effects.append((group, trial.evaluation))
-                self._saved[group] = goal.cost(trial.evaluation) - goal.cost(before)
+        effects = self._effects(base, groups)
+        self._saved.update({g: goal.cost(e) - goal.cost(before) for g, e in effects})
         if not met and not self._met():
             effects.sort(key=lambda e: (goal.loss(e[1]), goal.cost(e[1])))
             yield from self._try_several(self._accumulate(base, [group for group, _ in effects], self._met))
@@ -143,6 +139,15 @@ class BasicStrategy(StagedStrategy):
             faster = [(g, e) for g, e in effects if goal.cost(e) < goal.cost(before)]
             faster.sort(key=lambda e: goal.cost(e[1]))
             yield from self._try_several(self._accumulate(base, [group for group, _ in faster], lambda: False))
+
+    def _effects(self, base: Config, groups: list[Group]) -> list[tuple[Group, Evaluation]]:
+        """What was measured of each group alone in fp32."""
+        trials = {g: self._tried.get(self.problem.space.fall_back(base, *g).fingerprint) for g in groups}
+        return [
+            (g, t.evaluation)
+            for g, t in trials.items()
+            if t is not None and t.evaluation is not None and t.config.int8_ops
+        ]
 
     def _one_by_one(self, base: Config, groups: list[Group]) -> Proposals:
         """Each group alone in fp32; not fp32 everywhere, which is the baseline."""

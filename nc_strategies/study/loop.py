@@ -152,7 +152,16 @@ class TrialLoop:
                 continue
             if not self._pending:
                 return reason or self._stop_reason() or ("stopped" if self.strategy.stopped else "finished")
-            self._complete(self.wait(self._ended))
+            # What was measured is recorded before an error of another trial may end the run.
+            for future in sorted(self._those_ended(), key=lambda future: _error_of(future) is not None):
+                self._complete(future)
+
+    def _those_ended(self) -> list[Future[Evaluation]]:
+        """Trials that have ended, at least one."""
+        ended = [self.wait(self._ended)]
+        while not self._ended.empty():
+            ended.append(self._ended.get())
+        return ended
 
     def _stop_reason(self) -> str:
         used = len(self.study.trials) + len(self._open)

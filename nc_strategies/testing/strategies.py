@@ -120,6 +120,33 @@ class StrategySuite:
         trials = self.drive(toy_problem(ops, budget=10), ops, 10)
         assert trials
 
+    def test_it_takes_trials_in_any_order(self) -> None:
+        ops, most, budget = toy_ops(3, 6), 3, 12
+        problem = toy_problem(ops, budget=budget, workers=most)
+        strategy, rng = self.make(problem), np.random.default_rng(0)
+        pending: list[Config] = []
+        known: dict[str, Trial] = {}
+        for _ in range(budget * 20):
+            room = len(pending) < most and len({*known, *(c.fingerprint for c in pending)}) < budget
+            config = strategy.propose() if room else None
+            if config is not None and config.fingerprint in known:
+                strategy.observe(known[config.fingerprint])
+            elif config is not None:
+                assert problem.space.contains(config), "proposed a configuration outside the space"
+                pending.append(config)
+            elif pending:
+                ended = pending[int(rng.integers(len(pending)))]
+                trial = Trial(len(known) + 1, ended, TrialState.OK, toy_evaluation(ops, ended))
+                known[ended.fingerprint] = trial
+                for _ in range(pending.count(ended)):
+                    pending.remove(ended)
+                    strategy.observe(trial)
+            else:
+                break
+        strategy.close()
+        assert not pending
+        assert 1 <= len(known) <= budget
+
     def test_it_never_proposes_what_the_space_forbids(self) -> None:
         ops = toy_ops(4)
         problem = toy_problem(ops, tolerable_loss=0.0, budget=self.budget)

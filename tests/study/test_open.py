@@ -265,10 +265,15 @@ def test_open_solutions_of_the_program_are_assumed_to_be_as_predicted():
     assert strategy.propose() is None, "everything depends on the first trial"
     strategy.observe(Trial(1, first, TrialState.OK, measured(first)))
     second = strategy.propose()
-    sd = strategy.predicted.cost_sd
     search = strategy._search
+    row = search.columns.row(second)
+    search.fit()
+    alone = search.point(row)
     search._fit_all()
-    assert search.point(search.columns.row(second)).cost_sd < sd
+    assumed = search.point(row)
+    assert (assumed.cost, assumed.loss) == pytest.approx((alone.cost, alone.loss), rel=1e-6)
+    assert assumed.cost_sd < 0.9 * alone.cost_sd
+    assert assumed.loss_sd < alone.loss_sd
     assert strategy.propose().fingerprint not in (first.fingerprint, second.fingerprint)
 
 
@@ -287,3 +292,34 @@ def test_an_executor_may_measure_whole_trials_itself_and_lose_a_process(run, ops
     # The run's own process builds fp32 and the finalist only, for the final measurement.
     assert len(set(one.backend.built)) == 1 + len(study.confirmed) == 2
     assert study.final is not None
+
+
+def test_what_was_measured_is_kept_when_another_trial_ends_the_run(tmp_path, monkeypatch):
+    class AllAtOnce(Shuffled):
+        def wait(self, futures, return_when):
+            done = set()
+            while self.calls:
+                done |= super().wait(set(self.calls), return_when)[0]
+            return done, set()
+
+    problem = problem_of(workers=WORKERS)
+
+    def measure(config):
+        if config == problem.space.default():
+            raise TargetError("measure.target", "is not reached any more")
+        return measured(config)
+
+    with pytest.raises(TargetError, match="not reached"):
+        run_open(tmp_path / "run", problem, make("random", problem), measure, AllAtOnce(WORKERS), monkeypatch)
+    assert len((tmp_path / "run" / "trials.jsonl").read_text().splitlines()) == WORKERS - 1
+
+
+def test_the_tutorials_strategy_with_several_proposals_opens_them(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "plugin-tutorial.md").read_text()
+    block = text.partition("### Several proposals open")[2].partition("```python\n")[2].partition("```")[0]
+    names = {}
+    exec(block, names)
+    problem = problem_of(workers=3)
+    strategy, executor = names["EachAlone"](None, problem), Shuffled(3)
+    study, reason = run_open(tmp_path / "run", problem, strategy, measured, executor, monkeypatch)
+    assert (reason, len(study.trials), len(strategy.trials), executor.most) == ("finished", 11, 10, 3)

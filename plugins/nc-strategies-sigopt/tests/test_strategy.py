@@ -134,6 +134,13 @@ def test_trials_at_a_time_take_int8_everywhere_once(tmp_path):
     assert len(marks) == 4
 
 
+def test_many_workers_get_as_many_different_proposals(tmp_path):
+    strategy = SigOptStrategy(LOCAL, Run(tmp_path, LOCAL, budget=1000, workers=150).problem())
+    configs = [strategy.propose() for _ in range(150)]
+    assert None not in configs
+    assert len({config.fingerprint for config in configs}) == 150
+
+
 @pytest.mark.parametrize("before", [1, 2, 5])
 def test_resumed_wherever_it_was_left_it_goes_on_as_it_would_have(tmp_path, before):
     for folder in ("whole", "parts"):

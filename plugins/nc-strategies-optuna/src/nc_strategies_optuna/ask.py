@@ -17,22 +17,20 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
+_SHARED: Any = type("SharedTrial", (FrozenTrial,), {"__deepcopy__": lambda self, memo: copy(self)})
 
-class SharedTrial(FrozenTrial):
-    """A trial whose values all of its copies share.
 
-    A storage in memory copies each trial that it is given, which takes longer than a suggestion. Nothing changes these.
+def shared(trial: FrozenTrial) -> FrozenTrial:
+    """The same trial, whose deep copies share its values.
+
+    A storage in memory copies each trial that it is given, which takes longer than a suggestion.
+
+    Args:
+        trial: It must not change any more.
     """
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SharedTrial:
-        return copy(self)
-
-    @staticmethod
-    def of(trial: FrozenTrial) -> SharedTrial:
-        """A trial with the values of another one, which may not change any more."""
-        made = SharedTrial.__new__(SharedTrial)
-        made.__dict__.update(trial.__dict__)
-        return made
+    made: FrozenTrial = _SHARED.__new__(_SHARED)
+    made.__dict__.update(trial.__dict__)
+    return made
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def ask(
         number = storage.get_study_id_from_name(study.study_name)
         for key, value in (study_attrs or {}).items():
             storage.set_study_system_attr(number, key, value)
-        study.add_trials([SharedTrial.of(trial) for trial in trials])
+        study.add_trials([shared(trial) for trial in trials])
         params = dict(study.ask(dict(space)).params)
         made = storage.get_all_trials(number, deepcopy=False)[-1]
         return Answer(params, dict(made.system_attrs), dict(storage.get_study_system_attrs(number)))

@@ -156,15 +156,15 @@ class Parameters:
         """The configuration with some operator groups in int8 and values of the graph-wide choices."""
         space, chosen = self.space, {self.estimate.tied_ops[index] for index in int8_tied_ops}
         free = set(self.estimate.tied_ops)
-        config = space.default()
+        found: dict[str, OpScheme] = {}
         for tied_op in space.groups:
             schemes = [s for s in space.schemes(tied_op) if not s.is_float]
             if not schemes or (tied_op in free and tied_op not in chosen):
-                config = config.with_op(*tied_op, scheme=FLOAT)
+                scheme = FLOAT
             else:
-                config = config.with_op(
-                    *tied_op, scheme=self._closest(self._of_mode(tied_op, schemes, choices), choices)
-                )
+                scheme = self._closest(self._of_mode(tied_op, schemes, choices), choices)
+            found.update(dict.fromkeys(tied_op, scheme))
+        config = space.default().with_ops(found)
         for name, (option, values) in self.options.items():
             config = config.with_option(option, values[str(choices[name])])
         return config

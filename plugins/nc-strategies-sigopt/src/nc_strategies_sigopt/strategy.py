@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nc_strategies_optuna.estimate import estimate
+from nc_strategies_optuna.estimate import Estimate, estimate
 from nc_strategies_optuna.known import KnownPoint, opening
 from nc_strategies_optuna.parameters import EVENT as PARAMETERS
 from nc_strategies_optuna.parameters import Parameters
-from nc_strategies_optuna.refine import Refinements, refining
+from nc_strategies_optuna.refine import PARALLEL, Refinements, refining
 
-from nc_strategies.api import Config, InputError, Problem, Strategy, Trial, TrialState
+from nc_strategies.api import Config, InputError, Problem, Space, Strategy, Trial, TrialState
 from nc_strategies_sigopt import access, form
 from nc_strategies_sigopt.lines import Lines
 from nc_strategies_sigopt.proposal import EVENT, Proposal
@@ -27,6 +28,10 @@ MOST_REPEATS = 30
 PATIENT_REPEATS = 10
 """Such suggestions in a row after which single operators change instead, where that promises something."""
 BASELINE = "fp32"
+MOST_GROUPS = 10
+"""Groups of operators at most, where many workers need more suggestions than fewer groups have."""
+ROOM_PER_WORKER = 4
+"""Least number of assignments per worker: suggestions that are open together have to differ."""
 
 
 @dataclass
@@ -85,6 +90,7 @@ class SigOptStrategy(Strategy):
         self._proposed = 0
         self._refined = 0
         self._refinements: Refinements | None = None
+        self._dry_until = 0
         self._begun: _Begun | None = None
         self._engine = access.chosen_driver(self.settings)
         if self._engine == HTTP:
@@ -134,7 +140,7 @@ class SigOptStrategy(Strategy):
                 "holds a SigOpt experiment of an earlier version of nc-strategies-sigopt",
                 "use another run_dir",
             )
-        made = Parameters(space, estimate(self.problem))
+        made = _wide_enough(space, estimate(self.problem), self.problem.workers)
         state.append(made.record())
         return made
 
@@ -204,8 +210,12 @@ class SigOptStrategy(Strategy):
                 proposal = Proposal.of(point)
                 if not self._keep(proposal):
                     return proposal
+        if len(self._trials) < self._dry_until and (proposal := self._refinement()) is not None:
+            return proposal
         for repeats in range(MOST_REPEATS):
             if repeats == PATIENT_REPEATS:
+                # With many workers, the engine would be asked as often again before any trial has ended.
+                self._dry_until = len(self._trials) + self.problem.workers // PARALLEL.workers_per_trial
                 proposal = self._refinement()
                 if proposal is not None:
                     return proposal
@@ -266,3 +276,13 @@ class SigOptStrategy(Strategy):
         proposal = Proposal(f"refinement {self._refined}", config, f"refinement {self._refined} around the best")
         self._keep(proposal)
         return proposal
+
+
+def _wide_enough(space: Space, guess: Estimate, workers: int) -> Parameters:
+    """Parameters with the fewest groups of operators that have enough assignments for some workers; one for one."""
+    made = Parameters(space, guess)
+    for count in range(2, MOST_GROUPS + 1 if workers > 1 else 0):
+        if math.prod(top + 1 for top in made.tops().values()) >= ROOM_PER_WORKER * workers:
+            break
+        made = Parameters(space, guess, count)
+    return made

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from nc_strategies_optuna.ask import SharedTrial, ask, seed_of
+from nc_strategies_optuna.ask import ask, seed_of, shared
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -83,16 +83,14 @@ def suggest(
     for one in observations:
         mark = f"observation {one['id']}"
         if mark not in held:
-            held[mark] = Held(
-                SharedTrial.of(_trial(one, space, optimized, constraints)), _merit(one, optimized, constraints)
-            )
+            held[mark] = Held(shared(_trial(one, space, optimized, constraints)), _merit(one, optimized, constraints))
         done.append(held[mark])
     parallel = (experiment["parallel_bandwidth"] or 1) > 1
     for one in pending[-LIMITS.open :] if parallel else pending:
         mark = f"suggestion {one['id']}"
         if mark not in held:
             trial = optuna.trial.create_trial(state=TrialState.RUNNING, params=one["assignments"], distributions=space)
-            held[mark] = Held(SharedTrial.of(trial))
+            held[mark] = Held(shared(trial))
         under_way.append(held[mark].trial)
     if parallel:
         done = _essential(done)
