@@ -234,7 +234,7 @@ def fetch(wheels: Path, names: list[str]) -> None:
 
 
 def _installer(python: Path) -> tuple[list[str], list[str]]:
-    """The command that installs into an environment, and its arguments: uv, which is faster, where it is there; else pip.
+    """The command that installs into an environment, and its arguments: uv where it is there, else pip.
 
     Neither reads the machine's own configuration: nothing but the folder of wheels is looked at.
     """
