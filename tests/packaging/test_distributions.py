@@ -21,8 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "nc_strategies" / "__init__.py").read_text(), re.MULTILINE)[1]
 PROJECTS = {folder.name: folder for folder in sorted((ROOT / "plugins").iterdir()) if folder.is_dir()}
 PROJECTS["nc-strategies"] = ROOT
-PYTHONS = ["3.11"]
-"""Versions of Python with which the tests were run, as the classifiers say."""
+PYTHONS = {
+    "nc-strategies": ["3.11", "3.12", "3.13"],
+    "nc-strategies-litert": ["3.11", "3.13"],
+    "nc-strategies-openvino": ["3.11", "3.12", "3.13"],
+    "nc-strategies-optuna": ["3.11", "3.12", "3.13"],
+    "nc-strategies-sigopt": ["3.11", "3.13"],
+}
+"""Versions of Python with which a project was run, as its classifiers say; 3.11 alone where it is not named."""
 OWNER = {
     "hydra": "hydra-core",
     "yaml": "pyyaml",
@@ -102,7 +108,7 @@ def test_metadata_say_version_licence_and_pythons(distributions, name):
     assert wheel(distributions, name).read(licence) == (ROOT / "LICENSE").read_bytes()
     classifiers = found.get_all("Classifier")
     named = [c.rpartition(" ")[2] for c in classifiers if re.fullmatch(r"Programming Language :: Python :: 3\.\d+", c)]
-    assert named == PYTHONS
+    assert named == PYTHONS.get(name, ["3.11"])
     assert "Typing :: Typed" in classifiers
     assert found["Description-Content-Type"] == "text/markdown"
 
