@@ -73,6 +73,7 @@ def test_the_geometric_mean_of_nothing_is_none(report):
 def test_a_case_where_nobody_gains_is_a_tie(report):
     assert report.score(judged({"ours": 1.1, "static": 1.2})) == 1.0
     assert report.score(judged({"ours": 0.5, "static": 0.4}, {"ours": 0.5, "static": 0.5})) == 1.0
+    assert report.score(judged({"ours": 0.97, "static": 0.95}, width=0.1)) == 1.0
 
 
 def test_an_inaccurate_peer_does_not_count_however_fast(report):
