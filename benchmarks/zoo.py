@@ -65,7 +65,7 @@ def main() -> None:
     for case in cases if arguments.what != "report" else []:
         try:
             one(case, places, terms, arguments)
-        except (SystemExit, Exception) as error:  # noqa: BLE001  an hour of measurements goes on, and ends with status 1
+        except (SystemExit, Exception) as error:  # An hour of measurements goes on, and ends with status 1.
             if isinstance(error, SystemExit) and error.code == TERMINATED:
                 raise
             failed.append(case.name)
