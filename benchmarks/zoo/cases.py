@@ -239,8 +239,8 @@ CASES = (
         "cosine",
         0.01,
         fidelity=True,
-        calibration=40,
-        samples=60,
+        calibration=16,
+        samples=40,
         batch=4,
     ),
     Case(
@@ -265,8 +265,8 @@ CASES = (
         "cosine",
         0.01,
         fidelity=True,
-        calibration=20,
-        samples=30,
+        calibration=10,
+        samples=20,
         batch=1,
     ),
     Case(
@@ -322,8 +322,8 @@ CASES = (
         ("input_1",),
         "closeness",
         0.05,
-        calibration=16,
-        samples=40,
+        calibration=8,
+        samples=24,
         batch=4,
     ),
     Case(

@@ -314,13 +314,13 @@ def layout(maker: Maker) -> Arrays:
 
 
 def orientation(maker: Maker) -> Arrays:
-    """Parts of pages (N, 3, 224, 224), and the turn in units of 90 degrees."""
+    """Parts of pages (N, 3, 224, 224), and the turn in units of 90 degrees, clockwise."""
     x, y = np.zeros((maker.count, 3, 224, 224), np.float32), np.zeros(maker.count, np.int64)
     for i in range(maker.count):
         side = maker.pick.randrange(300, 500)
         page = maker.page(side, side)
         y[i] = i % 4
-        x[i] = _planar(page.rotate(90 * int(y[i])).resize((256, 256)).crop((16, 16, 240, 240)), *IMAGENET)
+        x[i] = _planar(page.rotate(-90 * int(y[i])).resize((256, 256)).crop((16, 16, 240, 240)), *IMAGENET)
     return {"x": x, "y": y}
 
 

@@ -47,14 +47,19 @@ def ratio(case: Results, model: str, other: str = FP32) -> tuple[float, float, f
     return mean[0], mean[1], mean[2]
 
 
+def gains(case: Results, model: str) -> bool:
+    """Whether a model keeps the goal and beats fp32 with its whole interval."""
+    return met(case, model) and ratio(case, model)[2] < 1
+
+
 def shipped(case: Results) -> str:
-    """What our user ships: our model if it met the goal and is faster than fp32, else fp32."""
-    return OURS if met(case, OURS) and ratio(case, OURS)[0] < 1 else FP32
+    """What our user ships: our model if it gains, else fp32."""
+    return OURS if gains(case, OURS) else FP32
 
 
 def best_peer(case: Results) -> str:
-    """What somebody ships without us: the fastest accurate model of a peer, or fp32 if none beats it."""
-    peers = [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and met(case, m)]
+    """What somebody ships without us: the fastest model of a peer that gains, or fp32 if none does."""
+    peers = [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and gains(case, m)]
     return min([FP32, *peers], key=lambda m: ratio(case, m)[0])
 
 
@@ -73,8 +78,7 @@ def only_by_peers(case: Results) -> list[str]:
     """Peers that keep the goal and beat fp32 in a case where ours does not."""
     if shipped(case) == OURS:
         return []
-    peers = [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and met(case, m)]
-    return [m for m in peers if ratio(case, m)[2] < 1]
+    return [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and gains(case, m)]
 
 
 def judged(results: Results) -> dict[str, Results]:

@@ -7,10 +7,13 @@ import importlib
 import os
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -70,6 +73,7 @@ def test_the_geometric_mean_of_nothing_is_none(report):
 def test_a_case_where_nobody_gains_is_a_tie(report):
     assert report.score(judged({"ours": 1.1, "static": 1.2})) == 1.0
     assert report.score(judged({"ours": 0.5, "static": 0.4}, {"ours": 0.5, "static": 0.5})) == 1.0
+    assert report.score(judged({"ours": 0.97, "static": 0.95}, width=0.1)) == 1.0
 
 
 def test_an_inaccurate_peer_does_not_count_however_fast(report):
@@ -152,6 +156,52 @@ def test_metrics_count_only_what_is_labelled():
     truth = np.array([[[100.0, 0.9], [100.0, 0.1]]])
     assert metrics.pitch((np.array([[102.0, 300.0]]), np.array([[0.8, 0.2]])), truth) == 1.0
     assert metrics.pitch((np.array([[110.0, 300.0]]), np.array([[0.8, 0.6]])), truth) == 0.0
+
+
+def product(folder, name, weight):
+    """A model of one matrix product, 4 numbers to 3 scores."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["scores"])],
+        name,
+        [value("x", TensorProto.FLOAT, [None, 4])],
+        [value("scores", TensorProto.FLOAT, [None, 3])],
+        [numpy_helper.from_array(weight.astype(np.float32), "w")],
+    )
+    path = folder / f"{name}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return str(path)
+
+
+def test_the_judge_compares_with_fp32_and_scores_single_samples(tmp_path, cases):
+    driver = importlib.import_module("zoo.driver")
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(4, 3))
+    fp32, other = product(tmp_path, "fp32", weight), product(tmp_path, "other", weight + rng.normal(size=(4, 3)))
+    kws = cases.case_of("kws")
+    data = {"x": rng.normal(size=(50, 4)).astype(np.float32)}
+    for metric in ("cosine", "top1_agreement"):
+        judge = driver.Judge(replace(kws, inputs=("x",), metric=metric), data, fp32)
+        assert judge.value(fp32) == 1.0
+        value, single = judge.both(other, list(range(50)))
+        assert value < 0.99
+        assert value == pytest.approx(judge.value(other)) == pytest.approx(np.mean(single))
+    assert not driver.is_quantized(fp32)
+
+
+def test_what_single_samples_add_to_r2_is_r2(tmp_path, cases):
+    driver = importlib.import_module("zoo.driver")
+    rng = np.random.default_rng(1)
+    weight = rng.normal(size=(4, 3))
+    fp32, other = product(tmp_path, "fp32", weight), product(tmp_path, "other", weight * 0.9)
+    x = rng.normal(size=(40, 4)).astype(np.float32)
+    case = replace(cases.case_of("qlknn"), inputs=("x",), positions=(0,))
+    y = (x @ weight).astype(np.float32)
+    judge = driver.Judge(case, {"x": x, "y": y}, fp32)
+    assert judge.value(fp32) == pytest.approx(1.0)
+    value, single = judge.both(other, list(range(40)))
+    assert value == pytest.approx(np.mean(1 - ((0.1 * y) ** 2).mean(0) / y.var(0)), abs=1e-5)
+    assert value == pytest.approx(np.mean(single))
 
 
 def test_a_tool_that_does_not_end_is_killed_at_the_limit(tmp_path):
