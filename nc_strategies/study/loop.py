@@ -206,7 +206,7 @@ class TrialLoop:
             log.info("configuration %s was proposed again: answered from trial %d", fingerprint, known.number)
             self.strategy.observe(known)
             return self._repeats < MAX_REPEATS
-        if any(other.fingerprint == fingerprint for _, other, *_ in self._pending.values()):
+        if fingerprint in self._open:
             self._waiting[fingerprint] = self._waiting.get(fingerprint, 0) + 1
             return False
         self._repeats = 0
