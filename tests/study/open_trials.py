@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import replace
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -34,8 +35,8 @@ class Shuffled(Executor):
         assert len(self.calls) <= self.workers
         return future
 
-    def wait(self, futures, return_when):
-        assert set(futures) == set(self.calls), "the loop waits for all that is open"
+    def next_ended(self, ended):
+        """See `TrialLoop`."""
         if self.stop_after and self.done >= self.stop_after:
             raise KeyboardInterrupt
         future = list(self.calls)[int(self.rng.integers(len(self.calls)))]
@@ -45,25 +46,32 @@ class Shuffled(Executor):
             future.set_result(fn(*args))
         except Exception as error:  # noqa: BLE001 - as executors do
             future.set_exception(error)
-        return {future}, set(self.calls)
+        return ended.get()
 
 
-def run_open(folder, problem, strategy, measure, executor, monkeypatch, **tuning):
+def run_open(folder, problem, strategy, measure, executor, **tuning):
     """Run a loop in a folder, on from what it holds; return the study and the reason of its end."""
     folder.mkdir(exist_ok=True)
     journal = Journal(folder, "accuracy")
     study = Study(folder, problem.space, problem.goal, problem.baseline, (1.0, 1.0))
     budget = TuningConfig(**{"max_trials": problem.budget, "max_consecutive_failures": 0, **tuning})
-    if hasattr(executor, "wait"):
-        monkeypatch.setattr(loop, "wait", executor.wait)
     run = loop.TrialLoop(
-        study, strategy, measure, journal, executor, executor.workers, budget, StudyListener(), journal.read(), "it"
+        study,
+        strategy,
+        measure,
+        journal,
+        executor,
+        executor.workers,
+        budget,
+        StudyListener(),
+        journal.read(),
+        "it",
+        wait=getattr(executor, "next_ended", SimpleQueue.get),
     )
     try:
         reason = run.run()
     finally:
         strategy.close()
-        monkeypatch.undo()
     return study, reason
 
 

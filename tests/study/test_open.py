@@ -63,19 +63,19 @@ def serial(tmp_path_factory):
 
     def run(name):
         if name not in known:
-            problem, patch = problem_of(budget=BUDGETS.get(name, BUDGET)), pytest.MonkeyPatch()
+            problem = problem_of(budget=BUDGETS.get(name, BUDGET))
             folder = tmp_path_factory.mktemp(name) / "run"
-            known[name] = run_open(folder, problem, make(name, problem), measured, SerialExecutor(), patch)
+            known[name] = run_open(folder, problem, make(name, problem), measured, SerialExecutor())
         return known[name]
 
     return run
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_trials_that_end_in_any_order_give_a_valid_study(name, serial, tmp_path, monkeypatch):
+def test_trials_that_end_in_any_order_give_a_valid_study(name, serial, tmp_path):
     budget = BUDGETS.get(name, BUDGET)
     problem, executor = problem_of(budget=budget, workers=WORKERS), Shuffled(WORKERS, seed=1)
-    study, reason = run_open(tmp_path / "run", problem, make(name, problem), measured, executor, monkeypatch)
+    study, reason = run_open(tmp_path / "run", problem, make(name, problem), measured, executor)
     alone, _ = serial(name)
     assert reason in ("budget", "finished")
     assert (len(study.trials) == budget) == (reason == "budget")
@@ -90,14 +90,14 @@ def test_trials_that_end_in_any_order_give_a_valid_study(name, serial, tmp_path,
 
 
 @pytest.mark.parametrize("name", sorted(json.loads(GOLDEN.read_text())))
-def test_one_worker_proposes_what_it_always_has(name, tmp_path, monkeypatch):
+def test_one_worker_proposes_what_it_always_has(name, tmp_path):
     for label, wanted in json.loads(GOLDEN.read_text())[name].items():
         seed, count, loss, budget, known = json.loads(label)
         ops = toy_ops(seed, count)
         problem = problem_of(ops, budget, loss) if known else toy_problem(ops, loss, budget, hessian=lambda n: {})
         folder = tmp_path / f"{seed}-{known}"
         measure = lambda config, ops=ops: toy_evaluation(ops, config)  # noqa: E731
-        study, _ = run_open(folder, problem, make(name, problem), measure, SerialExecutor(), monkeypatch)
+        study, _ = run_open(folder, problem, make(name, problem), measure, SerialExecutor())
         text = "\n".join(f"{t.config.fingerprint} {t.note}" for t in study.trials)
         assert hashlib.sha256(text.encode()).hexdigest()[:16] == wanted, label
         lines = (folder / "trials.jsonl").read_text().splitlines()
@@ -113,7 +113,7 @@ def test_one_worker_proposes_what_it_always_has(name, tmp_path, monkeypatch):
         ("sigopt", 1, 4),
     ],
 )
-def test_a_run_resumes_with_another_number_of_workers(name, before, after, tmp_path, monkeypatch):
+def test_a_run_resumes_with_another_number_of_workers(name, before, after, tmp_path):
     folder, calls, budget = tmp_path / "run", [], BUDGETS.get(name, BUDGET)
 
     def measure(config):
@@ -123,7 +123,7 @@ def test_a_run_resumes_with_another_number_of_workers(name, before, after, tmp_p
     def start(workers, **executor):
         problem = problem_of(budget=budget, workers=workers, state_dir=folder)
         folder.mkdir(exist_ok=True)
-        return run_open(folder, problem, make(name, problem), measure, Shuffled(workers, **executor), monkeypatch)
+        return run_open(folder, problem, make(name, problem), measure, Shuffled(workers, **executor))
 
     first, reason = start(before, seed=3, stop_after=6)
     assert (reason, len(first.trials)) == ("interrupted", 6)
@@ -160,7 +160,7 @@ class Failing(Shuffled):
 
 
 @pytest.mark.parametrize("error", [LostWorkerError("gone"), BrokenProcessPool("gone"), CancelledError("gone")])
-def test_a_trial_whose_worker_is_lost_is_measured_again(error, tmp_path, monkeypatch):
+def test_a_trial_whose_worker_is_lost_is_measured_again(error, tmp_path):
     problem, calls = problem_of(workers=WORKERS), []
     executor = Failing({2: error, 7: error})
     study, reason = run_open(
@@ -169,7 +169,6 @@ def test_a_trial_whose_worker_is_lost_is_measured_again(error, tmp_path, monkeyp
         make("random", problem),
         lambda config: calls.append(config) or measured(config),
         executor,
-        monkeypatch,
     )
     assert (reason, len(study.trials)) == ("budget", BUDGET)
     assert len(calls) == len(set(prints(study))) == BUDGET
@@ -177,7 +176,7 @@ def test_a_trial_whose_worker_is_lost_is_measured_again(error, tmp_path, monkeyp
     assert executor.number == BUDGET + 2
 
 
-def test_a_trial_that_loses_two_workers_has_failed(tmp_path, monkeypatch):
+def test_a_trial_that_loses_two_workers_has_failed(tmp_path):
     problem, lost = problem_of(workers=WORKERS), {}
 
     def measure(config):
@@ -186,31 +185,27 @@ def test_a_trial_that_loses_two_workers_has_failed(tmp_path, monkeypatch):
             raise LostWorkerError("the worker has ended")
         return measured(config)
 
-    study, reason = run_open(
-        tmp_path / "run", problem, make("random", problem), measure, Shuffled(WORKERS), monkeypatch
-    )
+    study, reason = run_open(tmp_path / "run", problem, make("random", problem), measure, Shuffled(WORKERS))
     assert (reason, list(lost.values())) == ("budget", [2])
     (failed,) = [trial for trial in study.trials if trial.state is TrialState.FAILED]
     assert failed.error == "its worker was lost 2 times (the worker has ended)"
     assert failed.config == problem.space.default()
 
 
-def test_an_engine_error_is_no_lost_worker(tmp_path, monkeypatch):
+def test_an_engine_error_is_no_lost_worker(tmp_path):
     problem = problem_of(budget=6, workers=WORKERS)
     executor = Failing({3: EngineError("cannot build")})
-    study, _ = run_open(tmp_path / "run", problem, make("random", problem), measured, executor, monkeypatch)
+    study, _ = run_open(tmp_path / "run", problem, make("random", problem), measured, executor)
     assert executor.number == 6
     assert [t.error for t in study.trials if t.state is TrialState.FAILED] == ["cannot build"]
 
 
-def test_an_executor_without_workers_ends_the_run_in_one_line_and_it_resumes(tmp_path, monkeypatch):
+def test_an_executor_without_workers_ends_the_run_in_one_line_and_it_resumes(tmp_path):
     problem = problem_of(workers=WORKERS)
     with pytest.raises(TargetError, match=r"^executor: has lost its workers \(all ended\); the same command"):
-        run_open(tmp_path / "run", problem, make("random", problem), measured, Failing({9: "all ended"}), monkeypatch)
+        run_open(tmp_path / "run", problem, make("random", problem), measured, Failing({9: "all ended"}))
     problem = problem_of()
-    study, reason = run_open(
-        tmp_path / "run", problem, make("random", problem), measured, SerialExecutor(), monkeypatch
-    )
+    study, reason = run_open(tmp_path / "run", problem, make("random", problem), measured, SerialExecutor())
     assert (reason, len(study.trials)) == ("budget", BUDGET)
     assert sum(trial.resumed for trial in study.trials) == 5
 
@@ -232,17 +227,17 @@ class Recording(Strategy):
         self.events.append(("observe", trial.config.fingerprint))
 
 
-def test_a_resumed_strategy_sees_each_trial_between_the_same_proposals(tmp_path, monkeypatch):
+def test_a_resumed_strategy_sees_each_trial_between_the_same_proposals(tmp_path):
     problem, folder = problem_of(workers=WORKERS), tmp_path / "run"
     first, again = Recording(problem), Recording(problem)
-    run_open(folder, problem, first, measured, Shuffled(WORKERS, seed=5, stop_after=12), monkeypatch)
-    run_open(folder, problem, again, measured, SerialExecutor(), monkeypatch)
+    run_open(folder, problem, first, measured, Shuffled(WORKERS, seed=5, stop_after=12))
+    run_open(folder, problem, again, measured, SerialExecutor())
     last = max(place for place, (what, _) in enumerate(first.events) if what == "observe")
     assert again.events[: last + 1] == first.events[: last + 1]
     assert first.events[last + 1 :] != [], "proposals were open at the end"
 
 
-def test_a_stepwise_strategy_opens_what_it_says_and_waits_for_the_rest(tmp_path, monkeypatch):
+def test_a_stepwise_strategy_opens_what_it_says_and_waits_for_the_rest(tmp_path):
     class TwoStages(StepwiseStrategy):
         def steps(self):
             space, seen = self.problem.space, []
@@ -254,7 +249,7 @@ def test_a_stepwise_strategy_opens_what_it_says_and_waits_for_the_rest(tmp_path,
 
     problem = problem_of(workers=3)
     strategy, executor = TwoStages(None, problem), Shuffled(3, seed=2)
-    study, reason = run_open(tmp_path / "run", problem, strategy, measured, executor, monkeypatch)
+    study, reason = run_open(tmp_path / "run", problem, strategy, measured, executor)
     assert (reason, len(study.trials), strategy.ended, executor.most) == ("finished", 7, "1 7", 3)
 
 
@@ -294,13 +289,15 @@ def test_an_executor_may_measure_whole_trials_itself_and_lose_a_process(run, ops
     assert study.final is not None
 
 
-def test_what_was_measured_is_kept_when_another_trial_ends_the_run(tmp_path, monkeypatch):
+def test_what_was_measured_is_kept_when_another_trial_ends_the_run(tmp_path):
     class AllAtOnce(Shuffled):
-        def wait(self, futures, return_when):
-            done = set()
+        def next_ended(self, ended):
+            done = []
             while self.calls:
-                done |= super().wait(set(self.calls), return_when)[0]
-            return done, set()
+                done.append(super().next_ended(ended))
+            for future in done:
+                ended.put(future)
+            return ended.get()
 
     problem = problem_of(workers=WORKERS)
 
@@ -310,16 +307,16 @@ def test_what_was_measured_is_kept_when_another_trial_ends_the_run(tmp_path, mon
         return measured(config)
 
     with pytest.raises(TargetError, match="not reached"):
-        run_open(tmp_path / "run", problem, make("random", problem), measure, AllAtOnce(WORKERS), monkeypatch)
+        run_open(tmp_path / "run", problem, make("random", problem), measure, AllAtOnce(WORKERS))
     assert len((tmp_path / "run" / "trials.jsonl").read_text().splitlines()) == WORKERS - 1
 
 
-def test_the_tutorials_strategy_with_several_proposals_opens_them(tmp_path, monkeypatch):
+def test_the_tutorials_strategy_with_several_proposals_opens_them(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "plugin-tutorial.md").read_text()
     block = text.partition("### Several proposals open")[2].partition("```python\n")[2].partition("```")[0]
     names = {}
     exec(block, names)
     problem = problem_of(workers=3)
     strategy, executor = names["EachAlone"](None, problem), Shuffled(3)
-    study, reason = run_open(tmp_path / "run", problem, strategy, measured, executor, monkeypatch)
+    study, reason = run_open(tmp_path / "run", problem, strategy, measured, executor)
     assert (reason, len(study.trials), len(strategy.trials), executor.most) == ("finished", 11, 10, 3)
