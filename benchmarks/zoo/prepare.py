@@ -64,8 +64,10 @@ def prepare(case: Case, places: Places) -> Path:
     model = places.model(case)
     if not model.exists():
         _fetch(case, places, model)
-    if not all((folder / name).is_file() for name in DATA):
+    marker, wanted = folder / "data.txt", f"{case.calibration} for calibration, {case.samples} for evaluation\n"
+    if not all((folder / name).is_file() for name in DATA) or not marker.is_file() or marker.read_text() != wanted:
         _data(case, places, model, folder)
+        marker.write_text(wanted)
     return folder
 
 

@@ -64,6 +64,10 @@ class BoxedPace(Pace):
         if not self.room():
             return False
         self._target.until(self._box.deadline, self._box.patience)
+        return self._save_best() and self.room()
+
+    def _save_best(self) -> bool:
+        """Save the best trial if it is due; False if the deadline passed before."""
         best = self._study.best
         if self._keeper is not None and best is not None and self._keeper.due(best):
             try:
@@ -72,9 +76,15 @@ class BoxedPace(Pace):
                 return False
             except EngineError as error:
                 log.warning("trial %d could not be saved early: %s", best.number, error)
-        return self.room()
+        return True
 
     def finished(self, trial: Trial) -> None:
         """See `Pace.finished`."""
         if trial.evaluation is not None:
             self._box.trial_measured(trial.evaluation)
+        # The first complete trial is saved while the engine still has its graph: an estimate that exceeds its time ends
+        # the engine's process, and a new one may need more time than is left only to get so far again.
+        first = self._keeper is not None and self._keeper.finish is None
+        if first and trial.ok and self._box.limited and self._target.prepared():
+            self._target.until(self._box.deadline, self._box.patience)
+            self._save_best()

@@ -378,6 +378,20 @@ class TestLostWorker:
         assert study.final.evaluation == study.final.trial.evaluation
         assert [p for p in one.folder.iterdir() if "partial" in p.name] == []
 
+    def test_the_first_trial_is_saved_before_the_strategy_estimates_anything(self, mortal):
+        seen = []
+
+        class Estimates(Few):
+            """An estimate that exceeds its time ends the engine's process; it is asked for from here on."""
+
+            def observe(self, trial):
+                seen.append((one.folder / ".model.partial" / "model.toy").is_file())
+
+        one = mortal(300, 99, make=lambda problem: Estimates(problem, 2))
+        study = one()
+        assert seen == [True, True]
+        assert study.model_path.is_file()
+
     def test_one_that_hangs_in_the_first_trial_leaves_no_model(self, mortal):
         one = mortal(120, 1)
         study = one()
