@@ -33,7 +33,7 @@ from nc_strategies.space import Config, OpCapability, OpScheme, Space
 from nc_strategies.space.scheme import FP32
 
 log = logging.getLogger(__name__)
-MEASUREMENT = 1
+MEASUREMENT = 2
 """Version of what is measured and how, a part of the cache's key: count it up when either changes."""
 INPUT = "x"
 """Name of the input of every model that is measured."""
@@ -60,6 +60,9 @@ class CeilingLimits:
     warm_up_runs: int = 2
     most_rounds: int = 40
     least_rounds: int = 5
+    most_disturbance: float = 1.6
+    """Lower quartile over minimum of a model's runs above which other work on the machine decides the ratio. It is 1.0
+    to 1.1 on a quiet machine, and fp32 beside int8 then looks slower than it is: its longer runs are disturbed more."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,13 @@ class Ceiling:
         saturates: Sums of two 8-bit products overflow 16 bits in this processor's kernels, so that weights get 7 bits;
             None where that is unknown.
         threads: Threads that it was measured with.
+        disturbed: Other work kept an operator from being measured: it is tried again next time.
     """
 
     ratios: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     saturates: bool | None = None
     threads: int = 1
+    disturbed: bool = False
 
     @property
     def fastest(self) -> tuple[str, str, float] | None:
@@ -164,7 +169,7 @@ def measure_ceiling(
     """
     with turn() if clock is time.perf_counter else nullcontext():
         timer = _Timer(limits or CeilingLimits(), clock)
-        return Ceiling(_measured_ratios(make, cases, timer), saturates, threads)
+        return Ceiling(_measured_ratios(make, cases, timer), saturates, threads, timer.disturbed)
 
 
 def _measured_ratios(
@@ -194,6 +199,7 @@ class _Timer:
         self.end = clock() + limits.seconds
         self.case_begin, self.case_end = 0.0, 0.0
         self.longest_build = 0.0
+        self.disturbed = False
 
     def begin(self, cases: int) -> bool:
         """A case begins, one of a number that are left; whether there is time to build what the others needed."""
@@ -291,7 +297,13 @@ def _lower_quartiles(models: Mapping[str, Executable], batch: Batch, timer: _Tim
     if rounds < timer.limits.least_rounds:
         log.info("only %d rounds fit into the time in which int8 is measured: too few", rounds)
         return {}
-    return {name: float(np.quantile(values, 0.25)) for name, values in seconds.items()}
+    quartiles = {name: float(np.quantile(values, 0.25)) for name, values in seconds.items()}
+    disturbed = max(quartiles[name] / min(values) for name, values in seconds.items() if min(values) > 0)
+    if disturbed > timer.limits.most_disturbance:
+        timer.disturbed = True
+        log.info("runs took up to %.1f times the shortest: the machine is too busy to measure int8", disturbed)
+        return {}
+    return quartiles
 
 
 def cache_name(
@@ -337,7 +349,7 @@ def kept_or_measured(name: str, measure: Callable[[], Ceiling], again: bool = Fa
     except BaseException:
         cache.keep(name, "")
         raise
-    cache.keep(name, json.dumps(found.to_dict()))
+    cache.keep(name, "" if found.disturbed else json.dumps(found.to_dict()))
     return found
 
 

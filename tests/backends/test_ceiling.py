@@ -102,6 +102,16 @@ class TestMeasuring:
         )
         assert found.best == pytest.approx(3.0)
 
+    def test_a_machine_that_is_busy_all_the_time_gives_no_ratio_and_nothing_is_kept(self):
+        def busy():
+            clock = Clock()
+            runs = [*[6e-4] * 7, 2e-5] * 100
+            return measure_ceiling(lambda: Fake(clock, slow=runs), [case()], None, 1, clock=clock)
+
+        found = kept_or_measured("kept.json", busy)
+        assert (found.ratios, found.disturbed) == ({}, True)
+        assert kept_or_measured("kept.json", lambda: KNOWN) == KNOWN
+
     def test_a_form_that_the_engine_runs_in_float_does_not_count(self):
         clock = Clock()
         left_out = "uint8 asym, int8 per_tensor"
