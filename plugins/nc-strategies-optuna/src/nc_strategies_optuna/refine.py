@@ -34,6 +34,7 @@ not add up."""
 KNOB_SD = 0.3
 """Standard deviation of a graph-wide choice's effect, relative to that of int8 everywhere."""
 Flags = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,19 @@ class ParallelRules:
 
 
 PARALLEL = ParallelRules()
+
+
+@dataclass(frozen=True)
+class MoveRules:
+    """Which changes the local search looks at: their number grows with the square of the operator groups."""
+
+    all_pairs: int = 200
+    """Most operator groups of which every pair is looked at."""
+    paired: int = 48
+    """Of more groups, so many in int8 and as many in float are paired; each is still looked at alone."""
+
+
+MOVES = MoveRules()
 
 
 def deviation(value: float, spread: float) -> float:
@@ -257,28 +271,63 @@ class _Worth:
         """The best set reached by one change after another; a change flips one operator group or two."""
         value = float(self.of(flags[None])[0])
         while True:
-            moves = _moves(flags)
-            values = self.of(moves)
+            first, second, values = self._changes(flags)
             best = int(values.argmax())
             if values[best] <= value + 1e-12:
                 return flags
-            flags, value = moves[best], float(values[best])
+            flags, value = _flipped(flags, first[best], second[best]), float(values[best])
 
-    def near(self, flags: Flags) -> list[Flags]:
+    def near(self, flags: Flags) -> Iterator[Flags]:
         """Neighbours of a set, the best first."""
-        moves = _moves(flags)
-        return [moves[i] for i in np.argsort(-self.of(moves), kind="stable")]
+        first, second, values = self._changes(flags)
+        return (_flipped(flags, first[i], second[i]) for i in np.argsort(-values, kind="stable"))
+
+    def _changes(self, flags: Flags) -> tuple[Indices, Indices, Array]:
+        """Pairs of operator groups to flip, of which both are the same for a single one, and the worth that results."""
+        count = len(flags)
+        if count <= MOVES.all_pairs:
+            first, second = np.triu_indices(count)
+            moves = np.repeat(flags[None], len(first), axis=0)
+            rows = np.arange(len(first))
+            moves[rows, first] ^= True
+            other = first != second
+            moves[rows[other], second[other]] ^= True
+            return first, second, self.of(moves)
+        every, chosen = np.arange(count), self._worth_pairing(flags)
+        one, two = np.triu_indices(len(chosen), 1)
+        first, second = np.concatenate([every, chosen[one]]), np.concatenate([every, chosen[two]])
+        return first, second, self._of_flips(flags, first, second)
+
+    def _worth_pairing(self, flags: Flags) -> Indices:
+        """Groups that pairs are made of: in int8 those that bring least for their loss, in float the most."""
+        order = np.argsort(self.saved / np.maximum(self.loss, 1e-12), kind="stable")
+        chosen = flags[order]
+        return np.concatenate([order[chosen][: MOVES.paired], order[~chosen][-MOVES.paired :]])
+
+    def _of_flips(self, flags: Flags, first: Indices, second: Indices) -> Array:
+        """The result of `of` for sets that differ from one in a group or two, without making these sets."""
+        sign, row, pair = np.where(flags, -1.0, 1.0), flags.astype(float), first != second
+
+        def flipped(weights: Array) -> Array:
+            change = sign * weights
+            return np.asarray(float(row @ weights) + change[first] + np.where(pair, change[second], 0.0))
+
+        loss = flipped(self.loss)
+        if self.caution:
+            towards = self.cov @ row
+            single = 2 * sign * towards + np.diag(self.cov)
+            both = single[second] + 2 * sign[first] * sign[second] * self.cov[first, second]
+            variance = float(row @ towards) + single[first] + np.where(pair, both, 0.0)
+            loss = loss + self.caution * np.sqrt(np.maximum(variance, 0.0))
+        return np.asarray(flipped(self.saved) - self.penalty * np.maximum(loss - self.allowed, 0.0))
 
 
-def _moves(flags: Flags) -> Flags:
-    count = len(flags)
-    first, second = np.triu_indices(count)
-    moves = np.repeat(flags[None], len(first), axis=0)
-    rows = np.arange(len(first))
-    moves[rows, first] ^= True
-    other = first != second
-    moves[rows[other], second[other]] ^= True
-    return np.asarray(moves)
+def _flipped(flags: Flags, first: int, second: int) -> Flags:
+    changed = flags.copy()
+    changed[first] ^= True
+    if second != first:
+        changed[second] ^= True
+    return changed
 
 
 def _regress(rows: Array, values: Array, guess: Array, relative_sd: float, noise: Array) -> tuple[Array, Array]:
