@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 FP32 = "fp32"
@@ -52,7 +52,7 @@ class OpScheme:
     activation: TensorScheme
     weight: TensorScheme | None = None
 
-    @property
+    @cached_property
     def mode(self) -> str:
         """One of `MODES`, as it follows from activation and weight."""
         if self.activation.algorithm == DYNAMIC:
@@ -61,12 +61,12 @@ class OpScheme:
             return STATIC
         return FP32 if self.weight is None or self.weight.is_float else WEIGHT_ONLY
 
-    @property
+    @cached_property
     def is_float(self) -> bool:
         """Whether nothing of the operator is quantized."""
         return self.mode == FP32
 
-    @property
+    @cached_property
     def is_static(self) -> bool:
         """Whether the operator reads int8 tensors whose scales are constants. All others read floating point."""
         return self.mode == STATIC

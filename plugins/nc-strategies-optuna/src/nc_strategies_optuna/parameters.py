@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -60,6 +61,9 @@ class Parameters:
             else _form_groups(len(estimate.tied_ops), count)
         )
         self._role_of = _roles(space)
+        self._schemes_of: dict[tuple[str, ...], dict[tuple[str, ...], OpScheme]] = {}
+        self._knobs_of: dict[tuple[str, str], str] = {}
+        self._places: list[int] = []
         self.knobs = {**_knobs(space), **_modes(space, self._role_of)}
         self.options = {
             f"option_{i:02d}": (name, {str(v): v for v in values})
@@ -155,19 +159,25 @@ class Parameters:
     def compose(self, int8_tied_ops: Sequence[int], choices: Mapping[str, Any]) -> Config:
         """The configuration with some operator groups in int8 and values of the graph-wide choices."""
         space, chosen = self.space, {self.estimate.tied_ops[index] for index in int8_tied_ops}
-        free = set(self.estimate.tied_ops)
+        left_out = {*self.estimate.tied_ops} - chosen
         found: dict[str, OpScheme] = {}
-        for tied_op in space.groups:
-            schemes = [s for s in space.schemes(tied_op) if not s.is_float]
-            if not schemes or (tied_op in free and tied_op not in chosen):
-                scheme = FLOAT
-            else:
-                scheme = self._closest(self._of_mode(tied_op, schemes, choices), choices)
-            found.update(dict.fromkeys(tied_op, scheme))
+        for tied_op, scheme in self._quantized(choices).items():
+            found.update(dict.fromkeys(tied_op, FLOAT if tied_op in left_out else scheme))
         config = space.default().with_ops(found)
         for name, (option, values) in self.options.items():
             config = config.with_option(option, values[str(choices[name])])
         return config
+
+    def _quantized(self, choices: Mapping[str, Any]) -> Mapping[tuple[str, ...], OpScheme]:
+        """The scheme of all operators in int8; `FLOAT` for those without one. Kept for each combination of choices."""
+        key = tuple(str(choices.get(knob)) for knob in self.knobs)
+        if key not in self._schemes_of:
+            found = self._schemes_of[key] = {}
+            for tied_op in self.space.groups:
+                schemes = [s for s in self.space.schemes(tied_op) if not s.is_float]
+                of_mode = self._of_mode(tied_op, schemes, choices) if schemes else []
+                found[tied_op] = self._closest(of_mode, choices) if schemes else FLOAT
+        return self._schemes_of[key]
 
     def _of_mode(self, tied_op: tuple[str, ...], schemes: list[OpScheme], choices: Mapping[str, Any]) -> list[OpScheme]:
         """The schemes of the mode that is chosen for operators; of their default mode if they do not have that one."""
@@ -189,21 +199,32 @@ class Parameters:
 
     def knob_of(self, config: Config, name: str) -> str:
         """A graph-wide choice of a configuration: what most of its int8 operators have."""
+        key = (config.fingerprint, name)
+        if key not in self._knobs_of:
+            self._knobs_of[key] = self._most_common(config, name)
+        return self._knobs_of[key]
+
+    def _most_common(self, config: Config, name: str) -> str:
         values = self.knobs[name]
         votes = dict.fromkeys(values, 0)
         role = name.removeprefix(MODE) if name.startswith(MODE) else ""
         inside = {op for tied_op, its in self._role_of.items() if its == role for op in tied_op}
-        for op, scheme in config.ops:
-            if scheme.is_float or (role and op not in inside):
-                continue
-            value = way(scheme) if role else _fields(scheme).get(name)
+        codes = [code for op, code in zip(config.names, config.codes, strict=True) if not role or op in inside]
+        for code, count in Counter(codes).items():
+            scheme = config.scheme_of(code)
+            value = None if scheme.is_float else way(scheme) if role else _fields(scheme).get(name)
             if value in votes:
-                votes[str(value)] += 1
+                votes[str(value)] += count
         return max(values, key=lambda v: votes[v])
 
     def int8_tied_ops(self, config: Config) -> list[int]:
         """The operator groups which a configuration has in int8."""
-        return [i for i, tied_op in enumerate(self.estimate.tied_ops) if not config.schemes[tied_op[0]].is_float]
+        if not self._places:
+            place = {name: place for place, name in enumerate(config.names)}
+            self._places = [place[tied_op[0]] for tied_op in self.estimate.tied_ops]
+        codes = config.codes
+        floats = {code for code in set(codes) if config.scheme_of(code).is_float}
+        return [i for i, place in enumerate(self._places) if codes[place] not in floats]
 
 
 def _whole_steps(steps: Sequence[Sequence[int]], wanted: int) -> int:
