@@ -384,7 +384,7 @@ def test_every_kind_of_command_is_known_here():
         for words in commands(page):
             if ours(words) is not None:
                 continue
-            assert words[0] in ("pip", "python", "export", "mkdocs", "grep", "optuna-dashboard", "docker"), (
+            assert words[0] in ("pip", "python", "export", "mkdocs", "grep", "optuna-dashboard", "docker", "dask"), (
                 page,
                 words,
             )

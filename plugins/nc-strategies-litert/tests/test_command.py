@@ -28,7 +28,7 @@ def folder(tmp_path_factory, sample):
     """The folder of a short run on the bundled classifier; whether int8 pays is the machine's matter."""
     where = tmp_path_factory.mktemp("runs")
     source = ("model=tflite", f"model.path={sample.files['tflite']}", "data=sample")
-    limits = ("strategy=basic", "tuning.max_trials=2", "measure.latency_runs=20", "tuning.timeout=40")
+    limits = ("strategy=basic", "tuning.max_trials=2", "measure.latency_runs=20")
     command("backend=litert", *source, *limits, "run_dir=out", folder=where, expected=(0, 3))
     return where
 

@@ -224,7 +224,8 @@ def test_products_are_read_in_every_mode(tmp_path):
     product = "MatMul_q"
     modes = {s.mode for s in space.ops[product].schemes if not s.is_float}
     assert modes == {"static", "dynamic", "weight_only"}
-    for scheme in (s for s in space.ops[product].schemes if not s.is_float):
+    of_mode = {s.mode: s for s in space.ops[product].schemes if not s.is_float}
+    for scheme in of_mode.values():
         config = space.all_float().with_op(product, scheme=scheme)
         layer = diagnosed_alone(backend, config, data)[product]
         # Nothing before it is quantized, so both are the operator's own error; a bias may be in one of them.
