@@ -557,9 +557,11 @@ class _Run:
             count = sum(t.state is TrialState.FAILED for t in study.trials)
             return f"no configuration could be measured: {failed[0][0]} ({failed[0][1]} of {count} failed trials)"
         if study.stop_reason == "timeout":
+            measured = any(trial.evaluation is not None for trial in study.trials)
+            when = "before the best model was measured again and saved" if measured else "during the first trial"
             needed = self.box.spent + self.box.least_trial + self.box.least_end
             return (
-                f"tuning.timeout: {self.box.timeout:g} s ended during the first trial; give the run more than "
+                f"tuning.timeout: {self.box.timeout:g} s ended {when}; give the run more than "
                 f"{math.ceil(needed)} s (0 for no limit), or fewer evaluation samples"
             )
         return ""
