@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peers.environments import PEERS, python_of
+from peers.environments import PEERS, python_of, variables
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = 300.0
@@ -84,18 +84,18 @@ def run_peer(name: str, case: Case, terms: Terms, folder: Path, work: Path, base
     driver = Path(__file__).with_name(PEERS[name].driver)
 
     def met_in_time(start: float) -> bool:
-        return _from_events(_lines(events), start, terms)["goal_s"] is not None
+        return _from_events(lines_of(events), start, terms)["goal_s"] is not None
 
     start, wall, status = _watch([python, str(driver), str(folder / "task.json")], folder, terms, met_in_time, {})
-    cell = _from_events(_lines(events), start, terms)
-    handed_over = any(e["event"] == "saved" for e in _lines(events))
+    cell = _from_events(lines_of(events), start, terms)
+    handed_over = any(e["event"] == "saved" for e in lines_of(events))
     ended = "capped" if status is None else "failed" if status else "finished"
     return {
         **cell,
         "ended": ended,
         "wall_s": wall,
         "model": str(output) if handed_over else None,
-        "error": _tail(folder) if status else None,
+        "error": tail(folder) if status else None,
     }
 
 
@@ -132,7 +132,7 @@ def run_ours(tool: str, case: Case, terms: Terms, folder: Path) -> Cell:
     paths = os.pathsep.join([str(ROOT), *(str(p) for p in sorted(ROOT.glob("plugins/*/src")))])
     start, wall, status = _watch(command, folder, terms, lambda _: True, {"PYTHONPATH": paths})
     result = run_dir / "result.json"
-    trials = _lines(run_dir / "trials.jsonl")
+    trials = lines_of(run_dir / "trials.jsonl")
     found = json.loads(result.read_text()) if result.is_file() else None
     cell: Cell = {
         "ended": "capped" if status is None else "finished" if found else "failed",
@@ -146,7 +146,7 @@ def run_ours(tool: str, case: Case, terms: Terms, folder: Path) -> Cell:
         "evaluated": sum(t["samples"] for t in trials),
     }
     if found is None:
-        return {**cell, "error": _tail(folder)}
+        return {**cell, "error": tail(folder)}
     return {**cell, **_from_result(found, run_dir, start, wall, terms)}
 
 
@@ -196,18 +196,12 @@ def _watch(
     command: list[str], folder: Path, terms: Terms, may_finish: Callable[[float], bool], extra: dict[str, str]
 ) -> tuple[float, float, int | None]:
     """Run a command pinned to one processor: when it started, how long it took, its exit status (None: killed)."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith("SIGOPT_") and key != "PYTHONPATH"
-    }
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # NNCF reports its use over the network unless it is told that it runs in a test.
-    environment |= {**threads, "NNCF_CI": "1", "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **extra}
     with (folder / "log.txt").open("wb") as log:
         start = time.time()
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment,
+            env=variables(extra),
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -234,12 +228,13 @@ def _empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _lines(path: Path) -> list[Cell]:
+def lines_of(path: Path) -> list[Cell]:
     """The whole lines of a JSON-lines file; a killed writer may have left half a one."""
     text = path.read_text() if path.is_file() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def _tail(folder: Path) -> str:
+def tail(folder: Path) -> str:
+    """The last line that a process wrote."""
     lines = [line for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "ended without a word"
+    return lines[-1].strip()[:300] if lines else "ended without a word"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +59,15 @@ def python_of(name: str, work: Path, base: str) -> str:
         SystemExit: the packages cannot be installed.
     """
     return ensure(name, PEERS[name].packages, work / "environments", base)
+
+
+def variables(extra: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables of a tool's process: one thread, quiet, no secrets, and some more."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("SIGOPT_") and key != "PYTHONPATH"}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # NNCF and Olive report their use over the network unless they are told not to.
+    silent = {"NNCF_CI": "1", "OLIVE_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    return {**kept, **threads, **silent, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **extra}
 
 
 def ensure(name: str, packages: tuple[str, ...], environments: Path, base: str) -> str:

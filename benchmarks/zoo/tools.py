@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peers.environments import Peer, ensure
+from peers.cells import lines_of, tail
+from peers.environments import PEERS as PICTURE_PEERS
+from peers.environments import Peer, ensure, variables
 
 from zoo.cases import Case
 from zoo.prepare import Places
@@ -30,20 +32,8 @@ PEERS = {
     "static_u8s8": Peer("run_onnxruntime.py"),
     "dynamic": Peer("run_onnxruntime.py"),
     "dynamic7": Peer("run_onnxruntime.py"),
-    # 2.6 is of mid 2024 and names no upper bounds: these are the releases of its time that run it on Python 3.11.
-    # It imports six without asking for it.
-    "inc": Peer(
-        "run_inc.py",
-        (
-            "neural-compressor==2.6",
-            "onnx==1.16.1",
-            "onnxruntime==1.18.1",
-            "numpy==1.26.4",
-            "six==1.17.0",
-            "setuptools<81",
-        ),
-    ),
-    "nncf": Peer("run_nncf.py", ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6")),
+    "inc": PICTURE_PEERS["inc"],
+    "nncf": PICTURE_PEERS["nncf"],
     # It imports requests without asking for it.
     "olive": Peer(
         "run_olive.py",
@@ -183,17 +173,12 @@ def watch(
     Returns:
         When it started, its seconds, its exit status (None: killed at the limit), its peak memory in MiB.
     """
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("SIGOPT_")}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # NNCF and Olive report their use over the network unless they are told not to.
-    silent = {"NNCF_CI": "1", "OLIVE_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-    environment |= {**threads, **silent, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **extra}
     with (folder / "log.txt").open("wb") as log:
         start = time.time()
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment,
+            env=variables(extra),
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -215,15 +200,3 @@ def watch(
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-def lines_of(path: Path) -> list[Cell]:
-    """The whole lines of a JSON-lines file; a killed writer may have left half a one."""
-    text = path.read_text() if path.is_file() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def tail(folder: Path) -> str:
-    """The last line that a process wrote."""
-    lines = [line for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "ended without a word"

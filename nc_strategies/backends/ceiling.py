@@ -61,8 +61,8 @@ class CeilingLimits:
     most_rounds: int = 40
     least_rounds: int = 5
     most_disturbance: float = 1.6
-    """Lower quartile over minimum of a model's runs above which other work on the machine decides the ratio. It is 1.0
-    to 1.1 on a quiet machine, and fp32 beside int8 then looks slower than it is: its longer runs are disturbed more."""
+    """Lower quartile over minimum of a model's runs above which other work on the machine decides the ratio. Set by
+    hand; it was 1.01 to 1.11 on a quiet machine. Other work that prolongs every run alike is not noticed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Ceiling:
         saturates: Sums of two 8-bit products overflow 16 bits in this processor's kernels, so that weights get 7 bits;
             None where that is unknown.
         threads: Threads that it was measured with.
-        disturbed: Other work kept an operator from being measured: it is tried again next time.
+        disturbed: Other work kept an operator from being measured, so that nothing is kept, and the next run tries
+            again. Not part of `to_dict`.
     """
 
     ratios: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -298,7 +299,7 @@ def _lower_quartiles(models: Mapping[str, Executable], batch: Batch, timer: _Tim
         log.info("only %d rounds fit into the time in which int8 is measured: too few", rounds)
         return {}
     quartiles = {name: float(np.quantile(values, 0.25)) for name, values in seconds.items()}
-    disturbed = max(quartiles[name] / min(values) for name, values in seconds.items() if min(values) > 0)
+    disturbed = max((quartiles[name] / min(v) for name, v in seconds.items() if min(v) > 0), default=1.0)
     if disturbed > timer.limits.most_disturbance:
         timer.disturbed = True
         log.info("runs took up to %.1f times the shortest: the machine is too busy to measure int8", disturbed)

@@ -208,7 +208,7 @@ def test_half_a_line_of_a_killed_driver_is_left_out(tmp_path):
     from peers import cells
 
     (tmp_path / "events.jsonl").write_text('{"event": "prepared", "time": 1.0}\n{"event": "evalua')
-    assert cells._lines(tmp_path / "events.jsonl") == [{"event": "prepared", "time": 1.0}]
+    assert cells.lines_of(tmp_path / "events.jsonl") == [{"event": "prepared", "time": 1.0}]
 
 
 def test_the_onnxruntime_driver_leaves_a_model_and_its_log(tmp_path):

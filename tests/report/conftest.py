@@ -1,6 +1,8 @@
-"""Finished runs on the toy backend."""
+"""Finished runs on the toy backend, and a browser."""
 
 import json
+import os
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -17,6 +19,22 @@ from nc_strategies.study.tune import Setup, tune
 from nc_strategies.testing import ToyBackend, ToyOp, ToySettings
 
 OPS = (ToyOp("a", loss=0.001), ToyOp("b", "MatMul", loss=0.05))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, from the system's package."""
+    where = shutil.which("chromium")
+    if where is None:
+        message = "chromium is not installed (apt-get install chromium)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=where, args=["--no-sandbox"])
+        yield started
+        started.close()
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -26,22 +24,6 @@ HOSTILE = "</script><img src=x onerror=\"document.title='taken'\">'&\u2028"
 OPS = (ToyOp("a", loss=0.001), ToyOp("b", "MatMul", loss=0.05), ToyOp("c"), ToyOp(HOSTILE, loss=0.001))
 CHARTS = ["chart-trade-off", "chart-search", "chart-loss", "chart-saved"]
 PLACES = list(itertools.product((1280, 390), ("light", "dark")))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, from the system's package."""
-    where = shutil.which("chromium")
-    if where is None:
-        message = "chromium is not installed (apt-get install chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 class Visit:

@@ -349,22 +349,6 @@ def test_the_console_script_knows_the_command():
 # --- the page
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, from the system's package."""
-    where = shutil.which("chromium")
-    if where is None:
-        message = "chromium is not installed (apt-get install chromium)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 class Visit:
     """An opened page, and what it did that it should not."""
 

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from nc_strategies.report.table import verdict
 from nc_strategies.study.keeper import Keeper
 from nc_strategies.study.plan import plan
 from nc_strategies.study.study import Status, StudyListener
-from nc_strategies.study.tune import make_box
+from nc_strategies.study.tune import _Run, make_box
 from nc_strategies.testing import ToyOp
 from nc_strategies.testing.toy import ToyBackend, ToyExecutable, ToySettings, toy_loss
 
@@ -397,6 +398,16 @@ class TestLostWorker:
         study = one()
         assert holds(study, 120)
         assert (study.status, study.stop_reason, study.model_path) == (Status.FAILED, "timeout", None)
+
+    @pytest.mark.parametrize(
+        ("evaluation", "says"),
+        [(None, "during the first trial"), (object(), "before the best model was measured again and saved")],
+    )
+    def test_the_reason_for_no_model_says_whether_a_trial_was_measured(self, evaluation, says):
+        box = SimpleNamespace(timeout=60.0, spent=50.0, least_trial=8.0, least_end=5.0)
+        study = SimpleNamespace(trials=[SimpleNamespace(error="", evaluation=evaluation)], stop_reason="timeout")
+        told = _Run._why_no_model(SimpleNamespace(box=box), study)
+        assert told.startswith(f"tuning.timeout: 60 s ended {says}; give the run more than 63 s")
 
     def test_what_a_killed_run_had_saved_early_is_removed_by_the_next(self, boxed):
         boxed(150)()
