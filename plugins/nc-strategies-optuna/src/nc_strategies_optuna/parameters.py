@@ -212,7 +212,7 @@ class Parameters:
         codes = [code for op, code in zip(config.names, config.codes, strict=True) if not role or op in inside]
         for code, count in Counter(codes).items():
             scheme = config.scheme_of(code)
-            value = None if scheme.is_float else way(scheme) if role else _fields(scheme).get(name)
+            value = way(scheme) if role else _fields(scheme).get(name)
             if value in votes:
                 votes[str(value)] += count
         return max(values, key=lambda v: votes[v])
