@@ -102,6 +102,59 @@ found = metric.compute(metric.keep([boxes[None], np.ones((1, 1)), np.zeros((1, 1
 assert abs(found - 1) < 1e-9, found
 """
 
+BOOKS = """
+import os
+from pathlib import Path
+import nbclient, nbformat
+from jupyter_client.manager import AsyncKernelManager
+os.environ |= {name: str(Path(name).resolve()) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR")}
+for path in sorted(Path().glob("*.ipynb")):
+    book = nbformat.read(path, as_version=4)
+    # Through sockets in files: no port is opened.
+    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=str(Path(path.stem).resolve()))
+    nbclient.NotebookClient(book, km=kernel, timeout=300).execute(cleanup_kc=True)
+    outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
+    pictures = sum("image/png" in output.get("data", {}) for output in outputs)
+    print(path, pictures, "pictures")
+    assert pictures >= 3, path
+    nbformat.write(book, path)
+"""
+"""Runs the notebooks of this folder, and keeps them with what they show."""
+
+STARTING = """
+import os, subprocess, sys
+from pathlib import Path
+nc = str(Path(sys.executable).with_name("nc-strategies"))
+os.environ["PATH"] = f"{Path(nc).parent}:{os.environ['PATH']}"
+subprocess.run([nc, "init", "start", "--model", "sample", "--data", "sample", "--loss", "1%", "--yes"], check=True)
+folder = Path("start")
+print(*sorted(str(path) for path in folder.rglob("*")), sep="\\n")
+quick = ["tuning.max_trials=2", "measure.latency_runs=20", "measure.final_runs=20"]
+done = subprocess.run(["sh", "./run.sh", *quick, "run_dir=../out"], cwd=folder)
+assert done.returncode in (0, 3), done.returncode
+"""
+"""Writes a starting folder and runs its command."""
+
+SERVED = """
+import json, re, subprocess, sys, urllib.error, urllib.request
+from pathlib import Path
+nc = str(Path(sys.executable).with_name("nc-strategies"))
+server = subprocess.Popen([nc, "serve", "."], stdout=subprocess.PIPE, text=True)
+try:
+    address = re.match(r"http://127\\.0\\.0\\.1:\\d+/[\\w-]{43}/", server.stdout.readline())[0]
+    page = urllib.request.urlopen(address, timeout=60).read().decode()
+    assert "<html" in page
+    try:
+        urllib.request.urlopen(address.rsplit("/", 2)[0] + "/", timeout=60)
+        raise SystemExit("it answers without its token")
+    except urllib.error.HTTPError as refused:
+        print("without its token:", refused.code)
+finally:
+    server.terminate()
+    server.wait(60)
+"""
+"""Serves this folder and asks for the page."""
+
 PERCEPTRON = """
 import numpy as np
 rng = np.random.default_rng(0)
@@ -120,6 +173,7 @@ class Case:
         install: Requirements.
         command: Arguments of ``nc-strategies``; empty for a Python program alone.
         program: Python to run first, in the environment.
+        files: Files of the repository that are copied beside the program.
         leaves: Files that are there afterwards.
         own_versions: Whether it needs other versions than those of constraints.txt.
     """
@@ -127,6 +181,7 @@ class Case:
     install: tuple[str, ...]
     command: tuple[str, ...] = ()
     program: str = ""
+    files: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ("out/result.json", "out/model")
     own_versions: bool = False
 
@@ -138,6 +193,15 @@ CASES = {
     "metrics": Case(("nc-strategies[onnxruntime,metrics]",), (*ONNX, "metrics=f1_latency")),
     "notebook": Case(("nc-strategies[onnxruntime,notebook]",), program=NOTEBOOK, leaves=("study.png",)),
     "report": Case(("nc-strategies[onnxruntime,report]",), ONNX, leaves=("out/result.json", "out/report.html")),
+    "notebooks": Case(
+        ("nc-strategies[onnxruntime,notebook,text]", "nbclient", "ipykernel"),
+        program=BOOKS,
+        files=tuple(f"docs/notebooks/{name}.ipynb" for name in ("vision", "text", "without_labels")),
+        leaves=(),
+    ),
+    "init": Case(("nc-strategies[onnxruntime]",), program=STARTING),
+    "completion": Case(("nc-strategies[completion]",), ("completion", "bash"), leaves=()),
+    "serve": Case(("nc-strategies[serve]",), program=SERVED, leaves=()),
     "images": Case(
         ("nc-strategies[onnxruntime,images]",),
         (*ONNX, "data=image_folder", "data.path=pictures", *WHOLE, *PIXELS),
@@ -250,6 +314,8 @@ def run(case: Case, wheels: Path, folder: Path) -> str:
         ``ok``, or what failed, in one line; the output is in the folder's ``log``.
     """
     folder.mkdir(parents=True)
+    for file in case.files:
+        shutil.copy(ROOT / file, folder)
     env, programs = clean_environment(folder), folder / "venv" / "bin"
     installer, target = _installer(programs / "python")
     steps: list[list[str | Path]] = [
