@@ -515,7 +515,7 @@ class _Run:
         if not self.box.limited:
             return Pace()
         if self.config.isolation == "process":
-            self._keeper = Keeper(self.setup.target, self.folder.path, self.box)
+            self._keeper = Keeper(self.setup.target, self.folder.path, self.box, study.goal)
         return BoxedPace(
             self.box, self.setup.target, study, self._keeper, lambda: strategy.thinking(sum(self.estimates.values()))
         )
@@ -599,11 +599,11 @@ class _Run:
                 log.warning("trial %d cannot be saved: %s", best.number, error)
             finally:
                 target.until(0.0)
-        if kept is None:
-            self.listener.notice(
-                f"no model is saved: building the best trial's needs more time than is left of "
-                f"tuning.timeout={box.timeout:g}; with more, the same command goes on from here"
-            )
+        saved = "no model" if kept is None else f"trial {kept.final.trial.number}, which was saved before,"
+        self.listener.notice(
+            f"{saved} is returned: building the model of trial {best.number}, the best, needs more time than is left "
+            f"of tuning.timeout={box.timeout:g}; with more, the same command goes on from here"
+        )
         return kept
 
     def _preferred(self, study: Study, trials: list[Trial]) -> tuple[Finish | None, Trial | None]:
