@@ -18,6 +18,7 @@ from rich.console import Console
 
 from nc_strategies import samples
 from nc_strategies.app import listing, machine
+from nc_strategies.app.entry import COMMANDS
 from nc_strategies.backends.ceiling import Ceiling, cache_name
 from nc_strategies.errors import InputError
 from nc_strategies.registry import Component
@@ -302,6 +303,7 @@ def test_the_help_of_the_run_mentions_the_commands(tmp_path):
     assert (
         "nc-strategies list | machine | explain RUN_DIR | report RUN_DIR | export RUN_DIR --to PATH | replay RUN_DIR"
     ) in out
+    assert set(COMMANDS) <= set(re.findall(r"[a-z]+", out.partition("Beside it:")[2].partition("(each")[0]))
     assert re.search(r"^strategy: auto, basic, .*\brandom", out, re.MULTILINE)
 
 
