@@ -32,6 +32,9 @@ class ProbeRules:
     """Samples whose outputs are looked at where a model has several outputs."""
     flipped_share: float = 0.01
     """Share of whole numbers, such as class numbers, that rounding may change between two runs in float."""
+    rounding_share: float = 0.05
+    """Of the noise of int8, what a saved model's outputs may differ from the measured one's. Values that float noise
+    moved between two int8 steps made 0.002 to 0.008 of it (22 convolutions behind logarithms and roots)."""
 
 
 PROBE_RULES = ProbeRules()
@@ -284,6 +287,28 @@ def close(expected: Any, output: Any, tolerance: float = FLOAT_TOLERANCE) -> boo
     finite = np.abs(one[np.isfinite(one)])
     scale = max(1.0, float(finite.max(initial=0.0)))
     return bool(np.allclose(one, other, atol=tolerance * scale, rtol=0, equal_nan=True))
+
+
+def within_noise(expected: Any, output: Any, fp32: Any) -> bool:
+    """Whether two outputs of one int8 model differ by much less than int8 changes them.
+
+    Float noise in front of a rounding to int8 moves a few values to the next step. Wrong scales or weights differ by
+    about as much as int8 does from fp32, or more.
+
+    Args:
+        expected: An output of the model.
+        output: The same output in another run.
+        fp32: That of the fp32 model on the same samples.
+
+    Returns:
+        Whether the root mean square of the difference is at most `ProbeRules.rounding_share` of that between `expected`
+        and `fp32`.
+    """
+    one, other, exact = (np.asarray(value, np.float64) for value in (expected, output, fp32))
+    if not one.shape == other.shape == exact.shape or not np.isfinite([one, other, exact]).all():
+        return False
+    difference, noise = (float(np.sqrt(np.mean(np.square(one - value)))) for value in (other, exact))
+    return difference <= PROBE_RULES.rounding_share * noise
 
 
 def joined(parts: Sequence[Array], ragged: bool = False) -> Array:

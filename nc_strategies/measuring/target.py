@@ -38,7 +38,7 @@ from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.lengths import heeds_mask
 from nc_strategies.measuring.measurer import Measurer
-from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
+from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close, within_noise
 from nc_strategies.measuring.remote.agreement import SAMPLES_COMPARED, Agreement, compare
 from nc_strategies.measuring.remote.models import ON_TARGET, RemoteTimer, TwinBackend
 from nc_strategies.measuring.remote.session import RemoteSession
@@ -810,13 +810,21 @@ class LocalTarget:
                 dict(executed.fp32),
                 dict(measured.fp32),
             )
-        for a, b in zip(wanted, saved.predict(batch), strict=True):
-            if not comparable(a):
-                continue
-            # Not bit for bit: after loading a saved model, an engine may sum float values in another order.
-            if not close(a, b, SAVED_TOLERANCE):
-                raise EngineError("the saved model does not give the outputs of the measured one")
+        found = [np.array(output) for output in saved.predict(batch)]
         saved.close()
+        # Not bit for bit: after loading a saved model, an engine may sum float values in another order.
+        apart = [
+            place
+            for place, (a, b) in enumerate(zip(wanted, found, strict=True))
+            if comparable(a) and not close(a, b, SAVED_TOLERANCE)
+        ]
+        fp32 = self.measurer.baseline.reference.predict(batch) if apart else ()
+        for place in apart:
+            # Such float noise moves values between two int8 steps.
+            if not within_noise(wanted[place], found[place], fp32[place]):
+                raise EngineError("the saved model does not give the outputs of the measured one")
+        if apart:
+            log.info("rounding to int8 differs in places between the saved model and the measured one")
         return path
 
     def keep(self, folder: Path) -> None:
