@@ -139,8 +139,8 @@ class BackendSuite:
         backend, space = self.ready()
         config = space.default()
         batch = self.batches()[0]
-        int8 = backend.build(config).profile(batch, 3)
-        fp32 = backend.build(space.all_float()).profile(batch, 3)
+        int8 = backend.build(config).profile(batch, 5)
+        fp32 = backend.build(space.all_float()).profile(batch, 5)
         if int8 is None or fp32 is None:
             return
         assert set(config.int8_ops) <= set(int8.ops)
