@@ -466,3 +466,32 @@ def test_operators_that_only_seem_faster_in_fp32_are_found_out_together():
     learnt = savings()
     assert learnt["c"] < 0.0
     assert all(learnt[name] < -0.03 for name in "defgh")
+
+
+SMALL_OPS = [ToyOp(f"op{i}", loss=-0.002 if i % 4 == 0 else 0.004, time_us=100, int8_time_us=80) for i in range(40)]
+"""Each saves 0.5 % of the time alone, which is no more than a tie with fp32. Some gain accuracy."""
+
+
+@pytest.mark.parametrize("limit", [-0.006, -0.5])
+def test_a_required_gain_is_sought_to_the_end_of_the_budget(limit):
+    """No estimate predicts a gain: the program has no solution, and its least loss is one operator in int8."""
+    problem, _ = exact(SMALL_OPS, tolerable_loss=limit)
+    problem = replace(problem, sensitivity=lambda: {op.name: abs(op.loss) for op in SMALL_OPS})
+    strategy, budget = IlpStrategy(None, problem), 40
+    trials = drive(strategy, lambda config: measured(SMALL_OPS, config), budget)
+    goal = problem.goal
+    assert len({t.config.fingerprint for t in trials}) == budget
+    assert strategy.note.startswith("no model is predicted to keep the goal, this one is likely the closest: ")
+    assert strategy.ended == ""
+    half = goal.best(trials[: budget // 2]).evaluation
+    best = goal.best(trials).evaluation
+    assert goal.violation(best) < goal.violation(half)
+    assert goal.cost(best) < 1.0
+    assert all(goal.cost(t.evaluation) < 1.0 for t in trials)
+
+
+def test_within_another_strategy_it_ends_where_no_gain_is_predicted():
+    problem, _ = exact(SMALL_OPS, tolerable_loss=-0.5)
+    strategy = IlpStrategy(None, problem, closest=False)
+    assert len(drive(strategy, lambda config: measured(SMALL_OPS, config), 40)) < 40
+    assert strategy.ended.startswith("no other configuration is predicted below")

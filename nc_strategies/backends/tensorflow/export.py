@@ -155,8 +155,7 @@ def _with_outputs(model: FrozenModel) -> tuple[Any, list[str]]:
     graph, ends = simplify(model.graph, [port.tensor for port in model.inputs], [port.tensor for port in model.outputs])
     _replace_erfc(graph)
     _replace_sign_bits(graph)
-    inputs = {node_of(port.tensor) for port in model.inputs} & set(graph.nodes)
-    graph.prune([*(node_of(tensor) for tensor in ends.values()), *sorted(inputs)])
+    graph.prune(node_of(tensor) for tensor in (*ends.values(), *(port.tensor for port in model.inputs)))
     graph_def = graph.to_def()
     names = []
     for index, port in enumerate(model.outputs):
