@@ -129,8 +129,8 @@ def _detection(found: DetectorOutputs, outputs: Sequence[TensorFacts]) -> tuple[
     """Settings of a detector's metric, what the labels are, and a note on what was guessed."""
     if not found.positions:
         note = (
-            "the outputs look like those of a detector, and no built-in metric reads them: to compare boxes, "
-            "metrics.accuracy.name=python with a function of your own that decodes them"
+            "no built-in metric reads these outputs: if they are a detector's, a function of your own that decodes them "
+            "compares boxes, with metrics.accuracy.name=python"
         )
         return ["metrics=fidelity"], WITHOUT_LABELS, note
     settings = registry().get("metric", METRIC).schema

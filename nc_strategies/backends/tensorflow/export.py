@@ -212,8 +212,9 @@ def _tested_for_its_sign_bit(graph: Graph, node: Node) -> str | None:
 
 
 def _is_constant(graph: Graph, tensor: str, number: int) -> bool:
+    """Whether a tensor is one constant number."""
     value = graph.value(tensor)
-    return value is not None and bool(np.all(value == number))
+    return value is not None and value.size == 1 and bool(np.all(value == number))
 
 
 def _check_operators(proto: Any, path: Path) -> None:
