@@ -129,8 +129,8 @@ def _detection(found: DetectorOutputs, outputs: Sequence[TensorFacts]) -> tuple[
     """Settings of a detector's metric, what the labels are, and a note on what was guessed."""
     if not found.positions:
         note = (
-            "no built-in metric reads these outputs: if they are a detector's, a function of your own that decodes them "
-            "compares boxes, with metrics.accuracy.name=python"
+            "no built-in metric reads these outputs: if they are a detector's, metrics.accuracy.name=python with a "
+            "function of your own that decodes them compares boxes"
         )
         return ["metrics=fidelity"], WITHOUT_LABELS, note
     settings = registry().get("metric", METRIC).schema
