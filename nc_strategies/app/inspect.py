@@ -68,7 +68,12 @@ def inspect(path: Path, backend: str | None = None, trust: bool = False) -> dict
         "file_operators": {"counted": facts.counted, "types": dict(facts.operators)},
         "operators": _operators(able) if able is not None else [],
         "refused": refused,
-        "start": {"command": start.line, "arguments": list(start.arguments), "notes": list(start.notes)}
+        "start": {
+            "command": start.line,
+            "arguments": list(start.arguments),
+            "notes": list(start.notes),
+            "detector": start.detector,
+        }
         if start is not None
         else None,
     }

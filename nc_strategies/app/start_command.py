@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nc_strategies.app.detector_outputs import METRIC, DetectorOutputs, detector_outputs
 from nc_strategies.app.path_overrides import quote_path
 from nc_strategies.models.facts import ModelFacts, TensorFacts
 from nc_strategies.registry import registry
@@ -20,6 +21,9 @@ MOST_MASK_CLASSES = 256
 """Channels of a picture-shaped output up to which they are taken for the classes of a mask."""
 OUTPUT_OF_PROBABILITY = re.compile("prob|logit|score|sigmoid", re.IGNORECASE)
 PICTURE_CHANNELS = (1, 3, 4)
+WITHOUT_LABELS = "no labels: fp32's own outputs are the reference"
+BOX_LABELS = "boxes: float32 (M, 4), labels: int64 (M,), image_ids: int64 (M,), for the M boxes of all samples"
+"""Arrays of labels of a detector, see `nc_strategies.data.labels.pack_boxes`."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,12 @@ class Start:
     Args:
         arguments: The command line's words.
         notes: Sentences on the arrays that it reads, and on its guesses.
+        detector: Whether the model looks like an object detector.
     """
 
     arguments: tuple[str, ...]
     notes: tuple[str, ...]
+    detector: bool = False
 
     @property
     def line(self) -> str:
@@ -61,14 +67,21 @@ def start_command(
     arguments = ["nc-strategies", f"model={facts.format}", quote_path(f"model.path={path}", False)]
     arguments += [f"backend={backend}", "data=npz", "data.path=data.npz"]
     data, notes = _data(inputs, axes)
-    metric, label = _metric(facts, outputs, axes)
+    detector = detector_outputs(facts, inputs, outputs, axes)
+    if detector is None:
+        metric, label = _metric(facts, outputs, axes)
+    else:
+        metric, label, note = _detection(detector, outputs)
+        notes.append(note)
     arrays = [
         f"{'x' if len(inputs) == 1 else tensor.name}: {tensor.dtype or 'numbers'} {_shape(tensor, axes)}"
         for tensor in inputs
         if axes.get(tensor.name) is not None
     ]
     more = [f"data.npz holds {'; '.join([*arrays, label])}; N samples, a few hundred or more"]
-    return Start((*arguments, *data, *_preprocess(facts), *metric), (*more, *notes, *_pictures(inputs)))
+    if detector is None:
+        notes += _pictures(inputs)
+    return Start((*arguments, *data, *_preprocess(facts), *metric), (*more, *notes), detector is not None)
 
 
 def _data(inputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], list[str]]:
@@ -109,7 +122,27 @@ def _metric(facts: ModelFacts, outputs: Sequence[TensorFacts], axes: Mapping[str
         if isinstance(channel, int) and 1 < channel <= MOST_MASK_CLASSES:
             arguments = ["metrics.accuracy.name=mean_iou", f"metrics.accuracy.num_classes={channel}"]
             return [*arguments, *_output(first, outputs)], f"y: int64 (N, height, width), 0 to {channel - 1}"
-    return ["metrics=fidelity"], "no labels: fp32's own outputs are the reference"
+    return ["metrics=fidelity"], WITHOUT_LABELS
+
+
+def _detection(found: DetectorOutputs, outputs: Sequence[TensorFacts]) -> tuple[list[str], str, str]:
+    """Settings of a detector's metric, what the labels are, and a note on what was guessed."""
+    if not found.positions:
+        note = (
+            "no built-in metric reads these outputs: if they are a detector's, metrics.accuracy.name=python with a "
+            "function of your own that decodes them compares boxes"
+        )
+        return ["metrics=fidelity"], WITHOUT_LABELS, note
+    settings = registry().get("metric", METRIC).schema
+    usual = {field.name: field.default for field in dataclasses.fields(settings)} if settings is not None else {}
+    arguments = [f"metrics.accuracy.name={METRIC}"]
+    arguments += [f"metrics.accuracy.{name}={place}" for name, place in found.positions.items() if usual[name] != place]
+    taken = ", ".join(f"{name} {outputs[place].name}" for name, place in found.positions.items())
+    note = (
+        f"taken for a detector's: {taken}; boxes as opposite corners in the unit of the labels, "
+        "metrics.accuracy.box_format=xywh where they are a corner and sizes"
+    )
+    return arguments, BOX_LABELS, note
 
 
 def _output(chosen: TensorFacts, outputs: Sequence[TensorFacts]) -> list[str]:

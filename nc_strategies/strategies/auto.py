@@ -172,4 +172,4 @@ class AutoStrategy(StagedStrategy):
         from nc_strategies.strategies.ilp.settings import IlpSettings
         from nc_strategies.strategies.ilp.strategy import IlpStrategy
 
-        return IlpStrategy(IlpSettings(), self.problem)
+        return IlpStrategy(IlpSettings(), self.problem, closest=False)

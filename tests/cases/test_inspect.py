@@ -18,6 +18,7 @@ from nc_strategies.app.inspect import inspect, render
 from nc_strategies.config import SpaceConfig
 from nc_strategies.errors import InputError
 from nc_strategies.onnx_graph.header import read_header
+from nc_strategies.registry import registry
 from nc_strategies.space import FLOAT, Capabilities, FloatOp, OpCapability, OpScheme, TensorScheme
 from nc_strategies.study.tune import make_space
 
@@ -292,3 +293,90 @@ def test_the_path_of_the_command_is_quoted_for_hydra_too(tmp_path, monkeypatch):
     argument = inspect(dense(tmp_path / "a b#1.onnx"))["start"]["arguments"][2]
     assert argument == f"model.path='{tmp_path}/a b#1.onnx'"
     assert translate([argument]) == [argument]
+
+
+def detector(path, **outputs):
+    """A model of pictures with outputs by name: their types, float32 or int64, and the shapes of a sample."""
+    nodes = [helper.make_node("Flatten", ["picture"], ["flat"], "flat")]
+    constants, declared = [], []
+    for name, (kind, shape) in outputs.items():
+        kernel = np.random.default_rng(len(name)).uniform(size=(48, int(np.prod(shape)))).astype(np.float32)
+        constants += [
+            numpy_helper.from_array(kernel, f"{name}_weight"),
+            numpy_helper.from_array(np.array([-1, *shape]), f"{name}_shape"),
+        ]
+        nodes.append(helper.make_node("MatMul", ["flat", f"{name}_weight"], [f"{name}_flat"], f"{name}_product"))
+        made = name if kind is float else f"{name}_float"
+        nodes.append(helper.make_node("Reshape", [f"{name}_flat", f"{name}_shape"], [made], f"{name}_reshape"))
+        if kind is int:
+            nodes.append(helper.make_node("Cast", [made], [name], f"{name}_cast", to=TensorProto.INT64))
+        declared.append(info(name, ["N", *shape], TensorProto.FLOAT if kind is float else TensorProto.INT64))
+    return saved(path, nodes, [info("picture", ["N", 3, 4, 4])], declared, constants)
+
+
+def started(path):
+    """The words of the suggested command that are about metrics, and the notes."""
+    start = inspect(path)["start"]
+    return [word for word in start["arguments"] if word.startswith("metrics")], start["notes"], start["detector"]
+
+
+BOXES, NUMBERS = (float, (8, 4)), (float, (8,))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "positions"),
+    [
+        ({"boxes": BOXES, "scores": NUMBERS, "classes": (int, (8,))}, {}),
+        ({"a": BOXES, "b": NUMBERS, "c": NUMBERS}, {}),
+        ({"a": BOXES, "b": (int, (8,)), "c": NUMBERS}, {"scores": 2, "classes": 1}),
+        (
+            {"count": (float, (1,)), "labels": NUMBERS, "confidence": NUMBERS, "xyxy": BOXES},
+            {"boxes": 3, "scores": 2, "classes": 1},
+        ),
+    ],
+)
+def test_a_detector_gets_the_metric_that_reads_its_outputs(tmp_path, outputs, positions):
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("pycocotools")
+    path = detector(tmp_path / "m.onnx", **outputs)
+    words, notes, flagged = started(path)
+    assert words == ["metrics.accuracy.name=coco_map", *(f"metrics.accuracy.{k}={v}" for k, v in positions.items())]
+    assert flagged
+    assert "boxes: float32 (M, 4), labels: int64 (M,), image_ids: int64 (M,)" in notes[0]
+    found = ort.InferenceSession(str(path)).run(None, {"picture": np.ones((2, 3, 4, 4), np.float32)})
+    kept = registry().create("metric", {"name": "coco_map", **positions}).keep(found)
+    place = {"boxes": 0, "scores": 1, "classes": 2} | positions
+    assert kept[:, 0, 4] == pytest.approx(found[place["scores"]].max(1))
+    assert kept[0, 0, :4] == pytest.approx(found[place["boxes"]][0, found[place["scores"]][0].argmax()])
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"output0": (float, (60, 8))},
+        {"output0": (float, (8, 60))},
+        {"output0": (float, (60, 8)), "grid": (float, (2, 3, 4, 6))},
+        {"logits": (float, (10, 5)), "pred_boxes": (float, (10, 4))},
+        {"boxes": BOXES, "scores": NUMBERS},
+    ],
+    ids=["boxes first", "numbers first", "grids beside", "logits and boxes", "no classes"],
+)
+def test_a_detector_that_no_metric_reads_is_compared_with_fp32(tmp_path, outputs):
+    words, notes, flagged = started(detector(tmp_path / "m.onnx", **outputs))
+    assert words == ["metrics=fidelity"]
+    assert flagged
+    assert any("function of your own that decodes them" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "metric"),
+    [
+        ({"scores": (float, (5,))}, "metrics.accuracy.name=top1"),
+        ({"scores": (float, (5,)), "hidden": (float, (12, 8))}, "metrics.accuracy.name=top1"),
+        ({"patches": (float, (12, 8))}, "metrics=fidelity"),
+    ],
+)
+def test_a_model_of_pictures_that_finds_no_boxes_is_no_detector(tmp_path, outputs, metric):
+    words, _, flagged = started(detector(tmp_path / "m.onnx", **outputs))
+    assert words[0] == metric
+    assert not flagged

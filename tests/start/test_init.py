@@ -254,6 +254,53 @@ def test_labels_in_the_file_choose_the_metric(tmp_path):
         assert found.metrics.accuracy["name"] == metric, (name, data)
 
 
+def test_a_detector_gets_a_metric_of_boxes_or_none_of_labels(tmp_path):
+    """What reads its outputs, whichever labels are there: never a classifier's metric."""
+
+    def model(name, **outputs):
+        nodes, constants, declared = [helper.make_node("Flatten", ["x"], ["flat"])], [], []
+        for out, shape in outputs.items():
+            weights = np.random.default_rng(0).normal(size=(48, int(np.prod(shape)))).astype("f")
+            constants += [
+                numpy_helper.from_array(weights, f"{out}_w"),
+                numpy_helper.from_array(np.array([-1, *shape]), f"{out}_s"),
+            ]
+            nodes.append(helper.make_node("MatMul", ["flat", f"{out}_w"], [f"{out}_f"]))
+            nodes.append(helper.make_node("Reshape", [f"{out}_f", f"{out}_s"], [out]))
+            declared.append(helper.make_tensor_value_info(out, TensorProto.FLOAT, ["N", *shape]))
+        given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4, 4])
+        made = helper.make_model(
+            helper.make_graph(nodes, "g", [given], declared, constants),
+            opset_imports=[helper.make_opsetid("", 17)],
+            ir_version=8,
+        )
+        onnx.save(made, str(tmp_path / f"{name}.onnx"))
+        return str(tmp_path / f"{name}.onnx")
+
+    models = {
+        "decoded": model("decoded", scores=(8,), boxes=(8, 4), classes=(8,)),
+        "raw": model("raw", output0=(60, 8)),
+    }
+    x = np.zeros((300, 3, 4, 4), "f")
+    boxes = {"boxes": np.zeros((9, 4), "f"), "labels": np.zeros(9, int), "image_ids": np.zeros(9, int)}
+    np.savez(tmp_path / "boxes.npz", x=x, **boxes)
+    np.savez(tmp_path / "classes.npz", x=x, y=np.zeros(300, int))
+    read = {"name": "coco_map", "scores": 0, "boxes": 1}
+    for name, data, accuracy in (
+        ("decoded", "labels", read),
+        ("decoded", "no-labels", {"name": "cosine"}),
+        ("decoded", str(tmp_path / "boxes.npz"), read),
+        ("decoded", str(tmp_path / "classes.npz"), {"name": "cosine"}),
+        ("raw", "labels", {"name": "cosine"}),
+        ("raw", str(tmp_path / "boxes.npz"), {"name": "cosine"}),
+    ):
+        folder = tmp_path / f"{name} {Path(data).stem}"
+        found = written(folder, model=models[name], data=data).metrics.accuracy
+        assert {key: found[key] for key in accuracy} == accuracy, (name, data)
+        if (name, data) == ("decoded", "labels"):
+            assert "nc_strategies.data.labels.pack_boxes" in (folder / "data.py").read_text()
+
+
 def test_preprocessing_of_the_models_metadata_is_proposed(tmp_path):
     model = dense(tmp_path / "m.onnx", [("x", TensorProto.FLOAT, [None, 8])], mean="[0.5]", std="[0.25]")
     np.savez(tmp_path / "d.npz", x=np.zeros((300, 8), "f"), y=np.zeros(300, int))

@@ -473,3 +473,45 @@ def test_operators_that_only_seem_faster_in_fp32_are_found_out_together():
     learnt = savings()
     assert learnt["c"] < 0.0
     assert all(learnt[name] < -0.03 for name in "defgh")
+
+
+LOSING = [ToyOp(f"op{i}", loss=0.004, time_us=100, int8_time_us=96) for i in range(12)]
+"""Each saves 0.3 % of the time alone, which is less than a tie with fp32."""
+GAINING = [replace(op, loss=-0.002) if i % 5 == 3 else op for i, op in enumerate(LOSING)]
+"""Some gain accuracy in int8."""
+NOT_PREDICTED = "no model is predicted to keep the goal, this one is likely the closest: "
+
+
+def test_a_required_gain_that_no_estimate_predicts_is_found():
+    def search(**options):
+        problem, _ = exact(GAINING, tolerable_loss=-0.001)
+        problem = replace(problem, sensitivity=lambda: {op.name: 0.02 if op.loss < 0 else op.loss for op in GAINING})
+        strategy, notes = IlpStrategy(None, problem, **options), []
+
+        def evaluate(config):
+            notes.append(strategy.note)
+            return measured(GAINING, config)
+
+        return drive(strategy, evaluate, 36), notes, strategy
+
+    trials, notes, strategy = search()
+    goal = strategy.problem.goal
+    assert goal.met(goal.best(trials).evaluation)
+    assert any(note.startswith(NOT_PREDICTED) for note in notes)
+    ended, notes, strategy = search(closest=False)
+    assert not any(note.startswith(NOT_PREDICTED) for note in notes)
+    assert [t.config for t in trials[: len(ended)]] == [t.config for t in ended]
+    assert strategy.ended.startswith("no other configuration is predicted below")
+
+
+@pytest.mark.parametrize("limit", [-0.001, 0.001])
+def test_a_goal_out_of_reach_is_sought_to_the_end_of_the_budget(limit):
+    """Its configurations are new, and faster than fp32; the program alone ends long before."""
+    problem, _ = exact(LOSING, tolerable_loss=limit)
+    strategy = IlpStrategy(None, problem)
+    trials = drive(strategy, lambda config: measured(LOSING, config), 30)
+    assert len({t.config.fingerprint for t in trials}) == 30
+    assert strategy.note.startswith(NOT_PREDICTED)
+    assert strategy.predicted.cost < 1 - problem.goal.tie / 4 + 1e-6
+    assert all(problem.goal.cost(t.evaluation) < 1.0 for t in trials)
+    assert strategy.ended == ""

@@ -13,6 +13,7 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nc_strategies import samples
+from nc_strategies.app.detector_outputs import METRIC as DETECTION
 from nc_strategies.config import TuningConfig
 from nc_strategies.data.labels import BOX_ARRAYS
 from nc_strategies.data.settings import CALIBRATION_SAMPLES
@@ -27,6 +28,10 @@ LABELS, NO_LABELS = "labels", "no-labels"
 """Answers for data that is not there yet."""
 FIDELITY, MAE = "fidelity", "mae_latency"
 """Sets of metrics, see the folder conf/metrics."""
+PACKED_BOXES = "numbers (N, most boxes of a sample, 6), which nc_strategies.data.labels.pack_boxes makes of the boxes"
+"""Labels that a function returns for a detector."""
+PACKED_AXES = 3
+"""Their axes."""
 TEXT_SUFFIXES = (".tsv", ".jsonl", ".json")
 TABLES = (".csv", *TEXT_SUFFIXES)
 DATA_FORMS = (
@@ -78,6 +83,7 @@ class Model:
         inputs: Its inputs.
         settings: Settings that `nc_strategies.app.start_command` proposes: key to value.
         label: What the labels are that the proposed metric reads.
+        detector: Whether it looks like an object detector.
     """
 
     name: str
@@ -86,6 +92,7 @@ class Model:
     inputs: tuple[Tensor, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    detector: bool = False
 
     @staticmethod
     def inspected(name: str, path: Path | None, found: Mapping[str, Any]) -> Model:
@@ -112,7 +119,10 @@ class Model:
         label = (
             next((part.strip() for part in notes[0].split(";") if part.strip().startswith("y: ")), "") if notes else ""
         )
-        return Model(name, path, found["backend"], inputs, settings, label.removeprefix("y: "))
+        if settings.get("metrics.accuracy.name") == DETECTION:
+            label = PACKED_BOXES
+        detector = found["start"]["detector"]
+        return Model(name, path, found["backend"], inputs, settings, label.removeprefix("y: "), detector)
 
 
 @dataclass(frozen=True)
@@ -256,7 +266,7 @@ def _npz(model: Model, path: Path) -> Choices:
         raise InputError("--data", f"{path} holds no input array", "x, or one array per input of the model")
     metric = _labelled_metric(model, arrays["y"]) if "y" in arrays else _unlabelled_metric(model)
     if boxes and "y" not in arrays:
-        metric = {"metrics": None, "accuracy": {"name": "coco_map"}, "placeholders": True}
+        metric = _boxes_metric(model)
     preprocess = _preprocess(model)
     if not preprocess and len(inputs) == 1 and arrays[inputs[0]][1] == np.uint8 and _reads_floats(model):
         # Pixels from 0 to 255: no model was trained on these as they are.
@@ -303,6 +313,9 @@ def _pictures(model: Model, path: Path) -> Choices:
 
 def _labelled_metric(model: Model, labels: tuple[tuple[int, ...], np.dtype[Any]] | None) -> dict[str, Any]:
     """The option of ``metrics=`` and the metric: what the model suggests, or else the labels' shape and type."""
+    if model.detector:
+        packed = labels is None or len(labels[0]) == PACKED_AXES
+        return _boxes_metric(model) if packed else {"metrics": FIDELITY, "accuracy": {}, "placeholders": True}
     accuracy = _section(model, "metrics.accuracy")
     metrics = model.settings.get("metrics")
     if labels is not None and np.issubdtype(labels[1], np.floating) and accuracy.get("name") == "top1":
@@ -319,6 +332,14 @@ def _labelled_metric(model: Model, labels: tuple[tuple[int, ...], np.dtype[Any]]
         return {"metrics": None, "accuracy": {"name": "top1"}, "placeholders": True}
     # Labels whose meaning the files do not tell: fp32's outputs are a reference that always fits.
     return {"metrics": FIDELITY, "accuracy": {}, "placeholders": True}
+
+
+def _boxes_metric(model: Model) -> dict[str, Any]:
+    """The metric for boxes as labels. fp32's outputs are the reference where no metric reads a detector's outputs."""
+    suggested = _section(model, "metrics.accuracy")
+    if model.detector and suggested.get("name") != DETECTION:
+        return {"metrics": FIDELITY, "accuracy": {}, "placeholders": True}
+    return {"metrics": None, "accuracy": suggested if model.detector else {"name": DETECTION}, "placeholders": True}
 
 
 def _unlabelled_metric(model: Model) -> dict[str, Any]:

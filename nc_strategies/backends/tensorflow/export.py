@@ -13,6 +13,7 @@ import numpy as np
 
 from nc_strategies.backends.tensorflow import loading
 from nc_strategies.backends.tensorflow.fold import simplify
+from nc_strategies.backends.tensorflow.graph import Graph, Node, node_of
 from nc_strategies.backends.tensorflow.import_tensorflow import reason, tensorflow
 from nc_strategies.backends.tensorflow.loading import FrozenModel
 from nc_strategies.backends.tensorflow.saving import save
@@ -66,6 +67,7 @@ def export_onnx(source: ModelSource, folder: Path) -> Path:
         )
     except Exception as error:
         raise InputError(loading.KEY, f"{path.name} cannot be converted to ONNX: {reason(error)}") from error
+    _check_operators(proto, path)
     names |= dict(zip(outputs, (port.spec.name for port in model.outputs), strict=True))
     _rename(proto, names)
     _free_batch(proto, model)
@@ -151,11 +153,9 @@ def _with_outputs(model: FrozenModel) -> tuple[Any, list[str]]:
     """
     tf = tensorflow()
     graph, ends = simplify(model.graph, [port.tensor for port in model.inputs], [port.tensor for port in model.outputs])
-    for node in [node for node in graph.nodes.values() if node.op == "Erfc"]:
-        # The converter supports Erf only, and Keras writes GELU with Erfc.
-        erf = graph.add("Erf", graph.free_name(f"{node.name}/erf"), list(node.input), T=tf.float32)
-        one = graph.constant(graph.free_name(f"{node.name}/one"), np.array(1, np.float32))
-        graph.add("Sub", node.name, [one, erf], T=tf.float32)
+    _replace_erfc(graph)
+    _replace_sign_bits(graph)
+    graph.prune(node_of(tensor) for tensor in (*ends.values(), *(port.tensor for port in model.inputs)))
     graph_def = graph.to_def()
     names = []
     for index, port in enumerate(model.outputs):
@@ -164,6 +164,79 @@ def _with_outputs(model: FrozenModel) -> tuple[Any, list[str]]:
         node.attr["T"].type = tf.as_dtype(port.spec.dtype).as_datatype_enum
         names.append(f"{node.name}:0")
     return graph_def, names
+
+
+def _replace_erfc(graph: Graph) -> None:
+    """Write Erfc as 1 - Erf: Keras's GELU has Erfc, and the converter supports Erf only."""
+    tf = tensorflow()
+    for node in [node for node in graph.nodes.values() if node.op == "Erfc"]:
+        erf = graph.add("Erf", graph.free_name(f"{node.name}/erf"), list(node.input), T=tf.float32)
+        one = graph.constant(graph.free_name(f"{node.name}/one"), np.array(1, np.float32))
+        graph.add("Sub", node.name, [one, erf], T=tf.float32)
+
+
+def _replace_sign_bits(graph: Graph) -> None:
+    """Write tests of a float's sign bit as comparisons, because ONNX has no Bitcast at this opset.
+
+    Keras's ``argmax`` and ``signbit`` test the bit, so that -0 is below 0. It is set where ``x < 0``, and for -0, where
+    ``1 / x`` is minus infinity. The sign of NaN is not kept: NaN counts as positive.
+    """
+    tf = tensorflow()
+    for node in [node for node in graph.nodes.values() if node.op == "Less"]:
+        number = _tested_for_its_sign_bit(graph, node)
+        if number is None:
+            continue
+        zero = graph.constant(graph.free_name(f"{node.name}/zero"), np.array(0, np.float32))
+        one = graph.constant(graph.free_name(f"{node.name}/one"), np.array(1, np.float32))
+        inverse = graph.add("RealDiv", graph.free_name(f"{node.name}/inverse"), [one, number], T=tf.float32)
+        below = [
+            graph.add("Less", graph.free_name(f"{node.name}/{which}"), [value, zero], T=tf.float32)
+            for which, value in (("number_below", number), ("inverse_below", inverse))
+        ]
+        graph.add("LogicalOr", node.name, below)
+
+
+def _tested_for_its_sign_bit(graph: Graph, node: Node) -> str | None:
+    """The float32 tensor whose bits, read as int32 and masked or not, a Less compares with 0; None for any other."""
+    tf = tensorflow()
+    if not _is_constant(graph, node.input[1], 0):
+        return None
+    bits = graph.nodes.get(node.input[0])
+    if bits is not None and bits.op == "BitwiseAnd":
+        rest = [text for text in bits.input if not _is_constant(graph, text, np.iinfo(np.int32).min)]
+        bits = graph.nodes.get(rest[0]) if len(rest) == 1 else None
+    if bits is None or bits.op != "Bitcast":
+        return None
+    types = bits.attr["T"].type, bits.attr["type"].type
+    return str(bits.input[0]) if types == (tf.float32.as_datatype_enum, tf.int32.as_datatype_enum) else None
+
+
+def _is_constant(graph: Graph, tensor: str, number: int) -> bool:
+    """Whether a tensor is one constant number."""
+    value = graph.value(tensor)
+    return value is not None and value.size == 1 and bool(np.all(value == number))
+
+
+def _check_operators(proto: Any, path: Path) -> None:
+    """Refuse a model with operators that ONNX does not have: the converter leaves them as they are.
+
+    Raises:
+        InputError: there are some.
+    """
+    import onnx
+
+    unknown = {
+        str(node.op_type): str(node.name)
+        for node in reversed(proto.graph.node)
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, OPSET, "")
+    }
+    if unknown:
+        named = ", ".join(f"{kind} ({name})" for kind, name in sorted(unknown.items()))
+        raise InputError(
+            loading.KEY,
+            f"{path.name} cannot be converted to ONNX, which has no operator for {named}",
+            "backend=tensorflow, or the model without the layers that need them",
+        )
 
 
 def _rename(proto: Any, names: dict[str, str]) -> None:

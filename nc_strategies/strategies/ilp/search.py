@@ -12,7 +12,7 @@ from nc_strategies.problem import Prediction, Problem, Trial, TrialState
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.strategies.halves import half
 from nc_strategies.strategies.ilp.columns import Array
-from nc_strategies.strategies.ilp.constraints import Cut
+from nc_strategies.strategies.ilp.constraints import Budgeted, Cut
 from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen, latency_terms
 from nc_strategies.strategies.ilp.priors import losses
 from nc_strategies.strategies.ilp.program import solve
@@ -43,6 +43,8 @@ class SearchRules:
     differences down to this size."""
     posterior_draws: int = 2
     """Solutions for prices drawn from the posterior: they explore."""
+    cost_tolerance: float = 1e-9
+    """Excess over a limit on the cost, relative to fp32's, that is a rounding error of the solver."""
 
 
 SEARCH_RULES = SearchRules()
@@ -176,7 +178,7 @@ class Search:
             return None, "finished: nothing is left to try"
         bold = self._margin(-SEARCH_RULES.proof_sd, plain, around, cuts)
         incumbent, best_row = self._incumbent()
-        target = incumbent * (1 - self._problem.goal.tie / 4)
+        target = self._better_than(incumbent)
         cost, cost_sd = (float(v[0]) for v in self._costs.predict([bold]))
         if cost - SEARCH_RULES.proof_sd * float(np.hypot(cost_sd, self._costs.trust.error_of(cost))) >= target:
             return None, (
@@ -201,18 +203,89 @@ class Search:
         safe = risks <= self._settings.risk
         best = int(np.argmax(np.where(safe, gains, -1.0) if safe.any() else -risks))
         point = self.point(found[best])
+        return point, self._described(point)
+
+    def closest(self) -> tuple[Point | None, str]:
+        """The configuration, predicted to be faster than fp32, that is likeliest to be measured within the limits.
+
+        For a goal that no configuration is predicted to reach, such as a required gain in accuracy: predictions may be
+        wrong, and the closest configuration is what a run without a better one saves. Compared are the least losses by
+        expected prices and by prices drawn from the posterior.
+
+        Returns:
+            None where a trial has kept the limits, or where no untried configuration is predicted to be faster; and the
+            reason.
+        """
+        trials = [trial for _, trial in self._tried.values()]
+        if any(t.ok and t.evaluation is not None and self._problem.goal.feasible(t.evaluation) for t in trials):
+            return None, ""
+        self._fit_all()
+        cuts, rng = self._cuts(), self._rng()
+        prices = [[m.regression.prices for m in self._losses]]
+        for _ in range(SEARCH_RULES.posterior_draws):
+            prices.append([m.regression.draw(m.root, rng) for m in self._losses])
+        rows = [row for one in prices if (row := self._least_faster(one, cuts)) is not None]
+        if not rows:
+            return None, ""
+        point = self.point(max(rows, key=self._distance))
+        return (
+            point,
+            f"no model is predicted to keep the goal, this one is likely the closest: {self._described(point)}",
+        )
+
+    def _described(self, point: Point) -> str:
+        """The prediction of a configuration, for the note of its trial."""
         expected = self.expected(point)
-        return point, (
+        return (
             f"predicted cost {expected.cost:.3f} (sd {expected.cost_sd:.3f}), loss {point.loss:.4f} "
             f"(sd {point.loss_sd:.4f}) of {self._losses[0].limit:.4f}"
         )
+
+    def _better_than(self, cost: float) -> float:
+        """The largest cost that counts as better than another one."""
+        return cost * (1 - self._problem.goal.tie / 4)
+
+    def _distance(self, row: Array) -> float:
+        """Distance of the predicted losses below their limits, in standard deviations of their measurements."""
+        found = []
+        for model in self._losses:
+            loss, sd = model.regression.predict(row[None])
+            noise = float(np.hypot(sd[0], model.sampling(loss, model.samples)[0]))
+            found.append((model.limit - float(loss[0])) / max(noise, 1e-12))
+        return min(found)
+
+    def _least_faster(self, prices: Sequence[Array], cuts: Sequence[Cut]) -> Array | None:
+        """The untried configuration of least loss among those predicted to be faster than fp32; None without one.
+
+        The program's limit on the cost leaves out the cost of conversions. Where these make a solution too slow, the
+        limit is lowered by the excess. The cheapest configuration is the answer where that finds none.
+
+        Args:
+            prices: Losses of the columns, for each constraint.
+            cuts: Cuts that exclude what was tried.
+        """
+        loss = np.sum([p / (abs(m.constraint.baseline) or 1.0) for p, m in zip(prices, self._losses, strict=True)], 0)
+        loss = loss / (float(np.abs(loss).max()) or 1.0)  # The solver's tolerances are absolute.
+        cost, base, _ = self._costs.prices
+        most = limit = self._better_than(1.0)
+        for _ in range(1 + SEARCH_RULES.margin_iterations):
+            row = solve(self.columns.owner, self.columns.is_static, loss, [Budgeted(cost, most - base)], (), cuts)
+            if row is None:
+                break
+            excess = float(self._costs.predict([row])[0][0]) - limit
+            if excess <= SEARCH_RULES.cost_tolerance:
+                return row
+            most -= excess
+        row = self._solve(np.inf, self._around(), cuts)
+        faster = row is not None and float(self._costs.predict([row])[0][0]) <= limit
+        return row if faster else None
 
     def _expected_target(self, target: float) -> float:
         """The target once the open trials have the costs and losses that are expected of them."""
         rows = [row for row in self._open.values() if all(self._slack(model, row, 0.0) >= 0 for model in self._losses)]
         if not rows:
             return target
-        return min(target, float(self._costs.predict(rows)[0].min()) * (1 - self._problem.goal.tie / 4))
+        return min(target, self._better_than(float(self._costs.predict(rows)[0].min())))
 
     def _left(self, rows: Array, best: Array | None, cost: float) -> float:
         """Largest possible gain of some configurations over the best trial, relative to its cost.
@@ -336,12 +409,15 @@ class Search:
 
     def _drawn(self, around: Array, cuts: Sequence[Cut]) -> list[Array | None]:
         """Solutions for prices drawn from the posterior (Thompson sampling)."""
-        rng = np.random.default_rng([self._seed, len(self._tried) + len(self._open)])
-        rows = []
+        rng, rows = self._rng(), []
         for _ in range(SEARCH_RULES.posterior_draws):
             prices = [m.regression.draw(m.root, rng) for m in self._losses]
             rows.append(self._solve(0.0, around, cuts, prices, self._costs.regression.draw(self._costs.root, rng)))
         return rows
+
+    def _rng(self) -> np.random.Generator:
+        """Random numbers of one proposal, the same in a resumed run."""
+        return np.random.default_rng([self._seed, len(self._tried) + len(self._open)])
 
     def _gains(self, rows: Array, target: float) -> tuple[Array, Array]:
         """Expected improvement of the cost times the probability that all constraints hold, and the risk.

@@ -37,18 +37,27 @@ class IlpStrategy(StepwiseStrategy):
 
     Several solutions may be open: each is made as if the open ones had the loss and the cost that are predicted.
     While no trial keeps the goal, every other trial after the first few is a half of an earlier one's int8 operators.
+    Where no model is predicted to keep the goal, as may be with a required gain in accuracy, the predictions may be
+    wrong: the configurations that are likely the closest are tried, to the end of the budget.
 
     Source: Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021, section 3.4: an integer program
     over operators under a constraint, with one perturbation per layer from second-order sensitivity and a table of
     latencies of single layers. Here latency is minimized and the loss is the constraint. The latency terms are fitted
     to whole models, with conversions between int8 and fp32 charged once per tensor. Every solution runs in real int8
     kernels, and its measurement corrects both predictions.
+
+    Args:
+        settings: The strategy's settings; None for the defaults.
+        problem: The tuning problem.
+        closest: Whether to go on where no model is predicted to keep the goal. False for a strategy that has a use of
+            its own for the trials that are left.
     """
 
     settings: IlpSettings
 
-    def __init__(self, settings: IlpSettings | None, problem: Problem) -> None:
+    def __init__(self, settings: IlpSettings | None, problem: Problem, closest: bool = True) -> None:
         super().__init__(settings or IlpSettings(), problem)
+        self._goes_on = closest
         self._search: Search | None = None
         self._trials: list[Trial] = []
 
@@ -94,6 +103,9 @@ class IlpStrategy(StepwiseStrategy):
                 late -= 1
                 search.expect(config)
                 yield config
+            elif (config := self._closest(search)) is not None:
+                search.expect(config)
+                yield config
             elif self._open:
                 yield None
             else:
@@ -107,6 +119,14 @@ class IlpStrategy(StepwiseStrategy):
             self.predicted = None
             self.note = "half of the int8 operators of an earlier trial, as none has kept the goal"
         return config
+
+    def _closest(self, search: Search) -> Config | None:
+        """See `Search.closest`."""
+        point, note = search.closest() if self._goes_on else (None, "")
+        if point is None:
+            return None
+        self.note, self.predicted = note, search.expected(point)
+        return point.config
 
     def _next(self, search: Search) -> Point | None:
         point, self.note = search.next()

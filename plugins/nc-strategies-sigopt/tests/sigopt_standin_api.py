@@ -140,6 +140,7 @@ class Api:
         if not parts:
             if method == "PUT":
                 rules.positive(body, "observation_budget")
+                rules.positive(body, "parallel_bandwidth")
                 several = sum(m["strategy"] == "optimize" for m in found["metrics"]) > 1
                 if several and "observation_budget" in body:
                     raise Refused(

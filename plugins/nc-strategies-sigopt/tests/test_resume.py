@@ -6,6 +6,7 @@ import pytest
 from driving import BUDGET, Run, assert_whole, http
 from nc_strategies_sigopt import SigOptSettings
 from nc_strategies_sigopt.lines import Lines
+from sigopt_standin_api import Refused
 
 from nc_strategies.api import InputError
 
@@ -111,3 +112,45 @@ def test_an_experiment_whose_parameters_are_not_stored_is_refused(tmp_path):
     (tmp_path / "sigopt.jsonl").write_text('{"event": "engine", "engine": "local", "owner": "a"}\n')
     with pytest.raises(InputError, match="earlier version"):
         Run(tmp_path, LOCAL).go(trials=3)
+
+
+def bandwidths(server, folder, driver):
+    """Changes of the experiment's parallel bandwidth, in their order."""
+    if driver == "http":
+        changes = [r.body for r in server.sent("PUT", "/v1/experiments/1$")]
+    else:
+        lines = [json.loads(line) for line in (folder / "sigopt_local.jsonl").read_text().splitlines()]
+        changes = [r["item"]["changes"] for r in lines if r["kind"] == "update"]
+    return [c["parallel_bandwidth"] for c in changes if "parallel_bandwidth" in c]
+
+
+@pytest.mark.parametrize("driver", ["http", "local"])
+def test_another_number_of_workers_changes_the_bandwidth_once(server, tmp_path, driver):
+    run = Run(tmp_path, http(server) if driver == "http" else LOCAL)
+    first = run.go(trials=4)
+    run.go(trials=6)
+    assert bandwidths(server, tmp_path, driver) == []
+    for workers, changes in ((3, [3]), (3, [3]), (2, [3, 2])):
+        run.more["workers"] = workers
+        assert [t.config for t in run.go(trials=len(run.journal) + 2)][:4] == [t.config for t in first]
+        assert bandwidths(server, tmp_path, driver) == changes
+    if driver == "http":
+        assert server.experiments["1"]["parallel_bandwidth"] == 2
+        assert_whole(server)
+
+
+def test_a_server_that_keeps_the_bandwidth_still_makes_suggestions(server, tmp_path, monkeypatch):
+    run, route = Run(tmp_path, http(server)), server.route
+
+    def refuse(request, authorization):
+        if request.method == "PUT" and "parallel_bandwidth" in request.body:
+            raise Refused(400, "it cannot be updated")
+        return route(request, authorization)
+
+    monkeypatch.setattr(server, "route", refuse)
+    run.go(trials=5)
+    run.more["workers"] = 3
+    assert len(run.go()) == BUDGET
+    assert run.strategy.engine == "http"
+    assert server.experiments["1"]["parallel_bandwidth"] == 1
+    assert_whole(server)

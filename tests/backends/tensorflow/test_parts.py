@@ -273,3 +273,38 @@ def test_exported_onnx_has_the_signature_and_the_outputs_of_the_original(loaded,
         data = batch(info, count)
         for one, other in zip(session.run(None, data), backend.reference().predict(data), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_argmax_and_the_sign_of_zero_are_exported_to_what_onnxruntime_runs(tmp_path):
+    """Keras takes -0 to be below 0, which it reads off the bits; ONNX has no operator for these."""
+    import keras
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    x = keras.Input((4,), name="x")
+    outputs = [keras.ops.argmax(keras.layers.Dense(5)(x), axis=-1), keras.ops.argmax(x, axis=-1), keras.ops.signbit(x)]
+    model = keras.Model(x, outputs)
+    model.save(tmp_path / "signs.keras")
+    path = export_onnx(ModelSource("signs", {"keras": tmp_path / "signs.keras"}), tmp_path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    data = np.array(
+        [[-0.0, 0.0, -1.0, -0.0], [0.0, -0.0, -1.0, -np.inf], [-1e-30, 1e-30, 1.0, np.inf], [-0.0, -0.0, -2.0, -3.0]],
+        np.float32,
+    )
+    _, highest, signs = session.run(None, {"x": data})
+    assert highest.tolist() == [1, 0, 3, 0]
+    assert signs.tolist() == np.signbit(data).tolist()
+    np.testing.assert_array_equal(highest, keras.ops.convert_to_numpy(model(data)[1]))
+
+
+def test_an_operator_that_onnx_does_not_have_is_named(tmp_path):
+    import tensorflow as tf
+
+    pytest.importorskip("tf2onnx")
+    module = tf.Module()
+    call = tf.function(
+        lambda x: {"words": tf.bitcast(x, tf.int32)}, input_signature=[tf.TensorSpec((None, 3), tf.float32, name="x")]
+    )
+    tf.saved_model.save(module, str(tmp_path / "words"), signatures=call.get_concrete_function())
+    with pytest.raises(InputError, match=r"words cannot be converted to ONNX, which has no operator for Bitcast \("):
+        export_onnx(ModelSource("words", {"saved_model": tmp_path / "words"}), tmp_path)

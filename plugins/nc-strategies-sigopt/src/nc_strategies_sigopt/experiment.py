@@ -46,6 +46,7 @@ class Experiment:
         self._posted = set(posted)
         self._asked: set[str] = set()
         self._budget: int | None = None
+        self._bandwidth: int | None = None
 
     @staticmethod
     def create(
@@ -64,7 +65,7 @@ class Experiment:
             return str(checked(connection.experiments().create(**definition), "id").id)
 
         made = Experiment(connection, calls, calls("creating the experiment", send, find))
-        made._budget = definition["observation_budget"]
+        made._budget, made._bandwidth = definition["observation_budget"], definition["parallel_bandwidth"]
         return made
 
     @staticmethod
@@ -84,6 +85,7 @@ class Experiment:
         """
         found = self._calls("fetching the experiment", lambda: checked(self._resource.fetch(), "id"))
         self._budget = getattr(found, "observation_budget", None)
+        self._bandwidth = getattr(found, "parallel_bandwidth", None) or 1  # the API's default
 
     @property
     def observations(self) -> int:
@@ -105,6 +107,22 @@ class Experiment:
         except Refusal as error:
             log.info("SigOpt: the budget of the experiment stays %d: %s", self._budget, error)
             self._budget = None
+
+    def allow_open(self, suggestions: int) -> None:
+        """See that it expects so many open suggestions at a time: its ``parallel_bandwidth``.
+
+        A server that does not change it still makes suggestions, for as many workers as it was told before.
+        """
+        if self._bandwidth is None or self._bandwidth == suggestions:
+            return
+        try:
+            self._calls(
+                "changing the parallel bandwidth",
+                lambda: checked(self._resource.update(parallel_bandwidth=suggestions), "id"),
+            )
+            self._bandwidth = suggestions
+        except Refusal as error:
+            log.info("SigOpt: the parallel bandwidth of the experiment stays %d: %s", self._bandwidth, error)
 
     def suggest(self) -> Suggestion:
         """A new suggestion, or one which was made although its answer was lost."""

@@ -78,7 +78,7 @@ def experiment(problem: Problem, parameters: Parameters, name: str, project: str
         "parameters": definition(parameters),
         "metrics": metrics(problem),
         "observation_budget": budget(problem),
-        "parallel_bandwidth": max(1, problem.workers),
+        "parallel_bandwidth": bandwidth(problem),
         "metadata": {key: str(value)[:LONGEST_VALUE] for key, value in facts.items()},
     }
 
@@ -91,6 +91,11 @@ def budget(problem: Problem, answered: int = 1) -> int:
         answered: Observations without a trial: fp32, and suggestions that stand for what is known.
     """
     return (problem.budget or DEFAULT_BUDGET) + answered
+
+
+def bandwidth(problem: Problem) -> int:
+    """Suggestions that may be open at the same time: one for each worker."""
+    return max(1, problem.workers)
 
 
 def outcome(problem: Problem, trial: Trial) -> dict[str, Any]:

@@ -152,6 +152,7 @@ class Session:
         if number is not None:
             experiment = Experiment(connection, calls, number, self._noted("posted", "mark"))
             experiment.check()
+            experiment.allow_open(form.bandwidth(self._problem))
             experiment.knows(self._noted("proposal", "suggestion"))
             experiment.look_up()
             self._reopened.extend(experiment.reopen())
