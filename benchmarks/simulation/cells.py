@@ -18,7 +18,7 @@ import numpy as np
 from nc_strategies.api import ModelSource, Preprocess, Raw
 from nc_strategies.config import MeasureConfig, RunConfig, TuningConfig
 from nc_strategies.measuring.core import METRIC
-from nc_strategies.measuring.target import TargetParts
+from nc_strategies.measuring.local_target import TargetParts
 from nc_strategies.metrics.classification import Top1
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.registry import registry

@@ -27,7 +27,7 @@ from nc_strategies.data.dataset import Raw
 from nc_strategies.data.objects import head, samples
 from nc_strategies.data.settings import CALIBRATION_SAMPLES, InputRules, InputSettings, Preprocess
 from nc_strategies.errors import EngineError, InputError, NcsError
-from nc_strategies.measuring.target import LocalTarget, TargetParts
+from nc_strategies.measuring.local_target import LocalTarget, TargetParts
 from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import NAME, UserEvaluation, UserMetric
 from nc_strategies.models.objects import model_source

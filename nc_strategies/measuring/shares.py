@@ -70,7 +70,7 @@ class Origin:
     """From what another process makes a target with the same model and data.
 
     Args:
-        factory: ``module:function`` that returns a `nc_strategies.measuring.target.LocalTarget`.
+        factory: ``module:function`` that returns a `nc_strategies.measuring.local_target.LocalTarget`.
         settings: Argument of the factory; it can be pickled and contains no secrets.
     """
 

@@ -25,9 +25,9 @@ from nc_strategies.data.matching import match
 from nc_strategies.errors import EngineError, NcsError, first_line
 from nc_strategies.measuring.latency import TIMING_RULES, Timing
 from nc_strategies.measuring.lengths import TimedBatch, heeds_mask, timed_batches
+from nc_strategies.measuring.local_target import TargetParts
 from nc_strategies.measuring.outputs import FLOAT_TOLERANCE
 from nc_strategies.measuring.phases import phase_batches
-from nc_strategies.measuring.target import TargetParts
 
 log = logging.getLogger(__name__)
 FP32 = ""

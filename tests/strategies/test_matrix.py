@@ -13,7 +13,7 @@ from nc_strategies import samples
 from nc_strategies.api import Config, ModelSource, Preprocess, Raw
 from nc_strategies.config import MeasureConfig, RunConfig, SpaceConfig, TuningConfig
 from nc_strategies.errors import InputError
-from nc_strategies.measuring.target import LocalTarget, TargetParts
+from nc_strategies.measuring.local_target import LocalTarget, TargetParts
 from nc_strategies.metrics.classification import Top1
 from nc_strategies.registry import registry
 from nc_strategies.study.executor import SerialExecutor

@@ -10,7 +10,7 @@ import pytest
 
 from nc_strategies.api import ModelSource, Preprocess, Raw
 from nc_strategies.config import MeasureConfig, RunConfig, TuningConfig
-from nc_strategies.measuring.target import LocalTarget, TargetParts
+from nc_strategies.measuring.local_target import LocalTarget, TargetParts
 from nc_strategies.metrics.classification import Top1
 from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
 from nc_strategies.strategies.random import RandomSettings, RandomStrategy

@@ -13,7 +13,7 @@ from nc_strategies.api import InputError, Strategy, TrialState
 from nc_strategies.app.status import of_result
 from nc_strategies.config import MeasureConfig
 from nc_strategies.errors import OutOfTimeError
-from nc_strategies.measuring.target import LocalTarget
+from nc_strategies.measuring.local_target import LocalTarget
 from nc_strategies.problem.objective import Shortfall
 from nc_strategies.report.result import as_dict
 from nc_strategies.report.table import verdict
