@@ -26,8 +26,9 @@ from nc_strategies.report import page, result
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
+from nc_strategies.study.setup import Setup
 from nc_strategies.study.study import Study, StudyListener
-from nc_strategies.study.tune import Setup, tune
+from nc_strategies.study.tune import tune
 from nc_strategies.testing.toy import ToyBackend, ToyOp, ToySettings
 from simulation.workers import SimulatedClock, SimulatedTarget, SimulatedWorkers
 

@@ -20,7 +20,7 @@ from nc_strategies.registry import registry
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.study import front
 from nc_strategies.study.folder import EXTENT
-from nc_strategies.study.tune import make_space
+from nc_strategies.study.setup import make_space
 
 log = logging.getLogger(__name__)
 

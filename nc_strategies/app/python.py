@@ -34,7 +34,7 @@ from nc_strategies.models.objects import model_source
 from nc_strategies.registry import Registry, registry
 from nc_strategies.runtime.secrets import split
 from nc_strategies.study.folder import RunFolder
-from nc_strategies.study.tune import Setup
+from nc_strategies.study.setup import Setup
 
 log = logging.getLogger(__name__)
 OPTIONS = ("tuning", "measure", "space")

@@ -24,7 +24,7 @@ from nc_strategies.report.run_files import RunFiles
 from nc_strategies.runtime.ssh import Address
 from nc_strategies.study.folder import CONFIG, IDENTITY, VERSIONS
 from nc_strategies.study.machine import Machine
-from nc_strategies.study.tune import make_goal, make_space
+from nc_strategies.study.setup import make_goal, make_space
 
 HASHES = {"model_sha256": "model", "data_sha256": "data", "calibration_sha256": "data"}
 

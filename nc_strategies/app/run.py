@@ -26,7 +26,7 @@ from nc_strategies.study.study import Study, StudyListener
 
 if TYPE_CHECKING:
     from nc_strategies.study.folder import RunFolder
-    from nc_strategies.study.tune import Setup
+    from nc_strategies.study.setup import Setup
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     from nc_strategies.app import target as benches
     from nc_strategies.report.table import render, show
     from nc_strategies.study.folder import RunFolder
-    from nc_strategies.study.tune import Setup
+    from nc_strategies.study.setup import Setup
 
     found = registry()
     for name, why in found.broken.items():
@@ -200,7 +200,7 @@ def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
 
 def _identity(setup: Any, folder: Any) -> dict[str, Any]:
     """The identity of this run without opening the model again: the space is that of the earlier run."""
-    from nc_strategies.study.tune import choose_metric, identity
+    from nc_strategies.study.setup import choose_metric, identity
 
     choose_metric(setup)
     before = folder.config["identity"]

@@ -19,7 +19,7 @@ from nc_strategies.config import SpaceConfig
 from nc_strategies.errors import InputError
 from nc_strategies.onnx_graph.header import read_header
 from nc_strategies.space import FLOAT, Capabilities, FloatOp, OpCapability, OpScheme, TensorScheme
-from nc_strategies.study.tune import make_space
+from nc_strategies.study.setup import make_space
 
 WIDTH, HIDDEN, CLASSES = 16, 32, 5
 INT8 = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))

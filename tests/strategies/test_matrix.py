@@ -18,7 +18,8 @@ from nc_strategies.metrics.classification import Top1
 from nc_strategies.registry import registry
 from nc_strategies.study.executor import SerialExecutor
 from nc_strategies.study.folder import RunFolder
-from nc_strategies.study.tune import Setup, tune
+from nc_strategies.study.setup import Setup
+from nc_strategies.study.tune import tune
 from nc_strategies.testing import ToyBackend, ToyOp, ToySettings, simulated_time
 
 SETTINGS = {"sigopt": {"driver": "local"}, "exhaustive": {"limit": 10**12}}

@@ -16,7 +16,8 @@ from nc_strategies.strategies.basic import BasicSettings, BasicStrategy
 from nc_strategies.strategies.random import RandomSettings, RandomStrategy
 from nc_strategies.study.executor import SerialExecutor
 from nc_strategies.study.folder import RunFolder
-from nc_strategies.study.tune import Setup, tune
+from nc_strategies.study.setup import Setup
+from nc_strategies.study.tune import tune
 from nc_strategies.testing import ToyBackend, ToyOp, ToySettings
 
 sys.path.insert(0, str(Path(__file__).parent))
