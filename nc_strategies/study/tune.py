@@ -16,21 +16,21 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError, first_line
-from nc_strategies.measuring import latency_model, resolution
+from nc_strategies.measuring import resolution
 from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.finalists import FINALISTS
 from nc_strategies.measuring.remote.agreement import sentence as disagreement
 from nc_strategies.measuring.selection import sentences
 from nc_strategies.measuring.target import Finish, Measured
-from nc_strategies.problem import Evaluation, LatencyTerms, Prediction, Problem, Trial, TrialState
+from nc_strategies.problem import Evaluation, Prediction, Problem, Trial, TrialState
 from nc_strategies.runtime.clock import Clock
 from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Config, Space
-from nc_strategies.space.scheme import way as mode_of
 from nc_strategies.space.space import magnitude
 from nc_strategies.strategies.base import Strategy
-from nc_strategies.study.estimates import Estimates, ask, one_by_one
+from nc_strategies.study.estimates import Estimates
+from nc_strategies.study.estimator import Estimator
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.front_search import FrontSearch
 from nc_strategies.study.journal import Journal
@@ -43,9 +43,6 @@ from nc_strategies.study.study import Status, Study, StudyListener
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-FIT_FACTOR = 2.0
-"""Factor on the minimum seconds of fitting the latency model. It adds configurations until its error is small, and what
-it has timed is lost if its time runs out."""
 UNFINISHED_FACTOR = 2.0
 """Factor on the seconds of a preparation that did not end in time: trials and the end take about as long again."""
 CANDIDATES = 6
@@ -78,10 +75,7 @@ class _Run:
         self.config = setup.config
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
-        self.estimates: dict[str, float] = {}
         self.box = make_box(self.config)
-        self._failed: EngineError | None = None
-        self._skipped: set[str] = set()
         self._keeper: Keeper | None = None
         self._finishes: list[Finish] = []
         self._front: FrontSearch | None = None
@@ -114,6 +108,39 @@ class _Run:
                 "trials of the earlier run were measured with %s %s, these are with %s", name, version, versions[name]
             )
         target.keep(self.folder.path)
+        study = self._study(space, baseline, facts, versions, earlier)
+        if chosen:
+            self._notice(study, chosen)
+        if study.extent.text(self.box.timeout):
+            self._notice(study, study.extent.text(self.box.timeout))
+        self._resolve(study, baseline)
+        try:
+            self._find_machine(study)
+            self._search(study, journal, finished)
+            self._finish(study)
+        finally:
+            if self._keeper is not None:
+                self._keeper.close()
+        return study
+
+    def _study(
+        self,
+        space: Space,
+        baseline: Measured,
+        facts: Mapping[str, Any],
+        versions: dict[str, str],
+        earlier: dict[str, str],
+    ) -> Study:
+        """The study before its first trial, whose target reports to it from here on.
+
+        Args:
+            space: Search space.
+            baseline: fp32's measurement.
+            facts: Identity of the run.
+            versions: Versions of the software that measures.
+            earlier: Other versions, with which trials of the earlier run were measured.
+        """
+        config, target = self.config, self.setup.target
         study = Study(
             self.folder.path,
             space,
@@ -122,7 +149,6 @@ class _Run:
             baseline.latency_ci95,
             facts,
             seconds=self.seconds,
-            estimate_seconds=self.estimates,
             model=str(target.facts()["model_name"]),
         )
         study.workers = target.workers()
@@ -136,18 +162,6 @@ class _Run:
         study.recovery = target.recovery()
         for remark in study.remarks:
             log.info("%s", remark)
-        if chosen:
-            self._notice(study, chosen)
-        if study.extent.text(self.box.timeout):
-            self._notice(study, study.extent.text(self.box.timeout))
-        self._resolve(study, baseline)
-        try:
-            self._find_machine(study)
-            self._search(study, journal, finished)
-            self._finish(study)
-        finally:
-            if self._keeper is not None:
-                self._keeper.close()
         return study
 
     def _watched(self, study: Study, workers: Mapping[str, Any]) -> None:
@@ -229,149 +243,20 @@ class _Run:
         if study.machine.low and set(TIMED) & set(self.config.metrics.objectives):
             self.listener.notice(" ".join(words))
 
-    def _sensitivity(self, study: Study, kept: Estimates, way: str = "") -> Mapping[str, float]:
-        if way:
-            return self._mode_sensitivity(study, kept, way)
-        if study.sensitivity is None:
-            study.sensitivity = kept.sensitivity
-            self.listener.stage(
-                "estimating sensitivity" if study.sensitivity is None else "reading sensitivity from the earlier run"
-            )
-        if study.sensitivity is None:
-            groups, box = len(study.space.groups), self.box
-            least = box.build_seconds + groups * box.sample_seconds  # one sample per operator at least
-            try:
-                with Clock(self.estimates, "sensitivity"):
-                    kept.sensitivity = study.sensitivity = self._while_time(
-                        "sensitivity", least, lambda: self._estimated(study.space)
-                    )
-            except OutOfTimeError:
-                return {}
-        return study.sensitivity
-
-    def _mode_sensitivity(self, study: Study, kept: Estimates, way: str) -> Mapping[str, float]:
-        """Sensitivity of the operators that offer another quantization mode; nothing where there is no time for it."""
-        found = study.mode_sensitivity.get(way) or kept.mode_sensitivity(way)
-        if found is None:
-            self.listener.stage(f"estimating sensitivity to {way} quantization")
-            box = self.box
-            groups = sum(any(mode_of(s) == way for s in study.space.schemes(group)) for group in study.space.groups)
-            try:
-                with Clock(self.estimates, "sensitivity"):
-                    found = self._while_time(
-                        "sensitivity",
-                        box.build_seconds + groups * box.sample_seconds,
-                        lambda: self._estimated(study.space, way),
-                    )
-            except OutOfTimeError:
-                return {}
-            kept.add_mode_sensitivity(way, found)
-        study.mode_sensitivity[way] = found
-        return found
-
-    def _while_time(self, what: str, least: float, estimate: Callable[[], T]) -> T:
-        """Compute an estimate if that leaves time for trials and the end of the run.
-
-        Args:
-            what: Name of the estimate.
-            least: Minimum seconds that the estimate takes.
-            estimate: Computes the estimate with the engine.
-
-        Raises:
-            OutOfTimeError: there is not enough time; the user has been notified.
-        """
-        target, box = self.setup.target, self.box
-        room = box.estimate_seconds_left()
-        if what not in self._skipped and least <= room:
-            target.until(box.after(room), box.patience)
-            try:
-                return estimate()
-            except OutOfTimeError:
-                least = room
-            finally:
-                target.until(0.0)
-        if what not in self._skipped:
-            self._skipped.add(what)
-            self.listener.notice(
-                f"{what} is not estimated: it takes more than {max(least, 0.1):.1f} s, and the trials "
-                f"need the rest of tuning.timeout={box.timeout:g}; the strategy goes on without it"
-            )
-        raise OutOfTimeError(f"there is no time to estimate {what}")
-
-    def _estimated(self, space: Space, way: str = "") -> Mapping[str, float]:
-        target = self.setup.target
-        try:
-            return ask(lambda: target.sensitivity(way))
-        except EngineError as error:
-            log.warning("sensitivity is estimated operator by operator: %s", error)
-            return one_by_one(target.divergence, space, self.config.tuning.max_consecutive_failures, way)
-
-    def _latency_terms(self, study: Study, kept: Estimates) -> LatencyTerms:
-        if study.latency_terms is None:
-            study.latency_terms = kept.terms
-            self.listener.stage(
-                "profiling" if study.latency_terms is None else "reading latency terms from the earlier run"
-            )
-        if study.latency_terms is None:
-            if self._failed is not None:
-                raise self._failed  # an engine that crashed during the fit would crash again
-            try:
-                run, build = self.box.run_seconds, self.box.build_seconds
-                least = FIT_FACTOR * latency_model.least_seconds(study.space, run, build)
-                brief = least > self.box.estimate_seconds_left()
-                if brief:
-                    least = FIT_FACTOR * latency_model.least_seconds(study.space, run, build, brief)
-                with Clock(self.estimates, "profile"):
-                    kept.terms = study.latency_terms = self._while_time(
-                        "latency by operator", least, lambda: ask(lambda: self.setup.target.latency_terms(brief))
-                    )
-            except OutOfTimeError as error:
-                self._failed = EngineError(str(error))
-                raise self._failed from None
-            except EngineError as error:
-                self._failed = error
-                raise
-        return study.latency_terms
-
-    def _hessian(self, kept: Estimates, draws: int) -> Mapping[str, float]:
-        """The Hessian-weighted error by operator; nothing where there is no time for it."""
-        found = kept.hessian(draws)
-        if found is None:
-            self.listener.stage("estimating the Hessian's trace")
-            least = self.box.build_seconds + draws * self.box.sample_seconds
-            try:
-                with Clock(self.estimates, "hessian"):
-                    found = self._while_time(
-                        "the Hessian's trace", least, lambda: ask(lambda: self.setup.target.hessian(draws))
-                    )
-            except OutOfTimeError:
-                return {}
-            kept.add_hessian(draws, found)
-        return found
-
-    def _divergence(self, config: Config, kept: Estimates, batches: int = 1) -> float:
-        found = kept.divergence(config, batches)
-        if found is None:
-            with Clock(self.estimates, "divergence"):
-                least = self.box.build_seconds + batches * self.box.sample_seconds
-                try:
-                    found = self._while_time(
-                        "the noise of a configuration",
-                        least,
-                        lambda: ask(lambda: self.setup.target.divergence(config, batches)),
-                    )
-                except OutOfTimeError as error:
-                    raise EngineError(str(error)) from None
-                kept.add_divergence(config, found, batches)
-        return found
-
     def _search(self, study: Study, journal: Journal, finished: list[Trial]) -> None:
         config = self.config.tuning
         remove_leftovers(self.folder.path)
         for trial in finished:
             if trial.evaluation is not None and not trial.evaluation.partial:
                 self.setup.target.remember(trial.evaluation)
-        kept = Estimates(self.folder.path, study.space, self.folder.resumes)
+        estimator = Estimator(
+            study,
+            Estimates(self.folder.path, study.space, self.folder.resumes),
+            self.setup.target,
+            self.box,
+            self.listener,
+            config.max_consecutive_failures,
+        )
         problem = Problem(
             study.space,
             study.goal,
@@ -379,10 +264,10 @@ class _Run:
             np.random.default_rng([config.seed, 0]),
             config.max_trials,
             self.setup.executor.workers,
-            lambda way="": self._sensitivity(study, kept, way),
-            lambda config: self._latency_terms(study, kept)(config),
-            lambda: self._latency_terms(study, kept),
-            lambda config, batches=1: self._divergence(config, kept, batches),
+            estimator.sensitivity,
+            lambda config: estimator.latency_terms()(config),
+            estimator.latency_terms,
+            estimator.divergence,
             state_dir=self.folder.path,
             metadata={
                 "model": study.model,
@@ -391,7 +276,7 @@ class _Run:
             },
             time_used=lambda: self.box.used,
             notice=lambda text: self._notice(study, text),
-            hessian=(lambda draws: self._hessian(kept, draws)) if self.setup.target.gradients() else None,
+            hessian=estimator.hessian if self.setup.target.gradients() else None,
         )
         self.listener.started(study, config.max_trials, config.timeout)
         with self._clock("strategy"):
@@ -481,7 +366,11 @@ class _Run:
         if self.config.isolation == "process":
             self._keeper = Keeper(self.setup.target, self.folder.path, self.box)
         return BoxedPace(
-            self.box, self.setup.target, study, self._keeper, lambda: strategy.thinking(sum(self.estimates.values()))
+            self.box,
+            self.setup.target,
+            study,
+            self._keeper,
+            lambda: strategy.thinking(sum(study.estimate_seconds.values())),
         )
 
     def _notice(self, study: Study, text: str) -> None:
