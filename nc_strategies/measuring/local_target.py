@@ -172,7 +172,6 @@ class LocalTarget:
                 self.sharing.stop("samples are evaluated on the target")
             self.sharing.start()
         evaluation, self._calibration, feeds = self._datasets()
-        info = feeds.info
         self._stateful = bool(feeds.state)
         if feeds.state:
             self._allowance = Allowance()  # The steps of a sequence follow each other: none can be left out.
@@ -185,15 +184,39 @@ class LocalTarget:
         self._check_mask(evaluation, self._calibration)
         if self._allowance.calibration_samples:
             self._calibration.limit(min(self._allowance.calibration_samples, len(self._calibration)))
+        self._check_samples(evaluation, feeds.info.batch_size)
+        self._measurer = self._make_measurer(evaluation, feeds)
+        if not isinstance(parts.metric, UserEvaluation) and any(m.needs_labels for m in (parts.metric, *parts.further)):
+            _ = evaluation.labels  # Read now, so that data without labels is rejected before any long step.
+        with _model_at_fault("cannot be run on the calibration data"):
+            if feeds.state:
+                self._carry_state(self._calibration)
+            parts.backend.calibrate(self._calibration_batches())
+        for data in (evaluation, self._calibration):
+            data.at_most(parts.backend.largest_batch)
+        with _model_at_fault("cannot be run on the calibration data"):
+            return parts.backend.capabilities()
+
+    def _check_samples(self, evaluation: Dataset, batch_size: int | None) -> None:
+        """Check that the samples and the settings fit the model and the metric.
+
+        Args:
+            evaluation: The samples for evaluation.
+            batch_size: The only number of samples that the model takes at a time; None for any.
+
+        Raises:
+            InputError: they do not.
+        """
+        parts, measure = self.parts, self.config.measure
         if len(evaluation) < LEAST_SAMPLES:
             raise InputError(
                 "data",
                 f"holds {len(evaluation)} evaluation samples",
                 f"at least {LEAST_SAMPLES} are needed to tell a loss from chance",
             )
-        if info.batch_size not in (None, measure.batch_size):
+        if batch_size not in (None, measure.batch_size):
             raise InputError(
-                "measure.batch_size", f"is {measure.batch_size}", f"the model takes batches of {info.batch_size} only"
+                "measure.batch_size", f"is {measure.batch_size}", f"the model takes batches of {batch_size} only"
             )
         by_function = isinstance(parts.metric, UserEvaluation)
         if by_function and parts.further:
@@ -206,9 +229,13 @@ class LocalTarget:
             raise InputError(
                 "measure.accuracy_on", "is target, but a function that takes the model runs here", "host, or a metric"
             )
+
+    def _make_measurer(self, evaluation: Dataset, feeds: Feeds) -> Measurer:
+        parts, measure = self.parts, self.config.measure
+        by_function = isinstance(parts.metric, UserEvaluation)
         kind = FunctionMeasurer if by_function else Measurer
         further = [asked.name for asked in self.config.metrics.further()]
-        self._measurer = kind(
+        measurer = kind(
             parts.backend,
             evaluation,
             parts.metric,
@@ -223,22 +250,12 @@ class LocalTarget:
             feeds.presented,
             self.config.metrics.named_outputs(),
         )
-        self._measurer.allowance = self._allowance
-        self._measurer.sharing = None if by_function else self.sharing
+        measurer.allowance = self._allowance
+        measurer.sharing = None if by_function else self.sharing
         if parts.remote is not None:
-            self._measurer.timer = RemoteTimer(parts.remote, measure.accuracy_on)
-        self._measurer.loss_intervals = self.config.tuning.front > 0
-        # Read the labels now, so that data without labels is rejected before any long step.
-        needed = not by_function and any(metric.needs_labels for metric in (parts.metric, *parts.further))
-        assert not needed or evaluation.labels is not None
-        with _model_at_fault("cannot be run on the calibration data"):
-            if feeds.state:
-                self._carry_state(self._calibration)
-            parts.backend.calibrate(self._calibration_batches())
-        for data in (evaluation, self._calibration):
-            data.at_most(parts.backend.largest_batch)
-        with _model_at_fault("cannot be run on the calibration data"):
-            return parts.backend.capabilities()
+            measurer.timer = RemoteTimer(parts.remote, measure.accuracy_on)
+        measurer.loss_intervals = self.config.tuning.front > 0
+        return measurer
 
     def _datasets(self) -> tuple[Dataset, Dataset, Feeds]:
         """The samples for evaluation and for calibration as the loaded model takes them, and how it is fed."""
