@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.app.start_command import start_command
+from nc_strategies.app.usual_backend import usual_backend
 from nc_strategies.errors import InputError, NcsError, first_line
 from nc_strategies.models.facts import ModelFacts, TensorFacts, sample_axis
 from nc_strategies.models.info import ModelInfo
@@ -45,7 +46,7 @@ def inspect(path: Path, backend: str | None = None, trust: bool = False) -> dict
     if kind is None:
         allowed = f"a SavedModel folder, or a file ending in {', '.join(SUFFIXES)}"
         raise InputError("MODEL", f"{path} has no known model format", allowed)
-    name = backend or ("onnxruntime" if kind == "onnx" else "tensorflow")
+    name = backend or usual_backend((kind,))
     registry().target(registry().get("backend", name, "--backend"))
     facts = _facts(kind, path)
     info, able, refused = _judge(kind, path, name, trust)

@@ -21,6 +21,7 @@ from nc_strategies.app.run import execute
 from nc_strategies.app.settings import SECTIONS, section
 from nc_strategies.app.studies import Study
 from nc_strategies.app.target import remote, without_output
+from nc_strategies.app.usual_backend import usual_backend
 from nc_strategies.backends.base import Backend
 from nc_strategies.config import AUTO, LABELLED, OUTPUT, UNLABELLED, MetricsConfig, RunConfig
 from nc_strategies.data.dataset import Raw
@@ -112,8 +113,7 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     executor = _component("executor", request.executor)
     isolated.check(request.isolation, request.options, request.metric, request.eval_func, executor["name"])
     source = model_source(request.model, scratch, request.name)
-    backend_name = "onnxruntime" if "onnx" in source.files else "tensorflow"
-    backend_config = _component("backend", request.backend or backend_name)
+    backend_config = _component("backend", request.backend or usual_backend(source.files))
     evaluation, calibration = _samples(request)
     metric, accuracy = _metric(found, request, evaluation.labels is not None)
     objectives = [request.objectives] if isinstance(request.objectives, str) else list(request.objectives)
