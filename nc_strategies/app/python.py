@@ -116,18 +116,10 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     backend_config = _component("backend", request.backend or usual_backend(source.files))
     evaluation, calibration = _samples(request)
     metric, accuracy = _metric(found, request, evaluation.labels is not None)
-    objectives = [request.objectives] if isinstance(request.objectives, str) else list(request.objectives)
-    metrics = MetricsConfig(
-        "_".join(["accuracy", *objectives]),
-        accuracy,
-        objectives,
-        None if request.weights is None else list(request.weights),
-        allow_poor_baseline=bool(request.allow_poor_baseline),
-    )
     config = RunConfig(
         strategy=plain,
         backend=backend_config,
-        metrics=metrics,
+        metrics=_metrics(request, accuracy),
         model={"name": next(iter(source.files)), "path": _place(request.model)},
         data={"name": _described(request)},
         executor=executor,
@@ -155,7 +147,7 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
             rules=rules,
             remote=remote(config, backend),
         )
-        target = LocalTarget(parts, replace(config, metrics=metrics.choose(evaluation.labels is not None)))
+        target = LocalTarget(parts, replace(config, metrics=config.metrics.choose(evaluation.labels is not None)))
     try:
         setup = Setup(
             config,
@@ -168,13 +160,34 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         result = execute(found, setup, folder, run_log)
     finally:
         target.close()
-    study = Study(folder.path)
     if result["status"] == "failed":
-        problem = result.get("error") or f"no configuration could be measured: {result['stop_reason']}"
-        if status.of_result(result) == status.INPUT:
-            raise InputError("tuning.timeout", problem.removeprefix("tuning.timeout: "))
-        raise EngineError(f"{problem} (see {folder.path})")
-    return study, backend
+        raise _failure(result, folder.path)
+    return Study(folder.path), backend
+
+
+def _metrics(request: Request, accuracy: dict[str, Any]) -> MetricsConfig:
+    """The section ``metrics``.
+
+    Args:
+        request: The request.
+        accuracy: Name and settings of the first constraint's metric.
+    """
+    objectives = [request.objectives] if isinstance(request.objectives, str) else list(request.objectives)
+    return MetricsConfig(
+        "_".join(["accuracy", *objectives]),
+        accuracy,
+        objectives,
+        None if request.weights is None else list(request.weights),
+        allow_poor_baseline=bool(request.allow_poor_baseline),
+    )
+
+
+def _failure(result: Mapping[str, Any], folder: Path) -> NcsError:
+    """The error of a run that left no model."""
+    problem = result.get("error") or f"no configuration could be measured: {result['stop_reason']}"
+    if status.of_result(result) == status.INPUT:
+        return InputError("tuning.timeout", problem.removeprefix("tuning.timeout: "))
+    return EngineError(f"{problem} (see {folder})")
 
 
 def _component(kind: str, given: Any) -> dict[str, Any]:
