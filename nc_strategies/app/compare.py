@@ -14,7 +14,7 @@ import numpy as np
 
 from nc_strategies.app import status
 from nc_strategies.app import target as targets
-from nc_strategies.app.settings import run_config
+from nc_strategies.app.replay import run_configuration
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import InputError, NcsError, first_line
 from nc_strategies.measuring.turns import FP32, TURN_RULES, EngineBench, Entry, TurnRules, Turns, take_turns
@@ -270,7 +270,7 @@ def _benches(
             continue
         if key not in found and key not in failed:
             try:
-                config = _config(run)
+                config = targets.without_secrets(run_configuration(run.files))
                 bench = WorkerBench(SentBench(config, run.files.path.absolute()))
                 stack.callback(bench.close)
                 lengths[key] = bench.prepare()["lengths"]
@@ -283,21 +283,6 @@ def _benches(
     if len({json.dumps(each) for each in lengths.values()}) > 1:
         remarks.append(f"the engines were timed at different lengths of the samples: {list(lengths.values())}")
     return found
-
-
-def _config(run: Run) -> RunConfig:
-    """A run's configuration, without the settings of strategy and tracker, which may hold secrets.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        config = run_config({key: value for key, value in run.files.config.items() if key != "tracker"})
-    except InputError as error:
-        raise InputError(
-            str(run.files.path / CONFIG), f"cannot be read: {error.key} {error.problem}", error.allowed
-        ) from None
-    return replace(config, strategy={"name": config.strategy["name"]}, tracker={"name": "none"})
 
 
 def exit_status(found: Mapping[str, Any]) -> int:
