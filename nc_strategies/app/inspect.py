@@ -69,7 +69,12 @@ def inspect(path: Path, backend: str | None = None, trust: bool = False) -> dict
         "file_operators": {"counted": facts.counted, "types": dict(facts.operators)},
         "operators": _operators(able) if able is not None else [],
         "refused": refused,
-        "start": {"command": start.line, "arguments": list(start.arguments), "notes": list(start.notes)}
+        "start": {
+            "command": start.line,
+            "arguments": list(start.arguments),
+            "notes": list(start.notes),
+            "labels": start.labels,
+        }
         if start is not None
         else None,
     }

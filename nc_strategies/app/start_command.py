@@ -29,10 +29,12 @@ class Start:
     Args:
         arguments: The command line's words.
         notes: Sentences on the arrays that it reads, and on its guesses.
+        labels: Type, shape and meaning of the labels; empty for a metric that needs none.
     """
 
     arguments: tuple[str, ...]
     notes: tuple[str, ...]
+    labels: str
 
     @property
     def line(self) -> str:
@@ -61,14 +63,15 @@ def start_command(
     arguments = ["nc-strategies", f"model={facts.format}", quote_path(f"model.path={path}", False)]
     arguments += [f"backend={backend}", "data=npz", "data.path=data.npz"]
     data, notes = _data(inputs, axes)
-    metric, label = _metric(facts, outputs, axes)
+    metric, labels = _metric(facts, outputs, axes)
     arrays = [
         f"{'x' if len(inputs) == 1 else tensor.name}: {tensor.dtype or 'numbers'} {_shape(tensor, axes)}"
         for tensor in inputs
         if axes.get(tensor.name) is not None
     ]
-    more = [f"data.npz holds {'; '.join([*arrays, label])}; N samples, a few hundred or more"]
-    return Start((*arguments, *data, *_preprocess(facts), *metric), (*more, *notes, *_pictures(inputs)))
+    arrays.append(f"y: {labels}" if labels else "no labels: fp32's own outputs are the reference")
+    notes = [f"data.npz holds {'; '.join(arrays)}; N samples, a few hundred or more", *notes, *_pictures(inputs)]
+    return Start((*arguments, *data, *_preprocess(facts), *metric), tuple(notes), labels)
 
 
 def _data(inputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], list[str]]:
@@ -90,26 +93,26 @@ def _data(inputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tupl
 
 
 def _metric(facts: ModelFacts, outputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], str]:
-    """Settings of the metric, and what the labels are."""
+    """Settings of the metric, and what the labels are; empty for a metric that needs none."""
     scores = [o for o in outputs if _floating(o) and _classes(o, axes) is not None]
     if scores:
-        label = f"y: int64 (N,), class numbers from 0 to {(_classes(scores[0], axes) or 1) - 1}"
-        return ["metrics.accuracy.name=top1", *_output(scores[0], outputs)], label
+        labels = f"int64 (N,), class numbers from 0 to {(_classes(scores[0], axes) or 1) - 1}"
+        return ["metrics.accuracy.name=top1", *_output(scores[0], outputs)], labels
     first = outputs[0] if outputs else TensorFacts("", "", None)
     shape = first.shape or ()
     numbers = shape[1:] in ((), (1,)) and axes.get(first.name) == 0
     if numbers and not _floating(first) and first.dtype:
-        return ["metrics.accuracy.name=top1"], "y: int64 (N,), class numbers as the model gives them"
+        return ["metrics.accuracy.name=top1"], "int64 (N,), class numbers as the model gives them"
     if numbers and (facts.output_types.get(first.name) == "Sigmoid" or OUTPUT_OF_PROBABILITY.search(first.name)):
-        return ["metrics.accuracy.name=top1", *_output(first, outputs)], "y: int64 (N,), 0 or 1"
+        return ["metrics.accuracy.name=top1", *_output(first, outputs)], "int64 (N,), 0 or 1"
     if numbers:
-        return ["metrics=mae_latency", *_output(first, outputs)], "y: float32 (N,), the numbers it should give"
+        return ["metrics=mae_latency", *_output(first, outputs)], "float32 (N,), the numbers it should give"
     if len(shape) == 4 and _floating(first):
         channel = shape[1] if facts.format == "onnx" else shape[-1]
         if isinstance(channel, int) and 1 < channel <= MOST_MASK_CLASSES:
             arguments = ["metrics.accuracy.name=mean_iou", f"metrics.accuracy.num_classes={channel}"]
-            return [*arguments, *_output(first, outputs)], f"y: int64 (N, height, width), 0 to {channel - 1}"
-    return ["metrics=fidelity"], "no labels: fp32's own outputs are the reference"
+            return [*arguments, *_output(first, outputs)], f"int64 (N, height, width), 0 to {channel - 1}"
+    return ["metrics=fidelity"], ""
 
 
 def _output(chosen: TensorFacts, outputs: Sequence[TensorFacts]) -> list[str]:

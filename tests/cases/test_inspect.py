@@ -226,6 +226,7 @@ def test_the_command_to_start_with_runs(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, WIDTH)).astype(np.float32), rng.integers(CLASSES, size=200)
     np.savez(tmp_path / "data.npz", x=x, y=y)
+    assert found["start"]["labels"] == f"int64 (N,), class numbers from 0 to {CLASSES - 1}"
     arguments = shlex.split(found["start"]["command"])
     assert arguments[0] == "nc-strategies"
     done = subprocess.run(

@@ -77,7 +77,7 @@ class Model:
         backend: The engine that judged it.
         inputs: Its inputs.
         settings: Settings that `nc_strategies.app.start_command` proposes: key to value.
-        label: What the labels are that the proposed metric reads.
+        labels: What the labels are that the proposed metric reads; empty for a metric that needs none.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Model:
     backend: str
     inputs: tuple[Tensor, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
+    labels: str = ""
 
     @staticmethod
     def inspected(name: str, path: Path | None, found: Mapping[str, Any]) -> Model:
@@ -108,11 +108,7 @@ class Model:
         parser = OverridesParser.create()
         overrides = [parser.parse_override(argument) for argument in found["start"]["arguments"][1:]]
         settings = {override.key_or_group: _plain(override.value()) for override in overrides}
-        notes = found["start"]["notes"]
-        label = (
-            next((part.strip() for part in notes[0].split(";") if part.strip().startswith("y: ")), "") if notes else ""
-        )
-        return Model(name, path, found["backend"], inputs, settings, label.removeprefix("y: "))
+        return Model(name, path, found["backend"], inputs, settings, found["start"]["labels"])
 
 
 @dataclass(frozen=True)
@@ -221,11 +217,10 @@ def choose_data(model: Model, answer: str) -> Choices:
         return _pictures(model, path)
     if suffix == ".npz":
         return _npz(model, path)
-    if suffix in TEXT_SUFFIXES or (suffix == ".csv" and _reads_tokens(model)):
-        return Choices(model, path, {"name": "text", "path": str(path)}, **_labelled_metric(model, None))
-    if suffix == ".csv":
-        return Choices(model, path, {"name": "csv", "path": str(path)}, **_labelled_metric(model, None))
-    raise InputError("--data", f"the form of {path} is not known", DATA_FORMS)
+    if suffix not in TABLES:
+        raise InputError("--data", f"the form of {path} is not known", DATA_FORMS)
+    name = "text" if suffix in TEXT_SUFFIXES or _reads_tokens(model) else "csv"
+    return Choices(model, path, {"name": name, "path": str(path)}, **_labelled_metric(model, None))
 
 
 def _sample(model: Model) -> Choices:

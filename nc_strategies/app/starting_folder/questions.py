@@ -178,4 +178,4 @@ def _model(name: str, engine: str) -> Model:
 def _takes(model: Model) -> str:
     """What the model takes, for the question on the data."""
     read = "; ".join(tensor.text for tensor in model.inputs if tensor.axis is not None)
-    return f"The model takes {read or 'no samples'}" + (f"; labels would be {model.label}." if model.label else ".")
+    return f"The model takes {read or 'no samples'}" + (f"; labels would be {model.labels}." if model.labels else ".")
