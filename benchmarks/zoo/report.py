@@ -53,10 +53,13 @@ def shipped(case: Results) -> str:
     return OURS if gains(case, OURS) else FP32
 
 
+def _peers(case: Results) -> list[str]:
+    return [model for model in case["judged"]["accuracy"] if model not in (OURS, FP32)]
+
+
 def best_peer(case: Results) -> str:
     """What somebody ships without us: the fastest model of a peer that gains, or fp32 if none does."""
-    peers = [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and gains(case, m)]
-    return min([FP32, *peers], key=lambda m: ratio(case, m)[0])
+    return min([FP32, *(m for m in _peers(case) if gains(case, m))], key=lambda m: ratio(case, m)[0])
 
 
 def score(case: Results) -> float:
@@ -66,15 +69,14 @@ def score(case: Results) -> float:
 
 def faster_peers(case: Results) -> list[str]:
     """Accurate peers that are faster than what our user ships by more than 2 %, by the lower end of the interval."""
-    peers = [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and met(case, m)]
-    return [m for m in peers if ratio(case, shipped(case), m)[1] > SLOWER]
+    return [m for m in _peers(case) if met(case, m) and ratio(case, shipped(case), m)[1] > SLOWER]
 
 
 def only_by_peers(case: Results) -> list[str]:
     """Peers that keep the goal and beat fp32 in a case where ours does not."""
     if shipped(case) == OURS:
         return []
-    return [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and gains(case, m)]
+    return [m for m in _peers(case) if gains(case, m)]
 
 
 def judged(results: Results) -> dict[str, Results]:
