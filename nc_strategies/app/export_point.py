@@ -92,7 +92,8 @@ def _built(target: MeasurementTarget, trial: Trial) -> Trial:
     """The trial of the graph that is built now: as it was measured, or measured again if the graph is another one.
 
     Raises:
-        EngineError: it executes other operators in int8, or its metric differs by more than the interval of its loss.
+        EngineError: it executes other operators in int8, or a metric differs by more than half the width of the
+            interval of its loss.
     """
     before = trial.evaluation
     assert before is not None

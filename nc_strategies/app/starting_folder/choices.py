@@ -13,14 +13,13 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nc_strategies import samples
+from nc_strategies.app.goals import default_goal
 from nc_strategies.config import TuningConfig
 from nc_strategies.data.labels import BOX_ARRAYS
 from nc_strategies.data.settings import CALIBRATION_SAMPLES
 from nc_strategies.data.spool import LARGE
 from nc_strategies.defaults import CRITERION, TOLERABLE_LOSS
 from nc_strategies.errors import InputError, first_line
-from nc_strategies.metrics.settings import DefaultGoal
-from nc_strategies.registry import registry
 
 SAMPLE, SAMPLE_TEXT = "sample", "sample_text"
 LABELS, NO_LABELS = "labels", "no-labels"
@@ -160,9 +159,8 @@ class Choices:
 
 def default_loss(choices: Choices) -> tuple[str, float]:
     """The criterion and the loss that are proposed for the metric."""
-    component = registry().components.get(("metric", choices.metric))
-    goal = getattr(component.schema, "goal", None) if component is not None else None
-    return ("absolute", goal.tolerable_loss) if isinstance(goal, DefaultGoal) else (CRITERION, TOLERABLE_LOSS)
+    own = default_goal(choices.metric)
+    return (CRITERION, TOLERABLE_LOSS) if own is None else ("absolute", own.tolerable_loss)
 
 
 def read_loss(text: str, proposed: tuple[str, float]) -> tuple[str, float]:
