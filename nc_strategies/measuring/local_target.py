@@ -34,7 +34,7 @@ from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency_model import fit_latency
 from nc_strategies.measuring.lengths import heeds_mask
 from nc_strategies.measuring.measurer import Measurer
-from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
+from nc_strategies.measuring.outputs import close
 from nc_strategies.measuring.remote.agreement import SAMPLES_COMPARED, Agreement, compare
 from nc_strategies.measuring.remote.models import ON_TARGET, RemoteTimer, TwinBackend
 from nc_strategies.measuring.remote.session import RemoteSession
@@ -293,12 +293,10 @@ class LocalTarget:
     def _check_mask(self, *sets: Dataset) -> None:
         """Run fp32 on filled up samples, and fill none up if that changes its outputs."""
         varied = next((data for data in sets if data.lengths is not None and data.lengths.mask is not None), None)
-        if varied is None or varied.lengths is None or varied.lengths.fixed is not None:
+        if varied is None or varied.lengths is None:
             return
         with _model_at_fault("cannot be run on the data"):
-            model = self.parts.backend.reference()
-            heeded = heeds_mask(model, varied, max(self.parts.backend.float_tolerance, FLOAT_TOLERANCE))
-            model.close()
+            heeded = heeds_mask(self.parts.backend, varied)
         if heeded:
             return
         mask = varied.lengths.mask
