@@ -46,7 +46,7 @@ from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import UserEvaluation
 from nc_strategies.models import ModelSource
 from nc_strategies.models.feeds import Feeds, SequenceStep
-from nc_strategies.models.info import Batch
+from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.problem import Constraint, Evaluation, Goal, LatencyTerms, Trial
 from nc_strategies.runtime.files import unwritable
 from nc_strategies.space import Capabilities, Config, Space
@@ -102,7 +102,7 @@ class LocalTarget:
         self.parts, self.config, self.sharing = parts, config, sharing
         self._rng = np.random.default_rng([config.tuning.seed, 1])
         self._facts: dict[str, Any] | None = None
-        self._info: Any = None
+        self._info: ModelInfo | None = None
         self._space: Space | None = None
         self._calibration: Dataset | None = None
         self._measurer: Measurer | None = None
@@ -259,17 +259,18 @@ class LocalTarget:
 
     def _datasets(self) -> tuple[Dataset, Dataset, Feeds]:
         """The samples for evaluation and for calibration as the loaded model takes them, and how it is fed."""
-        parts, measure = self.parts, self.config.measure
+        parts, measure, loaded = self.parts, self.config.measure, self._info
+        assert loaded is not None, "load first"
         self.facts()  # of the samples as they were loaded
         fed = (*parts.rules.constants, *parts.rules.state)
         parts.evaluation, parts.calibration = (
-            raw.for_model(self._info, fed) for raw in (parts.evaluation, parts.calibration)
+            raw.for_model(loaded, fed) for raw in (parts.evaluation, parts.calibration)
         )
         given, calibration = (
-            with_masks(cut(raw, self._info, parts.rules.lengths), self._info, parts.rules.constants)
+            with_masks(cut(raw, loaded, parts.rules.lengths), loaded, parts.rules.constants)
             for raw in (parts.evaluation, parts.calibration)
         )
-        matched = match(self._info, given, parts.preprocess, parts.rules)
+        matched = match(loaded, given, parts.preprocess, parts.rules)
         feeds, info, self._remarks = matched.feeds, matched.feeds.info, (*parts.evaluation.remarks, *matched.remarks)
         if feeds.decoder is not None and measure.context_lengths is None:
             self._remarks += (PREFILL_ONLY,)
