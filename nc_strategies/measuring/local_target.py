@@ -49,6 +49,7 @@ from nc_strategies.models.feeds import Feeds, SequenceStep
 from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.problem import Constraint, Evaluation, Goal, LatencyTerms, Trial
 from nc_strategies.runtime.files import unwritable
+from nc_strategies.runtime.random_streams import Stream, generator
 from nc_strategies.space import Capabilities, Config, Space
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class LocalTarget:
 
     def __init__(self, parts: TargetParts, config: RunConfig, sharing: Sharing | None = None) -> None:
         self.parts, self.config, self.sharing = parts, config, sharing
-        self._rng = np.random.default_rng([config.tuning.seed, 1])
+        self._rng = generator(config.tuning.seed, Stream.TIMING)
         self._facts: dict[str, Any] | None = None
         self._info: ModelInfo | None = None
         self._space: Space | None = None
@@ -340,7 +341,7 @@ class LocalTarget:
         """Random order of the calibration samples where perhaps not all are read; None to keep the stored order."""
         if not self._allowance.limited:
             return None
-        return np.random.default_rng([self.config.tuning.seed, 4]).permutation(len(self.parts.calibration))
+        return generator(self.config.tuning.seed, Stream.CALIBRATION_ORDER).permutation(len(self.parts.calibration))
 
     def _extent(self) -> Extent:
         """Numbers of samples used, of those given."""
@@ -355,7 +356,7 @@ class LocalTarget:
         """Random order of the samples, the same for all trials, which early stopping requires; None without it."""
         if not self.config.tuning.early_stop:
             return None
-        return np.random.default_rng([self.config.tuning.seed, 2]).permutation(len(self.parts.evaluation))
+        return generator(self.config.tuning.seed, Stream.EVALUATION_ORDER).permutation(len(self.parts.evaluation))
 
     def _limit(self, baseline: float) -> float:
         constraint = Constraint.from_baseline(METRIC, baseline, self.higher_is_better, *self.config.tuning.goal)
@@ -458,7 +459,7 @@ class LocalTarget:
         """See `MeasurementTarget.latency_terms`; fitted once."""
         if self._terms is None:
             assert self._space is not None, "measure the baseline first"
-            rng = np.random.default_rng([self.config.tuning.seed, 3])
+            rng = generator(self.config.tuning.seed, Stream.LATENCY_MODEL)
             self._terms = fit_latency(
                 self.parts.backend,
                 self._space,

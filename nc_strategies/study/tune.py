@@ -13,8 +13,6 @@ from operator import itemgetter
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-import numpy as np
-
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError, first_line
 from nc_strategies.measuring import resolution
 from nc_strategies.measuring.core import METRIC
@@ -25,6 +23,7 @@ from nc_strategies.measuring.selection import sentences
 from nc_strategies.measuring.target import Finish, Measured
 from nc_strategies.problem import Evaluation, Prediction, Problem, Trial, TrialState
 from nc_strategies.runtime.clock import Clock
+from nc_strategies.runtime.random_streams import Stream, generator
 from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Config, Space
 from nc_strategies.space.space import magnitude
@@ -261,7 +260,7 @@ class _Run:
             study.space,
             study.goal,
             study.baseline,
-            np.random.default_rng([config.seed, 0]),
+            generator(config.seed, Stream.STRATEGY),
             config.max_trials,
             self.setup.executor.workers,
             estimator.sensitivity,
