@@ -583,7 +583,7 @@ class _Timed(Strategy):
     def stopped(self) -> str:  # type: ignore[override]
         return self.inner.stopped
 
-    def propose(self) -> Any:
+    def propose(self) -> Config | None:
         self._proposals += 1
         start = time.perf_counter()
         try:
