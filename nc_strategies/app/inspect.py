@@ -14,7 +14,7 @@ from nc_strategies.models.facts import ModelFacts, TensorFacts, sample_axis
 from nc_strategies.models.info import ModelInfo
 from nc_strategies.models.source import SUFFIXES, ModelSource, format_of
 from nc_strategies.registry import registry
-from nc_strategies.space import Capabilities
+from nc_strategies.space import Capabilities, OpCapability
 
 LONGEST_TEXT = 100
 """Characters of one entry of the metadata that are shown; lists of characters and classes may have thousands."""
@@ -110,7 +110,7 @@ def _judge(kind: str, path: Path, name: str, trust: bool) -> tuple[ModelInfo | N
     return info, able, "" if any(_is_int8(op) and not op.opt_in for op in able.ops) else NOTHING
 
 
-def _is_int8(op: Any) -> bool:
+def _is_int8(op: OpCapability) -> bool:
     return any(not scheme.is_float for scheme in op.schemes)
 
 

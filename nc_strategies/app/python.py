@@ -137,16 +137,8 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         target = isolated.start(config, source, evaluation, calibration, preprocess, scratch, rules)
     else:
         backend = found.create("backend", backend_config, config.measure.threads)
-        parts = TargetParts(
-            backend,
-            source,
-            evaluation,
-            calibration,
-            preprocess,
-            metric,
-            rules=rules,
-            remote=remote(config, backend),
-        )
+        machine = remote(config, backend)
+        parts = TargetParts(backend, source, evaluation, calibration, preprocess, metric, rules=rules, remote=machine)
         target = LocalTarget(parts, replace(config, metrics=config.metrics.choose(evaluation.labels is not None)))
     try:
         setup = Setup(

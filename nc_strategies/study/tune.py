@@ -248,35 +248,7 @@ class _Run:
         for trial in finished:
             if trial.evaluation is not None and not trial.evaluation.partial:
                 self.setup.target.remember(trial.evaluation)
-        estimator = Estimator(
-            study,
-            Estimates(self.folder.path, study.space, self.folder.resumes),
-            self.setup.target,
-            self.box,
-            self.listener,
-            config.max_consecutive_failures,
-        )
-        problem = Problem(
-            study.space,
-            study.goal,
-            study.baseline,
-            generator(config.seed, Stream.STRATEGY),
-            config.max_trials,
-            self.setup.executor.workers,
-            estimator.sensitivity,
-            lambda config: estimator.latency_terms()(config),
-            estimator.latency_terms,
-            estimator.divergence,
-            state_dir=self.folder.path,
-            metadata={
-                "model": study.model,
-                "data": str(study.metadata["data_sha256"])[:16],
-                "space": study.space.fingerprint,
-            },
-            time_used=lambda: self.box.used,
-            notice=lambda text: self._notice(study, text),
-            hessian=estimator.hessian if self.setup.target.gradients() else None,
-        )
+        problem = self._problem(study)
         self.listener.started(study, config.max_trials, config.timeout)
         with self._clock("strategy"):
             strategy = _Timed(self.setup.make_strategy(problem))
@@ -308,6 +280,39 @@ class _Run:
         for trial in study.trials:
             if trial.evaluation is not None and not trial.resumed:
                 self._spent(trial.evaluation.seconds)
+
+    def _problem(self, study: Study) -> Problem:
+        """What the strategy gets. Its estimates are made when it requests them."""
+        config = self.config.tuning
+        estimator = Estimator(
+            study,
+            Estimates(self.folder.path, study.space, self.folder.resumes),
+            self.setup.target,
+            self.box,
+            self.listener,
+            config.max_consecutive_failures,
+        )
+        return Problem(
+            study.space,
+            study.goal,
+            study.baseline,
+            generator(config.seed, Stream.STRATEGY),
+            config.max_trials,
+            self.setup.executor.workers,
+            estimator.sensitivity,
+            lambda config: estimator.latency_terms()(config),
+            estimator.latency_terms,
+            estimator.divergence,
+            state_dir=self.folder.path,
+            metadata={
+                "model": study.model,
+                "data": str(study.metadata["data_sha256"])[:16],
+                "space": study.space.fingerprint,
+            },
+            time_used=lambda: self.box.used,
+            notice=lambda text: self._notice(study, text),
+            hessian=estimator.hessian if self.setup.target.gradients() else None,
+        )
 
     def _fill_front(self, study: Study, problem: Problem, strategy: Strategy, journal: Journal) -> None:
         """Measure trials where the front has gaps, if the user asks for a front and the search has ended by itself."""
