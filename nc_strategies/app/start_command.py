@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shlex
@@ -12,7 +11,6 @@ from pathlib import Path
 
 from nc_strategies.app.path_overrides import quote_path
 from nc_strategies.models.facts import ModelFacts, TensorFacts
-from nc_strategies.registry import registry
 
 SAMPLE_RATES = {"sr": 16000, "sample_rate": 16000, "sampling_rate": 16000}
 """Usual values of scalar inputs by name, in hertz; any other scalar is guessed as 1."""
@@ -76,20 +74,14 @@ def start_command(
 
 def _data(inputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], list[str]]:
     """Settings of inputs whose samples are not along axis 0, and notes on them."""
-    schema = registry().get("data", "npz").schema
-    known = {field.name for field in dataclasses.fields(schema)} if schema is not None else set()
-    arguments, notes = [], []
+    arguments = []
     other = {i.name: axis for i in inputs if (axis := axes.get(i.name))}
     alone = {i.name: SAMPLE_RATES.get(i.name.lower(), 1) for i in inputs if axes.get(i.name) is None}
     for key, values in (("axes", other), ("constants", alone)):
-        if values and key in known:
+        if values:
             pairs = ", ".join(f"{name}: {value}" for name, value in values.items())
             arguments.append(f"data.{key}={{{pairs}}}")
-        elif values:
-            notes.append(f"{', '.join(values)}: no sample axis in front, which data=npz cannot express")
-    if alone and "constants" in known:
-        notes.append(f"the values of {', '.join(alone)} are guesses")
-    return arguments, notes
+    return arguments, [f"the values of {', '.join(alone)} are guesses"] if alone else []
 
 
 def _metric(facts: ModelFacts, outputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], str]:
@@ -97,30 +89,22 @@ def _metric(facts: ModelFacts, outputs: Sequence[TensorFacts], axes: Mapping[str
     scores = [o for o in outputs if _floating(o) and _classes(o, axes) is not None]
     if scores:
         labels = f"int64 (N,), class numbers from 0 to {(_classes(scores[0], axes) or 1) - 1}"
-        return ["metrics.accuracy.name=top1", *_output(scores[0], outputs)], labels
+        return ["metrics.accuracy.name=top1"], labels
     first = outputs[0] if outputs else TensorFacts("", "", None)
     shape = first.shape or ()
     numbers = shape[1:] in ((), (1,)) and axes.get(first.name) == 0
     if numbers and not _floating(first) and first.dtype:
         return ["metrics.accuracy.name=top1"], "int64 (N,), class numbers as the model gives them"
     if numbers and (facts.output_types.get(first.name) == "Sigmoid" or OUTPUT_OF_PROBABILITY.search(first.name)):
-        return ["metrics.accuracy.name=top1", *_output(first, outputs)], "int64 (N,), 0 or 1"
+        return ["metrics.accuracy.name=top1"], "int64 (N,), 0 or 1"
     if numbers:
-        return ["metrics=mae_latency", *_output(first, outputs)], "float32 (N,), the numbers it should give"
+        return ["metrics=mae_latency"], "float32 (N,), the numbers it should give"
     if len(shape) == 4 and _floating(first):
         channel = shape[1] if facts.format == "onnx" else shape[-1]
         if isinstance(channel, int) and 1 < channel <= MOST_MASK_CLASSES:
             arguments = ["metrics.accuracy.name=mean_iou", f"metrics.accuracy.num_classes={channel}"]
-            return [*arguments, *_output(first, outputs)], f"int64 (N, height, width), 0 to {channel - 1}"
+            return arguments, f"int64 (N, height, width), 0 to {channel - 1}"
     return ["metrics=fidelity"], ""
-
-
-def _output(chosen: TensorFacts, outputs: Sequence[TensorFacts]) -> list[str]:
-    """The setting that names the output, where there are several and it can be named."""
-    schema = registry().get("metric", "top1").schema
-    fields = {field.name for field in dataclasses.fields(schema)} if schema is not None else set()
-    named = len(outputs) > 1 and "output" in fields
-    return [quote_path(f"metrics.accuracy.output={chosen.name}", False)] if named else []
 
 
 def _classes(output: TensorFacts, axes: Mapping[str, int | None]) -> int | None:

@@ -26,6 +26,8 @@ LABELS, NO_LABELS = "labels", "no-labels"
 """Answers for data that is not there yet."""
 FIDELITY, MAE = "fidelity", "mae_latency"
 """Sets of metrics, see the folder conf/metrics."""
+UNLABELLED: Mapping[str, Any] = {"metrics": FIDELITY, "accuracy": {}}
+"""Metric of data without labels, as arguments of `Choices`."""
 TEXT_SUFFIXES = (".tsv", ".jsonl", ".json")
 TABLES = (".csv", *TEXT_SUFFIXES)
 DATA_FORMS = (
@@ -235,8 +237,7 @@ def _sample(model: Model) -> Choices:
 
 
 def _to_write(model: Model, answer: str) -> Choices:
-    labelled = answer == LABELS
-    metric = _labelled_metric(model, None) if labelled else _unlabelled_metric(model)
+    metric = _labelled_metric(model, None) if answer == LABELS else UNLABELLED
     data = _script("samples") | _input_rules(model)
     return Choices(model, None, data, answer, **metric)
 
@@ -247,8 +248,10 @@ def _npz(model: Model, path: Path) -> Choices:
     boxes = set(BOX_ARRAYS) <= set(arrays)
     if not inputs:
         raise InputError("--data", f"{path} holds no input array", "x, or one array per input of the model")
-    metric = _labelled_metric(model, arrays["y"]) if "y" in arrays else _unlabelled_metric(model)
-    if boxes and "y" not in arrays:
+    metric = UNLABELLED
+    if "y" in arrays:
+        metric = _labelled_metric(model, arrays["y"])
+    elif boxes:
         metric = {"metrics": None, "accuracy": {"name": "coco_map"}, "placeholders": True}
     preprocess = _preprocess(model)
     if not preprocess and len(inputs) == 1 and arrays[inputs[0]][1] == np.uint8 and _reads_floats(model):
@@ -312,11 +315,6 @@ def _labelled_metric(model: Model, labels: tuple[tuple[int, ...], np.dtype[Any]]
         return {"metrics": None, "accuracy": {"name": "top1"}, "placeholders": True}
     # Labels whose meaning the files do not tell: fp32's outputs are a reference that always fits.
     return {"metrics": FIDELITY, "accuracy": {}, "placeholders": True}
-
-
-def _unlabelled_metric(model: Model) -> dict[str, Any]:
-    output = _section(model, "metrics.accuracy").get("output")
-    return {"metrics": FIDELITY, "accuracy": {"output": output} if output else {}}
 
 
 def _script(function: str, calibration: bool = False) -> dict[str, Any]:
