@@ -158,13 +158,12 @@ def compare(
     return {"schema_version": engines.SCHEMA_VERSION, "groups": [group]}
 
 
-def compare_sweep(folder: Path, results: Sequence[Mapping[str, Any]], rules: TurnRules = TURN_RULES) -> dict[str, Any]:
+def compare_sweep(folder: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Compare the runs of a sweep, those on one model and the same data in a group.
 
     Args:
         folder: The sweep's folder.
         results: Results of its jobs; ``run`` is the name of each job's folder.
-        rules: Extent of the timing.
 
     Returns:
         Plain data, as ``engines.json`` holds it; no group where no model and data were run on several engines.
@@ -178,7 +177,7 @@ def compare_sweep(folder: Path, results: Sequence[Mapping[str, Any]], rules: Tur
     if len(groups) == 1:
         # Runs without a model stay in the table: they are on the same model and data as the others, as far as is known.
         several = [runs] if several else []
-    return {"schema_version": engines.SCHEMA_VERSION, "groups": [_group(group, rules) for group in several]}
+    return {"schema_version": engines.SCHEMA_VERSION, "groups": [_group(group, TURN_RULES) for group in several]}
 
 
 def several_engines(results: Sequence[Mapping[str, Any]]) -> bool:

@@ -107,7 +107,6 @@ class TimeBox:
         finalists: Maximum number of models that are timed side by side in the final measurement.
         sessions: Maximum number of sessions in which each finalist is timed.
         clock: Monotonic clock in seconds; `time.monotonic` by default.
-        rules: Division of the time.
         front: Number of points of the measured front; 0 for none.
     """
 
@@ -118,12 +117,11 @@ class TimeBox:
         finalists: int,
         sessions: int,
         clock: Callable[[], float] | None = None,
-        rules: BoxRules | None = None,
         front: int = 0,
     ) -> None:
         self._front = front
         self.timeout, self._measure, self._finalists, self._sessions = timeout, measure, finalists, sessions
-        self._clock, self.rules = clock or time.monotonic, rules or BoxRules()
+        self._clock, self.rules = clock or time.monotonic, BoxRules()
         self.begin = self._clock()
         self.restart = 0.0
         """Seconds that a new worker takes to load, calibrate and measure fp32 again."""
