@@ -58,9 +58,8 @@ class Run:
     @property
     def saved(self) -> Path | None:
         """Its saved model; None without one."""
-        stated = self.files.result.get("model_path")
-        path = self.files.path / str(stated)
-        return path.absolute() if stated and path.exists() else None
+        path = self.files.saved_model
+        return None if path is None else path.absolute()
 
     def facts(self, names: Sequence[str]) -> tuple[Any, ...]:
         """Facts of its identity, as text that can be compared."""

@@ -30,11 +30,9 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
         EngineError: the engine cannot open the copy, which is removed.
     """
     run = RunFiles.read(run_dir)
-    stated = run.result.get("model_path")
-    source = run_dir / str(stated)
-    if not stated or not source.exists():
+    if run.saved_model is None:
         raise InputError(str(run_dir), "holds no model", "a run that has ended with one")
-    return copy_model(source, to, form, force, _backend(run))
+    return copy_model(run.saved_model, to, form, force, _backend(run))
 
 
 def copy_model(source: Path, to: Path, form: str | None, force: bool, backend: Backend) -> Path:

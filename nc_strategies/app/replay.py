@@ -106,9 +106,8 @@ def _machines(run: RunFiles, now: Mapping[str, Any]) -> dict[str, Any]:
 
 def _saved(run: RunFiles) -> Path:
     """Path of the saved model, checked to be unchanged."""
-    stated = run.result.get("model_path")
-    saved = run.path / str(stated)
-    if not stated or run.chosen is None or not saved.exists():
+    saved = run.saved_model
+    if saved is None or run.chosen is None:
         raise InputError(str(run.path), "holds no model", "a run that has ended with one")
     before = (run.result.get("hashes") or {}).get("saved_sha256")
     if before is not None and files_sha256(saved) != before:
