@@ -6,6 +6,7 @@ Methods: ``static`` (the defaults: QDQ, S8S8; per channel), ``static_u8s8`` (uns
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 
 from driver import Arrays, Task, opened
@@ -43,9 +44,17 @@ def main() -> None:
     else:
         activations = QuantType.QUInt8 if task.method == "static_u8s8" else QuantType.QInt8
         for per_channel in (True, False):
-            quantize_static(source, target, Samples(task.feeds()), per_channel=per_channel, activation_type=activations)
-            # A bias that was fused behind a Reshape makes it write a model that the engine refuses; its user would
-            # try again without a scale per channel.
+            # With a scale per channel, the quantizer fails on some models, and writes others that the engine
+            # refuses (a bias was fused behind a Reshape); its user would try again without.
+            try:
+                quantize_static(
+                    source, target, Samples(task.feeds()), per_channel=per_channel, activation_type=activations
+                )
+            except Exception:
+                if not per_channel:
+                    raise
+                traceback.print_exc()
+                continue
             if not per_channel or opens(target):
                 break
     task.event("saved")

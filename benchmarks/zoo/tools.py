@@ -67,7 +67,7 @@ class Terms:
     """
 
     limit: float = 60.0
-    grace: float = 45.0
+    grace: float = 20.0
     cpu: int = 0
     runs: int = 300
 
