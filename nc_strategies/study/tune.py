@@ -6,10 +6,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -17,12 +15,11 @@ from nc_strategies.errors import EngineError, InputError, OutOfTimeError, first_
 from nc_strategies.measuring import resolution
 from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.extent import Allowance
-from nc_strategies.measuring.finalists import FINALISTS
 from nc_strategies.measuring.remote.agreement import sentence as disagreement
 from nc_strategies.measuring.selection import sentences
-from nc_strategies.measuring.target import Finish, Measured
+from nc_strategies.measuring.target import Measured
 from nc_strategies.problem import Evaluation, Prediction, Problem, Trial, TrialState
-from nc_strategies.runtime.clock import Clock
+from nc_strategies.runtime.clock import Clock, add_seconds
 from nc_strategies.runtime.random_streams import Stream, generator
 from nc_strategies.runtime.secrets import redact
 from nc_strategies.space import Config, Space
@@ -30,6 +27,7 @@ from nc_strategies.space.space import magnitude
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.estimates import Estimates
 from nc_strategies.study.estimator import Estimator
+from nc_strategies.study.final_choice import CANDIDATES, FINAL_TIE, FinalChoice
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.front_search import FrontSearch
 from nc_strategies.study.journal import Journal
@@ -44,10 +42,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 UNFINISHED_FACTOR = 2.0
 """Factor on the seconds of a preparation that did not end in time: trials and the end take about as long again."""
-CANDIDATES = 6
-"""Maximum number of trials that are timed side by side again because each may be the fastest within timing noise."""
-FINAL_TIE = 0.015
-"""Relative difference in latency that counts as none between finalists, which get at least 300 timed runs."""
 
 
 def tune(
@@ -76,7 +70,6 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.box = make_box(self.config)
         self._keeper: Keeper | None = None
-        self._finishes: list[Finish] = []
         self._front: FrontSearch | None = None
 
     def run(self) -> Study:
@@ -96,7 +89,7 @@ class _Run:
         journal = Journal(self.folder.path, METRIC, tuple(space.ops))
         finished = journal.read() if self.folder.resumes else []
         self._refuse_small_box(finished)
-        self._spent(baseline.evaluation.seconds)
+        add_seconds(self.seconds, baseline.evaluation.seconds)
         versions = dict(target.versions())
         earlier = self.folder.changed_versions(versions) if self.folder.resumes else {}
         reduced = self.box.limited or self.folder.extent is not None
@@ -115,8 +108,7 @@ class _Run:
         self._resolve(study, baseline)
         try:
             self._find_machine(study)
-            self._search(study, journal, finished)
-            self._finish(study)
+            self._finish(study, self._search(study, journal, finished))
         finally:
             if self._keeper is not None:
                 self._keeper.close()
@@ -242,7 +234,8 @@ class _Run:
         if study.machine.low and set(TIMED) & set(self.config.metrics.objectives):
             self.listener.notice(" ".join(words))
 
-    def _search(self, study: Study, journal: Journal, finished: list[Trial]) -> None:
+    def _search(self, study: Study, journal: Journal, finished: list[Trial]) -> FinalChoice:
+        """Run the strategy; return the choice among its trials."""
         config = self.config.tuning
         remove_leftovers(self.folder.path)
         for trial in finished:
@@ -253,6 +246,9 @@ class _Run:
         with self._clock("strategy"):
             strategy = _Timed(self.setup.make_strategy(problem))
         study.engine = strategy.inner.engine
+        if self.box.limited and self.config.isolation == "process":
+            self._keeper = Keeper(self.setup.target, self.folder.path, self.box)
+        choice = FinalChoice(study, self.setup.target, self.box, self.listener, self._keeper)
         try:
             tuner = TrialLoop(
                 study,
@@ -266,7 +262,7 @@ class _Run:
                 finished,
                 str(self.config.strategy["name"]),
                 self._pace(study, strategy),
-                lambda: self._confirm(study),
+                choice.confirm,
                 getattr(self.setup.executor, "next_ended", SimpleQueue.get),
             )
             study.stop_reason = tuner.run()
@@ -279,7 +275,8 @@ class _Run:
         self.seconds["strategy"] += strategy.seconds  # includes the estimates that the strategy requested
         for trial in study.trials:
             if trial.evaluation is not None and not trial.resumed:
-                self._spent(trial.evaluation.seconds)
+                add_seconds(self.seconds, trial.evaluation.seconds)
+        return choice
 
     def _problem(self, study: Study) -> Problem:
         """What the strategy gets. Its estimates are made when it requests them."""
@@ -367,8 +364,6 @@ class _Run:
         """Rules for when trials may start."""
         if not self.box.limited:
             return Pace()
-        if self.config.isolation == "process":
-            self._keeper = Keeper(self.setup.target, self.folder.path, self.box)
         return BoxedPace(
             self.box,
             self.setup.target,
@@ -383,8 +378,8 @@ class _Run:
         study.notices.append(text)
         self.listener.notice(text)
 
-    def _finish(self, study: Study) -> None:
-        finish = self._chosen(study)
+    def _finish(self, study: Study, choice: FinalChoice) -> None:
+        finish = choice.chosen()
         if finish is None:
             study.status, study.error = Status.FAILED, self._why_no_model(study)
             self.seconds["total"] = time.perf_counter() - self.begin
@@ -403,7 +398,7 @@ class _Run:
             moved = self._keeper.move(study.final.trial, target) if self._keeper else None
             study.model_path = moved or self.setup.target.save(study.final, target)
         if self._keeper is not None:
-            self._spent([("save", self._keeper.spent)])
+            add_seconds(self.seconds, [("save", self._keeper.spent)])
         self._measure_front(study)
         self.seconds["total"] = time.perf_counter() - self.begin
 
@@ -423,132 +418,8 @@ class _Run:
             )
         return ""
 
-    def _chosen(self, study: Study) -> Finish | None:
-        """The model that the run returns, measured now unless `_confirm` has measured it; None without a model."""
-        if study.stop_reason == "met":
-            return self._finishes[-1]
-        rest = _unconfirmed(study)
-        finish, best = self._preferred(study, rest)
-        if best is None:
-            return finish
-        if study.stop_reason == "interrupted":
-            return self._settle(best)
-        try:
-            self._measure_again(study, self._finalists(study, best, rest))
-        except OutOfTimeError as error:
-            log.warning("the best trial is not measured again: %s", error)
-            return self._settle(best)
-        return self._preferred(study, [])[0]
-
-    def _settle(self, best: Trial) -> Finish | None:
-        """The best trial as it was measured, or the best saved one if there is no time to build another model."""
-        kept = self._keeper.finish if self._keeper is not None else None
-        if self._keeper is not None and self._keeper.holds(best):
-            return kept
-        target, box = self.setup.target, self.box
-        if target.prepared() and kept is None:
-            return target.settle(best)
-        if not box.limited or box.settling_fits(target.prepared()):
-            target.until(box.end, box.patience)
-            try:
-                return target.settle(best)
-            except OutOfTimeError as error:
-                log.warning("trial %d cannot be saved: %s", best.number, error)
-            finally:
-                target.until(0.0)
-        if kept is None:
-            self.listener.notice(
-                f"no model is saved: building the best trial's needs more time than is left of "
-                f"tuning.timeout={box.timeout:g}; with more, the same command goes on from here"
-            )
-        return kept
-
-    def _preferred(self, study: Study, trials: list[Trial]) -> tuple[Finish | None, Trial | None]:
-        """The best of the final measurements so far and of some trials: a measurement, a trial, or neither."""
-        finals = [replace(f.final.trial, state=TrialState.OK, evaluation=f.final.evaluation) for f in self._finishes]
-        best = study.goal.best([*finals, *trials])
-        at = next((i for i, trial in enumerate(finals) if trial is best), None)
-        return (None, best) if at is None else (self._finishes[at], None)
-
-    def _confirm(self, study: Study) -> bool:
-        """Measure the best trial and its equals as at the end of a run.
-
-        Returns:
-            Whether the chosen model meets the goal.
-        """
-        rest = _unconfirmed(study)
-        best = study.goal.best(rest)
-        assert best is not None, "there are candidates"
-        final = self._measure_again(study, self._finalists(study, best, rest)).final
-        met = study.goal.met(final.evaluation)
-        log.info("trial %d, measured again, %s the goal", final.trial.number, "meets" if met else "does not meet")
-        return met
-
-    def _measure_again(self, study: Study, finalists: list[Trial]) -> Finish:
-        """Measure finalists as thoroughly as time allows.
-
-        Raises:
-            OutOfTimeError: there is no time to measure them.
-        """
-        target, box, ending = self.setup.target, self.box, None
-        if box.limited:
-            ending = box.ending(len(finalists), not finalists[0].ok, target.prepared())
-            if ending is None:
-                raise OutOfTimeError(f"tuning.timeout={box.timeout:g} leaves no time for it")
-            log.info(
-                "the end has time for %d finalists, %d timed runs%s",
-                ending.finalists,
-                ending.runs,
-                "" if ending.compare else ", no evaluation beside fp32",
-            )
-        self.listener.stage("measuring the best again")
-        target.until(box.deadline, box.patience)
-        try:
-            finish = target.finish(finalists, study.goal, FINAL_TIE, ending)
-        finally:
-            target.until(0.0)
-        self._spent(finish.final.seconds)
-        study.workers = target.workers()
-        self._finishes.append(finish)
-        study.confirmed.update(finish.final.finalists)
-        return finish
-
-    def _finalists(self, study: Study, best: Trial, trials: list[Trial]) -> list[Trial]:
-        """The best of some trials, and the trials that their timings cannot distinguish from it."""
-        assert best.evaluation is not None
-        if not best.ok:
-            # Every trial was stopped early: those estimated closest to the goal are evaluated on all samples.
-            pruned = [(study.goal.violation(t.evaluation), t) for t in trials if t.evaluation is not None]
-            return [t for _, t in sorted(pruned, key=itemgetter(0))[:FINALISTS]]
-        if study.goal.violation(best.evaluation) > 0:
-            return [best]
-        cost = study.goal.cost(best.evaluation) * (1 + study.goal.tie)
-        level = [
-            t
-            for t in trials
-            if t.ok
-            and t.evaluation is not None
-            and study.goal.feasible(t.evaluation)
-            and study.goal.cost(t.evaluation) <= cost * (1 + max((s for _, s in t.evaluation.spread), default=0))
-        ]
-        unique: dict[str, Trial] = {}
-        for trial in [best, *sorted(level, key=lambda t: study.goal.cost(t.evaluation))]:  # type: ignore[arg-type]
-            assert trial.evaluation is not None
-            unique.setdefault(trial.evaluation.graph, trial)
-        return list(unique.values())[:CANDIDATES]
-
-    def _spent(self, seconds: Iterable[tuple[str, float]]) -> None:
-        """Add the seconds of a measurement to its stages."""
-        for stage, took in seconds:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + took
-
     def _clock(self, stage: str) -> Clock:
         return Clock(self.seconds, stage)
-
-
-def _unconfirmed(study: Study) -> list[Trial]:
-    """Measured trials whose executed graph has no final measurement."""
-    return [t for t in study.trials if t.evaluation is not None and t.evaluation.graph not in study.confirmed]
 
 
 def _stop_note(reason: str, strategy: Strategy) -> str:
