@@ -188,6 +188,7 @@ class _TimingSession:
             for index, (sample, model) in enumerate(models, 1):
                 sample.ratio = timing.ratio(index, 0)
                 sample.deviation = timing.standard_error(index, 0)
+                self.check()
                 sample.profile = model.profile(self.batch, self._profiled_runs())
                 model.close()
                 done.append(sample)
@@ -204,6 +205,7 @@ class _TimingSession:
                 sample.average(timing.ratio(1, 0), timing.standard_error(1, 0))
 
     def _build(self, sample: _Timed) -> Executable | None:
+        self.check()
         try:
             model = self.backend.build(sample.config)
             model.predict(self.batch)

@@ -73,11 +73,11 @@ class FinalChoice:
                 log.warning("trial %d cannot be saved: %s", best.number, error)
             finally:
                 target.until(0.0)
-        if kept is None:
-            self._listener.notice(
-                f"no model is saved: building the best trial's needs more time than is left of "
-                f"tuning.timeout={box.timeout:g}; with more, the same command goes on from here"
-            )
+        saved = "no model" if kept is None else f"trial {kept.final.trial.number}, which was saved before,"
+        self._listener.notice(
+            f"{saved} is returned: building the model of trial {best.number}, the best, needs more time than is left "
+            f"of tuning.timeout={box.timeout:g}; with more, the same command goes on from here"
+        )
         return kept
 
     def _preferred(self, trials: list[Trial]) -> tuple[Finish | None, Trial | None]:

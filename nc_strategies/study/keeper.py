@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nc_strategies.measuring.target import Finish, MeasurementTarget
-from nc_strategies.problem import Trial
+from nc_strategies.problem import Goal, Trial
 from nc_strategies.runtime.files import PARTIAL
 from nc_strategies.study.timebox import TimeBox
 
@@ -32,10 +32,11 @@ class Keeper:
         target: Builds and saves models.
         run_dir: The run's folder.
         box: Time budget that records the seconds of saving.
+        goal: Tells which trials keep the constraints.
     """
 
-    def __init__(self, target: MeasurementTarget, run_dir: Path, box: TimeBox) -> None:
-        self._target, self._folder, self._box = target, run_dir / SAVED_FOLDER, box
+    def __init__(self, target: MeasurementTarget, run_dir: Path, box: TimeBox, goal: Goal) -> None:
+        self._target, self._folder, self._box, self._goal = target, run_dir / SAVED_FOLDER, box, goal
         self._kept: _Kept | None = None
         self._spent, self._begin = 0.0, time.monotonic()
 
@@ -56,14 +57,19 @@ class Keeper:
     def due(self, best: Trial | None) -> bool:
         """Whether to save the best trial before the next one starts.
 
-        The first trial and the first that did not stop early are always saved. Others are saved if that takes little
-        time.
+        The first trial, the first that did not stop early and the first that keeps the constraints are always saved.
+        Others are saved if that takes little time.
         """
         if best is None or self.holds(best):
             return False
         if self._kept is None or (best.ok and not self._kept.finish.final.trial.ok):
             return True
+        if self._feasible(best) and not self._feasible(self._kept.finish.final.trial):
+            return True
         return self._box.may_save(self._spent, time.monotonic() - self._begin)
+
+    def _feasible(self, trial: Trial) -> bool:
+        return trial.ok and trial.evaluation is not None and self._goal.feasible(trial.evaluation)
 
     def save(self, best: Trial) -> None:
         """Save the best trial's model.

@@ -82,9 +82,8 @@ class BoxedPace(Pace):
         """See `Pace.finished`."""
         if trial.evaluation is not None:
             self._box.trial_measured(trial.evaluation)
-        # The first complete trial is saved while the engine still has its graph: an estimate that exceeds its time ends
-        # the engine's process, and a new one may need more time than is left only to get so far again.
-        first = self._keeper is not None and self._keeper.finish is None
-        if first and trial.ok and self._box.limited and self._target.prepared():
+        # The best trial is saved while the engine still has its graph: an estimate that exceeds its time ends the
+        # engine's process, and a new one may need more time than is left only to get so far again.
+        if trial.ok and self._box.limited and self._target.prepared():
             self._target.until(self._box.deadline, self._box.patience)
             self._save_best()

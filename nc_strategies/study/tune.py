@@ -247,7 +247,7 @@ class _Run:
             strategy = _Timed(self.setup.make_strategy(problem))
         study.engine = strategy.inner.engine
         if self.box.limited and self.config.isolation == "process":
-            self._keeper = Keeper(self.setup.target, self.folder.path, self.box)
+            self._keeper = Keeper(self.setup.target, self.folder.path, self.box, study.goal)
         choice = FinalChoice(study, self.setup.target, self.box, self.listener, self._keeper)
         try:
             tuner = TrialLoop(

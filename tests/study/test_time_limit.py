@@ -1,6 +1,7 @@
 """Whole runs with a time limit, on a clock that only the engine moves: nothing here depends on the machine."""
 
 import itertools
+import json
 import math
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nc_strategies.api import InputError, Strategy, TrialState
+from nc_strategies.api import Config, InputError, Strategy, TrialState
 from nc_strategies.app.status import of_result
 from nc_strategies.config import MeasureConfig
 from nc_strategies.errors import OutOfTimeError
@@ -23,7 +24,7 @@ from nc_strategies.study.setup import make_box
 from nc_strategies.study.study import Status, StudyListener
 from nc_strategies.study.tune import _Run
 from nc_strategies.testing import ToyOp
-from nc_strategies.testing.toy import ToyBackend, ToyExecutable, ToySettings, toy_loss
+from nc_strategies.testing.toy import ToyBackend, ToyExecutable, ToySettings, toy_loss, toy_problem
 
 OPS = tuple(ToyOp(f"op{i}", loss=0.001 * (i % 3), time_us=60) for i in range(8))
 """Seconds of a slow engine."""
@@ -423,12 +424,45 @@ class TestLostWorker:
     def test_the_first_that_was_evaluated_on_everything_replaces_one_that_stopped_early(self, mortal, tmp_path):
         one = mortal(300, 99, make=lambda problem: Few(problem, 1))
         final = one().final
-        keeper = Keeper(one.setup.target, tmp_path, make_box(one.config))
+        keeper = Keeper(one.setup.target, tmp_path, make_box(one.config), toy_problem(OPS).goal)
         keeper.save(replace(final.trial, state=TrialState.PRUNED))
         assert not keeper.due(final.trial)  # it is the same configuration
         other = replace(final.trial, config=final.trial.config.with_op("op5"))
         assert keeper.due(other)
         assert not keeper.due(None)
+
+    def test_the_first_that_keeps_the_goal_replaces_one_that_does_not(self, mortal, tmp_path):
+        one = mortal(300, 99, make=lambda problem: Few(problem, 1))
+        final = one().final
+        box = make_box(one.config)
+        box.may_save = lambda spent, since: False
+        keeper = Keeper(one.setup.target, tmp_path, box, toy_problem(OPS).goal)
+        keeper.save(replace(final.trial, evaluation=replace(final.evaluation, metrics=(("accuracy", 0.5),))))
+        other = final.trial.config.with_op("op5")
+        kept, missed = (("accuracy", 0.9),), (("accuracy", 0.6),)
+        assert keeper.due(replace(final.trial, config=other, evaluation=replace(final.evaluation, metrics=kept)))
+        assert not keeper.due(replace(final.trial, config=other, evaluation=replace(final.evaluation, metrics=missed)))
+
+    def test_the_best_is_saved_as_soon_as_it_is_measured(self, mortal):
+        lossy = tuple(ToyOp(f"op{i}", loss=0.2 * (i == 0), time_us=60) for i in range(8))
+        seen = []
+
+        class Second(Few):
+            """The first trial misses the goal, the second keeps it."""
+
+            def __init__(self, problem):
+                super().__init__(problem, 0)
+                default = problem.space.default()
+                self.left = [problem.space.fall_back(default, "op0"), default]
+
+            def observe(self, trial):
+                saved = json.loads((one.folder / ".model.partial" / "model.toy").read_text())["config"]
+                seen.append(Config.from_dict(saved) == trial.config)
+
+        one = mortal(300, 99, ops=lossy, early_stop=False, make=Second)
+        study = one()
+        assert seen == [True, True]
+        assert study.status is Status.MET
 
     def test_what_was_saved_early_is_not_saved_again(self, mortal):
         one = mortal(300, 99, make=lambda problem: Few(problem, 1))
