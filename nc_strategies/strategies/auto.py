@@ -45,7 +45,8 @@ class AutoStrategy(StagedStrategy):
     1. int8 everywhere.
     2. Each other quantization mode for the whole model, if operators that offer one do most of the work.
     3. A space with fewer configurations than trials left is enumerated (`exhaustive`), and that is all.
-    4. If few trials are left, `basic` for these: the estimates of `ilp` would take longer than they.
+    4. If few trials are left, `basic` for these: the estimates of `ilp` would take longer than they. Not where int8
+       everywhere is slower than fp32: what `basic` tries first changes the accuracy, and hardly the latency.
     5. `ilp`: it recovers a missed goal in the fewest trials, and finds the fastest models once the goal is kept.
     6. `basic` with the trials that `ilp` leaves: it ends by its predictions, and these may be wrong.
 
@@ -77,7 +78,7 @@ class AutoStrategy(StagedStrategy):
             yield from self._follow(every, "exhaustive", f"step 3: all of {space.size()} configurations")
             return
         last = self._trials_of_basic()
-        if len(self._tried) < last:
+        if len(self._tried) < last and not self._slower():
             few = "step 4: few trials are left"
             yield from self._follow(self._basic(), "basic", few, until=lambda: self._proposed >= last)
         why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
@@ -114,6 +115,11 @@ class AutoStrategy(StagedStrategy):
         if path is not None and (found or used > 0):
             path.write_text(json.dumps({"trials_of_basic": found}) + "\n", encoding="utf-8")
         return found
+
+    def _slower(self) -> bool:
+        """Whether int8 everywhere was measured and costs more than fp32."""
+        first = self._tried.get(self.problem.space.default().fingerprint)
+        return first is not None and first.evaluation is not None and self.problem.goal.cost(first.evaluation) > 1.0
 
     @property
     def _proposed(self) -> int:

@@ -1,9 +1,11 @@
 """The strategy `auto`: which strategy goes on, and why."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from nc_strategies.api import LatencyTerms
 from nc_strategies.strategies.auto import DECISION_FILE, AutoSettings, AutoStrategy
 from nc_strategies.strategies.ilp.settings import IlpSettings
 from nc_strategies.strategies.ilp.strategy import IlpStrategy
@@ -78,6 +80,17 @@ def test_a_budget_of_few_trials_is_left_to_basic(toy, ops):
     _, found = toy(AutoStrategy, AutoSettings(), ops, budget=5, tolerable_loss=0.02, latency_terms=never)
     assert [item.note.partition(": ")[0] for item in found] == ["step 1", *["step 4"] * 4]
     assert found[1].note == "step 4: few trials are left, basic: per_tensor weights for all operators"
+
+
+def test_few_trials_are_not_left_to_basic_where_int8_everywhere_is_slower_than_fp32(drive):
+    slow = [ToyOp("slow", int8_time_us=400.0), *(ToyOp(f"fast{i}") for i in range(7))]
+    base, full = toy_problem(slow, budget=4, tolerable_loss=0.02), sum(op.time_us for op in slow)
+    costs = {op.name: (op.int8_time_us / full, op.time_us / full) for op in slow}
+    terms = {n: {s: costs[n][s.is_float] for s in base.space.ops[n].schemes} for n in costs}
+    problem = replace(base, latency_terms=lambda: LatencyTerms(0.0, terms))
+    found = drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(slow, c), 3)
+    assert found[1].note.startswith("step 5: the goal is kept, a faster model is sought, ilp: ")
+    assert [op for op, scheme in found[1].config.ops if scheme.is_float] == ["slow"]
 
 
 def test_a_resumed_run_with_more_trials_goes_from_basic_to_ilp(drive, tmp_path):
