@@ -204,6 +204,7 @@ def test_a_candidate_is_timed_in_turn_with_fp32_and_first_runs_do_not_count(tmp_
             clock[0] += took if self.runs > driver.UNTIMED_RUNS else 100.0
 
     monkeypatch.setattr(driver, "opened", Session)
+    monkeypatch.setattr(driver, "TIMED_RUNS", 3)  # fewer than those before them, so that the median would show these
     monkeypatch.setattr(driver.time, "perf_counter", lambda: clock[0])
     task = driver.Task.__new__(driver.Task)
     task.case, task.model, task.data = replace(cases.case_of("kws"), inputs=("x",)), "fp32", {"x": np.zeros((2, 4))}
