@@ -106,6 +106,13 @@ def test_nothing_is_estimated_while_the_default_may_end_the_run():
     assert asked == ["sensitivity"]
 
 
+def test_latency_terms_are_asked_for_at_once_where_int8_everywhere_is_slower_than_fp32():
+    ops = [replace(op, int8_time_us=200) for op in OPS]
+    problem, asked = exact(ops, tolerable_loss=1e-9)
+    drive(IlpStrategy(None, problem), lambda config: measured(ops, config), 2)
+    assert asked == ["terms", "sensitivity"]
+
+
 def test_latency_terms_are_asked_for_once_the_goal_is_met_or_missed_twice():
     for loss, before in ((0.018, 1), (1e-9, 2)):
         problem, asked = exact(OPS, tolerable_loss=loss)

@@ -9,11 +9,12 @@ from nc_strategies.errors import InputError
 
 BY_NAME = "keep operators in fp32 by name with op_name_dict; the basic strategy tries this by itself"
 TENSORRT = "it is for TensorRT only"
-WEIGHT_ONLY = "weight-only quantization is not supported"
+WEIGHT_ONLY = "approach='weight_only' leaves data type and block size to the search"
+TRIED = "the ONNX Runtime backend tries it by itself, and keeps it where it leaves less noise"
 REFUSED: dict[str, tuple[Any, str]] = {
-    "smooth_quant": (False, "activations are not smoothed; the search keeps sensitive operators in fp32"),
+    "smooth_quant": (False, TRIED),
     "layer_wise_quant": (False, WEIGHT_ONLY),
-    "fast_bias_correction": (False, "biases are not corrected"),
+    "fast_bias_correction": (False, TRIED),
     "weight_correction": (False, "weights are not corrected"),
     "first_conv_or_matmul_quantization": (True, BY_NAME),
     "last_conv_or_matmul_quantization": (True, BY_NAME),

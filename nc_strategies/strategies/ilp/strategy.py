@@ -30,7 +30,7 @@ class IlpStrategy(StepwiseStrategy):
     1. Measure the default int8 scheme everywhere, before anything is estimated.
     2. Estimate sensitivity. Where there are other calibration algorithms, granularities or graph options, compare their
        effects on the outputs without trials. Fit latency terms once the goal is met, or once two solutions made without
-       them have missed it.
+       them have missed it; at once where int8 everywhere is slower than fp32.
     3. Choose a scheme for each operator by an integer program and measure the solution. Correct the prices by Bayesian
        regression on the measured loss and latency. Repeat, with the limit tightened by the error of the prediction.
     4. End when, according to the models, no other configuration can be better.
@@ -59,7 +59,7 @@ class IlpStrategy(StepwiseStrategy):
         self.stage = "integer program"
         seed = int(self.problem.rng.integers(2**31))
         self._trials, divergences = [trial], dict[str, float | None]()
-        if not self._met(trial):
+        if not self._met(trial) and not self._slower(trial):
             self._search = self._informed(Search(self.settings, self.problem, seed, divergences, timed=False))
             yield Several(self._untimed(self._search), self._trials.append)
         self._search = self._informed(Search(self.settings, self.problem, seed, divergences))
@@ -115,6 +115,9 @@ class IlpStrategy(StepwiseStrategy):
 
     def _met(self, trial: Trial) -> bool:
         return trial.ok and trial.evaluation is not None and self.problem.goal.feasible(trial.evaluation)
+
+    def _slower(self, trial: Trial) -> bool:
+        return trial.evaluation is not None and self.problem.goal.cost(trial.evaluation) > 1.0
 
     def _informed(self, search: Search) -> Search:
         for trial in self._trials:

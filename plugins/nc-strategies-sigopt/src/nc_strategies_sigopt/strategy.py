@@ -53,7 +53,7 @@ class SigOptStrategy(Strategy):
        the experiment comes first, so that what it refuses is said before anything is measured.
     2. SigOpt suggests which groups of operators, alike in loss for what they save, run in int8, and with which
        graph-wide choices. Every suggestion gets one observation, also a failed one.
-    3. In the last third of the budget, single operators change sides around the best trial, by prices learnt from
+    3. In the last 40 % of the budget, single operators change sides around the best trial, by prices learnt from
        all trials; where int8 everywhere keeps the goal, the graph-wide choices change with it instead.
 
     As many suggestions as the run has workers may be open: the experiment's ``parallel_bandwidth``.
