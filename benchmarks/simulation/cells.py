@@ -18,7 +18,7 @@ import numpy as np
 from nc_strategies.api import ModelSource, Preprocess, Raw
 from nc_strategies.config import MeasureConfig, RunConfig, TuningConfig
 from nc_strategies.measuring.core import METRIC
-from nc_strategies.measuring.target import TargetParts
+from nc_strategies.measuring.local_target import TargetParts
 from nc_strategies.metrics.classification import Top1
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.registry import registry
@@ -26,8 +26,9 @@ from nc_strategies.report import page, result
 from nc_strategies.strategies.base import Strategy
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.journal import Journal
+from nc_strategies.study.setup import Setup
 from nc_strategies.study.study import Study, StudyListener
-from nc_strategies.study.tune import Setup, tune
+from nc_strategies.study.tune import tune
 from nc_strategies.testing.toy import ToyBackend, ToyOp, ToySettings
 from simulation.workers import SimulatedClock, SimulatedTarget, SimulatedWorkers
 

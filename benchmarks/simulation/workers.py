@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nc_strategies.measuring.target import LocalTarget
+from nc_strategies.measuring.local_target import LocalTarget
 from nc_strategies.problem import Evaluation, LatencyTerms
 from nc_strategies.space import FLOAT, Config
 from nc_strategies.testing.toy import SCHEMES, ToyOp

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from zoo.cases import Arrays, Case, case_of
 
 QUANTIZED = ("QuantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
 """Operators that show that a model is not fp32 any more."""
+TIMED_RUNS, UNTIMED_RUNS = 60, 5
+"""Runs of a candidate, each beside one of fp32, and those before them."""
+Model = onnx.ModelProto | bytes | str
 
 
 class Task:
@@ -62,7 +66,7 @@ class Task:
         for places in self.case.batches(self.calibration, 1):
             yield self.case.feed(self.calibration, places)
 
-    def evaluate(self, model: onnx.ModelProto | bytes | str) -> float:
+    def evaluate(self, model: Model) -> float:
         """Metric of a model, one thread, in the case's batches; logged, with whether it is quantized."""
         found = self.judge.value(model)
         self._log(model, found, len(self.data[self.case.inputs[0]]))
@@ -74,7 +78,23 @@ class Task:
         self._log(model, found, len(chosen))
         return found, single
 
-    def _log(self, model: onnx.ModelProto | bytes | str, accuracy: float, samples: int) -> None:
+    @cached_property
+    def _timed(self) -> Arrays:
+        return self.case.timed(self.data, self.case.lengths[-1] if self.case.lengths else None)
+
+    def latency_ratio(self, model: Model) -> float:
+        """Median latency of a model on one sample over that of fp32, run by run in turn."""
+        sessions, feed = [opened(self.model), opened(model)], self._timed
+        times = np.zeros((UNTIMED_RUNS + TIMED_RUNS, len(sessions)))
+        for row in times:
+            for place, session in enumerate(sessions):
+                begun = time.perf_counter()
+                session.run(None, feed)
+                row[place] = time.perf_counter() - begun
+        fp32, found = np.median(times[UNTIMED_RUNS:], 0)
+        return float(found / fp32)
+
+    def _log(self, model: Model, accuracy: float, samples: int) -> None:
         changed = is_quantized(model)
         every = samples == len(self.data[self.case.inputs[0]])
         self.event("evaluation", accuracy=accuracy, quantized=changed, samples=samples, all=every)
@@ -85,7 +105,7 @@ class Task:
         self.event("saved")
 
 
-def is_quantized(model: onnx.ModelProto | bytes | str) -> bool:
+def is_quantized(model: Model) -> bool:
     """Whether a model has an operator that shows that it is not fp32 any more."""
     if not isinstance(model, onnx.ModelProto):
         model = onnx.load(model) if isinstance(model, str) else onnx.load_from_string(model)
@@ -98,7 +118,7 @@ def loaded(path: Path) -> Arrays:
         return {name: stored[name] for name in stored.files}
 
 
-def opened(model: onnx.ModelProto | bytes | str) -> ort.InferenceSession:
+def opened(model: Model) -> ort.InferenceSession:
     """A session with one thread and the engine's defaults."""
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
@@ -130,7 +150,7 @@ class Judge:
             return [self._case.output]
         return every if self._case.fidelity else every[:1]
 
-    def _outputs(self, model: onnx.ModelProto | bytes | str, chosen: list[int]) -> list[list[Any]]:
+    def _outputs(self, model: Model, chosen: list[int]) -> list[list[Any]]:
         """Of each output that is read, one array a sample, in the order that is asked for."""
         session = opened(model)
         names = self._names(session)
@@ -141,12 +161,12 @@ class Judge:
                 kept.update(zip(places, self._case.split(value, name), strict=True))
         return [[kept[place] for place in chosen] for kept in found]
 
-    def value(self, model: onnx.ModelProto | bytes | str, chosen: list[int] | None = None) -> float:
+    def value(self, model: Model, chosen: list[int] | None = None) -> float:
         """The metric on some samples, or on all."""
         places = list(range(len(self._data[self._case.inputs[0]]))) if chosen is None else chosen
         return self._score(self._outputs(model, places), places)
 
-    def both(self, model: onnx.ModelProto | bytes | str, chosen: list[int]) -> tuple[float, list[float]]:
+    def both(self, model: Model, chosen: list[int]) -> tuple[float, list[float]]:
         """The metric on some samples together, and of each."""
         outputs = self._outputs(model, chosen)
         if self._case.metric == "determination":  # R2 of one sample means nothing, and is not needed for what it adds.

@@ -11,10 +11,6 @@ Results = dict[str, Any]
 OURS, FP32 = "ours", "fp32"
 SLOWER = 1.02
 """A peer counts as faster if the whole interval of our latency over its own is above this."""
-TARGET = 0.95
-"""Geometric mean of ours over the best accurate peer that is aimed at, where int8 is faster at all."""
-CEILING = 1.3
-"""Speed-up of the processor's int8 products above which the target applies."""
 ROUNDING = 1e-6
 """Of sums of equal scores in another order."""
 
@@ -57,10 +53,13 @@ def shipped(case: Results) -> str:
     return OURS if gains(case, OURS) else FP32
 
 
+def _peers(case: Results) -> list[str]:
+    return [model for model in case["judged"]["accuracy"] if model not in (OURS, FP32)]
+
+
 def best_peer(case: Results) -> str:
     """What somebody ships without us: the fastest model of a peer that gains, or fp32 if none does."""
-    peers = [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and gains(case, m)]
-    return min([FP32, *peers], key=lambda m: ratio(case, m)[0])
+    return min([FP32, *(m for m in _peers(case) if gains(case, m))], key=lambda m: ratio(case, m)[0])
 
 
 def score(case: Results) -> float:
@@ -70,15 +69,14 @@ def score(case: Results) -> float:
 
 def faster_peers(case: Results) -> list[str]:
     """Accurate peers that are faster than what our user ships by more than 2 %, by the lower end of the interval."""
-    peers = [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and met(case, m)]
-    return [m for m in peers if ratio(case, shipped(case), m)[1] > SLOWER]
+    return [m for m in _peers(case) if met(case, m) and ratio(case, shipped(case), m)[1] > SLOWER]
 
 
 def only_by_peers(case: Results) -> list[str]:
     """Peers that keep the goal and beat fp32 in a case where ours does not."""
     if shipped(case) == OURS:
         return []
-    return [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and gains(case, m)]
+    return [m for m in _peers(case) if gains(case, m)]
 
 
 def judged(results: Results) -> dict[str, Results]:
@@ -122,7 +120,7 @@ def table(results: Results) -> list[str]:
     """All rows in Markdown, also those that we lose: one a case and tool."""
     lines = [f"| {' | '.join(HEADER)} |", f"| {' | '.join('---' for _ in HEADER)} |"]
     for name, case in results["cases"].items():
-        for tool in [t for t in (FP32, *case["cells"]) if t == FP32 or t in case["cells"]]:
+        for tool in (FP32, *case["cells"]):
             lines.append(f"| {' | '.join(row(name, case, tool))} |")
     return lines
 

@@ -9,17 +9,14 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 import onnx
-from driver import Task, opened
+from driver import Task
 from olive.common.config_utils import CaseInsensitiveEnum, ConfigBase
 from olive.data.registry import Registry
 from olive.evaluator.metric import Metric, SubMetric
 from olive.workflows import run
 from pydantic import BaseModel
 
-RUNS = 60
-"""Timed runs of a candidate, each beside one of fp32."""
 RESERVE = 0.2
 """Share of the limit that is left for the start, for the candidate under way and for saving."""
 
@@ -31,21 +28,12 @@ class Best:
         self.task = task
         self.latency = 1.0
         self.model: str | None = None
-        self.feed = task.case.timed(task.data, task.case.lengths[-1] if task.case.lengths else None)
 
     def evaluate(self, handler: Any) -> dict[str, float]:
         """Metric and latency relative to fp32, as Olive's evaluator wants them."""
         path = str(handler.model_path)
         accuracy = self.task.evaluate(path)
-        sessions = [opened(self.task.model), opened(path)]
-        times = np.zeros((RUNS + 5, 2))
-        for row in times:
-            for place, session in enumerate(sessions):
-                begun = time.perf_counter()
-                session.run(None, self.feed)
-                row[place] = time.perf_counter() - begun
-        fp32, found = np.median(times[5:], 0)
-        latency = float(found / fp32)
+        latency = self.task.latency_ratio(path)
         if accuracy >= self.task.threshold and latency < self.latency:
             # Olive's cache is cleared by its next run, and a killed one hands over nothing: the best is kept at once.
             self.latency, self.model = latency, path

@@ -9,10 +9,9 @@ from __future__ import annotations
 import copy
 import time
 
-import numpy as np
 import onnx
 import optuna
-from driver import Arrays, Task, is_quantized, opened
+from driver import Task, is_quantized
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -23,23 +22,8 @@ WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Each operator of these types is a choice of its own; those of another type go together."""
 LEFT_OUT = ("Softmax",)
 """As ours by default: int8 probabilities are too coarse."""
-RUNS = 60
-"""Timed runs of a trial, each beside one of fp32."""
 RESERVE = 0.1
 """Share of the limit that is left for saving."""
-
-
-def ratio(model: bytes, fp32: str, feed: Arrays) -> float:
-    """Median of the latency of a model relative to fp32's, run by run in turn."""
-    sessions = [opened(fp32), opened(model)]
-    times = np.zeros((RUNS + 5, 2))
-    for row in times:
-        for place, session in enumerate(sessions):
-            begun = time.perf_counter()
-            session.run(None, feed)
-            row[place] = time.perf_counter() - begun
-    fp32_time, found = np.median(times[5:], 0)
-    return float(found / fp32_time)
 
 
 class Search:
@@ -53,7 +37,6 @@ class Search:
         self.single = [n.name for n in self.proto.graph.node if n.op_type in WEIGHTED]
         self.types = sorted({n.op_type for n in self.proto.graph.node if n.op_type in known} - set(WEIGHTED))
         self.ranges = None
-        self.feed = task.case.timed(task.data, task.case.lengths[-1] if task.case.lengths else None)
         self.best: tuple[float, bytes] | None = None
 
     def calibrate(self) -> None:
@@ -108,7 +91,7 @@ class Search:
         model = self.static(trial) if mode == "static" else self.dynamic(trial)
         accuracy = self.task.evaluate(model)
         trial.set_constraint("loss", self.task.threshold - accuracy)
-        found = ratio(model, self.task.model, self.feed)
+        found = self.task.latency_ratio(model)
         better = found < (1.0 if self.best is None else self.best[0])
         if accuracy >= self.task.threshold and better and is_quantized(model):
             self.best = found, model

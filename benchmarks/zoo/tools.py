@@ -93,7 +93,9 @@ def run(tool: str, case: Case, places: Places, terms: Terms, base: str) -> Cell:
     folder = places.of(case) / tool
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return (_ours if tool == OURS else _peer)(tool, case, places, terms, folder, base)
+    if tool == OURS:
+        return _ours(case, places, terms, folder)
+    return _peer(tool, case, places, terms, folder, base)
 
 
 def _peer(tool: str, case: Case, places: Places, terms: Terms, folder: Path, base: str) -> Cell:
@@ -128,7 +130,7 @@ def _peer(tool: str, case: Case, places: Places, terms: Terms, folder: Path, bas
     }
 
 
-def _ours(tool: str, case: Case, places: Places, terms: Terms, folder: Path, base: str) -> Cell:
+def _ours(case: Case, places: Places, terms: Terms, folder: Path) -> Cell:
     run_dir = folder / "run"
     metrics = ROOT / "benchmarks" / "zoo" / "metrics.py"
     command = [sys.executable, "-m", "nc_strategies"]

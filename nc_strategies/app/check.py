@@ -14,7 +14,7 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.problem.objective import VIOLATION_TOLERANCE, Constraint
 from nc_strategies.report.run_files import COMPARISON
 from nc_strategies.study.folder import RESULT
-from nc_strategies.study.tune import SCHEMA_VERSION
+from nc_strategies.study.setup import SCHEMA_VERSION
 
 MEGABYTE = 1e6
 """Bytes of a megabyte."""

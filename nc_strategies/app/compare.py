@@ -14,7 +14,7 @@ import numpy as np
 
 from nc_strategies.app import status
 from nc_strategies.app import target as targets
-from nc_strategies.app.settings import run_config
+from nc_strategies.app.replay import run_configuration
 from nc_strategies.config import RunConfig
 from nc_strategies.errors import InputError, NcsError, first_line
 from nc_strategies.measuring.turns import FP32, TURN_RULES, EngineBench, Entry, TurnRules, Turns, take_turns
@@ -58,9 +58,8 @@ class Run:
     @property
     def saved(self) -> Path | None:
         """Its saved model; None without one."""
-        stated = self.files.result.get("model_path")
-        path = self.files.path / str(stated)
-        return path.absolute() if stated and path.exists() else None
+        path = self.files.saved_model
+        return None if path is None else path.absolute()
 
     def facts(self, names: Sequence[str]) -> tuple[Any, ...]:
         """Facts of its identity, as text that can be compared."""
@@ -158,13 +157,12 @@ def compare(
     return {"schema_version": engines.SCHEMA_VERSION, "groups": [group]}
 
 
-def compare_sweep(folder: Path, results: Sequence[Mapping[str, Any]], rules: TurnRules = TURN_RULES) -> dict[str, Any]:
+def compare_sweep(folder: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Compare the runs of a sweep, those on one model and the same data in a group.
 
     Args:
         folder: The sweep's folder.
         results: Results of its jobs; ``run`` is the name of each job's folder.
-        rules: Extent of the timing.
 
     Returns:
         Plain data, as ``engines.json`` holds it; no group where no model and data were run on several engines.
@@ -178,7 +176,7 @@ def compare_sweep(folder: Path, results: Sequence[Mapping[str, Any]], rules: Tur
     if len(groups) == 1:
         # Runs without a model stay in the table: they are on the same model and data as the others, as far as is known.
         several = [runs] if several else []
-    return {"schema_version": engines.SCHEMA_VERSION, "groups": [_group(group, rules) for group in several]}
+    return {"schema_version": engines.SCHEMA_VERSION, "groups": [_group(group, TURN_RULES) for group in several]}
 
 
 def several_engines(results: Sequence[Mapping[str, Any]]) -> bool:
@@ -270,7 +268,7 @@ def _benches(
             continue
         if key not in found and key not in failed:
             try:
-                config = _config(run)
+                config = targets.without_secrets(run_configuration(run.files))
                 bench = WorkerBench(SentBench(config, run.files.path.absolute()))
                 stack.callback(bench.close)
                 lengths[key] = bench.prepare()["lengths"]
@@ -283,21 +281,6 @@ def _benches(
     if len({json.dumps(each) for each in lengths.values()}) > 1:
         remarks.append(f"the engines were timed at different lengths of the samples: {list(lengths.values())}")
     return found
-
-
-def _config(run: Run) -> RunConfig:
-    """A run's configuration, without the settings of strategy and tracker, which may hold secrets.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        config = run_config({key: value for key, value in run.files.config.items() if key != "tracker"})
-    except InputError as error:
-        raise InputError(
-            str(run.files.path / CONFIG), f"cannot be read: {error.key} {error.problem}", error.allowed
-        ) from None
-    return replace(config, strategy={"name": config.strategy["name"]}, tracker={"name": "none"})
 
 
 def exit_status(found: Mapping[str, Any]) -> int:

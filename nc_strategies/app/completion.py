@@ -16,7 +16,6 @@ from nc_strategies.errors import InputError, first_line
 from nc_strategies.registry import registry
 from nc_strategies.registry.component import KINDS
 
-PROGRAM = "nc-strategies"
 FOLDERS = ("run_dir", "run_dirs", "folder")
 """Arguments that are folders."""
 BASH = """

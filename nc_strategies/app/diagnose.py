@@ -12,7 +12,7 @@ from nc_strategies.report import diagnosis, page
 from nc_strategies.report.result import write_json
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.space import FLOAT, Config, Space
-from nc_strategies.study.tune import make_space
+from nc_strategies.study.setup import make_space
 
 INT8, TUNED = "int8", "tuned"
 

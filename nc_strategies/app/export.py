@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+from nc_strategies.backends.base import Backend
 from nc_strategies.errors import InputError
 from nc_strategies.models.source import files_sha256, format_of
 from nc_strategies.registry import registry
@@ -29,14 +30,12 @@ def export(run_dir: Path, to: Path, form: str | None = None, force: bool = False
         EngineError: the engine cannot open the copy, which is removed.
     """
     run = RunFiles.read(run_dir)
-    stated = run.result.get("model_path")
-    source = run_dir / str(stated)
-    if not stated or not source.exists():
+    if run.saved_model is None:
         raise InputError(str(run_dir), "holds no model", "a run that has ended with one")
-    return copy_model(source, to, form, force, _backend(run))
+    return copy_model(run.saved_model, to, form, force, _backend(run))
 
 
-def copy_model(source: Path, to: Path, form: str | None, force: bool, backend: Any) -> Path:
+def copy_model(source: Path, to: Path, form: str | None, force: bool, backend: Backend) -> Path:
     """Copy a saved model and open the copy in its engine.
 
     Args:
@@ -117,11 +116,11 @@ def _move(copies: list[Path], folder: Path) -> None:
         copy.rename(folder / copy.name)
 
 
-def _backend(run: RunFiles) -> Any:
+def _backend(run: RunFiles) -> Backend:
     settings = run.config.get("backend") or (run.config.get("identity") or {}).get("backend")
     if not isinstance(settings, dict):
         raise InputError(str(run.path / "config.yaml"), "names no backend")
-    return registry().create("backend", settings)
+    return cast(Backend, registry().create("backend", settings))
 
 
 def _format(model: Path) -> str:

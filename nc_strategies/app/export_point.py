@@ -13,14 +13,14 @@ from typing import Any
 from nc_strategies.app import replay
 from nc_strategies.app.export import copy_model
 from nc_strategies.errors import EngineError, InputError, first_line
-from nc_strategies.measuring.extent import Allowance, Extent
+from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.target import MeasurementTarget
 from nc_strategies.problem import Trial
 from nc_strategies.registry import registry
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.study import front
-from nc_strategies.study.folder import EXTENT
-from nc_strategies.study.tune import make_space
+from nc_strategies.study.folder import CONFIG, extent_of
+from nc_strategies.study.setup import make_space
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,9 @@ def export_point(run_dir: Path, number: int, to: Path, form: str | None = None, 
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ncs-point-")))
         config, target = stack.enter_context(replay.reopened(run, here=True))
         target.load()
-        if isinstance(run.config.get(EXTENT), dict):
-            target.allow(Allowance().fixed(Extent(**run.config[EXTENT])))
+        extent = extent_of(run.config, run.path / CONFIG)
+        if extent is not None:
+            target.allow(Allowance().fixed(extent))
         target.baseline(make_space(config, target.calibrate()))
         built = _built(target, trial)
         saved = target.save(target.settle(built).final, scratch / "model")
@@ -92,7 +93,8 @@ def _built(target: MeasurementTarget, trial: Trial) -> Trial:
     """The trial of the graph that is built now: as it was measured, or measured again if the graph is another one.
 
     Raises:
-        EngineError: it executes other operators in int8, or its metric differs by more than the interval of its loss.
+        EngineError: it executes other operators in int8, or a metric differs by more than half the width of the
+            interval of its loss.
     """
     before = trial.evaluation
     assert before is not None

@@ -20,13 +20,13 @@ def state_goals(config: RunConfig) -> None:
         InputError: a loss relative to fp32's value is asked of a metric for which it means nothing.
     """
     tuning, metrics = config.tuning, config.metrics
-    own = _goal(metrics.accuracy.get("name"))
+    own = default_goal(metrics.accuracy.get("name"))
     if own is not None:
         _check("tuning", metrics.accuracy["name"], tuning.criterion, own)
         tuning.criterion = "absolute"
         tuning.tolerable_loss = own.tolerable_loss if tuning.tolerable_loss is None else tuning.tolerable_loss
     for place, asked in enumerate(metrics.further()):
-        own = _goal(asked.metric["name"])
+        own = default_goal(asked.metric["name"])
         if own is None:
             continue
         _check(f"metrics.constraints[{place}]", asked.metric["name"], asked.criterion, own)
@@ -35,7 +35,12 @@ def state_goals(config: RunConfig) -> None:
     tuning.criterion, tuning.tolerable_loss = tuning.goal
 
 
-def _goal(name: Any) -> DefaultGoal | None:
+def default_goal(name: Any) -> DefaultGoal | None:
+    """The goal that a metric has of its own, because a loss relative to fp32's value means nothing for it; else None.
+
+    Args:
+        name: The metric's name; anything that is not the name of a registered metric has none.
+    """
     component = registry().components.get(("metric", str(name)))
     found = getattr(component.schema, "goal", None) if component is not None else None
     return found if isinstance(found, DefaultGoal) else None

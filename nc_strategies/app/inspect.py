@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.app.start_command import start_command
+from nc_strategies.app.usual_backend import usual_backend
 from nc_strategies.errors import InputError, NcsError, first_line
 from nc_strategies.models.facts import ModelFacts, TensorFacts, sample_axis
 from nc_strategies.models.info import ModelInfo
 from nc_strategies.models.source import SUFFIXES, ModelSource, format_of
 from nc_strategies.registry import registry
-from nc_strategies.space import Capabilities
+from nc_strategies.space import Capabilities, OpCapability
 
 LONGEST_TEXT = 100
 """Characters of one entry of the metadata that are shown; lists of characters and classes may have thousands."""
@@ -45,7 +46,7 @@ def inspect(path: Path, backend: str | None = None, trust: bool = False) -> dict
     if kind is None:
         allowed = f"a SavedModel folder, or a file ending in {', '.join(SUFFIXES)}"
         raise InputError("MODEL", f"{path} has no known model format", allowed)
-    name = backend or ("onnxruntime" if kind == "onnx" else "tensorflow")
+    name = backend or usual_backend((kind,))
     registry().target(registry().get("backend", name, "--backend"))
     facts = _facts(kind, path)
     info, able, refused = _judge(kind, path, name, trust)
@@ -73,6 +74,7 @@ def inspect(path: Path, backend: str | None = None, trust: bool = False) -> dict
             "arguments": list(start.arguments),
             "notes": list(start.notes),
             "detector": start.detector,
+            "labels": start.labels,
         }
         if start is not None
         else None,
@@ -109,7 +111,7 @@ def _judge(kind: str, path: Path, name: str, trust: bool) -> tuple[ModelInfo | N
     return info, able, "" if any(_is_int8(op) and not op.opt_in for op in able.ops) else NOTHING
 
 
-def _is_int8(op: Any) -> bool:
+def _is_int8(op: OpCapability) -> bool:
     return any(not scheme.is_float for scheme in op.schemes)
 
 

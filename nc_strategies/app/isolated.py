@@ -16,7 +16,8 @@ from nc_strategies.data.dataset import Raw
 from nc_strategies.data.ragged import Ragged, Samples
 from nc_strategies.data.settings import InputRules, Preprocess
 from nc_strategies.errors import InputError
-from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
+from nc_strategies.measuring.local_target import LocalTarget, TargetParts
+from nc_strategies.measuring.target import MeasurementTarget
 from nc_strategies.measuring.worker.target import WorkerTarget
 from nc_strategies.models import ModelSource
 from nc_strategies.registry import registry

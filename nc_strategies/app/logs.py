@@ -80,7 +80,8 @@ class RunLog:
         for handler in (self._memory, self._file):
             if handler is not None:
                 self._logger.removeHandler(handler)
-                handler.setTarget(None) if isinstance(handler, logging.handlers.MemoryHandler) else None
+                if isinstance(handler, logging.handlers.MemoryHandler):
+                    handler.setTarget(None)
                 # A full disk loses the last lines. The error that ended the run has reported it.
                 with suppress(OSError):
                     handler.close()

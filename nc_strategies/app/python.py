@@ -21,20 +21,21 @@ from nc_strategies.app.run import execute
 from nc_strategies.app.settings import SECTIONS, section
 from nc_strategies.app.studies import Study
 from nc_strategies.app.target import remote, without_output
+from nc_strategies.app.usual_backend import usual_backend
 from nc_strategies.backends.base import Backend
 from nc_strategies.config import AUTO, LABELLED, OUTPUT, UNLABELLED, MetricsConfig, RunConfig
 from nc_strategies.data.dataset import Raw
 from nc_strategies.data.objects import head, samples
 from nc_strategies.data.settings import CALIBRATION_SAMPLES, InputRules, InputSettings, Preprocess
 from nc_strategies.errors import EngineError, InputError, NcsError
-from nc_strategies.measuring.target import LocalTarget, TargetParts
+from nc_strategies.measuring.local_target import LocalTarget, TargetParts
 from nc_strategies.metrics.base import Metric
 from nc_strategies.metrics.objects import NAME, UserEvaluation, UserMetric
 from nc_strategies.models.objects import model_source
 from nc_strategies.registry import Registry, registry
 from nc_strategies.runtime.secrets import split
 from nc_strategies.study.folder import RunFolder
-from nc_strategies.study.tune import Setup
+from nc_strategies.study.setup import Setup
 
 log = logging.getLogger(__name__)
 OPTIONS = ("tuning", "measure", "space")
@@ -112,22 +113,13 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
     executor = _component("executor", request.executor)
     isolated.check(request.isolation, request.options, request.metric, request.eval_func, executor["name"])
     source = model_source(request.model, scratch, request.name)
-    backend_name = "onnxruntime" if "onnx" in source.files else "tensorflow"
-    backend_config = _component("backend", request.backend or backend_name)
+    backend_config = _component("backend", request.backend or usual_backend(source.files))
     evaluation, calibration = _samples(request)
     metric, accuracy = _metric(found, request, evaluation.labels is not None)
-    objectives = [request.objectives] if isinstance(request.objectives, str) else list(request.objectives)
-    metrics = MetricsConfig(
-        "_".join(["accuracy", *objectives]),
-        accuracy,
-        objectives,
-        None if request.weights is None else list(request.weights),
-        allow_poor_baseline=bool(request.allow_poor_baseline),
-    )
     config = RunConfig(
         strategy=plain,
         backend=backend_config,
-        metrics=metrics,
+        metrics=_metrics(request, accuracy),
         model={"name": next(iter(source.files)), "path": _place(request.model)},
         data={"name": _described(request)},
         executor=executor,
@@ -145,17 +137,9 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         target = isolated.start(config, source, evaluation, calibration, preprocess, scratch, rules)
     else:
         backend = found.create("backend", backend_config, config.measure.threads)
-        parts = TargetParts(
-            backend,
-            source,
-            evaluation,
-            calibration,
-            preprocess,
-            metric,
-            rules=rules,
-            remote=remote(config, backend),
-        )
-        target = LocalTarget(parts, replace(config, metrics=metrics.choose(evaluation.labels is not None)))
+        machine = remote(config, backend)
+        parts = TargetParts(backend, source, evaluation, calibration, preprocess, metric, rules=rules, remote=machine)
+        target = LocalTarget(parts, replace(config, metrics=config.metrics.choose(evaluation.labels is not None)))
     try:
         setup = Setup(
             config,
@@ -168,13 +152,34 @@ def _run(request: Request, run_log: RunLog, scratch: Path) -> tuple[Study, Backe
         result = execute(found, setup, folder, run_log)
     finally:
         target.close()
-    study = Study(folder.path)
     if result["status"] == "failed":
-        problem = result.get("error") or f"no configuration could be measured: {result['stop_reason']}"
-        if status.of_result(result) == status.INPUT:
-            raise InputError("tuning.timeout", problem.removeprefix("tuning.timeout: "))
-        raise EngineError(f"{problem} (see {folder.path})")
-    return study, backend
+        raise _failure(result, folder.path)
+    return Study(folder.path), backend
+
+
+def _metrics(request: Request, accuracy: dict[str, Any]) -> MetricsConfig:
+    """The section ``metrics``.
+
+    Args:
+        request: The request.
+        accuracy: Name and settings of the first constraint's metric.
+    """
+    objectives = [request.objectives] if isinstance(request.objectives, str) else list(request.objectives)
+    return MetricsConfig(
+        "_".join(["accuracy", *objectives]),
+        accuracy,
+        objectives,
+        None if request.weights is None else list(request.weights),
+        allow_poor_baseline=bool(request.allow_poor_baseline),
+    )
+
+
+def _failure(result: Mapping[str, Any], folder: Path) -> NcsError:
+    """The error of a run that left no model."""
+    problem = result.get("error") or f"no configuration could be measured: {result['stop_reason']}"
+    if status.of_result(result) == status.INPUT:
+        return InputError("tuning.timeout", problem.removeprefix("tuning.timeout: "))
+    return EngineError(f"{problem} (see {folder})")
 
 
 def _component(kind: str, given: Any) -> dict[str, Any]:

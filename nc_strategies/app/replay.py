@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nc_strategies.app import status
-from nc_strategies.app import target as benches
+from nc_strategies.app import target as targets
 from nc_strategies.app.logs import RunLog
 from nc_strategies.app.machine import TARGET_OPTION
 from nc_strategies.app.settings import run_config
@@ -24,7 +24,7 @@ from nc_strategies.report.run_files import RunFiles
 from nc_strategies.runtime.ssh import Address
 from nc_strategies.study.folder import CONFIG, IDENTITY, VERSIONS
 from nc_strategies.study.machine import Machine
-from nc_strategies.study.tune import make_goal, make_space
+from nc_strategies.study.setup import make_goal, make_space
 
 HASHES = {"model_sha256": "model", "data_sha256": "data", "calibration_sha256": "data"}
 
@@ -52,12 +52,12 @@ def replay(run_dir: Path, target: str | None = None, ssh_config: str | None = No
     """
     run = RunFiles.read(run_dir)
     saved = _saved(run)
-    with reopened(run, target, ssh_config) as (config, bench):
-        finish, goal = _measure(run, config, bench, saved)
-        found = _compared(run, finish, goal, dict(bench.versions()))
-        now = bench.timed_on() or {
+    with reopened(run, target, ssh_config) as (config, opened):
+        finish, goal = _measure(run, config, opened, saved)
+        found = _compared(run, finish, goal, dict(opened.versions()))
+        now = opened.timed_on() or {
             "target": None,
-            **Machine.here(config.measure.threads, None, dict(bench.versions())).to_dict(),
+            **Machine.here(config.measure.threads, None, dict(opened.versions())).to_dict(),
         }
         found["machine"] = _machines(run, now)
         found["disagreement"] = disagreement(now.get("agreement"), config.measure.accuracy_on)
@@ -91,10 +91,10 @@ def reopened(
     log = RunLog()
     with ExitStack() as stack:
         stack.callback(log.close)
-        bench = benches.start(config)
-        stack.callback(bench.close)
-        check_sources(run, bench)
-        yield config, bench
+        opened = targets.start(config)
+        stack.callback(opened.close)
+        check_sources(run, opened)
+        yield config, opened
 
 
 def _machines(run: RunFiles, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,9 +106,8 @@ def _machines(run: RunFiles, now: Mapping[str, Any]) -> dict[str, Any]:
 
 def _saved(run: RunFiles) -> Path:
     """Path of the saved model, checked to be unchanged."""
-    stated = run.result.get("model_path")
-    saved = run.path / str(stated)
-    if not stated or run.chosen is None or not saved.exists():
+    saved = run.saved_model
+    if saved is None or run.chosen is None:
         raise InputError(str(run.path), "holds no model", "a run that has ended with one")
     before = (run.result.get("hashes") or {}).get("saved_sha256")
     if before is not None and files_sha256(saved) != before:

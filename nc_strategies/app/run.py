@@ -26,7 +26,7 @@ from nc_strategies.study.study import Study, StudyListener
 
 if TYPE_CHECKING:
     from nc_strategies.study.folder import RunFolder
-    from nc_strategies.study.tune import Setup
+    from nc_strategies.study.setup import Setup
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +79,10 @@ def _failed(code: int, text: str) -> Outcome:
 
 
 def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
-    from nc_strategies.app import target as benches
+    from nc_strategies.app import target as targets
     from nc_strategies.report.table import render, show
     from nc_strategies.study.folder import RunFolder
-    from nc_strategies.study.tune import Setup
+    from nc_strategies.study.setup import Setup
 
     found = registry()
     for name, why in found.broken.items():
@@ -107,7 +107,7 @@ def _run(config: DictConfig, run_dir: Path, run_log: RunLog) -> int:
     found.settings("tracker", settings.tracker)
     with ExitStack() as stack:
         stack.enter_context(folder.lock())
-        target = benches.start(settings)
+        target = targets.start(settings)
         stack.callback(target.close)
         setup = Setup(
             settings,
@@ -185,9 +185,9 @@ def _plan(setup: Setup, listener: StudyListener) -> int:
     return status.MET
 
 
-def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
+def _finished(folder: RunFolder, settings: RunConfig) -> dict[str, Any] | None:
     """The result of an earlier run in this folder that used the whole requested budget; None without one."""
-    earlier: dict[str, Any] | None = folder.result() if folder.resumes else None
+    earlier = folder.result() if folder.resumes else None
     if earlier is None or earlier.get("stop_reason") in ("interrupted", "stopped") or earlier.get("status") == "failed":
         return None
     tuning = settings.tuning
@@ -198,9 +198,9 @@ def _finished(folder: Any, settings: RunConfig) -> dict[str, Any] | None:
     return earlier if before == now or earlier.get("stop_reason") == "finished" else None
 
 
-def _identity(setup: Any, folder: Any) -> dict[str, Any]:
+def _identity(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     """The identity of this run without opening the model again: the space is that of the earlier run."""
-    from nc_strategies.study.tune import choose_metric, identity
+    from nc_strategies.study.setup import choose_metric, identity
 
     choose_metric(setup)
     before = folder.config["identity"]

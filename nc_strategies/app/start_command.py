@@ -21,7 +21,6 @@ MOST_MASK_CLASSES = 256
 """Channels of a picture-shaped output up to which they are taken for the classes of a mask."""
 OUTPUT_OF_PROBABILITY = re.compile("prob|logit|score|sigmoid", re.IGNORECASE)
 PICTURE_CHANNELS = (1, 3, 4)
-WITHOUT_LABELS = "no labels: fp32's own outputs are the reference"
 BOX_LABELS = "boxes: float32 (M, 4), labels: int64 (M,), image_ids: int64 (M,), for the M boxes of all samples"
 """Arrays of labels of a detector, see `nc_strategies.data.labels.pack_boxes`."""
 
@@ -33,11 +32,13 @@ class Start:
     Args:
         arguments: The command line's words.
         notes: Sentences on the arrays that it reads, and on its guesses.
+        labels: Type, shape and meaning of the labels; empty for a metric that needs none.
         detector: Whether the model looks like an object detector.
     """
 
     arguments: tuple[str, ...]
     notes: tuple[str, ...]
+    labels: str
     detector: bool = False
 
     @property
@@ -69,70 +70,67 @@ def start_command(
     data, notes = _data(inputs, axes)
     detector = detector_outputs(facts, inputs, outputs, axes)
     if detector is None:
-        metric, label = _metric(facts, outputs, axes)
+        metric, labels = _metric(facts, outputs, axes)
+        notes += _pictures(inputs)
     else:
-        metric, label, note = _detection(detector, outputs)
+        metric, labels, note = _detection(detector, outputs)
         notes.append(note)
     arrays = [
         f"{'x' if len(inputs) == 1 else tensor.name}: {tensor.dtype or 'numbers'} {_shape(tensor, axes)}"
         for tensor in inputs
         if axes.get(tensor.name) is not None
     ]
-    more = [f"data.npz holds {'; '.join([*arrays, label])}; N samples, a few hundred or more"]
-    if detector is None:
-        notes += _pictures(inputs)
-    return Start((*arguments, *data, *_preprocess(facts), *metric), (*more, *notes), detector is not None)
+    if detector is not None and labels:
+        arrays.append(labels)
+    else:
+        arrays.append(f"y: {labels}" if labels else "no labels: fp32's own outputs are the reference")
+    notes = [f"data.npz holds {'; '.join(arrays)}; N samples, a few hundred or more", *notes]
+    return Start((*arguments, *data, *_preprocess(facts), *metric), tuple(notes), labels, detector is not None)
 
 
 def _data(inputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], list[str]]:
     """Settings of inputs whose samples are not along axis 0, and notes on them."""
-    schema = registry().get("data", "npz").schema
-    known = {field.name for field in dataclasses.fields(schema)} if schema is not None else set()
-    arguments, notes = [], []
+    arguments = []
     other = {i.name: axis for i in inputs if (axis := axes.get(i.name))}
     alone = {i.name: SAMPLE_RATES.get(i.name.lower(), 1) for i in inputs if axes.get(i.name) is None}
     for key, values in (("axes", other), ("constants", alone)):
-        if values and key in known:
+        if values:
             pairs = ", ".join(f"{name}: {value}" for name, value in values.items())
             arguments.append(f"data.{key}={{{pairs}}}")
-        elif values:
-            notes.append(f"{', '.join(values)}: no sample axis in front, which data=npz cannot express")
-    if alone and "constants" in known:
-        notes.append(f"the values of {', '.join(alone)} are guesses")
-    return arguments, notes
+    return arguments, [f"the values of {', '.join(alone)} are guesses"] if alone else []
 
 
 def _metric(facts: ModelFacts, outputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> tuple[list[str], str]:
-    """Settings of the metric, and what the labels are."""
+    """Settings of the metric, and what the labels are; empty for a metric that needs none."""
     scores = [o for o in outputs if _floating(o) and _classes(o, axes) is not None]
     if scores:
-        label = f"y: int64 (N,), class numbers from 0 to {(_classes(scores[0], axes) or 1) - 1}"
-        return ["metrics.accuracy.name=top1", *_output(scores[0], outputs)], label
+        labels = f"int64 (N,), class numbers from 0 to {(_classes(scores[0], axes) or 1) - 1}"
+        return ["metrics.accuracy.name=top1"], labels
     first = outputs[0] if outputs else TensorFacts("", "", None)
     shape = first.shape or ()
     numbers = shape[1:] in ((), (1,)) and axes.get(first.name) == 0
     if numbers and not _floating(first) and first.dtype:
-        return ["metrics.accuracy.name=top1"], "y: int64 (N,), class numbers as the model gives them"
+        return ["metrics.accuracy.name=top1"], "int64 (N,), class numbers as the model gives them"
     if numbers and (facts.output_types.get(first.name) == "Sigmoid" or OUTPUT_OF_PROBABILITY.search(first.name)):
-        return ["metrics.accuracy.name=top1", *_output(first, outputs)], "y: int64 (N,), 0 or 1"
+        return ["metrics.accuracy.name=top1"], "int64 (N,), 0 or 1"
     if numbers:
-        return ["metrics=mae_latency", *_output(first, outputs)], "y: float32 (N,), the numbers it should give"
+        return ["metrics=mae_latency"], "float32 (N,), the numbers it should give"
     if len(shape) == 4 and _floating(first):
         channel = shape[1] if facts.format == "onnx" else shape[-1]
         if isinstance(channel, int) and 1 < channel <= MOST_MASK_CLASSES:
             arguments = ["metrics.accuracy.name=mean_iou", f"metrics.accuracy.num_classes={channel}"]
-            return [*arguments, *_output(first, outputs)], f"y: int64 (N, height, width), 0 to {channel - 1}"
-    return ["metrics=fidelity"], WITHOUT_LABELS
+            return arguments, f"int64 (N, height, width), 0 to {channel - 1}"
+    return ["metrics=fidelity"], ""
 
 
 def _detection(found: DetectorOutputs, outputs: Sequence[TensorFacts]) -> tuple[list[str], str, str]:
-    """Settings of a detector's metric, what the labels are, and a note on what was guessed."""
+    """Settings of a detector's metric, the arrays of labels (empty for none), and a note on what was guessed."""
     if not found.positions:
         note = (
             "no built-in metric reads these outputs: if they are a detector's, metrics.accuracy.name=python with a "
             "function of your own that decodes them compares boxes"
         )
-        return ["metrics=fidelity"], WITHOUT_LABELS, note
+        return ["metrics=fidelity"], "", note
     settings = registry().get("metric", METRIC).schema
     usual = {field.name: field.default for field in dataclasses.fields(settings)} if settings is not None else {}
     arguments = [f"metrics.accuracy.name={METRIC}"]
@@ -143,14 +141,6 @@ def _detection(found: DetectorOutputs, outputs: Sequence[TensorFacts]) -> tuple[
         "metrics.accuracy.box_format=xywh where they are a corner and sizes"
     )
     return arguments, BOX_LABELS, note
-
-
-def _output(chosen: TensorFacts, outputs: Sequence[TensorFacts]) -> list[str]:
-    """The setting that names the output, where there are several and it can be named."""
-    schema = registry().get("metric", "top1").schema
-    fields = {field.name for field in dataclasses.fields(schema)} if schema is not None else set()
-    named = len(outputs) > 1 and "output" in fields
-    return [quote_path(f"metrics.accuracy.output={chosen.name}", False)] if named else []
 
 
 def _classes(output: TensorFacts, axes: Mapping[str, int | None]) -> int | None:

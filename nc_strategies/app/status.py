@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 MET, INTERNAL, INPUT, MISSED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-def of_result(result: dict[str, Any]) -> int:
+def of_result(result: Mapping[str, Any]) -> int:
     """The exit status of a result."""
     if "exit_status" in result:
         return int(result["exit_status"])

@@ -10,10 +10,11 @@ from nc_strategies.backends.base import Backend
 from nc_strategies.config import AUTO, OUTPUT, RunConfig
 from nc_strategies.data.settings import InputRules
 from nc_strategies.errors import InputError
+from nc_strategies.measuring.local_target import LocalTarget, TargetParts
 from nc_strategies.measuring.remote.connection import Target
 from nc_strategies.measuring.remote.session import Engine, RemoteSession
 from nc_strategies.measuring.shares import Origin, Sharing
-from nc_strategies.measuring.target import LocalTarget, MeasurementTarget, TargetParts
+from nc_strategies.measuring.target import MeasurementTarget
 from nc_strategies.measuring.worker.target import WorkerTarget
 from nc_strategies.metrics.base import Metric
 from nc_strategies.registry import registry

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.models.info import Batch
+from nc_strategies.runtime.random_streams import Stream, generator
 
 
 class LazyBatches(Sequence[Batch]):
@@ -28,7 +29,7 @@ class LazyBatches(Sequence[Batch]):
         self._data, self._size, self._seed = data, size, seed
         self._plan: list[NDArray[np.intp]] | None = None
         if data.lengths is not None:
-            self._plan = data.plan(size, np.random.default_rng([seed, 5]))
+            self._plan = data.plan(size, generator(seed, Stream.BATCHES))
         count = -(-len(data) // size) if self._plan is None else len(self._plan)
         self._places = range(count) if places is None else places
         data.store()  # batches are read several times

@@ -22,18 +22,17 @@ class Deadline:
     A measurement that stops itself keeps fp32's measurement and the calibration in memory. Killing its process would
     lose both.
 
-    Args:
-        clock: Clock in seconds that `at` refers to; `time.monotonic` by default.
+    Attributes:
+        at: The deadline on the clock of `time.monotonic`; 0 for none.
     """
 
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
-        self._clock = clock or time.monotonic
+    def __init__(self) -> None:
         self.at = 0.0
 
     @property
     def left(self) -> float:
         """Seconds left; infinite without a deadline."""
-        return self.at - self._clock() if self.at else math.inf
+        return self.at - time.monotonic() if self.at else math.inf
 
     def check(self) -> None:
         """Raise an error once the deadline has passed.

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+REFERENCES = 2
+"""Models of a final timing that are fp32: as given, and all-float. They are its first columns."""
+PATIENCE = 3.0
+"""Time limit of a final timing of as many models as there are finalists at most, as a multiple of that of a trial."""
+
+
+def front_patience(models: int, finalists: int) -> float:
+    """Time limit of the final timing of a front, as a multiple of that of a trial: more models have longer.
+
+    Args:
+        models: Number of models beside fp32.
+        finalists: Maximum number of finalists.
+    """
+    return PATIENCE * max(1.0, (REFERENCES + models) / (REFERENCES + finalists))
+
 
 @dataclass(frozen=True)
 class Ending:

@@ -14,7 +14,7 @@ from nc_strategies.errors import OutOfTimeError
 from nc_strategies.measuring import resolution
 from nc_strategies.measuring.accuracy import loss_interval
 from nc_strategies.measuring.core import MeasurerCore, Scored
-from nc_strategies.measuring.ending import Ending
+from nc_strategies.measuring.ending import PATIENCE, REFERENCES, Ending
 from nc_strategies.measuring.final import Final
 from nc_strategies.measuring.latency import Timing
 from nc_strategies.measuring.reopening import Reopening
@@ -22,8 +22,6 @@ from nc_strategies.problem import Evaluation, Goal, Trial
 from nc_strategies.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
-REFERENCES = 2
-"""Columns of a final timing that are fp32: as given, and all-float."""
 FINALISTS = 3
 """Maximum number of models that are timed side by side at the end; a preselection reduces the candidates to these."""
 CLEAR_TIE = 0.005
@@ -84,9 +82,9 @@ class FinalistMeasurer(MeasurerCore):
             trials = trials[: ending.finalists]
             makers = [partial(make, trial) for trial in trials]
             if base.large:
-                timing = self._in_turn(makers, ending.runs, 3.0)
+                timing = self._in_turn(makers, ending.runs, PATIENCE)
             else:
-                timing = self._sessions([*self._references(), *makers], ending.runs, 3.0)
+                timing = self._sessions([*self._references(), *makers], ending.runs, PATIENCE)
         faster = int(np.argmin([timing.median_ms(0), timing.median_ms(1)]))
         candidates = []
         for column, (trial, maker) in enumerate(zip(trials, makers, strict=True), REFERENCES):

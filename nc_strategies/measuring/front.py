@@ -8,14 +8,12 @@ from functools import partial
 
 import numpy as np
 
-from nc_strategies.measuring.finalists import FINALISTS, REFERENCES, FinalistMeasurer
+from nc_strategies.measuring.ending import REFERENCES, front_patience
+from nc_strategies.measuring.finalists import FINALISTS, FinalistMeasurer
 from nc_strategies.measuring.latency import Timing
 from nc_strategies.measuring.lengths import by_length
 from nc_strategies.measuring.phases import run_ms
 from nc_strategies.problem import Evaluation, Trial
-
-PATIENCE = 3.0
-"""Time limit of the final timing of `FINALISTS` models, as a multiple of that of a trial; more models have longer."""
 
 
 class FrontMeasurer(FinalistMeasurer):
@@ -38,7 +36,7 @@ class FrontMeasurer(FinalistMeasurer):
             OutOfTimeError: the deadline passed before the first session ended.
         """
         makers = [partial(self._built, trial) for trial in trials]
-        patience = PATIENCE * max(1.0, (REFERENCES + len(makers)) / (REFERENCES + FINALISTS))
+        patience = front_patience(len(makers), FINALISTS)
         if self.baseline.large:
             timing = self._in_turn(makers, runs, patience)
         else:

@@ -51,6 +51,9 @@ class FitPlan:
     """Maximum number of timed runs per configuration, reached by fast models."""
     runs_seconds: float = 0.1
     """Time budget in seconds for fp32's runs beside one configuration; it determines the number of timed runs."""
+    timing_seconds: float = 20.0
+    """Seconds after which the timing of a configuration stops, once it has the minimum number of runs: as long as a
+    trial's by default."""
     end_runs_factor: int = 2
     """Multiplier on the timed runs of the all-float graph, the default and the other int8 schemes: each of their terms
     depends on a single timing."""
@@ -137,7 +140,6 @@ class _TimingSession:
     batch: Batch
     rng: np.random.Generator
     runs: int | None
-    limit: float
     clock: Callable[[], float] | None
     reference: Executable | None = None
     check: Check = unlimited
@@ -216,8 +218,8 @@ class _TimingSession:
         count = PLAN.brief_runs if self.brief else self.runs or self._count(PLAN.runs, PLAN.most_runs)
         batches = self.timed_batches or [TimedBatch(self.batch)]
         if self.timer is not None:
-            return self.timer.time(models, batches, count * times, self.rng, self.limit, self.check)
-        return interleave_batches(models, batches, count * times, self.rng, self.limit, self.clock, self.check)
+            return self.timer.time(models, batches, count * times, self.rng, PLAN.timing_seconds, self.check)
+        return interleave_batches(models, batches, count * times, self.rng, PLAN.timing_seconds, self.clock, self.check)
 
     def _profiled_runs(self) -> int:
         return PLAN.brief_profiled_runs if self.brief else self._count(PLAN.profiled_runs, PLAN.most_profiled_runs)
@@ -233,7 +235,6 @@ def fit_latency(
     batch: Batch,
     rng: np.random.Generator,
     runs: int | None = None,
-    limit: float = 20.0,
     clock: Callable[[], float] | None = None,
     reference: Executable | None = None,
     check: Check = unlimited,
@@ -257,7 +258,6 @@ def fit_latency(
             configurations are profiled with.
         rng: Draws configurations and shuffles runs.
         runs: Timed runs per configuration; by default 25 to 100, depending on fp32's latency.
-        limit: Seconds after which the timing of a configuration stops, once it has 20 runs.
         clock: Clock in seconds; by default the backend's own.
         reference: fp32 session that trials are timed beside; it stays open. By default one is chosen and opened here.
             Latency varies by a few percent between sessions of the same graph, so ratios are comparable only beside
@@ -278,7 +278,7 @@ def fit_latency(
         OutOfTimeError: `check` raised it.
     """
     session = _TimingSession(
-        backend, batch, rng, runs, limit, clock or backend.clock, reference, check, brief, timed_batches, timer
+        backend, batch, rng, runs, clock or backend.clock, reference, check, brief, timed_batches, timer
     )
     session.choose_reference(space.all_float())
     if brief:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Executable
+from nc_strategies.backends.base import Backend, Executable
 from nc_strategies.data.dataset import Dataset
 from nc_strategies.data.lengths import Lengths
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.measuring.latency import TIMING_RULES, Timing, interleave
-from nc_strategies.measuring.outputs import close
+from nc_strategies.measuring.outputs import FLOAT_TOLERANCE, close
 from nc_strategies.models.info import Batch
 from nc_strategies.problem.evaluation import LengthLatency
 
@@ -165,16 +165,23 @@ def by_length(timing: Timing, batches: Sequence[TimedBatch], model: int, referen
     )
 
 
-def heeds_mask(model: Executable, data: Dataset, tolerance: float) -> bool:
-    """Whether a model gives the same outputs for samples that are filled up as for the samples alone.
+def heeds_mask(backend: Backend, data: Dataset) -> bool:
+    """Whether fp32 gives the same outputs for samples that are filled up as for the samples alone.
 
     Args:
-        model: fp32.
-        data: Samples with a mask.
-        tolerance: See `close`.
+        backend: The engine, with its model loaded.
+        data: The samples. Where none of them are filled up by their mask, nothing is run and the answer is yes.
     """
     lengths = data.lengths
-    assert lengths is not None
+    if lengths is None or lengths.mask is None or lengths.fixed is not None:
+        return True
+    model = backend.reference()
+    heeded = _heeds_mask(model, data, lengths, max(backend.float_tolerance, FLOAT_TOLERANCE))
+    model.close()
+    return heeded
+
+
+def _heeds_mask(model: Executable, data: Dataset, lengths: Lengths, tolerance: float) -> bool:
     order = np.argsort(lengths.values, kind="stable")
     for place in {int(order[0]), int(order[len(order) // 2])}:
         own = int(lengths.values[place])

@@ -52,8 +52,6 @@ class SharingRules:
     """Least seconds of engine time of the batches that are sent together; sending them takes about a millisecond."""
     portions_ahead: int = 2
     """Portions that a process has at a time: it runs one while the other is sent."""
-    output_bytes: int = 2**20
-    """Bytes of outputs per sample above which sending them costs more than computing them."""
     poll_seconds: float = 0.2
     """Seconds between two checks of the deadline while outputs are awaited."""
     preparation_seconds: float = 600.0
@@ -70,7 +68,7 @@ class Origin:
     """From what another process makes a target with the same model and data.
 
     Args:
-        factory: ``module:function`` that returns a `nc_strategies.measuring.target.LocalTarget`.
+        factory: ``module:function`` that returns a `nc_strategies.measuring.local_target.LocalTarget`.
         settings: Argument of the factory; it can be pickled and contains no secrets.
     """
 

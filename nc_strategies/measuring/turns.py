@@ -25,9 +25,8 @@ from nc_strategies.data.matching import match
 from nc_strategies.errors import EngineError, NcsError, first_line
 from nc_strategies.measuring.latency import TIMING_RULES, Timing
 from nc_strategies.measuring.lengths import TimedBatch, heeds_mask, timed_batches
-from nc_strategies.measuring.outputs import FLOAT_TOLERANCE
+from nc_strategies.measuring.local_target import TargetParts
 from nc_strategies.measuring.phases import phase_batches
-from nc_strategies.measuring.target import TargetParts
 
 log = logging.getLogger(__name__)
 FP32 = ""
@@ -208,22 +207,13 @@ class EngineBench:
         self._backend = adapt(parts.backend, feeds)
         # In the stored order, so that all engines get the same samples.
         data = Dataset(given, parts.preprocess, feeds.info, None, feeds, measure.evaluation_batch_size, rules.pad)
-        self._respect_mask(data)
+        if not heeds_mask(self._backend, data):
+            data.distrust_mask()  # Samples are timed at their full length then, as a run times them.
         if measure.context_lengths is None:
             self._timed = timed_batches(data, measure.batch_size, measure.lengths)
         else:
             self._timed = phase_batches(data, measure.batch_size, measure.context_lengths)
         return {"lengths": [timed.length for timed in self._timed]}
-
-    def _respect_mask(self, data: Dataset) -> None:
-        """Time samples at their full length where the model does not heed its mask, as a run does."""
-        lengths = data.lengths
-        if lengths is None or lengths.mask is None or lengths.fixed is not None:
-            return
-        model = self._engine.reference()
-        if not heeds_mask(model, data, max(self._engine.float_tolerance, FLOAT_TOLERANCE)):
-            data.distrust_mask()
-        model.close()
 
     @property
     def _engine(self) -> Backend:

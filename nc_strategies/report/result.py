@@ -17,8 +17,8 @@ from nc_strategies.runtime import machine
 from nc_strategies.runtime.files import write_atomically
 from nc_strategies.study import front
 from nc_strategies.study.folder import RESULT
+from nc_strategies.study.setup import SCHEMA_VERSION, Setup
 from nc_strategies.study.study import Study
-from nc_strategies.study.tune import SCHEMA_VERSION, Setup
 
 
 def as_dict(study: Study, setup: Setup) -> dict[str, Any]:

@@ -114,6 +114,13 @@ class RunFiles:
         return self.result.get("baseline") or self.analysis.get("baseline") or {}
 
     @property
+    def saved_model(self) -> Path | None:
+        """The model that the run has saved, if it is still there; None otherwise."""
+        stated = self.result.get("model_path")
+        path = self.path / str(stated)
+        return path if stated and path.exists() else None
+
+    @property
     def metric(self) -> str:
         """Name of the accuracy metric."""
         stated = (self.result.get("goal") or {}).get("metric")

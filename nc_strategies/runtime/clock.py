@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 
 class Clock:
@@ -21,3 +22,14 @@ class Clock:
 
     def __exit__(self, *_: object) -> None:
         self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start
+
+
+def add_seconds(seconds: dict[str, float], spent: Iterable[tuple[str, float]]) -> None:
+    """Add seconds to their stages.
+
+    Args:
+        seconds: Seconds by stage; changed in place.
+        spent: Pairs (stage, seconds).
+    """
+    for stage, took in spent:
+        seconds[stage] = seconds.get(stage, 0.0) + took

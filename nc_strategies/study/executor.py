@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from nc_strategies.errors import InputError
+from nc_strategies.runtime.machine import cores
 from nc_strategies.runtime.process import be_expendable, die_with_parent
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ class SerialExecutor(Executor):
         """
         return None
 
+    @staticmethod
+    def processes_that_fit(threads: int) -> int:
+        """Number of processes for which this machine has processors; at least 1.
+
+        Args:
+            threads: Threads of the engine in each process.
+        """
+        return max(1, cores() // max(1, threads))
+
 
 @dataclass
 class ProcessesSettings:
@@ -88,7 +98,7 @@ class ProcessesExecutor(SerialExecutor):
 
     def evaluation_pool(self, threads: int) -> EvaluationPool | None:
         """See `SerialExecutor.evaluation_pool`."""
-        count = self.settings.workers or max(1, len(os.sched_getaffinity(0)) // max(1, threads))
+        count = self.settings.workers or self.processes_that_fit(threads)
         return _ProcessPool(count - 1) if count > 1 else None
 
 

@@ -130,12 +130,7 @@ class RunFolder:
     @property
     def extent(self) -> Extent | None:
         """Numbers of samples that an earlier run with a time limit used; None for any other."""
-        found = self.config.get(EXTENT)
-        try:
-            return Extent(**{key: int(value) for key, value in found.items()}) if isinstance(found, dict) else None
-        except (TypeError, ValueError):
-            file = self.path / CONFIG
-            raise InputError("run_dir", f"{file} cannot be read ({EXTENT}: {found})", "use another folder") from None
+        return extent_of(self.config, self.path / CONFIG)
 
     def changed_versions(self, versions: Mapping[str, str]) -> dict[str, str]:
         """Earlier versions of the software that has another version now.
@@ -187,14 +182,39 @@ class RunFolder:
         write_atomically(self.path / CONFIG, text)
 
 
+def extent_of(config: Mapping[str, Any], file: Path) -> Extent | None:
+    """Numbers of samples that a run with a time limit used; None for any other.
+
+    Args:
+        config: Content of the run's ``config.yaml``.
+        file: Its path, for the message.
+
+    Raises:
+        InputError: the numbers are not those that a run writes.
+    """
+    found = config.get(EXTENT)
+    try:
+        return Extent(**{key: int(value) for key, value in found.items()}) if isinstance(found, dict) else None
+    except (TypeError, ValueError):
+        raise InputError("run_dir", f"{file} cannot be read ({EXTENT}: {found})", "use another folder") from None
+
+
 def read_yaml(path: Path) -> Any:
     """Read a run's YAML file.
 
     Raises:
         OSError, ValueError, yaml.YAMLError: the file cannot be read.
     """
-    # PyYAML's optional parser in C takes a tenth of the time.
-    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return parse_yaml(path.read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML, with PyYAML's optional parser in C where it is there: it takes a tenth of the time.
+
+    Raises:
+        ValueError, yaml.YAMLError: the text is not YAML.
+    """
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_json(path: Path) -> Any:

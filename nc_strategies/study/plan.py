@@ -10,8 +10,8 @@ from nc_strategies.measuring.finalists import FINALISTS
 from nc_strategies.measuring.resolution import Resolution
 from nc_strategies.space import Space
 from nc_strategies.study.machine import Machine, find_machine
+from nc_strategies.study.setup import Setup, choose_metric, make_box, make_goal, make_space
 from nc_strategies.study.study import StudyListener
-from nc_strategies.study.tune import Setup, choose_metric, make_box, make_goal, make_space
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Study:
         goal: Constraints and objectives of the run.
         baseline: fp32's measurement.
         baseline_ci95: 95 % interval of fp32's latency in milliseconds.
-        metadata: Identity of the run; see `tune.identity`.
+        metadata: Identity of the run; see `setup.identity`.
         model: The model's name, for reports.
         trials: Finished trials in the order in which the strategy saw them.
         seconds: Seconds by stage: `load`, `calibrate`, `build`, `accuracy` and `latency` (of fp32, the trials and the

@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from nc_strategies.config import MeasureConfig
-from nc_strategies.measuring.ending import Ending
+from nc_strategies.measuring.ending import PATIENCE, REFERENCES, Ending, front_patience
 from nc_strategies.measuring.extent import Allowance
 from nc_strategies.measuring.latency import TIMING_RULES
 from nc_strategies.problem import Evaluation
 
 STAGES = ("build", "accuracy", "latency")
-FP32_MODELS = 2
-"""fp32 as given and the backend's all-float graph: both are timed in the final measurement."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,6 @@ class TimeBox:
         finalists: Maximum number of models that are timed side by side in the final measurement.
         sessions: Maximum number of sessions in which each finalist is timed.
         clock: Monotonic clock in seconds; `time.monotonic` by default.
-        rules: Division of the time.
         front: Number of points of the measured front; 0 for none.
     """
 
@@ -120,12 +117,11 @@ class TimeBox:
         finalists: int,
         sessions: int,
         clock: Callable[[], float] | None = None,
-        rules: BoxRules | None = None,
         front: int = 0,
     ) -> None:
         self._front = front
         self.timeout, self._measure, self._finalists, self._sessions = timeout, measure, finalists, sessions
-        self._clock, self.rules = clock or time.monotonic, rules or BoxRules()
+        self._clock, self.rules = clock or time.monotonic, BoxRules()
         self.begin = self._clock()
         self.restart = 0.0
         """Seconds that a new worker takes to load, calibrate and measure fp32 again."""
@@ -203,7 +199,7 @@ class TimeBox:
             return dict(self._rehearsed)
         seconds = dict(self.fp32.seconds)
         return {
-            "build": self._fp32_build / FP32_MODELS,
+            "build": self._fp32_build / REFERENCES,
             "accuracy": seconds.get("accuracy", 0.0),
             "latency": seconds.get("latency", 0.0),
         }
@@ -311,8 +307,8 @@ class TimeBox:
         """
         runs = self._least_front_runs if runs is None else runs
         models = max(0, points - 1)
-        patience = 3.0 * max(1.0, (FP32_MODELS + models) / (FP32_MODELS + self._finalists))
-        return self.rules.caution * self._sessions_seconds(models, FP32_MODELS, runs, patience)
+        patience = front_patience(models, self._finalists)
+        return self.rules.caution * self._sessions_seconds(models, REFERENCES, runs, patience)
 
     @property
     def _least_front_runs(self) -> int:
@@ -369,13 +365,13 @@ class TimeBox:
         evaluations = (fp32 + self.trial["accuracy"] if compare else 0.0) + (
             finalists * self.trial["accuracy"] if pruned else 0.0
         )
-        timing = self._sessions_seconds(finalists, FP32_MODELS, runs, 3.0)
+        timing = self._sessions_seconds(finalists, REFERENCES, runs, PATIENCE)
         return timing + finalists * self.build_seconds + evaluations
 
     def _sessions_seconds(self, models: int, references: int, runs: int, patience: float) -> float:
         """Seconds to build and time models and fp32's references in several sessions."""
         sessions = min(self._sessions, max(1, runs // TIMING_RULES.least_runs))
-        built = models * self.build_seconds + references / FP32_MODELS * self._fp32_build
+        built = models * self.build_seconds + references / REFERENCES * self._fp32_build
         once = models * self.run_seconds + references * self._fp32_run
         limit = self._measure.latency_timeout * patience / sessions
         return sessions * (built + _timing(once, math.ceil(runs / sessions), limit))

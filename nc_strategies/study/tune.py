@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import numpy as np
-
-from nc_strategies.config import AUTO, RunConfig
 from nc_strategies.errors import EngineError, InputError, OutOfTimeError, first_line
-from nc_strategies.measuring import latency_model, resolution
-from nc_strategies.measuring.core import MEMORY_SPREAD, METRIC, SESSIONS
+from nc_strategies.measuring import resolution
+from nc_strategies.measuring.core import METRIC
 from nc_strategies.measuring.extent import Allowance
-from nc_strategies.measuring.finalists import FINALISTS
 from nc_strategies.measuring.remote.agreement import sentence as disagreement
 from nc_strategies.measuring.selection import sentences
-from nc_strategies.measuring.target import Finish, Measured, MeasurementTarget
-from nc_strategies.problem import (
-    Constraint,
-    Evaluation,
-    Goal,
-    LatencyTerms,
-    Objective,
-    Prediction,
-    Problem,
-    Trial,
-    TrialState,
-)
-from nc_strategies.problem.objective import LATENCY_TIE
-from nc_strategies.runtime.clock import Clock
+from nc_strategies.measuring.target import Measured
+from nc_strategies.problem import Evaluation, Prediction, Problem, Trial, TrialState
+from nc_strategies.runtime.clock import Clock, add_seconds
+from nc_strategies.runtime.random_streams import Stream, generator
 from nc_strategies.runtime.secrets import redact
-from nc_strategies.space import Capabilities, Config, Overrides, Space
-from nc_strategies.space.reasons import nothing_to_quantize
-from nc_strategies.space.scheme import way as mode_of
+from nc_strategies.space import Config, Space
 from nc_strategies.space.space import magnitude
 from nc_strategies.strategies.base import Strategy
-from nc_strategies.study.estimates import Estimates, ask, one_by_one
+from nc_strategies.study.estimates import Estimates
+from nc_strategies.study.estimator import Estimator
+from nc_strategies.study.final_choice import CANDIDATES, FINAL_TIE, FinalChoice
 from nc_strategies.study.folder import RunFolder
 from nc_strategies.study.front_search import FrontSearch
 from nc_strategies.study.journal import Journal
@@ -52,42 +35,13 @@ from nc_strategies.study.keeper import Keeper, remove_leftovers
 from nc_strategies.study.loop import TrialLoop
 from nc_strategies.study.machine import TIMED, find_machine
 from nc_strategies.study.pace import BoxedPace, Pace
+from nc_strategies.study.setup import Setup, choose_metric, identity, make_box, make_goal, make_space
 from nc_strategies.study.study import Status, Study, StudyListener
-from nc_strategies.study.timebox import TimeBox
 
 log = logging.getLogger(__name__)
-SCHEMA_VERSION = 1
 T = TypeVar("T")
-FIT_FACTOR = 2.0
-"""Factor on the minimum seconds of fitting the latency model. It adds configurations until its error is small, and what
-it has timed is lost if its time runs out."""
 UNFINISHED_FACTOR = 2.0
 """Factor on the seconds of a preparation that did not end in time: trials and the end take about as long again."""
-CANDIDATES = 6
-"""Maximum number of trials that are timed side by side again because each may be the fastest within timing noise."""
-FINAL_TIE = 0.015
-"""Relative difference in latency that counts as none between finalists, which get at least 300 timed runs."""
-
-
-@dataclass
-class Setup:
-    """Components of a run.
-
-    Args:
-        config: The whole configuration. The run reads its sections; the fields below are built from its groups.
-        target: Measures the models.
-        make_strategy: Creates the strategy for a problem.
-        executor: Runs trials; has an attribute ``workers``, and may have a method ``next_ended``, see `TrialLoop`.
-        resolved: The configuration as plain data without secrets, for ``config.yaml``.
-        check_model: Refuses a model that the strategy cannot tune; see `Strategy.check_model`.
-    """
-
-    config: RunConfig
-    target: MeasurementTarget
-    make_strategy: Callable[[Problem], Strategy]
-    executor: Any
-    resolved: Mapping[str, Any] = field(default_factory=dict)
-    check_model: Callable[[Space, Callable[[], bool]], None] = lambda space, gradients: None
 
 
 def tune(
@@ -114,12 +68,8 @@ class _Run:
         self.config = setup.config
         self.begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
-        self.estimates: dict[str, float] = {}
         self.box = make_box(self.config)
-        self._failed: EngineError | None = None
-        self._skipped: set[str] = set()
         self._keeper: Keeper | None = None
-        self._finishes: list[Finish] = []
         self._front: FrontSearch | None = None
 
     def run(self) -> Study:
@@ -139,7 +89,7 @@ class _Run:
         journal = Journal(self.folder.path, METRIC, tuple(space.ops))
         finished = journal.read() if self.folder.resumes else []
         self._refuse_small_box(finished)
-        self._spent(baseline.evaluation.seconds)
+        add_seconds(self.seconds, baseline.evaluation.seconds)
         versions = dict(target.versions())
         earlier = self.folder.changed_versions(versions) if self.folder.resumes else {}
         reduced = self.box.limited or self.folder.extent is not None
@@ -150,6 +100,38 @@ class _Run:
                 "trials of the earlier run were measured with %s %s, these are with %s", name, version, versions[name]
             )
         target.keep(self.folder.path)
+        study = self._study(space, baseline, facts, versions, earlier)
+        if chosen:
+            self._notice(study, chosen)
+        if study.extent.text(self.box.timeout):
+            self._notice(study, study.extent.text(self.box.timeout))
+        self._resolve(study, baseline)
+        try:
+            self._find_machine(study)
+            self._finish(study, self._search(study, journal, finished))
+        finally:
+            if self._keeper is not None:
+                self._keeper.close()
+        return study
+
+    def _study(
+        self,
+        space: Space,
+        baseline: Measured,
+        facts: Mapping[str, Any],
+        versions: dict[str, str],
+        earlier: dict[str, str],
+    ) -> Study:
+        """The study before its first trial, whose target reports to it from here on.
+
+        Args:
+            space: Search space.
+            baseline: fp32's measurement.
+            facts: Identity of the run.
+            versions: Versions of the software that measures.
+            earlier: Other versions, with which trials of the earlier run were measured.
+        """
+        config, target = self.config, self.setup.target
         study = Study(
             self.folder.path,
             space,
@@ -158,7 +140,6 @@ class _Run:
             baseline.latency_ci95,
             facts,
             seconds=self.seconds,
-            estimate_seconds=self.estimates,
             model=str(target.facts()["model_name"]),
         )
         study.workers = target.workers()
@@ -172,18 +153,6 @@ class _Run:
         study.recovery = target.recovery()
         for remark in study.remarks:
             log.info("%s", remark)
-        if chosen:
-            self._notice(study, chosen)
-        if study.extent.text(self.box.timeout):
-            self._notice(study, study.extent.text(self.box.timeout))
-        self._resolve(study, baseline)
-        try:
-            self._find_machine(study)
-            self._search(study, journal, finished)
-            self._finish(study)
-        finally:
-            if self._keeper is not None:
-                self._keeper.close()
         return study
 
     def _watched(self, study: Study, workers: Mapping[str, Any]) -> None:
@@ -265,174 +234,21 @@ class _Run:
         if study.machine.low and set(TIMED) & set(self.config.metrics.objectives):
             self.listener.notice(" ".join(words))
 
-    def _sensitivity(self, study: Study, kept: Estimates, way: str = "") -> Mapping[str, float]:
-        if way:
-            return self._mode_sensitivity(study, kept, way)
-        if study.sensitivity is None:
-            study.sensitivity = kept.sensitivity
-            self.listener.stage(
-                "estimating sensitivity" if study.sensitivity is None else "reading sensitivity from the earlier run"
-            )
-        if study.sensitivity is None:
-            groups, box = len(study.space.groups), self.box
-            least = box.build_seconds + groups * box.sample_seconds  # one sample per operator at least
-            try:
-                with Clock(self.estimates, "sensitivity"):
-                    kept.sensitivity = study.sensitivity = self._while_time(
-                        "sensitivity", least, lambda: self._estimated(study.space)
-                    )
-            except OutOfTimeError:
-                return {}
-        return study.sensitivity
-
-    def _mode_sensitivity(self, study: Study, kept: Estimates, way: str) -> Mapping[str, float]:
-        """Sensitivity of the operators that offer another quantization mode; nothing where there is no time for it."""
-        found = study.mode_sensitivity.get(way) or kept.mode_sensitivity(way)
-        if found is None:
-            self.listener.stage(f"estimating sensitivity to {way} quantization")
-            box = self.box
-            groups = sum(any(mode_of(s) == way for s in study.space.schemes(group)) for group in study.space.groups)
-            try:
-                with Clock(self.estimates, "sensitivity"):
-                    found = self._while_time(
-                        "sensitivity",
-                        box.build_seconds + groups * box.sample_seconds,
-                        lambda: self._estimated(study.space, way),
-                    )
-            except OutOfTimeError:
-                return {}
-            kept.add_mode_sensitivity(way, found)
-        study.mode_sensitivity[way] = found
-        return found
-
-    def _while_time(self, what: str, least: float, estimate: Callable[[], T]) -> T:
-        """Compute an estimate if that leaves time for trials and the end of the run.
-
-        Args:
-            what: Name of the estimate.
-            least: Minimum seconds that the estimate takes.
-            estimate: Computes the estimate with the engine.
-
-        Raises:
-            OutOfTimeError: there is not enough time; the user has been notified.
-        """
-        target, box = self.setup.target, self.box
-        room = box.estimate_seconds_left()
-        if what not in self._skipped and least <= room:
-            target.until(box.after(room), box.patience)
-            try:
-                return estimate()
-            except OutOfTimeError:
-                least = room
-            finally:
-                target.until(0.0)
-        if what not in self._skipped:
-            self._skipped.add(what)
-            self.listener.notice(
-                f"{what} is not estimated: it takes more than {max(least, 0.1):.1f} s, and the trials "
-                f"need the rest of tuning.timeout={box.timeout:g}; the strategy goes on without it"
-            )
-        raise OutOfTimeError(f"there is no time to estimate {what}")
-
-    def _estimated(self, space: Space, way: str = "") -> Mapping[str, float]:
-        target = self.setup.target
-        try:
-            return ask(lambda: target.sensitivity(way))
-        except EngineError as error:
-            log.warning("sensitivity is estimated operator by operator: %s", error)
-            return one_by_one(target.divergence, space, self.config.tuning.max_consecutive_failures, way)
-
-    def _latency_terms(self, study: Study, kept: Estimates) -> LatencyTerms:
-        if study.latency_terms is None:
-            study.latency_terms = kept.terms
-            self.listener.stage(
-                "profiling" if study.latency_terms is None else "reading latency terms from the earlier run"
-            )
-        if study.latency_terms is None:
-            if self._failed is not None:
-                raise self._failed  # an engine that crashed during the fit would crash again
-            try:
-                run, build = self.box.run_seconds, self.box.build_seconds
-                least = FIT_FACTOR * latency_model.least_seconds(study.space, run, build)
-                brief = least > self.box.estimate_seconds_left()
-                if brief:
-                    least = FIT_FACTOR * latency_model.least_seconds(study.space, run, build, brief)
-                with Clock(self.estimates, "profile"):
-                    kept.terms = study.latency_terms = self._while_time(
-                        "latency by operator", least, lambda: ask(lambda: self.setup.target.latency_terms(brief))
-                    )
-            except OutOfTimeError as error:
-                self._failed = EngineError(str(error))
-                raise self._failed from None
-            except EngineError as error:
-                self._failed = error
-                raise
-        return study.latency_terms
-
-    def _hessian(self, kept: Estimates, draws: int) -> Mapping[str, float]:
-        """The Hessian-weighted error by operator; nothing where there is no time for it."""
-        found = kept.hessian(draws)
-        if found is None:
-            self.listener.stage("estimating the Hessian's trace")
-            least = self.box.build_seconds + draws * self.box.sample_seconds
-            try:
-                with Clock(self.estimates, "hessian"):
-                    found = self._while_time(
-                        "the Hessian's trace", least, lambda: ask(lambda: self.setup.target.hessian(draws))
-                    )
-            except OutOfTimeError:
-                return {}
-            kept.add_hessian(draws, found)
-        return found
-
-    def _divergence(self, config: Config, kept: Estimates, batches: int = 1) -> float:
-        found = kept.divergence(config, batches)
-        if found is None:
-            with Clock(self.estimates, "divergence"):
-                least = self.box.build_seconds + batches * self.box.sample_seconds
-                try:
-                    found = self._while_time(
-                        "the noise of a configuration",
-                        least,
-                        lambda: ask(lambda: self.setup.target.divergence(config, batches)),
-                    )
-                except OutOfTimeError as error:
-                    raise EngineError(str(error)) from None
-                kept.add_divergence(config, found, batches)
-        return found
-
-    def _search(self, study: Study, journal: Journal, finished: list[Trial]) -> None:
+    def _search(self, study: Study, journal: Journal, finished: list[Trial]) -> FinalChoice:
+        """Run the strategy; return the choice among its trials."""
         config = self.config.tuning
         remove_leftovers(self.folder.path)
         for trial in finished:
             if trial.evaluation is not None and not trial.evaluation.partial:
                 self.setup.target.remember(trial.evaluation)
-        kept = Estimates(self.folder.path, study.space, self.folder.resumes)
-        problem = Problem(
-            study.space,
-            study.goal,
-            study.baseline,
-            np.random.default_rng([config.seed, 0]),
-            config.max_trials,
-            self.setup.executor.workers,
-            lambda way="": self._sensitivity(study, kept, way),
-            lambda config: self._latency_terms(study, kept)(config),
-            lambda: self._latency_terms(study, kept),
-            lambda config, batches=1: self._divergence(config, kept, batches),
-            state_dir=self.folder.path,
-            metadata={
-                "model": study.model,
-                "data": str(study.metadata["data_sha256"])[:16],
-                "space": study.space.fingerprint,
-            },
-            time_used=lambda: self.box.used,
-            notice=lambda text: self._notice(study, text),
-            hessian=(lambda draws: self._hessian(kept, draws)) if self.setup.target.gradients() else None,
-        )
+        problem = self._problem(study)
         self.listener.started(study, config.max_trials, config.timeout)
         with self._clock("strategy"):
             strategy = _Timed(self.setup.make_strategy(problem))
         study.engine = strategy.inner.engine
+        if self.box.limited and self.config.isolation == "process":
+            self._keeper = Keeper(self.setup.target, self.folder.path, self.box, study.goal)
+        choice = FinalChoice(study, self.setup.target, self.box, self.listener, self._keeper)
         try:
             tuner = TrialLoop(
                 study,
@@ -446,7 +262,7 @@ class _Run:
                 finished,
                 str(self.config.strategy["name"]),
                 self._pace(study, strategy),
-                lambda: self._confirm(study),
+                choice.confirm,
                 getattr(self.setup.executor, "next_ended", SimpleQueue.get),
             )
             study.stop_reason = tuner.run()
@@ -459,7 +275,41 @@ class _Run:
         self.seconds["strategy"] += strategy.seconds  # includes the estimates that the strategy requested
         for trial in study.trials:
             if trial.evaluation is not None and not trial.resumed:
-                self._spent(trial.evaluation.seconds)
+                add_seconds(self.seconds, trial.evaluation.seconds)
+        return choice
+
+    def _problem(self, study: Study) -> Problem:
+        """What the strategy gets. Its estimates are made when it requests them."""
+        config = self.config.tuning
+        estimator = Estimator(
+            study,
+            Estimates(self.folder.path, study.space, self.folder.resumes),
+            self.setup.target,
+            self.box,
+            self.listener,
+            config.max_consecutive_failures,
+        )
+        return Problem(
+            study.space,
+            study.goal,
+            study.baseline,
+            generator(config.seed, Stream.STRATEGY),
+            config.max_trials,
+            self.setup.executor.workers,
+            estimator.sensitivity,
+            lambda config: estimator.latency_terms()(config),
+            estimator.latency_terms,
+            estimator.divergence,
+            state_dir=self.folder.path,
+            metadata={
+                "model": study.model,
+                "data": str(study.metadata["data_sha256"])[:16],
+                "space": study.space.fingerprint,
+            },
+            time_used=lambda: self.box.used,
+            notice=lambda text: self._notice(study, text),
+            hessian=estimator.hessian if self.setup.target.gradients() else None,
+        )
 
     def _fill_front(self, study: Study, problem: Problem, strategy: Strategy, journal: Journal) -> None:
         """Measure trials where the front has gaps, if the user asks for a front and the search has ended by itself."""
@@ -514,10 +364,12 @@ class _Run:
         """Rules for when trials may start."""
         if not self.box.limited:
             return Pace()
-        if self.config.isolation == "process":
-            self._keeper = Keeper(self.setup.target, self.folder.path, self.box, study.goal)
         return BoxedPace(
-            self.box, self.setup.target, study, self._keeper, lambda: strategy.thinking(sum(self.estimates.values()))
+            self.box,
+            self.setup.target,
+            study,
+            self._keeper,
+            lambda: strategy.thinking(sum(study.estimate_seconds.values())),
         )
 
     def _notice(self, study: Study, text: str) -> None:
@@ -526,8 +378,8 @@ class _Run:
         study.notices.append(text)
         self.listener.notice(text)
 
-    def _finish(self, study: Study) -> None:
-        finish = self._chosen(study)
+    def _finish(self, study: Study, choice: FinalChoice) -> None:
+        finish = choice.chosen()
         if finish is None:
             study.status, study.error = Status.FAILED, self._why_no_model(study)
             self.seconds["total"] = time.perf_counter() - self.begin
@@ -546,7 +398,7 @@ class _Run:
             moved = self._keeper.move(study.final.trial, target) if self._keeper else None
             study.model_path = moved or self.setup.target.save(study.final, target)
         if self._keeper is not None:
-            self._spent([("save", self._keeper.spent)])
+            add_seconds(self.seconds, [("save", self._keeper.spent)])
         self._measure_front(study)
         self.seconds["total"] = time.perf_counter() - self.begin
 
@@ -566,244 +418,13 @@ class _Run:
             )
         return ""
 
-    def _chosen(self, study: Study) -> Finish | None:
-        """The model that the run returns, measured now unless `_confirm` has measured it; None without a model."""
-        if study.stop_reason == "met":
-            return self._finishes[-1]
-        rest = _unconfirmed(study)
-        finish, best = self._preferred(study, rest)
-        if best is None:
-            return finish
-        if study.stop_reason == "interrupted":
-            return self._settle(best)
-        try:
-            self._measure_again(study, self._finalists(study, best, rest))
-        except OutOfTimeError as error:
-            log.warning("the best trial is not measured again: %s", error)
-            return self._settle(best)
-        return self._preferred(study, [])[0]
-
-    def _settle(self, best: Trial) -> Finish | None:
-        """The best trial as it was measured, or the best saved one if there is no time to build another model."""
-        kept = self._keeper.finish if self._keeper is not None else None
-        if self._keeper is not None and self._keeper.holds(best):
-            return kept
-        target, box = self.setup.target, self.box
-        if target.prepared() and kept is None:
-            return target.settle(best)
-        if not box.limited or box.settling_fits(target.prepared()):
-            target.until(box.end, box.patience)
-            try:
-                return target.settle(best)
-            except OutOfTimeError as error:
-                log.warning("trial %d cannot be saved: %s", best.number, error)
-            finally:
-                target.until(0.0)
-        saved = "no model" if kept is None else f"trial {kept.final.trial.number}, which was saved before,"
-        self.listener.notice(
-            f"{saved} is returned: building the model of trial {best.number}, the best, needs more time than is left "
-            f"of tuning.timeout={box.timeout:g}; with more, the same command goes on from here"
-        )
-        return kept
-
-    def _preferred(self, study: Study, trials: list[Trial]) -> tuple[Finish | None, Trial | None]:
-        """The best of the final measurements so far and of some trials: a measurement, a trial, or neither."""
-        finals = [replace(f.final.trial, state=TrialState.OK, evaluation=f.final.evaluation) for f in self._finishes]
-        best = study.goal.best([*finals, *trials])
-        at = next((i for i, trial in enumerate(finals) if trial is best), None)
-        return (None, best) if at is None else (self._finishes[at], None)
-
-    def _confirm(self, study: Study) -> bool:
-        """Measure the best trial and its equals as at the end of a run.
-
-        Returns:
-            Whether the chosen model meets the goal.
-        """
-        rest = _unconfirmed(study)
-        best = study.goal.best(rest)
-        assert best is not None, "there are candidates"
-        final = self._measure_again(study, self._finalists(study, best, rest)).final
-        met = study.goal.met(final.evaluation)
-        log.info("trial %d, measured again, %s the goal", final.trial.number, "meets" if met else "does not meet")
-        return met
-
-    def _measure_again(self, study: Study, finalists: list[Trial]) -> Finish:
-        """Measure finalists as thoroughly as time allows.
-
-        Raises:
-            OutOfTimeError: there is no time to measure them.
-        """
-        target, box, ending = self.setup.target, self.box, None
-        if box.limited:
-            ending = box.ending(len(finalists), not finalists[0].ok, target.prepared())
-            if ending is None:
-                raise OutOfTimeError(f"tuning.timeout={box.timeout:g} leaves no time for it")
-            log.info(
-                "the end has time for %d finalists, %d timed runs%s",
-                ending.finalists,
-                ending.runs,
-                "" if ending.compare else ", no evaluation beside fp32",
-            )
-        self.listener.stage("measuring the best again")
-        target.until(box.deadline, box.patience)
-        try:
-            finish = target.finish(finalists, study.goal, FINAL_TIE, ending)
-        finally:
-            target.until(0.0)
-        self._spent(finish.final.seconds)
-        study.workers = target.workers()
-        self._finishes.append(finish)
-        study.confirmed.update(finish.final.finalists)
-        return finish
-
-    def _finalists(self, study: Study, best: Trial, trials: list[Trial]) -> list[Trial]:
-        """The best of some trials, and the trials that their timings cannot distinguish from it."""
-        assert best.evaluation is not None
-        if not best.ok:
-            # Every trial was stopped early: those estimated closest to the goal are evaluated on all samples.
-            pruned = [(study.goal.violation(t.evaluation), t) for t in trials if t.evaluation is not None]
-            return [t for _, t in sorted(pruned, key=itemgetter(0))[:FINALISTS]]
-        if study.goal.violation(best.evaluation) > 0:
-            return [best]
-        cost = study.goal.cost(best.evaluation) * (1 + study.goal.tie)
-        level = [
-            t
-            for t in trials
-            if t.ok
-            and t.evaluation is not None
-            and study.goal.feasible(t.evaluation)
-            and study.goal.cost(t.evaluation) <= cost * (1 + max((s for _, s in t.evaluation.spread), default=0))
-        ]
-        unique: dict[str, Trial] = {}
-        for trial in [best, *sorted(level, key=lambda t: study.goal.cost(t.evaluation))]:  # type: ignore[arg-type]
-            assert trial.evaluation is not None
-            unique.setdefault(trial.evaluation.graph, trial)
-        return list(unique.values())[:CANDIDATES]
-
-    def _spent(self, seconds: Iterable[tuple[str, float]]) -> None:
-        """Add the seconds of a measurement to its stages."""
-        for stage, took in seconds:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + took
-
     def _clock(self, stage: str) -> Clock:
         return Clock(self.seconds, stage)
-
-
-def _unconfirmed(study: Study) -> list[Trial]:
-    """Measured trials whose executed graph has no final measurement."""
-    return [t for t in study.trials if t.evaluation is not None and t.evaluation.graph not in study.confirmed]
-
-
-def make_box(config: RunConfig) -> TimeBox:
-    """The time budget of a run that begins now."""
-    return TimeBox(config.tuning.timeout, config.measure, FINALISTS, SESSIONS, front=config.tuning.front)
 
 
 def _stop_note(reason: str, strategy: Strategy) -> str:
     """The strategy's reason for its end; empty if the strategy did not end the run."""
     return {"finished": strategy.ended, "stopped": strategy.stopped}.get(reason, "")
-
-
-def make_space(config: RunConfig, capabilities: Capabilities) -> Space:
-    """The search space after the user's overrides.
-
-    Raises:
-        InputError: an override does not fit the model, or no operator can run in int8.
-    """
-    overrides = config.space
-    space = Space(
-        capabilities, Overrides(overrides.op_type_dict, overrides.op_name_dict, tuple(overrides.excluded_precisions))
-    )
-    if not space.quantizable:
-        raise nothing_to_quantize(capabilities)
-    return space
-
-
-def choose_metric(setup: Setup) -> str:
-    """Replace the metric ``auto`` in the configuration by the one that it stands for; see `MetricsConfig.choose`.
-
-    Args:
-        setup: Components of the run, whose model is loaded.
-
-    Returns:
-        One sentence about a comparison with fp32 that the user did not ask for; empty for any other metric.
-    """
-    metrics = setup.config.metrics
-    if metrics.accuracy["name"] != AUTO:
-        return ""
-    labelled = bool(setup.target.facts().get("labelled", True))
-    # In place: whoever was given the configuration before, such as a tracker, sees the metric too.
-    chosen = metrics.choose(labelled)
-    metrics.name, metrics.accuracy = chosen.name, chosen.accuracy
-    if isinstance(stated := setup.resolved.get("metrics"), dict):
-        stated.update(name=chosen.name, accuracy=dict(chosen.accuracy))
-    if labelled:
-        return ""
-    return (
-        f"the data has no labels: fp32's own outputs on the same samples are the reference (metrics=fidelity, "
-        f"{chosen.accuracy['name']})"
-    )
-
-
-def make_goal(config: RunConfig, baseline: Measured) -> Goal:
-    """The goal, relative to fp32's measurement."""
-    (criterion, loss), metrics = config.tuning.goal, config.metrics
-    value = baseline.evaluation.metric(METRIC)
-    constraint = Constraint.from_baseline(METRIC, value, baseline.higher_is_better, criterion, loss)
-    further = tuple(
-        Constraint.from_baseline(
-            asked.name,
-            baseline.evaluation.metric(asked.name),
-            direction,
-            asked.criterion or criterion,
-            loss if asked.tolerable_loss is None else asked.tolerable_loss,
-        )
-        for asked, direction in zip(metrics.further(), baseline.directions, strict=True)
-    )
-    weights = metrics.weights or [1.0] * len(metrics.objectives)
-    ties = {"size": 0.0, "memory": MEMORY_SPREAD}
-    objectives = tuple(
-        Objective(name, weight, ties.get(name, LATENCY_TIE))
-        for name, weight in zip(metrics.objectives, weights, strict=True)
-    )
-    return Goal((constraint, *further), objectives, baseline.evaluation.samples)
-
-
-def identity(setup: Setup, space: str) -> dict[str, Any]:
-    """Facts that must be equal to resume a run. The budget is not among them, so that it can be raised.
-
-    Args:
-        setup: Components of the run.
-        space: Fingerprint of the space.
-    """
-    config = setup.config
-    held = {key: value for key, value in setup.target.facts().items() if key not in ("model_name", "labelled")}
-    criterion, loss = config.tuning.goal
-    facts = {
-        "schema_version": SCHEMA_VERSION,
-        "strategy": dict(config.strategy),
-        "backend": dict(config.backend),
-        # Whether a poor baseline is allowed changes no measurement, and runs of earlier versions had no such key.
-        "metrics": {key: value for key, value in asdict(config.metrics).items() if key != "allow_poor_baseline"},
-        "criterion": criterion,
-        "tolerable_loss": loss,
-        "early_stop": config.tuning.early_stop,
-        "seed": config.tuning.seed,
-        **held,
-        "space": space,
-        "threads": config.measure.threads,
-        "batch_size": config.measure.batch_size,
-        # Runs of earlier versions had no such keys.
-        **{
-            name: list(found)
-            for name in ("lengths", "context_lengths")
-            if (found := getattr(config.measure, name)) is not None
-        },
-        **({"target": config.measure.target} if config.measure.target is not None else {}),
-        **({"accuracy_on": config.measure.accuracy_on} if config.measure.accuracy_on != "host" else {}),
-    }
-    # Convert to the types that are read back from the file, such as lists instead of tuples.
-    return cast(dict[str, Any], json.loads(json.dumps(facts)))
 
 
 class _Timed(Strategy):
@@ -838,7 +459,7 @@ class _Timed(Strategy):
     def stopped(self) -> str:  # type: ignore[override]
         return self.inner.stopped
 
-    def propose(self) -> Any:
+    def propose(self) -> Config | None:
         self._proposals += 1
         start = time.perf_counter()
         try:

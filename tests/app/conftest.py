@@ -1,4 +1,9 @@
-"""The bundled model and some of its pictures, as a Python caller holds them."""
+"""The command line in a process of its own, and the bundled model and pictures as a Python caller has them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -6,6 +11,27 @@ import onnxruntime
 import pytest
 
 from nc_strategies import samples
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Runs a command line: its status, and what it wrote to standard output and to standard error."""
+
+    def run(*arguments, cwd):
+        done = subprocess.run(
+            [sys.executable, "-m", "nc_strategies", *map(str, arguments)],
+            cwd=cwd,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -52,20 +52,7 @@ class Folder:
 
     def run(self, *arguments):
         done = subprocess.run(
-            [sys.executable, "-m", "nc_strategies", *arguments],
-            cwd=self.path,
-            text=True,
-            capture_output=True,
-            env=self.environment,
-            check=False,
-            timeout=300,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    def command(self, *arguments):
-        code = "import sys; from nc_strategies.app.entry import main; sys.exit(main())"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
+            [sys.executable, "-m", "nc_strategies", *map(str, arguments)],
             cwd=self.path,
             text=True,
             capture_output=True,
@@ -141,12 +128,12 @@ def test_a_report_made_again_keeps_the_comparison(swept, group):
     page = swept.path / "sweep" / "comparison.html"
     before = page.read_text()
     page.unlink()
-    assert swept.command("report", "sweep")[0] == 0
+    assert swept.run("report", "sweep")[0] == 0
     assert page.read_text() == before
 
 
 def test_runs_are_compared_by_a_command(swept):
-    status, out, err = swept.command("compare", "sweep/1", "sweep/0", "--to", "chosen", "--json")
+    status, out, err = swept.run("compare", "sweep/1", "sweep/0", "--to", "chosen", "--json")
     assert (status, err) == (0, "")
     found = json.loads(out)
     assert found["groups"][0]["choice"] == "sweep/0"
@@ -156,7 +143,7 @@ def test_runs_are_compared_by_a_command(swept):
 
 
 def test_a_sweep_s_folder_stands_for_all_its_runs(swept):
-    status, out, _ = swept.command("compare", "sweep")
+    status, out, _ = swept.run("compare", "sweep")
     assert status == 0
     for name in ("sweep/0", "sweep/1", "sweep/2", "sweep/3", "note: choose quick"):
         assert name in out
@@ -171,14 +158,14 @@ def test_a_sweep_s_folder_stands_for_all_its_runs(swept):
     ],
 )
 def test_folders_without_a_run_s_model_are_refused(swept, folders, problem):
-    status, out, err = swept.command("compare", *folders)
+    status, out, err = swept.run("compare", *folders)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert problem in err
 
 
 def test_runs_on_other_data_are_not_compared(swept):
     assert swept.run("backend=slow", *swept.problem("other.npz"), "run_dir=other")[0] == 0
-    status, out, err = swept.command("compare", "sweep/0", "other")
+    status, out, err = swept.run("compare", "sweep/0", "other")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "data: differs between sweep/0 and other (data_sha256:" in err
 

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nc_strategies import samples
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*arguments, cwd):
-    done = subprocess.run(
-        [sys.executable, "-m", "nc_strategies", *map(str, arguments)],
-        cwd=cwd,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-    )
-    return done.returncode, done.stdout, done.stderr
-
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, command):
     """A folder with a short run in ``out``."""
     folder = tmp_path_factory.mktemp("finished")
     data = np.load(samples.evaluation_images())
     np.savez(folder / "eval.npz", x=data["x"][:120], y=data["y"][:120])
-    status, _, err = run(
+    status, _, err = command(
         "model=onnx",
         f"model.path={samples.onnx_model()}",
         "data=npz",
@@ -56,8 +37,8 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(finished):
-    status, out, err = run("diagnose", "out", "--samples", "30", cwd=finished)
+def told(finished, command):
+    status, out, err = command("diagnose", "out", "--samples", "30", cwd=finished)
     assert (status, err) == (0, "")
     return out
 
@@ -77,10 +58,10 @@ def test_a_run_is_diagnosed_on_the_terminal_in_a_file_and_on_the_page(finished, 
     assert "h-diagnosis" in (finished / "out" / "report.html").read_text()
 
 
-def test_the_tuned_configuration_goes_to_a_file_elsewhere(finished, told, tmp_path):
+def test_the_tuned_configuration_goes_to_a_file_elsewhere(finished, told, tmp_path, command):
     target = tmp_path / "d.json"
     before = {p: p.stat().st_mtime_ns for p in (finished / "out").rglob("*")}
-    status, _, err = run("diagnose", "out", "--config", "tuned", "--samples", "5", "--output", target, cwd=finished)
+    status, _, err = command("diagnose", "out", "--config", "tuned", "--samples", "5", "--output", target, cwd=finished)
     assert (status, err) == (0, "")
     assert (json.loads(target.read_text())["config"], json.loads(target.read_text())["samples"]) == ("tuned", 5)
     assert {p: p.stat().st_mtime_ns for p in (finished / "out").rglob("*")} == before
@@ -98,20 +79,20 @@ def test_the_tuned_configuration_goes_to_a_file_elsewhere(finished, told, tmp_pa
         (["out", "--output", "."], "error: --output: . is a folder"),
     ],
 )
-def test_wrong_input_is_one_line_with_status_two(finished, arguments, says):
-    status, out, err = run("diagnose", *arguments, cwd=finished)
+def test_wrong_input_is_one_line_with_status_two(finished, arguments, says, command):
+    status, out, err = command("diagnose", *arguments, cwd=finished)
     assert (status, out) == (2, "")
     assert err.startswith(says)
     assert err.count("\n") == 1
 
 
-def test_data_that_has_changed_is_refused(finished, tmp_path):
+def test_data_that_has_changed_is_refused(finished, tmp_path, command):
     (tmp_path / "out").mkdir()
     for name in ("config.yaml", "result.json", "trials.jsonl"):
         (tmp_path / "out" / name).write_bytes((finished / "out" / name).read_bytes())
     data = np.load(finished / "eval.npz")
     np.savez(tmp_path / "eval.npz", x=data["x"][::-1], y=data["y"])
-    status, out, err = run("diagnose", "out", cwd=tmp_path)
+    status, out, err = command("diagnose", "out", cwd=tmp_path)
     assert (status, out) == (2, "")
     assert err.startswith("error: data: has changed since the run")
     assert not (tmp_path / "out" / "diagnosis.json").exists()

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -15,26 +11,12 @@ import pytest
 import nc_strategies
 from nc_strategies import samples
 
-ROOT = Path(__file__).resolve().parents[2]
 SCALE, OFFSET = 0.00784313725490196, -1.0
 COUNT = 400
 
 
-def command(*arguments, cwd):
-    done = subprocess.run(
-        [sys.executable, "-m", "nc_strategies", *map(str, arguments)],
-        cwd=cwd,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.fixture(scope="module")
-def front(tmp_path_factory):
+def front(tmp_path_factory, command):
     """A folder with a run in ``out`` whose front was measured in a process of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("front")
     data = np.load(samples.evaluation_images())
@@ -86,7 +68,7 @@ def test_a_front_of_a_real_model_has_complete_points(front):
     assert "measured front" in out
 
 
-def test_the_model_of_a_point_is_built_again_and_predicts_as_measured(front, tmp_path):
+def test_the_model_of_a_point_is_built_again_and_predicts_as_measured(front, tmp_path, command):
     folder, found, _ = front
     point = next((p for p in found["points"] if not p["role"]), found["points"][-1])
     target = tmp_path / "served" / "model.onnx"
@@ -101,7 +83,7 @@ def test_the_model_of_a_point_is_built_again_and_predicts_as_measured(front, tmp
 @pytest.mark.parametrize(
     ("point", "says"), [(1, "--point: 1 is fp32, the model as it was given; one of 2"), (9, "--point: is 9; one of 2")]
 )
-def test_points_that_have_no_model_are_refused(front, tmp_path, point, says):
+def test_points_that_have_no_model_are_refused(front, tmp_path, point, says, command):
     folder, *_ = front
     status, out, err = command("export", "out", "--point", point, "--to", tmp_path / "m.onnx", cwd=folder)
     assert (status, out) == (2, "")
@@ -110,7 +92,7 @@ def test_points_that_have_no_model_are_refused(front, tmp_path, point, says):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_exists_is_not_replaced_by_a_point(front, tmp_path):
+def test_a_file_that_exists_is_not_replaced_by_a_point(front, tmp_path, command):
     folder, *_ = front
     (tmp_path / "m.onnx").write_text("precious")
     status, _, err = command("export", "out", "--point", 2, "--to", tmp_path / "m.onnx", cwd=folder)

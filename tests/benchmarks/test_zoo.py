@@ -189,6 +189,29 @@ def test_the_judge_compares_with_fp32_and_scores_single_samples(tmp_path, cases)
     assert not driver.is_quantized(fp32)
 
 
+def test_a_candidate_is_timed_in_turn_with_fp32_and_first_runs_do_not_count(tmp_path, cases, monkeypatch):
+    driver = importlib.import_module("zoo.driver")
+    clock, order = [0.0], []
+
+    class Session:
+        def __init__(self, model):
+            self.model, self.runs = model, 0
+
+        def run(self, _, feed):
+            self.runs += 1
+            order.append(self.model)
+            took = {"fp32": 2.0, "candidate": 0.5}[self.model]
+            clock[0] += took if self.runs > driver.UNTIMED_RUNS else 100.0
+
+    monkeypatch.setattr(driver, "opened", Session)
+    monkeypatch.setattr(driver, "TIMED_RUNS", 3)  # fewer than those before them, so that the median would show these
+    monkeypatch.setattr(driver.time, "perf_counter", lambda: clock[0])
+    task = driver.Task.__new__(driver.Task)
+    task.case, task.model, task.data = replace(cases.case_of("kws"), inputs=("x",)), "fp32", {"x": np.zeros((2, 4))}
+    assert task.latency_ratio("candidate") == 0.25
+    assert order == ["fp32", "candidate"] * (driver.UNTIMED_RUNS + driver.TIMED_RUNS)
+
+
 def test_what_single_samples_add_to_r2_is_r2(tmp_path, cases):
     driver = importlib.import_module("zoo.driver")
     rng = np.random.default_rng(1)

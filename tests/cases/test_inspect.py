@@ -20,7 +20,7 @@ from nc_strategies.errors import InputError
 from nc_strategies.onnx_graph.header import read_header
 from nc_strategies.registry import registry
 from nc_strategies.space import FLOAT, Capabilities, FloatOp, OpCapability, OpScheme, TensorScheme
-from nc_strategies.study.tune import make_space
+from nc_strategies.study.setup import make_space
 
 WIDTH, HIDDEN, CLASSES = 16, 32, 5
 INT8 = OpScheme(TensorScheme("uint8", "asym"), TensorScheme("int8", "sym", "per_channel"))
@@ -227,6 +227,7 @@ def test_the_command_to_start_with_runs(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, WIDTH)).astype(np.float32), rng.integers(CLASSES, size=200)
     np.savez(tmp_path / "data.npz", x=x, y=y)
+    assert found["start"]["labels"] == f"int64 (N,), class numbers from 0 to {CLASSES - 1}"
     arguments = shlex.split(found["start"]["command"])
     assert arguments[0] == "nc-strategies"
     done = subprocess.run(

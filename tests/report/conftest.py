@@ -10,12 +10,13 @@ import pytest
 
 from nc_strategies.api import ModelSource, Preprocess, Raw
 from nc_strategies.config import MeasureConfig, RunConfig, TuningConfig
-from nc_strategies.measuring.target import LocalTarget, TargetParts
+from nc_strategies.measuring.local_target import LocalTarget, TargetParts
 from nc_strategies.metrics.classification import Top1
 from nc_strategies.strategies.random import RandomSettings, RandomStrategy
 from nc_strategies.study.executor import SerialExecutor
 from nc_strategies.study.folder import RunFolder
-from nc_strategies.study.tune import Setup, tune
+from nc_strategies.study.setup import Setup
+from nc_strategies.study.tune import tune
 from nc_strategies.testing import ToyBackend, ToyOp, ToySettings
 
 OPS = (ToyOp("a", loss=0.001), ToyOp("b", "MatMul", loss=0.05))

@@ -21,7 +21,6 @@ import psutil
 import pytest
 
 from nc_strategies.app import commands
-from nc_strategies.app.entry import COMMANDS
 from nc_strategies.app.serve import server as serving
 from nc_strategies.app.serve import web
 from nc_strategies.report import analysis
@@ -340,10 +339,6 @@ def test_a_missing_package_is_one_line_with_the_command(tmp_path, monkeypatch, c
     monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "starlette" else name)
     assert commands.main(["serve", str(tmp_path)]) == 2
     assert capsys.readouterr() == ("", "error: serve: needs starlette; pip install 'nc-strategies[serve]'\n")
-
-
-def test_the_console_script_knows_the_command():
-    assert "serve" in COMMANDS
 
 
 # --- the page

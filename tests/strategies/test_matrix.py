@@ -13,12 +13,13 @@ from nc_strategies import samples
 from nc_strategies.api import Config, ModelSource, Preprocess, Raw
 from nc_strategies.config import MeasureConfig, RunConfig, SpaceConfig, TuningConfig
 from nc_strategies.errors import InputError
-from nc_strategies.measuring.target import LocalTarget, TargetParts
+from nc_strategies.measuring.local_target import LocalTarget, TargetParts
 from nc_strategies.metrics.classification import Top1
 from nc_strategies.registry import registry
 from nc_strategies.study.executor import SerialExecutor
 from nc_strategies.study.folder import RunFolder
-from nc_strategies.study.tune import Setup, tune
+from nc_strategies.study.setup import Setup
+from nc_strategies.study.tune import tune
 from nc_strategies.testing import ToyBackend, ToyOp, ToySettings, simulated_time
 
 SETTINGS = {"sigopt": {"driver": "local"}, "exhaustive": {"limit": 10**12}}

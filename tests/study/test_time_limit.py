@@ -14,14 +14,15 @@ from nc_strategies.api import Config, InputError, Strategy, TrialState
 from nc_strategies.app.status import of_result
 from nc_strategies.config import MeasureConfig
 from nc_strategies.errors import OutOfTimeError
-from nc_strategies.measuring.target import LocalTarget
+from nc_strategies.measuring.local_target import LocalTarget
 from nc_strategies.problem.objective import Shortfall
 from nc_strategies.report.result import as_dict
 from nc_strategies.report.table import verdict
 from nc_strategies.study.keeper import Keeper
 from nc_strategies.study.plan import plan
+from nc_strategies.study.setup import make_box
 from nc_strategies.study.study import Status, StudyListener
-from nc_strategies.study.tune import _Run, make_box
+from nc_strategies.study.tune import _Run
 from nc_strategies.testing import ToyOp
 from nc_strategies.testing.toy import ToyBackend, ToyExecutable, ToySettings, toy_loss, toy_problem
 

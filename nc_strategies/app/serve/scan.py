@@ -22,7 +22,7 @@ from nc_strategies.report.overview import MALFORMED, Row, malformed, unreadable
 from nc_strategies.report.page import FILE as REPORT
 from nc_strategies.report.run_files import RunFiles
 from nc_strategies.study import journal
-from nc_strategies.study.folder import CONFIG, IDENTITY, LOCK, RESULT
+from nc_strategies.study.folder import CONFIG, IDENTITY, LOCK, RESULT, parse_yaml
 
 READ = (RESULT, journal.FILE, CONFIG, analysis.FILE, LOCK, REPORT)
 """Files of a run that its row depends on."""
@@ -244,7 +244,7 @@ class Scanner:
             run.trials = None
             result = self._mapping(folder, RESULT, json.loads)
             return _made(RESULT, lambda: overview.ended(result))
-        config = self._mapping(folder, CONFIG, _read_yaml) if CONFIG in run.stamps else {}
+        config = self._mapping(folder, CONFIG, parse_yaml) if CONFIG in run.stamps else {}
         if (
             run.stamps.keys() <= {CONFIG, LOCK, REPORT}
             and not run.running
@@ -325,8 +325,3 @@ def _times(stamps: Mapping[str, Stamp], running: bool) -> Row:
     """When a run's files were last written, and when a running run was started: it has taken its lock then."""
     latest = max(stamp[2] for name, stamp in stamps.items() if name != REPORT or len(stamps) == 1)
     return {"updated": latest / 1e9, "started": stamps[LOCK][2] / 1e9 if running else None}
-
-
-def _read_yaml(text: str) -> Any:
-    # PyYAML's optional parser in C takes a tenth of the time.
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))

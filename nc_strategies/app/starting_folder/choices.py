@@ -14,14 +14,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nc_strategies import samples
 from nc_strategies.app.detector_outputs import METRIC as DETECTION
+from nc_strategies.app.goals import default_goal
 from nc_strategies.config import TuningConfig
 from nc_strategies.data.labels import BOX_ARRAYS
 from nc_strategies.data.settings import CALIBRATION_SAMPLES
 from nc_strategies.data.spool import LARGE
 from nc_strategies.defaults import CRITERION, TOLERABLE_LOSS
 from nc_strategies.errors import InputError, first_line
-from nc_strategies.metrics.settings import DefaultGoal
-from nc_strategies.registry import registry
 
 SAMPLE, SAMPLE_TEXT = "sample", "sample_text"
 LABELS, NO_LABELS = "labels", "no-labels"
@@ -32,6 +31,8 @@ PACKED_BOXES = "numbers (N, most boxes of a sample, 6), which nc_strategies.data
 """Labels that a function returns for a detector."""
 PACKED_AXES = 3
 """Their axes."""
+UNLABELLED: Mapping[str, Any] = {"metrics": FIDELITY, "accuracy": {}}
+"""Metric of data without labels, as arguments of `Choices`."""
 TEXT_SUFFIXES = (".tsv", ".jsonl", ".json")
 TABLES = (".csv", *TEXT_SUFFIXES)
 DATA_FORMS = (
@@ -82,7 +83,7 @@ class Model:
         backend: The engine that judged it.
         inputs: Its inputs.
         settings: Settings that `nc_strategies.app.start_command` proposes: key to value.
-        label: What the labels are that the proposed metric reads.
+        labels: What the labels are that the proposed metric reads; empty for a metric that needs none.
         detector: Whether it looks like an object detector.
     """
 
@@ -91,7 +92,7 @@ class Model:
     backend: str
     inputs: tuple[Tensor, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
+    labels: str = ""
     detector: bool = False
 
     @staticmethod
@@ -115,14 +116,9 @@ class Model:
         parser = OverridesParser.create()
         overrides = [parser.parse_override(argument) for argument in found["start"]["arguments"][1:]]
         settings = {override.key_or_group: _plain(override.value()) for override in overrides}
-        notes = found["start"]["notes"]
-        label = (
-            next((part.strip() for part in notes[0].split(";") if part.strip().startswith("y: ")), "") if notes else ""
-        )
-        if settings.get("metrics.accuracy.name") == DETECTION:
-            label = PACKED_BOXES
-        detector = found["start"]["detector"]
-        return Model(name, path, found["backend"], inputs, settings, label.removeprefix("y: "), detector)
+        start = found["start"]
+        labels = PACKED_BOXES if settings.get("metrics.accuracy.name") == DETECTION else start["labels"]
+        return Model(name, path, found["backend"], inputs, settings, labels, start["detector"])
 
 
 @dataclass(frozen=True)
@@ -174,9 +170,8 @@ class Choices:
 
 def default_loss(choices: Choices) -> tuple[str, float]:
     """The criterion and the loss that are proposed for the metric."""
-    component = registry().components.get(("metric", choices.metric))
-    goal = getattr(component.schema, "goal", None) if component is not None else None
-    return ("absolute", goal.tolerable_loss) if isinstance(goal, DefaultGoal) else (CRITERION, TOLERABLE_LOSS)
+    own = default_goal(choices.metric)
+    return (CRITERION, TOLERABLE_LOSS) if own is None else ("absolute", own.tolerable_loss)
 
 
 def read_loss(text: str, proposed: tuple[str, float]) -> tuple[str, float]:
@@ -231,11 +226,10 @@ def choose_data(model: Model, answer: str) -> Choices:
         return _pictures(model, path)
     if suffix == ".npz":
         return _npz(model, path)
-    if suffix in TEXT_SUFFIXES or (suffix == ".csv" and _reads_tokens(model)):
-        return Choices(model, path, {"name": "text", "path": str(path)}, **_labelled_metric(model, None))
-    if suffix == ".csv":
-        return Choices(model, path, {"name": "csv", "path": str(path)}, **_labelled_metric(model, None))
-    raise InputError("--data", f"the form of {path} is not known", DATA_FORMS)
+    if suffix not in TABLES:
+        raise InputError("--data", f"the form of {path} is not known", DATA_FORMS)
+    name = "text" if suffix in TEXT_SUFFIXES or _reads_tokens(model) else "csv"
+    return Choices(model, path, {"name": name, "path": str(path)}, **_labelled_metric(model, None))
 
 
 def _sample(model: Model) -> Choices:
@@ -252,8 +246,7 @@ def _sample(model: Model) -> Choices:
 
 
 def _to_write(model: Model, answer: str) -> Choices:
-    labelled = answer == LABELS
-    metric = _labelled_metric(model, None) if labelled else _unlabelled_metric(model)
+    metric = _labelled_metric(model, None) if answer == LABELS else UNLABELLED
     data = _script("samples") | _input_rules(model)
     return Choices(model, None, data, answer, **metric)
 
@@ -264,8 +257,10 @@ def _npz(model: Model, path: Path) -> Choices:
     boxes = set(BOX_ARRAYS) <= set(arrays)
     if not inputs:
         raise InputError("--data", f"{path} holds no input array", "x, or one array per input of the model")
-    metric = _labelled_metric(model, arrays["y"]) if "y" in arrays else _unlabelled_metric(model)
-    if boxes and "y" not in arrays:
+    metric = UNLABELLED
+    if "y" in arrays:
+        metric = _labelled_metric(model, arrays["y"])
+    elif boxes:
         metric = _boxes_metric(model)
     preprocess = _preprocess(model)
     if not preprocess and len(inputs) == 1 and arrays[inputs[0]][1] == np.uint8 and _reads_floats(model):
@@ -340,11 +335,6 @@ def _boxes_metric(model: Model) -> dict[str, Any]:
     if model.detector and suggested.get("name") != DETECTION:
         return {"metrics": FIDELITY, "accuracy": {}, "placeholders": True}
     return {"metrics": None, "accuracy": suggested if model.detector else {"name": DETECTION}, "placeholders": True}
-
-
-def _unlabelled_metric(model: Model) -> dict[str, Any]:
-    output = _section(model, "metrics.accuracy").get("output")
-    return {"metrics": FIDELITY, "accuracy": {"output": output} if output else {}}
 
 
 def _script(function: str, calibration: bool = False) -> dict[str, Any]:

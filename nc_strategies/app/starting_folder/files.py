@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from nc_strategies.errors import InputError
@@ -51,7 +51,7 @@ def write_folder(folder: Path, texts: Mapping[str, str], replace: bool = False) 
     return list(partial)
 
 
-def check_folder(folder: Path, names: Mapping[str, str], replace: bool = False) -> None:
+def check_folder(folder: Path, names: Iterable[str], replace: bool = False) -> None:
     """Check that the files can be put into the folder, before anything is asked or written.
 
     Raises:

@@ -13,11 +13,11 @@ from nc_strategies.app.inspect import inspect
 from nc_strategies.app.listing import available
 from nc_strategies.app.starting_folder import choices
 from nc_strategies.app.starting_folder.choices import SAMPLE, SAMPLE_TEXT, Choices, Model
+from nc_strategies.app.usual_backend import ONNXRUNTIME, TENSORFLOW, usual_backend
 from nc_strategies.errors import InputError, NcsError
 from nc_strategies.models.source import SUFFIXES, format_of
 
 T = TypeVar("T")
-ONNXRUNTIME, TENSORFLOW = "onnxruntime", "tensorflow"
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _usual_engine(name: str) -> str:
     """The engine that is made for the model's format; for a bundled model one that is installed."""
     if name in (SAMPLE, SAMPLE_TEXT):
         return next((each for each in (ONNXRUNTIME, TENSORFLOW) if each in _installed()), ONNXRUNTIME)
-    return ONNXRUNTIME if format_of(Path(name)) == "onnx" else TENSORFLOW
+    return usual_backend((format_of(Path(name)),))
 
 
 def _installed() -> list[str]:
@@ -178,4 +178,4 @@ def _model(name: str, engine: str) -> Model:
 def _takes(model: Model) -> str:
     """What the model takes, for the question on the data."""
     read = "; ".join(tensor.text for tensor in model.inputs if tensor.axis is not None)
-    return f"The model takes {read or 'no samples'}" + (f"; labels would be {model.label}." if model.label else ".")
+    return f"The model takes {read or 'no samples'}" + (f"; labels would be {model.labels}." if model.labels else ".")

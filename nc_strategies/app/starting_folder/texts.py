@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from nc_strategies.app.starting_folder.choices import LABELS, NO_LABELS, SAMPLE, Choices, Tensor
+from nc_strategies.app.starting_folder.choices import FIDELITY, LABELS, NO_LABELS, SAMPLE, Choices, Tensor
 from nc_strategies.registry.literal import literal
 
 CONFIG, SCRIPT, RUN, README = "tune.yaml", "data.py", "run.sh", "README.md"
-NAMES = dict.fromkeys((CONFIG, SCRIPT, RUN, README), "")
+NAMES = (CONFIG, SCRIPT, RUN, README)
 COMMAND = f"python -m nc_strategies --config-dir . --config-name {Path(CONFIG).stem}"
 RANDOM_SAMPLES = 300
 """Random samples of a script for data that is not there: 100 to calibrate, the others to compare."""
@@ -112,7 +112,7 @@ cd "$(dirname "$0")" && exec {COMMAND} "$@"
 
 def _script(choices: Choices, folder: Path) -> str:
     takes = "\n".join(f"    {tensor.text}" for tensor in choices.model.inputs if tensor.axis is not None)
-    labels = f"\nLabels would be {choices.model.label}.\n" if choices.model.label else ""
+    labels = f"\nLabels would be {choices.model.labels}.\n" if choices.model.labels else ""
     head = (
         f'"""The samples that {CONFIG} names. `python {SCRIPT}` shows them.\n\n'
         f'The model takes, samples first:\n\n{takes}\n{labels}"""\n'
@@ -138,7 +138,7 @@ if __name__ == "__main__":
 
 def _npz(choices: Choices, folder: Path) -> str:
     where = _place(choices.source, folder) if choices.source is not None else ""
-    labelled = choices.metrics != "fidelity"
+    labelled = choices.metrics != FIDELITY
     names = json.dumps(list(choices.arrays), ensure_ascii=False)
     returned = 'arrays, file["y"]' if labelled else "arrays"
     docstring = "Inputs by name, and their labels." if labelled else "Inputs by name; fp32's outputs are the reference."

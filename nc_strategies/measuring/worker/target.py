@@ -244,7 +244,7 @@ class WorkerTarget:
             if method in PREPARING_CALLS:
                 return self._prepare(request)
             if self._child is None or not self._ready:
-                self._restart(method)
+                self._restart()
             answer = self._run(request)
             if isinstance(answer, Evaluation):
                 self._known[answer.graph] = answer
@@ -264,7 +264,7 @@ class WorkerTarget:
         except DiedError as error:
             if request.method == "calibrate" and error.crashed and not request.kwargs:
                 log.warning("%s while %s; once more, with nothing but fp32", error, PREPARING_CALLS["calibrate"])
-                self._restart("calibrate")
+                self._restart()
                 return self._prepare(Request("calibrate", kwargs={"cautious": True}))
             raise InputError(
                 "model", f"{error} while {PREPARING_CALLS[request.method]}", "the log holds what it said last"
@@ -283,7 +283,7 @@ class WorkerTarget:
             for request, answer in self._prepared
         ]
 
-    def _restart(self, method: str) -> None:
+    def _restart(self) -> None:
         """Start a new worker, and bring it to the state of the last one before the call that killed it."""
         self._kill()
         self.restarts += 1

@@ -28,7 +28,8 @@ from nc_strategies.strategies.random import RandomStrategy
 from nc_strategies.strategies.settings import RandomSettings
 from nc_strategies.study.executor import SerialExecutor
 from nc_strategies.study.folder import RunFolder
-from nc_strategies.study.tune import Setup, tune
+from nc_strategies.study.setup import Setup
+from nc_strategies.study.tune import tune
 
 STARTED = 60.0
 """Seconds that a scheduler or worker may take to start."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -44,7 +43,7 @@ class DaskExecutor(SerialExecutor):
         settings = self.settings
         if not settings.address:
             # This process evaluates as well.
-            count = settings.workers or max(1, len(os.sched_getaffinity(0)) // max(1, threads) - 1)
+            count = settings.workers or max(1, self.processes_that_fit(threads) - 1)
             return DaskPool(_local_cluster(count), count)
         try:
             client = Client(settings.address, timeout=settings.timeout, name="nc-strategies")
