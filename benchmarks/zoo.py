@@ -31,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from zoo import prepare, report, tools  # noqa: E402  the path comes first: this script runs from a checkout
 from zoo.cases import CASES, Case, case_of  # noqa: E402
+from zoo.driver import is_quantized  # noqa: E402
 from zoo.prepare import Places  # noqa: E402
 from zoo.tools import BLIND, OURS, PEERS, Terms  # noqa: E402
 
@@ -231,6 +232,8 @@ def collected(places: Places) -> report.Results:
     for case in CASES:
         cells = {tool: cell for tool in (OURS, *PEERS) if (cell := stored(places, case, tool))}
         judged = stored(places, case, JUDGE)
+        for cell in cells.values():
+            cell["quantized"] = _quantized(places.folder / cell["model"]) if cell["model"] else None
         if cells:
             processors |= {cell["processor"] for cell in cells.values()}
             cases[case.name] = {
@@ -241,6 +244,11 @@ def collected(places: Places) -> report.Results:
                 "judged": judged,
             }
     return {"processor": ", ".join(sorted(processors)), "cases": cases}
+
+
+def _quantized(model: Path) -> bool | None:
+    """Whether anything in an ONNX model is quantized; None of another format, and of a model that is gone."""
+    return is_quantized(str(model)) if model.suffix == ".onnx" and model.is_file() else None
 
 
 def write_docs(results: report.Results) -> None:

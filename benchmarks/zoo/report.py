@@ -53,8 +53,13 @@ def shipped(case: Results) -> str:
     return OURS if gains(case, OURS) else FP32
 
 
+def quantized(case: Results, model: str) -> bool:
+    """Whether anything in a model is quantized: a tool may hand over fp32, prepared or as it was."""
+    return model != FP32 and case["cells"].get(model, {}).get("quantized") is not False
+
+
 def _peers(case: Results) -> list[str]:
-    return [model for model in case["judged"]["accuracy"] if model not in (OURS, FP32)]
+    return [m for m in case["judged"]["accuracy"] if m not in (OURS, FP32) and quantized(case, m)]
 
 
 def best_peer(case: Results) -> str:
@@ -146,14 +151,17 @@ def row(name: str, case: Results, tool: str) -> tuple[str, ...]:
 
 
 def outcome(case: Results, tool: str) -> str:
-    """One word: met, missed, refused (the engine does not open the model), capped, failed; with the reason."""
+    """One word, with the reason where it failed.
+
+    It is met, missed, fp32 (nothing is quantized), refused (the engine does not open the model), capped or failed.
+    """
     if tool == FP32:
         return ""
     cell, found = case["cells"][tool], case.get("judged") or {}
     if tool in found.get("refused", {}):
         return f"refused: {_short(found['refused'][tool])}"
     if tool in found.get("accuracy", {}):
-        return "met" if met(case, tool) else "missed"
+        return "fp32" if not quantized(case, tool) else "met" if met(case, tool) else "missed"
     if tool == OURS and (cell.get("result") or {}).get("status"):
         return str(cell["result"]["status"])
     if cell["model"]:

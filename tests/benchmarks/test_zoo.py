@@ -70,6 +70,15 @@ def test_the_geometric_mean_of_nothing_is_none(report):
         report.geometric_mean([1.0, 0.0])
 
 
+def test_a_tool_that_hands_over_fp32_has_quantized_nothing(report):
+    case = judged({"ours": 1.01, "olive": 0.97})
+    assert report.best_peer(case) == "olive"
+    case["cells"]["olive"]["quantized"] = False
+    assert report.best_peer(case) == "fp32"
+    assert report.outcome(case, "olive") == "fp32"
+    assert report.faster_peers(case) == report.only_by_peers(case) == []
+
+
 def test_a_case_where_nobody_gains_is_a_tie(report):
     assert report.score(judged({"ours": 1.1, "static": 1.2})) == 1.0
     assert report.score(judged({"ours": 0.5, "static": 0.4}, {"ours": 0.5, "static": 0.5})) == 1.0
