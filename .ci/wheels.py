@@ -173,17 +173,17 @@ class Case:
         install: Requirements.
         command: Arguments of ``nc-strategies``; empty for a Python program alone.
         program: Python to run first, in the environment.
-        files: Files of the repository that are copied beside the program.
         leaves: Files that are there afterwards.
         own_versions: Whether it needs other versions than those of constraints.txt.
+        files: Files of the repository that are copied beside the program.
     """
 
     install: tuple[str, ...]
     command: tuple[str, ...] = ()
     program: str = ""
-    files: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ("out/result.json", "out/model")
     own_versions: bool = False
+    files: tuple[str, ...] = ()
 
 
 CASES = {
