@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable, ExecutedOps, Profile
 from nc_strategies.backends.ceiling import Ceiling
+from nc_strategies.backends.collection import InTime
 from nc_strategies.backends.layers import LayerReader, Read
 from nc_strategies.calibration.recovery import RecoveryRecord
 from nc_strategies.models import ModelSource
@@ -36,6 +37,11 @@ class LazyFeeds(Sequence[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         return map(self._feeds.engine, self._batches)
+
+    def expect_passes(self, count: int) -> None:
+        """See `nc_strategies.backends.collection.InTime`."""
+        if isinstance(self._batches, InTime):
+            self._batches.expect_passes(count)
 
 
 class AdaptedExecutable(Executable):

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,14 @@ class Observer(Protocol):
 
         Earlier readers are not used any more. The function raises an `EngineError` if the engine refuses a feed.
         """
+
+
+@runtime_checkable
+class InTime(Protocol):
+    """Batches of which as many are read as there is time for."""
+
+    def expect_passes(self, count: int) -> None:
+        """Divide the time among so many passes over the batches; called before the first one."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,8 @@ def _pass(
 ) -> dict[str, Histogram]:
     """Run all batches once per group of tensors."""
     histograms: dict[str, Histogram] = {}
+    if isinstance(batches, InTime):
+        batches.expect_passes(len(plan.groups))
     for names in plan.groups:
         read = observer.reader(names)
         found = {name: Histogram() for name in names}

@@ -158,7 +158,7 @@ class BatchesInTime(Sequence[Batch]):
 
     Args:
         batches: All batches.
-        seconds: Seconds of the first pass.
+        seconds: Seconds of all passes together; of the first one if no number is expected.
         clock: Clock in seconds; `time.perf_counter` by default.
     """
 
@@ -166,6 +166,11 @@ class BatchesInTime(Sequence[Batch]):
         self._batches, self._seconds = batches, seconds
         self._clock = clock or time.perf_counter
         self._count: int | None = None
+        self._passes = 1
+
+    def expect_passes(self, count: int) -> None:
+        """See `nc_strategies.backends.collection.InTime`."""
+        self._passes = max(1, count)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of one pass."""
@@ -176,7 +181,7 @@ class BatchesInTime(Sequence[Batch]):
         for number, batch in enumerate(self._batches, 1):
             yield batch
             spent = self._clock() - start
-            if spent * (number + 1) / number > self._seconds:
+            if spent * (number + 1) / number > self._seconds / self._passes:
                 break
         self._count = number
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from nc_strategies.backends.adapted import LazyFeeds
 from nc_strategies.backends.collection import MemoryLimits, collect, noise_in_pieces, plan_runs
 from nc_strategies.calibration.noise import noise_to_signal
 from nc_strategies.errors import EngineError, InputError
@@ -66,6 +69,20 @@ def test_any_limit_of_memory_gives_the_same_histograms(axis, read, groups, sampl
     assert len({names for names, _ in engine.runs}) == groups
     assert max(count for _, count in engine.runs) == samples
     assert engine.largest <= max(read, 16)
+
+
+@pytest.mark.parametrize(("read", "groups"), [(MANY, 1), (16, 2)])
+def test_batches_in_time_hear_how_often_they_will_be_read(read, groups):
+    class Heard(list):
+        expected = 0
+
+        def expect_passes(self, count):
+            self.expected = count
+
+    inner = Heard(batches())
+    feeds = LazyFeeds(inner, SimpleNamespace(engine=lambda batch: batch))
+    collect(Doubling(), feeds, info(), lambda *_: None, MemoryLimits(read, MANY))
+    assert inner.expected == groups
 
 
 @pytest.mark.parametrize("read", [MANY, 32])

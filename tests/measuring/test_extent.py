@@ -76,6 +76,12 @@ class TestBatchesInTime:
         assert self.read(made, now, each) == list(range(count))
         assert len(made) == count
 
+    @pytest.mark.parametrize(("passes", "count"), [(1, 5), (2, 2), (20, 1)])
+    def test_all_passes_together_take_the_time(self, passes, count):
+        made, now = self.batches(5.0)
+        made.expect_passes(passes)
+        assert self.read(made, now, 1.0) == list(range(count))
+
     def test_the_second_pass_reads_the_same_batches_at_any_speed(self):
         made, now = self.batches(5.0)
         first = self.read(made, now, 1.0)
