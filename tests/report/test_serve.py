@@ -136,7 +136,9 @@ def ended(finished):
 
 
 def test_only_this_machine_s_own_address_is_bound(served):
-    bound = {c.laddr for c in psutil.Process(served.process.pid).net_connections() if c.status == psutil.CONN_LISTEN}
+    process = psutil.Process(served.process.pid)
+    connections = getattr(process, "net_connections", None) or process.connections  # its name before psutil 6
+    bound = {c.laddr for c in connections() if c.status == psutil.CONN_LISTEN}
     assert bound == {("127.0.0.1", served.port)}
 
 
