@@ -24,6 +24,9 @@ from nc_strategies.space import Capabilities, Config
 if TYPE_CHECKING:
     from nc_strategies.backends.ceiling import Ceiling
 
+FEW_PROFILED_RUNS = 4
+"""Profiled runs of a profile that has to be quick; see `Executable.profile`."""
+
 
 @dataclass(frozen=True)
 class ExecutedOps:
@@ -131,6 +134,8 @@ class Executable(ABC):
 
     def profile(self, batch: Batch, runs: int) -> Profile | None:
         """Time per operator over a number of profiled runs; None where the engine has no profiler.
+
+        Who asks for at most `FEW_PROFILED_RUNS` has little time: a backend takes no longer than these runs then.
 
         Raises:
             EngineError: the engine could not run it.

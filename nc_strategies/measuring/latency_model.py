@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nc_strategies.backends.base import Backend, Executable, Profile
+from nc_strategies.backends.base import FEW_PROFILED_RUNS, Backend, Executable, Profile
 from nc_strategies.errors import EngineError
 from nc_strategies.measuring.deadline import Check, unlimited
 from nc_strategies.measuring.latency import TIMING_RULES, Timing
@@ -100,7 +100,7 @@ class FitPlan:
     brief_runs: int = 6
     """Timed runs per configuration of a brief fit, which rests on the profiles: a timing of a whole graph only scales
     them."""
-    brief_profiled_runs: int = 4
+    brief_profiled_runs: int = FEW_PROFILED_RUNS
     """Profiled runs per configuration of a brief fit."""
     brief_margin: float = 1.5
     """Factor on the time that the all-float graph and the default take each: another one is begun only if so much is
@@ -188,7 +188,6 @@ class _TimingSession:
             for index, (sample, model) in enumerate(models, 1):
                 sample.ratio = timing.ratio(index, 0)
                 sample.deviation = timing.standard_error(index, 0)
-                self.check()
                 sample.profile = model.profile(self.batch, self._profiled_runs())
                 model.close()
                 done.append(sample)

@@ -129,6 +129,14 @@ class Goal:
         """Whether all constraints are met."""
         return self.violation(evaluation) == 0.0
 
+    def kept_by(self, trial: Trial) -> bool:
+        """Whether a trial was measured completely and meets all constraints."""
+        return trial.ok and trial.evaluation is not None and self.feasible(trial.evaluation)
+
+    def slower(self, trial: Trial) -> bool:
+        """Whether a trial was measured and costs more than fp32."""
+        return trial.evaluation is not None and self.cost(trial.evaluation) > 1.0
+
     def cost(self, evaluation: Evaluation) -> float:
         """Weighted mean of the objectives relative to fp32, rounded to `COST_DECIMALS`; fp32 has 1, lower is better."""
         total = sum(o.weight for o in self.objectives)

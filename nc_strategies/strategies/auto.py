@@ -119,7 +119,7 @@ class AutoStrategy(StagedStrategy):
     def _slower(self) -> bool:
         """Whether int8 everywhere was measured and costs more than fp32."""
         first = self._tried.get(self.problem.space.default().fingerprint)
-        return first is not None and first.evaluation is not None and self.problem.goal.cost(first.evaluation) > 1.0
+        return first is not None and self.problem.goal.slower(first)
 
     @property
     def _proposed(self) -> int:

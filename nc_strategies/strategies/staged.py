@@ -63,7 +63,7 @@ class StagedStrategy(StepwiseStrategy):
         return self.problem.goal.better(trial.evaluation, best.evaluation)
 
     def _feasible(self, trial: Trial) -> bool:
-        return trial.ok and trial.evaluation is not None and self.problem.goal.feasible(trial.evaluation)
+        return self.problem.goal.kept_by(trial)
 
     @property
     def _base(self) -> Config:

@@ -64,12 +64,9 @@ class Keeper:
             return False
         if self._kept is None or (best.ok and not self._kept.finish.final.trial.ok):
             return True
-        if self._feasible(best) and not self._feasible(self._kept.finish.final.trial):
+        if self._goal.kept_by(best) and not self._goal.kept_by(self._kept.finish.final.trial):
             return True
         return self._box.may_save(self._spent, time.monotonic() - self._begin)
-
-    def _feasible(self, trial: Trial) -> bool:
-        return trial.ok and trial.evaluation is not None and self._goal.feasible(trial.evaluation)
 
     def save(self, best: Trial) -> None:
         """Save the best trial's model.

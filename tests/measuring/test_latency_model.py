@@ -10,6 +10,7 @@ import pytest
 
 from nc_strategies.backends.base import Profile
 from nc_strategies.backends.profiling import NodeTimes, summarise
+from nc_strategies.errors import OutOfTimeError
 from nc_strategies.measuring import latency_model
 from nc_strategies.measuring.latency_model import PLAN, _fit, _halves, _how_many, _Timed, fit_latency
 from nc_strategies.measuring.latency_regression import Columns, expected, indirect, kind, posterior, unstretched
@@ -521,6 +522,27 @@ def test_a_brief_fit_opens_four_graphs_and_finds_what_is_slower_in_int8(toy, kin
     if kind is ProfiledBackend:
         assert sorted(saved, key=saved.get) == sorted(true, key=true.get)
     assert latency_model.least_seconds(space, 0.01, 0.1, brief=True) < latency_model.least_seconds(space, 0.01, 0.1) / 3
+
+
+def test_a_fit_builds_no_further_graph_once_its_deadline_has_passed(toy):
+    backend, space = a_backend(toy, ProfiledBackend())
+    plain, done = backend.build, []
+
+    def build(config):
+        done.append("build")
+        model = plain(config)
+        profile = model.profile
+        model.profile = lambda *asked: done.append("profile") or profile(*asked)
+        return model
+
+    def check():
+        if done[-1:] == ["profile"]:
+            raise OutOfTimeError("over")
+
+    backend.build = build
+    with pytest.raises(OutOfTimeError):
+        fit_latency(backend, space, BATCH, np.random.default_rng(0), clock=lambda: backend.now, brief=True, check=check)
+    assert done == ["build", "build", "profile"]
 
 
 def test_a_brief_fit_leaves_out_what_it_has_no_time_for(toy):

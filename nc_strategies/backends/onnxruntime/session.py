@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from nc_strategies.backends.base import Executable, ExecutedOps, Profile
+from nc_strategies.backends.base import FEW_PROFILED_RUNS, Executable, ExecutedOps, Profile
 from nc_strategies.backends.onnxruntime.executed import node_events, read_profile
 from nc_strategies.backends.onnxruntime.node_timing import origins, read_times
 from nc_strategies.backends.onnxruntime.providers import CPU, Provider, refusal
@@ -22,10 +22,6 @@ from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph import external
 from nc_strategies.onnx_graph.interpreter import open_session, options, options_to_look, run, start
 from nc_strategies.runtime import memory
-
-FEW_RUNS = 4
-"""Profiled runs up to which the profiler's own times are taken. Who asks for so few has little time: timing nodes alone
-takes up to 0.1 s for each kind of node."""
 
 
 def _profiled(
@@ -129,7 +125,7 @@ class OrtExecutable(Executable):
     def profile(self, batch: Batch, runs: int) -> Profile:
         """See `Executable.profile`. A separate session is profiled, because profiling slows every run.
 
-        With at most `FEW_RUNS`, no node is timed alone.
+        With few runs, no node is timed alone: that takes up to 0.1 s for each kind of node.
         That of a large model is profiled while its own one is closed.
         """
         if self.size_bytes < external.LIMITS.profiled_beside_bytes or self._session is None:
@@ -153,7 +149,7 @@ class OrtExecutable(Executable):
             optimized = onnx.load(str(path), load_external_data=False)
         if isinstance(self._model, Path):
             external.rebase(optimized, self._model.parent)
-        if self._kernel_times is not None and runs > FEW_RUNS:
+        if self._kernel_times is not None and runs > FEW_PROFILED_RUNS:
             alone = self._kernel_times(optimized, batch)
         if any(event["name"].removesuffix("_kernel_time") not in alone for event in node_events(events)):
             events = _profiled(self._model, self._threads, batch, runs + 1, None, self._provider)[1]

@@ -217,7 +217,7 @@ class Search:
             reason.
         """
         trials = [trial for _, trial in self._tried.values()]
-        if any(t.ok and t.evaluation is not None and self._problem.goal.feasible(t.evaluation) for t in trials):
+        if any(self._problem.goal.kept_by(trial) for trial in trials):
             return None, ""
         self._fit_all()
         cuts, rng = self._cuts(), self._rng()

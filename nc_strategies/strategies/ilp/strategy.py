@@ -68,7 +68,7 @@ class IlpStrategy(StepwiseStrategy):
         self.stage = "integer program"
         seed = int(self.problem.rng.integers(2**31))
         self._trials, divergences = [trial], dict[str, float | None]()
-        if not self._met(trial) and not self._slower(trial):
+        if not self.problem.goal.kept_by(trial) and not self.problem.goal.slower(trial):
             self._search = self._informed(Search(self.settings, self.problem, seed, divergences, timed=False))
             yield Several(self._untimed(self._search), self._trials.append)
         self._search = self._informed(Search(self.settings, self.problem, seed, divergences))
@@ -77,7 +77,7 @@ class IlpStrategy(StepwiseStrategy):
     def _untimed(self, search: Search) -> Iterator[Config | None]:
         """The first solutions, of a search without latency terms, until one keeps the goal."""
         for _ in range(MAX_UNTIMED_SOLUTIONS):
-            point = None if self._met(self._trials[-1]) else self._next(search)
+            point = None if self.problem.goal.kept_by(self._trials[-1]) else self._next(search)
             if point is None:
                 return
             search.expect(point.config)
@@ -132,12 +132,6 @@ class IlpStrategy(StepwiseStrategy):
         point, self.note = search.next()
         self.predicted = search.expected(point) if point is not None else None
         return point
-
-    def _met(self, trial: Trial) -> bool:
-        return trial.ok and trial.evaluation is not None and self.problem.goal.feasible(trial.evaluation)
-
-    def _slower(self, trial: Trial) -> bool:
-        return trial.evaluation is not None and self.problem.goal.cost(trial.evaluation) > 1.0
 
     def _informed(self, search: Search) -> Search:
         for trial in self._trials:

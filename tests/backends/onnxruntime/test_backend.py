@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nc_strategies import samples
+from nc_strategies.backends.base import FEW_PROFILED_RUNS
 from nc_strategies.backends.onnxruntime import node_timing, session
 from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
@@ -332,8 +333,8 @@ def test_what_cannot_run_alone_is_told_by_the_profiler(tmp_path, monkeypatch):
     executable = OrtExecutable(model, 1, "", backend._operators, kernel_times=lambda graph, batch: known)
     assert not any(executable.profile(batch, 30).ops.values())
     assert max(runs) == 2  # no more than the shapes need
-    assert any(executable.profile(batch, session.FEW_RUNS).ops.values())  # as the profiler tells them
-    assert max(runs) == session.FEW_RUNS + 1
+    assert any(executable.profile(batch, FEW_PROFILED_RUNS).ops.values())  # as the profiler tells them
+    assert max(runs) == FEW_PROFILED_RUNS + 1
     known.pop(next(iter(known)))
     profile = executable.profile(batch, 30)
     assert max(runs) == 31
