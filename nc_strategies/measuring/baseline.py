@@ -142,7 +142,8 @@ class BaselineMeasurer(MeasurerCore):
         """Check that fp32 is better than trivial answers: no goal can be relative to a worthless value.
 
         Raises:
-            InputError: a metric of fp32 is 0, or no better than a trivial answer's.
+            InputError: a metric of fp32 is 0, or no better than a trivial answer's; 0 on the few samples that a short
+                time limit leaves is blamed on that limit.
         """
         if self.metrics.allow_poor_baseline:
             return
@@ -154,6 +155,12 @@ class BaselineMeasurer(MeasurerCore):
                 read = f" ({sentence('it', readings[name])})" if name in readings else ""
                 shown = self.metrics.accuracy["name"] if name == METRIC else name
                 counted = f" on {self.samples} samples" if self.samples else ""
+                if self._cut:
+                    raise InputError(
+                        "tuning.timeout",
+                        f"it leaves time for {self.samples} evaluation samples, on which fp32 has {shown} {value:.4f}",
+                        "more time (0 for no limit)",
+                    )
                 raise InputError(
                     request.key,
                     f"fp32 has {shown} {value:.4f}{counted}{read}, {why}",
@@ -161,12 +168,16 @@ class BaselineMeasurer(MeasurerCore):
                     "the model nevertheless",
                 )
 
+    @property
+    def _cut(self) -> bool:
+        """Whether a short time limit has cut the data to a few samples, which say nothing about chance."""
+        # A user's function counts no samples.
+        return 0 < self.samples < min(len(self.data.raw), EXTENT_RULES.least_samples)
+
     def _worthless(self, metric: Metric, name: str, value: float, outputs: Outputs | None) -> str:
         """Why a value of fp32 is worthless; empty if it is not. `outputs` are None for a function of the model."""
         higher = self.higher_is_better if name == METRIC else metric.higher_is_better
-        # A few samples, to which a short time limit has cut the data, say nothing about chance.
-        cut = self.samples < min(len(self.data.raw), EXTENT_RULES.least_samples)
-        why = "" if outputs is None or cut else metric.no_better(outputs, self.labels_of(metric))
+        why = "" if outputs is None or self._cut else metric.no_better(outputs, self.labels_of(metric))
         if why:
             return f"no better than {why}"
         if value == 0 and higher and (outputs is None or not metric.zero_is_good(outputs, self.labels_of(metric))):

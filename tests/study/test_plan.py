@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from nc_strategies.errors import InputError
 from nc_strategies.measuring import trial as measuring
 from nc_strategies.measuring.extent import Allowance
 from nc_strategies.report.plan import duration, magnitude
@@ -63,8 +64,9 @@ def test_the_seconds_of_a_trial_are_those_that_trials_take(run, monkeypatch):
         assert found.trial == pytest.approx(dict(trial.evaluation.seconds))
 
 
-def test_a_small_space_and_a_short_timeout_limit_the_trials(planned):
+def test_a_small_space_and_a_short_timeout_limit_the_trials(planned, monkeypatch):
     assert planned(max_trials=1000)[1].trials == 125
+    monkeypatch.setattr(Allowance, "evaluation_samples", lambda self, given, seconds: 20)
     _, short = planned(max_trials=0, timeout=1e-3)
     assert short.expected_trials == 0
     assert short.seconds == pytest.approx(short.preparation, abs=0.01)
@@ -73,6 +75,14 @@ def test_a_small_space_and_a_short_timeout_limit_the_trials(planned):
 def test_large_numbers_can_be_read():
     assert [magnitude(n) for n in (125, 10**6, 13**400)] == ["125", "1.0e6", "3.7e445"]
     assert [duration(s) for s in (5, 600, 36000)] == ["5 s", "10 min", "10.0 h"]
+
+
+def test_a_few_samples_that_are_all_wrong_are_blamed_on_the_short_timeout(planned, monkeypatch):
+    monkeypatch.setattr(Allowance, "evaluation_samples", lambda self, given, seconds: 2)
+    with pytest.raises(
+        InputError, match=r"^tuning\.timeout: it leaves time for 2 evaluation samples, on which fp32 has top1 0"
+    ):
+        planned(timeout=1e-3)
 
 
 @pytest.mark.parametrize("count", range(3, 12))
