@@ -6,24 +6,22 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
 from nc_strategies.errors import EngineError, NcsError
 from nc_strategies.measuring.worker import messages
 from nc_strategies.measuring.worker.messages import Kind, Request
 from nc_strategies.runtime.process import child_environment
+from nc_strategies.runtime.scratch import ScratchFolder
 
 SERVER_MODULE = "nc_strategies.measuring.worker.server"
 EXIT_STATUS_SECONDS = 5.0
@@ -99,7 +97,7 @@ class WorkerProcess:
         self._output = bytearray()
         self._waited = 0.0
         self.idle = True
-        self._folder = tempfile.mkdtemp(prefix="ncs-worker-")
+        self._folder = ScratchFolder("ncs-engine-")
         ours, theirs = multiprocessing.Pipe()
         lifeline, self._lifeline = os.pipe()
         self._pipe, output = os.pipe()
@@ -121,7 +119,7 @@ class WorkerProcess:
             stderr=output,
             start_new_session=True,
             pass_fds=(theirs.fileno(), lifeline),
-            env={**child_environment(), "TMPDIR": self._folder},
+            env={**child_environment(), "TMPDIR": str(self._folder.path)},
         )
         theirs.close()
         os.close(lifeline)
@@ -273,11 +271,11 @@ def _reason(status: int, output: str) -> str:
     return f"the engine crashed ({name}){f': {said[-1][:200]}' if said else ''}"
 
 
-def _end(process: subprocess.Popen[bytes], connection: Any, lifeline: int, pipe: int, folder: str) -> None:
+def _end(process: subprocess.Popen[bytes], connection: Any, lifeline: int, pipe: int, folder: ScratchFolder) -> None:
     with contextlib.suppress(ProcessLookupError):  # the process and its children may have exited
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     connection.close()
     os.close(lifeline)
     os.close(pipe)
-    shutil.rmtree(Path(folder), ignore_errors=True)
+    folder.remove()
