@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ MIN_WIDTH = 5
 MIN_CANDIDATES_PER_WIDTH = 5
 """Least ratio of boxes to numbers of a box. Detectors have thousands of boxes with some tens of numbers; the patches
 and features, or steps and characters, of other models for pictures are about as many."""
+HALVED = 4
+"""Ratio of the cells of two grids, of which one has half the height and width."""
 SUPPRESSION = re.compile("NonMaxSuppression|NMS")
 """Types of operators that only detectors have."""
 BOXES = re.compile("box", re.IGNORECASE)
@@ -58,7 +62,8 @@ def detector_outputs(
     boxes = [k for k, o in enumerate(outputs) if _is_boxes(o, axes)]
     boxes.sort(key=lambda k: BOXES.search(outputs[k].name) is None)
     positions = _positions(boxes[0], outputs, axes) if boxes else {}
-    if positions or suppresses or (boxes and len(outputs) > 1) or _is_undecoded(outputs, axes):
+    raw = _is_undecoded(outputs, axes) or _are_pyramid(outputs, axes)
+    if positions or suppresses or (boxes and len(outputs) > 1) or raw:
         return DetectorOutputs(positions)
     return None
 
@@ -102,3 +107,18 @@ def _is_undecoded(outputs: Sequence[TensorFacts], axes: Mapping[str, int | None]
     return (
         bool(sizes) and min(sizes) >= MIN_WIDTH and (not known or max(sizes) >= MIN_CANDIDATES_PER_WIDTH * min(sizes))
     )
+
+
+def _are_pyramid(outputs: Sequence[TensorFacts], axes: Mapping[str, int | None]) -> bool:
+    """Whether the outputs may be a detector's grids, of which each has half the height and width of another one."""
+    shapes = [output.shape or () for output in outputs]
+    if not all(
+        axes.get(output.name) == 0 and "float" in output.dtype and len(shape) >= PICTURE_AXES
+        for output, shape in zip(outputs, shapes, strict=True)
+    ):
+        return False
+    sizes = [[size for size in shape[1:] if isinstance(size, int)] for shape in shapes]
+    if any(len(known) != len(shape) - 1 for known, shape in zip(sizes, shapes, strict=True)):
+        return False
+    numbers = sorted(math.prod(known) for known in sizes)
+    return len(numbers) > 1 and all(high == HALVED * low for low, high in itertools.pairwise(numbers))

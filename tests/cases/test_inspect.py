@@ -359,8 +359,10 @@ def test_a_detector_gets_the_metric_that_reads_its_outputs(tmp_path, outputs, po
         {"output0": (float, (60, 8)), "grid": (float, (2, 3, 4, 6))},
         {"logits": (float, (10, 5)), "pred_boxes": (float, (10, 4))},
         {"boxes": BOXES, "scores": NUMBERS},
+        {"a": (float, (7, 8, 8)), "b": (float, (7, 4, 4)), "c": (float, (7, 2, 2))},
+        {"a": (float, (3, 2, 2, 7)), "b": (float, (3, 4, 4, 7))},
     ],
-    ids=["boxes first", "numbers first", "grids beside", "logits and boxes", "no classes"],
+    ids=["boxes first", "numbers first", "grids beside", "logits and boxes", "no classes", "grids", "grids by anchor"],
 )
 def test_a_detector_that_no_metric_reads_is_compared_with_fp32(tmp_path, outputs):
     words, notes, flagged = started(detector(tmp_path / "m.onnx", **outputs))
@@ -375,6 +377,8 @@ def test_a_detector_that_no_metric_reads_is_compared_with_fp32(tmp_path, outputs
         ({"scores": (float, (5,))}, "metrics.accuracy.name=top1"),
         ({"scores": (float, (5,)), "hidden": (float, (12, 8))}, "metrics.accuracy.name=top1"),
         ({"patches": (float, (12, 8))}, "metrics=fidelity"),
+        ({"mask": (float, (7, 4, 4))}, "metrics.accuracy.name=mean_iou"),
+        ({"mask": (float, (7, 4, 4)), "aside": (float, (7, 4, 4))}, "metrics.accuracy.name=mean_iou"),
     ],
 )
 def test_a_model_of_pictures_that_finds_no_boxes_is_no_detector(tmp_path, outputs, metric):
