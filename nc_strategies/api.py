@@ -15,16 +15,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nc_strategies.backends.base import Backend, Executable, ExecutedOps, Profile
+    from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable, ExecutedOps, Profile
     from nc_strategies.backends.ceiling import Ceiling, CeilingCase, measure_ceiling
     from nc_strategies.backends.ceiling import cache_name as ceiling_cache_name
     from nc_strategies.backends.ceiling import kept_or_measured as kept_or_measured_ceiling
     from nc_strategies.backends.collection import Observer
     from nc_strategies.backends.collection import collect as collect_histograms
+    from nc_strategies.backends.layers import Layer, LayerReader, LayerTensor, LayerValues
     from nc_strategies.backends.onnx_backend import OnnxBackend, OnnxGraph
     from nc_strategies.backends.profiling import NodeTimes, summarise
     from nc_strategies.backends.tensorflow.export import export_saved_model
     from nc_strategies.calibration.histogram import Histogram
+    from nc_strategies.calibration.layers import ActivationRange, WeightFacts
     from nc_strategies.calibration.state import CalibrationState
     from nc_strategies.data.dataset import Dataset, Raw
     from nc_strategies.data.ragged import Ragged
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from nc_strategies.study.tracker import Tracker
 else:
     _PLACES = {
+        "ActivationRange": "nc_strategies.calibration.layers",
         "Backend": "nc_strategies.backends.base",
         "Batch": "nc_strategies.models.info",
         "CONTRACT_VERSION": "nc_strategies.registry",
@@ -83,6 +86,7 @@ else:
         "Config": "nc_strategies.space",
         "Constraint": "nc_strategies.problem",
         "Dataset": "nc_strategies.data.dataset",
+        "DualPrecisionSession": "nc_strategies.backends.base",
         "EngineError": "nc_strategies.errors",
         "Evaluation": "nc_strategies.problem",
         "EvaluationPool": "nc_strategies.measuring.shares",
@@ -95,6 +99,10 @@ else:
         "Goal": "nc_strategies.problem",
         "Histogram": "nc_strategies.calibration.histogram",
         "InputError": "nc_strategies.errors",
+        "Layer": "nc_strategies.backends.layers",
+        "LayerReader": "nc_strategies.backends.layers",
+        "LayerTensor": "nc_strategies.backends.layers",
+        "LayerValues": "nc_strategies.backends.layers",
         "LatencyTerms": "nc_strategies.problem",
         "LostWorkerError": "nc_strategies.errors",
         "MeanMetric": "nc_strategies.metrics.base",
@@ -127,6 +135,7 @@ else:
         "Trial": "nc_strategies.problem",
         "TrialState": "nc_strategies.problem",
         "Overrides": "nc_strategies.space",
+        "WeightFacts": "nc_strategies.calibration.layers",
         "ceiling_cache_name": "nc_strategies.backends.ceiling:cache_name",
         "collect_histograms": "nc_strategies.backends.collection:collect",
         "export_saved_model": "nc_strategies.backends.tensorflow.export",
@@ -160,6 +169,7 @@ __all__ = [
     "ModelSource", "Histogram", "Ceiling", "FloatOp", "CalibrationState", "Observer", "collect_histograms",
     "NodeTimes", "summarise", "export_saved_model", "run_child", "serve", "read_cache", "keep_in_cache",
     "machine_identity", "CeilingCase", "measure_ceiling", "ceiling_cache_name", "kept_or_measured_ceiling",
+    "DualPrecisionSession", "LayerReader", "Layer", "LayerTensor", "LayerValues", "ActivationRange", "WeightFacts",
     "OnnxBackend", "OnnxGraph", "QdqGraph", "FusedOp",
     "SerialExecutor", "EvaluationPool",
     "Metric", "MeanMetric", "Dataset", "Ragged", "Raw", "Preprocess", "Tracker",

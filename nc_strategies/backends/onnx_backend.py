@@ -14,15 +14,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx
 
 from nc_strategies.backends.base import Backend, Executable
 from nc_strategies.backends.ceiling import Ceiling, cache_name, kept_or_measured, measure_ceiling
 from nc_strategies.backends.collection import Observer, collect, noise_in_pieces
 from nc_strategies.backends.onnx_cases import ceiling_cases
+from nc_strategies.backends.onnx_schemes import (
+    ACTIVATIONS,
+    LEAST_SHARE,
+    MODES,
+    any_ranges,
+    capability,
+    edges,
+    first_scheme,
+    share_of_work,
+    static_schemes,
+)
 from nc_strategies.calibration.equalization import EQUALIZE_MODES, LIMITS, Array, asked
-from nc_strategies.calibration.histogram import ALGORITHMS, Histogram
+from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.calibration.state import CalibrationState, Look
 from nc_strategies.calibration.suitability import Operands, suitable
 from nc_strategies.errors import EngineError, InputError
@@ -31,29 +41,21 @@ from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.onnx_graph import equalize, external
 from nc_strategies.onnx_graph import graph as graphs
 from nc_strategies.onnx_graph.edges import find_conversion_edges
-from nc_strategies.onnx_graph.graph import FOLLOWING, NOT_NEGATIVE, OPT_IN, QUIET, FusedOp, Graph
-from nc_strategies.onnx_graph.qdq import GraphBuilder, QdqGraph, Ranges
+from nc_strategies.onnx_graph.graph import FOLLOWING, QUIET, FusedOp, Graph
+from nc_strategies.onnx_graph.qdq import GraphBuilder, QdqGraph
 from nc_strategies.onnx_graph.types import type_name
 from nc_strategies.onnx_graph.weights import WeightCache
 from nc_strategies.problem.latency import ConversionEdge
-from nc_strategies.space import FLOAT, Capabilities, Config, FloatOp, OpCapability, OpScheme, TensorScheme
+from nc_strategies.runtime import memory
+from nc_strategies.space import Capabilities, Config, FloatOp, OpScheme
 
 OnnxGraph = Graph
 """The prepared model, under the name that plugins import it by."""
 REDUCE_RANGE = "reduce_range"
 """Option of the whole graph: 7-bit weights."""
-ACTIVATION_SCHEMES = (("uint8", "asym"), ("int8", "sym"))
-GRANULARITIES = ("per_channel", "per_tensor")
 HALF_TOLERANCE = {"float16": 0.05, "bfloat16": 0.2}
 """Floating-point type of a model to the difference from float32 that its rounding may cause, relative to the largest
 output. One rounding loses 2**-11 or 2**-8; a deep network adds up some hundred."""
-MODES = ("auto", "static", "all")
-"""Values of the setting ``modes``, for backends with `OnnxBackend.weight_only`."""
-LEAST_SHARE = 0.05
-"""Share of the model's multiplications from which matrix products are offered weight-only modes: in an image classifier
-only its last operator is one, and each further mode costs timings and trials."""
-FREE_LENGTH = 16
-"""Length that a free dimension counts with, when operators' work is compared."""
 PROBE_ROUNDS = 3
 """Times that an engine is asked for the operators that it executed before, without those that it did not."""
 SELECTING = {"MaxPool", "ReduceMax", "ReduceMin", "Resize"}
@@ -70,9 +72,9 @@ class OnnxBackend(Backend):
     """The base class of backends whose engine reads ONNX.
 
     Its settings have ``percentile``, ``equalize``, ``reduce_range`` and, with `weight_only`, ``modes``. A subclass sets
-    `engine`, may set `graph_class`, `following` and `weight_only`, and implements `observer`, `open_model`,
-    `executed_in_int8`, `reference`, `open` and `save`. The core's ONNX work folds constants with onnxruntime, whatever
-    engine runs the model.
+    `engine`, may set `graph_class`, `following`, `weight_only` and `automatic`, and implements `observer`,
+    `open_model`, `executed_in_int8`, `reference`, `open` and `save`. The core's ONNX work folds constants with
+    onnxruntime, whatever engine runs the model.
 
     Raises:
         InputError: a setting is not allowed.
@@ -86,6 +88,9 @@ class OnnxBackend(Backend):
     following: ClassVar[frozenset[str]] = frozenset()
     """Operator types whose precision the engine derives from the operators around them: they are not a choice."""
 
+    automatic: ClassVar[tuple[str, ...]] = ()
+    """Further settings whose values are ``auto``, ``always`` and ``never``."""
+
     weight_only: ClassVar[tuple[OpScheme, ...]] = ()
     """Schemes of matrix products whose weights only are quantized, which `graph_class` can build; see `MODES`."""
 
@@ -93,7 +98,7 @@ class OnnxBackend(Backend):
         super().__init__(settings, threads)
         if not 50 < settings.percentile <= 100:
             raise InputError("backend.percentile", f"is {settings.percentile}", "above 50, at most 100")
-        for key in (REDUCE_RANGE, "equalize"):
+        for key in (REDUCE_RANGE, "equalize", *self.automatic):
             if getattr(settings, key) not in EQUALIZE_MODES:
                 allowed = f"allowed: {', '.join(EQUALIZE_MODES)}"
                 raise InputError(f"backend.{key}", f"is {getattr(settings, key)!r}", allowed)
@@ -186,7 +191,7 @@ class OnnxBackend(Backend):
             self._path = self._export(model)
         self._able, self._unsuitable = None, ()
         self._calibration.clear()
-        self._plain = graphs.prepare(graphs.read(self._path))
+        self._plain = self.prepare(graphs.read(self._path))
         self._use(self._plain)
         self.float_tolerance = max(HALF_TOLERANCE.get(name, 0.0) for name in ("", *self._plain.converted))
         self._info = info = self.graph.info
@@ -195,8 +200,13 @@ class OnnxBackend(Backend):
         for spec in info.inputs:
             if spec.dtype.kind not in "fiub":
                 kind = type_name(next(i.type for i in self.graph.model.graph.input if i.name == spec.name))
-                raise InputError("model.path", f"input {spec.name!r} is of type {kind}", "arrays of numbers")
+                allowed = "arrays of numbers; a part of the model that takes them can be tuned"
+                raise InputError("model.path", f"input {spec.name!r} is of type {kind}", allowed)
         return info
+
+    def prepare(self, given: onnx.ModelProto) -> Graph:
+        """The model as everything else reads it, folded and with fused operators; called by `load`."""
+        return graphs.prepare(given)
 
     def _export(self, model: ModelSource) -> Path:
         # TensorFlow's backend converts TensorFlow models. It is imported here, so that other models do not need it.
@@ -217,13 +227,15 @@ class OnnxBackend(Backend):
 
     def _use(self, graph: Graph) -> None:
         self._graph = graph
-        self._builder = GraphBuilder(graph, WeightCache(graph), self.graph_class)
+        self._builder = self.builder(graph)
+
+    def builder(self, graph: Graph) -> GraphBuilder:
+        """What builds the graphs of configurations; it caches quantized weights."""
+        return GraphBuilder(graph, WeightCache(graph), self.graph_class)
 
     def observed_tensors(self) -> list[str]:
         """The tensors whose ranges quantization needs, sorted by name."""
-        ops = self.graph.fused_ops.values()
-        scaled = {source for source, _ in self.graph.scaled.values()}
-        return sorted({name for op in ops for name in (*op.inputs, op.raw, op.output)} | scaled)
+        return self.graph.observed()
 
     @staticmethod
     def serialized(model: onnx.ModelProto) -> bytes:
@@ -294,6 +306,7 @@ class OnnxBackend(Backend):
 
         def gather(look: Look) -> dict[str, Histogram]:
             histograms, self.largest_batch = collect(self.observer(self.graph), batches, self.info, look)
+            memory.release()
             return histograms
 
         def use(peaks: Mapping[str, Array] | None) -> None:
@@ -306,12 +319,8 @@ class OnnxBackend(Backend):
 
     def _noise(self, batch: Batch) -> float:
         """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""
-        able = self.capabilities()
-        config = Config(
-            tuple((op.name, op.schemes[0]) for op in able.ops), tuple((name, v[0]) for name, v in able.options)
-        )
         part = self.info.rows(batch, 0, LIMITS.noise_samples)
-        models = [self.open_model(self.graph.model, "plain"), self.build(config)]
+        models = [self.open_model(self.graph.model, "plain"), self.build(self.default_config())]
         try:
             reference, other = (model.predict for model in models)
             return noise_in_pieces(reference, other, part, self.info, self.largest_batch or 1)
@@ -328,10 +337,19 @@ class OnnxBackend(Backend):
 
             return measure_ceiling(make, ceiling_cases(), self.saturates(), self.threads)
 
-        name = cache_name(self.engine, sorted(self.versions().values()), self.threads)
-        return kept_or_measured(name, measure, again)
+        return kept_or_measured(cache_name(self.engine, self.ceiling_key(), self.threads), measure, again)
+
+    def ceiling_key(self) -> list[str]:
+        """What a kept ceiling is of, beside the engine and the threads: for other values, it is measured again."""
+        return sorted(self.versions().values())
 
     # Capabilities
+
+    def default_config(self) -> Config:
+        """The first scheme of every operator, and the first value of every option."""
+        able = self.capabilities()
+        schemes = tuple((op.name, op.schemes[0]) for op in able.ops)
+        return Config(schemes, tuple((name, values[0]) for name, values in able.options))
 
     def capabilities(self) -> Capabilities:
         """See `Backend.capabilities`: every scheme was seen in the engine's compiled graph.
@@ -339,21 +357,25 @@ class OnnxBackend(Backend):
         After calibration, operators that infinite values reach are no longer offered; see `suitable`.
         """
         if self._able is None:
-            self._able = self._describe()
+            self._able = self.describe()
         able = self._able
         if self._calibration.ready:
             seen = self._calibration
             able, self._unsuitable = suitable(able, self._operands, seen.infinite, self._span, seen.unseen)
         return able
 
-    def reduce_range(self) -> tuple[bool, ...]:
+    def reduce_ranges(self) -> tuple[bool, ...]:
         """Values of the option ``reduce_range``, the default first."""
         if self.settings.reduce_range == "auto":
-            return (True, False) if self.saturates() else (False,)
+            return (True, False) if self.saturates_there or self.saturates() else (False,)
         return (self.settings.reduce_range == "always",)
 
+    def operator(self, name: str) -> FusedOp:
+        """An operator that is offered."""
+        return self.graph.fused_ops[name]
+
     def _operands(self, name: str) -> Operands:
-        op = self.graph.fused_ops[name]
+        op = self.operator(name)
         return Operands(op.type, (*op.inputs, *op.constants), op.raw, op.output)
 
     def _span(self, name: str) -> tuple[float, float]:
@@ -362,17 +384,22 @@ class OnnxBackend(Backend):
             return float(values.min()), float(values.max())
         return self._calibration.range(name, "minmax")
 
-    def _describe(self) -> Capabilities:
-        graph, ranges = self.graph, self.reduce_range()
+    def describe(self) -> Capabilities:
+        """What the engine executes of the loaded model, whatever its data are.
+
+        Raises:
+            EngineError: the engine refuses a graph.
+        """
+        graph, ranges = self.graph, self.reduce_ranges()
         offered = self._offered(ranges[0])
         for name, schemes in self._offered_weight_only().items():
             offered[name] += schemes
-        capable = {name: _capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name]}
+        capable = {name: capability(graph, op, offered[name]) for name, op in graph.fused_ops.items() if offered[name]}
         nodes = graph.model.graph.node
         ops = tuple(capable[node.name] for node in nodes if node.name in capable)
-        edges = tuple((a, b) for a, b in _edges(graph) if a in capable and b in capable)
+        pairs = tuple((a, b) for a, b in edges(graph) if a in capable and b in capable)
         order = tuple(n.name for n in nodes if n.op_type not in MOVEMENT and n.op_type not in QUIET)
-        return Capabilities(ops, edges, (), ((REDUCE_RANGE, ranges),), order, self._float_ops(set(capable)))
+        return Capabilities(ops, pairs, (), ((REDUCE_RANGE, ranges),), order, self._float_ops(set(capable)))
 
     def _float_ops(self, offered: set[str]) -> tuple[FloatOp, ...]:
         """The computing operators that stay in floating point, each with the reason."""
@@ -392,36 +419,29 @@ class OnnxBackend(Backend):
         """The int8 schemes of each operator that the engine runs in int8 when asked to; none for the others."""
         graph, builder = self.graph, self._builder.to_look_at()
         offered: dict[str, list[OpScheme]] = {name: [] for name in graph.fused_ops}
-        for dtype, kind in ACTIVATION_SCHEMES:
+        for dtype, symmetry in ACTIVATIONS:
             running = {name for name, op in graph.fused_ops.items() if op.type not in self.following}
             for _ in range(PROBE_ROUNDS):
                 schemes = tuple(
-                    (name, _scheme(op, dtype, kind, _granularities(graph, op)[0], "minmax"))
+                    (name, first_scheme(graph, op, dtype, symmetry))
                     for name, op in graph.fused_ops.items()
                     if name in running
                 )
-                model, _ = builder.build(Config(schemes, ((REDUCE_RANGE, reduce_range),)), _any_ranges(graph))
+                model, _ = builder.build(Config(schemes, ((REDUCE_RANGE, reduce_range),)), any_ranges(graph))
                 seen = running & self.executed_in_int8(model)
                 settled = seen == running
                 running = seen
                 if settled:
                     break
             for name in running:
-                op = graph.fused_ops[name]
-                offered[name] += [
-                    _scheme(op, dtype, kind, granularity, algorithm)
-                    for algorithm in ALGORITHMS
-                    for granularity in _granularities(graph, op)
-                ]
+                offered[name] += static_schemes(graph, graph.fused_ops[name], dtype, symmetry)
         return offered
 
     def _offered_weight_only(self) -> dict[str, list[OpScheme]]:
         """The weight-only schemes of each matrix product that the engine executes."""
         graph, builder = self.graph, self._builder.to_look_at()
         products = [op for op in graph.fused_ops.values() if _is_product(graph, op)]
-        work = {op.name: _work(graph, op) for op in graph.fused_ops.values()}
-        share = sum(work[op.name] for op in products) / (sum(work.values()) or 1)
-        if self._modes == "static" or (self._modes == "auto" and share < LEAST_SHARE):
+        if self._modes == "static" or (self._modes == "auto" and share_of_work(graph, products) < LEAST_SHARE):
             return {}
         found: dict[str, list[OpScheme]] = {op.name: [] for op in products}
         for scheme in self.weight_only if products else ():
@@ -429,7 +449,7 @@ class OnnxBackend(Backend):
             block = int(scheme.weight.granularity.rpartition("_")[2])
             fitting = [op.name for op in products if _depth(graph, op) % block == 0]
             config = Config(tuple((name, scheme) for name in fitting), ((REDUCE_RANGE, False),))
-            executed = self.executed_in_int8(builder.build(config, _any_ranges(graph))[0]) if fitting else ()
+            executed = self.executed_in_int8(builder.build(config, any_ranges(graph))[0]) if fitting else ()
             for name in fitting:
                 if name in executed:
                     found[name].append(scheme)
@@ -447,58 +467,3 @@ def _depth(graph: Graph, op: FusedOp) -> int:
     """Length of the axis that a product sums over."""
     transposed = any(a.name == "transB" and a.i for a in op.node.attribute)
     return int(graph.initializers[op.weight or ""].dims[1 if transposed else 0])
-
-
-def _work(graph: Graph, op: FusedOp) -> int:
-    """Multiplications of a product or convolution per sample, free dimensions counted as `FREE_LENGTH`."""
-    if not op.weight:
-        return 0
-    weight = int(np.prod(graph.initializers[op.weight].dims))
-    shape = graph.shapes.get(op.raw, ())
-    return weight * int(np.prod([d or FREE_LENGTH for d in (shape[2:] if op.type == "Conv" else shape[1:-1])]))
-
-
-def _any_ranges(graph: Graph) -> Ranges:
-    """Ranges of a graph that is looked at and never run."""
-
-    def ranges(name: str, algorithm: str) -> tuple[float, float]:
-        node = graph.producers.get(name)
-        return (0.0, 1.0) if node is not None and node.op_type in NOT_NEGATIVE else (-1.0, 1.0)
-
-    return ranges
-
-
-def _granularities(graph: Graph, op: FusedOp) -> tuple[str, ...]:
-    """Granularities of an operator's weight. A stack of matrices has one scale."""
-    if op.weight is None:
-        return GRANULARITIES[:1]
-    stacked = op.type == "MatMul" and len(graph.initializers[op.weight].dims) > 2
-    return GRANULARITIES[1:] if stacked else GRANULARITIES
-
-
-def _scheme(op: FusedOp, dtype: str, kind: str, granularity: str, algorithm: str) -> OpScheme:
-    weight = TensorScheme("int8", "sym", granularity, "minmax") if op.weight else None
-    return OpScheme(TensorScheme(dtype, kind, "per_tensor", algorithm), weight)
-
-
-def _capability(graph: Graph, op: FusedOp, int8: list[OpScheme]) -> OpCapability:
-    opt_in = op.type in OPT_IN
-    schemes = (FLOAT, *int8) if opt_in else (*int8, FLOAT)
-    parameters = int(np.prod(graph.initializers[op.weight].dims)) if op.weight else 0
-    shape = graph.shapes.get(op.output, ())
-    elements = int(np.prod([d for d in shape[1:] if d])) if len(shape) > 1 else 0
-    return OpCapability(op.name, op.type, schemes, opt_in, parameters, elements)
-
-
-def _edges(graph: Graph) -> list[tuple[str, str]]:
-    owner: dict[str, str] = {}
-    edges: list[tuple[str, str]] = []
-    activations = {op.act.name for op in graph.fused_ops.values() if op.act is not None}
-    for node in graph.model.graph.node:
-        op = graph.fused_ops.get(node.name)
-        if op is not None:
-            edges += [(owner[name], op.name) for name in op.inputs if name in owner]
-            owner[op.raw] = owner[op.output] = op.name
-        elif node.name not in activations and graph.carried(node) in owner:
-            owner.update(dict.fromkeys(node.output, owner[str(graph.carried(node))]))
-    return edges

@@ -178,6 +178,11 @@ class Graph:
             self._arrays[name] = external.array(self.initializers[name])
         return self._arrays[name]
 
+    def observed(self) -> list[str]:
+        """The tensors whose ranges quantization needs, sorted by name."""
+        read = {name for op in self.fused_ops.values() for name in (*op.inputs, op.raw, op.output)}
+        return sorted(read | {source for source, _ in self.scaled.values()})
+
     def carried(self, node: onnx.NodeProto) -> str | None:
         """The tensor whose quantized values a node passes on unchanged; None for a node that computes."""
         if node.output[0] in self.scaled:

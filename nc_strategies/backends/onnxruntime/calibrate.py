@@ -11,15 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from nc_strategies.backends.collection import LIMITS, MemoryLimits
-from nc_strategies.backends.collection import collect as collect_within
 from nc_strategies.backends.onnxruntime.providers import CPU, Provider
-from nc_strategies.calibration.histogram import Histogram
-from nc_strategies.calibration.state import Look
-from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.models.info import Batch
 from nc_strategies.onnx_graph.graph import Graph
 from nc_strategies.onnx_graph.interpreter import options, run, start
-from nc_strategies.runtime import memory
 
 SHAPE = "ncs/shape/"
 """Prefix of the names of outputs that hold a tensor's shape."""
@@ -35,18 +30,18 @@ class OrtObserver:
         graph: The floating-point graph.
         threads: Threads per run.
         provider: Execution provider of the sessions.
+        tensors: The activations to observe; None for all.
     """
 
-    def __init__(self, graph: Graph, threads: int, provider: Provider = CPU) -> None:
+    def __init__(
+        self, graph: Graph, threads: int, provider: Provider = CPU, tensors: Collection[str] | None = None
+    ) -> None:
         self._model = graph.model
         self._threads, self._provider = threads, provider
         self._inputs = {i.name for i in self._model.graph.input}
         self._outputs = {o.name for o in self._model.graph.output}
         self._session: ort.InferenceSession | None = None
-        self.names = sorted(
-            {name for op in graph.fused_ops.values() for name in (*op.inputs, op.raw, op.output)}
-            | {source for source, _ in graph.scaled.values()}
-        )
+        self.names = [name for name in graph.observed() if tensors is None or name in tensors]
 
     def shapes(self, feed: Batch) -> dict[str, tuple[int, ...]]:
         """See `Observer.shapes`: operators that compute shapes are added to the graph."""
@@ -85,36 +80,3 @@ class OrtObserver:
         whole = self._model.SerializeToString() + further.SerializeToString()
         self._session = start(whole, chosen, self._provider.for_session())
         return self._session
-
-
-def collect(
-    graph: Graph,
-    batches: Sequence[Batch],
-    info: ModelInfo,
-    threads: int,
-    look: Look,
-    limits: MemoryLimits = LIMITS,
-    tensors: Collection[str] | None = None,
-    provider: Provider = CPU,
-) -> tuple[dict[str, Histogram], int]:
-    """Collect a histogram per activation, see `nc_strategies.backends.collection.collect`.
-
-    Args:
-        graph: The floating-point graph.
-        batches: Calibration data.
-        info: The model's inputs, with the axes that count samples.
-        threads: Threads per run.
-        look: Called with the name and the values of each activation, per run.
-        limits: Limits of memory.
-        tensors: The activations to observe; None for all.
-        provider: Execution provider of the sessions.
-
-    Raises:
-        InputError: an activation is NaN, or the engine refuses the data.
-    """
-    observer = OrtObserver(graph, threads, provider)
-    if tensors is not None:
-        observer.names = [name for name in observer.names if name in tensors]
-    found = collect_within(observer, batches, info, look, limits)
-    memory.release()
-    return found

@@ -16,6 +16,8 @@ from nc_strategies_openvino.executed import Operators, RuntimeNode, count, in_in
 from nc_strategies_openvino.settings import OpenVinoSettings
 
 from nc_strategies.api import EngineError, InputError, ModelSource, Space
+from nc_strategies.backends import onnx_backend
+from nc_strategies.backends.ceiling import CeilingLimits, measure_ceiling
 
 STOCK = """
 import json, sys
@@ -179,6 +181,8 @@ def test_seven_bit_weights_are_a_choice_where_kernels_saturate(sample_path, monk
 
 def test_the_ceiling_is_measured_for_every_form(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    patient = CeilingLimits(seconds=60.0, build_share=0.9, most_rounds=5)  # on a busy machine, the usual time is short
+    monkeypatch.setattr(onnx_backend, "measure_ceiling", lambda *given: measure_ceiling(*given, limits=patient))
     found = OpenVinoBackend(OpenVinoSettings()).ceiling()
     assert set(found.ratios) <= {"Conv", "MatMul"}
     assert found.best is not None

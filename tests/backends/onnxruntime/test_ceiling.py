@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from nc_strategies.backends import onnx_backend
 from nc_strategies.backends.ceiling import CeilingLimits, measure_ceiling
-from nc_strategies.backends.onnxruntime import ceiling
 from nc_strategies.backends.onnxruntime.backend import OnnxRuntimeBackend
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
@@ -19,7 +19,7 @@ def made():
 def patient(monkeypatch):
     """Time for every form on a busy machine."""
     monkeypatch.setattr(
-        ceiling,
+        onnx_backend,
         "measure_ceiling",
         lambda *given: measure_ceiling(*given, limits=CeilingLimits(seconds=60.0, build_share=0.9, most_rounds=5)),
     )
@@ -38,5 +38,5 @@ def test_every_form_that_the_engine_executes_is_measured_and_kept(monkeypatch, t
     assert found.saturates == saturates()
     kept = {path.name.rpartition("-")[0] for path in (tmp_path / "nc_strategies").iterdir()}
     assert kept - {"modes", "timing"} == {"ceiling-onnxruntime"}
-    monkeypatch.setattr(ceiling, "measure_ceiling", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(onnx_backend, "measure_ceiling", lambda *_: pytest.fail("measured again"))
     assert made().ceiling() == found
