@@ -16,6 +16,7 @@ from nc_strategies.calibration.noise import noise_to_signal, signal_of
 from nc_strategies.calibration.state import Look
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models.info import Batch, ModelInfo
+from nc_strategies.runtime import memory
 
 log = logging.getLogger(__name__)
 Predict = Callable[[Batch], Sequence[NDArray[Any]]]
@@ -27,16 +28,20 @@ class MemoryLimits:
 
     read_bytes: int = 128 * 2**20
     """Bytes of activations that are read in one run. The engine may hold them twice, as buffers and as arrays; with the
-    buffers of the run and the engine itself, calibration stays below 512 MB and twice the model."""
+    buffers of the run and the engine itself, calibration stays below 512 MB and twice the model, or below what
+    `free_share` allows."""
     run_bytes: int = 96 * 2**20
     """Bytes of activations that a run without observed tensors may hold at a time. Engines allocate up to twice as
     much, as they round their buffers up to powers of two."""
+    free_share: float = 0.0
+    """Part of the free memory that activations which are read in one run may take, where one sample's take more than
+    `read_bytes`. Each group of tensors costs a run of its own."""
     live_tensors: int = 4
     """Number of tensors of the largest size that a run is assumed to hold at a time: the input and the output of an
     operator, in floating point and in the engine's own layout or in int8."""
 
 
-LIMITS = MemoryLimits()
+LIMITS = MemoryLimits(free_share=1 / 32)
 
 
 class Observer(Protocol):
@@ -82,16 +87,21 @@ class RunPlan:
 def plan_runs(sizes: Mapping[str, int], most: int, limits: MemoryLimits = LIMITS) -> RunPlan:
     """Choose the samples per run, and split the tensors into groups if even one sample has too large activations.
 
+    The samples do not depend on the free memory, because an engine's results may depend on them.
+
     Args:
         sizes: Bytes of each observed tensor for one sample.
         most: Largest number of samples per run.
         limits: Limits of memory.
     """
     samples = max(1, min(most, limits.read_bytes // max(1, sum(sizes.values()))))
+    room = limits.read_bytes
+    if limits.free_share and sum(sizes.values()) * samples > room:
+        room = max(room, int(limits.free_share * memory.free_bytes()))
     groups: list[list[str]] = [[]]
     used = 0
     for name, size in sizes.items():
-        if groups[-1] and (used + size) * samples > limits.read_bytes:
+        if groups[-1] and (used + size) * samples > room:
             groups.append([])
             used = 0
         groups[-1].append(name)

@@ -48,6 +48,7 @@ from nc_strategies.models import ModelSource
 from nc_strategies.models.feeds import Feeds, SequenceStep
 from nc_strategies.models.info import Batch, ModelInfo
 from nc_strategies.problem import Constraint, Evaluation, Goal, LatencyTerms, Trial
+from nc_strategies.runtime import memory
 from nc_strategies.runtime.files import unwritable
 from nc_strategies.runtime.random_streams import Stream, generator
 from nc_strategies.space import Capabilities, Config, Space
@@ -101,6 +102,7 @@ class LocalTarget:
 
     def __init__(self, parts: TargetParts, config: RunConfig, sharing: Sharing | None = None) -> None:
         self.parts, self.config, self.sharing = parts, config, sharing
+        memory.set_limit(config.tuning.memory_limit)
         self._rng = generator(config.tuning.seed, Stream.TIMING)
         self._facts: dict[str, Any] | None = None
         self._info: ModelInfo | None = None

@@ -12,6 +12,7 @@ from nc_strategies.backends.collection import MemoryLimits, collect, noise_in_pi
 from nc_strategies.calibration.noise import noise_to_signal
 from nc_strategies.errors import EngineError, InputError
 from nc_strategies.models.info import ModelInfo, TensorSpec
+from nc_strategies.runtime import memory
 
 MANY, FEW = 10**9, 400
 
@@ -69,6 +70,15 @@ def test_any_limit_of_memory_gives_the_same_histograms(axis, read, groups, sampl
     assert len({names for names, _ in engine.runs}) == groups
     assert max(count for _, count in engine.runs) == samples
     assert engine.largest <= max(read, 16)
+
+
+@pytest.mark.parametrize(("free", "groups"), [(0, 2), (60, 2), (64, 1)])
+def test_where_memory_is_free_fewer_passes_read_the_same_samples_per_run(monkeypatch, free, groups):
+    monkeypatch.setattr(memory, "free_bytes", lambda: free)
+    plan = plan_runs({"a": 16, "b": 16}, 20, MemoryLimits(16, MANY, free_share=0.5))
+    assert (len(plan.groups), plan.samples) == (groups, 1)
+    monkeypatch.setattr(memory, "free_bytes", lambda: pytest.fail("asked without need"))
+    assert plan_runs({"a": 16, "b": 16}, 20, MemoryLimits(64, MANY, free_share=0.5)).samples == 2
 
 
 @pytest.mark.parametrize(("read", "groups"), [(MANY, 1), (16, 2)])

@@ -162,9 +162,10 @@ class OnnxRuntimeBackend(OnnxBackend):
             InputError: an activation is NaN.
         """
         first = batches[0] if len(batches) else {}
-        self._probe = self.info.rows(first, 0, 1)
+        self._probe = None  # models that calibration opens need no profile
         begin = time.perf_counter()
         super().calibrate(batches)
+        self._probe = self.info.rows(first, 0, 1)
         self._builder.fused_attention, self._attention_remark = choose_attention(
             self._builder, first, self.info, self.threads, self.settings.fused_attention, self.provider
         )
