@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable, ExecutedOps, Profile
 from nc_strategies.backends.ceiling import Ceiling
-from nc_strategies.backends.collection import InTime
+from nc_strategies.backends.collection import InTime, leaves
 from nc_strategies.backends.layers import LayerReader, Read
 from nc_strategies.calibration.recovery import RecoveryRecord
 from nc_strategies.models import ModelSource
@@ -42,6 +42,10 @@ class LazyFeeds(Sequence[Batch]):
         """See `nc_strategies.backends.collection.InTime`."""
         if isinstance(self._batches, InTime):
             self._batches.expect_passes(count)
+
+    def leaves(self, seconds: float) -> bool:
+        """See `nc_strategies.backends.collection.InTime`."""
+        return leaves(self._batches, seconds)
 
 
 class AdaptedExecutable(Executable):

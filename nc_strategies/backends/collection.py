@@ -68,6 +68,14 @@ class InTime(Protocol):
     def expect_passes(self, count: int) -> None:
         """Divide the time among so many passes over the batches; called before the first one."""
 
+    def leaves(self, seconds: float) -> bool:
+        """Whether there is time for so many seconds of further work; the answer stays the same in a repetition."""
+
+
+def leaves(batches: Sequence[Batch], seconds: float) -> bool:
+    """Whether the time for batches leaves some seconds for further work; see `InTime.leaves`."""
+    return not isinstance(batches, InTime) or batches.leaves(seconds)
+
 
 @dataclass(frozen=True)
 class RunPlan:

@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ import onnx
 
 from nc_strategies.backends.base import Backend, Executable
 from nc_strategies.backends.ceiling import Ceiling, cache_name, kept_or_measured, measure_ceiling
-from nc_strategies.backends.collection import Observer, collect, noise_in_pieces
+from nc_strategies.backends.collection import Observer, collect, leaves, noise_in_pieces
 from nc_strategies.backends.onnx_cases import ceiling_cases
 from nc_strategies.backends.onnx_schemes import (
     ACTIVATIONS,
@@ -313,7 +314,9 @@ class OnnxBackend(Backend):
             self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks))
 
         first = batches[0] if len(batches) else {}
-        self._calibration.run(gather, self.settings.equalize, pairs, use, lambda: self._noise(first))
+        self._calibration.run(
+            gather, self.settings.equalize, pairs, use, lambda: self._noise(first), partial(leaves, batches)
+        )
         if self._able is not None:
             self.capabilities()
 

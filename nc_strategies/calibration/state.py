@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from nc_strategies.calibration.equalization import Array, Pair, Peaks, adopt
+from nc_strategies.calibration.equalization import EQUALIZE_MODES, Array, Pair, Peaks, adopt
 from nc_strategies.calibration.histogram import Histogram
 from nc_strategies.errors import EngineError
 
@@ -15,6 +16,9 @@ Look = Callable[[str, NDArray[Any]], None]
 """Callback that receives a tensor's name and its values."""
 Collect = Callable[[Look], dict[str, Histogram]]
 """Runs the floating-point graph that is in use over the calibration data and passes every array to its argument."""
+TRIAL_PASSES = 3.0
+"""Time to try equalization, relative to that of the first pass: the second one, and the noise of two int8 models."""
+NO_TIME = "Equalization was not tried, because the time limit leaves no time for it."
 
 
 class CalibrationState:
@@ -78,6 +82,7 @@ class CalibrationState:
         pairs: Sequence[Pair[Any]],
         use: Callable[[Mapping[str, Array] | None], None],
         noise: Callable[[], float],
+        leaves: Callable[[float], bool] = lambda _: True,
     ) -> None:
         """Collect histograms, then equalize channels if `when` asks for it; an equalized graph takes a second pass.
 
@@ -87,15 +92,20 @@ class CalibrationState:
             pairs: Pairs of operators whose channels can be equalized; none for no equalization.
             use: Switches to the graph that is equalized by these peaks; None for the graph without equalization.
             noise: Returns the noise-to-signal ratio of the all-int8 version of the graph in use.
+            leaves: Whether there is time for so many seconds; without it, ``auto`` does not try to equalize.
 
         Raises:
             InputError: the data does not fit the model, or a value is not finite.
         """
         self.remarks = ()
         peaks = Peaks(pairs)
+        begin = time.perf_counter()
         plain = collect(peaks.look)
         self._take(plain)
         if not pairs:
+            return
+        if when == EQUALIZE_MODES[0] and not leaves(TRIAL_PASSES * (time.perf_counter() - begin)):
+            self.remarks = (NO_TIME,)
             return
 
         def switch(equalized: bool) -> None:

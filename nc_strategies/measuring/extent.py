@@ -24,6 +24,8 @@ class ExtentRules:
     """Minimum number of batches of an evaluation in a run with a time limit: the deadline is checked once per batch."""
     calibration_batch: int = 5
     """Samples per calibration batch in a run with a time limit: the time is checked once per batch."""
+    calibration_work: float = 2.0
+    """Most seconds of the passes and of trying equalization, relative to those of one pass."""
     noise_passes: float = 3.0
     """Seconds of one estimate of an operator's noise, relative to running the same samples through fp32. The graph that
     holds both precisions of every operator takes about three times as long."""
@@ -47,6 +49,7 @@ class Allowance:
         samples: Number of evaluation samples that an earlier preparation has chosen; 0 to choose it.
         calibration_samples: Number of calibration samples that an earlier preparation has read; 0 to choose it.
         recovery_seconds: Seconds of recovery during calibration.
+        equalization: False where an earlier preparation had no time to try equalization.
     """
 
     calibration_seconds: float = math.inf
@@ -57,6 +60,7 @@ class Allowance:
     samples: int = 0
     calibration_samples: int = 0
     recovery_seconds: float = math.inf
+    equalization: bool = True
 
     @property
     def limited(self) -> bool:
@@ -65,7 +69,12 @@ class Allowance:
 
     def fixed(self, extent: Extent) -> Allowance:
         """The same limits with the numbers of samples that were used, for a preparation that repeats an earlier one."""
-        return replace(self, samples=extent.samples, calibration_samples=extent.calibration_samples)
+        return replace(
+            self,
+            samples=extent.samples,
+            calibration_samples=extent.calibration_samples,
+            equalization=bool(extent.equalization),
+        )
 
     def evaluation_samples(self, given: int, sample_seconds: float) -> int:
         """Number of evaluation samples to use.
@@ -116,12 +125,14 @@ class Extent:
         samples_given: Evaluation samples in the data; 0 likewise.
         calibration_samples: Calibration samples read.
         calibration_samples_given: Calibration samples in the data.
+        equalization: 0 where there was no time to try equalization, else 1.
     """
 
     samples: int = 0
     samples_given: int = 0
     calibration_samples: int = 0
     calibration_samples_given: int = 0
+    equalization: int = 1
 
     def text(self, timeout: float) -> str:
         """One sentence about a reduction; empty if all samples are used.
@@ -148,6 +159,7 @@ class Extent:
             "samples_given": self.samples_given,
             "calibration_samples": self.calibration_samples,
             "calibration_samples_given": self.calibration_samples_given,
+            "equalization": self.equalization,
         }
 
 
@@ -160,10 +172,21 @@ class BatchesInTime(Sequence[Batch]):
         batches: All batches.
         seconds: Seconds of all passes together; of the first one if no number is expected.
         clock: Clock in seconds; `time.perf_counter` by default.
+        further: Whether there may be time for further work; False where an earlier preparation had none.
+
+    Attributes:
+        further: Whether there was time for all further work that was asked for.
     """
 
-    def __init__(self, batches: Sequence[Batch], seconds: float, clock: Callable[[], float] | None = None) -> None:
-        self._batches, self._seconds = batches, seconds
+    def __init__(
+        self,
+        batches: Sequence[Batch],
+        seconds: float,
+        clock: Callable[[], float] | None = None,
+        further: bool = True,
+    ) -> None:
+        self._batches, self._seconds, self.further = batches, seconds, further
+        self._start: float | None = None
         self._clock = clock or time.perf_counter
         self._count: int | None = None
         self._passes = 1
@@ -172,12 +195,19 @@ class BatchesInTime(Sequence[Batch]):
         """See `nc_strategies.backends.collection.InTime`."""
         self._passes = max(1, count)
 
+    def leaves(self, seconds: float) -> bool:
+        """See `nc_strategies.backends.collection.InTime`."""
+        spent = 0.0 if self._start is None else self._clock() - self._start
+        self.further = self.further and spent + seconds <= EXTENT_RULES.calibration_work * self._seconds
+        return self.further
+
     def __iter__(self) -> Iterator[Batch]:
         """Batches of one pass."""
         if self._count is not None:
             yield from self._batches[: self._count]
             return
-        start, number = self._clock(), 0
+        self._start = start = self._clock()
+        number = 0
         for number, batch in enumerate(self._batches, 1):
             yield batch
             spent = self._clock() - start

@@ -336,7 +336,8 @@ class LocalTarget:
         self._calibration_size = self._calibration.batch_size or size
         every = LazyBatches(self._calibration, self._calibration_size, seed=self.config.tuning.seed)
         self._every_batch = every
-        self._batches = BatchesInTime(every, math.inf if allowed.calibration_samples else allowed.calibration_seconds)
+        seconds = math.inf if allowed.calibration_samples else allowed.calibration_seconds
+        self._batches = BatchesInTime(every, seconds, further=allowed.equalization)
         return self._batches if allowed.limited else every
 
     def _calibration_order(self) -> NDArray[np.intp] | None:
@@ -348,11 +349,12 @@ class LocalTarget:
     def _extent(self) -> Extent:
         """Numbers of samples used, of those given."""
         assert self._calibration is not None
-        calibrated = len(self._calibration)
+        calibrated, equalization = len(self._calibration), 1
         if self._batches is not None and self._every_batch is not None and self._allowance.limited:
             calibrated = self._every_batch.samples(len(self._batches))
+            equalization = int(self._batches.further)
         used, given = self.measurer.samples, len(self.parts.evaluation)
-        return Extent(used, given if used else 0, calibrated, len(self.parts.calibration))
+        return Extent(used, given if used else 0, calibrated, len(self.parts.calibration), equalization)
 
     def _order(self) -> NDArray[np.intp] | None:
         """Random order of the samples, the same for all trials, which early stopping requires; None without it."""

@@ -89,6 +89,9 @@ def test_batches_in_time_hear_how_often_they_will_be_read(read, groups):
         def expect_passes(self, count):
             self.expected = count
 
+        def leaves(self, seconds):
+            return True
+
     inner = Heard(batches())
     feeds = LazyFeeds(inner, SimpleNamespace(engine=lambda batch: batch))
     collect(Doubling(), feeds, info(), lambda *_: None, MemoryLimits(read, MANY))

@@ -87,6 +87,20 @@ class TestBatchesInTime:
         first = self.read(made, now, 1.0)
         assert self.read(made, now, 100.0) == first == self.read(made, now, 0.0)
 
+    @pytest.mark.parametrize(("each", "seconds", "left"), [(0.1, 8.9, True), (0.1, 9.1, False), (1.0, 5.1, False)])
+    def test_what_the_first_pass_leaves_is_for_further_work(self, each, seconds, left):
+        made, now = self.batches(5.0)
+        self.read(made, now, each)
+        assert made.leaves(seconds) is left
+        assert made.further is left
+        assert made.leaves(0.0) is left  # what was left out once stays out
+
+    def test_a_repetition_decides_as_the_first_preparation_did(self):
+        found = Extent(4, 8, 5, 10, 0)
+        allowance = Allowance(calibration_seconds=5.0).fixed(Extent(**found.to_dict()))
+        assert not BatchesInTime([], math.inf, further=allowance.equalization).leaves(0.0)
+        assert Allowance().fixed(Extent()).equalization
+
     def test_it_is_a_sequence(self):
         made, now = self.batches(5.0)
         assert int(made[0]["x"][0]) == 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nc_strategies.backends.base import Backend, DualPrecisionSession, Executable
 from nc_strategies.backends.ceiling import Ceiling
-from nc_strategies.backends.collection import noise_in_pieces
+from nc_strategies.backends.collection import leaves, noise_in_pieces
 from nc_strategies.backends.tensorflow import ceiling, equalize, hessian, loading, probe
 from nc_strategies.backends.tensorflow.build import BuildContext, BuiltGraph, GraphBuilder
 from nc_strategies.backends.tensorflow.calibrate import collect
@@ -139,7 +140,9 @@ class TensorFlowBackend(Backend):
         def use(peaks: Mapping[str, Array] | None) -> None:
             self._use(plain if peaks is None else equalize.equalized(plain, pairs, peaks), peaks is not None)
 
-        self._calibration.run(gather, self.settings.equalize, pairs, use, lambda: self._noise(batches[0]))
+        self._calibration.run(
+            gather, self.settings.equalize, pairs, use, lambda: self._noise(batches[0]), partial(leaves, batches)
+        )
 
     def _noise(self, batch: Batch) -> float:
         """Noise-to-signal ratio of the output (see `signal_of`) with every operator in int8."""

@@ -158,6 +158,32 @@ def test_a_cautious_calibration_runs_no_int8_to_find_out(tmp_path, when, done, m
     assert bool(backend.remarks()) == done
 
 
+class InTime(list):
+    """Batches whose first pass leaves no time, or enough."""
+
+    enough = False
+
+    def expect_passes(self, count):
+        pass
+
+    def leaves(self, seconds):
+        assert seconds > 0
+        return self.enough
+
+
+@pytest.mark.parametrize(
+    ("when", "enough", "done"), [("auto", False, False), ("auto", True, True), ("always", False, True)]
+)
+def test_without_time_for_it_equalization_is_not_tried_and_that_is_said(tmp_path, when, enough, done):
+    backend = OnnxRuntimeBackend(OnnxRuntimeSettings(equalize=when))
+    backend.load(ModelSource("small", {"onnx": network(tmp_path / "m.onnx", 2.0)}))
+    batches = InTime([{"x": np.random.default_rng(0).normal(size=(10, 3, 12, 12)).astype(np.float32)}])
+    batches.enough = enough
+    backend.calibrate(batches)
+    (remark,) = backend.remarks()
+    assert ("were equalized" if done else "no time") in remark
+
+
 def test_another_value_of_the_setting_is_refused():
     with pytest.raises(InputError, match=r"backend\.equalize.*auto, always, never"):
         OnnxRuntimeBackend(OnnxRuntimeSettings(equalize="sometimes"))
