@@ -395,7 +395,7 @@ def plot(found: Comparison, path: Path) -> None:
         axis.set_xlim(left=-1)
         axis.grid(axis="x", alpha=0.3)
         axis.set_yticks(range(len(names)), names)
-    axes[1].legend(loc="lower right")
+    axes[1].legend(loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from nc_strategies.strategies.staged import Proposals, StagedStrategy
 
 log = logging.getLogger(__name__)
 DECISION_FILE = "auto.json"
-"""Name of the file in the run's folder with the decision of step 4: a resumed run may have more time and trials."""
+"""Name of the file in the run's folder with decisions on steps 4 and 5: a resumed run may have more time and trials."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class AutoRules:
     """Trials left, by the budget or by the time at the pace so far, below which `basic` goes on. `ilp` meets a missed
     goal in 2 trials where `basic` needs 9 or 10, but its estimates take the time of several trials."""
 
+    share_of_ilp: float = 0.5
+    """Most of the trials left that `ilp` gets. Where a goal depends on few samples, no estimate predicts it, and `ilp`
+    stops far from the fastest model that keeps it."""
+
 
 AUTO_RULES = AutoRules()
 
@@ -48,6 +53,7 @@ class AutoStrategy(StagedStrategy):
     4. If few trials are left, `basic` for these: the estimates of `ilp` would take longer than they. Not where int8
        everywhere is slower than fp32: what `basic` tries first changes the accuracy, and hardly the latency.
     5. `ilp`: it recovers a missed goal in the fewest trials, and finds the fastest models once the goal is kept.
+       It gets half of the trials that are left, if their number is limited.
     6. `basic` with the trials that `ilp` leaves: it ends by its predictions, and these may be wrong.
 
     A strategy that goes on asks for its own first trials, which are answered from those already measured. As many
@@ -82,8 +88,12 @@ class AutoStrategy(StagedStrategy):
             few = "step 4: few trials are left"
             yield from self._follow(self._basic(), "basic", few, until=lambda: self._proposed >= last)
         why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
-        yield from self._follow(self._ilp(), "ilp", f"step 5: {why}")
-        why = "ilp expects nothing faster" if self._met() else "ilp has ended without a model that keeps the goal"
+        most = self._trials_of_ilp()
+        yield from self._follow(self._ilp(), "ilp", f"step 5: {why}", until=lambda: self._proposed >= most)
+        if self._proposed >= most:
+            why = "ilp has had half of the trials"
+        else:
+            why = "ilp expects nothing faster" if self._met() else "ilp has ended without a model that keeps the goal"
         self.ended = yield from self._follow(self._basic(), "basic", f"step 6: {why}")
 
     def _step_2(self, share: float) -> Proposals:
@@ -100,21 +110,45 @@ class AutoStrategy(StagedStrategy):
         return able / max(sum(work.values()), 1e-9)
 
     def _trials_of_basic(self) -> int:
-        """Number of trials up to which `basic` goes on; 0 for none. A resumed run keeps what the first one decided."""
+        """Number of trials up to which `basic` goes on in step 4; 0 for none."""
+
+        def decide() -> int | None:
+            used, least = self.problem.time_used(), AUTO_RULES.min_trials_to_estimate
+            if used > 0 and (1 - used) / used * len(self._tried) < least:
+                return sys.maxsize
+            if 0 < self._left() < least:
+                return self.problem.budget
+            return 0 if used > 0 else None
+
+        return self._decided("trials_of_basic", decide) or 0
+
+    def _trials_of_ilp(self) -> int:
+        """Number of trials up to which `ilp` goes on: half of those that are left."""
+
+        def decide() -> int | None:
+            left = self._left()
+            return self._proposed + math.ceil(AUTO_RULES.share_of_ilp * left) if self.problem.budget else None
+
+        return self._decided("trials_of_ilp", decide) or sys.maxsize
+
+    def _decided(self, key: str, decide: Callable[[], int | None]) -> int | None:
+        """A decision; a resumed run keeps that of the first one. None is decided again."""
         folder = self.problem.state_dir
         path = folder / DECISION_FILE if folder is not None else None
+        kept: dict[str, int] = {}
         if path is not None and path.is_file():
             try:
-                return int(json.loads(path.read_text(encoding="utf-8"))["trials_of_basic"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                kept = {name: int(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+            except (OSError, ValueError, AttributeError, TypeError) as error:
                 log.warning("%s cannot be read: %s; what it held is decided again", path, error)
-        used, least = self.problem.time_used(), AUTO_RULES.min_trials_to_estimate
-        found = self.problem.budget if 0 < self._left() < least else 0
-        if used > 0 and (1 - used) / used * len(self._tried) < least:
-            found = sys.maxsize
-        if path is not None and (found or used > 0):
-            path.write_text(json.dumps({"trials_of_basic": found}) + "\n", encoding="utf-8")
-        return found
+        if key not in kept:
+            found = decide()
+            if found is None:
+                return None
+            kept[key] = found
+            if path is not None:
+                path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+        return kept[key]
 
     def _slower(self) -> bool:
         """Whether int8 everywhere was measured and costs more than fp32."""

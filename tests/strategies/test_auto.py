@@ -69,7 +69,9 @@ def test_the_time_left_decides_who_recovers_a_missed_goal(drive, tmp_path, used,
     strategy = AutoStrategy(AutoSettings(), problem)
     found = drive(strategy, problem, lambda c: toy_evaluation(OPS, c), 2)
     assert found[1].note.partition(", ")[2].startswith(engine)
-    assert (tmp_path / DECISION_FILE).exists() == (used > 0)
+    kept = json.loads((tmp_path / DECISION_FILE).read_text()) if (tmp_path / DECISION_FILE).exists() else {}
+    assert ("trials_of_basic" in kept) == (used > 0)
+    assert ("trials_of_ilp" in kept) == (engine == "ilp")
 
 
 @pytest.mark.parametrize("ops", [OPS, EASY])
@@ -123,11 +125,22 @@ def test_basic_goes_on_where_ilp_ends_without_a_model(drive, monkeypatch):
 
 
 def test_basic_takes_the_trials_that_ilp_leaves_although_the_goal_is_kept(drive):
-    problem = toy_problem(EASY, budget=60, tolerable_loss=0.02)
-    found = drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(EASY, c), 60)
+    problem = toy_problem(EASY, budget=80, tolerable_loss=0.02)
+    found = drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(EASY, c), 80)
     steps = [item.note.partition(":")[0] for item in found]
     assert "step 5" in steps
     assert found[steps.index("step 6")].note.startswith("step 6: ilp expects nothing faster, basic: ")
+
+
+def test_ilp_gets_half_of_the_trials_and_a_resumed_run_with_more_keeps_to_it(drive, tmp_path):
+    def run(budget, measured):
+        problem = toy_problem(OPS, budget=budget, tolerable_loss=0.01, state_dir=tmp_path)
+        return drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(OPS, c), measured)
+
+    first, again = run(9, 9), run(40, 12)
+    assert [item.note.partition(":")[0] for item in first] == ["step 1", *["step 5"] * 4, *["step 6"] * 4]
+    assert first[5].note.startswith("step 6: ilp has had half of the trials, basic: ")
+    assert [item.config for item in again[:9]] == [item.config for item in first]
 
 
 def test_the_strategy_that_it_follows_leaves_its_files(drive, tmp_path):
