@@ -81,8 +81,8 @@ def test_the_main_job_says_what_it_found_and_leaves_what_it_promises(tmp_path):
     met = found["speedup_ci95"][0] > 1.0
     assert (status, found["status"]) == ((0, "met") if met else (3, "missed"))
     assert f"goal {found['status']}" in out
-    # What is estimated, and kept, depends on what the trials find.
-    assert {p.name for p in (tmp_path / "out").iterdir()} - {"estimates.json", "pareto.json"} == {
+    # What is estimated, decided and kept depends on what the trials find.
+    assert {p.name for p in (tmp_path / "out").iterdir()} - {"estimates.json", "pareto.json", "auto.json"} == {
         "result.json",
         "trials.jsonl",
         "config.yaml",

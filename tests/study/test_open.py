@@ -25,7 +25,7 @@ ONE_AT_A_TIME = {"bisect", "conservative"}
 """Each step of these depends on the one before; ``conservative`` would try several modes at once, if operators had
 them."""
 WORKERS, BUDGET = 4, 24
-BUDGETS = {"ilp": 8, "auto": 10, "sigopt": 14, "tpe": 14}
+BUDGETS = {"ilp": 8, "auto": 16, "sigopt": 14, "tpe": 14}
 """Fewer trials of strategies that take long to propose."""
 OPS = toy_ops(2, 10)
 GOLDEN = Path(__file__).parent / "data" / "proposals.json"
