@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import pickle
-import shutil
 import socket
 import tempfile
 import threading
@@ -38,6 +37,7 @@ from nc_strategies.data.dataset import Dataset, DataView, Run
 from nc_strategies.errors import NcsError, first_line
 from nc_strategies.measuring.deadline import Check
 from nc_strategies.measuring.worker.messages import error_from, error_message
+from nc_strategies.runtime.scratch import ScratchFolder
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class _Held:
     view: DataView | None = None
     model: str = ""
     executable: Executable | None = None
-    folder: Path | None = None
+    folder: ScratchFolder | None = None
 
     def use(self, view: DataView) -> None:
         if self.view != view:
@@ -156,10 +156,10 @@ class _Held:
         if self.executable is None or self.model != model:
             self.close()
             if packed is not None:
-                self.folder = Path(tempfile.mkdtemp(prefix="ncs-model-"))
+                self.folder = ScratchFolder("ncs-evaluated-")
                 with zipfile.ZipFile(BytesIO(packed)) as archive:
-                    archive.extractall(self.folder)
-                path = self.folder / path
+                    archive.extractall(self.folder.path)
+                path = self.folder.path / path
             self.model, self.executable = model, self.backend.open_to_time(path)
         return self.executable
 
@@ -168,7 +168,7 @@ class _Held:
             self.executable.close()
             self.executable = None
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.remove()
             self.folder = None
 
 

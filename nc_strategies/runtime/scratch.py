@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,7 +18,7 @@ LOCK = ".lock"
 
 
 class ScratchFolder:
-    """A temporary folder. `remove` removes it, or a later process does if this one was killed before.
+    """A temporary folder. `remove` or the end of the process removes it; if that was killed, a later process does.
 
     Args:
         prefix: What its name starts with. Abandoned folders of the same user and prefix are removed first.
@@ -32,11 +33,16 @@ class ScratchFolder:
         self._lock = FileLock(self.path / LOCK, thread_local=False)
         with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks: nobody removes it then
             self._lock.acquire()
+        self._end = weakref.finalize(self, _remove, self.path, self._lock)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it; it may be gone."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.release()
+        self._end()
+
+
+def _remove(path: Path, lock: FileLock) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    lock.release()
 
 
 def _remove_abandoned(prefix: str) -> None:

@@ -16,7 +16,10 @@ from nc_strategies.runtime.scratch import ScratchFolder
 folder = ScratchFolder("ncs-test-")
 (folder.path / "weights.bin").write_bytes(bytes(1000))
 print(folder.path, flush=True)
-input()
+try:
+    input()
+except EOFError:
+    pass
 """
 
 
@@ -63,6 +66,12 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next_one(other):
     assert not left.exists()
     assert folder.path.exists()
     folder.remove()
+
+
+def test_the_end_of_a_process_removes_its_folder(other):
+    process, left = other
+    process.communicate()
+    assert not left.exists()
 
 
 def test_the_folder_of_a_running_process_stays(other):
