@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nc_strategies.problem import Problem, Trial
 from nc_strategies.space import Config
@@ -21,6 +22,9 @@ from nc_strategies.strategies.staged import Proposals, StagedStrategy
 log = logging.getLogger(__name__)
 DECISION_FILE = "auto.json"
 """Name of the file in the run's folder with decisions on steps 4 and 5: a resumed run may have more time and trials."""
+
+TRIALS_OF_BASIC = "trials_of_basic"
+"""Key in that file of the decision of step 4; those of step 5 are under the budgets that they were made with."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class AutoStrategy(StagedStrategy):
        everywhere is slower than fp32: what `basic` tries first changes the accuracy, and hardly the latency.
     5. `ilp`: it recovers a missed goal in the fewest trials, and finds the fastest models once the goal is kept.
        It gets half of the trials that are left, if their number is limited.
-    6. `basic` with the trials that `ilp` leaves: it ends by its predictions, and these may be wrong.
+    6. `basic` with the trials that `ilp` leaves: `ilp` keeps to its predictions, and these may be wrong.
+    7. `ilp` again, if step 5 was cut and `basic` has ended.
 
     A strategy that goes on asks for its own first trials, which are answered from those already measured. As many
     trials may be open as that strategy opens.
@@ -87,14 +92,20 @@ class AutoStrategy(StagedStrategy):
         if len(self._tried) < last and not self._slower():
             few = "step 4: few trials are left"
             yield from self._follow(self._basic(), "basic", few, until=lambda: self._proposed >= last)
-        why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
-        most = self._trials_of_ilp()
-        yield from self._follow(self._ilp(), "ilp", f"step 5: {why}", until=lambda: self._proposed >= most)
-        if self._proposed >= most:
-            why = "ilp has had half of the trials"
-        else:
-            why = "ilp expects nothing faster" if self._met() else "ilp has ended without a model that keeps the goal"
-        self.ended = yield from self._follow(self._basic(), "basic", f"step 6: {why}")
+        for most, last in self._shares():
+            why = "the goal is kept, a faster model is sought" if self._met() else "the goal is missed"
+            yield from self._follow(self._ilp(), "ilp", f"step 5: {why}", until=self._reaches(most))
+            cut = self._proposed >= most
+            if cut:
+                why = "ilp has had half of the trials"
+            else:
+                found = self._met()
+                why = "ilp expects nothing faster" if found else "ilp has ended without a model that keeps the goal"
+            self.ended = yield from self._follow(self._basic(), "basic", f"step 6: {why}", until=self._reaches(last))
+            if self._proposed < last:
+                if cut:
+                    yield from self._follow(self._ilp(), "ilp", "step 7: basic has ended")
+                return
 
     def _step_2(self, share: float) -> Proposals:
         """Each other quantization mode for the whole model, which operators with a share of the work offer."""
@@ -110,45 +121,58 @@ class AutoStrategy(StagedStrategy):
         return able / max(sum(work.values()), 1e-9)
 
     def _trials_of_basic(self) -> int:
-        """Number of trials up to which `basic` goes on in step 4; 0 for none."""
+        """Number of trials up to which `basic` goes on in step 4; 0 for none. A resumed run keeps what was decided."""
+        kept = self._kept()
+        if TRIALS_OF_BASIC in kept:
+            return kept[TRIALS_OF_BASIC]
+        used, least = self.problem.time_used(), AUTO_RULES.min_trials_to_estimate
+        found = self.problem.budget if 0 < self._left() < least else 0
+        if used > 0 and (1 - used) / used * len(self._tried) < least:
+            found = sys.maxsize
+        if found or used > 0:
+            self._keep({**kept, TRIALS_OF_BASIC: found})
+        return found
 
-        def decide() -> int | None:
-            used, least = self.problem.time_used(), AUTO_RULES.min_trials_to_estimate
-            if used > 0 and (1 - used) / used * len(self._tried) < least:
-                return sys.maxsize
-            if 0 < self._left() < least:
-                return self.problem.budget
-            return 0 if used > 0 else None
+    def _shares(self) -> Iterator[tuple[int, int]]:
+        """Numbers of trials up to which `ilp`, and then `basic` goes on.
 
-        return self._decided("trials_of_basic", decide) or 0
+        `ilp` gets half of the trials that are left. A resumed run repeats what the first one did, and has half of its
+        own further trials for `ilp`.
+        """
+        budget = self.problem.budget or sys.maxsize
+        kept = self._kept()
+        earlier = sorted(int(name) for name in kept if name.isdecimal())
+        for last in earlier:
+            yield kept[str(last)], last if last < budget else sys.maxsize
+        if not earlier or earlier[-1] < budget:
+            most = sys.maxsize
+            if self.problem.budget:
+                most = self._proposed + math.ceil(AUTO_RULES.share_of_ilp * self._left())
+                self._keep({**self._kept(), str(budget): most})
+            yield most, sys.maxsize
 
-    def _trials_of_ilp(self) -> int:
-        """Number of trials up to which `ilp` goes on: half of those that are left."""
+    def _reaches(self, count: int) -> Callable[[], bool]:
+        return lambda: self._proposed >= count
 
-        def decide() -> int | None:
-            left = self._left()
-            return self._proposed + math.ceil(AUTO_RULES.share_of_ilp * left) if self.problem.budget else None
-
-        return self._decided("trials_of_ilp", decide) or sys.maxsize
-
-    def _decided(self, key: str, decide: Callable[[], int | None]) -> int | None:
-        """A decision; a resumed run keeps that of the first one. None is decided again."""
-        folder = self.problem.state_dir
-        path = folder / DECISION_FILE if folder is not None else None
-        kept: dict[str, int] = {}
+    def _kept(self) -> dict[str, int]:
+        """The decisions of this run and those that it resumes: `TRIALS_OF_BASIC`; those of `_shares`, by budget."""
+        path = self._decisions
         if path is not None and path.is_file():
             try:
-                kept = {name: int(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+                found = json.loads(path.read_text(encoding="utf-8"))
+                return {str(name): int(value) for name, value in found.items()}
             except (OSError, ValueError, AttributeError, TypeError) as error:
                 log.warning("%s cannot be read: %s; what it held is decided again", path, error)
-        if key not in kept:
-            found = decide()
-            if found is None:
-                return None
-            kept[key] = found
-            if path is not None:
-                path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
-        return kept[key]
+        return {}
+
+    def _keep(self, decisions: Mapping[str, int]) -> None:
+        if self._decisions is not None:
+            self._decisions.write_text(json.dumps(decisions) + "\n", encoding="utf-8")
+
+    @property
+    def _decisions(self) -> Path | None:
+        folder = self.problem.state_dir
+        return folder / DECISION_FILE if folder is not None else None
 
     def _slower(self) -> bool:
         """Whether int8 everywhere was measured and costs more than fp32."""

@@ -164,3 +164,17 @@ def test_a_metric_where_lower_is_better_turns_the_order_round(evaluation):
     assert goal.feasible(evaluation(1.1))
     assert not goal.feasible(evaluation(1.11))
     assert goal.better(evaluation(1.2), evaluation(1.3))
+
+
+def test_only_a_trial_that_was_measured_completely_keeps_the_goal(evaluation):
+    kept, missed = evaluation(0.89), evaluation(0.88)
+    assert GOAL.kept_by(trial(1, kept))
+    assert not GOAL.kept_by(trial(1, missed))
+    assert not GOAL.kept_by(trial(1, kept, TrialState.PRUNED))
+    assert not GOAL.kept_by(trial(1, None, TrialState.FAILED))
+
+
+def test_a_trial_is_slower_than_fp32_if_it_was_measured_to_cost_more(evaluation):
+    costs = (1.01, 1.0, 0.5)
+    assert [GOAL.slower(trial(1, evaluation(0.89, cost))) for cost in costs] == [True, False, False]
+    assert not GOAL.slower(trial(1, None, TrialState.FAILED))

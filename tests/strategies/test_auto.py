@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from nc_strategies.api import LatencyTerms
+from nc_strategies.strategies import auto
 from nc_strategies.strategies.auto import DECISION_FILE, AutoSettings, AutoStrategy
+from nc_strategies.strategies.basic import BasicStrategy
 from nc_strategies.strategies.ilp.settings import IlpSettings
 from nc_strategies.strategies.ilp.strategy import IlpStrategy
 from nc_strategies.testing import ToyOp, toy_problem
@@ -71,7 +73,7 @@ def test_the_time_left_decides_who_recovers_a_missed_goal(drive, tmp_path, used,
     assert found[1].note.partition(", ")[2].startswith(engine)
     kept = json.loads((tmp_path / DECISION_FILE).read_text()) if (tmp_path / DECISION_FILE).exists() else {}
     assert ("trials_of_basic" in kept) == (used > 0)
-    assert ("trials_of_ilp" in kept) == (engine == "ilp")
+    assert ("12" in kept) == (engine == "ilp")
 
 
 @pytest.mark.parametrize("ops", [OPS, EASY])
@@ -132,15 +134,32 @@ def test_basic_takes_the_trials_that_ilp_leaves_although_the_goal_is_kept(drive)
     assert found[steps.index("step 6")].note.startswith("step 6: ilp expects nothing faster, basic: ")
 
 
-def test_ilp_gets_half_of_the_trials_and_a_resumed_run_with_more_keeps_to_it(drive, tmp_path):
+def steps_of(found):
+    return [item.note.partition(":")[0] for item in found]
+
+
+def test_ilp_gets_half_of_the_trials_and_half_of_those_that_a_resumed_run_adds(drive, tmp_path):
     def run(budget, measured):
         problem = toy_problem(OPS, budget=budget, tolerable_loss=0.01, state_dir=tmp_path)
         return drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(OPS, c), measured)
 
-    first, again = run(9, 9), run(40, 12)
-    assert [item.note.partition(":")[0] for item in first] == ["step 1", *["step 5"] * 4, *["step 6"] * 4]
+    first, again, once_more = run(9, 9), run(17, 17), run(17, 17)
+    assert steps_of(first) == ["step 1", *["step 5"] * 4, *["step 6"] * 4]
     assert first[5].note.startswith("step 6: ilp has had half of the trials, basic: ")
     assert [item.config for item in again[:9]] == [item.config for item in first]
+    assert steps_of(again[9:]) == [*["step 5"] * 4, *["step 6"] * 4]
+    assert [item.config for item in once_more] == [item.config for item in again]
+
+
+def test_ilp_goes_on_where_basic_ends_before_the_trials_do(drive, monkeypatch):
+    class Short(BasicStrategy):
+        def steps(self):
+            yield from self._try(self.problem.space.default(), "default int8", "int8 everywhere")
+
+    monkeypatch.setattr(auto, "BasicStrategy", Short)
+    problem = toy_problem(OPS, budget=13, tolerable_loss=0.01)
+    found = drive(AutoStrategy(AutoSettings(), problem), problem, lambda c: toy_evaluation(OPS, c), 13)
+    assert steps_of(found) == ["step 1", *["step 5"] * 6, *["step 7"] * 6]
 
 
 def test_the_strategy_that_it_follows_leaves_its_files(drive, tmp_path):

@@ -16,9 +16,9 @@ from nc_strategies.backends.collection import collect
 from nc_strategies.backends.onnx_backend import OnnxBackend
 from nc_strategies.backends.onnxruntime import providers
 from nc_strategies.backends.onnxruntime.calibrate import OrtObserver
-from nc_strategies.backends.onnxruntime.capabilities import describe, int8_kernels
+from nc_strategies.backends.onnxruntime.capabilities import describe
 from nc_strategies.backends.onnxruntime.choose_attention import choose_attention
-from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX
+from nc_strategies.backends.onnxruntime.executed import DYNAMIC_PRODUCT, DYNAMIC_SUFFIX, base_name, is_int8
 from nc_strategies.backends.onnxruntime.layers import OrtLayers
 from nc_strategies.backends.onnxruntime.modes import ModalQdqGraph
 from nc_strategies.backends.onnxruntime.node_timing import KernelTimes
@@ -26,7 +26,7 @@ from nc_strategies.backends.onnxruntime.other_ops import find_other_ops
 from nc_strategies.backends.onnxruntime.probe import saturates
 from nc_strategies.backends.onnxruntime.recover import dynamic_scheme, recovered, split
 from nc_strategies.backends.onnxruntime.reuse_session import OrtDualPrecisionSession
-from nc_strategies.backends.onnxruntime.session import OrtExecutable
+from nc_strategies.backends.onnxruntime.session import OrtExecutable, optimize
 from nc_strategies.backends.onnxruntime.settings import OnnxRuntimeSettings
 from nc_strategies.calibration import recovery
 from nc_strategies.errors import EngineError, InputError
@@ -133,13 +133,15 @@ class OnnxRuntimeBackend(OnnxBackend):
         )
 
     def executed_in_int8(self, model: onnx.ModelProto) -> frozenset[str]:
-        """See `OnnxBackend.executed_in_int8`."""
-        return frozenset(int8_kernels(model, self._operators, self.provider))
+        """See `OnnxBackend.executed_in_int8`: read from the engine's optimized graph."""
+        nodes = optimize(model.SerializeToString(), self.provider).graph.node
+        names = [base_name(node.name) for node in nodes if is_int8(node.op_type, [])]
+        return frozenset(self._operators[name] for name in names if name in self._operators)
 
     def describe(self) -> Capabilities:
         """See `OnnxBackend.describe`: embeddings and LSTMs too, and products in every mode."""
         ranges, modes = self.reduce_ranges(), self.settings.modes
-        return describe(self._builder, self._operators, ranges, modes, self.provider)
+        return describe(self._builder, self.executed_in_int8, ranges, modes, self.provider)
 
     def operator(self, name: str) -> FusedOp:
         """See `OnnxBackend.operator`."""
