@@ -6,7 +6,8 @@
     python benchmarks/zoo.py fetch --folder outputs/zoo              # models, data and environments only
     python benchmarks/zoo.py inspect --folder outputs/zoo            # what this project says of each model
     python benchmarks/zoo.py report --folder outputs/zoo             # the tables again
-    python benchmarks/zoo.py report --folder outputs/zoo --docs      # the tables in docs/benchmarks.md
+    python benchmarks/zoo.py report --folder outputs/zoo --docs      # keep them: zoo.json, and docs/benchmarks.md
+    python benchmarks/zoo.py report --docs                           # the docs again, from zoo.json
 
 Each tool's result on each case is one JSON file below FOLDER/results; a finished one is not run again.
 """
@@ -46,6 +47,8 @@ SHARE = {"inc": 0.4, "nncf": 0.5, "olive": 0.9, "optuna": 1.0, OURS: 1.05}
 """Usual share of the limit that a tool with a search takes, with start and saving."""
 TERMINATED = 128 + signal.SIGTERM
 DOCS = ROOT / "docs" / "benchmarks.md"
+KEPT = Path(__file__).with_suffix(".json")
+"""What the tables of the docs say, in the form of `report.kept`."""
 BEGIN, END = (f"<!-- zoo tables: {word}, written by benchmarks/zoo.py report --docs -->" for word in ("begin", "end"))
 JUDGE_LIMIT = 600.0
 """Seconds after which a judge is ended: it runs every model of a case hundreds of times."""
@@ -73,10 +76,14 @@ def main() -> None:
             print(f"{case.name}: failed: {type(error).__name__}: {error}", flush=True)
     if arguments.what in ("all", "report"):
         results = collected(places)
-        write_json(places.folder / "zoo.json", results)
+        if results["cases"]:
+            write_json(places.folder / "zoo.json", results)
+            results = report.kept(results)
+        else:
+            results = json.loads(KEPT.read_text())
         print("\n".join([*report.table(results), "", *report.summary(results)]))
         if arguments.docs:
-            write_docs(results)
+            keep(results)
     print(f"total time: {(time.monotonic() - begun) / 60:.1f} minutes")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
@@ -251,19 +258,24 @@ def _quantized(model: Path) -> bool | None:
     return is_quantized(str(model)) if model.suffix == ".onnx" and model.is_file() else None
 
 
-def write_docs(results: report.Results) -> None:
-    """Write the tables between their marks in the docs.
+def keep(results: report.Results) -> None:
+    """Keep what was measured with the project, a case a line, and write the tables of the docs from it."""
+    cases = ",\n".join(f"{json.dumps(name)}: {json.dumps(case)}" for name, case in results["cases"].items())
+    KEPT.write_text(f'{{"processor": {json.dumps(results["processor"])}, "cases": {{\n{cases}\n}}}}\n')
+    DOCS.write_text(page(DOCS.read_text(), results))
+
+
+def page(text: str, results: report.Results) -> str:
+    """The page with its tables replaced.
 
     Raises:
-        SystemExit: the marks are not there.
+        SystemExit: the marks around the tables are not there.
     """
-    text = DOCS.read_text()
     if BEGIN not in text or END not in text:
         raise SystemExit(f"{DOCS} lacks the lines {BEGIN} and {END}")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    measured = [*report.table(results), "", *report.summary(results)] if results["cases"] else []
-    body = "\n".join([prepare.listed(), "", *measured]).rstrip()
-    DOCS.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+    body = "\n".join([prepare.listed(), "", *report.table(results), "", *report.summary(results)])
+    return f"{before}{BEGIN}\n\n{body}\n\n{END}{after}"
 
 
 if __name__ == "__main__":

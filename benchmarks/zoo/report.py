@@ -114,6 +114,39 @@ def summary(results: Results) -> list[str]:
     return [*lines, f"- Total time of all tools and the judge: {seconds / 60:.0f} minutes."]
 
 
+CELL = ("ended", "seconds", "goal_seconds", "error", "quantized")
+"""Of a tool's result, what the table and the conclusions need."""
+JUDGED = ("accuracy", "sizes", "latency_ms", "ratio", "refused", "seconds", "onnxruntime")
+"""The same of the judge's."""
+
+
+def kept(results: Results) -> Results:
+    """What the table and the conclusions need, numbers rounded, for a file that is kept with the project."""
+    cases = {}
+    for name, case in results["cases"].items():
+        cells = {}
+        for tool, cell in case["cells"].items():
+            # Whether there is a model, not where it is; the reason is cut as the table cuts it.
+            short = {key: cell.get(key) for key in CELL} | {"model": bool(cell["model"])}
+            status = (cell.get("result") or {}).get("status")
+            cells[tool] = short | {"error": _short(cell["error"]) or None, "result": {"status": status}}
+        found = case.get("judged")
+        if found:
+            refused = {tool: _short(error) for tool, error in found.get("refused", {}).items()}
+            found = {key: found[key] for key in JUDGED if key in found} | {"refused": refused}
+        cases[name] = {**case, "cells": cells, "judged": found}
+    rounded: Results = _rounded({**results, "cases": cases})
+    return rounded
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
+
+
 def _listed(found: dict[str, list[str]]) -> str:
     return ", ".join(f"{name} ({', '.join(tools)})" for name, tools in found.items())
 

@@ -117,6 +117,27 @@ def test_the_table_has_the_rows_that_we_lose(report):
     assert "geometric mean of latency: 1.250." in said
 
 
+def test_what_is_kept_gives_the_same_table_and_conclusions(report):
+    case = judged({"ours": 1 / 3, "inc": 2 / 3, "olive": 1.0})
+    case["cells"]["ours"]["result"] = {"status": "goal_not_met", "trials": []}
+    case["cells"]["olive"]["quantized"] = False
+    case["cells"]["nncf"] = {
+        "ended": "failed",
+        "seconds": 1 / 3,
+        "goal_seconds": None,
+        "model": None,
+        "error": "a" * 99,
+    }
+    case["cells"]["dynamic"] = {**case["cells"]["inc"], "model": "/a/folder/model.onnx", "peak_mib": 1.0}
+    results = {"processor": "a processor", "cases": {"a": case}}
+    kept = report.kept(results)
+    assert report.table(kept) == report.table(results)
+    assert report.summary(kept) == report.summary(results)
+    assert "folder" not in str(kept)
+    assert "peak_mib" not in str(kept)
+    assert report.kept(kept) == kept
+
+
 def test_a_tool_without_a_model_says_why(report):
     case = judged({"ours": 0.5})
     case["cells"]["inc"] = {"ended": "failed", "seconds": 3.0, "goal_seconds": None, "error": "a | b", "model": None}
