@@ -8,7 +8,8 @@ from nc_strategies_litert.executed import assign, contradicts, count, delegated_
 from nc_strategies_litert.graph import Graph, computing, prepare
 from nc_strategies_litert.profiler import KernelEvent
 
-CONVERT, CONV = "Convert (NC, F32, QD8)", "Convolution (NHWC, QD8, F32, QC8W) IGEMM"
+AT_RUN_TIME = ("QD8", "QDU8", "QP8")
+"""In names of kernels that quantize at run time: signed, unsigned (AMD with AVX512-VNNI), packed (Arm)."""
 
 
 def events(*names):
@@ -27,10 +28,12 @@ def test_every_kernel_of_the_sample_is_assigned_to_its_operator(ready):
     model.close()
 
 
-def test_a_kernel_that_quantizes_at_run_time_belongs_to_the_product_behind_it(sample):
+@pytest.mark.parametrize("kind", AT_RUN_TIME)
+def test_a_kernel_that_quantizes_at_run_time_belongs_to_the_product_behind_it(sample, kind):
     graph = Graph(prepare(sample.files["tflite"].read_bytes()))
     convolutions = [op for op in graph.ops if op.type == "CONV_2D"][:2]
-    found = assign(graph, [[op.index for op in convolutions]], events(CONVERT, CONV, CONVERT, CONV))
+    names = (f"Convert (NC, F32, {kind})", f"Convolution (NHWC, {kind}, F32, QC8W) IGEMM")
+    found = assign(graph, [[op.index for op in convolutions]], events(*2 * names))
     assert [(each.op.name, each.main) for each in found] == [
         (op.name, main) for op in convolutions for main in (False, True)
     ]
@@ -60,7 +63,8 @@ def test_an_operator_whose_kernel_computes_in_floating_point_is_not_counted_as_i
         ("Fully Connected (NC, QS8, QC8W) GEMM", {"static"}),
         ("Convolution (NHWC, QC8) IGEMM", {"static"}),
         ("Max Pooling (NHWC, S8)", {"static"}),
-        (CONV, {"dynamic"}),
+        ("Fully Connected (NC, PQS8, QC8W) GEMM", {"static"}),
+        *((f"Fully Connected (NC, {kind}, F32, QC8W) GEMM", {"dynamic"}) for kind in AT_RUN_TIME),
         ("Convolution (NHWC, F32) DWConv", {"weight_only", "fp32"}),
         ("Add (ND)", {"static", "dynamic", "weight_only", "fp32"}),
     ],

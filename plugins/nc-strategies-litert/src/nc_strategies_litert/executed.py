@@ -37,9 +37,12 @@ KERNELS: Mapping[str, tuple[str, ...]] = {
     "TRANSPOSE_CONV": ("deconvolution",),
 }
 """Operator type to the beginnings of the names of XNNPACK's kernels, where the kernel is not called like the type."""
-RUN_TIME_QUANTIZED = "QD8"
-"""In a kernel's name: activations are quantized at run time."""
-INTEGER = ("QC8", "QS8", "QU8", "S8", "U8")
+RUN_TIME_QUANTIZED = frozenset({"QD8", "QDU8", "QP8"})
+"""In a kernel's name: activations are quantized at run time.
+
+They become signed, unsigned (seen on AMD with AVX512-VNNI), or packed (Arm).
+"""
+INTEGER = ("QC8", "QS8", "QU8", "PQS8", "S8", "U8")
 """In a kernel's name: it computes on integers."""
 FLOATING = "F32"
 
@@ -137,16 +140,21 @@ def _align(graph: Graph, events: Sequence[KernelEvent], ops: Sequence[Op]) -> li
             waiting = []
             found.append(Assigned(event, ops[j], True))
             j += 1
-        elif RUN_TIME_QUANTIZED in event.name:
+        elif _types(event.name) & RUN_TIME_QUANTIZED:
             waiting.append(event)  # It quantizes the input of the kernel behind it.
         else:
             found.append(Assigned(event, found[-1].op if found else None, False))
     return found + [Assigned(each, None, False) for each in waiting]
 
 
+def _types(kernel: str) -> frozenset[str]:
+    """The parts of a kernel's name in parentheses: a layout and types."""
+    return frozenset(kernel.partition("(")[2].partition(")")[0].replace(" ", "").split(","))
+
+
 def _computes(kernel: str, op_type: str) -> bool:
     name = kernel.partition("(")[0].strip().lower()
-    if RUN_TIME_QUANTIZED in kernel and name == "convert":
+    if name == "convert" and _types(kernel) & RUN_TIME_QUANTIZED:
         return False
     starts = KERNELS.get(op_type, (op_type.lower().replace("_2d", "").replace("_", " "),))
     return name.startswith(starts)
@@ -159,13 +167,14 @@ def contradicts(kernel: str, mode: str) -> bool:
         kernel: A name such as ``Fully Connected (NC, QD8, F32, QC8W) GEMM``; some names have no types.
         mode: ``static``, ``dynamic``, ``weight_only`` or ``fp32``.
     """
-    types = kernel.partition("(")[2].partition(")")[0].replace(" ", "").split(",")
+    types = _types(kernel)
     integer = any(each.startswith(INTEGER) for each in types)
+    at_run_time = bool(types & RUN_TIME_QUANTIZED)
     if mode == "static":
-        return FLOATING in types or RUN_TIME_QUANTIZED in types
+        return FLOATING in types or at_run_time
     if mode == "dynamic":
-        return RUN_TIME_QUANTIZED not in types and (FLOATING in types or integer)
-    return integer or RUN_TIME_QUANTIZED in types
+        return not at_run_time and (FLOATING in types or integer)
+    return integer or at_run_time
 
 
 def count(graph: Graph, found: Sequence[Assigned]) -> ExecutedOps:
