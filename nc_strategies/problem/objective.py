@@ -148,6 +148,11 @@ class Goal:
         ratios = tuple((name, ratio * (1 + spread.get(name, 0.0))) for name, ratio in evaluation.ratios)
         return self.cost(replace(evaluation, ratios=ratios))
 
+    def spread(self, evaluation: Evaluation) -> float:
+        """Half-width of the 95 % interval of `cost`, relative to it; 0 where its objectives are exact, as a size is."""
+        cost = self.cost(evaluation)
+        return self.worst_cost(evaluation) / cost - 1 if cost > 0 else 0.0
+
     def shortfall(self, evaluation: Evaluation) -> Shortfall | None:
         """Why an evaluation does not meet the goal, the first reason in the order of `Shortfall`; None when it does."""
         if evaluation.samples < self.samples:

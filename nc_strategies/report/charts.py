@@ -393,7 +393,7 @@ def _timed(run: RunFiles, trial: Trial) -> dict[str, Any]:
     """A trial with its gain and the gain's interval; both None where it was not timed."""
     done = trial.evaluation
     gain = run.gain(done) if done else None
-    reach = max((r for _, r in done.spread), default=0.0) if done else 0.0
+    reach = run.goal.spread(done) if gain and done and run.goal else 0.0
     figures = {"gain": gain, "low": gain / (1 + reach), "high": gain * (1 + reach)} if gain else {}
     rounded = {name: round(figures[name], 4) if figures else None for name in ("low", "high", "gain")}
     return {

@@ -151,7 +151,7 @@ class FinalChoice:
             if t.ok
             and t.evaluation is not None
             and study.goal.feasible(t.evaluation)
-            and study.goal.cost(t.evaluation) <= cost * (1 + max((s for _, s in t.evaluation.spread), default=0))
+            and study.goal.cost(t.evaluation) <= cost * (1 + study.goal.spread(t.evaluation))
         ]
         unique: dict[str, Trial] = {}
         for trial in [best, *sorted(level, key=lambda t: study.goal.cost(t.evaluation))]:  # type: ignore[arg-type]

@@ -129,6 +129,9 @@ def test_each_objective_of_several_stands_at_the_worse_end_of_its_own_interval(e
     assert goal.cost(done) == pytest.approx(0.975)
     assert goal.worst_cost(done) == pytest.approx((0.99 + 1.05) / 2)
     assert goal.shortfall(done) is Shortfall.OBJECTIVE
+    assert goal.spread(done) == pytest.approx((0.99 + 1.05) / 2 / 0.975 - 1)
+    assert Goal((CONSTRAINT,), (Objective("size", 1.0),)).spread(done) == 0.0
+    assert GOAL.spread(done) == pytest.approx(0.1)
 
 
 def test_what_meets_the_goal_comes_before_what_may(evaluation):

@@ -130,6 +130,22 @@ def test_a_finalist_that_meets_the_goal_is_preferred_to_one_that_may(timed, monk
     assert (study.status, study.final.trial.number) == (Status.MET, 2)
 
 
+def test_noise_in_latency_adds_no_finalists_where_the_objective_is_size(timed, monkeypatch):
+    one = timed({}, {}, stop_when="budget")
+    one.config.metrics.objectives[:] = ["size"]
+
+    def wide(models, runs, patience=1.0):
+        if len(models) > 2:
+            one.finals.append(["".join(m._config.int8_ops) for m in models[2:]])
+        return Timing(np.exp(np.random.default_rng(len(models)).normal(-7, 4, (40, len(models)))))
+
+    monkeypatch.setattr("nc_strategies.measuring.measurer.Measurer._time", lambda _, *args: wide(*args))
+    study = one()
+    assert all(dict(trial.evaluation.spread)["latency"] > 1.5 for trial in study.trials)
+    smallest = min(study.trials, key=lambda trial: study.goal.cost(trial.evaluation))
+    assert one.finals == [["".join(smallest.config.int8_ops)]]
+
+
 class Threads(ThreadPoolExecutor):
     workers = 2
 
