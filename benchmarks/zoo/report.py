@@ -114,7 +114,7 @@ def summary(results: Results) -> list[str]:
     return [*lines, f"- Total time of all tools and the judge: {seconds / 60:.0f} minutes."]
 
 
-CELL = ("ended", "seconds", "goal_seconds", "error", "quantized")
+CELL = ("ended", "seconds", "goal_seconds", "quantized")
 """Of a tool's result, what the table and the conclusions need."""
 JUDGED = ("accuracy", "sizes", "latency_ms", "ratio", "refused", "seconds", "onnxruntime")
 """The same of the judge's."""
@@ -126,10 +126,10 @@ def kept(results: Results) -> Results:
     for name, case in results["cases"].items():
         cells = {}
         for tool, cell in case["cells"].items():
-            # Whether there is a model, not where it is; the reason is cut as the table cuts it.
-            short = {key: cell.get(key) for key in CELL} | {"model": bool(cell["model"])}
-            status = (cell.get("result") or {}).get("status")
-            cells[tool] = short | {"error": _short(cell["error"]) or None, "result": {"status": status}}
+            # Whether there is a model, not where it is; a reason where the table has it, cut as there.
+            error = _short(cell["error"]) if cell["ended"] == "failed" else None
+            short = {key: cell.get(key) for key in CELL} | {"model": bool(cell["model"]), "error": error}
+            cells[tool] = short | {"result": {"status": (cell.get("result") or {}).get("status")}}
         found = case.get("judged")
         if found:
             refused = {tool: _short(error) for tool, error in found.get("refused", {}).items()}
