@@ -58,8 +58,11 @@ def _granularities(graph: Graph, op: FusedOp) -> tuple[str, ...]:
 
 
 def capability(graph: Graph, op: FusedOp, int8: list[OpScheme]) -> OpCapability:
-    """What is offered for an operator: its quantized schemes, and floating point."""
-    opt_in = op.type in OPT_IN
+    """What is offered for an operator: its quantized schemes, and floating point.
+
+    An operator without weights whose result must not become 0 is in int8 on request only: infinities and NaN follow.
+    """
+    opt_in = op.type in OPT_IN or (op.weight is None and graph.must_not_be_zero(op.output))
     schemes = (FLOAT, *int8) if opt_in else (*int8, FLOAT)
     parameters = int(np.prod(graph.initializers[op.weight].dims)) if op.weight else 0
     shape = graph.shapes.get(op.output, ())

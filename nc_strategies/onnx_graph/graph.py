@@ -51,6 +51,8 @@ ELEMENTWISE = {
     "LeakyRelu",
 }
 OPT_IN = {"Softmax"}
+INFINITE_AT_ZERO = {"Log", "Reciprocal"}
+"""Operators whose result of 0 is not finite; a division's divisor is such an input too."""
 QUANTIZABLE = WEIGHTED | ELEMENTWISE | OPT_IN
 FOLLOWING = {
     "MaxPool",
@@ -270,6 +272,18 @@ class Graph:
         node = readers[0]
         known = all(not n or n in self.initializers for n in node.input[1:])
         return node if known else None
+
+    def must_not_be_zero(self, name: str) -> bool:
+        """Whether a tensor, or its square root, is the input of a logarithm or a divisor.
+
+        Models add a small number before these. In int8 it is below the step, and the sum may become 0.
+        """
+        return any(
+            node.op_type in INFINITE_AT_ZERO
+            or (node.op_type == "Div" and node.input[1] == name)
+            or (node.op_type == "Sqrt" and self.must_not_be_zero(node.output[0]))
+            for node in self.consumers.get(name, [])
+        )
 
     def _bounds(self, act: onnx.NodeProto) -> tuple[float, float]:
         if act.op_type == "Relu":
