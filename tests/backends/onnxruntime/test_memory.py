@@ -144,6 +144,8 @@ def test_a_wide_weight_is_quantized_in_parts_to_the_same_blocks(monkeypatch):
 def test_of_a_large_model_one_float_form_and_one_other_are_open(tmp_path, monkeypatch):
     for module in (reopening, baseline):
         monkeypatch.setattr(module, "OPEN_RULES", reopening.OpenRules(large_bytes=1000))
+    # Where the cache does not hold the int8 ceiling yet, it would be measured here, with models of its own.
+    monkeypatch.setattr(OnnxRuntimeBackend, "ceiling", lambda self, again=False: None)
     x = RNG.normal(size=(200, 64)).astype(np.float32)
     path = products(tmp_path / "m.onnx")
     given = loaded(path).reference()
