@@ -1,9 +1,14 @@
 """What the charts show of operators."""
 
+from dataclasses import replace
+
 import pytest
 
+from nc_strategies.problem.objective import Objective
 from nc_strategies.report import charts
 from nc_strategies.report.operators import Operator, Price
+from nc_strategies.report.result import write
+from nc_strategies.report.run_files import RunFiles
 
 
 @pytest.mark.parametrize(
@@ -36,3 +41,32 @@ def test_the_price_in_accuracy_is_that_which_tells_of_more_operators():
     both = [operator(k, loss=Price(0.1, 0.01), noise=0.5) for k in (1, 2)]
     assert title(charts.price(both, "top1")[0]) == "loss of top1"
     assert charts.price([operator(1)], "top1")[0] is None
+
+
+def test_the_bar_of_a_trial_is_the_interval_of_the_objective(finished):
+    study, setup = finished()
+    write(study, setup)
+    run = RunFiles.read(study.run_dir)
+    trials = tuple(
+        replace(
+            t,
+            evaluation=replace(t.evaluation, ratios=(("latency", 0.5), ("size", 0.25)), spread=(("latency", 0.1),)),
+        )
+        for t in run.trials
+        if t.evaluation
+    )
+
+    def bars(*objectives):
+        goal = replace(run.goal, objectives=objectives)
+        other = replace(run, trials=trials)
+        other.__dict__["goal"] = goal
+        points = [charts._timed(other, trial) for trial in other.shown]
+        return {(p["low"], p["gain"], p["high"]) for p in points}
+
+    latency, size = Objective("latency"), Objective("size")
+    assert bars(latency) == {(round(2 / 1.1, 4), 2.0, 2.2)}
+    assert bars(size) == {(4.0, 4.0, 4.0)}
+    # (0.5 + 0.25) / 2, and (0.55 + 0.25) / 2 at its worse end
+    ((low, gain, high),) = bars(latency, size)
+    assert (gain, low) == (round(1 / 0.375, 4), 2.5)
+    assert high == pytest.approx(gain * 0.4 / 0.375, abs=1e-3)
