@@ -76,6 +76,8 @@ FOLLOWING = {
 }
 """Operators that keep values unchanged; `Graph.carried` tells for a node, as some do only with certain attributes. They
 run in int8 if their input is int8."""
+KEEPS_ZEROS = (FOLLOWING - {"MaxPool", "ReduceMax", "ReduceMin", "Resize", "Pad"}) | {"Identity", "Sqrt"}
+"""Operators whose outputs hold the zeros of their first input, and no others."""
 LEAST_FACTOR, LARGEST_FACTOR = 1e-6, 1e6
 """Bounds of a constant factor that is applied to a quantized tensor's scale instead of its values."""
 ACTIVATIONS = {"Relu", "Clip"}
@@ -274,16 +276,19 @@ class Graph:
         return node if known else None
 
     def must_not_be_zero(self, name: str) -> bool:
-        """Whether a tensor, or its square root, is the input of a logarithm or a divisor.
+        """Whether a tensor is the input of a logarithm or a divisor, also behind operators that keep its zeros.
 
         Models add a small number before these. In int8 it is below the step, and the sum may become 0.
         """
-        return any(
-            node.op_type in INFINITE_AT_ZERO
-            or (node.op_type == "Div" and node.input[1] == name)
-            or (node.op_type == "Sqrt" and self.must_not_be_zero(node.output[0]))
-            for node in self.consumers.get(name, [])
-        )
+        names = [name]
+        while names:
+            read = names.pop()
+            for node in self.consumers.get(read, []):
+                if node.op_type in INFINITE_AT_ZERO or (node.op_type == "Div" and node.input[1] == read):
+                    return True
+                if node.op_type in KEEPS_ZEROS and node.input[0] == read:
+                    names.extend(node.output)
+        return False
 
     def _bounds(self, act: onnx.NodeProto) -> tuple[float, float]:
         if act.op_type == "Relu":

@@ -18,6 +18,11 @@ END = {
     "reciprocal": [("Reciprocal", ["s"], ["y"])],
     "divisor": [("Div", ["energy", "s"], ["y"])],
     "divisor behind a root": [("Sqrt", ["s"], ["r"]), ("Div", ["energy", "r"], ["y"])],
+    "logarithm behind a reshape": [
+        ("Reshape", ["s", "halves"], ["r"]),
+        ("Transpose", ["r"], ["t"]),
+        ("Log", ["t"], ["y"]),
+    ],
     "dividend": [("Exp", ["energy"], ["e"]), ("Div", ["s", "e"], ["y"])],
     "root": [("Sqrt", ["s"], ["y"])],
 }
@@ -30,13 +35,14 @@ def opened(tmp_path):
         value = helper.make_tensor_value_info
         steps = [("MatMul", ["x", "w"], ["product"]), ("Mul", ["product", "product"], ["energy"])]
         steps += [("Add", ["energy", "small"], ["s"]), *END[end]]
-        weight = np.random.default_rng(0).normal(size=(WIDTH, WIDTH)).astype(np.float32)
+        constants = {"small": np.float32(1e-6), "halves": np.array([-1, 2, WIDTH // 2])}
+        constants["w"] = np.random.default_rng(0).normal(size=(WIDTH, WIDTH)).astype(np.float32)
         graph = helper.make_graph(
             [helper.make_node(kind, given, made, name=made[0]) for kind, given, made in steps],
             "g",
             [value("x", TensorProto.FLOAT, [None, WIDTH])],
-            [value("y", TensorProto.FLOAT, [None, WIDTH])],
-            [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.float32(1e-6), "small")],
+            [value("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()],
         )
         path = tmp_path / "model.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -50,7 +56,9 @@ def opened(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("end", ["logarithm", "reciprocal", "divisor", "divisor behind a root"])
+@pytest.mark.parametrize(
+    "end", ["logarithm", "reciprocal", "divisor", "divisor behind a root", "logarithm behind a reshape"]
+)
 def test_a_sum_before_a_logarithm_or_in_a_divisor_is_in_int8_on_request_only(opened, end):
     backend, space, x = opened(end)
     assert [op.name for op in space.ops.values() if op.opt_in] == ["s"]
