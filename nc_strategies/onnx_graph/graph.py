@@ -16,7 +16,7 @@ from nc_strategies.models.info import ModelInfo, TensorSpec
 from nc_strategies.onnx_graph import external, names, opsets, plain
 from nc_strategies.onnx_graph.fold import fold, opset_of, shape_of
 from nc_strategies.onnx_graph.fuse import ENGINE, hard_sigmoid_coefficients
-from nc_strategies.onnx_graph.interpreter import numpy_type
+from nc_strategies.onnx_graph.interpreter import numpy_type, space_to_depth_moves_bytes
 from nc_strategies.onnx_graph.quantized import quantized_by
 from nc_strategies.onnx_graph.types import compute_in_float32
 
@@ -196,7 +196,7 @@ class Graph:
         return str(node.input[0]) if self._only_moves(node) else None
 
     def _only_moves(self, node: onnx.NodeProto) -> bool:
-        """Whether a node of a type in `FOLLOWING` adds no values of its own except zeros."""
+        """Whether a node of a type in `FOLLOWING` adds no values of its own except zeros, and runs on 8-bit values."""
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "Resize":
             # Other modes compute means; cropping fills with a value.
@@ -206,7 +206,7 @@ class Graph:
             fill = node.input[2] if len(node.input) > 2 else ""
             zeros = not fill or (fill in self.initializers and not self.array(fill).any())
             return given.get("mode", b"constant") != b"constant" or zeros
-        return True
+        return node.op_type != "SpaceToDepth" or space_to_depth_moves_bytes()
 
     def _factor(self, node: onnx.NodeProto) -> tuple[str, float] | None:
         """The input of a multiplication or division by a positive scalar constant, and the factor; else None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,24 @@ def start(
         return open_session(model, chosen, providers)
     except Exception as error:  # onnxruntime has one exception class per status code
         raise EngineError(f"onnxruntime refuses the model: {first_line(error)}") from error
+
+
+@cache
+def space_to_depth_moves_bytes() -> bool:
+    """Whether the engine runs ``SpaceToDepth`` on 8-bit values; onnxruntime 1.27 and earlier do not."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("SpaceToDepth", ["x"], ["y"], blocksize=2)],
+        "moved",
+        [value("x", TensorProto.UINT8, [1, 4, 2, 2])],
+        [value("y", TensorProto.UINT8, [1, 16, 1, 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    try:
+        start(model.SerializeToString(), options())
+    except EngineError:
+        return False
+    return True
 
 
 def run(session: ort.InferenceSession, batch: Batch, names: Sequence[str] | None = None) -> Sequence[NDArray[Any]]:

@@ -259,4 +259,4 @@ def multiply_by_reciprocals(graph: Graph) -> None:
         value = graph.value(node.input[1])
         if value is not None and value.dtype == np.float32 and value.all():
             node.op = "Mul"
-            node.input[1] = graph.constant(graph.free_name(f"{node.name}/reciprocal"), 1 / value)
+            node.input[1] = graph.constant(graph.free_name(f"{node.name}/reciprocal"), np.reciprocal(value))

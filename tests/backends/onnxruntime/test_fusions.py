@@ -186,7 +186,8 @@ def test_dynamic_projections_feed_the_fused_attention(tmp_path):
     assert executed.int8_names == set(names)
     assert len(names) == 2 * 6
     assert executed.fp32["MultiHeadAttention"] == 2
-    assert executed.fp32["Add"] == 2 * 2  # the sums before the normalizations: biases are added by the kernels
+    # The sums before the normalizations, which the engine may fuse with these: biases are added by the kernels.
+    assert executed.fp32.get("Add", 0) + executed.fp32.get("SkipLayerNormalization", 0) == 2 * 2
     assert noise_to_signal(exact, quantized) < 0.01
 
 
