@@ -43,7 +43,7 @@ PAGES = sorted(
     )
 )
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
-QUICK = ["measure.latency_runs=20", "measure.final_runs=20"]
+QUICK = ["measure.latency_runs=20", "measure.final_runs=20", "data.calibration_samples=50"]
 START = """
 from dataclasses import replace
 from nc_strategies.app.entry import main

@@ -169,7 +169,7 @@ def test_the_dashboards_address_is_shown_without_secrets(link, shown):
 def test_a_run_on_a_cluster_of_this_machine_ends_it(tmp_path):
     command = [sys.executable, "-m", "nc_strategies", "backend=onnxruntime", "strategy=random", "executor=dask"]
     command += ["executor.workers=1", "backend.recovery=none", "tuning.max_trials=1", f"run_dir={tmp_path / 'run'}"]
-    command += ["measure.latency_runs=20", "measure.final_runs=20"]
+    command += ["measure.latency_runs=20", "measure.final_runs=20", "data.calibration_samples=50"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode in (0, 3), done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -24,6 +24,8 @@ def test_the_server_holds_a_run_its_trials_and_its_model(server, tool):
     code, text = tool.run(
         "strategy=random",
         "backend=onnxruntime",
+        "backend.recovery=none",
+        "data.calibration_samples=50",
         "tuning.max_trials=3",
         "run_dir=out",
         "measure.latency_runs=20",
