@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,8 @@ from nc_strategies.api import (
     Trial,
     TrialState,
 )
+from nc_strategies.strategies.ilp import search
+from nc_strategies.strategies.ilp import strategy as strategy_module
 from nc_strategies.strategies.ilp.columns import Columns
 from nc_strategies.strategies.ilp.models import MODEL_RULES, CostModel, Seen
 from nc_strategies.strategies.ilp.priors import losses, shrink
@@ -157,6 +160,26 @@ def test_the_front_is_left_in_the_runs_folder(tmp_path):
     assert [p["cost"] for p in points] == sorted(p["cost"] for p in points)
     assert [p["loss"] for p in points] == sorted((p["loss"] for p in points), reverse=True)
     assert all(problem.space.contains(config) for config in strategy.front())
+
+
+def test_a_front_stops_at_its_limit_of_time(tmp_path, monkeypatch):
+    problem, _ = exact(OPS, tolerable_loss=0.018)
+    strategy = IlpStrategy(None, replace(problem, state_dir=tmp_path))
+    drive(strategy, lambda config: measured(OPS, config), 4)
+    limits, solve = [], search.solve
+
+    def slowly(*arguments):
+        limits.append(arguments[-1])
+        time.sleep(0.4)
+        return solve(*arguments)
+
+    monkeypatch.setattr(search, "solve", slowly)
+    monkeypatch.setattr(strategy_module, "FRONT_SECONDS", 1.0)
+    strategy.close()
+    assert 1 <= len(limits) <= 4
+    assert limits[0] == 1.0
+    assert limits == sorted(limits, reverse=True)
+    assert json.loads((tmp_path / "pareto.json").read_text())["points"]
 
 
 def test_a_run_that_ends_with_the_default_leaves_no_front(tmp_path):

@@ -21,7 +21,9 @@ from nc_strategies.strategies.ilp.reduction import Reduction
 RELATIVE_GAP = 5e-4
 """Relative gap at which a solution counts as optimal."""
 MAX_NODES = 20_000
-"""Largest number of nodes of the search tree. A limit on time instead would make runs differ."""
+"""Largest number of nodes of the search tree. A lower limit on time instead would make runs differ."""
+SOLVE_SECONDS = 20.0
+"""Limit of one program's time, for the rare ones whose nodes take long: the best choice found by then counts."""
 _stdout = threading.Lock()
 
 
@@ -56,6 +58,7 @@ def solve(
     losses: Sequence[Budgeted],
     conversions: Sequence[ConversionEdge[int]] = (),
     cuts: Sequence[Cut] = (),
+    seconds: float = SOLVE_SECONDS,
 ) -> Array | None:
     """The cheapest choice of one column per decision.
 
@@ -72,9 +75,10 @@ def solve(
         losses: Losses and their limits.
         conversions: Conversion costs between decisions.
         cuts: Columns that may not be chosen together.
+        seconds: Limit of the time; the best choice found by then is returned.
 
     Returns:
-        0 or 1 for each column; None where no choice keeps the limits.
+        0 or 1 for each column; None where no choice keeps the limits, or none was found in time.
     """
     conversions = [c for c in conversions if c.quantize or c.dequantize]
     allowed = _undominated(owner, is_int8, cost, losses, cuts)
@@ -83,7 +87,7 @@ def solve(
         if reduced.found is not None and reduced.cost - reduced.bound <= RELATIVE_GAP * abs(reduced.cost):
             return reduced.found
         allowed = reduced.allowed
-    return _solved(owner, is_int8, cost, allowed, losses, conversions, cuts)
+    return _solved(owner, is_int8, cost, allowed, losses, conversions, cuts, seconds)
 
 
 def _solved(
@@ -94,6 +98,7 @@ def _solved(
     losses: Sequence[Budgeted],
     conversions: Sequence[ConversionEdge[int]],
     cuts: Sequence[Cut],
+    seconds: float,
 ) -> Array | None:
     """Solve the program by HiGHS, over the allowed columns."""
     columns, rows = len(owner), _Rows(cost.tolist())
@@ -122,7 +127,7 @@ def _solved(
             integrality=whole,
             bounds=bounds,
             constraints=LinearConstraint(rows.matrix(size), rows.low, rows.high),
-            options={"mip_rel_gap": RELATIVE_GAP, "node_limit": MAX_NODES},
+            options={"mip_rel_gap": RELATIVE_GAP, "node_limit": MAX_NODES, "time_limit": seconds},
         )
     return None if found.x is None else np.asarray(np.round(found.x[:columns]))
 

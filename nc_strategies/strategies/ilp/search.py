@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from nc_strategies.strategies.ilp.columns import Array
 from nc_strategies.strategies.ilp.constraints import Budgeted, Cut
 from nc_strategies.strategies.ilp.models import CostModel, LossModel, Seen, latency_terms
 from nc_strategies.strategies.ilp.priors import losses
-from nc_strategies.strategies.ilp.program import solve
+from nc_strategies.strategies.ilp.program import SOLVE_SECONDS, solve
 from nc_strategies.strategies.ilp.settings import IlpSettings
 from nc_strategies.strategies.ilp.trust import Z_95
 
@@ -314,19 +315,20 @@ class Search:
         loss, loss_sd = self._losses[0].regression.predict(row[None])
         return Point(self.columns.config(row), float(cost[0]), float(loss[0]), float(cost_sd[0]), float(loss_sd[0]))
 
-    def front(self, count: int = 20) -> list[Point]:
+    def front(self, count: int = 20, seconds: float = np.inf) -> list[Point]:
         """Predicted Pareto front of cost and loss, the cheapest first; see `sweep`.
 
         Args:
             count: Number of limits, from the least loss to that of the cheapest configuration.
+            seconds: Limit of the time; points that it leaves no time for are missing.
         """
         front: list[Point] = []
-        for point in self.sweep(count):
+        for point in self.sweep(count, seconds):
             if not front or point.loss < front[-1].loss:
                 front.append(point)
         return front
 
-    def sweep(self, count: int = 20) -> list[Point]:
+    def sweep(self, count: int = 20, seconds: float = np.inf) -> list[Point]:
         """Solutions of the program for several limits on the loss, the cheapest first.
 
         With noisy losses, some may be predicted to be dominated by others.
@@ -335,10 +337,12 @@ class Search:
 
         Args:
             count: Number of limits, from the least loss to that of the cheapest configuration.
+            seconds: Limit of the time; points that it leaves no time for are missing.
         """
+        end = time.monotonic() + seconds
         self.fit()
         model, around = self._losses[0], self._around()
-        cheapest = self._solve(np.inf, around, [])
+        cheapest = self._solve(np.inf, around, [], seconds=min(SOLVE_SECONDS, seconds))
         if cheapest is None:
             return []
         most, found, prices = self.point(cheapest).loss, [cheapest], None
@@ -347,7 +351,11 @@ class Search:
             prices = [m.prior_prices for m in self._losses]
             most = float(cheapest @ model.budgeted(0.0, around, prices[0]).prices)
         for share in np.linspace(0.0, 1.0, count, endpoint=False):
-            row = self._solve(most * float(share) - model.limit, around, [], prices)
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            limit = most * float(share) - model.limit
+            row = self._solve(limit, around, [], prices, seconds=min(SOLVE_SECONDS, left))
             if row is not None:
                 found.append(row)
         unique = {p.config.fingerprint: p for p in map(self.point, found)}
@@ -369,6 +377,7 @@ class Search:
         cuts: Sequence[Cut],
         prices: Sequence[Array] | None = None,
         costs: Array | None = None,
+        seconds: float = SOLVE_SECONDS,
     ) -> Array | None:
         """The cheapest configuration whose predicted losses exceed their limits by no more than `relaxed`."""
         cost, _, conversions = self._costs.prices if costs is None else self._costs.split(costs)
@@ -380,7 +389,7 @@ class Search:
             if np.isfinite(relaxed)
             else []
         )
-        return solve(self.columns.owner, self.columns.is_static, cost, limited, conversions, cuts)
+        return solve(self.columns.owner, self.columns.is_static, cost, limited, conversions, cuts, seconds)
 
     def _margin(self, margin: float, start: Array, around: Array, cuts: Sequence[Cut]) -> Array:
         """The cheapest configuration whose predicted loss keeps a margin, found by tightening or relaxing the limit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ FRONT_FILE = "pareto.json"
 SCHEMA_VERSION = 1
 MAX_FRONT_POINTS = 20
 """Limits on the loss for which the program is solved for the predicted front."""
+FRONT_SECONDS = 5.0
+"""Limit of the time for ``pareto.json`` at the end of a run, which may already have spent its own."""
 MAX_FAILED_SOLUTIONS = 5
 """Trials without one that keeps the goal, after which every other one is a half of an earlier one's int8 operators: an
 estimate that is wrong by orders of magnitude needs many solutions to be corrected."""
@@ -151,12 +154,12 @@ class IlpStrategy(StepwiseStrategy):
         """
         return [point.config for point in self._predicted_front(count)]
 
-    def _predicted_front(self, count: int = MAX_FRONT_POINTS) -> list[Point]:
-        return self._search.front(count) if self._search is not None else []
+    def _predicted_front(self, count: int = MAX_FRONT_POINTS, seconds: float = math.inf) -> list[Point]:
+        return self._search.front(count, seconds) if self._search is not None else []
 
     def close(self) -> None:
         """Write the front to ``pareto.json`` in the run's folder."""
-        front = self._predicted_front() if self.problem.state_dir is not None else []
+        front = self._predicted_front(seconds=FRONT_SECONDS) if self.problem.state_dir is not None else []
         if self.problem.state_dir is None or not front:
             return
         first = self.problem.goal.constraints[0]
