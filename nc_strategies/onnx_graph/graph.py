@@ -77,7 +77,7 @@ FOLLOWING = {
 """Operators that keep values unchanged; `Graph.carried` tells for a node, as some do only with certain attributes. They
 run in int8 if their input is int8."""
 KEEPS_ZEROS = (FOLLOWING - {"MaxPool", "ReduceMax", "ReduceMin", "Resize", "Pad"}) | {"Identity", "Sqrt"}
-"""Operators whose outputs hold the zeros of their first input, and no others."""
+"""Operators whose outputs have a 0 only where their first input has one."""
 LEAST_FACTOR, LARGEST_FACTOR = 1e-6, 1e6
 """Bounds of a constant factor that is applied to a quantized tensor's scale instead of its values."""
 ACTIVATIONS = {"Relu", "Clip"}

@@ -25,7 +25,7 @@ from nc_strategies.api import (
     Trial,
     TrialState,
 )
-from nc_strategies.strategies.ilp import search
+from nc_strategies.strategies.ilp import program, search
 from nc_strategies.strategies.ilp import strategy as strategy_module
 from nc_strategies.strategies.ilp.columns import Columns
 from nc_strategies.strategies.ilp.models import MODEL_RULES, CostModel, Seen
@@ -180,6 +180,22 @@ def test_a_front_stops_at_its_limit_of_time(tmp_path, monkeypatch):
     assert limits[0] == 1.0
     assert limits == sorted(limits, reverse=True)
     assert json.loads((tmp_path / "pareto.json").read_text())["points"]
+
+
+def test_the_solver_gets_the_limit_of_time(monkeypatch):
+    given, solver = [], program.milp
+
+    def seen(*arguments, **options):
+        given.append(options["options"]["time_limit"])
+        return solver(*arguments, **options)
+
+    monkeypatch.setattr(program, "milp", seen)
+    monkeypatch.setattr(program.Reduction, "run", lambda self: None)
+    owner, is_int8 = np.array([0, 0, 1, 1]), np.array([True, False, True, False])
+    for seconds in (3.0, program.SOLVE_SECONDS):
+        found = solve(owner, is_int8, np.array([1.0, 2.0, 2.0, 1.0]), [], seconds=seconds)
+        assert found.tolist() == [1, 0, 0, 1]
+    assert given == [3.0, program.SOLVE_SECONDS]
 
 
 def test_a_run_that_ends_with_the_default_leaves_no_front(tmp_path):

@@ -21,7 +21,7 @@ from nc_strategies.strategies.ilp.reduction import Reduction
 RELATIVE_GAP = 5e-4
 """Relative gap at which a solution counts as optimal."""
 MAX_NODES = 20_000
-"""Largest number of nodes of the search tree. A lower limit on time instead would make runs differ."""
+"""Largest number of nodes of the search tree, which ends most programs: a limit on time makes runs differ."""
 SOLVE_SECONDS = 20.0
 """Limit of one program's time, for the rare ones whose nodes take long: the best choice found by then counts."""
 _stdout = threading.Lock()
