@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,8 @@ class Problem:
         metadata: Short texts about model, data and space, for strategies that report to a service.
         time_used: Returns the share of the run's time for trials that is used, from 0 to 1; 0 without a time limit. Far
             fewer trials than `budget` may fit into a time limit.
+        seconds_left: Returns the seconds left for proposals and further trials, without one more trial and the end of
+            the run; infinite without a time limit.
         notice: Shows one sentence to the user at once: on the terminal, in the result and on the page.
     """
 
@@ -91,5 +94,6 @@ class Problem:
     state_dir: Path | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     time_used: Callable[[], float] = lambda: 0.0
+    seconds_left: Callable[[], float] = lambda: math.inf
     notice: Callable[[str], None] = log.warning
     hessian: Callable[[int], Mapping[str, float]] | None = None

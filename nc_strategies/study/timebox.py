@@ -451,12 +451,16 @@ class TimeBox:
         """Deadline in `seconds` from now on the box's clock; 0 (none) for an infinite number."""
         return self._clock() + seconds if math.isfinite(seconds) else 0.0
 
-    def estimate_seconds_left(self) -> float:
-        """Seconds that an estimate may take; infinite without a limit."""
+    @property
+    def spare_seconds(self) -> float:
+        """Seconds left without one more trial and the planned end; infinite without a limit."""
         if not self.limited:
             return math.inf
-        room = self.left - self.trial_seconds - self.end_seconds(self._finalists)
-        return max(0.0, self.rules.estimate_share * room)
+        return max(0.0, self.left - self.trial_seconds - self.end_seconds(self._finalists))
+
+    def estimate_seconds_left(self) -> float:
+        """Seconds that an estimate may take; infinite without a limit."""
+        return self.rules.estimate_share * self.spare_seconds
 
     def shortage(self, any_measured: bool = False) -> Shortage | None:
         """The shortage of time for fp32, one trial and the end; None if they fit.

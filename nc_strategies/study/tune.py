@@ -307,6 +307,7 @@ class _Run:
                 "space": study.space.fingerprint,
             },
             time_used=lambda: self.box.used,
+            seconds_left=lambda: self.box.spare_seconds,
             notice=lambda text: self._notice(study, text),
             hessian=estimator.hessian if self.setup.target.gradients() else None,
         )

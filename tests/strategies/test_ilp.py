@@ -2,8 +2,9 @@
 
 import itertools
 import json
-import time
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,23 +163,55 @@ def test_the_front_is_left_in_the_runs_folder(tmp_path):
     assert all(problem.space.contains(config) for config in strategy.front())
 
 
-def test_a_front_stops_at_its_limit_of_time(tmp_path, monkeypatch):
-    problem, _ = exact(OPS, tolerable_loss=0.018)
-    strategy = IlpStrategy(None, replace(problem, state_dir=tmp_path))
-    drive(strategy, lambda config: measured(OPS, config), 4)
-    limits, solve = [], search.solve
+@pytest.fixture
+def slow(monkeypatch):
+    """Every program takes all of the time that it is given, on a clock of its own; what the programs were given."""
+    given, clock, solve = [], SimpleNamespace(now=0.0), search.solve
 
     def slowly(*arguments):
-        limits.append(arguments[-1])
-        time.sleep(0.4)
+        given.append(max(0.0, arguments[-1]))
+        clock.now += given[-1]
         return solve(*arguments)
 
+    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(search, "solve", slowly)
-    monkeypatch.setattr(strategy_module, "FRONT_SECONDS", 1.0)
+    return given
+
+
+@pytest.mark.parametrize(("left", "most"), [(math.inf, 60.0), (100.0, 25.0), (0.0, 1.0)])
+def test_a_proposal_stops_at_its_limit_of_time(left, most, slow):
+    problem = replace(exact(OPS, tolerable_loss=0.018)[0], seconds_left=lambda: left)
+    strategy, trials = IlpStrategy(None, problem), []
+    for number in range(1, 6):
+        slow.clear()
+        config = strategy.propose()
+        assert sum(slow) <= most
+        assert config not in [trial.config for trial in trials]
+        assert not strategy.note.startswith("proved")
+        trials.append(Trial(number, config, TrialState.OK, measured(OPS, config)))
+        strategy.observe(trials[-1])
+    assert problem.goal.best(trials) is not None
+    slow.clear()
+    assert strategy.front()
+    assert sum(slow) <= most
+
+
+def test_a_search_that_has_no_time_left_says_so(slow, monkeypatch):
+    monkeypatch.setattr(search, "solve", lambda *arguments: slow.append(arguments[-1]))
+    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: 30.0 * len(slow)))
+    problem, _ = exact(OPS, tolerable_loss=0.018)
+    strategy = IlpStrategy(None, problem)
+    drive(strategy, lambda config: measured(OPS, config))
+    assert strategy.note == "finished: no time is left to find another configuration"
+
+
+def test_the_front_of_a_finished_run_has_a_limit_of_its_own(tmp_path, slow):
+    problem, _ = exact(OPS, tolerable_loss=0.018)
+    strategy = IlpStrategy(None, replace(problem, state_dir=tmp_path, seconds_left=lambda: 0.0))
+    drive(strategy, lambda config: measured(OPS, config), 4)
+    slow.clear()
     strategy.close()
-    assert 1 <= len(limits) <= 4
-    assert limits[0] == 1.0
-    assert limits == sorted(limits, reverse=True)
+    assert sum(slow) == strategy_module.FRONT_SECONDS
     assert json.loads((tmp_path / "pareto.json").read_text())["points"]
 
 

@@ -52,7 +52,7 @@ def test_without_a_limit_everything_fits(box):
     assert (free.limited, free.left, free.end, free.deadline) == (False, math.inf, 0.0, 0.0)
     assert free.trial_fits(True)
     assert free.shortage() is None
-    assert free.estimate_seconds_left() == math.inf
+    assert free.estimate_seconds_left() == free.spare_seconds == math.inf
     assert free.trials_that_fit(7) == 7
     assert free.after(free.estimate_seconds_left()) == 0.0
 
@@ -158,8 +158,9 @@ def test_a_function_that_evaluates_models_is_waited_for_as_a_whole(box):
 def test_an_estimate_leaves_time_for_a_trial_and_the_end(box):
     made = box(400.0)
     room = made.estimate_seconds_left()
-    assert 0 < room <= BoxRules().estimate_share * (made.left - made.trial_seconds - made.end_seconds(3))
-    assert box(62.0).estimate_seconds_left() == 0.0
+    assert made.spare_seconds == made.left - made.trial_seconds - made.end_seconds(3)
+    assert 0 < room <= BoxRules().estimate_share * made.spare_seconds
+    assert (box(62.0).estimate_seconds_left(), box(62.0).spare_seconds) == (0.0, 0.0)
 
 
 def test_what_saving_took_replaces_its_estimate(box):

@@ -101,6 +101,8 @@ def _solved(
     seconds: float,
 ) -> Array | None:
     """Solve the program by HiGHS, over the allowed columns."""
+    if seconds <= 0:
+        return None
     columns, rows = len(owner), _Rows(cost.tolist())
     for decision in np.unique(owner):
         rows.add(dict.fromkeys(np.flatnonzero(owner == decision).tolist(), 1.0), 1.0, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,12 @@ class SearchRules:
     """Solutions for prices drawn from the posterior: they explore."""
     cost_tolerance: float = 1e-9
     """Excess over a limit on the cost, relative to fp32's, that is a rounding error of the solver."""
+    proposal_seconds: float = 60.0
+    """Limit of the time for all programs of a proposal, or of a front."""
+    proposal_share: float = 0.25
+    """The same as a share of the time that the run has left for proposals and trials."""
+    least_seconds: float = 1.0
+    """Time that a proposal may take in any case."""
 
 
 SEARCH_RULES = SearchRules()
@@ -100,6 +107,7 @@ class Search:
         self._tried: dict[str, tuple[Array, Trial]] = {}
         self._open: dict[str, Array] = {}
         self._float = self._all_float()
+        self._end = math.inf
 
     def _all_float(self) -> Array | None:
         config = self._problem.space.all_float()
@@ -133,6 +141,18 @@ class Search:
         self._costs.fit(seen)
         for model in self._losses:
             model.fit(seen)
+
+    def _allow(self, seconds: float | None = None) -> None:
+        """Limit the time of all programs that follow; None for the limit of a proposal."""
+        if seconds is None:
+            share = SEARCH_RULES.proposal_share * self._problem.seconds_left()
+            seconds = max(SEARCH_RULES.least_seconds, min(SEARCH_RULES.proposal_seconds, share))
+        self._end = time.monotonic() + seconds
+
+    @property
+    def _seconds(self) -> float:
+        """Limit of the next program's time; 0 or less where none is left."""
+        return min(SOLVE_SECONDS, self._end - time.monotonic())
 
     def _fit_all(self) -> None:
         """Fit the models to all trials, and assume the expected values of those that are open."""
@@ -169,19 +189,25 @@ class Search:
         return best, found
 
     def next(self) -> tuple[Point | None, str]:
-        """The configuration to measure next, None where none can be better, and the reason."""
+        """The configuration to measure next, None where none can be better, and the reason.
+
+        Where the time for a proposal ends, the programs solved by then count, and nothing is proved.
+        """
         self._fit_all()
+        self._allow()
         around, cuts = self._around(), self._cuts()
         plain = self._solve(0.0, around, cuts)
         if plain is None:
             plain = self._least(cuts)
         if plain is None:
-            return None, "finished: nothing is left to try"
+            nothing = "nothing is left to try" if self._seconds > 0 else "no time is left to find another configuration"
+            return None, f"finished: {nothing}"
         bold = self._margin(-SEARCH_RULES.proof_sd, plain, around, cuts)
         incumbent, best_row = self._incumbent()
         target = self._better_than(incumbent)
         cost, cost_sd = (float(v[0]) for v in self._costs.predict([bold]))
-        if cost - SEARCH_RULES.proof_sd * float(np.hypot(cost_sd, self._costs.trust.error_of(cost))) >= target:
+        least = cost - SEARCH_RULES.proof_sd * float(np.hypot(cost_sd, self._costs.trust.error_of(cost)))
+        if least >= target and self._seconds > 0:
             return None, (
                 f"proved: no other configuration is predicted below {target:.3f}, "
                 f"even where cost and loss are {SEARCH_RULES.proof_sd:g} standard deviations better than expected"
@@ -221,6 +247,7 @@ class Search:
         if any(self._problem.goal.kept_by(trial) for trial in trials):
             return None, ""
         self._fit_all()
+        self._allow()
         cuts, rng = self._cuts(), self._rng()
         prices = [[m.regression.prices for m in self._losses]]
         for _ in range(SEARCH_RULES.posterior_draws):
@@ -270,7 +297,8 @@ class Search:
         cost, base, _ = self._costs.prices
         most = limit = self._better_than(1.0)
         for _ in range(1 + SEARCH_RULES.margin_iterations):
-            row = solve(self.columns.owner, self.columns.is_static, loss, [Budgeted(cost, most - base)], (), cuts)
+            limits = [Budgeted(cost, most - base)]
+            row = solve(self.columns.owner, self.columns.is_static, loss, limits, (), cuts, self._seconds)
             if row is None:
                 break
             excess = float(self._costs.predict([row])[0][0]) - limit
@@ -315,12 +343,12 @@ class Search:
         loss, loss_sd = self._losses[0].regression.predict(row[None])
         return Point(self.columns.config(row), float(cost[0]), float(loss[0]), float(cost_sd[0]), float(loss_sd[0]))
 
-    def front(self, count: int = 20, seconds: float = np.inf) -> list[Point]:
+    def front(self, count: int = 20, seconds: float | None = None) -> list[Point]:
         """Predicted Pareto front of cost and loss, the cheapest first; see `sweep`.
 
         Args:
             count: Number of limits, from the least loss to that of the cheapest configuration.
-            seconds: Limit of the time; points that it leaves no time for are missing.
+            seconds: Limit of the time; points that it leaves no time for are missing. None for that of a proposal.
         """
         front: list[Point] = []
         for point in self.sweep(count, seconds):
@@ -328,7 +356,7 @@ class Search:
                 front.append(point)
         return front
 
-    def sweep(self, count: int = 20, seconds: float = np.inf) -> list[Point]:
+    def sweep(self, count: int = 20, seconds: float | None = None) -> list[Point]:
         """Solutions of the program for several limits on the loss, the cheapest first.
 
         With noisy losses, some may be predicted to be dominated by others.
@@ -337,12 +365,12 @@ class Search:
 
         Args:
             count: Number of limits, from the least loss to that of the cheapest configuration.
-            seconds: Limit of the time; points that it leaves no time for are missing.
+            seconds: Limit of the time; points that it leaves no time for are missing. None for that of a proposal.
         """
-        end = time.monotonic() + seconds
+        self._allow(seconds)
         self.fit()
         model, around = self._losses[0], self._around()
-        cheapest = self._solve(np.inf, around, [], seconds=min(SOLVE_SECONDS, seconds))
+        cheapest = self._solve(np.inf, around, [])
         if cheapest is None:
             return []
         most, found, prices = self.point(cheapest).loss, [cheapest], None
@@ -351,11 +379,10 @@ class Search:
             prices = [m.prior_prices for m in self._losses]
             most = float(cheapest @ model.budgeted(0.0, around, prices[0]).prices)
         for share in np.linspace(0.0, 1.0, count, endpoint=False):
-            left = end - time.monotonic()
-            if left <= 0:
+            if self._seconds <= 0:
                 break
             limit = most * float(share) - model.limit
-            row = self._solve(limit, around, [], prices, seconds=min(SOLVE_SECONDS, left))
+            row = self._solve(limit, around, [], prices)
             if row is not None:
                 found.append(row)
         unique = {p.config.fingerprint: p for p in map(self.point, found)}
@@ -377,9 +404,11 @@ class Search:
         cuts: Sequence[Cut],
         prices: Sequence[Array] | None = None,
         costs: Array | None = None,
-        seconds: float = SOLVE_SECONDS,
     ) -> Array | None:
-        """The cheapest configuration whose predicted losses exceed their limits by no more than `relaxed`."""
+        """The cheapest configuration whose predicted losses exceed their limits by no more than `relaxed`.
+
+        None where there is none, or where no time is left.
+        """
         cost, _, conversions = self._costs.prices if costs is None else self._costs.split(costs)
         limited = (
             [
@@ -389,7 +418,7 @@ class Search:
             if np.isfinite(relaxed)
             else []
         )
-        return solve(self.columns.owner, self.columns.is_static, cost, limited, conversions, cuts, seconds)
+        return solve(self.columns.owner, self.columns.is_static, cost, limited, conversions, cuts, self._seconds)
 
     def _margin(self, margin: float, start: Array, around: Array, cuts: Sequence[Cut]) -> Array:
         """The cheapest configuration whose predicted loss keeps a margin, found by tightening or relaxing the limit."""
@@ -414,7 +443,8 @@ class Search:
     def _least(self, cuts: Sequence[Cut]) -> Array | None:
         """The untried configuration with the least predicted loss."""
         loss = self._losses[0].regression.prices
-        return solve(self.columns.owner, self.columns.is_static, loss, [], (), cuts)
+        seconds = max(SEARCH_RULES.least_seconds, self._seconds)
+        return solve(self.columns.owner, self.columns.is_static, loss, [], (), cuts, seconds)
 
     def _drawn(self, around: Array, cuts: Sequence[Cut]) -> list[Array | None]:
         """Solutions for prices drawn from the posterior (Thompson sampling)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,7 +153,7 @@ class IlpStrategy(StepwiseStrategy):
         """
         return [point.config for point in self._predicted_front(count)]
 
-    def _predicted_front(self, count: int = MAX_FRONT_POINTS, seconds: float = math.inf) -> list[Point]:
+    def _predicted_front(self, count: int = MAX_FRONT_POINTS, seconds: float | None = None) -> list[Point]:
         return self._search.front(count, seconds) if self._search is not None else []
 
     def close(self) -> None:
