@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import gc
+import logging
 import os
 import signal
 
@@ -39,6 +40,17 @@ class Frozen:
 
 def pytest_configure(config):
     config.pluginmanager.register(Frozen())
+
+
+@pytest.fixture(autouse=True)
+def every_log_record():
+    """What a test or a package before has made of logging does not keep a test from seeing its log."""
+    logging.disable(logging.NOTSET)
+    for name in ("nc_strategies", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "nc_strategies":
+            logger = logging.getLogger(name)
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
