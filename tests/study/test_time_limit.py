@@ -271,6 +271,35 @@ class TestOverrun:
         assert study.final.evaluation == study.final.trial.evaluation
 
 
+class Looks(Few):
+    """Looks at the time before each proposal."""
+
+    def __init__(self, problem):
+        super().__init__(problem, 5)
+        self.seen = []
+
+    def propose(self):
+        self.seen.append((self.problem.seconds_left(), self.problem.time_used()))
+        return super().propose()
+
+
+class TestTheTimeThatAStrategySees:
+    def test_less_is_left_and_more_is_used_at_each_proposal(self, boxed):
+        one = boxed(400, make=Looks)
+        study = one()
+        left, used = zip(*one.strategies[0].seen, strict=True)
+        assert len(study.trials) == len(left) - 1 == 5
+        assert 400 > left[0] > left[-1] > 0
+        assert list(left) == sorted(left, reverse=True)
+        assert 0 <= used[0] < used[-1] < 1
+        assert list(used) == sorted(used)
+
+    def test_without_a_limit_all_of_it_is_left(self, run):
+        one = run(ops=OPS, max_trials=3, make=Looks)
+        one()
+        assert set(one.strategies[0].seen) == {(math.inf, 0.0)}
+
+
 class Asks(Few):
     def __init__(self, problem):
         super().__init__(problem, 20)

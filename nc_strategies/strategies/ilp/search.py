@@ -48,7 +48,7 @@ class SearchRules:
     cost_tolerance: float = 1e-9
     """Excess over a limit on the cost, relative to fp32's, that is a rounding error of the solver."""
     proposal_seconds: float = 60.0
-    """Limit of the time for all programs of a proposal, or of a front."""
+    """Limit of the time for all programs of `Search.next`, of `Search.closest` or of a front."""
     proposal_share: float = 0.25
     """The same as a share of the time that the run has left for proposals and trials."""
     least_seconds: float = 1.0
