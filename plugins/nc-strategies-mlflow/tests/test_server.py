@@ -51,7 +51,8 @@ def test_the_server_holds_a_run_its_trials_and_its_model(server, tool):
         assert child["tags"]["mlflow.parentRunId"] == run["id"]
         assert child["metrics"]["accuracy"] == pytest.approx(trial["evaluation"]["metrics"]["accuracy"])
         assert {"latency_ms", "cost"} <= set(child["metrics"])
-    history = json.loads(server.ask(f"mlflow/metrics/get-history?run_id={run['id']}&metric_key=cost"))["metrics"]
+    question = f"mlflow/metrics/get-history?run_id={run['id']}&metric_key=cost&max_results=100"
+    history = json.loads(server.ask(question))["metrics"]
     assert [point.get("step") for point in history] == [1, 2, 3]
     for path in ("result.json", result["model_path"]):
         assert server.file(run, path) == (tool.here / "out" / path).read_bytes()
